@@ -1,0 +1,1 @@
+"""SweepLab: cleaning sweeps over backdoored CLIP models."""

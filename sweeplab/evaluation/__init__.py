@@ -1,0 +1,1 @@
+"""Evaluation: zero-shot accuracy, ASR, retention."""

@@ -1,0 +1,164 @@
+"""Records: the frozen nouns that flow between stages and into the ledger; every field says its unit."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+
+TrialState = Literal["waiting", "running", "finished", "pruned", "failed"]
+SweepState = Literal["running", "interrupted", "finished"]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What happened to each test image, one packed bit an image (numpy.packbits, big-endian in each byte).
+
+    Kept so that two points can be compared image by image (paired intervals, McNemar, selection on one half).
+    """
+
+    correct: bytes
+    """Bit i: clean test image i was classified as its own class."""
+    num_images: int
+    hits: bytes
+    """Bit j: triggered test image j (target-class images left out, order kept) was classified as the target label."""
+    num_triggered: int
+
+    @classmethod
+    def of(cls, correct: np.ndarray, hits: np.ndarray) -> Self:
+        """Pack two boolean vectors."""
+        return cls(
+            np.packbits(correct.astype(bool)).tobytes(),
+            int(correct.size),
+            np.packbits(hits.astype(bool)).tobytes(),
+            int(hits.size),
+        )
+
+    def correct_mask(self) -> np.ndarray:
+        """(num_images,) boolean."""
+        return np.unpackbits(np.frombuffer(self.correct, np.uint8), count=self.num_images).astype(bool)
+
+    def hit_mask(self) -> np.ndarray:
+        """(num_triggered,) boolean."""
+        return np.unpackbits(np.frombuffer(self.hits, np.uint8), count=self.num_triggered).astype(bool)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Accuracy and ASR of one model state, as counts, so that intervals can be computed later."""
+
+    accuracy_k: int
+    """Clean test images classified as their own class (top-1)."""
+    accuracy_n: int
+    """Clean test images."""
+    asr_k: int
+    """Triggered images classified as the target label."""
+    asr_n: int
+    """Triggered images: the test images that are not of the target class. 0 where no trigger is known."""
+    evaluation_digest: str
+    """Of images, classes, templates, trigger, target and seed: only measurements with equal digests compare."""
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return self.accuracy_k / self.accuracy_n
+
+    @property
+    def asr(self) -> float | None:
+        """Fraction in [0, 1]; None where no trigger is known, so nothing was measured."""
+        return self.asr_k / self.asr_n if self.asr_n else None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluated state of one training run: the unit of evaluation and ranking."""
+
+    index: int
+    """0 for the start, then one more for every evaluation of this run."""
+    epoch: float
+    """Passes over the data behind this state; 0 is the start. Fractional inside an epoch."""
+    step: int
+    """Optimizer updates behind this state."""
+    attempt: int
+    """Which attempt of the trial produced it; 1 is the first."""
+    measurement: Measurement
+    train: dict[str, float] = field(default_factory=dict)
+    """Means over the steps since the last point (losses in nats), `learning_rate` of the last step, `logit_scale`."""
+    train_seconds: float = 0.0
+    evaluate_seconds: float = 0.0
+    timestamp_ms: int = 0
+    """Milliseconds since 1970 (UTC) at which the point was made; fixed for ever, so that replays are idempotent."""
+    checkpoint: str | None = None
+    """Where this state's weights lie, relative to the storage; None when not kept."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**{**values, "measurement": Measurement(**values["measurement"])})
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A poisoned pre-trained model that a sweep tries to clean, ready to be loaded."""
+
+    name: str
+    digest: str
+    checkpoint: str
+    """Absolute path or URI of the weights."""
+    epoch: float
+    """The pre-training epoch that was selected; 0 for a checkpoint that was given."""
+    measurement: Measurement
+    """Under the sweep's own evaluation."""
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One hyperparameter setting of a sweep and everything that was measured for it."""
+
+    number: int
+    """Optuna's trial number: the trial's identity."""
+    state: TrialState
+    params: dict[str, Any]
+    """Values by field name of the method, the start or the optimization."""
+    configuration: str
+    """Digest of the parameters: trials with equal configuration differ in their seed alone."""
+    seed: int
+    attempts: int
+    points: tuple[Point, ...]
+    reason: str | None = None
+    """Why it failed or was pruned."""
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds spent in training and evaluation, over the points that were kept."""
+        return sum(point.train_seconds + point.evaluate_seconds for point in self.points)
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep as the ledger holds it: what ranking, tracking and dashboards read."""
+
+    name: str
+    digest: str
+    state: SweepState
+    asr_ceiling: float
+    epochs: int
+    protocol: str
+    method: str
+    victim_name: str
+    victim: Measurement
+    victim_epoch: float
+    target: str
+    trials: tuple[TrialRecord, ...]
+    planned_trials: int
+    directory: str
+    """Absolute path of the sweep's folder."""
+    parameters: tuple[str, ...]
+    """Names of the searched parameters, in the order of the space."""
+    log_parameters: tuple[str, ...] = ()
+    """Those of them that were searched on a logarithmic scale."""

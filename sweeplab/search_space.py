@@ -1,0 +1,165 @@
+"""Search spaces and grids as data: dimensions by parameter name, with their source; translated to Optuna."""
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import optuna
+from pydantic import Field, model_validator
+
+from sweeplab.specs import Spec
+
+Scalar = bool | int | float | str
+
+
+class _Dimension(Spec):
+    when: dict[str, Scalar] | None = None
+    """Only drawn where each named earlier parameter has the given value; None: always."""
+
+    def is_active(self, chosen: dict[str, Any]) -> bool:
+        """Whether the dimension applies under the values chosen so far."""
+        return self.when is None or all(chosen.get(name) == value for name, value in self.when.items())
+
+
+class Uniform(_Dimension):
+    """A real number in [low, high], uniformly."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _check(self) -> "Uniform":
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low} must be below high={self.high}")
+        return self
+
+    def suggest(self, trial: optuna.trial.Trial, name: str) -> float:
+        """Draw a value through Optuna."""
+        return trial.suggest_float(name, self.low, self.high)
+
+
+class LogUniform(_Dimension):
+    """A positive real number in [low, high], uniformly in its logarithm."""
+
+    kind: Literal["log-uniform"] = "log-uniform"
+    low: float = Field(gt=0)
+    high: float
+
+    @model_validator(mode="after")
+    def _check(self) -> "LogUniform":
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low} must be below high={self.high}")
+        return self
+
+    def suggest(self, trial: optuna.trial.Trial, name: str) -> float:
+        """Draw a value through Optuna."""
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+
+class Choice(_Dimension):
+    """One of a few values without order."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[Scalar, ...] = Field(min_length=1)
+
+    def suggest(self, trial: optuna.trial.Trial, name: str) -> Scalar:
+        """Draw a value through Optuna."""
+        value: Scalar = trial.suggest_categorical(name, list(self.values))
+        return value
+
+
+Dimension = Annotated[Uniform | LogUniform | Choice, Field(discriminator="kind")]
+
+
+class SearchSpace(Spec):
+    """What Optuna explores: dimensions by parameter name, in the order in which they are drawn."""
+
+    NOT_IN_DIGEST = frozenset({"source"})
+
+    dimensions: dict[str, Dimension] = Field(min_length=1)
+    source: str
+    """Where the ranges come from: paper and section, or who chose them and why."""
+
+    @model_validator(mode="after")
+    def _check_conditions(self) -> "SearchSpace":
+        earlier: set[str] = set()
+        for name, dimension in self.dimensions.items():
+            unknown = set(dimension.when or {}) - earlier
+            if unknown:
+                raise ValueError(
+                    f"{name}.when names {', '.join(sorted(unknown))}, which no earlier dimension draws; "
+                    f"earlier: {', '.join(sorted(earlier)) or 'none'}"
+                )
+            earlier.add(name)
+        return self
+
+    def suggest(self, trial: optuna.trial.Trial) -> dict[str, Scalar]:
+        """Draw one setting; parameters whose condition does not hold are absent and keep their default."""
+        chosen: dict[str, Scalar] = {}
+        for name, dimension in self.dimensions.items():
+            if dimension.is_active(chosen):
+                chosen[name] = dimension.suggest(trial, name)
+        return chosen
+
+    def log_parameters(self) -> tuple[str, ...]:
+        """Names that are searched on a logarithmic scale."""
+        return tuple(name for name, dimension in self.dimensions.items() if isinstance(dimension, LogUniform))
+
+
+class Grid(Spec):
+    """A finite list of settings: the product of its axes, last axis fastest."""
+
+    NOT_IN_DIGEST = frozenset({"source"})
+
+    axes: dict[str, tuple[Scalar, ...]] = Field(min_length=1)
+    source: str
+
+    @model_validator(mode="after")
+    def _check_axes(self) -> "Grid":
+        for name, values in self.axes.items():
+            if not values:
+                raise ValueError(f"axis {name} has no values")
+            if len(set(values)) != len(values):
+                repeated = sorted({str(value) for value in values if values.count(value) > 1})
+                raise ValueError(f"axis {name} repeats {', '.join(repeated)}; every setting is run once")
+        return self
+
+    def grid_size(self) -> int:
+        """How many settings the grid has."""
+        return math.prod(len(values) for values in self.axes.values())
+
+    def points(self) -> tuple[dict[str, Scalar], ...]:
+        """All settings in order."""
+        return tuple(
+            dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values())
+        )
+
+    def log_parameters(self) -> tuple[str, ...]:
+        """Numeric axes whose positive values span a factor of ten or more."""
+        names = []
+        for name, values in self.axes.items():
+            numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+            if len(numbers) == len(values) and min(numbers) > 0 and max(numbers) >= 10 * min(numbers):
+                names.append(name)
+        return tuple(names)
+
+
+def check_names(names: Iterable[str], owners: dict[str, type[Spec]]) -> None:
+    """Refuse parameter names that no owner has as a field, or that two owners share.
+
+    Args:
+        names: parameter names of a space or grid.
+        owners: spec classes by the word that names them in a message, for example {"method": CleanCLIP}.
+    """
+    for name in names:
+        holders = [word for word, owner in owners.items() if name in owner.model_fields and name != "kind"]
+        if not holders:
+            known = "; ".join(
+                f"{word}: {', '.join(field for field in owner.model_fields if field != 'kind')}"
+                for word, owner in owners.items()
+            )
+            raise ValueError(f"unknown parameter {name!r} in the space; known are fields of {known}")
+        if len(holders) > 1:
+            raise ValueError(f"parameter {name!r} is a field of {' and of '.join(holders)}; rename one of them")

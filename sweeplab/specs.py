@@ -1,0 +1,138 @@
+"""Specs: frozen, validated values that describe an experiment; JSON both ways; digests of what changes a result."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+
+SCHEMA_VERSION = 1
+"""Part of every digest. Raise it when the meaning of an existing field changes; a new optional field needs no raise."""
+
+
+class InvalidInput(ValueError):
+    """The user's input breaks a rule: the message says name, value, rule and remedy. Entry points print it and exit 2."""
+
+
+class Spec(BaseModel):
+    """Base of every value that describes an experiment: immutable, unknown fields refused, all faults in one message.
+
+    A family of specs that can stand in one field (attacks, objectives, methods, data sources) tells its members apart
+    by a `kind` field. Fields named in `NOT_IN_DIGEST` (places, names, machine resources) do not change the result.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False)
+
+    NOT_IN_DIGEST: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise InvalidInput(describe_faults(type(self), error)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed."""
+        return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
+
+    def canonical(self) -> dict[str, Any]:
+        """The fields that change a result, defaults left out: what a digest is taken of."""
+        fields: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name in self.NOT_IN_DIGEST:
+                continue
+            if name == "kind" or value != field.get_default(call_default_factory=True):
+                fields[name] = _canonical_value(value)
+        return fields
+
+    def digest(self, **contents: str) -> str:
+        """Sixteen hexadecimal digits over the canonical fields and over `contents` (digests of data by content)."""
+        return digest_of({"schema": SCHEMA_VERSION, "spec": self.canonical(), "contents": contents})
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field as plain JSON values; `type(spec).model_validate(...)` reads it back."""
+        return self.model_dump(mode="json")
+
+
+def _canonical_value(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return value.canonical()
+    if isinstance(value, Mapping):
+        return {str(key): _canonical_value(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_canonical_value(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def digest_of(value: Any) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of a JSON value with sorted keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def one_of(known: Callable[[], tuple[type[Spec], ...]], needs: str, what: str) -> Any:
+    """Annotation arguments for a field that holds one member of a family.
+
+    Args:
+        known: returns the family's tuple; read when a JSON object is resolved by its `kind`.
+        needs: attribute that every member has; how a user's own member is recognised.
+        what: the family's word in messages.
+    """
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, Spec) and hasattr(value, needs):
+            return value
+        if isinstance(value, Mapping) and "kind" in value:
+            for member in known():
+                if member.model_fields["kind"].default == value["kind"]:
+                    return member.model_validate(dict(value))
+            raise ValueError(f"unknown {what} kind={value['kind']!r}; known: {', '.join(kinds(known()))}")
+        raise ValueError(f"{value!r} is no {what}; give one of {', '.join(kinds(known()))}, or a spec with `{needs}`")
+
+    return BeforeValidator(resolve)
+
+
+def kinds(members: tuple[type[Spec], ...]) -> list[str]:
+    """The `kind` words of a family."""
+    return [member.model_fields["kind"].default for member in members]
+
+
+AnySpec = SerializeAsAny[Spec]
+"""A field that holds some member of a family; all the member's own fields are serialised."""
+
+
+def describe_faults(cls: type[BaseModel], error: ValidationError) -> str:
+    """All faults of one construction as a message: where, the value, the rule; unknown fields list the known ones."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        place = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = f"unknown field; known: {', '.join(cls.model_fields)}" if "." not in place else "unknown field"
+            lines.append(f"{place}: {message}")
+        elif not place:
+            lines.append(message)
+        elif fault["type"] == "value_error":
+            lines.append(f"{place}: {message}")
+        else:
+            lines.append(f"{place}={_short(fault.get('input'))}: {message}")
+    head = cls.__name__
+    return f"{head}: {lines[0]}" if len(lines) == 1 else f"{head}: {len(lines)} faults\n  " + "\n  ".join(lines)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def finite(value: float, name: str) -> float:
+    """The value itself, or FloatingPointError when it is not a finite number."""
+    if not math.isfinite(value):
+        raise FloatingPointError(f"{name}={value} is not finite")
+    return value
