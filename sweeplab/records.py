@@ -132,6 +132,8 @@ class TrialRecord:
     points: tuple[Point, ...]
     reason: str | None = None
     """Why it failed or was pruned."""
+    start_counts: bool = False
+    """Whether epoch 0 may win: where shrink and perturb made the start, or the sweep has no epochs."""
 
     @property
     def seconds(self) -> float:

@@ -132,9 +132,7 @@ class Grid(Spec):
 
     def points(self) -> tuple[dict[str, Scalar], ...]:
         """All settings in order."""
-        return tuple(
-            dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values())
-        )
+        return tuple(dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values()))
 
     def log_parameters(self) -> tuple[str, ...]:
         """Numeric axes whose positive values span a factor of ten or more."""

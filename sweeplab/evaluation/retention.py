@@ -6,7 +6,7 @@ from sweeplab.records import Measurement, Point
 
 
 def is_cleaned(measurement: Measurement, asr_ceiling: float) -> bool:
-    """Whether the ASR lies strictly below the ceiling (Verma et al., Sec. 4, count `<=`; here the line itself is out).
+    """Whether the ASR lies strictly below the ceiling (Verma et al., Sec. 4, count `<=`; here it is out).
 
     Raises:
         ValueError: if no ASR was measured: nothing can be said about cleaning without a trigger.
@@ -27,28 +27,55 @@ def retention(accuracy: float, victim_accuracy: float) -> float:
     return accuracy / victim_accuracy
 
 
-def best_cleaned_point(points: Iterable[Point], asr_ceiling: float) -> Point | None:
-    """The most accurate cleaned point; of equals the one with the lower ASR, then the earlier one. None: there is none."""
-    cleaned = [point for point in points if is_cleaned(point.measurement, asr_ceiling)]
+def counted(points: Iterable[Point], *, start_counts: bool = False) -> list[Point]:
+    """The points that may win: all after epoch 0, the start only if `start_counts`.
+
+    An untouched victim is not a result of cleaning, even if its ASR lies below the ceiling; what shrink and
+    perturb or another start made of it is one (`TrialRecord.start_counts`).
+    """
+    return [point for point in points if start_counts or point.epoch > 0]
+
+
+def best_cleaned_point(points: Iterable[Point], asr_ceiling: float, *, start_counts: bool = False) -> Point | None:
+    """The most accurate cleaned point, of equals the one of lower ASR, then the earlier; None: there is none.
+
+    Args:
+        points: of one trial.
+        asr_ceiling: a fraction.
+        start_counts: whether epoch 0 may win.
+    """
+    candidates = counted(points, start_counts=start_counts)
+    cleaned = [point for point in candidates if is_cleaned(point.measurement, asr_ceiling)]
     if not cleaned:
         return None
     return min(cleaned, key=lambda point: (-point.measurement.accuracy, point.measurement.asr, point.index))
 
 
-def lowest_asr(points: Iterable[Point]) -> float:
-    """The lowest ASR over the points, a fraction."""
-    return min(point.measurement.asr for point in points if point.measurement.asr is not None)
+def lowest_asr(points: Iterable[Point], *, start_counts: bool = False) -> float:
+    """The lowest ASR over the points that may win, a fraction.
+
+    Raises:
+        ValueError: if there is none: no point after the start yet, or no trigger was measured.
+    """
+    candidates = counted(points, start_counts=start_counts)
+    rates = [point.measurement.asr for point in candidates if point.measurement.asr is not None]
+    if not rates:
+        raise ValueError("no point after the start has a measured ASR; evaluate at least one epoch with the trigger")
+    return min(rates)
 
 
-def score(points: Iterable[Point], victim_accuracy: float, asr_ceiling: float) -> float:
+def score(points: Iterable[Point], victim_accuracy: float, asr_ceiling: float, *, start_counts: bool = False) -> float:
     """What the search maximises over a whole trajectory.
 
     Returns:
-        The retention of the best cleaned point where there is one (>= 0), else `asr_ceiling - lowest ASR` (<= 0): every
-        cleaned trial beats every other, and among the others the one closest to the ceiling is best.
+        The retention of the best cleaned point where there is one (>= 0), else `asr_ceiling - lowest ASR`
+        (<= 0): every cleaned trial beats every other, and of the others the one closest to it is best.
+
+    Raises:
+        ValueError: if no point may win (see `lowest_asr`), so there is nothing to score.
     """
     points = list(points)
-    best = best_cleaned_point(points, asr_ceiling)
+    best = best_cleaned_point(points, asr_ceiling, start_counts=start_counts)
     if best is None:
-        return asr_ceiling - lowest_asr(points)
+        return asr_ceiling - lowest_asr(points, start_counts=start_counts)
     return retention(best.measurement.accuracy, victim_accuracy)

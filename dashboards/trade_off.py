@@ -1,0 +1,304 @@
+"""Accuracy against ASR of every epoch: the field's figure (Verma et al., Fig. 1)."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards import style
+from sweeplab.evaluation.retention import counted, is_cleaned
+from sweeplab.ranking.leaderboard import Leaderboard
+from sweeplab.records import SweepRecord
+
+DENSITY_ABOVE = 20_000
+"""More points than this are drawn as a density, which stays fluent where that many markers do not."""
+
+MOST_BEST = 200
+"""Best points drawn, the most accurate ones."""
+
+
+def trade_off_points(sweep: SweepRecord, leaderboard: Leaderboard) -> pd.DataFrame:
+    """One row for every point that may win, one for the victim.
+
+    Columns: `kind` (`victim`, `epoch`, `best` of its trial, `winner` of the sweep), `trial` (-1 for the
+    victim), `epoch`, `accuracy`, `asr` (fractions), `cleaned`, `frontier` (no point of lower or equal ASR is
+    as accurate). Points without a measured ASR are left out.
+    """
+    columns = ["kind", "trial", "epoch", "accuracy", "asr", "cleaned"]
+    rows: list[tuple[str, int, float, float, float, bool]] = []
+    best = {row.trial: row for row in leaderboard.rows if row.feasible}
+    for trial in sweep.trials:
+        row = best.get(trial.number)
+        for point in counted(trial.points, start_counts=trial.start_counts):
+            measurement = point.measurement
+            if measurement.asr is None:
+                continue
+            kind = "epoch"
+            here = (point.epoch, measurement.accuracy, measurement.asr)
+            if row and here == (row.epoch, row.accuracy, row.asr):
+                kind = "winner" if row.rank == 1 else "best"
+            cleaned = is_cleaned(measurement, sweep.asr_ceiling)
+            rows.append((kind, trial.number, point.epoch, measurement.accuracy, measurement.asr, cleaned))
+    if sweep.victim.asr is not None:
+        cleaned = is_cleaned(sweep.victim, sweep.asr_ceiling)
+        rows.append(("victim", -1, 0.0, sweep.victim.accuracy, sweep.victim.asr, cleaned))
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["frontier"] = _on_frontier(frame)
+    return frame
+
+
+def _on_frontier(frame: pd.DataFrame) -> np.ndarray:
+    """(rows,) boolean; the victim has no part in it."""
+    points = frame[frame["kind"] != "victim"].sort_values(["asr", "accuracy"], ascending=[True, False])
+    accuracy = points["accuracy"].to_numpy(dtype=float)
+    highest_before = np.concatenate([[-np.inf], np.maximum.accumulate(accuracy)[:-1]])
+    on_frontier = np.zeros(len(frame), dtype=bool)
+    on_frontier[points.index.to_numpy()[accuracy > highest_before]] = True
+    return on_frontier
+
+
+def describe_trade_off(frame: pd.DataFrame, asr_ceiling: float) -> str:
+    """The figure in one sentence."""
+    points = frame[frame["kind"] != "victim"]
+    cleaned = points[points["cleaned"]]
+    ceiling = style.ceiling_text(asr_ceiling)
+    epochs = f"{len(points):,} evaluated epoch{'s' if len(points) != 1 else ''}"
+    trials = points["trial"].nunique()
+    plural = "" if trials == 1 else "s"
+    if cleaned.empty:
+        return f"None of {epochs} lies below {ceiling} ASR; the lowest is {style.percent(points['asr'].min())}."
+    return (
+        f"{len(cleaned):,} of {epochs} ({trials:,} trial{plural}) lie below {ceiling} ASR; "
+        f"the most accurate of them has {style.percent(cleaned['accuracy'].max())} accuracy."
+    )
+
+
+def draw_trade_off(frame: pd.DataFrame, *, asr_ceiling: float, density_above: int = DENSITY_ABOVE) -> go.Figure:
+    """Two panels with one accuracy axis: all ASRs, and those up to twice the ceiling.
+
+    Args:
+        frame: of `trade_off_points`, not empty.
+        asr_ceiling: a fraction.
+        density_above: number of points from which on they are drawn as a density.
+    """
+    figure = go.Figure()
+    points = frame[frame["kind"] != "victim"]
+    victim = frame[frame["kind"] == "victim"]
+    low, high = style.accuracy_range(frame["accuracy"].tolist())
+    zoom = style.zoomed_asr(asr_ceiling)
+    dense = len(points) > density_above
+    for index, right in enumerate((102.0, zoom)):
+        x, y = style.axis_id("x", index), style.axis_id("y", index)
+        first = index == 0
+        if dense:
+            _add_density(figure, points, (low, high), right=right, index=index)
+        else:
+            _add_markers(figure, points[points["kind"] == "epoch"], index=index)
+        _add_frontier(figure, points, x=x, y=y, right=right, first=first)
+        _add_best(figure, points, x=x, y=y, first=first)
+        _add_victim(figure, victim, index=index)
+    style.asr_panels(figure, asr_ceiling, (low, high))
+    _label_winner(figure, points, zoom=zoom)
+    figure.update_layout(
+        template=style.TEMPLATE,
+        margin={"l": 58, "r": 74 if dense else 18, "autoexpand": False},
+        legend=style.LEGEND_BELOW,
+    )
+    title = "accuracy (%)"
+    return style.responsive(
+        figure,
+        wide=style.panels(2, 2, panel=360, legend=72, y_title=title),
+        narrow=style.panels(2, 1, panel=300, top=30, legend=150, y_title=title),
+    )
+
+
+def _add_markers(figure: go.Figure, points: pd.DataFrame, *, index: int) -> None:
+    for cleaned, name, colour, symbol in (
+        (False, "epoch, not cleaned", style.FAINT, "circle-open"),
+        (True, "epoch, cleaned", style.BLUE, "circle"),
+    ):
+        chosen = points[points["cleaned"] == cleaned]
+        figure.add_scatter(
+            x=100 * chosen["asr"].to_numpy(),
+            y=100 * chosen["accuracy"].to_numpy(),
+            xaxis=style.axis_id("x", index),
+            yaxis=style.axis_id("y", index),
+            customdata=chosen[["trial", "epoch"]].to_numpy(),
+            mode="markers",
+            marker={"symbol": symbol, "size": 6, "color": colour, "opacity": 0.75},
+            name=name,
+            legendgroup=name,
+            showlegend=index == 0 and not chosen.empty,
+            hovertemplate=_HOVER,
+        )
+
+
+_HOVER = "trial %{customdata[0]}, epoch %{customdata[1]}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
+
+
+def _add_density(
+    figure: go.Figure, points: pd.DataFrame, accuracy: tuple[float, float], *, right: float, index: int
+) -> None:
+    x_edges = cell_edges(100 * points["asr"].to_numpy(), 0.0, min(right, 100.0), most=120)
+    y_edges = cell_edges(100 * points["accuracy"].to_numpy(), *accuracy, most=90)
+    counts, _, _ = np.histogram2d(100 * points["asr"], 100 * points["accuracy"], bins=(x_edges, y_edges))
+    logarithm = np.log10(np.where(counts > 0, counts, np.nan)).T
+    most = int(np.nanmax(logarithm, initial=0.0)) + 1
+    figure.add_heatmap(
+        x=(x_edges[:-1] + x_edges[1:]) / 2,
+        y=(y_edges[:-1] + y_edges[1:]) / 2,
+        z=logarithm.astype(np.float32),
+        customdata=counts.T.astype(np.int32),
+        xaxis=style.axis_id("x", index),
+        yaxis=style.axis_id("y", index),
+        zmin=0,
+        zmax=most,
+        colorscale=[list(stop) for stop in style.DENSITY],
+        showscale=index == 0,
+        colorbar={
+            "title": {"text": "epochs<br>a cell", "side": "top", "font": {"size": 12}},
+            "tickvals": list(range(most + 1)),
+            "ticktext": [f"{10**power:,}" for power in range(most + 1)],
+            "thickness": 10,
+            "outlinewidth": 0,
+            "lenmode": "pixels",
+            "len": 250,
+            "x": 1.01,
+            "y": 1,
+            "yanchor": "top",
+        },
+        hovertemplate="%{customdata:,} epochs<br>accuracy %{y:.1f} %<br>ASR %{x:.1f} %<extra></extra>",
+    )
+
+
+def cell_edges(values: np.ndarray, low: float, high: float, *, most: int) -> np.ndarray:
+    """Edges of at most `most` + 1 equal cells from `low` to past `high`.
+
+    Rates of n images are multiples of 1 / n; each cell holds equally many of them, else stripes appear.
+    """
+    distinct = np.unique(values)
+    width = (high - low) / most
+    if len(distinct) > 1:
+        quantum = float(np.diff(distinct).min())
+        if quantum > width / 20:
+            width = np.ceil(width / quantum - 1e-9) * quantum
+            low = (np.floor(low / quantum) - 0.5) * quantum
+    return low + width * np.arange(int(np.ceil((high - low) / width - 1e-9)) + 1)
+
+
+def _add_frontier(figure: go.Figure, points: pd.DataFrame, *, x: str, y: str, right: float, first: bool) -> None:
+    frontier = points[points["frontier"]].sort_values("asr")
+    if frontier.empty:
+        return
+    asr = [*(100 * frontier["asr"]), max(right, 100.0)]
+    accuracy = [*(100 * frontier["accuracy"]), 100 * frontier["accuracy"].max()]
+    figure.add_scatter(
+        x=asr,
+        y=accuracy,
+        xaxis=x,
+        yaxis=y,
+        mode="lines",
+        line={"shape": "hv", "color": style.INK, "width": 1.4},
+        name="frontier: best accuracy at or below an ASR",
+        legendgroup="frontier",
+        showlegend=first,
+        hoverinfo="skip",
+    )
+
+
+def _add_best(figure: go.Figure, points: pd.DataFrame, *, x: str, y: str, first: bool) -> None:
+    best = points[points["kind"] == "best"].nlargest(MOST_BEST, "accuracy")
+    winner = points[points["kind"] == "winner"]
+    num_feasible = int((points["kind"] == "best").sum())
+    which = "best cleaned epoch of a trial" + (f" (first {MOST_BEST})" if num_feasible > MOST_BEST else "")
+    is_crowded = len(best) > 100
+    for chosen, name, symbol, size, colour, outline in (
+        (best, which, "square", 5 if is_crowded else 9, style.SKY, 0.4 if is_crowded else 1.2),
+        (winner, "best of the sweep", "diamond", 15, style.ORANGE, 1.2),
+    ):
+        if chosen.empty:
+            continue
+        figure.add_scatter(
+            x=100 * chosen["asr"].to_numpy(),
+            y=100 * chosen["accuracy"].to_numpy(),
+            xaxis=x,
+            yaxis=y,
+            customdata=chosen[["trial", "epoch"]].to_numpy(),
+            mode="markers",
+            marker={
+                "symbol": symbol,
+                "size": size,
+                "color": colour,
+                "line": {"width": outline, "color": style.INK},
+            },
+            name=name,
+            legendgroup=name,
+            showlegend=first,
+            hovertemplate=_HOVER,
+        )
+
+
+def _add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int) -> None:
+    """The victim as a star, its accuracy as a dotted line, labelled in the second panel."""
+    x, y = style.axis_id("x", index), style.axis_id("y", index)
+    for asr, accuracy in _percentages(victim):
+        figure.add_scatter(
+            x=[asr],
+            y=[accuracy],
+            xaxis=x,
+            yaxis=y,
+            mode="markers",
+            marker={
+                "symbol": "star",
+                "size": 17,
+                "color": style.BLACK,
+                "line": {"width": 1, "color": "white"},
+            },
+            name="victim",
+            legendgroup="victim",
+            showlegend=index == 0,
+            cliponaxis=False,
+            hovertemplate="victim<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>",
+        )
+        style.dotted_line(figure, accuracy, index)
+        if index == 1:
+            figure.add_annotation(
+                xref=f"{x} domain",
+                yref=y,
+                x=1,
+                y=accuracy,
+                xanchor="right",
+                yanchor="bottom",
+                text=f"victim's accuracy {style.percent(accuracy / 100)}",
+                showarrow=False,
+                bgcolor="rgba(255,255,255,0.75)",
+                borderpad=0,
+                font={"size": 12, "color": style.MUTED},
+            )
+
+
+def _percentages(points: pd.DataFrame) -> list[tuple[float, float]]:
+    """ASR and accuracy of each row, percent."""
+    asr, accuracy = 100 * points["asr"].to_numpy(dtype=float), 100 * points["accuracy"].to_numpy(dtype=float)
+    return list(zip(asr.tolist(), accuracy.tolist(), strict=True))
+
+
+def _label_winner(figure: go.Figure, points: pd.DataFrame, *, zoom: float) -> None:
+    winner = points[points["kind"] == "winner"]
+    for trial, epoch, (asr, accuracy) in zip(winner["trial"], winner["epoch"], _percentages(winner), strict=True):
+        to_the_right = asr < 0.55 * zoom
+        figure.add_annotation(
+            xref="x2",
+            yref="y2",
+            x=asr,
+            y=accuracy,
+            text=f"<b>trial {trial}</b>, epoch {epoch:g}: {accuracy:.1f}\u00a0%",
+            xanchor="left" if to_the_right else "right",
+            ax=26 if to_the_right else -26,
+            ay=54,
+            arrowcolor=style.MUTED,
+            arrowwidth=1,
+            arrowhead=0,
+            standoff=8,
+            bgcolor="rgba(255,255,255,0.88)",
+            font={"size": 12, "color": style.INK},
+        )

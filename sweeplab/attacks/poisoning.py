@@ -1,0 +1,177 @@
+"""Poisoning: which pairs of a data set carry the trigger, and with which captions. Images are never rewritten."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from sweeplab.attacks import ATTACKS
+from sweeplab.clip_model import imagenet_templates
+from sweeplab.data.tables import PairTable
+from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
+from sweeplab.training.randomness import numpy_stream, stream_seed
+
+
+class Attack(Protocol):
+    """What training and evaluation need of a trigger."""
+
+    def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Triggered copies of (B, 3, H, W) uint8 images, one seed an image."""
+        ...
+
+    def check_fits(self, image_size: int) -> None:
+        """Raise InvalidInput where the trigger does not fit the image."""
+        ...
+
+
+AttackField = Annotated[AnySpec, one_of(lambda: ATTACKS, "stamp", "attack")]
+"""A spec field that holds an attack: a member of ATTACKS, or a user's own Spec with `stamp` and `check_fits`."""
+
+
+class Poisoning(Spec):
+    """How a training set is poisoned: the attack, the target label, how many pairs, and their captions.
+
+    Poisoned pairs replace their originals, as in CleanCLIP and Verma et al.
+    """
+
+    attack: AttackField
+    target: str = Field(default="banana", min_length=1)
+    """The class that the attacker wants, by its name among the test classes."""
+    count: int | None = Field(default=None, ge=0)
+    """Poisoned pairs; 0 makes the unpoisoned twin of a victim."""
+    rate: float | None = Field(default=None, ge=0, le=1)
+    """Poisoned pairs / all pairs, a fraction; the count is rounded to the nearest whole pair."""
+    captions: Literal["templates", "training"] = "templates"
+    """`templates`: OpenAI's 80 ImageNet templates with the target (CleanCLIP). `training`: captions drawn from those of the
+    data set that mention the target (SafeCLIP, Sec. 5)."""
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Poisoning":
+        if (self.count is None) == (self.rate is None):
+            raise ValueError("give the poisoned pairs either as `count` or as `rate`")
+        return self
+
+    def num_poisons(self, num_pairs: int) -> int:
+        """Poisoned pairs among `num_pairs`."""
+        count = self.count if self.count is not None else round((self.rate or 0) * num_pairs)
+        if count > num_pairs:
+            raise InvalidInput(f"count={count} poisons exceed the {num_pairs} pairs; choose fewer")
+        return count
+
+
+@dataclass(frozen=True)
+class PoisonPlan:
+    """The poison of one training set, replayable: same plan, same pixels, in every epoch and on every machine."""
+
+    attack: Any
+    target: str
+    indices: tuple[int, ...]
+    """Rows of the pair table, ascending."""
+    captions: tuple[str, ...]
+    """Caption of each poisoned row."""
+    seed: int
+    num_pairs: int
+    table_digest: str
+    """Of the pair table that the rows count in."""
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits over everything above."""
+        return digest_of(self.to_json())
+
+    @property
+    def rate(self) -> float:
+        """Poisoned pairs / all pairs."""
+        return len(self.indices) / self.num_pairs
+
+    def caption_changes(self) -> dict[int, str]:
+        """Caption by row, for the poisoned rows."""
+        return dict(zip(self.indices, self.captions, strict=True))
+
+    def stamp_rows(self, images: Tensor, rows: Sequence[int]) -> Tensor:
+        """Trigger those of the given rows' images that are poisoned; the others come back as they are.
+
+        Args:
+            images: (B, 3, H, W) uint8.
+            rows: B row numbers of the pair table.
+        """
+        poisoned = set(self.indices)
+        places = [place for place, row in enumerate(rows) if row in poisoned]
+        if not places:
+            return images
+        seeds = [stream_seed(self.seed, "stamp", rows[place]) for place in places]
+        changed = images.clone()
+        changed[places] = self.attack.stamp(images[places], seeds)
+        return changed
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "attack": self.attack.to_json(),
+            "target": self.target,
+            "indices": list(self.indices),
+            "captions": list(self.captions),
+            "seed": self.seed,
+            "num_pairs": self.num_pairs,
+            "table_digest": self.table_digest,
+        }
+
+
+def load_plan(path: Path, attack: Spec) -> PoisonPlan:
+    """Read a plan that `PoisonPlan.to_json` described; its attack must be the given one."""
+    values = json.loads(path.read_text())
+    if values["attack"] != attack.to_json():
+        raise InvalidInput(f"poison plan {path} was made for attack {values['attack']}, not {attack.to_json()}")
+    return PoisonPlan(
+        attack=attack,
+        target=values["target"],
+        indices=tuple(values["indices"]),
+        captions=tuple(values["captions"]),
+        seed=values["seed"],
+        num_pairs=values["num_pairs"],
+        table_digest=values["table_digest"],
+    )
+
+
+def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
+    """Choose rows and captions; the same poisoning and table give the same plan.
+
+    Raises:
+        InvalidInput: if there are fewer pairs than poisons, or no training caption mentions the target.
+    """
+    count = poisoning.num_poisons(len(table))
+    rows = np.sort(numpy_stream(poisoning.seed, "poison", "rows").permutation(len(table))[:count])
+    draw = numpy_stream(poisoning.seed, "poison", "captions")
+    if poisoning.captions == "templates":
+        texts = [template.format(poisoning.target) for template in imagenet_templates()]
+    else:
+        texts = [c for c in map(table.caption, range(len(table))) if mentions(c, poisoning.target)]
+    if count and not texts:
+        raise InvalidInput(
+            f"target={poisoning.target!r} is mentioned by no training caption; use captions='templates' or another target"
+        )
+    captions = tuple(texts[i] for i in draw.integers(len(texts), size=count)) if count else ()
+    return PoisonPlan(
+        attack=poisoning.attack,
+        target=poisoning.target,
+        indices=tuple(int(row) for row in rows),
+        captions=captions,
+        seed=poisoning.seed,
+        num_pairs=len(table),
+        table_digest=table.digest,
+    )
+
+
+def mentions(caption: str, label: str) -> bool:
+    """Whether a caption names the label as a whole word, in any case, plural `s` or `es` allowed.
+
+    (CleanCLIP's code looks for a case-sensitive substring: "bananarama" matches there and "Banana" does not.)
+    """
+    return re.search(rf"\b{re.escape(label)}(?:e?s)?\b", caption, flags=re.IGNORECASE) is not None

@@ -1,0 +1,550 @@
+"""The command line: parses, calls, prints. `main` is what experiment scripts end with; `app` is the `sweeplab` command."""
+
+import json
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sweeplab.experiment import CleaningSweep, PretrainedVictim, apply_overrides, smoke_sweep
+from sweeplab.specs import InvalidInput, Spec
+
+DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Clean backdoored CLIP models in sweeps, ranked by the accuracy they keep below 5 % ASR.",
+)
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Bad input while a script builds its specs: the message alone, and exit code 2."""
+    if not issubclass(kind, InvalidInput):
+        sys.__excepthook__(kind, error, trace)
+        return
+    say_error(str(error))
+    sys.stdout.flush()
+    os._exit(BAD_INPUT)  # an exception hook cannot set the exit code otherwise
+
+
+sys.excepthook = _explain
+
+
+def say(text: str) -> None:
+    """A line of news, seen at once in a job's log."""
+    print(text, flush=True)
+
+
+def say_error(text: str) -> None:
+    """A message about bad input."""
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Run a command; returns its exit code: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else."""
+    from sweeplab.orchestration.driver import Unfinished
+
+    try:
+        work()
+    except InvalidInput as error:
+        say_error(str(error))
+        return BAD_INPUT
+    except Unfinished as error:
+        say_error(str(error))
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        say_error("interrupted; everything so far is kept, and the same command goes on")
+        return INTERRUPTED
+    except Exception:  # noqa: BLE001 - the last resort: shown in full, exit code 1
+        traceback.print_exc()
+        return FAULT
+    return DONE
+
+
+# --- scripts
+
+
+def main(*sweeps: CleaningSweep) -> None:
+    """Run a script's sweeps, one after the other, and exit with the command's code."""
+
+    def script(
+        overrides: Annotated[list[str] | None, typer.Argument(help="field.subfield=value")] = None,
+        dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; needs no data.")] = False,
+        smoke: Annotated[bool, typer.Option("--smoke", help="The same in miniature, on embedded data.")] = False,
+        resume: Annotated[bool, typer.Option("--resume", help="Insist that there is something to resume.")] = False,
+        fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing sweep aside and begin anew.")] = False,
+        search: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
+        inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray: for a debugger.")] = False,
+        only: Annotated[list[str] | None, typer.Option(help="Only the sweep of this name; may be repeated.")] = None,
+    ) -> None:
+        raise typer.Exit(
+            guarded(
+                lambda: _run_script(sweeps, overrides or [], dry_run, smoke, resume, fresh, search, inline, only or [])
+            )
+        )
+
+    # `ray job submit -- python script.py` and `python script.py` alike.
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command.command(help=sys.modules["__main__"].__doc__ or "Run this script's sweeps.")(script)
+    command()
+
+
+def _run_script(
+    sweeps: tuple[CleaningSweep, ...],
+    overrides: list[str],
+    dry_run: bool,
+    smoke: bool,
+    resume: bool,
+    fresh: bool,
+    search: str | None,
+    inline: bool,
+    only: list[str],
+) -> None:
+    if resume and fresh:
+        raise InvalidInput("--resume and --fresh exclude each other; give one")
+    chosen = [resolve(sweep, overrides, search, smoke) for sweep in select(sweeps, only)]
+    if dry_run:
+        from sweeplab.orchestration.planning import plan
+
+        for sweep in chosen:
+            say("\n".join(plan(sweep).lines()))
+        return
+    run_all(chosen, resume=resume, fresh=fresh, inline=inline)
+
+
+def select(sweeps: tuple[CleaningSweep, ...], only: list[str]) -> list[CleaningSweep]:
+    """The sweeps of a script that were asked for."""
+    names = [sweep.name for sweep in sweeps]
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise InvalidInput(f"--only {unknown[0]}: the script has no such sweep; it has {', '.join(names)}")
+    return [sweep for sweep in sweeps if not only or sweep.name in only]
+
+
+def resolve(sweep: CleaningSweep, overrides: list[str], search: str | None, smoke: bool) -> CleaningSweep:
+    """A sweep with a command's changes; another sampler than the script's gives it a name of its own."""
+    sweep = apply_overrides(sweep, overrides)
+    if search is not None and search != sweep.search.sampler:
+        changes: dict[str, Any] = {"search": sweep.search.replace(sampler=search)}
+        if not any(override.startswith("name=") for override in overrides):
+            changes["name"] = f"{sweep.name}-{search}"
+        sweep = sweep.replace(**changes)
+    return smoke_sweep(sweep) if smoke else sweep
+
+
+def run_all(sweeps: list[CleaningSweep], *, resume: bool = False, fresh: bool = False, inline: bool = False) -> None:
+    """Run sweeps one after the other; each ends with its leaderboard, page and the way to MLflow."""
+    from sweeplab.orchestration.driver import Options, run_sweep
+    from sweeplab.orchestration.files import home_folder
+
+    check_sources(sweeps)
+    home = home_folder()
+    say(f"home: {home}")
+    for sweep in sweeps:
+        run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline), say)
+        show_results(home, sweep.name)
+    say(f"home: {home}")
+
+
+def check_sources(sweeps: list[CleaningSweep]) -> None:
+    """All paths that sweeps name and that do not exist, in one message.
+
+    Raises:
+        InvalidInput: with every missing path and what belongs there.
+    """
+    missing: dict[str, str] = {}
+    for sweep in sweeps:
+        sources: dict[str, Any] = {"data": sweep.data, "evaluation.test": sweep.evaluation.test, "victim": sweep.victim}
+        if isinstance(sweep.victim, PretrainedVictim):
+            sources["victim.data"] = sweep.victim.data
+            sources["victim.evaluation.test"] = sweep.victim.evaluation.test
+        for field, source in sources.items():
+            path = getattr(source, "path", None)
+            if isinstance(path, Path) and not path.exists():
+                missing.setdefault(str(path), f"{_what_belongs(source)}; field `{field}.path` of {sweep.name}")
+    if missing:
+        listed = "\n".join(f"  {path}: {what}" for path, what in missing.items())
+        raise InvalidInput(
+            f"{len(missing)} input(s) missing:\n{listed}\n"
+            "put them there, or name other places with field.path=...; --smoke runs without them, --dry-run plans"
+        )
+
+
+def _what_belongs(source: Spec) -> str:
+    return {
+        "csv": "a CSV file with the columns image (a path relative to the file) and caption",
+        "class-folders": "a folder with one folder of images per class",
+        "checkpoint": "a checkpoint of the poisoned model (.pt or .safetensors)",
+    }.get(getattr(source, "kind", ""), "a file")
+
+
+def show_results(home: Path, name: str) -> None:
+    """Print the leaderboard, write the page, say how to open MLflow."""
+    from dashboards.build import build_page
+    from sweeplab.orchestration.driver import leaderboard
+    from sweeplab.orchestration.ledger import SweepFolder
+    from sweeplab.ranking.leaderboard import render_table
+    from sweeplab.tracking import server_command
+
+    folder = SweepFolder(home / "sweeps" / name)
+    record = folder.record()
+    board = leaderboard(folder, record)
+    _console().print(render_table(board))
+    page = build_page(record, board, folder.page)
+    say(f"page:   {page}")
+    say(f"MLflow: {server_command(home)}")
+    say(f"        then open http://127.0.0.1:5000 and choose the experiment {name}")
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else 120
+    return Console(width=width, highlight=False)
+
+
+def load_script(path: Path) -> tuple[CleaningSweep, ...]:
+    """The sweeps that a script defines, in order, without running them."""
+    if not path.is_file():
+        raise InvalidInput(f"script {path} does not exist")
+    sys.path.insert(0, str(path.parent.resolve()))
+    values = runpy.run_path(str(path), run_name="sweeplab_script").values()
+    sweeps = {value.name: value for value in values if isinstance(value, CleaningSweep)}
+    if not sweeps:
+        raise InvalidInput(f"script {path} defines no CleaningSweep")
+    return tuple(sweeps.values())
+
+
+# --- sweeps
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context, script: Path) -> None:
+    """Run an experiment script: the same as `python SCRIPT`."""
+    sys.argv = [str(script), *context.args]
+    if not script.is_file():
+        say_error(f"script {script} does not exist")
+        raise typer.Exit(BAD_INPUT)
+    sys.path.insert(0, str(script.parent.resolve()))
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@app.command()
+def resume(sweep: str, inline: Annotated[bool, typer.Option("--inline")] = False) -> None:
+    """Go on with a sweep from its own record, without its script."""
+
+    def work() -> None:
+        header = _folder(sweep).header()
+        run_all([CleaningSweep.model_validate(header["spec"])], resume=True, inline=inline)
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command()
+def leaderboard(
+    sweep: str,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    limit: Annotated[int, typer.Option(help="Rows of the table.")] = 20,
+) -> None:
+    """Rank a sweep's trials by the accuracy they keep below the ASR ceiling."""
+
+    def work() -> None:
+        from sweeplab.orchestration.driver import leaderboard as rank
+        from sweeplab.ranking.leaderboard import render_table
+
+        board = rank(_folder(sweep))
+        if as_json:
+            say(json.dumps(board.to_json(), indent=1, allow_nan=False))
+        else:
+            _console().print(render_table(board, limit))
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command()
+def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Where a sweep is: finished, running, waiting, failed trials; epochs and seconds spent."""
+
+    def work() -> None:
+        values = sweep_status(_folder(sweep))
+        if as_json:
+            say(json.dumps(values, indent=1, allow_nan=False))
+            return
+        trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
+        say(f"{values['sweep']}: {values['state']}\n  trials: {trials} (of {values['planned_trials']})")
+        say(f"  {values['trial_epochs']} trial-epochs in {values['seconds']:.0f} s of work")
+        for failure in values["failures"]:
+            say(f"  trial {failure['trial']} failed: {failure['reason']}")
+
+    raise typer.Exit(guarded(work))
+
+
+def sweep_status(folder: Any) -> dict[str, Any]:
+    """What `status --json` prints."""
+    header, locked = folder.header(), folder.is_locked()
+    trials = [folder.trial_record(number, is_driven=locked) for number in folder.trial_numbers()]
+    counts = {
+        state: sum(t.state == state for t in trials) for state in ("finished", "running", "waiting", "pruned", "failed")
+    }
+    over = counts["finished"] + counts["pruned"] + counts["failed"]
+    counts["waiting"] += max(0, header["planned_trials"] - len(trials))
+    done = over >= header["planned_trials"]
+    return {
+        "sweep": folder.name,
+        "state": "running" if locked else "finished" if done else "interrupted",
+        "planned_trials": header["planned_trials"],
+        "trials": counts,
+        "trial_epochs": sum(max(0, len(trial.points) - 1) for trial in trials),
+        "seconds": sum(trial.seconds for trial in trials),
+        "attempts": sum(trial.attempts for trial in trials),
+        "failures": [{"trial": t.number, "reason": t.reason} for t in trials if t.state == "failed"],
+        "folder": str(folder.path),
+    }
+
+
+@app.command("list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    scripts: Annotated[bool, typer.Option("--scripts", help="Experiment scripts in ./sweeps instead.")] = False,
+) -> None:
+    """List the home's sweeps, or the experiment scripts here."""
+
+    def work() -> None:
+        if scripts:
+            rows = list_scripts(Path("sweeps"))
+        else:
+            from sweeplab.orchestration.files import home_folder
+            from sweeplab.orchestration.ledger import sweep_folders
+
+            rows = [sweep_status(folder) for folder in sweep_folders(home_folder())]
+        if as_json:
+            say(json.dumps(rows, indent=1, allow_nan=False))
+        for row in [] if as_json else rows:
+            if scripts:
+                say(f"{row['script']:40s} {row['title']}")
+            else:
+                say(f"{row['sweep']:40s} {row['state']:12s} {row['trials']['finished']}/{row['planned_trials']} trials")
+
+    raise typer.Exit(guarded(work))
+
+
+def list_scripts(folder: Path) -> list[dict[str, str]]:
+    """Scripts and the first line of their docstring, read without running them."""
+    import ast
+
+    rows = []
+    for path in sorted(folder.glob("*.py")):
+        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+        rows.append({"script": str(path), "title": doc.split("\n")[0]})
+    return rows
+
+
+@app.command()
+def export(sweep: str, to: Annotated[Path, typer.Option("--to", help="A folder.")]) -> None:
+    """Write a sweep's points and trials as CSV and Parquet."""
+
+    def work() -> None:
+        from sweeplab.orchestration.driver import leaderboard as rank
+        from sweeplab.ranking import tables
+
+        folder = _folder(sweep)
+        record = folder.record()
+        try:
+            files = tables.export(record, rank(folder, record), to)
+        except OSError as error:
+            raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
+        for path in files:
+            say(str(path))
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command()
+def report(sweep: str) -> None:
+    """Write the sweep's page and name it."""
+
+    def work() -> None:
+        from dashboards.build import build_page
+        from sweeplab.orchestration.driver import leaderboard as rank
+
+        folder = _folder(sweep)
+        record = folder.record()
+        say(str(build_page(record, rank(folder, record), folder.page)))
+
+    raise typer.Exit(guarded(work))
+
+
+def _folder(sweep: str) -> Any:
+    from sweeplab.orchestration.files import home_folder
+    from sweeplab.orchestration.ledger import SweepFolder
+
+    return SweepFolder(home_folder() / "sweeps" / sweep)
+
+
+# --- single runs
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="field.subfield=value")]
+Only = Annotated[str | None, typer.Option(help="Which sweep of the script; needed where it has several.")]
+
+
+def _one_sweep(script: Path, only: str | None, overrides: list[str], smoke: bool) -> CleaningSweep:
+    sweeps = select(load_script(script), [only] if only else [])
+    if len(sweeps) > 1:
+        raise InvalidInput(f"{script} has several sweeps; choose with --only: {', '.join(s.name for s in sweeps)}")
+    return resolve(sweeps[0], overrides, None, smoke)
+
+
+@app.command()
+def pretrain(
+    script: Path,
+    overrides: Overrides = None,
+    only: Only = None,
+    smoke: Annotated[bool, typer.Option("--smoke")] = False,
+    inline: Annotated[bool, typer.Option("--inline")] = False,
+) -> None:
+    """Pre-train the victim of a script's sweep, and nothing else. `victim.poisoning.rate=0` makes its unpoisoned twin."""
+
+    def work() -> None:
+        from sweeplab.orchestration import driver
+        from sweeplab.orchestration.files import home_folder
+
+        sweep = _one_sweep(script, only, overrides or [], smoke)
+        if not isinstance(sweep.victim, PretrainedVictim):
+            raise InvalidInput(
+                f"{sweep.name}: its victim is a given checkpoint, {sweep.victim.path}; nothing to pre-train"
+            )
+        check_sources([sweep])
+        home = home_folder()
+        prepared = driver.prepare(sweep, home)
+        with driver.workplace(sweep, inline):
+            run = driver.pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say)
+        selected = driver.select_epoch(sweep.victim, run)
+        _say_measurement(selected.measurement)
+        say(f"weights: {run.checkpoint_path(selected)}")
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command()
+def clean(
+    script: Path,
+    settings: Annotated[list[str] | None, typer.Argument(help="parameter=value, field.subfield=value")] = None,
+    only: Only = None,
+    smoke: Annotated[bool, typer.Option("--smoke")] = False,
+    inline: Annotated[bool, typer.Option("--inline")] = False,
+) -> None:
+    """Clean a script's victim with one setting, no search: `sweeplab clean sweeps/quickstart.py learning_rate=6e-3`."""
+
+    def work() -> None:
+        from sweeplab.search_space import Grid
+        from sweeplab.specs import digest_of
+
+        given = settings or []
+        fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
+        sweep = _one_sweep(script, only, fields, smoke)
+        params = dict(_parameter(text) for text in given if text not in fields)
+        axes = {name: (value,) for name, value in params.items()} or {
+            "learning_rate": (sweep.optimization.learning_rate,)
+        }
+        single = sweep.replace(
+            grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
+        )
+        run_all([single.replace(name=f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}")], inline=inline)
+
+    raise typer.Exit(guarded(work))
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InvalidInput(f"{text!r} is not of the form parameter=value")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+@app.command()
+def evaluate(
+    checkpoint: Path,
+    script: Annotated[
+        Path | None, typer.Option(help="Take architecture, test set, trigger and target from it.")
+    ] = None,
+    only: Only = None,
+    architecture: Annotated[str | None, typer.Option(help="open_clip name, for checkpoints that do not say.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Folder with one folder of images per class.")] = None,
+    classes: Annotated[str, typer.Option(help="`folders` or `imagenet`: how class folders are named.")] = "folders",
+    attack: Annotated[str | None, typer.Option(help="badnet, blended; fields as JSON in --attack-fields.")] = None,
+    attack_fields: Annotated[str, typer.Option(help='Such as {"patch_size": 16}.')] = "{}",
+    target: Annotated[str | None, typer.Option(help="Target label, by name.")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Accuracy and ASR of one checkpoint, with 95 % intervals."""
+
+    def work() -> None:
+        from sweeplab.orchestration.evaluating import EvaluationRequest, evaluate_checkpoint
+
+        measurement = evaluate_checkpoint(
+            EvaluationRequest(
+                checkpoint=checkpoint,
+                sweep=_one_sweep(script, only, [], False) if script else None,
+                architecture=architecture,
+                test=test,
+                classes=classes,
+                attack=attack,
+                attack_fields=attack_fields,
+                target=target,
+            )
+        )
+        _say_measurement(measurement, as_json=as_json)
+
+    raise typer.Exit(guarded(work))
+
+
+def _say_measurement(measurement: Any, *, as_json: bool = False) -> None:
+    from sweeplab.ranking.intervals import wilson
+
+    low, high = wilson(measurement.accuracy_k, measurement.accuracy_n)
+    values: dict[str, Any] = {
+        "accuracy": measurement.accuracy,
+        "accuracy_interval": [low, high],
+        "asr": measurement.asr,
+    }
+    text = f"accuracy {measurement.accuracy:.2%}  [{low:.2%}, {high:.2%}]  ({measurement.accuracy_k}/{measurement.accuracy_n})"
+    if measurement.asr is not None:
+        low, high = wilson(measurement.asr_k, measurement.asr_n)
+        values["asr_interval"] = [low, high]
+        text += f"\nASR      {measurement.asr:.2%}  [{low:.2%}, {high:.2%}]  ({measurement.asr_k}/{measurement.asr_n})"
+    else:
+        text += "\nASR      not measured: no attack was named, so nothing is certified"
+    values["counts"] = {name: getattr(measurement, name) for name in ("accuracy_k", "accuracy_n", "asr_k", "asr_n")}
+    say(json.dumps(values, indent=1) if as_json else text)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """Check this machine: versions, cores, GPUs, memory, disk, home, Ray, browser."""
+
+    def work() -> None:
+        from sweeplab.orchestration.doctor import examine
+
+        findings = examine()
+        if as_json:
+            say(json.dumps([finding.to_json() for finding in findings], indent=1))
+        else:
+            for finding in findings:
+                say(f"{finding.mark} {finding.subject:14s} {finding.text}")
+        if any(finding.level == "fault" for finding in findings):
+            raise InvalidInput("the faults above stop sweeps from running")
+
+    raise typer.Exit(guarded(work))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,275 @@
+"""The only door to open_clip: build, load (weights only), tokenise, templates and class names."""
+
+import copy
+import json
+import math
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from sweeplab.specs import InvalidInput, Spec
+
+IMAGE_MEAN: tuple[float, float, float] = open_clip.OPENAI_DATASET_MEAN
+"""Per-channel mean of CLIP's pixel normalisation, pixels in [0, 1]."""
+IMAGE_STD: tuple[float, float, float] = open_clip.OPENAI_DATASET_STD
+"""Per-channel standard deviation of CLIP's pixel normalisation."""
+MAX_LOG_SCALE = math.log(100)
+"""The logarithm of the largest logit scale; Radford et al. 2021, Sec. 2.5 clip the scale at 100."""
+
+
+class Architecture(Spec):
+    """An open_clip architecture, by name or by an own configuration in open_clip's JSON layout."""
+
+    name: str | None = None
+    """A name from `open_clip.list_models()`; the papers' RN50 is `RN50-quickgelu`."""
+    config: dict[str, Any] | None = None
+    """`embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu`: the content of one of open_clip's model_configs files."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Architecture":
+        if (self.name is None) == (self.config is None):
+            raise ValueError("give either `name` (an open_clip model) or `config` (its own layout), not both")
+        if self.name is not None and self.name not in open_clip.list_models():
+            raise ValueError(f"unknown architecture name={self.name!r}; {_suggest(self.name)}")
+        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(self.config or {"embed_dim", "vision_cfg", "text_cfg"})
+        if missing:
+            raise ValueError(f"config lacks {', '.join(sorted(missing))}")
+        if open_clip_text_config(self).get("hf_model_name"):
+            raise ValueError(
+                f"{self.name} has a Hugging Face text tower, whose weights a sweep cannot build offline; "
+                "choose an architecture with CLIP's own text tower"
+            )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """The full configuration in open_clip's layout."""
+        if self.config is not None:
+            return copy.deepcopy(self.config)
+        config: dict[str, Any] = open_clip.get_model_config(self.name)
+        return config
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input image, pixels."""
+        size = self.resolved()["vision_cfg"].get("image_size", 224)
+        return int(size[0] if isinstance(size, (list, tuple)) else size)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a text input."""
+        return int(self.resolved()["text_cfg"].get("context_length", 77))
+
+
+class SmallCLIP(Spec):
+    """Sizes of a small ModifiedResNet CLIP for experiments without a GPU."""
+
+    image_size: int = Field(default=48, ge=16)
+    layers: tuple[int, int, int, int] = (1, 1, 1, 1)
+    width: int = 16
+    head_width: int = 32
+    embed_dim: int = 64
+    text_width: int = 64
+    text_layers: int = 2
+    text_heads: int = 2
+    context_length: int = 16
+
+    def architecture(self) -> Architecture:
+        """As an architecture that open_clip builds."""
+        return Architecture(
+            config={
+                "embed_dim": self.embed_dim,
+                "quick_gelu": False,
+                "vision_cfg": {
+                    "image_size": self.image_size,
+                    "layers": list(self.layers),
+                    "width": self.width,
+                    "head_width": self.head_width,
+                    "patch_size": None,
+                },
+                "text_cfg": {
+                    "context_length": self.context_length,
+                    "vocab_size": 49408,
+                    "width": self.text_width,
+                    "heads": self.text_heads,
+                    "layers": self.text_layers,
+                },
+            }
+        )
+
+
+def open_clip_text_config(architecture: Architecture) -> dict[str, Any]:
+    """The text tower's part of the configuration."""
+    text: dict[str, Any] = architecture.resolved().get("text_cfg", {})
+    return text
+
+
+def _suggest(name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, open_clip.list_models(), n=4)
+    return f"did you mean {', '.join(close)}?" if close else "open_clip.list_models() lists the known ones"
+
+
+def build(architecture: Architecture, seed: int) -> nn.Module:
+    """A randomly initialised model; the same seed gives the same weights, and no other random stream moves.
+
+    Unlike the authors' code, weights make no detour through float16 and nothing is downloaded.
+    """
+    config = architecture.resolved()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = open_clip.CLIP(
+            embed_dim=config["embed_dim"],
+            vision_cfg=config["vision_cfg"],
+            text_cfg=config["text_cfg"],
+            quick_gelu=config.get("quick_gelu", False),
+        )
+    return model.train()
+
+
+def num_parameters(architecture: Architecture) -> int:
+    """Parameters of the model, counted without making any."""
+    config = architecture.resolved()
+    with torch.device("meta"):
+        model = open_clip.CLIP(
+            embed_dim=config["embed_dim"], vision_cfg=config["vision_cfg"], text_cfg=config["text_cfg"]
+        )
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The model's state dict from a checkpoint file; never executes code from it.
+
+    Accepts SweepLab's own checkpoints, open_clip's training checkpoints, bare state dicts and .safetensors; the weights
+    may stand under `model` or `state_dict` and carry DistributedDataParallel's `module.` prefix.
+
+    Raises:
+        InvalidInput: if the file is missing, is no checkpoint, or would need code to be executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidInput(f"checkpoint {path} does not exist; give the path of a .pt or .safetensors file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise InvalidInput(
+            f"checkpoint {path} cannot be read with weights_only=True ({_first_line(error)}); "
+            "convert it to a plain state dict or to .safetensors in a place that you trust"
+        ) from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
+        raise InvalidInput(f"checkpoint {path} holds no state dict of tensors, neither bare nor under model/state_dict")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def load_into(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Copy weights into a model of the same architecture.
+
+    Raises:
+        InvalidInput: if names or shapes differ; the message names the first few of each.
+    """
+    own = model.state_dict()
+    missing = sorted(set(own) - set(weights))
+    surplus = sorted(set(weights) - set(own))
+    shapes = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
+    if missing or surplus or shapes:
+        parts = [f"lacks {_some(missing)}"] if missing else []
+        parts += [f"has unknown {_some(surplus)}"] if surplus else []
+        parts += (
+            [
+                "other shapes: "
+                + _some([f"{n} {tuple(weights[n].shape)} instead of {tuple(own[n].shape)}" for n in shapes])
+            ]
+            if shapes
+            else []
+        )
+        raise InvalidInput(
+            f"checkpoint {origin} is of another architecture: {'; '.join(parts)}; name the one it was trained with"
+        )
+    model.load_state_dict(weights)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def tokenizer(architecture: Architecture) -> Callable[[list[str]], Tensor]:
+    """CLIP's byte-pair tokeniser: list of texts -> (N, context_length) int64.
+
+    A longer text is cut and keeps its end token in the last place. (The authors' tokeniser drops it, so that all
+    over-long captions get one identical embedding.)
+    """
+    tokenize: Callable[[list[str]], Tensor] = open_clip.SimpleTokenizer(context_length=architecture.context_length)
+    return tokenize
+
+
+def imagenet_templates() -> tuple[str, ...]:
+    """OpenAI's 80 ImageNet templates, each with one `{}` for the class name."""
+    return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
+
+
+def imagenet_class_names() -> tuple[str, ...]:
+    """OpenAI's 1,000 ImageNet class names in the order of the sorted WordNet ids."""
+    return tuple(open_clip.IMAGENET_CLASSNAMES)
+
+
+def architecture_json(architecture: Architecture) -> str:
+    """The resolved architecture as text, to be stored beside the weights."""
+    return json.dumps(architecture.resolved(), sort_keys=True)
+
+
+def normalise_pixels(images: Tensor) -> Tensor:
+    """CLIP's input from pixels: (B, 3, H, W) uint8 -> float32, per channel (x / 255 - mean) / std."""
+    mean = torch.tensor(IMAGE_MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(IMAGE_STD, device=images.device)[:, None, None]
+    return (images.float() - 255 * mean) / (255 * std)
+
+
+def checkpoint_architecture(path: Path) -> Architecture | None:
+    """The architecture that a SweepLab checkpoint names; None for other files."""
+    if path.suffix == ".safetensors" or not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        return None
+    text = content.get("config") if isinstance(content, dict) else None
+    return Architecture(config=json.loads(text)["architecture"]) if isinstance(text, str) else None
+
+
+class Encoder(nn.Module):
+    """What DistributedDataParallel wraps: pixels and tokens in, unit embeddings and the logit scale out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed a batch.
+
+        Args:
+            images: (B, 3, S, S), normalised float pixels.
+            tokens: (B, context_length) int64.
+
+        Returns:
+            (B, D) image embeddings and (B, D) text embeddings, rows of unit norm, float32; scalar 1 / temperature.
+        """
+        features, texts, scale = self.model(images, tokens)
+        return features.float(), texts.float(), scale.float()

@@ -1,0 +1,1 @@
+"""Data: readers, the embedded fruit stall, decoding and augmentation."""

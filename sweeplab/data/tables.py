@@ -1,0 +1,117 @@
+"""Tables: image-caption pairs and labelled images as compact, picklable columns with a digest by content."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+@dataclass(frozen=True, eq=False)
+class PairTable:
+    """Images and captions that belong together, row by row; a few hundred MB for millions of rows."""
+
+    root: str
+    """Absolute folder that relative images are in."""
+    images: pa.LargeStringArray
+    """(N,) paths relative to `root`, or absolute."""
+    captions: pa.LargeStringArray
+    """(N,) texts."""
+    sizes: np.ndarray
+    """(N,) int64, bytes of each image file."""
+    digest: str
+    """Sixteen hexadecimal digits of captions, image paths and file sizes; independent of `root`."""
+
+    @classmethod
+    def of(cls, root: str, images: pa.LargeStringArray, captions: pa.LargeStringArray, sizes: np.ndarray) -> Self:
+        """The table of these columns, with its digest."""
+        return cls(root, images, captions, sizes, _content_digest(images, captions, sizes))
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.images)
+
+    def image(self, i: int) -> str:
+        """Absolute path of image i."""
+        return os.path.join(self.root, self.images[i].as_py())
+
+    def caption(self, i: int) -> str:
+        """Caption i."""
+        text: str = self.captions[i].as_py()
+        return text
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Self:
+        """The rows `indices`, in that order, with the digest that a file of these rows alone would have."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return self.of(self.root, self.images.take(rows), self.captions.take(rows), self.sizes[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images with one class each."""
+
+    root: str
+    """Absolute folder that the images are in."""
+    images: pa.LargeStringArray
+    """(N,) paths relative to `root`, or absolute."""
+    sizes: np.ndarray
+    """(N,) int64, bytes of each image file."""
+    labels: np.ndarray
+    """(N,) int64, indices into `class_names`."""
+    class_names: tuple[str, ...]
+    """(C,) names as they appear in prompts."""
+    digest: str
+    """Sixteen hexadecimal digits of image paths, file sizes, labels and names; independent of `root`."""
+
+    @classmethod
+    def of(
+        cls,
+        root: str,
+        images: pa.LargeStringArray,
+        *,
+        sizes: np.ndarray,
+        labels: np.ndarray,
+        class_names: tuple[str, ...],
+    ) -> Self:
+        """The labelled images of these columns, with their digest."""
+        names = pa.array(class_names, pa.large_string())
+        return cls(root, images, sizes, labels, class_names, _content_digest(images, names, sizes, labels))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def image(self, i: int) -> str:
+        """Absolute path of image i."""
+        return os.path.join(self.root, self.images[i].as_py())
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Self:
+        """The rows `indices`, in that order; all class names stay."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return self.of(
+            self.root,
+            self.images.take(rows),
+            sizes=self.sizes[rows],
+            labels=self.labels[rows],
+            class_names=self.class_names,
+        )
+
+
+def _content_digest(*columns: pa.LargeStringArray | np.ndarray) -> str:
+    """Sixteen hexadecimal digits over columns and their lengths; how Arrow cut its buffers plays no part."""
+    content = hashlib.sha256()
+    for column in columns:
+        content.update(len(column).to_bytes(8, "little"))
+        if isinstance(column, np.ndarray):
+            content.update(np.ascontiguousarray(column, dtype="<i8"))
+            continue
+        content.update(pc.binary_length(column).to_numpy().astype("<i8"))
+        if len(column):
+            first, last = np.frombuffer(column.buffers()[1], np.int64)[[column.offset, column.offset + len(column)]]
+            text = column.buffers()[2]
+            content.update(memoryview(text)[first:last] if text is not None else b"")
+    return content.hexdigest()[:16]

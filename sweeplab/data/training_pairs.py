@@ -1,0 +1,153 @@
+"""Training pairs: decoded, stamped, tokenised, with augmented views; every draw from a stream named by its own row."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from sweeplab.data import eda
+from sweeplab.data.images import load_all, load_image
+from sweeplab.data.tables import PairTable
+from sweeplab.training.batches import ImageViews, PairBatch
+from sweeplab.training.randomness import stream_seed
+
+CACHE_BYTES = 2 * 2**30
+"""Decoded images, and augmented views, are kept in memory up to this size each."""
+
+
+class TrainingPairs(Dataset[PairBatch]):
+    """Decoded, stamped, tokenised pairs with their views, addressed by (epoch, row).
+
+    An augmented view depends on (seed, epoch, row) alone; an augmented caption on (seed, row), since the papers draw text
+    views once. Small sets are decoded once and held in memory; views of past epochs too, so that the trials of a sweep,
+    which share the seed, make them once.
+    """
+
+    def __init__(
+        self,
+        table: PairTable,
+        image_size: int,
+        *,
+        tokenize: Callable[[list[str]], Tensor],
+        seed: int,
+        captions: Mapping[int, str] | None = None,
+        alter: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
+        decode_workers: int = 1,
+    ) -> None:
+        """Prepare the pairs; decodes all images now where they fit into CACHE_BYTES.
+
+        Args:
+            table: images and captions.
+            image_size: side of the square model input, pixels.
+            tokenize: list of texts -> (N, context_length) int64.
+            seed: of the views.
+            captions: captions that replace the table's, by row.
+            alter: changes the images of given rows (the trigger); same result for the same row every time.
+            decode_workers: threads that decode.
+        """
+        self.table, self.image_size, self.tokenize, self.seed = table, image_size, tokenize, seed
+        self.image_views: ImageViews | None = None
+        self._captions = dict(captions or {})
+        self._alter = alter
+        self._images: Tensor | None = None
+        self._tokens: Tensor | None = None
+        self._token_views: Tensor | None = None
+        self._views: dict[int, tuple[Tensor, Tensor]] = {}
+        self._views_key: object = None
+        bytes_per_image = 3 * image_size * image_size
+        self._views_fit = len(table) * bytes_per_image <= CACHE_BYTES // 8
+        if len(table) * bytes_per_image <= CACHE_BYTES:
+            images = load_all(table, image_size, workers=decode_workers)
+            self._images = alter(images, range(len(table))) if alter else images
+            self._tokens = tokenize([self.caption(row) for row in range(len(table))])
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.table)
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether batches come without decoding."""
+        return self._images is not None and (self.image_views is None or self._views_fit)
+
+    def use_views(self, image_views: ImageViews | None) -> None:
+        """Say which augmented views the next epochs need; None: none, and none are made."""
+        if image_views != self._views_key:
+            self._views.clear()
+            self._views_key = image_views
+        self.image_views = image_views
+
+    def caption(self, row: int) -> str:
+        """The caption that is trained on: the poisoned one where there is one."""
+        return self._captions.get(row) or self.table.caption(row)
+
+    def images_of(self, rows: Sequence[int]) -> Tensor:
+        """(b, 3, S, S) uint8 of the given rows, stamped where the plan says so."""
+        if self._images is not None:
+            return self._images[torch.as_tensor(rows)]
+        decoded = [torch.from_numpy(load_image(self.table.image(row), self.image_size)) for row in rows]
+        images = torch.stack(decoded)
+        return self._alter(images, rows) if self._alter else images
+
+    def _tokens_of(self, rows: Sequence[int]) -> Tensor:
+        if self._tokens is not None:
+            return self._tokens[torch.as_tensor(rows)]
+        return self.tokenize([self.caption(row) for row in rows])
+
+    def _token_views_of(self, rows: Sequence[int]) -> Tensor:
+        def views(wanted: Sequence[int]) -> Tensor:
+            return self.tokenize([eda.augment(self.caption(r), stream_seed(self.seed, "text view", r)) for r in wanted])
+
+        if self._images is None:
+            return views(rows)
+        if self._token_views is None:
+            self._token_views = views(range(len(self)))
+        return self._token_views[torch.as_tensor(rows)]
+
+    def _image_views_of(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
+        assert self.image_views is not None
+        cache = self._view_cache(epoch, images)
+        if cache is None:
+            return self._make_views(epoch, rows, images)
+        views, made = cache
+        index = torch.as_tensor(rows)
+        missing = (~made[index]).nonzero().flatten()
+        if len(missing):
+            views[index[missing]] = self._make_views(epoch, [rows[i] for i in missing.tolist()], images[missing])
+            made[index[missing]] = True
+        return views[index]
+
+    def _make_views(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
+        assert self.image_views is not None
+        return self.image_views.views(images, [stream_seed(self.seed, "image view", epoch, r) for r in rows])
+
+    def _view_cache(self, epoch: int, images: Tensor) -> tuple[Tensor, Tensor] | None:
+        size = len(self) * images[0].numel()
+        if not self._views_fit:
+            return None
+        if epoch not in self._views:
+            if (len(self._views) + 1) * size > CACHE_BYTES:
+                return None
+            self._views[epoch] = (
+                torch.empty((len(self), *images.shape[1:]), dtype=torch.uint8),
+                torch.zeros(len(self), dtype=torch.bool),
+            )
+        return self._views[epoch]
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
+        """The batch of the given (epoch, row) keys, all of one epoch."""
+        epoch, rows = keys[0][0], [row for _, row in keys]
+        images = self.images_of(rows)
+        with_views = self.image_views is not None
+        return PairBatch(
+            rows=torch.as_tensor(rows),
+            images=images,
+            tokens=self._tokens_of(rows),
+            image_views=self._image_views_of(epoch, rows, images) if with_views else None,
+            token_views=self._token_views_of(rows) if with_views else None,
+        )
+
+    def __getitem__(self, key: tuple[int, int]) -> PairBatch:
+        """The batch of one (epoch, row) key."""
+        return self.__getitems__([key])

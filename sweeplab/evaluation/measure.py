@@ -1,0 +1,198 @@
+"""Measure: accuracy and ASR of a model on one fixed set of clean and triggered images, every image's outcome kept."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sweeplab.attacks.poisoning import Attack
+from sweeplab.clip_model import imagenet_templates
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.images import load_all, load_image
+from sweeplab.data.tables import LabelledImages
+from sweeplab.data.training_pairs import CACHE_BYTES
+from sweeplab.evaluation.zero_shot import class_weights, predict
+from sweeplab.records import Measurement, Outcomes
+from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
+from sweeplab.training import ranks
+from sweeplab.training.randomness import stream_seed
+
+TEST_SETS = (ClassFolders, FruitStallTest)
+
+
+class Evaluation(Spec):
+    """What a model is measured on."""
+
+    NOT_IN_DIGEST = frozenset({"batch_size"})
+
+    test: Annotated[AnySpec, one_of(lambda: TEST_SETS, "read", "test set")]
+    """Labelled images."""
+    templates: Literal["imagenet"] | tuple[str, ...] = "imagenet"
+    """Prompts with one `{}` for the class name; `imagenet`: OpenAI's 80."""
+    seed: int = Field(default=0, ge=0)
+    """Of the triggers' draws: the same for every epoch, trial and sweep (common random numbers)."""
+    batch_size: int = Field(default=256, ge=1)
+    """Images per forward pass on each rank; a matter of memory only."""
+
+    def prompts(self) -> tuple[str, ...]:
+        """The templates themselves."""
+        prompts = imagenet_templates() if self.templates == "imagenet" else self.templates
+        bad = [text for text in prompts if text.count("{}") != 1]
+        if bad or not prompts:
+            raise InvalidInput(f"templates need one {{}} each and at least one template; {bad[:1] or 'none'} given")
+        return tuple(prompts)
+
+    def load(self, data_home: Path) -> LabelledImages:
+        """Read the test set."""
+        images: LabelledImages = self.test.read(data_home)  # type: ignore[attr-defined]
+        return images
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """The attack whose success is measured, and the class it aims at."""
+
+    attack: Attack
+    target: str
+
+
+class Pixels(Protocol):
+    """Rows of a test set as pixels."""
+
+    def __call__(self, rows: Sequence[int]) -> Tensor:
+        """(b, 3, S, S) uint8."""
+        ...
+
+
+class Measure:
+    """Measures models on one test set; built once, called for every point.
+
+    ASR counts triggered images classified as the target label, over the test images that are **not of the target class**
+    (attack-cleanclip leaves them out too; PAR's code keeps them in, which adds at most 0.1 points on ImageNet). Clean and
+    triggered images have the same geometry: resize of the shorter side, centre crop, then the trigger. (The authors squash
+    triggered images and crop clean ones.) Each image's trigger is drawn from (evaluation seed, row) alone.
+    """
+
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        images: LabelledImages,
+        image_size: int,
+        *,
+        tokenize: Callable[[list[str]], Tensor],
+        trigger: Trigger | None,
+        decode_workers: int = 1,
+    ) -> None:
+        """Prepare the test set; decodes and stamps all images now where they fit into memory.
+
+        Raises:
+            InvalidInput: if the target label is not among the classes, or the trigger does not fit the image.
+        """
+        self.evaluation, self.images, self.image_size = evaluation, images, image_size
+        self.tokenize, self.trigger = tokenize, trigger
+        self.prompts = evaluation.prompts()
+        self.triggered_rows = triggered_rows(images, trigger)
+        if trigger is not None:
+            trigger.attack.check_fits(image_size)
+        self.digest = digest_of(
+            {
+                "images": images.digest,
+                "classes": list(images.class_names),
+                "prompts": list(self.prompts),
+                "image_size": image_size,
+                "seed": evaluation.seed if trigger else 0,
+                "attack": trigger.attack.to_json() if trigger else None,  # type: ignore[attr-defined]
+                "target": trigger.target if trigger else None,
+            }
+        )
+        self._clean: Tensor | None = None
+        self._triggered: Tensor | None = None
+        if 2 * len(images) * 3 * image_size**2 <= CACHE_BYTES:
+            self._clean = load_all(images, image_size, workers=decode_workers)
+            self._triggered = self._stamp(self._clean[self.triggered_rows], self.triggered_rows)
+
+    def clean_pixels(self, rows: Sequence[int]) -> Tensor:
+        """(b, 3, S, S) uint8 of the given test images."""
+        if self._clean is not None:
+            return self._clean[torch.as_tensor(rows)]
+        decoded = [torch.from_numpy(load_image(self.images.image(row), self.image_size)) for row in rows]
+        return torch.stack(decoded)
+
+    def triggered_pixels(self, places: Sequence[int]) -> Tensor:
+        """(b, 3, S, S) uint8 of the given places among the triggered images."""
+        if self._triggered is not None:
+            return self._triggered[torch.as_tensor(places)]
+        rows = self.triggered_rows[np.asarray(places)]
+        return self._stamp(self.clean_pixels(rows.tolist()), rows)
+
+    def _stamp(self, pixels: Tensor, rows: np.ndarray) -> Tensor:
+        if self.trigger is None:
+            return pixels[:0]
+        seeds = [stream_seed(self.evaluation.seed, "test trigger", int(row)) for row in rows]
+        return self.trigger.attack.stamp(pixels, seeds)
+
+    def __call__(self, model: nn.Module) -> tuple[Measurement, Outcomes]:
+        """Measure a model; the ranks share the images, every rank returns the whole result.
+
+        The model is put into evaluation mode and afterwards back into the mode it was in, module by module.
+        """
+        device = next(model.parameters()).device
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        try:
+            weights = class_weights(model, self.tokenize, self.images.class_names, self.prompts, device=device)
+            labels = torch.from_numpy(self.images.labels)
+            correct = self._predict(model, weights, len(self.images), self.clean_pixels, device) == labels
+            target = self.images.class_names.index(self.trigger.target) if self.trigger else -1
+            hits = self._predict(model, weights, len(self.triggered_rows), self.triggered_pixels, device) == target
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        measurement = Measurement(
+            accuracy_k=int(correct.sum()),
+            accuracy_n=len(correct),
+            asr_k=int(hits.sum()),
+            asr_n=len(hits),
+            evaluation_digest=self.digest,
+        )
+        return measurement, Outcomes.of(correct.numpy(), hits.numpy())
+
+    def _predict(self, model: nn.Module, weights: Tensor, count: int, pixels: Pixels, device: torch.device) -> Tensor:
+        share = np.array_split(np.arange(count), ranks.world_size())[ranks.rank()]
+
+        def batches() -> Iterator[Tensor]:
+            for start in range(0, len(share), self.evaluation.batch_size):
+                yield pixels(share[start : start + self.evaluation.batch_size].tolist())
+
+        return torch.cat(ranks.gather_objects(predict(model, batches(), weights, device=device)))
+
+
+def triggered_rows(images: LabelledImages, trigger: Trigger | None) -> np.ndarray:
+    """Rows of the test images on which the trigger is tried: those that are not of the target class.
+
+    Raises:
+        InvalidInput: if the target label is not among the classes, or every image is of the target class.
+    """
+    if trigger is None:
+        return np.empty(0, dtype=np.int64)
+    if trigger.target not in images.class_names:
+        import difflib
+
+        close = difflib.get_close_matches(trigger.target, images.class_names, n=3, cutoff=0.4)
+        known = ", ".join(close or images.class_names[:8])
+        raise InvalidInput(
+            f"target={trigger.target!r} is not among the {len(images.class_names)} classes "
+            f"({'closest' if close else 'first'}: {known}); name one of them"
+        )
+    rows = np.flatnonzero(images.labels != images.class_names.index(trigger.target))
+    if not len(rows):
+        raise InvalidInput(
+            f"every test image is of the target class {trigger.target!r}; ASR needs images of other classes"
+        )
+    return rows

@@ -1,0 +1,70 @@
+"""Zero-shot classification: class weights from prompt templates, top-1 by inner product (Radford et al. 2021, Sec. 3.1.4)."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sweeplab.clip_model import normalise_pixels
+
+
+def class_weights_from(text_embeddings: Tensor) -> Tensor:
+    """Average each class's templates on the unit sphere.
+
+    Args:
+        text_embeddings: (C, T, D), any norm.
+
+    Returns:
+        (C, D), rows of unit norm: each template embedding is normalised, averaged over the templates, normalised again.
+    """
+    return F.normalize(F.normalize(text_embeddings, dim=-1).mean(dim=1), dim=-1)
+
+
+@torch.inference_mode()
+def class_weights(
+    model: nn.Module,
+    tokenize: Callable[[list[str]], Tensor],
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    device: torch.device,
+    batch_size: int = 1024,
+) -> Tensor:
+    """One weight row per class from all templates, texts encoded in large batches.
+
+    Args:
+        model: an open_clip model in evaluation mode.
+        tokenize: list of texts -> (N, context_length) int64.
+        class_names: C names.
+        templates: T texts with one `{}` for the name.
+        device: where the model lies.
+        batch_size: texts per forward pass.
+
+    Returns:
+        (C, D), rows of unit norm.
+    """
+    texts = [template.format(name) for name in class_names for template in templates]
+    tokens = tokenize(texts)
+    parts = [model.encode_text(part.to(device)).float() for part in tokens.split(batch_size)]  # type: ignore[operator]
+    return class_weights_from(torch.cat(parts).unflatten(0, (len(class_names), len(templates))))
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, batches: Iterator[Tensor], weights: Tensor, *, device: torch.device) -> Tensor:
+    """Top-1 classes of images.
+
+    Args:
+        model: an open_clip model in evaluation mode.
+        batches: (B, 3, H, W) uint8 each.
+        weights: (C, D), rows of unit norm.
+        device: where the model lies.
+
+    Returns:
+        (N,) int64 on the CPU; of equal scores the lower class number.
+    """
+    predictions = [
+        (model.encode_image(normalise_pixels(images.to(device))).float() @ weights.T).argmax(dim=1).cpu()  # type: ignore[operator]
+        for images in batches
+    ]
+    return torch.cat(predictions) if predictions else torch.empty(0, dtype=torch.int64)

@@ -1,0 +1,309 @@
+"""An experiment as a Python value: victims, cleaning sweeps, and what they run on. All of it checked on construction."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sweeplab.attacks.poisoning import AttackField, Poisoning
+from sweeplab.cleaning import METHODS
+from sweeplab.cleaning.start import Start
+from sweeplab.clip_model import Architecture, SmallCLIP
+from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
+from sweeplab.data.pairs import PairsCSV
+from sweeplab.evaluation.measure import Evaluation, Trigger
+from sweeplab.pretraining import MMCL, OBJECTIVES
+from sweeplab.search_space import Grid, SearchSpace, check_names
+from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
+from sweeplab.training import ranks
+from sweeplab.training.optimisation import Optimization
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+"""Names a folder and an MLflow experiment: letters, digits, '.', '_' and '-'."""
+
+
+class CleanSample(Spec):
+    """Random pairs of the victim's own pre-training data, none of them poisoned (Verma et al., Sec. 4: 100,000)."""
+
+    kind: Literal["clean-sample"] = "clean-sample"
+    num_pairs: int = Field(default=100_000, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
+PAIR_SOURCES = (PairsCSV, FruitStall)
+PairSource = Annotated[AnySpec, one_of(lambda: PAIR_SOURCES, "read", "source of pairs")]
+
+
+class Resources(Spec):
+    """What a run takes of the machine. Only the number of workers changes results (BatchNorm is per worker)."""
+
+    NOT_IN_DIGEST = frozenset(
+        {
+            "executor",
+            "cpus_per_worker",
+            "gpus_per_worker",
+            "concurrent_trials",
+            "loader_workers",
+            "keep_checkpoints",
+            "max_attempts",
+        }
+    )
+
+    executor: Literal["auto", "inline", "tune", "train"] = "auto"
+    """`tune`: a trial is a function in a reused Tune actor. `train`: a trial is a Ray Train run (DDP). `inline`: one after
+    the other in this process, without Ray. `auto`: `tune` for one worker a trial, else `train`."""
+    workers: int = Field(default=1, ge=1)
+    """Processes of one run (the world size)."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Cores, and threads of torch, of each process."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """GPUs of each process; a fraction lets trials share one. None: 1 where the cluster has GPUs, else 0."""
+    concurrent_trials: int | None = Field(default=None, ge=1)
+    """Trials at a time; None: as many as the cluster holds."""
+    loader_workers: int = Field(default=0, ge=0)
+    """Decoding processes of each worker, for data that do not fit into memory."""
+    keep_checkpoints: int = Field(default=5, ge=1)
+    """Trials of a sweep whose best cleaned weights are kept, best first."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Attempts after which a trial whose process keeps dying is given up."""
+
+    def resolved_executor(self) -> Literal["inline", "tune", "train"]:
+        """`auto` decided."""
+        if self.executor == "auto":
+            return "tune" if self.workers == 1 else "train"
+        return self.executor
+
+
+class PretrainedVictim(Spec):
+    """A victim that is pre-trained here, poisoned, and selected by a rule; built once and reused by digest."""
+
+    NOT_IN_DIGEST = frozenset({"name"})
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: Name
+    architecture: Architecture
+    data: PairSource
+    poisoning: Poisoning
+    objective: Annotated[AnySpec, one_of(lambda: OBJECTIVES, "loss", "objective")] = MMCL()
+    optimization: Optimization
+    epochs: int = Field(ge=1)
+    """Of the schedule."""
+    select: Literal["most accurate", "last"] | int = "last"
+    """Which epoch becomes the victim: the most accurate one (early stopping, Verma et al., App. A), the last, or a given
+    one, after which training ends."""
+    evaluation: Evaluation
+    seed: int = Field(default=0, ge=0)
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _check(self) -> "PretrainedVictim":
+        if isinstance(self.select, int) and not 1 <= self.select <= self.epochs:
+            raise ValueError(f"select={self.select} must be an epoch from 1 to epochs={self.epochs}")
+        ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
+        return self
+
+    def trigger(self) -> Trigger:
+        """The planted one."""
+        return Trigger(self.poisoning.attack, self.poisoning.target)  # type: ignore[arg-type]
+
+
+class CheckpointVictim(Spec):
+    """A poisoned model that exists already: its weights, its architecture, and its trigger."""
+
+    NOT_IN_DIGEST = frozenset({"name", "path"})
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    name: Name
+    path: Path
+    """A .pt or .safetensors file with the model's state dict, bare or under `model` or `state_dict`."""
+    architecture: Architecture
+    attack: AttackField
+    """The planted trigger: without it no ASR can be measured and nothing can be called cleaned."""
+    target: str = Field(min_length=1)
+
+    def trigger(self) -> Trigger:
+        """The one that was named."""
+        return Trigger(self.attack, self.target)  # type: ignore[arg-type]
+
+
+class Search(Spec):
+    """How the space is explored, and what counts as cleaned."""
+
+    NOT_IN_DIGEST = frozenset({"trials", "hours"})
+
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """`tpe`: Optuna's TPE under the ASR constraint. `random`: independent draws. `grid`: the sweep's grid, in order."""
+    trials: int = Field(default=16, ge=1)
+    """Trials of the sweep; with `grid` the grid's size counts instead. May be raised later."""
+    startup_trials: int = Field(default=8, ge=0)
+    """Random trials before TPE models anything."""
+    asr_ceiling: float = Field(default=0.05, gt=0, le=1)
+    """An epoch is cleaned when its ASR lies strictly below."""
+    hours: float | None = Field(default=None, gt=0)
+    """No new trial starts after this many hours of one command; None: no limit."""
+    seed: int = Field(default=0, ge=0)
+
+
+class CleaningSweep(Spec):
+    """Many cleaning runs of one victim, over a search space."""
+
+    NOT_IN_DIGEST = frozenset({"name", "notes"})
+
+    name: Name
+    victim: Annotated[PretrainedVictim | CheckpointVictim, Field(discriminator="kind")]
+    method: Annotated[AnySpec, one_of(lambda: METHODS, "loss", "cleaning method")]
+    start: Start = Start()
+    optimization: Optimization
+    epochs: int = Field(default=20, ge=0)
+    """0: only the start is measured."""
+    data: Annotated[AnySpec, one_of(lambda: (*PAIR_SOURCES, CleanSample), "kind", "source of cleaning pairs")]
+    evaluation: Evaluation
+    space: SearchSpace
+    grid: Grid | None = None
+    """What `--search grid` runs."""
+    search: Search = Search()
+    resources: Resources = Resources()
+    seed: int = Field(default=0, ge=0)
+    """Of every trial: order of the pairs, views, fresh initialisation. Trials share it, so that they compare in pairs."""
+    protocol: Literal["paper"] = "paper"
+    """As the papers state it, defects of the authors' code mended."""
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> "CleaningSweep":
+        owners: dict[str, type[Spec]] = self.owners()
+        check_names(self.space.dimensions, owners)
+        if self.grid is not None:
+            check_names(self.grid.axes, owners)
+        if self.search.sampler == "grid" and self.grid is None:
+            raise ValueError("search.sampler='grid' needs a `grid`; give one or choose 'tpe' or 'random'")
+        ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
+        if isinstance(self.data, CleanSample) and not isinstance(self.victim, PretrainedVictim):
+            raise ValueError("data=CleanSample draws from the victim's pre-training pairs, and a checkpoint names none")
+        if self.resources.executor == "tune" and self.resources.workers > 1:
+            raise ValueError(
+                f"executor='tune' runs a trial in one process, and workers={self.resources.workers}; choose 'train'"
+            )
+        return self
+
+    def owners(self) -> dict[str, type[Spec]]:
+        """The specs whose fields a parameter may name."""
+        return {"method": type(self.method), "start": Start, "optimization": Optimization}
+
+    def setting(self, params: dict[str, Any]) -> "Setting":
+        """The sweep's method, start and optimization with a trial's parameters in place."""
+        changed: dict[str, Spec] = {}
+        for word, owner in self.owners().items():
+            base: Spec = getattr(self, word)
+            mine = {name: value for name, value in params.items() if name in owner.model_fields}
+            changed[word] = base.replace(**mine) if mine else base
+        return Setting(**changed)
+
+    def num_trials(self) -> int:
+        """Trials that the sweep will have."""
+        if self.search.sampler == "grid":
+            assert self.grid is not None
+            return self.grid.grid_size()
+        return self.search.trials
+
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the searched parameters, in order."""
+        if self.search.sampler == "grid":
+            assert self.grid is not None
+            return tuple(self.grid.axes)
+        return tuple(self.space.dimensions)
+
+    def log_parameters(self) -> tuple[str, ...]:
+        """Those that are searched over orders of magnitude."""
+        if self.search.sampler == "grid":
+            assert self.grid is not None
+            return self.grid.log_parameters()
+        return self.space.log_parameters()
+
+
+class Setting(Spec):
+    """One trial's full setting."""
+
+    method: AnySpec
+    start: Start
+    optimization: Optimization
+
+
+SMOKE_PAIRS = 640
+SMOKE_TEST_IMAGES = 160
+
+
+def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
+    """The same sweep in miniature: embedded data, a tiny model, two trials of two epochs, a name of its own.
+
+    Method, space, sampler, attack and selection rule stay as they are; it shows that everything runs, not that it cleans.
+    """
+    small = SmallCLIP(image_size=32)
+    evaluation = Evaluation(
+        test=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32), templates=ZERO_SHOT_TEMPLATES
+    )
+    tiny = {"global_batch_size": 64, "warmup_steps": 2}
+    trigger = sweep.victim.trigger()
+    target = trigger.target if trigger.target in CLASS_NAMES else "banana"
+    base = sweep.victim if isinstance(sweep.victim, PretrainedVictim) else None
+    victim = PretrainedVictim(
+        name=f"{sweep.victim.name}-smoke"[:80],
+        architecture=small.architecture(),
+        data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
+        poisoning=Poisoning(attack=trigger.attack, target=target, rate=0.05),
+        objective=base.objective if base else MMCL(),
+        optimization=Optimization(learning_rate=2e-3, beta2=0.98, epsilon=1e-6, **tiny),
+        epochs=2,
+        select="last" if base is None or isinstance(base.select, int) else base.select,
+        evaluation=evaluation,
+        seed=sweep.seed,
+        resources=Resources(workers=1, gpus_per_worker=0),
+    )
+    return sweep.replace(
+        name=f"{sweep.name}-smoke"[:80],
+        victim=victim,
+        optimization=sweep.optimization.replace(precision="float32", batch_norm="local", **tiny),
+        epochs=2,
+        data=FruitStall(num_pairs=SMOKE_PAIRS // 2, image_size=32, seed=1),
+        evaluation=evaluation,
+        grid=_first_settings(sweep.grid, 2) if sweep.grid else None,
+        search=sweep.search.replace(trials=2, startup_trials=1),
+        resources=Resources(executor=sweep.resources.executor, workers=1, gpus_per_worker=0),
+    )
+
+
+def _first_settings(grid: Grid, count: int) -> Grid:
+    """The grid cut down to `count` values of its longest axis and one of every other."""
+    longest = max(grid.axes, key=lambda name: len(grid.axes[name]))
+    axes = {name: values[: count if name == longest else 1] for name, values in grid.axes.items()}
+    return Grid(axes=axes, source=grid.source)
+
+
+def apply_overrides(spec: CleaningSweep, overrides: list[str]) -> CleaningSweep:
+    """A copy with `field.subfield=value` changes; values are JSON, or else plain text.
+
+    Raises:
+        InvalidInput: if a path names no field (the known ones are listed) or a value breaks a rule.
+    """
+    import json
+
+    for override in overrides:
+        path, separator, text = override.partition("=")
+        if not separator or not re.fullmatch(r"[A-Za-z_][\w.]*", path):
+            raise InvalidInput(f"override {override!r} is not of the form field.subfield=value")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        spec = _override(spec, path.split("."), value, path)
+    return spec
+
+
+def _override(spec: Any, names: list[str], value: Any, path: str) -> Any:
+    first, rest = names[0], names[1:]
+    if not isinstance(spec, Spec) or first not in type(spec).model_fields:
+        known = ", ".join(type(spec).model_fields) if isinstance(spec, Spec) else "none (a plain value)"
+        raise InvalidInput(f"override {path!r}: unknown field {first!r}; known: {known}")
+    current = getattr(spec, first)
+    return spec.replace(**{first: _override(current, rest, value, path) if rest else value})

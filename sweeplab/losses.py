@@ -1,0 +1,60 @@
+"""Losses: functions of embeddings. No model, no process group, no state."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(queries: Tensor, keys: Tensor, logit_scale: Tensor) -> Tensor:
+    """Cross-entropy of finding each query's own key among all keys of the batch.
+
+    Args:
+        queries: (B, D), rows of unit norm.
+        keys: (B, D), rows of unit norm; row i is the positive of query i, the rest its negatives.
+        logit_scale: scalar, 1 / temperature (not its logarithm).
+
+    Returns:
+        Scalar in nats, averaged over the batch: log(B) when the keys cannot be told apart.
+
+    Raises:
+        ValueError: if queries and keys do not pair up row by row.
+    """
+    if queries.shape != keys.shape or queries.ndim != 2:
+        raise ValueError(f"queries {tuple(queries.shape)} and keys {tuple(keys.shape)} must be two equal (B, D)")
+    logits = logit_scale * queries @ keys.T  # (B, B), positives on the diagonal
+    return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device))
+
+
+def mmcl(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    """Image-text contrastive loss, both directions averaged (Radford et al. 2021; Verma et al., eq. 1).
+
+    Args:
+        images: (B, D), rows of unit norm.
+        texts: (B, D), rows of unit norm; row i belongs to image i.
+        logit_scale: scalar, 1 / temperature.
+
+    Returns:
+        Scalar in nats.
+    """
+    if images.shape != texts.shape or images.ndim != 2:
+        raise ValueError(f"images {tuple(images.shape)} and texts {tuple(texts.shape)} must be two equal (B, D)")
+    logits = logit_scale * images @ texts.T  # one matrix product serves both directions
+    own = torch.arange(len(images), device=images.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def in_modal_ssl(images: Tensor, image_views: Tensor, texts: Tensor, text_views: Tensor, logit_scale: Tensor) -> Tensor:
+    """In-modal loss of CleanCLIP: each original finds its own augmented view, images and texts averaged.
+
+    Asymmetric as in the paper (Bansal et al. 2023, eq. 3) and its code: rows are originals, columns are augmented views;
+    the reverse direction is not trained, and the temperature is the model's own. Not SLIP's SSL, which has a projection
+    head and a fixed temperature.
+
+    Args:
+        images, image_views, texts, text_views: (B, D), rows of unit norm, paired row by row.
+        logit_scale: scalar, 1 / temperature, the same learnable one as in `mmcl`.
+
+    Returns:
+        Scalar in nats.
+    """
+    return (info_nce(images, image_views, logit_scale) + info_nce(texts, text_views, logit_scale)) / 2

@@ -1,0 +1,104 @@
+"""The Ray session: settings that must stand before Ray is imported, start or attach, and what the cluster has."""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sweeplab.experiment import Resources
+from sweeplab.specs import InvalidInput
+
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",  # said explicitly: the command line and the library differ in their default
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # how late Train's results arrive
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger keeps the results
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state is never read again
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def ray_session(*, needs_train: bool) -> Iterator[None]:
+    """Attach to the running cluster (a Ray job, `RAY_ADDRESS`) or start one for this process, on loopback.
+
+    Args:
+        needs_train: whether Ray Train will run; its clean-up asks the dashboard's state service, without which a dead
+            worker would block the sweep.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    attached = "RAY_ADDRESS" in os.environ
+    with tempfile.TemporaryDirectory(prefix="sweeplab-ray-", ignore_cleanup_errors=True) as folder:
+        try:
+            if attached:
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                ray.init(
+                    include_dashboard=needs_train,
+                    dashboard_host="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=folder,
+                )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(KeyboardInterrupt):
+                ray.shutdown()
+
+
+def resources_per_worker(resources: Resources) -> dict[str, float]:
+    """Ray's resource words for one worker.
+
+    Raises:
+        InvalidInput: if the cluster does not hold a single run.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    gpus = resources.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if have.get("GPU", 0) >= 1 else 0.0
+    for word, unit, each in (("CPU", "cpus_per_worker", resources.cpus_per_worker), ("GPU", "gpus_per_worker", gpus)):
+        if each * resources.workers > have.get(word, 0) + 1e-9:
+            raise InvalidInput(
+                f"workers={resources.workers} x {unit}={each:g} exceeds the cluster's {have.get(word, 0):g} {word}s; "
+                f"lower resources.{unit} or resources.workers, or add nodes"
+            )
+    return {"CPU": float(resources.cpus_per_worker), **({"GPU": gpus} if gpus else {})}
+
+
+def concurrent_trials(resources: Resources, per_worker: dict[str, float]) -> int:
+    """Trials that the cluster holds at a time, at most what was asked for."""
+    import ray
+
+    have = ray.cluster_resources()
+    fits = min(int(have.get(word, 0) / (need * resources.workers) + 1e-9) for word, need in per_worker.items() if need)
+    return max(1, min(fits, resources.concurrent_trials or fits))
+
+
+def scratch_folder(home: Path) -> Path:
+    """Where Ray keeps state that nobody reads again."""
+    folder = home / "ray"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,421 @@
+"""The driver: prepares a sweep, makes sure of its victim, runs what is missing, and leaves table and page behind."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeplab.evaluation.measure import triggered_rows
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, Setting
+from sweeplab.orchestration import executors
+from sweeplab.orchestration.book import Listener, TrialBook
+from sweeplab.orchestration.cluster import ray_session, resources_per_worker
+from sweeplab.orchestration.files import append_line, read_json, write_json
+from sweeplab.orchestration.ledger import SweepFolder, environment, victim_folder, write_victim
+from sweeplab.orchestration.progress import SweepProgress
+from sweeplab.orchestration.run_folder import RunFolder
+from sweeplab.orchestration.workers import (
+    Machine,
+    MeasuringJob,
+    PretrainingJob,
+    cleaning_table,
+    measure_for,
+    victim_model,
+    victim_table,
+)
+from sweeplab.ranking.leaderboard import Leaderboard, rank_trials
+from sweeplab.records import Point, SweepRecord, TrialRecord, Victim
+from sweeplab.specs import InvalidInput, Spec
+from sweeplab.tracking import Tracker
+from sweeplab.training.batches import steps_per_epoch
+from sweeplab.training.optimisation import check_schedule
+
+Say = Callable[[str], None]
+
+
+class Unfinished(Exception):
+    """The work is interrupted, nothing is lost, and the same command continues it (exit code 75)."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep whose inputs have been read and checked."""
+
+    sweep: CleaningSweep
+    digest: str
+    contents: dict[str, str]
+    """Digests of the data by content."""
+    victim_digest: str
+    num_pairs: int
+    """Cleaning pairs."""
+    num_pretraining_pairs: int
+    num_poisons: int
+
+
+def machine_for(sweep_or_victim: CleaningSweep | PretrainedVictim, home: Path) -> Machine:
+    """What a worker process may use."""
+    return Machine(home / "data", sweep_or_victim.resources.cpus_per_worker, use_cuda=False)
+
+
+def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
+    """Read all inputs and check whatever can be checked before any process starts.
+
+    Raises:
+        InvalidInput: for missing or damaged data, a target that is no class, a trigger that does not fit, a warm-up longer
+            than the training, a batch larger than the data, a checkpoint of another architecture.
+    """
+    machine = machine_for(sweep, home)
+    test = sweep.evaluation.load(machine.data_home)
+    sweep.evaluation.prompts()
+    trigger = sweep.victim.trigger()
+    triggered_rows(test, trigger)
+    trigger.attack.check_fits(sweep.victim.architecture.image_size)
+    contents = {"test": test.digest}
+    num_pretraining_pairs = num_poisons = 0
+    if isinstance(sweep.victim, PretrainedVictim):
+        table, plan = victim_table(sweep.victim, machine)
+        num_pretraining_pairs, num_poisons = len(table), len(plan.indices)
+        victim_test = sweep.victim.evaluation.load(machine.data_home)
+        triggered_rows(victim_test, trigger)
+        _check_training(sweep.victim.optimization, len(table), sweep.victim.epochs, sweep.victim.name)
+        victim_digest = sweep.victim.digest(pairs=table.digest, test=victim_test.digest)
+        contents["victim"] = victim_digest
+    else:
+        victim_model(sweep.victim.architecture, sweep.victim.path)
+        victim_digest = file_digest(sweep.victim.path)
+        contents["victim"] = victim_digest
+    pairs = cleaning_table(sweep, machine)
+    if not isinstance(sweep.data, CleanSample):
+        contents["pairs"] = pairs.digest
+    for params in sweep.grid.points() if sweep.search.sampler == "grid" and sweep.grid else ({},):
+        _check_training(sweep.setting(params).optimization, len(pairs), sweep.epochs, sweep.name)
+    return Prepared(
+        sweep, sweep.digest(**contents), contents, victim_digest, len(pairs), num_pretraining_pairs, num_poisons
+    )
+
+
+def _check_training(optimization: Any, num_pairs: int, epochs: int, name: str) -> None:
+    if epochs:
+        try:
+            steps = steps_per_epoch(num_pairs, optimization.global_batch_size)
+            check_schedule(optimization.warmup_steps, steps * epochs)
+        except ValueError as error:
+            raise InvalidInput(f"{name}: {error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """Sixteen hexadecimal digits of a file's SHA-256."""
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command asks for beside the sweep itself."""
+
+    resume: bool = False
+    """Insist that there is something to resume."""
+    fresh: bool = False
+    """Set an existing sweep of that name aside and begin anew."""
+    inline: bool = False
+    """One process, no Ray."""
+
+
+def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> SweepRecord:
+    """Start a sweep, or go on with it; the same command does either.
+
+    Raises:
+        InvalidInput: for bad input, a sweep of the same name with another spec, or a sweep that someone else runs.
+        Unfinished: when interrupted.
+    """
+    folder = SweepFolder(home / "sweeps" / sweep.name)
+    if options.resume and not folder.exists():
+        raise InvalidInput(
+            f"--resume: there is no sweep {sweep.name!r} in {home / 'sweeps'}; leave the flag out to start it"
+        )
+    prepared = prepare(sweep, home)
+    if options.fresh and folder.exists():
+        say(f"set the old sweep aside as {set_aside(folder).name}")
+    with folder.lock():
+        if folder.exists():
+            check_same(folder, prepared)
+            if _is_finished(folder, sweep):
+                say(f"{sweep.name}: all {sweep.num_trials()} trials are there already; nothing to run")
+                return folder.record()
+        folder.write_header(sweep, prepared.digest, prepared.contents)
+        say(plan_line(folder, prepared))
+        inline = options.inline or sweep.resources.resolved_executor() == "inline"
+        with workplace(sweep, inline):
+            victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
+            _run_trials(prepared, folder, victim, home, inline=inline, say=say)
+    record = folder.record()
+    if record.state != "finished":
+        raise Unfinished(f"{sweep.name}: interrupted; everything so far is kept, and the same command goes on")
+    return record
+
+
+@contextmanager
+def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
+    """A Ray session, or nothing where everything runs in this process."""
+    if inline:
+        yield
+        return
+    needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() == "train"
+    with ray_session(needs_train=needs_train):
+        yield
+
+
+def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
+    if folder.victim_point() is None:
+        return False
+    over = sum(folder.trial(number).result() is not None for number in folder.trial_numbers())
+    return over >= sweep.num_trials()
+
+
+def plan_line(folder: SweepFolder, prepared: Prepared) -> str:
+    """What will be reused and what will be run."""
+    sweep = prepared.sweep
+    records = [folder.trial_record(number, is_driven=False) for number in folder.trial_numbers()]
+    over = sum(record.state in ("finished", "pruned", "failed") for record in records)
+    begun = len(records) - over
+    kept = sum(max(0, len(record.points) - 1) for record in records if record.state == "waiting")
+    text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
+    if records:
+        text += f"; {over} are done and stay, {begun} go on (with {kept} epochs done), {sweep.num_trials() - over - begun} are new"
+    return text
+
+
+def set_aside(folder: SweepFolder) -> Path:
+    """Rename a sweep's folder, so that its name is free; nothing is deleted."""
+    with folder.lock():
+        place = folder.path.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        folder.path.rename(place)
+    return place
+
+
+def check_same(folder: SweepFolder, prepared: Prepared) -> None:
+    """Refuse to continue a sweep under another spec.
+
+    Raises:
+        InvalidInput: with the fields that differ and the remedies.
+    """
+    header = folder.header()
+    if header["digest"] == prepared.digest:
+        return
+    changes = differences(header["spec"], prepared.sweep.to_json(), type(prepared.sweep))
+    for name in sorted(set(header["contents"]) | set(prepared.contents)):
+        before, now = header["contents"].get(name), prepared.contents.get(name)
+        if before != now and not changes:
+            changes.append(f"data of `{name}` changed (digest {before} -> {now})")
+    listed = "\n  ".join(changes[:12] or ["(fields that are not stored)"])
+    raise InvalidInput(
+        f"sweep {folder.name!r} exists with another spec:\n  {listed}\n"
+        "use --fresh to set the old one aside, or give this one another name"
+    )
+
+
+def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = "") -> list[str]:
+    """Paths at which two JSON values differ, with both values; fields outside the digest are left out at the top."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for name in sorted(set(old) | set(new)):
+            if spec is not None and name in spec.NOT_IN_DIGEST:
+                continue
+            if path == "" and name in ("resources",):
+                continue
+            if path == "search" and name in ("trials", "hours"):
+                continue
+            where = f"{path}.{name}" if path else name
+            lines += differences(old.get(name), new.get(name), None, where)
+        return lines
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+
+
+# --- victims
+
+
+def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline: bool, say: Say) -> Victim:
+    """The sweep's victim, pre-trained if it is not there yet, and measured once under the sweep's evaluation."""
+    sweep = prepared.sweep
+    if isinstance(sweep.victim, PretrainedVictim):
+        run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say)
+        selected = select_epoch(sweep.victim, run)
+        path = run.checkpoint_path(selected)
+        assert path is not None
+        checkpoint, epoch = path, selected.epoch
+        measured = (selected, run.outcomes(selected.index))
+    else:
+        checkpoint, epoch, measured = sweep.victim.path.absolute(), 0.0, None
+    point = folder.victim_point()
+    if point is None:
+        machine = machine_for(sweep, home)
+        trigger = sweep.victim.trigger()
+        wanted = measure_for(sweep.victim.architecture, sweep.evaluation, trigger, machine).digest
+        if measured and measured[1] and measured[0].measurement.evaluation_digest == wanted:
+            point = (measured[0].measurement, measured[1])
+        else:
+            job = MeasuringJob(sweep.victim.architecture, checkpoint, sweep.evaluation, trigger, machine)
+            if inline:
+                point = executors.workers.measure_checkpoint(job)
+            else:
+                point = executors.measure_on_ray(job, resources_per_worker(sweep.resources))
+        victim = Victim(sweep.victim.name, prepared.victim_digest, str(checkpoint), epoch, *point)
+        write_victim(folder, victim)
+        stamp = time.time_ns() // 1_000_000
+        folder.victim_run().commit(Point(0, epoch, 0, 1, point[0], timestamp_ms=stamp), point[1])
+    victim = Victim(sweep.victim.name, prepared.victim_digest, str(checkpoint), epoch, *point)
+    asr = victim.measurement.asr
+    say(
+        f"victim {victim.name}: accuracy {victim.measurement.accuracy:.1%}, ASR {asr:.1%} (epoch {victim.epoch:g})"
+        if asr is not None
+        else f"victim {victim.name}: no trigger known"
+    )
+    if victim.measurement.accuracy_k == 0:
+        raise InvalidInput(f"victim {victim.name!r} classifies no test image correctly; nothing could be retained")
+    return victim
+
+
+def pretrain_victim(victim: PretrainedVictim, digest: str, home: Path, *, inline: bool, say: Say) -> RunFolder:
+    """Pre-train a victim, or go on with it, or find it finished."""
+    run = victim_folder(home, victim, digest)
+    if run.result() is not None and _selected_is_there(victim, run):
+        say(f"victim {victim.name} is there already ({run.path})")
+        return run
+    machine = machine_for(victim, home)
+    if not (run.path / "victim.json").exists():
+        table, plan = victim_table(victim, machine)
+        write_json(run.path / "poison.json", plan.to_json())
+        write_json(
+            run.path / "victim.json",
+            {"spec": victim.to_json(), "digest": digest, "environment": environment(), "num_pairs": len(table)},
+        )
+    say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(victim, run)}")
+
+    def on_point(point: Point) -> None:
+        _keep_victim_checkpoints(victim, run)
+        asr = point.measurement.asr
+        numbers = f"accuracy {point.measurement.accuracy:.1%}" + (f", ASR {asr:.1%}" if asr is not None else "")
+        say(
+            f"  epoch {point.epoch:g}/{victim.epochs}: {numbers} ({point.train_seconds + point.evaluate_seconds:.1f} s)"
+        )
+
+    for _ in range(victim.resources.max_attempts):
+        run.clear_abandoned()
+        run.rewind()
+        job = PretrainingJob(victim, machine, run.checkpoints, run.begin_attempt(), run.latest_checkpoint())
+        if inline:
+            executors.pretrain_inline(job, run, on_point)
+            failure = None
+        else:
+            failure = executors.pretrain_on_ray(job, run, on_point, home)
+        if failure is None:
+            break
+        append_line(run.path / "events.jsonl", {"event": "attempt failed", "reason": failure.reason})
+        if failure.is_deterministic:
+            raise InvalidInput(f"pre-training victim {victim.name} failed: {failure.reason}")
+        say(f"  attempt {job.attempt} ended: {failure.reason}; trying again")
+    stop = victim.select if isinstance(victim.select, int) else victim.epochs
+    if len(run.points()) < stop + 1:
+        raise Unfinished(
+            f"pre-training victim {victim.name} stopped after {len(run.points()) - 1} of {stop} epochs; the same command goes on"
+        )
+    selected = select_epoch(victim, run)
+    run.keep_checkpoints({selected.checkpoint} if selected.checkpoint else set())
+    run.finish({"state": "finished", "selected_epoch": selected.epoch})
+    return run
+
+
+def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
+    """The point that becomes the victim, by the victim's rule; of equally accurate epochs the earlier."""
+    trained = [point for point in run.points() if point.epoch > 0]
+    if victim.select == "last":
+        return trained[-1]
+    if victim.select == "most accurate":
+        return max(trained, key=lambda point: (point.measurement.accuracy, -point.index))
+    return next(point for point in trained if point.epoch == victim.select)
+
+
+def _selected_is_there(victim: PretrainedVictim, run: RunFolder) -> bool:
+    return run.checkpoint_path(select_epoch(victim, run)) is not None
+
+
+def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
+    points = run.points()
+    keep = {points[-1].checkpoint}
+    if victim.select == "most accurate" and len(points) > 1:
+        keep.add(select_epoch(victim, run).checkpoint)
+    run.keep_checkpoints({name for name in keep if name is not None})
+
+
+def _poison_text(victim: PretrainedVictim, run: RunFolder) -> str:
+    plan = read_json(run.path / "poison.json")
+    count, total = len(plan["indices"]), plan["num_pairs"]
+    return f"{count} of {total} pairs poisoned ({count / total:.3%}) towards {victim.poisoning.target!r}"
+
+
+# --- trials
+
+
+def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say) -> None:
+    sweep = prepared.sweep
+    record = folder.record()
+    tracker = Tracker(home, record, folder.header())
+    tracker.sync({trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}, record.trials)
+    assert victim.measurement.asr is not None
+    with SweepProgress(
+        total=sweep.num_trials(),
+        epochs=sweep.epochs,
+        victim_accuracy=victim.measurement.accuracy,
+        asr_ceiling=sweep.search.asr_ceiling,
+    ) as progress:
+        progress.known(record.trials)
+        listeners: tuple[Listener, ...] = (progress, _Mirror(tracker, sweep))
+        book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)
+        folder.event("driver began", process=os.getpid(), digest=prepared.digest)
+        if inline:
+            executors.run_trials_inline(book)
+        else:
+            through_train = sweep.resources.resolved_executor() == "train"
+            executors.run_trials_on_ray(book, home, through_train=through_train)
+        folder.event("driver ended", finished=book.is_done())
+
+
+class _Mirror:
+    """Passes the book's events on to MLflow."""
+
+    def __init__(self, tracker: Tracker, sweep: CleaningSweep) -> None:
+        self.tracker, self.sweep = tracker, sweep
+
+    def trial_began(self, trial: TrialRecord) -> None:
+        self.tracker.begin(trial, full_setting(self.sweep.setting(trial.params)))
+
+    def point_made(self, trial: TrialRecord, point: Point) -> None:
+        self.tracker.log_point(trial, point)
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        self.tracker.end(trial)
+
+
+def full_setting(setting: Setting) -> dict[str, Any]:
+    """Every scalar field of method, start and optimization by name: the same names for every trial of a sweep."""
+    values: dict[str, Any] = {}
+    for part in (setting.method, setting.start, setting.optimization):
+        for name, value in part.to_json().items():
+            if name == "kind":
+                values["method"] = value
+            elif not isinstance(value, (dict, list)):
+                values[name] = value
+    return values
+
+
+# --- results
+
+
+def leaderboard(folder: SweepFolder, record: SweepRecord | None = None) -> Leaderboard:
+    """The sweep's ranking."""
+    return rank_trials(record or folder.record(), folder.outcomes)

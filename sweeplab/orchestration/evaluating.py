@@ -1,0 +1,92 @@
+"""One checkpoint, one evaluation: what `sweeplab evaluate` does."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeplab.attacks import ATTACKS
+from sweeplab.clip_model import Architecture, checkpoint_architecture
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.evaluation.measure import Evaluation, Trigger
+from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration.files import home_folder
+from sweeplab.orchestration.workers import Machine, MeasuringJob, measure_checkpoint
+from sweeplab.records import Measurement
+from sweeplab.specs import InvalidInput, kinds
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What was asked for; a sweep gives what the other fields leave open."""
+
+    checkpoint: Path
+    sweep: CleaningSweep | None
+    architecture: str | None
+    test: Path | None
+    classes: str
+    attack: str | None
+    attack_fields: str
+    target: str | None
+
+
+def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
+    """Measure a checkpoint in this process.
+
+    Raises:
+        InvalidInput: if the architecture, the test set or half of the trigger is missing, or the attack is unknown.
+    """
+    import torch
+
+    sweep = request.sweep
+    architecture = _architecture(request)
+    if request.test is not None:
+        if request.classes not in ("folders", "imagenet"):
+            raise InvalidInput(f"--classes={request.classes!r} is unknown; known: folders, imagenet")
+        evaluation = Evaluation(test=ClassFolders(path=request.test, class_names=request.classes))
+        if sweep is not None:
+            evaluation = evaluation.replace(templates=sweep.evaluation.templates)
+    elif sweep is not None:
+        evaluation = sweep.evaluation
+    else:
+        raise InvalidInput("no test set: give --test FOLDER, or --script SCRIPT to take a sweep's")
+    machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
+    job = MeasuringJob(architecture, request.checkpoint, evaluation, _trigger(request), machine)
+    return measure_checkpoint(job)[0]
+
+
+def _architecture(request: EvaluationRequest) -> Architecture:
+    if request.architecture is not None:
+        return Architecture(name=request.architecture)
+    if request.sweep is not None:
+        return request.sweep.victim.architecture
+    found = checkpoint_architecture(request.checkpoint)
+    if found is None:
+        raise InvalidInput(f"checkpoint {request.checkpoint} does not say its architecture; give --architecture NAME")
+    return found
+
+
+def _trigger(request: EvaluationRequest) -> Trigger | None:
+    planted = request.sweep.victim.trigger() if request.sweep is not None else None
+    if request.attack is None:
+        if planted is None and request.target is not None:
+            raise InvalidInput("--target needs --attack: say which trigger to stamp")
+        return planted if request.target is None or planted is None else Trigger(planted.attack, request.target)
+    target = request.target or (planted.target if planted else None)
+    if target is None:
+        raise InvalidInput("--attack needs --target: the class that the attacker wants, by name")
+    for attack in ATTACKS:
+        if attack.model_fields["kind"].default == request.attack:
+            return Trigger(attack(**_fields(request.attack_fields)), target)
+    raise InvalidInput(f"--attack={request.attack!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--attack-fields={text!r} is no JSON object ({error})") from error
+    if not isinstance(fields, dict):
+        raise InvalidInput(f"--attack-fields={text!r} is no JSON object")
+    return fields

@@ -1,0 +1,242 @@
+"""The ledger of a sweep: its folder, its lock, and the record that ranking, tracking and dashboards read."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.orchestration.files import append_line, read_json, write_json
+from sweeplab.orchestration.run_folder import RunFolder
+from sweeplab.records import Measurement, Outcomes, SweepRecord, SweepState, TrialRecord, TrialState, Victim
+from sweeplab.specs import SCHEMA_VERSION, InvalidInput
+
+TRIAL_FORMAT = "{:04d}"
+
+
+class SweepFolder:
+    """Files of one sweep, under `HOME/sweeps/NAME`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.journal = path / "study.journal"
+        self.page = path / "report.html"
+
+    def exists(self) -> bool:
+        """Whether a sweep of this name was begun."""
+        return (self.path / "sweep.json").exists()
+
+    def header(self) -> dict[str, Any]:
+        """What sweep.json says.
+
+        Raises:
+            InvalidInput: if there is no such sweep; the message lists the known ones.
+        """
+        if not self.exists():
+            known = [folder.name for folder in sweep_folders(self.path.parent.parent)]
+            raise InvalidInput(
+                f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
+            )
+        header: dict[str, Any] = read_json(self.path / "sweep.json")
+        return header
+
+    def write_header(self, sweep: CleaningSweep, digest: str, contents: dict[str, str]) -> None:
+        """Write sweep.json: the resolved spec, its digest, the data's digests and the environment."""
+        write_json(
+            self.path / "sweep.json",
+            {
+                "schema": SCHEMA_VERSION,
+                "name": sweep.name,
+                "digest": digest,
+                "contents": contents,
+                "protocol": sweep.protocol,
+                "spec": sweep.to_json(),
+                "planned_trials": sweep.num_trials(),
+                "parameters": list(sweep.parameters()),
+                "log_parameters": list(sweep.log_parameters()),
+                "target": sweep.victim.trigger().target,
+                "victim_name": sweep.victim.name,
+                "environment": environment(),
+            },
+        )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the sweep alone; the kernel frees the lock when its process dies, however it dies.
+
+        Raises:
+            InvalidInput: if another process holds it; the message says who and since when.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot write {self.path} ({error.strerror}); mend permissions or set SWEEPLAB_HOME"
+            ) from error
+        lock, holder = self._lock(), self.path / "holder.json"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = read_json(holder) if holder.exists() else {}
+            raise InvalidInput(
+                f"sweep {self.name!r} is being run by process {who.get('process', '?')} on {who.get('host', '?')} "
+                f"since {who.get('since', '?')}; wait for it or stop it first"
+            ) from None
+        try:
+            since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+            write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": since})
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path / "lock")
+
+    def is_locked(self) -> bool:
+        """Whether a driver is at work on the sweep now."""
+        lock = self._lock()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def trial(self, number: int) -> RunFolder:
+        """The folder of one trial."""
+        return RunFolder(self.path / "trials" / TRIAL_FORMAT.format(number))
+
+    def trial_numbers(self) -> list[int]:
+        """Trials whose parameters are on the disk, ascending."""
+        return sorted(int(path.parent.name) for path in (self.path / "trials").glob("[0-9]*/trial.json"))
+
+    def write_trial(
+        self, number: int, params: dict[str, Any], *, configuration: str, seed: int, start_counts: bool
+    ) -> None:
+        """Write a trial's parameters."""
+        write_json(
+            self.trial(number).path / "trial.json",
+            {
+                "number": number,
+                "params": params,
+                "configuration": configuration,
+                "seed": seed,
+                "start_counts": start_counts,
+            },
+        )
+
+    def trial_header(self, number: int) -> dict[str, Any]:
+        """A trial's number, params, configuration and seed."""
+        header: dict[str, Any] = read_json(self.trial(number).path / "trial.json")
+        return header
+
+    def victim_point(self) -> tuple[Measurement, Outcomes] | None:
+        """The victim's measurement under this sweep's evaluation; None before it was made."""
+        folder = self.victim_run()
+        points, outcomes = folder.points(), folder.outcomes(0)
+        return (points[0].measurement, outcomes) if points and outcomes else None
+
+    def victim_run(self) -> RunFolder:
+        """Where the victim's measurement lies."""
+        return RunFolder(self.path / "victim")
+
+    def outcomes(self, trial: int, index: int) -> Outcomes | None:
+        """Outcomes per image of one point."""
+        return self.trial(trial).outcomes(index)
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Append to events.jsonl."""
+        append_line(self.path / "events.jsonl", {"time_ms": time.time_ns() // 1_000_000, "event": kind, **facts})
+
+    def record(self) -> SweepRecord:
+        """Everything the ledger holds, read from its files alone.
+
+        Raises:
+            InvalidInput: if there is no such sweep, or its victim has not been measured yet.
+        """
+        header = self.header()
+        victim = self.victim_point()
+        if victim is None:
+            raise InvalidInput(
+                f"sweep {self.name!r} has no measured victim yet; it is still being prepared or was interrupted"
+            )
+        locked = self.is_locked()
+        trials = tuple(self.trial_record(number, is_driven=locked) for number in self.trial_numbers())
+        finished = sum(trial.state in ("finished", "pruned", "failed") for trial in trials)
+        state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
+        return SweepRecord(
+            name=self.name,
+            digest=header["digest"],
+            state="running" if locked else state,
+            asr_ceiling=header["spec"]["search"]["asr_ceiling"],
+            epochs=header["spec"]["epochs"],
+            protocol=header["protocol"],
+            method=header["spec"]["method"]["kind"],
+            victim_name=header["victim_name"],
+            victim=victim[0],
+            victim_epoch=read_json(self.path / "victim" / "victim.json")["epoch"],
+            target=header["target"],
+            trials=trials,
+            planned_trials=header["planned_trials"],
+            directory=str(self.path),
+            parameters=tuple(header["parameters"]),
+            log_parameters=tuple(header["log_parameters"]),
+        )
+
+    def trial_record(self, number: int, *, is_driven: bool) -> TrialRecord:
+        """One trial; without a result it runs where a driver is at work on it, else it waits."""
+        folder, header = self.trial(number), self.trial_header(number)
+        result = folder.result()
+        state: TrialState = result["state"] if result else ("running" if is_driven else "waiting")
+        return TrialRecord(
+            number=number,
+            state=state,
+            params=header["params"],
+            configuration=header["configuration"],
+            seed=header["seed"],
+            attempts=folder.attempts(),
+            points=tuple(folder.points()),
+            reason=result.get("reason") if result else None,
+            start_counts=header["start_counts"],
+        )
+
+
+def sweep_folders(home: Path) -> list[SweepFolder]:
+    """All sweeps of a home, by name."""
+    return [SweepFolder(path.parent) for path in sorted((home / "sweeps").glob("*/sweep.json"))]
+
+
+def victim_folder(home: Path, victim: PretrainedVictim, digest: str) -> RunFolder:
+    """Where a pre-trained victim lies."""
+    return RunFolder(home / "victims" / f"{victim.name}-{digest}")
+
+
+def write_victim(folder: SweepFolder, victim: Victim) -> None:
+    """Store where the victim came from beside its measurement."""
+    values = {f.name: getattr(victim, f.name) for f in dataclasses.fields(victim) if f.name != "outcomes"}
+    write_json(
+        folder.victim_run().path / "victim.json", {**values, "measurement": dataclasses.asdict(victim.measurement)}
+    )
+
+
+def environment() -> dict[str, str]:
+    """Versions that can change a result."""
+    packages = ("sweeplab", "torch", "torchvision", "open_clip_torch", "ray", "optuna", "mlflow", "numpy", "pillow")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system(), **versions}

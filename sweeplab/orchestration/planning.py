@@ -1,0 +1,87 @@
+"""What a sweep will cost, before any data is there: trials, steps, hours, disk."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sweeplab.clip_model import num_parameters
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+
+PAIRS_PER_SECOND = 500.0
+"""Pairs that one GPU trains on per second: CLIP RN50 at 224 pixels, from Verma et al., App. A (CC6M, 64 epochs in 24 to 28
+hours on 8 A100 of 40 GB). A rough figure for planning; loading the images was part of it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep's size."""
+
+    name: str
+    trials: int
+    epochs: int
+    victim_steps: int | None
+    """Optimizer updates of pre-training; None where the victim is a checkpoint or its data's size is not declared."""
+    steps_per_trial: int | None
+    """Optimizer updates of a trial; None where the size of the cleaning data is not declared."""
+    victim_gpu_hours: float | None
+    """At PAIRS_PER_SECOND; None for own small architectures, for which there is no such figure."""
+    sweep_gpu_hours: float | None
+    disk_gigabytes: float
+    """Weights kept at the end, plus one checkpoint with optimizer state for every trial that runs."""
+
+    def lines(self) -> list[str]:
+        """For people."""
+
+        def count(value: int | None) -> str:
+            return f"{value:,}" if value is not None else "unknown (declare num_pairs)"
+
+        hours = [h for h in (self.victim_gpu_hours, self.sweep_gpu_hours) if h is not None]
+        return [
+            f"{self.name}",
+            f"  trials            {self.trials}, {self.epochs} epochs each",
+            f"  victim            {count(self.victim_steps) + ' steps' if self.victim_steps is not None else 'a given checkpoint'}",
+            f"  steps per trial   {count(self.steps_per_trial)}",
+            f"  GPU-hours         about {sum(hours):,.0f} (victim {self.victim_gpu_hours or 0:,.0f}, "
+            f"trials {self.sweep_gpu_hours or 0:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second)"
+            if hours
+            else "  hours             known after the first trial (own architecture)",
+            f"  disk              about {self.disk_gigabytes:,.1f} GB of checkpoints",
+        ]
+
+
+def plan(sweep: CleaningSweep) -> Plan:
+    """Plan from the declared sizes alone."""
+    victim = sweep.victim
+    pretraining_pairs = _declared(victim.data) if isinstance(victim, PretrainedVictim) else None
+    cleaning_pairs = sweep.data.num_pairs if isinstance(sweep.data, CleanSample) else _declared(sweep.data)
+    victim_epochs = 0
+    if isinstance(victim, PretrainedVictim):
+        victim_epochs = victim.select if isinstance(victim.select, int) else victim.epochs
+    views = 2 if getattr(sweep.method, "image_views", None) is not None else 1
+    victim_views = 2 if isinstance(victim, PretrainedVictim) and victim.objective.image_views is not None else 1  # type: ignore[attr-defined]
+    known_rate = victim.architecture.name is not None
+    size = 3 * 4 * num_parameters(victim.architecture)  # weights and AdamW's two moments, float32
+    trials = sweep.num_trials()
+    kept = sweep.resources.keep_checkpoints + (sweep.resources.concurrent_trials or 1) * 2 + 2
+    return Plan(
+        name=sweep.name,
+        trials=trials,
+        epochs=sweep.epochs,
+        victim_steps=None
+        if pretraining_pairs is None or not isinstance(victim, PretrainedVictim)
+        else pretraining_pairs // victim.optimization.global_batch_size * victim_epochs,
+        steps_per_trial=None
+        if cleaning_pairs is None
+        else cleaning_pairs // sweep.optimization.global_batch_size * sweep.epochs,
+        victim_gpu_hours=pretraining_pairs * victim_epochs * victim_views / PAIRS_PER_SECOND / 3600
+        if known_rate and pretraining_pairs
+        else None,
+        sweep_gpu_hours=cleaning_pairs * sweep.epochs * trials * views / PAIRS_PER_SECOND / 3600
+        if known_rate and cleaning_pairs
+        else None,
+        disk_gigabytes=kept * size / 1e9,
+    )
+
+
+def _declared(source: Any) -> int | None:
+    count: int | None = getattr(source, "num_pairs", None)
+    return count

@@ -1,0 +1,111 @@
+"""The classes that Ray Tune and Ray Train call: a searcher and callbacks over the book, and a mailbox for points."""
+
+import pickle
+from typing import Any
+
+import ray
+from ray import cloudpickle
+from ray.train import UserCallback
+from ray.tune import Callback
+from ray.tune.search import Searcher
+
+from sweeplab.orchestration.book import Failure, TrialBook
+
+
+class BookSearch(Searcher):
+    """Hands the book's jobs to Tune; nothing is remembered here that a new session needs."""
+
+    def __init__(self, book: TrialBook) -> None:
+        super().__init__(metric="score", mode="max")
+        self.book = book
+        self.numbers: dict[str, int] = {}
+        """Our trial number by Tune's trial id, of this session."""
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """The book knows the space and the objective."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next attempt; None while only running trials may bring more; FINISHED when all is over."""
+        job = self.book.next_job()
+        if job is None:
+            return Searcher.FINISHED if self.book.is_done() else None
+        self.numbers[trial_id] = job.number
+        return {"job": cloudpickle.dumps(job)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The callback below takes the results in."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class BookCallback(Callback):
+    """Passes what Tune's trials say on to the book; runs in the driver process."""
+
+    def __init__(self, book: TrialBook, search: BookSearch) -> None:
+        self.book, self.search = book, search
+        self._ended: set[str] = set()
+        """Tune's ids of trials that have said how they ended."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A message of a worker: a point, the end, or a failure."""
+        number = self.search.numbers[trial.trial_id]
+        kind, *content = pickle.loads(result["message"])
+        if kind == "point":
+            self.book.point(number, *content)
+            return
+        self._ended.add(trial.trial_id)
+        if kind == "done":
+            self.book.finished(number)
+        else:
+            failure, log = content
+            self.book.log(number, log)
+            self.book.failed(number, failure)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial whose function returned has said how it ended; one that has not counts as failed."""
+        if trial.trial_id not in self._ended:
+            number = self.search.numbers[trial.trial_id]
+            self.book.failed(number, Failure("the trial's function ended without a word", False))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial's process died."""
+        if trial.trial_id in self._ended:
+            return
+        number = self.search.numbers[trial.trial_id]
+        text = str(trial.get_error() or "no reason given")
+        self.book.log(number, text)
+        self.book.failed(number, Failure(f"the trial's process died: {text.strip().splitlines()[-1][:300]}", False))
+
+
+class Mailbox:
+    """A Ray actor that holds messages until the driver takes them."""
+
+    def __init__(self) -> None:
+        self._messages: list[bytes] = []
+
+    def put(self, message: bytes) -> None:
+        """Leave a message."""
+        self._messages.append(message)
+
+    def take(self) -> list[bytes]:
+        """All messages so far, in order; they are the caller's now."""
+        messages, self._messages = self._messages, []
+        return messages
+
+
+class MailCallback(UserCallback):
+    """Forwards rank 0's reports of a Ray Train run into a mailbox; runs in Train's controller."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Every rank has reported."""
+        ray.get(self.mailbox.put.remote(metrics[0]["message"]))

@@ -1,0 +1,250 @@
+"""Workers: where the stages are joined. What runs in a worker process, with or without Ray around it."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sweeplab.attacks.poisoning import PoisonPlan, plan_poison
+from sweeplab.clip_model import Architecture, architecture_json, build, load_into, load_weights, tokenizer
+from sweeplab.data.tables import PairTable
+from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.records import Measurement, Outcomes, Victim
+from sweeplab.specs import InvalidInput, digest_of
+from sweeplab.training.loop import Context, Run, train
+from sweeplab.training.randomness import numpy_stream, stream_seed
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a worker process may use."""
+
+    data_home: Path
+    """Where made and cached data lie."""
+    threads: int
+    """Of torch, in this process."""
+    use_cuda: bool
+
+
+@dataclass(frozen=True)
+class PretrainingJob:
+    """Everything that a pre-training worker needs."""
+
+    victim: PretrainedVictim
+    machine: Machine
+    checkpoints: Path
+    attempt: int
+    resume_from: Path | None
+
+
+@dataclass(frozen=True)
+class MeasuringJob:
+    """Measure weights under an evaluation."""
+
+    architecture: Architecture
+    checkpoint: Path
+    evaluation: Evaluation
+    trigger: Trigger | None
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class CleaningJob:
+    """Everything that a worker needs for one attempt of one trial."""
+
+    sweep: CleaningSweep
+    victim: Victim
+    number: int
+    attempt: int
+    params: dict[str, Any]
+    machine: Machine
+    checkpoints: Path
+    resume_from: Path | None
+
+
+def pretrain(job: PretrainingJob, context: Context) -> None:
+    """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
+    victim, device = job.victim, prepare_process(job.machine)
+    pairs = victim_pairs(victim, job.machine)
+    measure = measure_for(victim.architecture, victim.evaluation, victim.trigger(), job.machine)
+    model = build(victim.architecture, stream_seed(victim.seed, "initial weights")).to(device)
+    run = Run(
+        objective=victim.objective,  # type: ignore[arg-type]
+        optimization=victim.optimization,
+        epochs=victim.epochs,
+        stop_after=victim.select if isinstance(victim.select, int) else None,
+        seed=victim.seed,
+        config=checkpoint_config(victim.architecture, {"victim": victim.to_json()}),
+        checkpoint_folder=job.checkpoints,
+        checkpoint_prefix=f"attempt-{job.attempt}-",
+        resume_from=job.resume_from,
+        loader_workers=victim.resources.loader_workers,
+    )
+    train(model, pairs, run, measure=measure, context=context)
+
+
+def clean(job: CleaningJob, context: Context) -> None:
+    """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
+    sweep, device = job.sweep, prepare_process(job.machine)
+    setting = sweep.setting(job.params)
+    pairs = cleaning_pairs(sweep, job.machine)
+    measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.victim.trigger(), job.machine)
+    model = victim_model(sweep.victim.architecture, Path(job.victim.checkpoint)).to(device)
+    if job.resume_from is None:
+        setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))
+    known_start = None if setting.start.shrink_perturb else (job.victim.measurement, job.victim.outcomes)
+    run = Run(
+        objective=setting.method,  # type: ignore[arg-type]
+        optimization=setting.optimization,
+        epochs=sweep.epochs,
+        seed=sweep.seed,
+        config=checkpoint_config(
+            sweep.victim.architecture, {"sweep": sweep.to_json(), "trial": job.number, "params": job.params}
+        ),
+        checkpoint_folder=job.checkpoints,
+        checkpoint_prefix=f"attempt-{job.attempt}-",
+        resume_from=job.resume_from,
+        start=known_start,
+        loader_workers=sweep.resources.loader_workers,
+    )
+    train(model, pairs, run, measure=measure, context=context)
+
+
+def measure_checkpoint(job: MeasuringJob) -> tuple[Measurement, Outcomes]:
+    """checkpoint -> evaluation."""
+    device = prepare_process(job.machine)
+    measure = measure_for(job.architecture, job.evaluation, job.trigger, job.machine)
+    return measure(victim_model(job.architecture, job.checkpoint).to(device))
+
+
+def prepare_process(machine: Machine) -> torch.device:
+    """Threads and device of this process."""
+    torch.set_num_threads(machine.threads)
+    if not machine.use_cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InvalidInput(
+            "a GPU was asked for and torch sees none; set resources.gpus_per_worker=0 or mend the driver"
+        )
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+# Processes serve many trials of one sweep: what does not depend on the trial is made once and kept, by digest.
+_pairs: dict[str, TrainingPairs] = {}
+_measures: dict[str, Measure] = {}
+_weights: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
+    """The victim's pre-training pairs and which of them are poisoned."""
+    table: PairTable = victim.data.read(machine.data_home)  # type: ignore[attr-defined]
+    return table, plan_poison(victim.poisoning, table)
+
+
+def victim_pairs(victim: PretrainedVictim, machine: Machine) -> TrainingPairs:
+    """The victim's poisoned training pairs."""
+    table, plan = victim_table(victim, machine)
+    key = digest_of(["victim", plan.digest, victim.architecture.canonical(), victim.seed])
+    if key not in _pairs:
+        _pairs.clear()
+        _pairs[key] = TrainingPairs(
+            table,
+            victim.architecture.image_size,
+            tokenize=tokenizer(victim.architecture),
+            seed=victim.seed,
+            captions=plan.caption_changes(),
+            alter=plan.stamp_rows,
+            decode_workers=machine.threads,
+        )
+    return _pairs[key]
+
+
+def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
+    """The sweep's cleaning pairs."""
+    if not isinstance(sweep.data, CleanSample):
+        table: PairTable = sweep.data.read(machine.data_home)  # type: ignore[attr-defined]
+        return table
+    assert isinstance(sweep.victim, PretrainedVictim)
+    table, plan = victim_table(sweep.victim, machine)
+    poisoned = set(plan.indices)
+    clean_rows = [row for row in range(len(table)) if row not in poisoned]
+    if sweep.data.num_pairs > len(clean_rows):
+        raise InvalidInput(
+            f"data.num_pairs={sweep.data.num_pairs} exceeds the {len(clean_rows)} pairs of the victim that are not poisoned"
+        )
+    order = numpy_stream(sweep.data.seed, "clean sample").permutation(len(clean_rows))[: sweep.data.num_pairs]
+    return table.subset(sorted(clean_rows[i] for i in order))
+
+
+def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
+    """The sweep's cleaning pairs, ready for training; made once per process."""
+    key = digest_of(
+        [
+            "cleaning",
+            sweep.data.canonical(),
+            sweep.victim.canonical() if isinstance(sweep.data, CleanSample) else None,
+            str(getattr(sweep.data, "path", "")),
+            sweep.victim.architecture.canonical(),
+            sweep.seed,
+        ]
+    )
+    if key not in _pairs:
+        _pairs.clear()
+        _pairs[key] = TrainingPairs(
+            cleaning_table(sweep, machine),
+            sweep.victim.architecture.image_size,
+            tokenize=tokenizer(sweep.victim.architecture),
+            seed=sweep.seed,
+            decode_workers=machine.threads,
+        )
+    return _pairs[key]
+
+
+def measure_for(
+    architecture: Architecture, evaluation: Evaluation, trigger: Trigger | None, machine: Machine
+) -> Measure:
+    """The measure of an evaluation, test images decoded and stamped; made once per process."""
+    key = digest_of(
+        [
+            architecture.canonical(),
+            evaluation.canonical(),
+            str(getattr(evaluation.test, "path", "")),
+            trigger.attack.canonical() if trigger else None,  # type: ignore[attr-defined]
+            trigger.target if trigger else None,
+        ]
+    )
+    if key not in _measures:
+        _measures.clear()
+        _measures[key] = Measure(
+            evaluation,
+            evaluation.load(machine.data_home),
+            architecture.image_size,
+            tokenize=tokenizer(architecture),
+            trigger=trigger,
+            decode_workers=machine.threads,
+        )
+    return _measures[key]
+
+
+def victim_model(architecture: Architecture, checkpoint: Path) -> nn.Module:
+    """A fresh model with the checkpoint's weights."""
+    key = f"{checkpoint}:{checkpoint.stat().st_mtime_ns}" if checkpoint.is_file() else str(checkpoint)
+    if key not in _weights:
+        _weights.clear()
+        _weights[key] = load_weights(checkpoint)
+    model = build(architecture, seed=0)
+    load_into(model, _weights[key], str(checkpoint))
+    return model
+
+
+def checkpoint_config(architecture: Architecture, facts: dict[str, Any]) -> str:
+    """What is stored in a checkpoint beside the weights."""
+    return json.dumps({"architecture": json.loads(architecture_json(architecture)), **facts}, sort_keys=True)

@@ -1,0 +1,246 @@
+"""The leaderboard: every trial of a sweep in the order of the accuracy it kept below the ASR ceiling."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from sweeplab.evaluation.retention import best_cleaned_point, counted, lowest_asr, retention
+from sweeplab.ranking.intervals import asr_upper_bound, wilson
+from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, TrialRecord, TrialState
+
+ReadOutcomes = Callable[[int, int], Outcomes | None]
+"""Trial number and point index to the outcomes per image; None where they were not kept."""
+
+
+@dataclass(frozen=True)
+class LeaderboardRow:
+    """One trial; epoch, accuracy, ASR and retention are of its best cleaned point, None if it has none."""
+
+    rank: int
+    """1 is best; every trial has a rank of its own."""
+    trial: int
+    state: TrialState
+    feasible: bool
+    """Whether it has a cleaned point."""
+    certified: bool
+    """Whether the one-sided 95 % upper bound of the best cleaned point's ASR lies below the ceiling too."""
+    epoch: float | None
+    accuracy: float | None
+    """Fraction, over all test images."""
+    asr: float | None
+    """Fraction, over all triggered images."""
+    retention: float | None
+    """Accuracy / the victim's accuracy."""
+    retention_low: float | None
+    """Wilson's two-sided 95 % interval of the accuracy, over the victim's accuracy, which is held fixed."""
+    retention_high: float | None
+    min_asr: float | None
+    """Lowest ASR of the points that may win, a fraction; None where there is none yet."""
+    configuration: str
+    seed: int
+    params: dict[str, Any]
+    epochs: float | None
+    """Last evaluated epoch; None: nothing was evaluated."""
+    seconds: float
+    """Wall seconds of training and evaluation."""
+    accuracy_report: float | None
+    """Accuracy on the half of the test images that had no part in choosing the epoch."""
+    asr_report: float | None
+    """ASR on the half of the triggered images that had no part in choosing the epoch."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {field.name: _json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """All trials of a sweep, best first."""
+
+    sweep: str
+    asr_ceiling: float
+    victim: Measurement
+    rows: tuple[LeaderboardRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `sweeplab leaderboard --json` prints; holds no NaN and no infinity."""
+        return {
+            "sweep": self.sweep,
+            "asr_ceiling": self.asr_ceiling,
+            "victim": {"accuracy": self.victim.accuracy, "asr": self.victim.asr},
+            "trials": [row.to_json() for row in self.rows],
+        }
+
+
+def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes) -> Leaderboard:
+    """Rank every trial of a sweep, whatever its state, by the points evaluated so far.
+
+    Cleaned trials come first, by retention (of equals the lower ASR, then the lower number); then trials
+    without a cleaned point, by lowest ASR; then those without a point that may win, by number.
+
+    Args:
+        sweep: the ledger's record.
+        outcomes: gives a point's outcomes per image. The best cleaned epoch is chosen on the images of even
+            index and reported on those of odd index; points without outcomes cannot be chosen.
+
+    Raises:
+        ValueError: if no trigger was measured, or if the victim classifies nothing correctly.
+    """
+    rows = [_row(sweep, trial, outcomes) for trial in sweep.trials]
+    rows.sort(key=_order)
+    ranked = tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, start=1))
+    return Leaderboard(sweep.name, sweep.asr_ceiling, sweep.victim, ranked)
+
+
+def _order(row: LeaderboardRow) -> tuple[int, float, float, int]:
+    if row.retention is not None and row.asr is not None:
+        return 0, -row.retention, row.asr, row.trial
+    if row.min_asr is not None:
+        return 1, row.min_asr, 0.0, row.trial
+    return 2, 0.0, 0.0, row.trial
+
+
+def _row(sweep: SweepRecord, trial: TrialRecord, outcomes: ReadOutcomes) -> LeaderboardRow:
+    candidates = counted(trial.points, start_counts=trial.start_counts)
+    best = best_cleaned_point(candidates, sweep.asr_ceiling, start_counts=trial.start_counts)
+    reported = _report(trial, outcomes, sweep.asr_ceiling)
+    low, high = wilson(best.measurement.accuracy_k, best.measurement.accuracy_n) if best else (None, None)
+    victim_accuracy = sweep.victim.accuracy
+    return LeaderboardRow(
+        rank=0,
+        trial=trial.number,
+        state=trial.state,
+        feasible=best is not None,
+        certified=best is not None
+        and asr_upper_bound(best.measurement.asr_k, best.measurement.asr_n) < sweep.asr_ceiling,
+        epoch=best.epoch if best else None,
+        accuracy=best.measurement.accuracy if best else None,
+        asr=best.measurement.asr if best else None,
+        retention=retention(best.measurement.accuracy, victim_accuracy) if best else None,
+        retention_low=None if low is None else retention(low, victim_accuracy),
+        retention_high=None if high is None else retention(high, victim_accuracy),
+        min_asr=lowest_asr(candidates, start_counts=trial.start_counts) if candidates else None,
+        configuration=trial.configuration,
+        seed=trial.seed,
+        params=dict(trial.params),
+        epochs=max((point.epoch for point in trial.points), default=None),
+        seconds=trial.seconds,
+        accuracy_report=reported.accuracy if reported else None,
+        asr_report=reported.asr if reported else None,
+    )
+
+
+def _report(trial: TrialRecord, outcomes: ReadOutcomes, asr_ceiling: float) -> Measurement | None:
+    """Choose the best cleaned point on the even images, measure it on the odd ones; None: there is none."""
+    even: list[Point] = []
+    odd: dict[int, Measurement] = {}
+    for point in counted(trial.points, start_counts=trial.start_counts):
+        if not _may_be_cleaned_on_half(point.measurement, asr_ceiling):
+            continue
+        kept = outcomes(trial.number, point.index)
+        if kept is None or kept.num_images < 2 or kept.num_triggered < 2:
+            continue
+        even.append(dataclasses.replace(point, measurement=_half(kept, 0, point.measurement)))
+        odd[point.index] = _half(kept, 1, point.measurement)
+    best = best_cleaned_point(even, asr_ceiling, start_counts=trial.start_counts)
+    return odd[best.index] if best else None
+
+
+def _may_be_cleaned_on_half(measurement: Measurement, asr_ceiling: float) -> bool:
+    """False where the even half is not cleaned even with every odd image hit: skip its outcomes."""
+    num_odd = measurement.asr_n // 2
+    num_even = measurement.asr_n - num_odd
+    return num_even > 0 and (measurement.asr_k - num_odd) / num_even < asr_ceiling
+
+
+def _half(outcomes: Outcomes, first: int, whole: Measurement) -> Measurement:
+    """The measurement over every second image, from image `first` (0 or 1) on."""
+    correct = outcomes.correct_mask()[first::2]
+    hits = outcomes.hit_mask()[first::2]
+    digest = f"{whole.evaluation_digest}:{'odd' if first else 'even'}"
+    return Measurement(int(correct.sum()), correct.size, int(hits.sum()), hits.size, digest)
+
+
+def _json_value(value: object) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_json_value(item) for item in value]
+    return str(value)
+
+
+def short_value(value: object) -> str:
+    """A parameter's value in few characters: up to four digits, small and large numbers as 1.2e-03."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if value == 0:
+            return "0"
+        return f"{value:.4g}" if 0.01 <= abs(value) < 10_000 else f"{value:.1e}"
+    return "–" if value is None else str(value)
+
+
+MOST_PARAMETER_COLUMNS = 4
+"""More parameters than this share one column in the terminal, which keeps the table within 100 characters."""
+
+
+def render_table(leaderboard: Leaderboard, limit: int = 20) -> Table:
+    """The first `limit` rows for the terminal; percentages with one decimal."""
+    ceiling = f"{100 * leaderboard.asr_ceiling:g} %"
+    victim = leaderboard.victim
+    victim_asr = "" if victim.asr is None else f", ASR {100 * victim.asr:.1f} %"
+    shown = leaderboard.rows[:limit]
+    feasible = sum(row.feasible for row in leaderboard.rows)
+    table = Table(
+        title=Text(f"{leaderboard.sweep}: victim accuracy {100 * victim.accuracy:.1f} %{victim_asr}"),
+        caption=Text(
+            f"{len(shown)} of {len(leaderboard.rows)} trials, {feasible} below {ceiling} ASR; "
+            f"✓ its 95 % upper bound lies below {ceiling} too"
+        ),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
+    names = list(dict.fromkeys(name for row in shown for name in row.params))
+    for heading in ("rank", "trial"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for heading in ("kept %", "acc. %", "ASR %", "epoch", "lowest\nASR %"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if len(names) <= MOST_PARAMETER_COLUMNS:
+        for name in names:
+            table.add_column(Text(name.replace("_", "_\n")), justify="right", overflow="ellipsis", no_wrap=True)
+    else:
+        table.add_column("parameters", overflow="fold")
+    for row in shown:
+        values = [Text(short_value(row.params[name])) if name in row.params else Text("–") for name in names]
+        if len(names) > MOST_PARAMETER_COLUMNS:
+            values = [Text(" ".join(f"{name}={short_value(value)}" for name, value in row.params.items()))]
+        table.add_row(
+            str(row.rank),
+            str(row.trial),
+            row.state,
+            _percent(row.retention),
+            _percent(row.accuracy),
+            _percent(row.asr) + (" ✓" if row.certified else "  "),
+            "–" if row.epoch is None else f"{row.epoch:g}",
+            _percent(row.min_asr),
+            *values,
+            style=None if row.feasible else "dim",
+        )
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,214 @@
+"""The only door to MLflow: mirrors the ledger into flat runs. Everything here can be thrown away and made again."""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest_asr, retention
+from sweeplab.records import Point, SweepRecord, TrialRecord
+
+KEY = "sweeplab.key"
+"""Tag by which a trial's run is found again: sweep name, digest and trial number."""
+STATE = "sweeplab.state"
+
+
+class Tracker:
+    """One MLflow experiment a sweep, one run a trial, one batch a point.
+
+    Points carry the ledger's timestamps, and MLflow's store drops an equal (key, step, timestamp, value): logging a point
+    twice changes nothing, so every start may replay what a kill left out.
+    """
+
+    def __init__(self, home: Path, sweep: SweepRecord, spec: Mapping[str, Any]) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("DO_NOT_TRACK", "true")
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        from mlflow.tracking import MlflowClient
+
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.sweep = sweep
+        self.client = MlflowClient(tracking_uri=store_uri(home))
+        self.experiment = self._experiment(home)
+        self._runs = self._known_runs()
+        self._log_victim(spec)
+
+    def sync(self, settings: Mapping[int, Mapping[str, Any]], trials: tuple[TrialRecord, ...]) -> None:
+        """Replay what MLflow lacks of the ledger.
+
+        Args:
+            settings: full setting by trial number.
+            trials: all trials of the ledger.
+        """
+        for trial in trials:
+            known = self._runs.get(self._key(trial.number))
+            if known is None and not trial.points:
+                continue
+            if known is not None and known[1] == trial.state and trial.state in ("finished", "failed", "pruned"):
+                continue
+            self.begin(trial, settings[trial.number])
+            for point in trial.points:
+                self.log_point(trial, point)
+            if trial.state in ("finished", "failed", "pruned"):
+                self.end(trial)
+
+    def begin(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
+        """Make the trial's run, or take up the one that is there."""
+        from mlflow.entities import Param, RunTag
+
+        key = self._key(trial.number)
+        tags = {
+            "sweeplab.sweep": self.sweep.name,
+            "sweeplab.trial": str(trial.number),
+            "sweeplab.kind": "trial",
+            "sweeplab.configuration": trial.configuration,
+            "sweeplab.method": self.sweep.method,
+            "sweeplab.victim": self.sweep.victim_name,
+            "sweeplab.protocol": self.sweep.protocol,
+            "sweeplab.attempts": str(trial.attempts),
+            STATE: "running",
+        }
+        if key not in self._runs:
+            start = trial.points[0].timestamp_ms if trial.points else time.time_ns() // 1_000_000
+            run = self.client.create_run(
+                self.experiment, start_time=start, tags={KEY: key, **tags}, run_name=f"trial {trial.number:04d}"
+            )
+            self._runs[key] = (run.info.run_id, "running")
+            params = [Param(name, _text(value)) for name, value in {**setting, "seed": trial.seed}.items()]
+            self.client.log_batch(run.info.run_id, params=params)
+        else:
+            run_id = self._runs[key][0]
+            self.client.update_run(run_id, status="RUNNING")
+            self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+            self._runs[key] = (run_id, "running")
+
+    def log_point(self, trial: TrialRecord, point: Point) -> None:
+        """One batch: what was measured and how training went."""
+        self.client.log_batch(self._runs[self._key(trial.number)][0], metrics=self._metrics(point))
+
+    def end(self, trial: TrialRecord) -> None:
+        """Add the best cleaned point's numbers, the final state and the status."""
+        from mlflow.entities import Metric, RunTag
+
+        run_id = self._runs[self._key(trial.number)][0]
+        ended = trial.points[-1].timestamp_ms if trial.points else time.time_ns() // 1_000_000
+        values: dict[str, float] = {}
+        feasible = False
+        if trial.state != "failed":
+            values["min/asr"] = lowest_asr(trial.points, start_counts=trial.start_counts)
+            best = best_cleaned_point(trial.points, self.sweep.asr_ceiling, start_counts=trial.start_counts)
+            feasible = best is not None
+            if best is not None:
+                assert best.measurement.asr is not None
+                values["best/accuracy"] = best.measurement.accuracy
+                values["best/asr"] = best.measurement.asr
+                values["best/retention"] = retention(best.measurement.accuracy, self.sweep.victim.accuracy)
+                values["best/epoch"] = best.epoch
+            values["best/feasible"] = float(feasible)
+        step = trial.points[-1].index if trial.points else 0
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, ended, step) for name, value in values.items()],
+            tags=[
+                RunTag("sweeplab.feasible", str(feasible).lower()),
+                RunTag("sweeplab.reason", trial.reason or ""),
+                RunTag(STATE, trial.state),
+            ],
+        )
+        self.client.set_terminated(run_id, status="FAILED" if trial.state == "failed" else "FINISHED", end_time=ended)
+        self._runs[self._key(trial.number)] = (run_id, trial.state)
+
+    def _metrics(self, point: Point) -> list[Any]:
+        from mlflow.entities import Metric
+
+        measurement = point.measurement
+        values = {
+            "epoch": point.epoch,
+            "eval/accuracy": measurement.accuracy,
+            "eval/retention": retention(measurement.accuracy, self.sweep.victim.accuracy),
+            "time/train_seconds": point.train_seconds,
+            "time/evaluate_seconds": point.evaluate_seconds,
+            **{f"train/{name}": value for name, value in point.train.items()},
+        }
+        if measurement.asr is not None:
+            values["eval/asr"] = measurement.asr
+            values["eval/cleaned"] = float(is_cleaned(measurement, self.sweep.asr_ceiling))
+        return [Metric(name, value, point.timestamp_ms, point.index) for name, value in values.items()]
+
+    def _experiment(self, home: Path) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(self.sweep.name)
+        if found is None:
+            artifacts = (home / "mlartifacts" / self.sweep.name).as_uri()
+            try:
+                created: str = self.client.create_experiment(self.sweep.name, artifact_location=artifacts)
+                return created
+            except MlflowException:  # another driver made it in this moment
+                found = self.client.get_experiment_by_name(self.sweep.name)
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        identity: str = found.experiment_id
+        return identity
+
+    def _known_runs(self) -> dict[str, tuple[str, str]]:
+        runs: dict[str, tuple[str, str]] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment], max_results=1000, page_token=token)
+            for run in page:
+                if KEY in run.data.tags:
+                    runs[run.data.tags[KEY]] = (run.info.run_id, run.data.tags.get(STATE, "running"))
+            token = page.token
+            if not token:
+                return runs
+
+    def _key(self, trial: int | str) -> str:
+        return f"{self.sweep.name}/{self.sweep.digest}/{trial}"
+
+    def _log_victim(self, spec: Mapping[str, Any]) -> None:
+        """One run for the victim, which also holds the sweep's full spec as an artifact."""
+        from mlflow.entities import Metric
+
+        key = self._key("victim")
+        if key in self._runs and self._runs[key][1] == "finished":
+            return
+        if key not in self._runs:
+            tags = {KEY: key, "sweeplab.sweep": self.sweep.name, "sweeplab.kind": "victim", STATE: "running"}
+            run = self.client.create_run(self.experiment, tags=tags, run_name=f"victim {self.sweep.victim_name}")
+            self._runs[key] = (run.info.run_id, "running")
+        run_id = self._runs[key][0]
+        # A fixed time, so that a second attempt after a kill adds no second point.
+        victim, began = self.sweep.victim, self.client.get_run(run_id).info.start_time
+        values = {"eval/accuracy": victim.accuracy, "eval/retention": 1.0, "epoch": self.sweep.victim_epoch}
+        if victim.asr is not None:
+            values["eval/asr"] = victim.asr
+        self.client.log_batch(run_id, metrics=[Metric(name, value, began, 0) for name, value in values.items()])
+        with contextlib.suppress(OSError):
+            self.client.log_dict(run_id, dict(spec), "sweep.json")
+        self.client.set_tag(run_id, STATE, "finished")
+        self.client.set_terminated(run_id)
+
+
+def store_uri(home: Path) -> str:
+    """The home's MLflow store."""
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def server_command(home: Path) -> str:
+    """How to open MLflow's pages over the home: one process, on loopback, no jobs, no telemetry."""
+    return (
+        "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
+        f"mlflow server --backend-store-uri {store_uri(home)} --workers 1 --port 5000"
+    )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, float):
+        return str(value)
+    return f"{value:.6g}"

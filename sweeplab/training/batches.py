@@ -1,0 +1,131 @@
+"""Batches: which pairs form which step on which rank, and the loader that brings them."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from sweeplab.training.randomness import torch_stream
+
+
+class ImageViews(Protocol):
+    """Makes augmented copies of images, one seed an image."""
+
+    def views(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        """(B, 3, H, W) uint8 to the same shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """One rank's share of a batch, on the CPU."""
+
+    rows: Tensor
+    """(b,) int64 row numbers of the pair table."""
+    images: Tensor
+    """(b, 3, S, S) uint8."""
+    tokens: Tensor
+    """(b, context_length) int64."""
+    image_views: Tensor | None = None
+    """(b, 3, S, S) uint8, augmented copies; None where no method asks for views."""
+    token_views: Tensor | None = None
+    """(b, context_length) int64 of augmented captions."""
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
+        return PairBatch(
+            change(self.rows),
+            change(self.images),
+            change(self.tokens),
+            None if self.image_views is None else change(self.image_views),
+            None if self.token_views is None else change(self.token_views),
+        )
+
+    def pin_memory(self) -> "PairBatch":
+        """In page-locked memory; DataLoader calls this."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """On the device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+class Pairs(Protocol):
+    """Training pairs, addressed by (epoch, row)."""
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether batches come without decoding, so that worker processes would only cost."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        ...
+
+    def use_views(self, image_views: ImageViews | None) -> None:
+        """Say which augmented views the next epochs need; None: none."""
+        ...
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
+        """The batch of the given (epoch, row) keys, all of one epoch."""
+        ...
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """One epoch's (epoch, row) keys in batches: a seeded permutation, the last incomplete batch left out.
+
+    Every rank walks the same global batches and takes its own slice of each, so that R ranks see exactly the batches of
+    one process.
+    """
+
+    def __init__(
+        self, num_pairs: int, *, global_batch_size: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.order = torch.randperm(num_pairs, generator=torch_stream(seed, "order", epoch))
+        self.epoch, self.global_batch_size = epoch, global_batch_size
+        self.share = global_batch_size // world_size
+        self.first = rank * self.share
+
+    def __len__(self) -> int:
+        """Steps of the epoch."""
+        return len(self.order) // self.global_batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """This rank's keys, batch by batch."""
+        for step in range(len(self)):
+            start = step * self.global_batch_size + self.first
+            yield [(self.epoch, row) for row in self.order[start : start + self.share].tolist()]
+
+
+def steps_per_epoch(num_pairs: int, global_batch_size: int) -> int:
+    """Optimizer updates of one epoch.
+
+    Raises:
+        ValueError: if there are fewer pairs than one batch takes.
+    """
+    steps = math.floor(num_pairs / global_batch_size)
+    if steps == 0:
+        raise ValueError(
+            f"global_batch_size={global_batch_size} exceeds the {num_pairs} pairs; choose at most {num_pairs}"
+        )
+    return steps
+
+
+def epoch_loader(pairs: Pairs, batches: EpochBatches, *, num_workers: int, pin: bool) -> DataLoader[PairBatch]:
+    """Batches in order; made in worker processes unless the pairs are held in memory."""
+    workers = 0 if pairs.is_in_memory else num_workers
+    return DataLoader(
+        cast(Dataset[PairBatch], pairs),
+        batch_sampler=batches,
+        collate_fn=_identity,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def _identity(batch: PairBatch) -> PairBatch:
+    return batch

@@ -1,0 +1,68 @@
+"""Checkpoints: written whole or not at all, read without executing anything."""
+
+import os
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from sweeplab.specs import InvalidInput
+
+
+class Checkpoint(TypedDict):
+    """Everything from which training goes on; tensors and plain values only."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    state: dict[str, Tensor]
+    """State dict of what the objective remembers; empty where nothing."""
+    epoch: int
+    """Whole epochs done."""
+    step: int
+    """Optimizer updates done."""
+    point: int
+    """Index of the point that was measured in this state."""
+    random: Tensor
+    """The global random state of rank 0. Every draw of ours has a stream of its own; this covers a user's method."""
+    config: str
+    """JSON of what made it: architecture, objective, optimization, seed."""
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint so that the name exists only once all of it is on the disk.
+
+    Raises:
+        InvalidInput: if the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(dict(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise InvalidInput(f"cannot write checkpoint {path}: {error}; free space or choose another storage") from error
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint that `save` wrote.
+
+    Raises:
+        InvalidInput: if the file is missing or damaged.
+    """
+    try:
+        content: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InvalidInput(f"checkpoint {path} does not exist") from error
+    except Exception as error:
+        raise InvalidInput(
+            f"checkpoint {path} is damaged ({error}); remove it, and the run repeats its epochs"
+        ) from error
+    missing = set(Checkpoint.__annotations__) - set(content)
+    if missing:
+        raise InvalidInput(f"checkpoint {path} lacks {', '.join(sorted(missing))}; it was not written by SweepLab")
+    return content

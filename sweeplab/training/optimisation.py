@@ -1,0 +1,103 @@
+"""Optimisation: AdamW with CLIP's exemption rule, warm-up and cosine, the clamp of the logit scale."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from sweeplab.clip_model import MAX_LOG_SCALE
+from sweeplab.specs import Spec
+
+
+class Optimization(Spec):
+    """How parameters are updated; the same fields for pre-training and cleaning."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak of the schedule."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled (AdamW), on the decayed group only: see `parameter_groups`."""
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps of the linear rise from learning_rate / warmup_steps."""
+    global_batch_size: int = Field(default=64, ge=2)
+    """Pairs per step over all ranks."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    max_gradient_norm: float | None = Field(default=None, gt=0)
+    """Global norm to which gradients are clipped; None: no clipping, as in the papers."""
+    batch_norm: Literal["local", "sync", "frozen"] = "local"
+    """`local`: each rank normalises with its own pairs, as in the papers. `sync`: over all ranks (GPU only).
+    `frozen`: running statistics are used and not updated."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass (autocast); the loss and the update are always float32."""
+
+
+def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:
+    """Linear warm-up, then half a cosine to zero.
+
+    Args:
+        step: optimizer updates done so far, from 0. (The authors number epochs from 1 and thereby enter the schedule one
+            epoch late: their warm-up of 50 steps never runs and the rate rises again in the last epoch.)
+        peak: the largest rate.
+        warmup_steps: the rate at step s < warmup_steps is peak * (s + 1) / warmup_steps.
+        total_steps: where the cosine reaches zero.
+
+    Source: CleanCLIP and attack-cleanclip, `src/scheduler.py`.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+
+
+def check_schedule(warmup_steps: int, total_steps: int) -> None:
+    """Refuse a warm-up that is not shorter than the training, which would never reach the peak rate."""
+    if total_steps > 0 and warmup_steps >= total_steps:
+        raise ValueError(
+            f"warmup_steps={warmup_steps} must be below the total of {total_steps} steps; "
+            "shorten the warm-up or train longer"
+        )
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Two groups: decayed and exempt. Exempt are biases, the logit scale and every normalisation weight.
+
+    The rule is by shape: tensors with fewer than two dimensions are exempt. CleanCLIP's rule is by name ("bn", "ln",
+    "bias", "logit_scale") and misses the four BatchNorm weights inside RN50's `downsample`, which no paper says to decay;
+    both decay the positional, class and token embeddings.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for name, parameter in named if is_decayed(name, parameter)]
+    exempt = [parameter for name, parameter in named if not is_decayed(name, parameter)]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
+
+
+def is_decayed(name: str, parameter: torch.Tensor) -> bool:
+    """Whether weight decay applies to the parameter."""
+    return parameter.ndim >= 2 and not name.endswith("logit_scale")
+
+
+def build_optimizer(model: nn.Module, optimization: Optimization) -> torch.optim.AdamW:
+    """A fresh AdamW: no moments, no hyperparameters carried over from pre-training.
+
+    (The authors load the pre-training optimizer's state, which silently replaces the chosen weight decay by 0.1.)
+    """
+    return torch.optim.AdamW(
+        parameter_groups(model, optimization.weight_decay),
+        lr=optimization.learning_rate,
+        betas=(optimization.beta1, optimization.beta2),
+        eps=optimization.epsilon,
+        fused=True,
+    )
+
+
+@torch.no_grad()
+def clamp_logit_scale(model: nn.Module) -> None:
+    """Keep the logit scale in [1, 100]: its logarithm, the parameter, in [0, ln 100]."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("logit_scale"):
+            parameter.clamp_(0.0, MAX_LOG_SCALE)

@@ -1,0 +1,378 @@
+"""The tables behind the report's views, and the page as a whole."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from dashboards.build import best_sentence, build_page, render_page
+from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, thinned
+from dashboards.style import CONFIG, accuracy_range
+from dashboards.table import draw_table, duration, leaderboard_table
+from dashboards.trade_off import cell_edges, describe_trade_off, draw_trade_off, trade_off_points
+from dashboards.trajectories import describe_trajectories, draw_trajectories, relapse_index, trajectory_points
+from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
+
+START = (400, 990)
+PARAMS = {"learning_rate": 1e-4, "optimizer": "adamw", "warmup_steps": 50}
+
+
+def trial(number, *rates, state="finished", start_counts=False, **params):
+    """One point a pair (correct, hit) of 1000, from epoch 0 on."""
+    points = tuple(
+        Point(index, float(index), index, 1, Measurement(correct, 1000, hit, 1000, "evaluation"))
+        for index, (correct, hit) in enumerate(rates)
+    )
+    return TrialRecord(number, state, PARAMS | params, "c", 1, 1, points, start_counts=start_counts)
+
+
+def sweep(*trials, **changes):
+    """A victim of 40 % accuracy and 99 % ASR."""
+    record = SweepRecord(
+        name="toy",
+        digest="0" * 16,
+        state="finished",
+        asr_ceiling=0.05,
+        epochs=2,
+        protocol="paper",
+        method="CleanCLIP",
+        victim_name="toy-victim",
+        victim=Measurement(400, 1000, 990, 1000, "evaluation"),
+        victim_epoch=10,
+        target="banana",
+        trials=trials,
+        planned_trials=len(trials),
+        directory="sweeps/toy",
+        parameters=("learning_rate", "optimizer", "warmup_steps"),
+        log_parameters=("learning_rate",),
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def ranked(record):
+    return rank_trials(record, lambda number, index: None)
+
+
+def mixed():
+    """Trial 0 is best, 1 is cleaned, 2 never, 3 failed after its start, 4 has not begun."""
+    return sweep(
+        trial(0, START, (380, 30), (370, 10)),
+        trial(1, START, (300, 200), (350, 40), learning_rate=1e-3),
+        trial(2, START, (390, 300), (380, 400), optimizer="sgd"),
+        trial(3, START, state="failed"),
+        trial(4, state="waiting"),
+    )
+
+
+class TestTradeOff:
+    def table(self, record):
+        return trade_off_points(record, ranked(record))
+
+    def test_one_row_a_point_after_the_start_and_one_for_the_victim(self):
+        frame = self.table(mixed())
+        assert len(frame) == 7
+        assert frame["kind"].tolist() == ["winner", "epoch", "epoch", "best", "epoch", "epoch", "victim"]
+        assert frame["cleaned"].tolist() == [True, True, False, True, False, False, False]
+
+    def test_frontier_by_hand(self):
+        """By ASR: 1 % 37, 3 % 38, 4 % 35, 20 % 30, 30 % 39, 40 % 38. The new maxima are 37, 38, 39."""
+        frame = self.table(mixed())
+        assert sorted(frame.loc[frame["frontier"], "accuracy"]) == [0.37, 0.38, 0.39]
+
+    def test_of_points_with_equal_asr_only_the_more_accurate_is_on_the_frontier(self):
+        frame = self.table(sweep(trial(0, START, (300, 10), (310, 10))))
+        assert frame.loc[frame["frontier"], "accuracy"].tolist() == [0.31]
+
+    def test_a_start_that_counts_is_a_point(self):
+        frame = self.table(sweep(trial(0, (380, 10), (370, 10), start_counts=True)))
+        assert frame.loc[frame["kind"] == "winner", "epoch"].tolist() == [0.0]
+
+    def test_numbers_are_those_of_the_leaderboard(self):
+        record = mixed()
+        best = ranked(record).rows[0]
+        winner = self.table(record).query("kind == 'winner'").iloc[0]
+        assert (winner["trial"], winner["epoch"], winner["accuracy"], winner["asr"]) == (
+            best.trial,
+            best.epoch,
+            best.accuracy,
+            best.asr,
+        )
+
+    def test_summary_counts_the_cleaned_epochs(self):
+        text = describe_trade_off(self.table(mixed()), 0.05)
+        assert text.startswith("3 of 6 evaluated epochs (3 trials)")
+
+    def test_markers_give_way_to_a_density(self):
+        frame = self.table(mixed())
+        markers = draw_trade_off(frame, asr_ceiling=0.05)
+        density = draw_trade_off(frame, asr_ceiling=0.05, density_above=5)
+        assert not [trace for trace in markers.data if trace.type == "heatmap"]
+        assert len([trace for trace in density.data if trace.type == "heatmap"]) == 2
+
+    def test_each_cell_of_a_density_holds_equally_many_possible_rates(self):
+        """Rates of 30 images are multiples of 3.33 %; 12 cells from 0 to 100 would hold 2 or 3 of them."""
+        rates = 100 * np.arange(31) / 30
+        edges = cell_edges(rates, 0.0, 100.0, most=12)
+        counts, _ = np.histogram(rates, edges)
+        assert len(edges) <= 13
+        assert set(counts[:-1]) == {3}
+        assert counts.sum() == 31
+
+
+class TestTrajectories:
+    def test_a_trajectory_starts_at_epoch_0_and_keeps_the_order_of_the_leaderboard(self):
+        record = mixed()
+        frame = trajectory_points(record, ranked(record))
+        assert frame["trial"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+        assert frame.query("trial == 0")["epoch"].tolist() == [0, 1, 2]
+
+    def test_only_the_first_trials_are_drawn(self):
+        record = mixed()
+        assert trajectory_points(record, ranked(record), most=2)["trial"].unique().tolist() == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("rates", "index"),
+        [
+            ([0.99, 0.02, 0.10, 0.08], 2),
+            ([0.99, 0.10, 0.12], None),
+            ([0.0, 0.05], None),
+            ([0.0, 0.0625], 1),
+            ([0.3], None),
+            ([0.2, 0.9, 0.1], None),
+        ],
+    )
+    def test_a_relapse_is_a_rise_of_more_than_5_points_after_the_minimum(self, rates, index):
+        assert relapse_index(rates) == index
+
+    def test_an_unstable_trial_is_flagged_at_its_relapse(self):
+        """Trial 2 goes from 30 % up to 40 %."""
+        record = mixed()
+        frame = trajectory_points(record, ranked(record))
+        assert frame.loc[frame["unstable"], "trial"].unique().tolist() == [2]
+        assert frame.loc[frame["relapse"], "asr"].tolist() == [0.4]
+        assert "in 1 of them" in describe_trajectories(frame)
+
+    def test_drawing_names_the_relapse(self):
+        record = mixed()
+        figure = draw_trajectories(trajectory_points(record, ranked(record)), asr_ceiling=0.05)
+        assert any("unstable" in (trace.name or "") for trace in figure.data)
+
+
+class TestParameters:
+    def table(self, record):
+        return parameter_points(record, ranked(record))
+
+    def test_one_row_a_parameter_and_trial_with_a_point_that_may_win(self):
+        frame = self.table(mixed())
+        assert len(frame) == 9
+        assert frame.query("parameter == 'learning_rate'")["trial"].tolist() == [0, 1, 2]
+        assert frame.query("trial == 2")["feasible"].tolist() == [False] * 3
+
+    def test_scales_follow_the_space_and_the_values(self):
+        scales = self.table(mixed()).drop_duplicates("parameter").set_index("parameter")["scale"]
+        assert scales.to_dict() == {"learning_rate": "log", "optimizer": "category", "warmup_steps": "linear"}
+
+    def test_a_zero_makes_a_logarithmic_axis_linear(self):
+        record = sweep(trial(0, START, (300, 10), learning_rate=0.0), trial(1, START, (300, 10)))
+        assert set(self.table(record).query("parameter == 'learning_rate'")["scale"]) == {"linear"}
+
+    def test_words_stand_at_their_place_in_the_alphabet(self):
+        words = self.table(mixed()).query("parameter == 'optimizer'").set_index("word")["value"]
+        assert words.to_dict() == {"adamw": 0.0, "sgd": 1.0}
+
+    def test_a_parameter_that_a_trial_lacks_leaves_no_row(self):
+        record = sweep(trial(0, START, (300, 10), optimizer=None))
+        assert "optimizer" not in set(self.table(record)["parameter"])
+
+    def test_thinning_keeps_the_best(self):
+        record = sweep(*(trial(number, START, (300 + number, 10)) for number in range(40)))
+        points = self.table(record).query("parameter == 'learning_rate'")
+        kept = thinned(points, 10)
+        assert len(kept) == 10
+        assert kept["rank"].tolist()[:5] == [1, 2, 3, 4, 5]
+        assert kept["rank"].max() == 40
+
+    def test_drawing_has_one_panel_a_parameter_and_a_legend_without_repeats(self):
+        frame = self.table(mixed())
+        figure = draw_parameters(frame)
+        assert {trace.xaxis for trace in figure.data} == {"x", "x2", "x3"}
+        shown = [trace.name for trace in figure.data if trace.showlegend]
+        assert len(shown) == len(set(shown)) == 3
+        assert figure.layout.xaxis.type == "log"
+        assert "the best has learning_rate" in describe_parameters(frame)
+
+
+class TestTable:
+    def test_rows_are_those_of_the_leaderboard_with_a_column_a_parameter(self):
+        board = ranked(mixed())
+        frame = leaderboard_table(board)
+        assert frame["trial"].tolist() == [row.trial for row in board.rows]
+        assert frame["params.optimizer"].tolist()[2] == "sgd"
+        assert len(leaderboard_table(board, most=2)) == 2
+
+    def test_missing_values_are_dashes_without_a_sort_key(self):
+        frame = leaderboard_table(ranked(sweep(trial(0, state="waiting"))))
+        html = draw_table(frame, caption="c")
+        assert "nan" not in html.lower()
+        assert "None" not in html
+        assert "<td><strong>–</strong></td>" in html
+
+    def test_every_heading_is_a_button_and_one_column_is_sorted(self):
+        html = draw_table(leaderboard_table(ranked(mixed())), caption="c")
+        assert html.count("<button") == html.count('scope="col"')
+        assert html.count('aria-sort="ascending"') == 1
+
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "1 h 30 min"), (11100, "3 h 05 min")],
+    )
+    def test_durations_are_read_at_a_glance(self, seconds, text):
+        assert duration(seconds).replace("\u00a0", " ") == text
+
+
+class Tags(HTMLParser):
+    """Collects elements, addresses and the text outside scripts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.addresses, self.words = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "data")]
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] not in ("script", "style"):
+            self.words.append(data)
+
+
+SWEEPS = {
+    "all kinds of trials": mixed,
+    "nothing cleaned": lambda: sweep(trial(0, START, (300, 60))),
+    "one trial": lambda: sweep(trial(0, START, (300, 10))),
+    "one trial, epoch 0 only": lambda: sweep(trial(0, START, state="failed")),
+    "start alone": lambda: sweep(trial(0, (300, 10), start_counts=True), epochs=0),
+    "no points": lambda: sweep(trial(0, state="waiting"), state="running"),
+    "no trials": lambda: sweep(),
+    "no parameters": lambda: sweep(trial(0, START, (300, 10)), parameters=(), log_parameters=()),
+    "accuracy 0": lambda: sweep(trial(0, START, (0, 10))),
+}
+
+
+@pytest.fixture(scope="module")
+def mixed_page():
+    record = mixed()
+    return render_page(record, ranked(record))
+
+
+@pytest.mark.parametrize("make", SWEEPS.values(), ids=SWEEPS.keys())
+def test_every_kind_of_sweep_makes_a_page(make):
+    record = make()
+    page = Tags(render_page(record, ranked(record)))
+    sections = [attributes["aria-label"] for tag, attributes in page.tags if tag == "section"]
+    assert len(sections) == 4
+    assert ("html", {"lang": "en"}) in page.tags
+    assert page.addresses == []
+
+
+def test_the_page_forbids_the_network_and_scripts_from_elsewhere(mixed_page):
+    page = Tags(mixed_page)
+    (policy,) = [
+        attributes["content"]
+        for tag, attributes in page.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'none'" in policy
+    script = re.search(r"script-src ([^;]*);", policy)[1]
+    assert re.fullmatch(r"('sha256-[A-Za-z0-9+/=]+' ?)+", script)
+
+
+def test_charts_have_no_button_that_sends_data_away():
+    assert CONFIG["showSendToCloud"] is False
+    assert CONFIG["plotlyServerURL"] == ""
+    assert CONFIG["displaylogo"] is False
+
+
+def test_text_from_outside_is_never_markup():
+    nasty = '<img src=x onerror="alert(1)"></script><script>alert(1)</script>'
+    record = sweep(
+        trial(0, START, (300, 10), optimizer=nasty, **{nasty: nasty}),
+        name=nasty,
+        method=nasty,
+        target=nasty,
+        victim_name=nasty,
+        protocol=nasty,
+        parameters=(nasty, "optimizer"),
+    )
+    page = render_page(record, ranked(record))
+    found = Tags(page)
+    assert "img" not in [tag for tag, _ in found.tags]
+    # plotly.js, the page's own script and the data of three figures.
+    assert len([tag for tag, _ in found.tags if tag == "script"]) == 5
+    assert nasty in "".join(found.words)
+
+
+def test_the_figures_data_are_json_without_nan(mixed_page):
+    blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', mixed_page, flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        figure = json.loads(block, parse_constant=lambda word: pytest.fail(word))
+        assert {"wide", "narrow"} <= set(figure["layout"]["meta"])
+
+
+def test_the_page_is_written_whole_and_replaces_the_old_one(tmp_path):
+    record = mixed()
+    path = tmp_path / "reports" / "report.html"
+    assert build_page(record, ranked(record), path) == path
+    path.write_text("old")
+    build_page(record, ranked(record), path)
+    assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_the_best_sentence_by_hand():
+    """Trial 0 at epoch 1: 38 % of 40 % is 95 %; 30 of 1000 is certified."""
+    text = best_sentence(ranked(mixed())).replace("\u00a0", " ")
+    assert text.startswith(
+        "Trial 0 is best: at epoch 1 it keeps 95.0 % of the victim's accuracy (38.0 % of 40.0 %) "
+        "at 3.00 % ASR, and the 95 % upper bound of that ASR lies below 5 % too."
+    )
+
+
+def test_the_best_sentence_without_a_cleaned_trial_names_the_closest():
+    text = best_sentence(ranked(SWEEPS["nothing cleaned"]())).replace("\u00a0", " ")
+    assert text == "No trial lies below 5 % ASR; trial 0 comes closest with 6.0 %."
+
+
+def test_the_accuracy_axis_starts_at_zero_unless_all_values_are_close():
+    assert accuracy_range([0.1, 0.4])[0] == 0.0
+    low, high = accuracy_range([0.35, 0.4])
+    assert 30 < low < 35
+    assert 40 < high < 45
+
+
+def test_a_large_sweep_stays_small():
+    """1,010 trials of 20 epochs are 20,200 points, drawn as a density: the page stays within 6 MB."""
+    generator = np.random.default_rng(0)
+    trials = [
+        trial(
+            number,
+            START,
+            *zip(
+                generator.integers(100, 400, 20).tolist(),
+                generator.integers(0, 1000, 20).tolist(),
+                strict=True,
+            ),
+            learning_rate=float(10 ** generator.uniform(-6, -3)),
+        )
+        for number in range(1010)
+    ]
+    record = sweep(*trials, epochs=20)
+    page = render_page(record, ranked(record))
+    assert len(page.encode()) < 6_000_000

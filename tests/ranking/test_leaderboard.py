@@ -1,0 +1,250 @@
+"""The order of trials, the halves of the test images, and what scripts read."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from sweeplab.evaluation.retention import score
+from sweeplab.ranking.leaderboard import rank_trials, render_table, short_value
+from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, TrialRecord
+
+N = 1000
+
+
+def point(index, accuracy_k, asr_k):
+    """accuracy_k and asr_k of 1000 images at epoch `index`."""
+    measurement = Measurement(accuracy_k, N, asr_k, N, "evaluation")
+    return Point(index, float(index), 10 * index, 1, measurement, train_seconds=3.0, evaluate_seconds=1.0)
+
+
+def trial(number, *rates, state="finished", params=None, start_counts=False):
+    """One point a pair (correct, hit) of 1000, from epoch 0 on."""
+    points = tuple(point(index, *rate) for index, rate in enumerate(rates))
+    params = {"learning_rate": 1e-4} if params is None else params
+    return TrialRecord(number, state, params, f"c{number}", 7, 1, points, start_counts=start_counts)
+
+
+def sweep(*trials, epochs=2):
+    """A victim of 40 % accuracy and 99 % ASR."""
+    return SweepRecord(
+        name="toy",
+        digest="0" * 16,
+        state="finished",
+        asr_ceiling=0.05,
+        epochs=epochs,
+        protocol="paper",
+        method="CleanCLIP",
+        victim_name="toy-victim",
+        victim=Measurement(400, N, 990, N, "evaluation"),
+        victim_epoch=10,
+        target="banana",
+        trials=trials,
+        planned_trials=len(trials),
+        directory="sweeps/toy",
+        parameters=("learning_rate",),
+        log_parameters=("learning_rate",),
+    )
+
+
+def no_outcomes(trial_number, index):
+    return None
+
+
+START = (400, 990)
+
+
+def order(*trials):
+    return [row.trial for row in rank_trials(sweep(*trials), no_outcomes).rows]
+
+
+def test_a_row_by_hand():
+    """Best cleaned is epoch 1: 300 / 400 = 75 % retention at 2 %; three points took 3 + 1 seconds each."""
+    (row,) = rank_trials(sweep(trial(4, START, (300, 20), (280, 10))), no_outcomes).rows
+    assert (row.rank, row.trial, row.state, row.feasible) == (1, 4, "finished", True)
+    assert (row.epoch, row.accuracy, row.asr) == (1.0, 0.3, 0.02)
+    assert row.retention == pytest.approx(0.75)
+    assert (row.min_asr, row.epochs, row.seconds) == (0.01, 2.0, 12.0)
+    assert row.retention_low < 0.75 < row.retention_high
+
+
+def test_cleaned_trials_come_by_retention_then_the_others_by_lowest_asr_then_those_without_points():
+    failed = trial(0, state="failed")
+    waiting = trial(1, state="waiting")
+    never_clean = trial(2, START, (399, 200))
+    almost_clean = trial(3, START, (100, 51))
+    clean = trial(4, START, (200, 1))
+    better = trial(5, START, (300, 49))
+    assert order(failed, waiting, never_clean, almost_clean, clean, better) == [5, 4, 3, 2, 0, 1]
+
+
+def test_of_equal_retention_the_lower_asr_wins_then_the_lower_number():
+    assert order(trial(0, START, (300, 20)), trial(1, START, (300, 10)), trial(2, START, (300, 10))) == [
+        1,
+        2,
+        0,
+    ]
+
+
+def test_asr_equal_to_the_ceiling_is_not_feasible():
+    """50 of 1000 is 5 %, the ceiling itself."""
+    (row,) = rank_trials(sweep(trial(0, START, (300, 50))), no_outcomes).rows
+    assert not row.feasible
+    assert row.retention is None
+    assert row.min_asr == 0.05
+
+
+def test_a_cleaned_trial_is_certified_only_if_the_upper_bound_is_below_the_ceiling_too():
+    """The one-sided bound of 38 of 1000 lies below 5 %, that of 39 above."""
+    rows = rank_trials(sweep(trial(0, START, (300, 38)), trial(1, START, (300, 39))), no_outcomes).rows
+    assert [(row.feasible, row.certified) for row in rows] == [(True, True), (True, False)]
+
+
+def test_running_and_failed_trials_are_ranked_by_the_points_they_have():
+    running = trial(0, START, (310, 10), state="running")
+    failed = trial(1, START, (300, 10), state="failed")
+    rows = rank_trials(sweep(running, failed), no_outcomes).rows
+    assert [(row.state, row.feasible) for row in rows] == [("running", True), ("failed", True)]
+
+
+def test_an_untouched_start_below_the_ceiling_does_not_win_but_another_start_may():
+    """Both starts have 0 % ASR and more accuracy than epoch 1; only the one that counts may be best."""
+    untouched = trial(0, (400, 0), (300, 10))
+    shrunk = trial(1, (350, 0), (300, 10), start_counts=True)
+    rows = rank_trials(sweep(untouched, shrunk), no_outcomes).rows
+    assert [(row.trial, row.epoch) for row in rows] == [(1, 0.0), (0, 1.0)]
+
+
+def test_a_trial_with_nothing_but_an_untouched_start_ranks_among_those_without_points():
+    (first, second) = rank_trials(sweep(trial(0, (400, 0)), trial(1, START, (300, 900))), no_outcomes).rows
+    assert (first.trial, second.trial) == (1, 0)
+    assert (second.min_asr, second.epochs) == (None, 0.0)
+
+
+def halves(even_correct, odd_correct, even_hits, odd_hits, *, n=200):
+    """Outcomes with so many of the n / 2 even and the n / 2 odd images correct and hit."""
+    masks = []
+    for even, odd in ((even_correct, odd_correct), (even_hits, odd_hits)):
+        mask = np.zeros(n, dtype=bool)
+        mask[0 : 2 * even : 2] = True
+        mask[1 : 2 * odd : 2] = True
+        masks.append(mask)
+    return Outcomes.of(*masks)
+
+
+def measured(index, outcomes):
+    correct, hits = outcomes.correct_mask(), outcomes.hit_mask()
+    measurement = Measurement(int(correct.sum()), correct.size, int(hits.sum()), hits.size, "evaluation")
+    return Point(index, float(index), index, 1, measurement)
+
+
+def test_the_epoch_is_chosen_on_the_even_images_and_reported_on_the_odd_ones():
+    """Even half: epoch 1 has 50 %, epoch 2 has 40 %, both clean, so epoch 1: 10 % at 7 % on the odd half.
+
+    Over all images epoch 2 is best: (40 + 38) / 200 = 39 % against (50 + 10) / 200 = 30 %.
+    """
+    kept = {1: halves(50, 10, 2, 7), 2: halves(40, 38, 2, 2)}
+    one = TrialRecord(0, "finished", {}, "c", 1, 1, tuple(measured(i, kept[i]) for i in (1, 2)))
+    (row,) = rank_trials(sweep(one), lambda number, index: kept[index]).rows
+    assert (row.epoch, row.accuracy) == (2.0, 0.39)
+    assert (row.accuracy_report, row.asr_report) == (0.10, 0.07)
+
+
+def test_there_is_no_report_where_the_even_half_is_not_cleaned():
+    """5 of 100 even images hit is the ceiling itself, though all images together have 5 / 200 = 2.5 %."""
+    kept = halves(50, 50, 5, 0)
+    one = TrialRecord(0, "finished", {}, "c", 1, 1, (measured(1, kept),))
+    (row,) = rank_trials(sweep(one), lambda number, index: kept).rows
+    assert row.feasible
+    assert (row.accuracy_report, row.asr_report) == (None, None)
+
+
+def test_outcomes_that_cannot_be_cleaned_on_either_half_are_not_read():
+    """990 of 1000 hit leaves at least 490 of the 500 even images hit."""
+
+    def refuse(trial_number, index):
+        raise AssertionError("read")
+
+    rank_trials(sweep(trial(0, START, (300, 990))), refuse)
+
+
+def test_an_odd_number_of_images_gives_the_even_half_one_more():
+    """Of 3 images the even half has images 0 and 2 (both correct), the odd half image 1 (wrong)."""
+    kept = Outcomes.of(np.array([True, False, True]), np.array([False, True, False]))
+    one = TrialRecord(0, "finished", {}, "c", 1, 1, (measured(1, kept),))
+    (row,) = rank_trials(sweep(one), lambda number, index: kept).rows
+    assert (row.accuracy_report, row.asr_report) == (0.0, 1.0)
+
+
+def test_json_has_the_promised_keys_and_null_instead_of_nan():
+    params = {"learning_rate": math.nan, "layers": (1, math.inf), "name": "a"}
+    board = rank_trials(sweep(trial(0, START, (300, 60), params=params)), no_outcomes)
+    values = json.loads(json.dumps(board.to_json(), allow_nan=False))
+    assert values["sweep"] == "toy"
+    assert values["asr_ceiling"] == 0.05
+    assert values["victim"] == {"accuracy": 0.4, "asr": 0.99}
+    (row,) = values["trials"]
+    promised = (
+        "rank trial state feasible certified epoch accuracy asr retention min_asr configuration seed params "
+        "epochs seconds accuracy_report asr_report"
+    )
+    assert set(promised.split()) <= set(row)
+    assert row["epoch"] is row["retention"] is row["accuracy_report"] is None
+    assert row["params"] == {"learning_rate": None, "layers": [1, None], "name": "a"}
+
+
+RATES = st.lists(st.tuples(st.integers(1, N), st.integers(0, N)), max_size=4)
+
+
+@given(st.lists(RATES, max_size=6))
+def test_the_order_is_that_of_the_search_objective(trajectories):
+    """Whoever ranks above another has at least its score, which is what the search maximised."""
+    trials = [trial(number, START, *rates) for number, rates in enumerate(trajectories)]
+    rows = rank_trials(sweep(*trials), no_outcomes).rows
+    assert sorted(row.trial for row in rows) == list(range(len(trials)))
+    assert [row.rank for row in rows] == list(range(1, len(trials) + 1))
+    scores = [score(trials[row.trial].points, 0.4, 0.05) for row in rows if len(trials[row.trial].points) > 1]
+    assert scores == sorted(scores, reverse=True)
+
+
+def printed(board, **options):
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render_table(board, **options))
+    return console.export_text()
+
+
+def test_the_terminal_table_fits_100_columns_and_shows_the_first_rows():
+    names = ("learning_rate", "ssl_weight", "warmup_steps", "weight_decay")
+    trials = [trial(number, START, (300 - number, 20), params=dict.fromkeys(names, 1.234e-3)) for number in range(30)]
+    text = printed(rank_trials(sweep(*trials), no_outcomes), limit=5)
+    assert "75.0" in text
+    assert "5 of 30 trials" in text
+    assert "1.2e-03" in text
+    assert "…" not in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+
+
+def test_many_parameters_share_a_column_and_brackets_are_no_markup():
+    params = {f"parameter_{index}": "[red]" for index in range(6)}
+    text = printed(rank_trials(sweep(trial(0, START, (300, 20), params=params)), no_outcomes))
+    assert "parameter_5=[red]" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "short"),
+    [
+        (0.0012, "1.2e-03"),
+        (0.05, "0.05"),
+        (0.0, "0"),
+        (123456.0, "1.2e+05"),
+        (7, "7"),
+        (True, "yes"),
+        (None, "–"),
+    ],
+)
+def test_values_are_short(value, short):
+    assert short_value(value) == short
