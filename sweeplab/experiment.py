@@ -230,7 +230,7 @@ class Setting(Spec):
     optimization: Optimization
 
 
-SMOKE_PAIRS = 640
+SMOKE_PAIRS = 1280
 SMOKE_TEST_IMAGES = 160
 
 
@@ -243,7 +243,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     evaluation = Evaluation(
         test=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32), templates=ZERO_SHOT_TEMPLATES
     )
-    tiny = {"global_batch_size": 64, "warmup_steps": 2}
+    tiny = {"global_batch_size": 32, "warmup_steps": 5}
     trigger = sweep.victim.trigger()
     target = trigger.target if trigger.target in CLASS_NAMES else "banana"
     base = sweep.victim if isinstance(sweep.victim, PretrainedVictim) else None
@@ -254,7 +254,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         poisoning=Poisoning(attack=trigger.attack, target=target, rate=0.05),
         objective=base.objective if base else MMCL(),
         optimization=Optimization(learning_rate=2e-3, beta2=0.98, epsilon=1e-6, **tiny),
-        epochs=2,
+        epochs=4,
         select="last" if base is None or isinstance(base.select, int) else base.select,
         evaluation=evaluation,
         seed=sweep.seed,
@@ -265,7 +265,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         victim=victim,
         optimization=sweep.optimization.replace(precision="float32", batch_norm="local", **tiny),
         epochs=2,
-        data=FruitStall(num_pairs=SMOKE_PAIRS // 2, image_size=32, seed=1),
+        data=FruitStall(num_pairs=SMOKE_PAIRS // 4, image_size=32, seed=1),
         evaluation=evaluation,
         grid=_first_settings(sweep.grid, 2) if sweep.grid else None,
         search=sweep.search.replace(trials=2, startup_trials=1),

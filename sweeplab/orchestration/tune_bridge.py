@@ -21,6 +21,10 @@ class BookSearch(Searcher):
         self.numbers: dict[str, int] = {}
         """Our trial number by Tune's trial id, of this session."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher into a file that is never read; the book stays with the driver."""
+        return {}
+
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """The book knows the space and the objective."""
         return True
@@ -50,6 +54,10 @@ class BookCallback(Callback):
         self.book, self.search = book, search
         self._ended: set[str] = set()
         """Tune's ids of trials that have said how they ended."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """As in BookSearch."""
+        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

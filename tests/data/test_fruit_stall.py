@@ -98,14 +98,15 @@ def test_the_label_is_what_was_drawn(home: Path):
     assert np.array_equal(load_image(images.image(row), 48), np.asarray(redrawn).transpose(2, 0, 1))
 
 
-def test_classes_are_told_apart_by_their_pixels():
-    """Means over the same 12 draws of all else differ by more than 5 levels for every two classes."""
-    means = [
-        np.mean([np.asarray(draw(name, 16, np.random.default_rng(i)), float) for i in range(12)], axis=0)
-        for name in CLASS_NAMES
-    ]
-    gaps = [np.abs(a - b).mean() for i, a in enumerate(means) for b in means[:i]]
-    assert min(gaps) > 5
+def test_no_two_classes_are_drawn_alike():
+    """Same draws of all else, so only the fruit differs: by over 40 levels in over 5 % of the pixels.
+
+    The closest pair, apple and tomato, was at 7.8 % when this was written.
+    """
+    drawn = [np.stack([draw(name, 48, np.random.default_rng(i)) for i in range(8)]) for name in CLASS_NAMES]
+    levels = [pictures.astype(int) for pictures in drawn]
+    shares = [(abs(a - b).max(-1) > 40).mean() for i, a in enumerate(levels) for b in levels[:i]]
+    assert min(shares) > 0.05
 
 
 def test_a_complete_folder_is_reused(home: Path, monkeypatch: pytest.MonkeyPatch):
