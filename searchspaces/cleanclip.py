@@ -38,7 +38,7 @@ CC6M = SearchSpace(
 # The window in which a 4.6 M parameter victim is cleaned in four epochs lies above its pre-training rate of 2e-3.
 FRUIT_STALL = SearchSpace(
     dimensions={
-        "learning_rate": LogUniform(low=1e-4, high=3e-2),
+        "learning_rate": LogUniform(low=3e-5, high=3e-2),
         "ssl_weight": Uniform(low=0.0, high=4.0),
         "weight_decay": LogUniform(low=1e-2, high=1.0),
         "shrink_perturb": Choice(values=(False, True)),

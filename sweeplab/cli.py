@@ -7,13 +7,18 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from sweeplab.experiment import CleaningSweep, PretrainedVictim, apply_overrides, smoke_sweep
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, Unfinished
+
+if TYPE_CHECKING:
+    from sweeplab.experiment import CleaningSweep
+    from sweeplab.orchestration.ledger import SweepFolder
+    from sweeplab.ranking.leaderboard import Leaderboard
+    from sweeplab.records import SweepRecord
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 
@@ -50,8 +55,6 @@ def say_error(text: str) -> None:
 
 def guarded(work: Callable[[], None]) -> int:
     """Run a command; returns its exit code: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else."""
-    from sweeplab.orchestration.driver import Unfinished
-
     try:
         work()
     except InvalidInput as error:
@@ -72,7 +75,7 @@ def guarded(work: Callable[[], None]) -> int:
 # --- scripts
 
 
-def main(*sweeps: CleaningSweep) -> None:
+def main(*sweeps: "CleaningSweep") -> None:
     """Run a script's sweeps, one after the other, and exit with the command's code."""
 
     def script(
@@ -98,7 +101,7 @@ def main(*sweeps: CleaningSweep) -> None:
 
 
 def _run_script(
-    sweeps: tuple[CleaningSweep, ...],
+    sweeps: "tuple[CleaningSweep, ...]",
     overrides: list[str],
     dry_run: bool,
     smoke: bool,
@@ -120,7 +123,7 @@ def _run_script(
     run_all(chosen, resume=resume, fresh=fresh, inline=inline)
 
 
-def select(sweeps: tuple[CleaningSweep, ...], only: list[str]) -> list[CleaningSweep]:
+def select(sweeps: "tuple[CleaningSweep, ...]", only: list[str]) -> "list[CleaningSweep]":
     """The sweeps of a script that were asked for."""
     names = [sweep.name for sweep in sweeps]
     unknown = [name for name in only if name not in names]
@@ -129,8 +132,10 @@ def select(sweeps: tuple[CleaningSweep, ...], only: list[str]) -> list[CleaningS
     return [sweep for sweep in sweeps if not only or sweep.name in only]
 
 
-def resolve(sweep: CleaningSweep, overrides: list[str], search: str | None, smoke: bool) -> CleaningSweep:
+def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, smoke: bool) -> "CleaningSweep":
     """A sweep with a command's changes; another sampler than the script's gives it a name of its own."""
+    from sweeplab.experiment import apply_overrides, smoke_sweep
+
     sweep = apply_overrides(sweep, overrides)
     if search is not None and search != sweep.search.sampler:
         changes: dict[str, Any] = {"search": sweep.search.replace(sampler=search)}
@@ -140,7 +145,7 @@ def resolve(sweep: CleaningSweep, overrides: list[str], search: str | None, smok
     return smoke_sweep(sweep) if smoke else sweep
 
 
-def run_all(sweeps: list[CleaningSweep], *, resume: bool = False, fresh: bool = False, inline: bool = False) -> None:
+def run_all(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, inline: bool = False) -> None:
     """Run sweeps one after the other; each ends with its leaderboard, page and the way to MLflow."""
     from sweeplab.orchestration.driver import Options, run_sweep
     from sweeplab.orchestration.files import home_folder
@@ -154,12 +159,14 @@ def run_all(sweeps: list[CleaningSweep], *, resume: bool = False, fresh: bool = 
     say(f"home: {home}")
 
 
-def check_sources(sweeps: list[CleaningSweep]) -> None:
+def check_sources(sweeps: "list[CleaningSweep]") -> None:
     """All paths that sweeps name and that do not exist, in one message.
 
     Raises:
         InvalidInput: with every missing path and what belongs there.
     """
+    from sweeplab.experiment import PretrainedVictim
+
     missing: dict[str, str] = {}
     for sweep in sweeps:
         sources: dict[str, Any] = {"data": sweep.data, "evaluation.test": sweep.evaluation.test, "victim": sweep.victim}
@@ -189,14 +196,12 @@ def _what_belongs(source: Spec) -> str:
 def show_results(home: Path, name: str) -> None:
     """Print the leaderboard, write the page, say how to open MLflow."""
     from dashboards.build import build_page
-    from sweeplab.orchestration.driver import leaderboard
     from sweeplab.orchestration.ledger import SweepFolder
     from sweeplab.ranking.leaderboard import render_table
     from sweeplab.tracking import server_command
 
     folder = SweepFolder(home / "sweeps" / name)
-    record = folder.record()
-    board = leaderboard(folder, record)
+    record, board = _ranked(folder)
     _console().print(render_table(board))
     page = build_page(record, board, folder.page)
     say(f"page:   {page}")
@@ -209,8 +214,10 @@ def _console() -> Console:
     return Console(width=width, highlight=False)
 
 
-def load_script(path: Path) -> tuple[CleaningSweep, ...]:
+def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
     """The sweeps that a script defines, in order, without running them."""
+    from sweeplab.experiment import CleaningSweep
+
     if not path.is_file():
         raise InvalidInput(f"script {path} does not exist")
     sys.path.insert(0, str(path.parent.resolve()))
@@ -240,6 +247,8 @@ def resume(sweep: str, inline: Annotated[bool, typer.Option("--inline")] = False
     """Go on with a sweep from its own record, without its script."""
 
     def work() -> None:
+        from sweeplab.experiment import CleaningSweep
+
         header = _folder(sweep).header()
         run_all([CleaningSweep.model_validate(header["spec"])], resume=True, inline=inline)
 
@@ -255,10 +264,9 @@ def leaderboard(
     """Rank a sweep's trials by the accuracy they keep below the ASR ceiling."""
 
     def work() -> None:
-        from sweeplab.orchestration.driver import leaderboard as rank
         from sweeplab.ranking.leaderboard import render_table
 
-        board = rank(_folder(sweep))
+        _, board = _ranked(_folder(sweep))
         if as_json:
             say(json.dumps(board.to_json(), indent=1, allow_nan=False))
         else:
@@ -285,7 +293,7 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
     raise typer.Exit(guarded(work))
 
 
-def sweep_status(folder: Any) -> dict[str, Any]:
+def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
     """What `status --json` prints."""
     header, locked = folder.header(), folder.is_locked()
     trials = [folder.trial_record(number, is_driven=locked) for number in folder.trial_numbers()]
@@ -350,13 +358,10 @@ def export(sweep: str, to: Annotated[Path, typer.Option("--to", help="A folder."
     """Write a sweep's points and trials as CSV and Parquet."""
 
     def work() -> None:
-        from sweeplab.orchestration.driver import leaderboard as rank
         from sweeplab.ranking import tables
 
-        folder = _folder(sweep)
-        record = folder.record()
         try:
-            files = tables.export(record, rank(folder, record), to)
+            files = tables.export(*_ranked(_folder(sweep)), to)
         except OSError as error:
             raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
         for path in files:
@@ -371,16 +376,21 @@ def report(sweep: str) -> None:
 
     def work() -> None:
         from dashboards.build import build_page
-        from sweeplab.orchestration.driver import leaderboard as rank
 
         folder = _folder(sweep)
-        record = folder.record()
-        say(str(build_page(record, rank(folder, record), folder.page)))
+        say(str(build_page(*_ranked(folder), folder.page)))
 
     raise typer.Exit(guarded(work))
 
 
-def _folder(sweep: str) -> Any:
+def _ranked(folder: "SweepFolder") -> "tuple[SweepRecord, Leaderboard]":
+    from sweeplab.ranking.leaderboard import rank_trials
+
+    record = folder.record()
+    return record, rank_trials(record, folder.outcomes)
+
+
+def _folder(sweep: str) -> "SweepFolder":
     from sweeplab.orchestration.files import home_folder
     from sweeplab.orchestration.ledger import SweepFolder
 
@@ -393,7 +403,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="field.subfield=valu
 Only = Annotated[str | None, typer.Option(help="Which sweep of the script; needed where it has several.")]
 
 
-def _one_sweep(script: Path, only: str | None, overrides: list[str], smoke: bool) -> CleaningSweep:
+def _one_sweep(script: Path, only: str | None, overrides: list[str], smoke: bool) -> "CleaningSweep":
     sweeps = select(load_script(script), [only] if only else [])
     if len(sweeps) > 1:
         raise InvalidInput(f"{script} has several sweeps; choose with --only: {', '.join(s.name for s in sweeps)}")
@@ -411,6 +421,7 @@ def pretrain(
     """Pre-train the victim of a script's sweep, and nothing else. `victim.poisoning.rate=0` makes its unpoisoned twin."""
 
     def work() -> None:
+        from sweeplab.experiment import PretrainedVictim
         from sweeplab.orchestration import driver
         from sweeplab.orchestration.files import home_folder
 
@@ -442,6 +453,7 @@ def clean(
     """Clean a script's victim with one setting, no search: `sweeplab clean sweeps/quickstart.py learning_rate=6e-3`."""
 
     def work() -> None:
+        from sweeplab.experiment import CleaningSweep
         from sweeplab.search_space import Grid
         from sweeplab.specs import digest_of
 

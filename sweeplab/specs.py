@@ -17,6 +17,10 @@ class InvalidInput(ValueError):
     """The user's input breaks a rule: the message says name, value, rule and remedy. Entry points print it and exit 2."""
 
 
+class Unfinished(Exception):
+    """The work is interrupted, nothing is lost, and the same command continues it. Entry points exit with 75."""
+
+
 class Spec(BaseModel):
     """Base of every value that describes an experiment: immutable, unknown fields refused, all faults in one message.
 

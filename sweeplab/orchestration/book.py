@@ -4,7 +4,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import inf, nextafter
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from sweeplab.evaluation.retention import best_cleaned_point, lowest_asr, score
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration.files import drop_torn_line
 from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.workers import CleaningJob, Machine
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim
 from sweeplab.specs import digest_of
@@ -48,16 +48,6 @@ class _NoLock(BaseJournalFileLock):
 
     def release(self) -> None:
         return None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an attempt ended without finishing its trial."""
-
-    reason: str
-    """One line for people."""
-    is_deterministic: bool
-    """Whether another attempt would fail in the same way: a wrong value, a loss that is not finite."""
 
 
 def open_study(folder: SweepFolder, name: str) -> optuna.Study:

@@ -26,18 +26,13 @@ from sweeplab.orchestration.workers import (
     victim_model,
     victim_table,
 )
-from sweeplab.ranking.leaderboard import Leaderboard, rank_trials
 from sweeplab.records import Point, SweepRecord, TrialRecord, Victim
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, Unfinished
 from sweeplab.tracking import Tracker
 from sweeplab.training.batches import steps_per_epoch
 from sweeplab.training.optimisation import check_schedule
 
 Say = Callable[[str], None]
-
-
-class Unfinished(Exception):
-    """The work is interrupted, nothing is lost, and the same command continues it (exit code 75)."""
 
 
 @dataclass(frozen=True)
@@ -411,11 +406,3 @@ def full_setting(setting: Setting) -> dict[str, Any]:
             elif not isinstance(value, (dict, list)):
                 values[name] = value
     return values
-
-
-# --- results
-
-
-def leaderboard(folder: SweepFolder, record: SweepRecord | None = None) -> Leaderboard:
-    """The sweep's ranking."""
-    return rank_trials(record or folder.record(), folder.outcomes)

@@ -10,15 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration.files import append_line, read_json, write_json
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import Measurement, Outcomes, SweepRecord, SweepState, TrialRecord, TrialState, Victim
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput
+
+if TYPE_CHECKING:
+    from sweeplab.experiment import CleaningSweep, PretrainedVictim
 
 TRIAL_FORMAT = "{:04d}"
 
@@ -50,7 +52,7 @@ class SweepFolder:
         header: dict[str, Any] = read_json(self.path / "sweep.json")
         return header
 
-    def write_header(self, sweep: CleaningSweep, digest: str, contents: dict[str, str]) -> None:
+    def write_header(self, sweep: "CleaningSweep", digest: str, contents: dict[str, str]) -> None:
         """Write sweep.json: the resolved spec, its digest, the data's digests and the environment."""
         write_json(
             self.path / "sweep.json",
@@ -217,7 +219,7 @@ def sweep_folders(home: Path) -> list[SweepFolder]:
     return [SweepFolder(path.parent) for path in sorted((home / "sweeps").glob("*/sweep.json"))]
 
 
-def victim_folder(home: Path, victim: PretrainedVictim, digest: str) -> RunFolder:
+def victim_folder(home: Path, victim: "PretrainedVictim", digest: str) -> RunFolder:
     """Where a pre-trained victim lies."""
     return RunFolder(home / "victims" / f"{victim.name}-{digest}")
 

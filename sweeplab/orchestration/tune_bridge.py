@@ -1,15 +1,14 @@
-"""The classes that Ray Tune and Ray Train call: a searcher and callbacks over the book, and a mailbox for points."""
+"""What Ray Tune calls in the driver: a searcher and a callback over the book."""
 
 import pickle
 from typing import Any
 
-import ray
 from ray import cloudpickle
-from ray.train import UserCallback
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
-from sweeplab.orchestration.book import Failure, TrialBook
+from sweeplab.orchestration.book import TrialBook
+from sweeplab.orchestration.remote import Failure
 
 
 class BookSearch(Searcher):
@@ -90,30 +89,3 @@ class BookCallback(Callback):
         text = str(trial.get_error() or "no reason given")
         self.book.log(number, text)
         self.book.failed(number, Failure(f"the trial's process died: {text.strip().splitlines()[-1][:300]}", False))
-
-
-class Mailbox:
-    """A Ray actor that holds messages until the driver takes them."""
-
-    def __init__(self) -> None:
-        self._messages: list[bytes] = []
-
-    def put(self, message: bytes) -> None:
-        """Leave a message."""
-        self._messages.append(message)
-
-    def take(self) -> list[bytes]:
-        """All messages so far, in order; they are the caller's now."""
-        messages, self._messages = self._messages, []
-        return messages
-
-
-class MailCallback(UserCallback):
-    """Forwards rank 0's reports of a Ray Train run into a mailbox; runs in Train's controller."""
-
-    def __init__(self, mailbox: Any) -> None:
-        self.mailbox = mailbox
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Every rank has reported."""
-        ray.get(self.mailbox.put.remote(metrics[0]["message"]))
