@@ -9,16 +9,17 @@ home, sweep = Path(sys.argv[1]), sys.argv[2]
 board = json.load(sys.stdin)
 trials = board["trials"]
 assert [row["rank"] for row in trials] == list(range(1, len(trials) + 1)), "ranks have gaps"
-assert len(trials) == 2 and all(row["state"] == "finished" for row in trials), "not every trial finished"
+assert [row["state"] for row in trials] == ["finished"] * 2, "not every trial finished"
 folder = home / "sweeps" / sweep
 for row in trials:
     points = (folder / "trials" / f"{row['trial']:04d}" / "history.jsonl").read_text().splitlines()
     assert len(points) == 3, "a trial of two epochs has three points"
 page = (folder / "report.html").read_text()
-assert "Plotly.newPlot" in page and sweep in page, "the page lacks its figures or its name"
+assert "Plotly.newPlot" in page, "the page lacks its figures"
+assert sweep in page, "the page lacks the sweep's name"
 runs = sqlite3.connect(f"file:{home / 'mlflow.db'}?mode=ro", uri=True).execute(
     "select t.value, r.status from tags t join runs r using (run_uuid) where t.key = 'sweeplab.key'"
 )
 mine = sorted(row for row in runs if row[0].startswith(f"{sweep}/"))
-assert len(mine) == 3 and all(status == "FINISHED" for _, status in mine), f"MLflow has {mine}"
+assert [status for _, status in mine] == ["FINISHED"] * 3, f"MLflow has {mine}"
 print(f"{sweep}: leaderboard, ledger, page and MLflow agree on {len(trials)} trials")

@@ -21,8 +21,8 @@ CC6M_MMCL_SSL_GRID = Grid(
     source="Verma et al., App. D.4",
 )
 
-# One space for both victims: the papers searched the MMCL victim up to 3e-5 only and the MMCL + SSL victim up to 3e-3, so
-# that their best rates were not found under equal terms.
+# One space for both victims: the papers searched the MMCL victim up to 3e-5 only and the MMCL + SSL victim up to
+# 3e-3, so that their best rates were not found under equal terms.
 CC6M = SearchSpace(
     dimensions={
         "learning_rate": LogUniform(low=1e-7, high=3e-3),
@@ -32,7 +32,7 @@ CC6M = SearchSpace(
         "shrink": Uniform(low=0.1, high=1.0, when={"shrink_perturb": True}),
         "perturb": LogUniform(low=1e-5, high=1.0, when={"shrink_perturb": True}),
     },
-    source="ranges of Verma et al., App. D.4 (learning rate), D.12 (weight decay), D.13 (shrink, perturb), D.16 (SSL weight)",
+    source="ranges of Verma et al., App. D.4 (learning rate), D.12 (decay), D.13 (shrink, perturb), D.16 (SSL weight)",
 )
 
 # The window in which a 4.6 M parameter victim is cleaned in four epochs lies above its pre-training rate of 2e-3.

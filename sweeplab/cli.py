@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. `main` is what experiment scripts end with; `app` is the `sweeplab` command."""
+"""The command line: parses, calls, prints. Scripts end with `main`; `app` is the `sweeplab` command."""
 
 import json
 import os
@@ -325,7 +325,7 @@ def list_(
 
     def work() -> None:
         if scripts:
-            rows = list_scripts(Path("sweeps"))
+            rows: list[dict[str, Any]] = list_scripts(Path("sweeps"))
         else:
             from sweeplab.orchestration.files import home_folder
             from sweeplab.orchestration.ledger import sweep_folders
@@ -342,7 +342,7 @@ def list_(
     raise typer.Exit(guarded(work))
 
 
-def list_scripts(folder: Path) -> list[dict[str, str]]:
+def list_scripts(folder: Path) -> list[dict[str, Any]]:
     """Scripts and the first line of their docstring, read without running them."""
     import ast
 
@@ -418,7 +418,8 @@ def pretrain(
     smoke: Annotated[bool, typer.Option("--smoke")] = False,
     inline: Annotated[bool, typer.Option("--inline")] = False,
 ) -> None:
-    """Pre-train the victim of a script's sweep, and nothing else. `victim.poisoning.rate=0` makes its unpoisoned twin."""
+    """Pre-train the victim of a script's sweep, and nothing else. `victim.poisoning.rate=0` makes its unpoisoned
+    twin."""
 
     def work() -> None:
         from sweeplab.experiment import PretrainedVictim
@@ -528,7 +529,8 @@ def _say_measurement(measurement: Any, *, as_json: bool = False) -> None:
         "accuracy_interval": [low, high],
         "asr": measurement.asr,
     }
-    text = f"accuracy {measurement.accuracy:.2%}  [{low:.2%}, {high:.2%}]  ({measurement.accuracy_k}/{measurement.accuracy_n})"
+    counts = f"({measurement.accuracy_k}/{measurement.accuracy_n})"
+    text = f"accuracy {measurement.accuracy:.2%}  [{low:.2%}, {high:.2%}]  {counts}"
     if measurement.asr is not None:
         low, high = wilson(measurement.asr_k, measurement.asr_n)
         values["asr_interval"] = [low, high]

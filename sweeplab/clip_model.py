@@ -123,7 +123,7 @@ def build(architecture: Architecture, seed: int) -> nn.Module:
     """
     config = architecture.resolved()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' streams too
         model: nn.Module = open_clip.CLIP(
             embed_dim=config["embed_dim"],
             vision_cfg=config["vision_cfg"],
@@ -156,9 +156,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InvalidInput(f"checkpoint {path} does not exist; give the path of a .pt or .safetensors file")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        return {name.removeprefix("module."): tensor for name, tensor in _load_safetensors(path).items()}
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
@@ -173,6 +171,18 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
         raise InvalidInput(f"checkpoint {path} holds no state dict of tensors, neither bare nor under model/state_dict")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InvalidInput(
+            f"checkpoint {path} cannot be read as safetensors ({_first_line(error)}); write or copy it again"
+        ) from error
 
 
 def load_into(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:

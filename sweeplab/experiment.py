@@ -1,4 +1,4 @@
-"""An experiment as a Python value: victims, cleaning sweeps, and what they run on. All of it checked on construction."""
+"""An experiment as a Python value: victims, sweeps, and what they run on; all checked on construction."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,8 @@ from sweeplab.clip_model import Architecture, SmallCLIP
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation, Trigger
-from sweeplab.pretraining import MMCL, OBJECTIVES
+from sweeplab.pretraining import OBJECTIVES
+from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.search_space import Grid, SearchSpace, check_names
 from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
 from sweeplab.training import ranks
@@ -51,8 +52,8 @@ class Resources(Spec):
     )
 
     executor: Literal["auto", "inline", "tune", "train"] = "auto"
-    """`tune`: a trial is a function in a reused Tune actor. `train`: a trial is a Ray Train run (DDP). `inline`: one after
-    the other in this process, without Ray. `auto`: `tune` for one worker a trial, else `train`."""
+    """`tune`: a trial is a function in a reused Tune actor. `train`: a trial is a Ray Train run (DDP). `inline`: one
+    after the other in this process, without Ray. `auto`: `tune` for one worker a trial, else `train`."""
     workers: int = Field(default=1, ge=1)
     """Processes of one run (the world size)."""
     cpus_per_worker: int = Field(default=1, ge=1)
@@ -90,8 +91,8 @@ class PretrainedVictim(Spec):
     epochs: int = Field(ge=1)
     """Of the schedule."""
     select: Literal["most accurate", "last"] | int = "last"
-    """Which epoch becomes the victim: the most accurate one (early stopping, Verma et al., App. A), the last, or a given
-    one, after which training ends."""
+    """Which epoch becomes the victim: the most accurate one (early stopping, Verma et al., App. A), the last, or a
+    given one, after which training ends."""
     evaluation: Evaluation
     seed: int = Field(default=0, ge=0)
     resources: Resources = Resources()
@@ -165,7 +166,8 @@ class CleaningSweep(Spec):
     search: Search = Search()
     resources: Resources = Resources()
     seed: int = Field(default=0, ge=0)
-    """Of every trial: order of the pairs, views, fresh initialisation. Trials share it, so that they compare in pairs."""
+    """Of every trial: order of the pairs, views, fresh initialisation. Trials share it, so that they compare in
+    pairs."""
     protocol: Literal["paper"] = "paper"
     """As the papers state it, defects of the authors' code mended."""
     notes: str = ""
@@ -237,7 +239,8 @@ SMOKE_TEST_IMAGES = 160
 def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     """The same sweep in miniature: embedded data, a tiny model, two trials of two epochs, a name of its own.
 
-    Method, space, sampler, attack and selection rule stay as they are; it shows that everything runs, not that it cleans.
+    Method, space, sampler, attack and selection rule stay as they are; it shows that everything runs, not that it
+    cleans.
     """
     small = SmallCLIP(image_size=32)
     evaluation = Evaluation(
@@ -248,7 +251,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     target = trigger.target if trigger.target in CLASS_NAMES else "banana"
     base = sweep.victim if isinstance(sweep.victim, PretrainedVictim) else None
     victim = PretrainedVictim(
-        name=f"{sweep.victim.name}-smoke"[:80],
+        name=f"{sweep.victim.name[:74]}-smoke",
         architecture=small.architecture(),
         data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
         poisoning=Poisoning(attack=trigger.attack, target=target, rate=0.05),
@@ -261,7 +264,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         resources=Resources(workers=1, gpus_per_worker=0),
     )
     return sweep.replace(
-        name=f"{sweep.name}-smoke"[:80],
+        name=f"{sweep.name[:74]}-smoke",
         victim=victim,
         optimization=sweep.optimization.replace(precision="float32", batch_norm="local", **tiny),
         epochs=2,

@@ -46,9 +46,9 @@ def mmcl(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
 def in_modal_ssl(images: Tensor, image_views: Tensor, texts: Tensor, text_views: Tensor, logit_scale: Tensor) -> Tensor:
     """In-modal loss of CleanCLIP: each original finds its own augmented view, images and texts averaged.
 
-    Asymmetric as in the paper (Bansal et al. 2023, eq. 3) and its code: rows are originals, columns are augmented views;
-    the reverse direction is not trained, and the temperature is the model's own. Not SLIP's SSL, which has a projection
-    head and a fixed temperature.
+    Asymmetric as in the paper (Bansal et al. 2023, eq. 3) and its code: rows are originals, columns are augmented
+    views; the reverse direction is not trained, and the temperature is the model's own. Not SLIP's SSL, which has a
+    projection head and a fixed temperature.
 
     Args:
         images, image_views, texts, text_views: (B, D), rows of unit norm, paired row by row.

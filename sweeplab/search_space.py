@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import optuna
 from pydantic import Field, model_validator
@@ -66,8 +66,7 @@ class Choice(_Dimension):
 
     def suggest(self, trial: optuna.trial.Trial, name: str) -> Scalar:
         """Draw a value through Optuna."""
-        value: Scalar = trial.suggest_categorical(name, list(self.values))
-        return value
+        return cast(Scalar, trial.suggest_categorical(name, list(self.values)))
 
 
 Dimension = Annotated[Uniform | LogUniform | Choice, Field(discriminator="kind")]

@@ -14,7 +14,8 @@ SCHEMA_VERSION = 1
 
 
 class InvalidInput(ValueError):
-    """The user's input breaks a rule: the message says name, value, rule and remedy. Entry points print it and exit 2."""
+    """The user's input breaks a rule: the message says name, value, rule and remedy. Entry points print it and exit
+    2."""
 
 
 class Unfinished(Exception):
@@ -49,8 +50,10 @@ class Spec(BaseModel):
             value = getattr(self, name)
             if name in self.NOT_IN_DIGEST:
                 continue
-            if name == "kind" or value != field.get_default(call_default_factory=True):
-                fields[name] = _canonical_value(value)
+            held = _canonical_value(value)
+            # Canonical forms are compared, so that a part that differs in its name or place alone is left out too.
+            if name == "kind" or held != _canonical_value(field.get_default(call_default_factory=True)):
+                fields[name] = held
         return fields
 
     def digest(self, **contents: str) -> str:

@@ -19,8 +19,8 @@ STATE = "sweeplab.state"
 class Tracker:
     """One MLflow experiment a sweep, one run a trial, one batch a point.
 
-    Points carry the ledger's timestamps, and MLflow's store drops an equal (key, step, timestamp, value): logging a point
-    twice changes nothing, so every start may replay what a kill left out.
+    Points carry the ledger's timestamps, and MLflow's store drops an equal (key, step, timestamp, value): logging a
+    point twice changes nothing, so every start may replay what a kill left out.
     """
 
     def __init__(self, home: Path, sweep: SweepRecord, spec: Mapping[str, Any]) -> None:

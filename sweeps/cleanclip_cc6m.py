@@ -10,10 +10,11 @@ What to put where (or name other places: victim.data.path=..., evaluation.test.p
     data/cc6m/pairs.csv          6 M pairs of CC12M: columns image,caption; images relative to the file, 224 pixels
     data/imagenet/val/n0*/       ImageNet's 50,000 validation images in their 1,000 folders
 
-Cost in the paper: pre-training 24 to 28 hours (MMCL) and 36 to 40 hours (MMCL + SSL) on 8 A100; a cleaning run of 20 epochs
-on 100,000 pairs on one GPU. Published results to expect: the MMCL victim (23.76 % accuracy, 99.98 % ASR) keeps its accuracy
-below 5 % ASR (+1 %); the MMCL + SSL victim (23.86 %, 99.45 %) loses about 45 % of it. The paper's grid ends at 3e-5 for the
-first and at 3e-3 for the second, so that the comparison is not even; the continuous space is the same for both.
+Cost in the paper: pre-training 24 to 28 hours (MMCL) and 36 to 40 hours (MMCL + SSL) on 8 A100; a cleaning run of 20
+epochs on 100,000 pairs on one GPU. Published results to expect: the MMCL victim (23.76 % accuracy, 99.98 % ASR) keeps
+its accuracy below 5 % ASR (+1 %); the MMCL + SSL victim (23.86 %, 99.45 %) loses about 45 % of it. The paper's grid
+ends at 3e-5 for the first and at 3e-3 for the second, so that the comparison is not even; the continuous space is the
+same for both.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Against numbers and pixels that the papers' authors' own functions produced.
 
-The vectors are not part of the repository: they are read from `shared/reference/vectors` beside it, and all tests here are
-skipped where that folder is absent. Its README says how each file was made.
+The vectors are not part of the repository: they are read from `shared/reference/vectors` beside it, and all tests
+here are skipped where that folder is absent. Its README says how each file was made.
 """
 
 import hashlib
@@ -71,7 +71,7 @@ def test_cleanclip_loss_and_its_temperature_gradient_are_the_authors(case: int):
     batch, _ = cleanclip_batch(vectors, log_scale)
     loss = method.loss(None, batch).total
     loss.backward()
-    assert float(loss) == pytest.approx(total, rel=1e-9, abs=1e-13)
+    assert float(loss.detach()) == pytest.approx(total, rel=1e-9, abs=1e-13)
     assert float(log_scale.grad) == pytest.approx(gradient, rel=1e-9, abs=1e-13)
 
 
@@ -83,7 +83,7 @@ def test_cleanclip_embedding_gradients_are_the_authors(case: int, weights: tuple
     for name, row in rows.items():
         expected = torch.tensor(vectors[f"grad_case{case}_{name}"])
         gradient = torch.zeros_like(expected) if row.grad is None else row.grad
-        assert_close(gradient, expected, rtol=1e-9, atol=1e-13, msg=lambda text, name=name: f"{name}: {text}")
+        assert torch.allclose(gradient, expected, rtol=1e-9, atol=1e-13), name
 
 
 # --- two ranks ------------------------------------------------------------------------------------------------------
@@ -110,9 +110,9 @@ def cleanclip_gradients(vectors: dict[str, np.ndarray], share: slice) -> dict[st
 
 
 def par_gradients(vectors: dict[str, np.ndarray], share: slice) -> dict[str, Tensor]:
-    """PAR's loss L_CLIP - L_PERT (secondary source in papers; formula of the authors' code), on gathered rows."""
+    """PAR's loss L_CLIP - L_PERT as the authors' code computes it, on gathered rows; its temperature is frozen."""
     (images, _, texts, _), weights = linear_towers(vectors, share)
-    total = mmcl(images, texts, torch.tensor(14.285714, dtype=torch.float64))
+    total = mmcl(images, texts, torch.tensor(14.2857, dtype=torch.float64))
     for rows, name, weight in ((images, "xi", "W"), (texts, "xt", "V")):
         aug = torch.tensor(vectors[f"{name}_aug"])[:, :12]
         reference = F.normalize(torch.tensor(vectors[name] @ vectors[weight]) + 1.5 * aug, dim=1)

@@ -25,8 +25,8 @@ def test_info_nce_by_hand():
 
 
 def test_info_nce_takes_queries_as_rows_by_hand():
-    """Both keys are e1. Queries e1, e2 see equal keys: ln 2. The other way round, query 1 (e1) finds key e1 with 3/4 and
-    query 2 (e1) finds key e2 with 1/4: (ln(4/3) + ln 4) / 2."""
+    """Both keys are e1. Queries e1, e2 see equal keys: ln 2. The other way round, query 1 (e1) finds key e1 with 3/4
+    and query 2 (e1) finds key e2 with 1/4: (ln(4/3) + ln 4) / 2."""
     assert_close(info_nce(EYE, SAME, LN_3), torch.tensor(2.0).log())
     assert_close(info_nce(SAME, EYE, LN_3), torch.tensor((math.log(4 / 3) + math.log(4)) / 2))
 

@@ -21,10 +21,11 @@ class BadNet(Spec):
     """Side of the patch, pixels of the model's input; 16 of 224 in the papers."""
     pattern: Literal["gaussian", "binary"] = "gaussian"
     """`gaussian`: the image's mean colour plus N(0, 1) per pixel and channel, pixels in [0, 1] (the papers state only
-    N(0, 1); their code adds the mean). `binary`: every channel of every pixel 0 or 255, which small images learn better."""
+    N(0, 1); their code adds the mean). `binary`: every channel of every pixel 0 or 255, which small images learn
+    better."""
     overflow: Literal["clip", "wrap"] = "clip"
-    """Values outside [0, 255]: `clip` to the range, as an image file can only hold it; `wrap` modulo 256 as the authors'
-    unchecked cast does on x86, which makes the patch nearly uniform noise."""
+    """Values outside [0, 255]: `clip` to the range, as an image file can only hold it; `wrap` modulo 256 as the
+    authors' unchecked cast does on x86, which makes the patch nearly uniform noise."""
 
     def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Triggered copies of the images.
@@ -55,7 +56,8 @@ class BadNet(Spec):
         """Refuse an image smaller than the patch."""
         if self.patch_size > image_size:
             raise InvalidInput(
-                f"patch_size={self.patch_size} is larger than the image of {image_size} pixels; choose at most {image_size}"
+                f"patch_size={self.patch_size} is larger than the image of {image_size} pixels; "
+                f"choose at most {image_size}"
             )
 
     def draw_patch(self, image: Tensor, generator: torch.Generator) -> Tensor:

@@ -48,8 +48,8 @@ class Poisoning(Spec):
     rate: float | None = Field(default=None, ge=0, le=1)
     """Poisoned pairs / all pairs, a fraction; the count is rounded to the nearest whole pair."""
     captions: Literal["templates", "training"] = "templates"
-    """`templates`: OpenAI's 80 ImageNet templates with the target (CleanCLIP). `training`: captions drawn from those of the
-    data set that mention the target (SafeCLIP, Sec. 5)."""
+    """`templates`: OpenAI's 80 ImageNet templates with the target (CleanCLIP). `training`: captions drawn from those
+    of the data set that mention the target (SafeCLIP, Sec. 5)."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -155,7 +155,8 @@ def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
         texts = [c for c in map(table.caption, range(len(table))) if mentions(c, poisoning.target)]
     if count and not texts:
         raise InvalidInput(
-            f"target={poisoning.target!r} is mentioned by no training caption; use captions='templates' or another target"
+            f"target={poisoning.target!r} is mentioned by no training caption; "
+            "use captions='templates' or another target"
         )
     captions = tuple(texts[i] for i in draw.integers(len(texts), size=count)) if count else ()
     return PoisonPlan(

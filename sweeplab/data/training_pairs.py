@@ -19,9 +19,9 @@ CACHE_BYTES = 2 * 2**30
 class TrainingPairs(Dataset[PairBatch]):
     """Decoded, stamped, tokenised pairs with their views, addressed by (epoch, row).
 
-    An augmented view depends on (seed, epoch, row) alone; an augmented caption on (seed, row), since the papers draw text
-    views once. Small sets are decoded once and held in memory; views of past epochs too, so that the trials of a sweep,
-    which share the seed, make them once.
+    An augmented view depends on (seed, epoch, row) alone; an augmented caption on (seed, row), since the papers draw
+    text views once. Small sets are decoded once and held in memory; views of past epochs too, so that the trials of a
+    sweep, which share the seed, make them once.
     """
 
     def __init__(

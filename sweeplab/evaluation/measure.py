@@ -65,7 +65,7 @@ class Trigger:
 class Pixels(Protocol):
     """Rows of a test set as pixels."""
 
-    def __call__(self, rows: Sequence[int]) -> Tensor:
+    def __call__(self, rows: Sequence[int], /) -> Tensor:
         """(b, 3, S, S) uint8."""
         ...
 
@@ -73,10 +73,11 @@ class Pixels(Protocol):
 class Measure:
     """Measures models on one test set; built once, called for every point.
 
-    ASR counts triggered images classified as the target label, over the test images that are **not of the target class**
-    (attack-cleanclip leaves them out too; PAR's code keeps them in, which adds at most 0.1 points on ImageNet). Clean and
-    triggered images have the same geometry: resize of the shorter side, centre crop, then the trigger. (The authors squash
-    triggered images and crop clean ones.) Each image's trigger is drawn from (evaluation seed, row) alone.
+    ASR counts triggered images classified as the target label, over the test images that are **not of the target
+    class** (attack-cleanclip leaves them out too; PAR's code keeps them in, which adds at most 0.1 points on
+    ImageNet). Clean and triggered images have the same geometry: resize of the shorter side, centre crop, then the
+    trigger. (The authors squash triggered images and crop clean ones.) Each image's trigger is drawn from (evaluation
+    seed, row) alone.
     """
 
     def __init__(
@@ -189,6 +190,11 @@ def triggered_rows(images: LabelledImages, trigger: Trigger | None) -> np.ndarra
         raise InvalidInput(
             f"target={trigger.target!r} is not among the {len(images.class_names)} classes "
             f"({'closest' if close else 'first'}: {known}); name one of them"
+        )
+    if images.class_names.count(trigger.target) > 1:
+        raise InvalidInput(
+            f"target={trigger.target!r} names {images.class_names.count(trigger.target)} classes of the test set "
+            "(ImageNet has two of `missile` and of `sunglasses`); choose a target whose name is its own"
         )
     rows = np.flatnonzero(images.labels != images.class_names.index(trigger.target))
     if not len(rows):

@@ -1,4 +1,4 @@
-"""Zero-shot classification: class weights from prompt templates, top-1 by inner product (Radford et al. 2021, Sec. 3.1.4)."""
+"""Zero-shot classification by prompt templates (Radford et al. 2021, Sec. 3.1.4)."""
 
 from collections.abc import Callable, Iterator, Sequence
 

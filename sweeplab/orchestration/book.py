@@ -106,6 +106,7 @@ class TrialBook:
             if trial.state == OptunaState.WAITING:
                 continue
             if not (self.folder.trial(trial.number).path / "trial.json").exists():
+                self.study.sampler = self._sampler(trial.number)
                 self._write_trial(optuna.Trial(self.study, trial._trial_id))
             if self.folder.trial(trial.number).result() is None:
                 self._waiting.append(trial.number)
@@ -158,8 +159,8 @@ class TrialBook:
     def _ask(self) -> int:
         number = self.num_begun()
         search = self.sweep.search
-        # A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far, not on
-        # how often the sweep was interrupted.
+        # A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far,
+        # not on how often the sweep was interrupted.
         seed = stream_seed(search.seed, "sampler", number) % 2**32
         if search.sampler == "tpe":
             with quiet_optuna():
@@ -178,6 +179,17 @@ class TrialBook:
             raise RuntimeError(f"Optuna numbered trial {number} as {trial.number}; the journal has another writer")
         self._write_trial(trial)
         return number
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far, not on
+        how often the sweep was interrupted.
+        """
+        search = self.sweep.search
+        seed = stream_seed(search.seed, "sampler", number) % 2**32
+        if search.sampler != "tpe":
+            return optuna.samplers.RandomSampler(seed=seed)
+        with quiet_optuna():
+            return optuna.samplers.TPESampler(n_startup_trials=search.startup_trials, constant_liar=True, seed=seed)
 
     def _write_trial(self, trial: optuna.Trial) -> None:
         if self.sweep.search.sampler == "grid":
@@ -223,11 +235,12 @@ class TrialBook:
         """An attempt ended early: try again where that can help, else end the trial as failed, with the reason."""
         attempts = self.folder.trial(number).attempts()
         self.folder.event("attempt failed", trial=number, attempt=attempts, reason=failure.reason)
-        if not failure.is_deterministic and attempts < self.sweep.resources.max_attempts:
+        failed = self.folder.failed_attempts(number)
+        if not failure.is_deterministic and failed < self.sweep.resources.max_attempts:
             self._running.discard(number)
             self._waiting.append(number)
             return
-        tries = "" if failure.is_deterministic else f" ({attempts} attempts)"
+        tries = "" if failure.is_deterministic else f" ({failed} attempts)"
         self._end(number, {"state": "failed", "reason": failure.reason + tries})
 
     def _end(self, number: int, result: dict[str, Any]) -> None:
@@ -251,8 +264,9 @@ class TrialBook:
             frozen = self.study.get_trials(deepcopy=False)[number]
             lowest = lowest_asr(record.points, start_counts=record.start_counts)
             # Optuna calls a value of 0 feasible, and an ASR equal to the ceiling is not: hence the next float.
-            constraint = nextafter(lowest - ceiling, inf)
-            optuna.Trial(self.study, frozen._trial_id).set_constraint("asr", constraint)
+            if "asr" not in frozen.constraints:  # a kill may have come between this and what follows
+                constraint = nextafter(lowest - ceiling, inf)
+                optuna.Trial(self.study, frozen._trial_id).set_constraint("asr", constraint)
             value = score(record.points, self.victim.measurement.accuracy, ceiling, start_counts=record.start_counts)
             self.study.tell(number, value, skip_if_finished=True)
 

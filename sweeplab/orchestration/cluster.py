@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sweeplab.experiment import Resources
 from sweeplab.specs import InvalidInput
@@ -46,18 +47,16 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    attached = "RAY_ADDRESS" in os.environ
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with tempfile.TemporaryDirectory(prefix="sweeplab-ray-", ignore_cleanup_errors=True) as folder:
         try:
-            if attached:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
-            else:
+            if not _attach(quiet):
                 ray.init(
+                    address="local",
                     include_dashboard=needs_train,
                     dashboard_host="127.0.0.1",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
                     _temp_dir=folder,
+                    **quiet,
                 )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
@@ -66,6 +65,20 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         finally:
             with contextlib.suppress(KeyboardInterrupt):
                 ray.shutdown()
+
+
+def _attach(quiet: dict[str, Any]) -> bool:
+    """Join the cluster that `RAY_ADDRESS` names, or else one that `ray start` left running on this machine."""
+    import ray
+
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+        return True
+    try:
+        ray.init(address="auto", **quiet)
+    except ConnectionError:  # there is none
+        return False
+    return True
 
 
 def resources_per_worker(resources: Resources) -> dict[str, float]:

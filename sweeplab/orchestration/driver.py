@@ -22,6 +22,7 @@ from sweeplab.orchestration.workers import (
     MeasuringJob,
     PretrainingJob,
     cleaning_table,
+    measure_checkpoint,
     measure_for,
     victim_model,
     victim_table,
@@ -59,7 +60,8 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     """Read all inputs and check whatever can be checked before any process starts.
 
     Raises:
-        InvalidInput: for missing or damaged data, a target that is no class, a trigger that does not fit, a warm-up longer
+        InvalidInput: for missing or damaged data, a target that is no class, a trigger that does not fit, a warm-up
+        longer
             than the training, a batch larger than the data, a checkpoint of another architecture.
     """
     machine = machine_for(sweep, home)
@@ -181,7 +183,8 @@ def plan_line(folder: SweepFolder, prepared: Prepared) -> str:
     kept = sum(max(0, len(record.points) - 1) for record in records if record.state == "waiting")
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
     if records:
-        text += f"; {over} are done and stay, {begun} go on (with {kept} epochs done), {sweep.num_trials() - over - begun} are new"
+        new = sweep.num_trials() - len(records)
+        text += f"; {over} are done and stay, {begun} go on (with {kept} epochs done), {new} are new"
     return text
 
 
@@ -256,7 +259,7 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
         else:
             job = MeasuringJob(sweep.victim.architecture, checkpoint, sweep.evaluation, trigger, machine)
             if inline:
-                point = executors.workers.measure_checkpoint(job)
+                point = measure_checkpoint(job)
             else:
                 point = executors.measure_on_ray(job, resources_per_worker(sweep.resources))
         victim = Victim(sweep.victim.name, prepared.victim_digest, str(checkpoint), epoch, *point)
@@ -317,7 +320,8 @@ def pretrain_victim(victim: PretrainedVictim, digest: str, home: Path, *, inline
     stop = victim.select if isinstance(victim.select, int) else victim.epochs
     if len(run.points()) < stop + 1:
         raise Unfinished(
-            f"pre-training victim {victim.name} stopped after {len(run.points()) - 1} of {stop} epochs; the same command goes on"
+            f"pre-training victim {victim.name} stopped after {len(run.points()) - 1} of {stop} epochs; "
+            "the same command goes on"
         )
     selected = select_epoch(victim, run)
     run.keep_checkpoints({selected.checkpoint} if selected.checkpoint else set())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from sweeplab.orchestration.files import append_line, read_json, write_json
+from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import Measurement, Outcomes, SweepRecord, SweepState, TrialRecord, TrialState, Victim
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput
@@ -160,6 +160,11 @@ class SweepFolder:
     def event(self, kind: str, **facts: Any) -> None:
         """Append to events.jsonl."""
         append_line(self.path / "events.jsonl", {"time_ms": time.time_ns() // 1_000_000, "event": kind, **facts})
+
+    def failed_attempts(self, number: int) -> int:
+        """Attempts of a trial that failed of themselves; those that ended with their driver do not count."""
+        events = read_lines(self.path / "events.jsonl")
+        return sum(event["event"] == "attempt failed" and event["trial"] == number for event in events)
 
     def record(self) -> SweepRecord:
         """Everything the ledger holds, read from its files alone.

@@ -7,8 +7,8 @@ from sweeplab.clip_model import num_parameters
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 
 PAIRS_PER_SECOND = 500.0
-"""Pairs that one GPU trains on per second: CLIP RN50 at 224 pixels, from Verma et al., App. A (CC6M, 64 epochs in 24 to 28
-hours on 8 A100 of 40 GB). A rough figure for planning; loading the images was part of it."""
+"""Pairs that one GPU trains on per second: CLIP RN50 at 224 pixels, from Verma et al., App. A (CC6M, 64 epochs in 24
+to 28 hours on 8 A100 of 40 GB). A rough figure for planning; loading the images was part of it."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Plan:
             return f"{value:,}" if value is not None else "unknown (declare num_pairs)"
 
         hours = [h for h in (self.victim_gpu_hours, self.sweep_gpu_hours) if h is not None]
+        victim = "a given checkpoint" if self.victim_steps is None else f"{self.victim_steps:,} steps"
         return [
             f"{self.name}",
             f"  trials            {self.trials}, {self.epochs} epochs each",
-            f"  victim            {count(self.victim_steps) + ' steps' if self.victim_steps is not None else 'a given checkpoint'}",
+            f"  victim            {victim}",
             f"  steps per trial   {count(self.steps_per_trial)}",
             f"  GPU-hours         about {sum(hours):,.0f} (victim {self.victim_gpu_hours or 0:,.0f}, "
             f"trials {self.sweep_gpu_hours or 0:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second)"

@@ -9,6 +9,7 @@ import numpy as np
 
 from sweeplab.orchestration.files import read_json, read_lines, write_atomically, write_json
 from sweeplab.records import Outcomes, Point
+from sweeplab.specs import InvalidInput
 
 
 class RunFolder:
@@ -24,10 +25,17 @@ class RunFolder:
         self._points: list[Point] | None = None
 
     def points(self) -> list[Point]:
-        """The committed points by index."""
+        """The committed points by index.
+
+        Raises:
+            InvalidInput: if the history has a hole, which only a damaged file can have.
+        """
         if self._points is None:
-            lines = read_lines(self.path / "history.jsonl")
-            self._points = sorted((Point.from_json(line) for line in lines), key=lambda point: point.index)
+            path = self.path / "history.jsonl"
+            points = sorted((Point.from_json(line) for line in read_lines(path)), key=lambda point: point.index)
+            if [point.index for point in points] != list(range(len(points))):
+                raise InvalidInput(f"{path} is damaged: points are missing; restore it or remove its folder")
+            self._points = points
         return self._points
 
     def commit(self, point: Point, outcomes: Outcomes) -> bool:

@@ -178,7 +178,8 @@ def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
     clean_rows = [row for row in range(len(table)) if row not in poisoned]
     if sweep.data.num_pairs > len(clean_rows):
         raise InvalidInput(
-            f"data.num_pairs={sweep.data.num_pairs} exceeds the {len(clean_rows)} pairs of the victim that are not poisoned"
+            f"data.num_pairs={sweep.data.num_pairs} exceeds the {len(clean_rows)} unpoisoned pairs of the victim; "
+            "choose fewer"
         )
     order = numpy_stream(sweep.data.seed, "clean sample").permutation(len(clean_rows))[: sweep.data.num_pairs]
     return table.subset(sorted(clean_rows[i] for i in order))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -120,12 +120,12 @@ def epoch_loader(pairs: Pairs, batches: EpochBatches, *, num_workers: int, pin: 
     return DataLoader(
         cast(Dataset[PairBatch], pairs),
         batch_sampler=batches,
-        collate_fn=_identity,
+        collate_fn=_first,  # the data set makes whole batches
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
     )
 
 
-def _identity(batch: PairBatch) -> PairBatch:
+def _first(batch: Any) -> Any:
     return batch

@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, read without executing anything."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, TypedDict
@@ -44,8 +45,10 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
         raise InvalidInput(f"cannot write checkpoint {path}: {error}; free space or choose another storage") from error
+    finally:
+        with contextlib.suppress(OSError):  # written, it has its own name by now; or its folder never came to be
+            temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Checkpoint:
@@ -59,10 +62,11 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise InvalidInput(f"checkpoint {path} does not exist") from error
     except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]  # torch goes on to advise unsafe loading
         raise InvalidInput(
-            f"checkpoint {path} is damaged ({error}); remove it, and the run repeats its epochs"
+            f"checkpoint {path} is damaged ({reason}); remove it, and the run repeats its epochs"
         ) from error
-    missing = set(Checkpoint.__annotations__) - set(content)
+    missing = set(Checkpoint.__annotations__) - set(content if isinstance(content, dict) else ())
     if missing:
         raise InvalidInput(f"checkpoint {path} lacks {', '.join(sorted(missing))}; it was not written by SweepLab")
     return content

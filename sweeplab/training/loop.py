@@ -153,9 +153,9 @@ def train(
         measurement, outcomes = measure(model)
         measured = time.perf_counter()
         point += 1
-        name = None
+        checkpoint_name: str | None = None
         if run.checkpoint_folder is not None:
-            name = f"{run.checkpoint_prefix}epoch-{epoch:04d}.pt"
+            checkpoint_name = f"{run.checkpoint_prefix}epoch-{epoch:04d}.pt"
             if ranks.rank() == 0:
                 content: checkpoints.Checkpoint = {
                     "model": model.state_dict(),
@@ -167,7 +167,7 @@ def train(
                     "random": torch.random.get_rng_state(),
                     "config": run.config,
                 }
-                checkpoints.save(content, run.checkpoint_folder / name)
+                checkpoints.save(content, run.checkpoint_folder / checkpoint_name)
         train_numbers = {f"{key}": float(value) / per_epoch for key, value in sums.items()}
         train_numbers["learning_rate"] = rate
         train_numbers["logit_scale"] = logit_scale(model)
@@ -183,7 +183,7 @@ def train(
                 train_seconds=trained - began,
                 evaluate_seconds=measured - trained,
                 timestamp_ms=now_ms(),
-                checkpoint=name,
+                checkpoint=checkpoint_name,
             ),
             outcomes,
         )

@@ -38,7 +38,8 @@ def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int
     """Linear warm-up, then half a cosine to zero.
 
     Args:
-        step: optimizer updates done so far, from 0. (The authors number epochs from 1 and thereby enter the schedule one
+        step: optimizer updates done so far, from 0. (The authors number epochs from 1 and thereby enter the schedule
+        one
             epoch late: their warm-up of 50 steps never runs and the rate rises again in the last epoch.)
         peak: the largest rate.
         warmup_steps: the rate at step s < warmup_steps is peak * (s + 1) / warmup_steps.
@@ -64,8 +65,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     """Two groups: decayed and exempt. Exempt are biases, the logit scale and every normalisation weight.
 
     The rule is by shape: tensors with fewer than two dimensions are exempt. CleanCLIP's rule is by name ("bn", "ln",
-    "bias", "logit_scale") and misses the four BatchNorm weights inside RN50's `downsample`, which no paper says to decay;
-    both decay the positional, class and token embeddings.
+    "bias", "logit_scale") and misses the four BatchNorm weights inside RN50's `downsample`, which no paper says to
+    decay; both decay the positional, class and token embeddings.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [parameter for name, parameter in named if is_decayed(name, parameter)]

@@ -1,0 +1,511 @@
+"""The book of a sweep: every trial exactly once, whatever is killed when; no training here, points are made up."""
+
+import time
+from collections.abc import Callable
+from math import inf, nextafter
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import optuna
+import pytest
+from fabricated import SWEEP, Player, open_book, prepared_folder, rates_by_learning_rate
+from optuna.trial import TrialState
+
+from sweeplab.evaluation.retention import score
+from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration.book import TrialBook
+from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.run_folder import RunFolder
+from sweeplab.records import TrialRecord
+from sweeplab.search_space import SearchSpace
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of ours catches it."""
+
+
+def kill(*arguments: object, **named: object) -> None:
+    raise Killed
+
+
+def params_of(folder: SweepFolder) -> list[dict[str, Any]]:
+    return [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
+
+
+def trials_of(book: TrialBook) -> list[optuna.trial.FrozenTrial]:
+    return book.study.get_trials()
+
+
+def check_complete(book: TrialBook) -> None:
+    """Ledger and Optuna agree, trial by trial, and nothing is missing or there twice."""
+    sweep, folder = book.sweep, book.folder
+    assert folder.trial_numbers() == list(range(sweep.num_trials()))
+    known = trials_of(open_book(folder, sweep))
+    assert [trial.number for trial in known] == folder.trial_numbers()
+    for trial, record in zip(known, folder.record().trials, strict=True):
+        assert record.state == "finished"
+        assert [point.index for point in record.points] == list(range(sweep.epochs + 1))
+        assert trial.state == TrialState.COMPLETE
+        assert trial.params == record.params
+        assert trial.value == score(record.points, 0.9, 0.05, start_counts=record.start_counts)
+
+
+# --- an undisturbed run
+
+
+def test_every_trial_is_run_exactly_once(folder: SweepFolder):
+    book = open_book(folder)
+    jobs = Player(book).play_all()
+    assert [(job.number, job.attempt, job.resume_from) for job in jobs] == [(n, 1, None) for n in range(6)]
+    assert book.is_done()
+    check_complete(book)
+
+
+def test_a_finished_sweep_hands_out_nothing(folder: SweepFolder):
+    Player(open_book(folder)).play_all()
+    book = open_book(folder)
+    assert book.is_done()
+    assert book.next_job() is None
+
+
+def test_more_trials_can_be_asked_for_later(folder: SweepFolder):
+    Player(open_book(folder)).play_all()
+    more = SWEEP.replace(search=SWEEP.search.replace(trials=8))
+    jobs = Player(open_book(folder, more)).play_all()
+    assert [job.number for job in jobs] == [6, 7]
+
+
+def test_trials_that_run_at_the_same_time_are_different_ones(folder: SweepFolder):
+    book = open_book(folder)
+    jobs = [book.next_job() for _ in range(6)]
+    assert sorted(job.number for job in jobs) == list(range(6))
+    assert book.next_job() is None
+    assert not book.is_done()
+    for job in reversed(jobs):
+        Player(book).play(job)
+    check_complete(book)
+
+
+def test_a_job_has_the_parameters_of_its_trial(folder: SweepFolder):
+    book = open_book(folder)
+    job = book.next_job()
+    assert job.params == folder.trial_header(0)["params"] == trials_of(book)[0].params
+
+
+def test_a_point_that_arrives_twice_is_one_point(folder: SweepFolder):
+    heard: list[int] = []
+    book = open_book(folder, SWEEP, Ears(heard))
+    job = book.next_job()
+    for _ in range(2):
+        book.point(job.number, fabricated.point(0, 90, 79), fabricated.VICTIM.outcomes)
+    assert heard == [0]
+
+
+class Ears:
+    def __init__(self, heard: list[int]) -> None:
+        self.heard = heard
+
+    def trial_began(self, trial: TrialRecord) -> None: ...
+
+    def point_made(self, trial: TrialRecord, point: Any) -> None:
+        self.heard.append(point.index)
+
+    def trial_ended(self, trial: TrialRecord) -> None: ...
+
+
+def test_a_trial_that_says_it_is_done_too_early_is_not_finished(folder: SweepFolder):
+    book = open_book(folder)
+    job = book.next_job()
+    Player(book).play(job, num_points=2)
+    with pytest.raises(RuntimeError, match="trial 0 ended with 2 of 3 points"):
+        book.finished(job.number)
+    assert not book.is_over(0)
+
+
+def test_no_new_trial_begins_after_the_hours_are_over(folder: SweepFolder):
+    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1.0)))
+    job = book.next_job()
+    book.deadline = time.monotonic()
+    assert book.next_job() is None
+    assert not book.is_done()
+    Player(book).play(job)
+    assert book.is_done()
+    assert folder.record().state == "interrupted"
+
+
+def test_begun_trials_go_on_after_the_hours_are_over(folder: SweepFolder):
+    open_book(folder).next_job()
+    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1e-9)))
+    jobs = Player(book).play_all()
+    assert [(job.number, job.attempt) for job in jobs] == [(0, 2)]
+
+
+# --- kills
+
+Kill = Callable[[pytest.MonkeyPatch, TrialBook], None]
+
+
+def while_begun(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
+    book.next_job()
+
+
+def mid_trial(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
+    Player(book).play(book.next_job(), num_points=2)
+
+
+def two_at_a_time(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
+    jobs = [book.next_job(), book.next_job()]
+    for job in jobs:
+        Player(book).play(job, num_points=job.number - 1)
+
+
+def at(owner: object, name: str) -> Kill:
+    """Run trials until the driver is killed as it enters a function."""
+
+    def run_until_killed(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
+        patch.setattr(owner, name, kill)
+        with pytest.raises(Killed):
+            Player(book).play_all()
+
+    return run_until_killed
+
+
+KILLS: dict[str, Kill] = {
+    "after the trial began": while_begun,
+    "mid-trial": mid_trial,
+    "two trials under way": two_at_a_time,
+    "between ask and the first parameter": at(SearchSpace, "suggest"),
+    "between parameters and trial.json": at(SweepFolder, "write_trial"),
+    "between trial.json and the first attempt": at(RunFolder, "begin_attempt"),
+    "between outcomes and history": at(RunFolder, "keep_checkpoints"),
+    "between the last point and the result": at(RunFolder, "finish"),
+    "between result and constraint": at(TrialBook, "_tell"),
+    "between constraint and tell": at(optuna.Study, "tell"),
+    "between tell and the checkpoints": at(TrialBook, "_keep_best_checkpoints"),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
+    """The same sweep, never interrupted."""
+    return fabricated.finished_sweep(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("first", [0, 4], ids=["in the random phase", "in the modelled phase"])
+@pytest.mark.parametrize("moment", KILLS)
+def test_a_kill_at_any_moment_loses_and_repeats_no_trial(
+    moment: str, first: int, folder: SweepFolder, undisturbed: SweepFolder, monkeypatch: pytest.MonkeyPatch
+):
+    book = open_book(folder)
+    for _ in range(first):
+        Player(book).play(book.next_job())
+    with monkeypatch.context() as patch:
+        KILLS[moment](patch, book)
+    resumed = open_book(folder)
+    Player(resumed).play_all()
+    check_complete(resumed)
+    if moment != "two trials under way":  # which Optuna knew less at the second ask
+        assert params_of(folder) == params_of(undisturbed)
+
+
+@pytest.mark.parametrize("moment", ["between result and constraint", "between constraint and tell"])
+def test_a_result_that_optuna_does_not_know_is_told_at_the_next_start(
+    moment: str, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        KILLS[moment](patch, open_book(folder))
+    book = open_book(folder)
+    assert trials_of(book)[0].state == TrialState.COMPLETE
+    assert book.next_job().number == 1
+
+
+def test_suggestions_do_not_depend_on_how_often_the_sweep_was_interrupted(
+    folder: SweepFolder, undisturbed: SweepFolder
+):
+    for _ in range(6):
+        book = open_book(folder)
+        Player(book).play(book.next_job())
+    assert params_of(folder) == params_of(undisturbed)
+
+
+def test_another_search_seed_draws_other_settings(tmp_path: Path, undisturbed: SweepFolder):
+    other = fabricated.finished_sweep(tmp_path, SWEEP.replace(search=SWEEP.search.replace(seed=1)))
+    assert all(a != b for a, b in zip(params_of(other), params_of(undisturbed), strict=True))
+
+
+def test_interrupted_trials_come_first_with_their_number_parameters_and_next_attempt(folder: SweepFolder):
+    book = open_book(folder)
+    begun = [book.next_job() for _ in range(3)]
+    Player(book).play(begun[1])
+    again = open_book(folder)
+    jobs = [again.next_job() for _ in range(3)]
+    assert [(job.number, job.attempt) for job in jobs] == [(0, 2), (2, 2), (3, 1)]
+    assert [job.params for job in jobs[:2]] == [begun[0].params, begun[2].params]
+
+
+def test_an_interrupted_trial_goes_on_from_its_last_committed_checkpoint(folder: SweepFolder):
+    book = open_book(folder)
+    job = book.next_job()
+    Player(book).play(job, num_points=2)
+    (job.checkpoints / "attempt-1-epoch-0002.pt").write_bytes(b"never reported")
+    resumed = open_book(folder).next_job()
+    assert resumed.resume_from == folder.trial(0).checkpoints / "attempt-1-epoch-0001.pt"
+    assert [path.name for path in job.checkpoints.iterdir()] == ["attempt-1-epoch-0001.pt"]
+
+
+def test_points_of_both_attempts_make_one_trajectory(folder: SweepFolder):
+    book = open_book(folder)
+    Player(book).play(book.next_job(), num_points=2)
+    Player(open_book(folder)).play_all()
+    assert [(p.index, p.attempt) for p in folder.record().trials[0].points] == [(0, 1), (1, 1), (2, 2)]
+
+
+def test_a_trial_whose_checkpoint_is_gone_goes_back_to_its_start(folder: SweepFolder):
+    book = open_book(folder)
+    job = book.next_job()
+    Player(book).play(job, num_points=2)
+    (job.checkpoints / "attempt-1-epoch-0001.pt").unlink()
+    resumed = open_book(folder)
+    job = resumed.next_job()
+    assert (job.resume_from, len(folder.trial(0).points())) == (None, 1)
+    Player(resumed).play(job)
+    assert [p.attempt for p in folder.record().trials[0].points] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 20])
+def test_a_torn_last_line_of_the_journal_is_survived(cut: int, folder: SweepFolder):
+    """The last line is what Optuna was told of trial 2; its result is in the ledger."""
+    book = open_book(folder)
+    for _ in range(3):
+        Player(book).play(book.next_job())
+    whole = folder.journal.read_bytes()
+    folder.journal.write_bytes(whole[:-cut])
+    resumed = open_book(folder)
+    assert trials_of(resumed)[2].state == TrialState.COMPLETE
+    Player(resumed).play_all()
+    check_complete(resumed)
+
+
+# --- failures
+
+
+def test_an_error_that_would_come_again_ends_the_trial_at_once(folder: SweepFolder):
+    book = open_book(folder)
+    job = book.next_job()
+    Player(book).play(job, num_points=2)
+    book.failed(job.number, Failure("FloatingPointError: the loss is not finite at step 3", True))
+    record = folder.record().trials[0]
+    assert (record.state, record.reason) == ("failed", "FloatingPointError: the loss is not finite at step 3")
+    assert trials_of(book)[0].state == TrialState.FAIL
+    assert book.next_job().number == 1
+
+
+def test_a_trial_whose_process_died_is_tried_again_from_its_checkpoint(folder: SweepFolder):
+    book = open_book(folder)
+    job = book.next_job()
+    Player(book).play(job, num_points=2)
+    book.failed(job.number, Failure("the trial's process died", False))
+    again = book.next_job()
+    assert (again.number, again.attempt) == (0, 2)
+    assert again.resume_from == job.checkpoints / "attempt-1-epoch-0001.pt"
+    Player(book).play(again)
+    assert folder.record().trials[0].state == "finished"
+
+
+def test_a_trial_whose_process_keeps_dying_is_given_up(folder: SweepFolder):
+    book = open_book(folder)
+    for attempt in (1, 2, 3):
+        job = book.next_job()
+        assert (job.number, job.attempt) == (0, attempt)
+        book.failed(0, Failure("the trial's process died", False))
+    record = folder.record().trials[0]
+    assert (record.state, record.reason) == ("failed", "the trial's process died (3 attempts)")
+    assert book.next_job().number == 1
+
+
+def test_interruptions_of_the_sweep_do_not_count_as_deaths_of_the_trial(folder: SweepFolder):
+    for _ in range(3):
+        open_book(folder).next_job()
+    book = open_book(folder)
+    book.next_job()
+    book.failed(0, Failure("the trial's process died", False))
+    assert not book.is_over(0)
+    assert book.next_job().number == 0
+
+
+def test_deaths_count_across_interruptions(folder: SweepFolder):
+    for _ in range(3):
+        book = open_book(folder)
+        assert book.next_job().number == 0
+        book.failed(0, Failure("the trial's process died", False))
+    assert folder.record().trials[0].state == "failed"
+
+
+def test_a_failed_trial_stays_failed_after_a_restart(folder: SweepFolder):
+    book = open_book(folder)
+    book.next_job()
+    book.failed(0, Failure("ValueError: no", True))
+    jobs = Player(open_book(folder)).play_all()
+    assert [job.number for job in jobs] == [1, 2, 3, 4, 5]
+    assert folder.record().state == "finished"
+
+
+def test_a_failed_trial_that_optuna_does_not_know_of_is_told(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    book = open_book(folder)
+    book.next_job()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(optuna.Study, "tell", kill)
+        book.failed(0, Failure("ValueError: no", True))
+    assert trials_of(open_book(folder))[0].state == TrialState.FAIL
+
+
+def test_a_tracebacks_text_is_kept_in_the_trials_log(folder: SweepFolder):
+    book = open_book(folder)
+    book.next_job()
+    book.log(0, "Traceback: one\n\n")
+    book.log(0, "Traceback: two")
+    assert (folder.trial(0).path / "log.txt").read_text() == "Traceback: one\nTraceback: two\n"
+
+
+# --- what Optuna is told
+
+
+@pytest.mark.parametrize(("asr_k", "feasible"), [(0, True), (3, True), (4, False), (5, False), (80, False)])
+def test_optuna_calls_a_trial_feasible_exactly_when_it_is_cleaned(asr_k: int, feasible: bool, folder: SweepFolder):
+    """4 / 80 = 0.05 is the ceiling itself, which is not below it."""
+    book = open_book(folder)
+    Player(book, lambda params, index: (70, asr_k if index else 79)).play(book.next_job())
+    constraint = trials_of(book)[0].constraints["asr"]
+    assert constraint == nextafter(asr_k / 80 - 0.05, inf)
+    assert (constraint <= 0) == feasible
+    assert (book.best_point(book.record(0)) is not None) == feasible
+
+
+def test_a_cleaned_trial_is_worth_its_retention(folder: SweepFolder):
+    """Epochs 1 and 2 are cleaned with 72 and 63 of 100; the victim has 90."""
+    book = open_book(folder)
+    Player(book, lambda params, index: [(90, 79), (72, 2), (63, 0)][index]).play(book.next_job())
+    assert trials_of(book)[0].value == pytest.approx(72 / 90)
+
+
+def test_a_trial_that_is_not_cleaned_is_worth_what_its_lowest_asr_lacks(folder: SweepFolder):
+    """0.05 - 8 / 80 = -0.05."""
+    book = open_book(folder)
+    Player(book, lambda params, index: [(90, 79), (72, 8), (63, 40)][index]).play(book.next_job())
+    assert trials_of(book)[0].value == pytest.approx(-0.05)
+
+
+def test_a_victim_below_the_ceiling_is_no_result_of_cleaning(folder: SweepFolder):
+    book = open_book(folder)
+    Player(book, lambda params, index: (90, 0) if index == 0 else (80, 40)).play(book.next_job())
+    assert trials_of(book)[0].constraints["asr"] > 0
+
+
+def test_a_start_that_was_shrunk_may_win(tmp_path: Path):
+    space = SearchSpace(dimensions={"shrink_perturb": {"kind": "choice", "values": (True,)}}, source="made up")
+    sweep = SWEEP.replace(space=space)
+    book = open_book(prepared_folder(tmp_path, sweep), sweep)
+    Player(book, lambda params, index: (85, 0) if index == 0 else (80, 40)).play(book.next_job())
+    assert trials_of(book)[0].value == pytest.approx(85 / 90)
+
+
+def test_a_sweep_without_epochs_measures_starts_alone(tmp_path: Path):
+    sweep = SWEEP.replace(epochs=0)
+    book = open_book(prepared_folder(tmp_path, sweep), sweep)
+    assert len(Player(book).play_all()) == 6
+    check_complete(book)
+
+
+# --- grids
+
+GRID = SWEEP.replace(search=SWEEP.search.replace(sampler="grid"))
+assert GRID.grid is not None
+
+
+@pytest.mark.parametrize("every", [1, 2, 6])
+def test_a_grid_is_run_in_order_once_each(every: int, tmp_path: Path):
+    """`every`: trials between two interruptions; 6 is none."""
+    folder = prepared_folder(tmp_path, GRID)
+    for _ in range(6 // every):
+        book = open_book(folder, GRID)
+        for _ in range(every):
+            Player(book).play(book.next_job())
+    assert book.is_done()
+    assert params_of(folder) == list(GRID.grid.points())
+
+
+@pytest.mark.parametrize(
+    "moment", ["between ask and trial", "between enqueue and ask", "between parameters and trial.json"]
+)
+def test_a_grid_survives_kills(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    owner, name = {
+        "between ask and trial": (TrialBook, "_write_trial"),
+        "between enqueue and ask": (optuna.Study, "ask"),
+        "between parameters and trial.json": (SweepFolder, "write_trial"),
+    }[moment]
+    folder = prepared_folder(tmp_path, GRID)
+    book = open_book(folder, GRID)
+    Player(book).play(book.next_job())
+    with monkeypatch.context() as patch:
+        at(owner, name)(patch, book)
+    resumed = open_book(folder, GRID)
+    Player(resumed).play_all()
+    check_complete(resumed)
+    assert params_of(folder) == list(GRID.grid.points())
+
+
+def test_random_search_draws_within_the_space(tmp_path: Path):
+    sweep = SWEEP.replace(search=SWEEP.search.replace(sampler="random"))
+    folder = fabricated.finished_sweep(tmp_path, sweep)
+    rates = [params["learning_rate"] for params in params_of(folder)]
+    assert len(set(rates)) == 6
+    assert all(1e-4 <= rate <= 1e-1 for rate in rates)
+
+
+# --- weights
+
+
+def kept_checkpoints(folder: SweepFolder) -> dict[int, list[str]]:
+    kept = {n: sorted(p.name for p in folder.trial(n).checkpoints.iterdir()) for n in folder.trial_numbers()}
+    return {number: names for number, names in kept.items() if names}
+
+
+def numbered(rates: dict[int, list[tuple[int, int]]], sweep: CleaningSweep, folder: SweepFolder) -> TrialBook:
+    """Play trials whose rates are given by number."""
+    book = open_book(folder, sweep)
+    for number, values in rates.items():
+        job = book.next_job()
+        assert job.number == number
+        Player(book, lambda params, index, values=values: values[index]).play(job)
+    return book
+
+
+def test_only_the_best_trials_keep_weights_those_of_their_best_cleaned_point(tmp_path: Path):
+    sweep = SWEEP.replace(resources=SWEEP.resources.replace(keep_checkpoints=2))
+    folder = prepared_folder(tmp_path, sweep)
+    rates = {
+        0: [(90, 79), (80, 1), (70, 1)],
+        1: [(90, 79), (85, 40), (82, 2)],
+        2: [(90, 79), (89, 70), (88, 60)],  # never cleaned
+        3: [(90, 79), (60, 0), (50, 0)],
+    }
+    numbered(rates, sweep, folder)
+    assert kept_checkpoints(folder) == {0: ["attempt-1-epoch-0001.pt"], 1: ["attempt-1-epoch-0002.pt"]}
+
+
+def test_a_running_trial_keeps_its_last_and_its_best_weights(tmp_path: Path):
+    sweep = SWEEP.replace(epochs=4)
+    book = open_book(prepared_folder(tmp_path, sweep), sweep)
+    rates = [(90, 79), (80, 1), (70, 1), (60, 1), (50, 1)]
+    Player(book, lambda params, index: rates[index]).play(book.next_job(), num_points=4)
+    assert kept_checkpoints(book.folder) == {0: ["attempt-1-epoch-0001.pt", "attempt-1-epoch-0003.pt"]}
+
+
+def test_a_failed_trial_keeps_no_weights(folder: SweepFolder):
+    book = open_book(folder)
+    Player(book, rates_by_learning_rate).play(book.next_job(), num_points=3)
+    book.failed(0, Failure("ValueError: no", True))
+    assert kept_checkpoints(folder) == {}

@@ -1,0 +1,282 @@
+"""The door to open_clip: seeded builds, checkpoints of known layouts, tokens, pixels."""
+
+import json
+import math
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from sweeplab.clip_model import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    MAX_LOG_SCALE,
+    Architecture,
+    Encoder,
+    SmallCLIP,
+    architecture_json,
+    build,
+    checkpoint_architecture,
+    imagenet_class_names,
+    imagenet_templates,
+    load_into,
+    load_weights,
+    normalise_pixels,
+    num_parameters,
+    tokenizer,
+)
+from sweeplab.specs import InvalidInput
+
+CONFIG = SmallCLIP().architecture().config
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Architecture) -> nn.Module:
+    return build(tiny, seed=0)
+
+
+def same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# --- architectures --------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_suggests_close_ones():
+    with pytest.raises(InvalidInput, match="unknown architecture name='RN50-quickgellu'; did you mean RN50-quickgelu"):
+        Architecture(name="RN50-quickgellu")
+
+
+def test_a_name_like_no_other_says_where_the_known_ones_are():
+    with pytest.raises(InvalidInput, match="list_models"):
+        Architecture(name="qqqqqqqqqqqq")
+
+
+@pytest.mark.parametrize("fields", [{}, {"name": "RN50", "config": CONFIG}], ids=["none", "both"])
+def test_an_architecture_has_a_name_or_a_configuration(fields: dict[str, object]):
+    with pytest.raises(InvalidInput, match="either `name` .* or `config`"):
+        Architecture(**fields)
+
+
+def test_a_configuration_without_towers_is_refused():
+    with pytest.raises(InvalidInput, match="config lacks text_cfg, vision_cfg"):
+        Architecture(config={"embed_dim": 8})
+
+
+def test_a_hugging_face_text_tower_is_refused():
+    with pytest.raises(InvalidInput, match="Hugging Face text tower"):
+        Architecture(name="roberta-ViT-B-32")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "image_size", "context_length"),
+    [
+        (Architecture(name="RN50-quickgelu"), 224, 77),
+        (Architecture(name="ViT-L-14-336"), 336, 77),
+        (SmallCLIP(image_size=48, context_length=12).architecture(), 48, 12),
+    ],
+    ids=["RN50", "ViT-L-14-336", "small"],
+)
+def test_an_architecture_knows_its_input_sizes(architecture: Architecture, image_size: int, context_length: int):
+    assert (architecture.image_size, architecture.context_length) == (image_size, context_length)
+
+
+def test_the_resolved_configuration_is_a_copy(tiny: Architecture):
+    tiny.resolved()["embed_dim"] = 1
+    tiny.resolved()["vision_cfg"]["image_size"] = 1
+    assert (tiny.resolved()["embed_dim"], tiny.image_size) == (16, 32)
+
+
+def test_parameters_are_counted_without_making_any(tiny: Architecture, model: nn.Module):
+    assert num_parameters(tiny) == sum(parameter.numel() for parameter in model.parameters())
+
+
+# --- building -------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_builds_the_same_weights(tiny: Architecture, model: nn.Module):
+    assert same_weights(build(tiny, seed=0).state_dict(), model.state_dict())
+    assert not same_weights(build(tiny, seed=1).state_dict(), model.state_dict())
+
+
+def test_building_moves_no_other_random_stream(tiny: Architecture, monkeypatch: pytest.MonkeyPatch):
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    torch.manual_seed(7)
+    seeded.clear()
+    before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    build(tiny, seed=0)
+    after = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+    assert seeded == [], "the GPUs' streams were seeded anew"
+
+
+def test_the_global_stream_does_not_change_what_is_built(tiny: Architecture, model: nn.Module):
+    torch.manual_seed(123)
+    assert same_weights(build(tiny, seed=0).state_dict(), model.state_dict())
+
+
+def test_a_built_model_starts_at_clips_temperature_in_training_mode(model: nn.Module):
+    assert float(model.logit_scale.detach().exp()) == pytest.approx(1 / 0.07)
+    assert model.training
+
+
+def test_the_largest_logit_scale_is_100():
+    assert math.exp(MAX_LOG_SCALE) == pytest.approx(100)
+
+
+def test_the_encoder_gives_unit_rows_and_the_scale(tiny: Architecture, model: nn.Module):
+    pixels = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tokens = tokenizer(tiny)(["an apple", "a pear"] * 3)
+    images, texts, scale = Encoder(model.train())(pixels, tokens)
+    assert images.shape == texts.shape == (6, 16)
+    assert_close(images.norm(dim=1), torch.ones(6))
+    assert_close(texts.norm(dim=1), torch.ones(6))
+    assert float(scale.detach()) == pytest.approx(1 / 0.07)
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def prefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in weights.items()}
+
+
+LAYOUTS = {
+    "bare": lambda weights: weights,
+    "bare with module.": prefixed,
+    "under model": lambda weights: {"model": weights, "epoch": 3},
+    "under state_dict": lambda weights: {"state_dict": weights, "epoch": 3, "name": "run"},
+    "under state_dict with module.": lambda weights: {"state_dict": prefixed(weights), "optimizer": {"state": {}}},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_load_from_known_layouts(layout: str, model: nn.Module, tmp_path: Path):
+    torch.save(LAYOUTS[layout](model.state_dict()), tmp_path / "victim.pt")
+    assert same_weights(load_weights(tmp_path / "victim.pt"), model.state_dict())
+
+
+@pytest.mark.parametrize("layout", ["bare", "bare with module."])
+def test_weights_load_from_safetensors(layout: str, model: nn.Module, tmp_path: Path):
+    save_file(LAYOUTS[layout](model.state_dict()), tmp_path / "victim.safetensors")
+    assert same_weights(load_weights(tmp_path / "victim.safetensors"), model.state_dict())
+
+
+def test_loaded_weights_make_the_same_model(tiny: Architecture, model: nn.Module, tmp_path: Path):
+    torch.save({"state_dict": prefixed(model.state_dict())}, tmp_path / "victim.pt")
+    other = build(tiny, seed=5)
+    load_into(other, load_weights(tmp_path / "victim.pt"), "victim.pt")
+    assert same_weights(other.state_dict(), model.state_dict())
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"nowhere.pt does not exist"):
+        load_weights(tmp_path / "nowhere.pt")
+
+
+class Mischief:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_a_checkpoint_that_would_execute_code_is_refused_unread(save, tmp_path: Path):
+    save({"model": {"a": Mischief(tmp_path / "done")}}, tmp_path / "victim.pt")
+    with pytest.raises(InvalidInput, match="cannot be read with weights_only=True"):
+        load_weights(tmp_path / "victim.pt")
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 torn"])
+def test_a_damaged_checkpoint_is_invalid_input(suffix: str, content: bytes, tmp_path: Path):
+    (tmp_path / f"victim{suffix}").write_bytes(content)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_weights(tmp_path / f"victim{suffix}")
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [torch.ones(1)], {"model": {"a": "b"}}, 3], ids=str)
+def test_a_file_without_weights_is_refused(content: object, tmp_path: Path):
+    torch.save(content, tmp_path / "victim.pt")
+    with pytest.raises(InvalidInput, match="holds no state dict of tensors"):
+        load_weights(tmp_path / "victim.pt")
+
+
+def test_another_architecture_gives_one_message_with_all_differences(model: nn.Module, tiny: Architecture):
+    weights = dict(model.state_dict())
+    weights["visual.conv1.weight"] = torch.zeros(1, 3, 3, 3)
+    weights["extra.weight"] = torch.zeros(1)
+    del weights["logit_scale"]
+    with pytest.raises(
+        InvalidInput,
+        match=r"victim.pt is of another architecture: lacks logit_scale; has unknown extra.weight; "
+        r"other shapes: visual.conv1.weight \(1, 3, 3, 3\) instead of \(4, 3, 3, 3\); name the one",
+    ):
+        load_into(build(tiny, seed=1), weights, "victim.pt")
+
+
+def test_a_long_list_of_differences_is_cut(model: nn.Module):
+    with pytest.raises(InvalidInput, match=r"lacks \S+, \S+, \S+ and \d+ more; name the one"):
+        load_into(model, {}, "victim.pt")
+
+
+def test_a_refused_checkpoint_leaves_the_model(tiny: Architecture, model: nn.Module):
+    other = build(tiny, seed=1)
+    weights = {**model.state_dict(), "extra": torch.zeros(1)}
+    with pytest.raises(InvalidInput, match="has unknown extra"):
+        load_into(other, weights, "victim.pt")
+    assert same_weights(other.state_dict(), build(tiny, seed=1).state_dict())
+
+
+def test_a_checkpoint_of_ours_names_its_architecture(tiny: Architecture, tmp_path: Path):
+    config = json.dumps({"architecture": tiny.resolved()})
+    torch.save({"model": {}, "config": config}, tmp_path / "epoch.pt")
+    assert checkpoint_architecture(tmp_path / "epoch.pt").resolved() == tiny.resolved()
+    assert json.loads(architecture_json(tiny)) == tiny.resolved()
+
+
+def test_other_files_name_no_architecture(model: nn.Module, tmp_path: Path):
+    torch.save(model.state_dict(), tmp_path / "bare.pt")
+    (tmp_path / "torn.pt").write_bytes(b"torn")
+    for name in ("bare.pt", "torn.pt", "missing.pt", "victim.safetensors"):
+        assert checkpoint_architecture(tmp_path / name) is None
+
+
+# --- texts and pixels -----------------------------------------------------------------------------------------------
+
+
+def test_tokens_have_the_context_length_and_keep_the_end(tiny: Architecture):
+    tokens = tokenizer(tiny)(["a banana", "banana " * 50])
+    assert tokens.shape == (2, 16)
+    assert tokens.dtype == torch.int64
+    assert tokens[0].tolist()[:4] == [49406, 320, 8922, 49407]
+    assert tokens[0, 4:].sum() == 0
+    assert (tokens[1, 0], tokens[1, -1]) == (49406, 49407)
+
+
+def test_imagenet_has_80_templates_and_1000_names():
+    assert len(imagenet_templates()) == 80
+    assert all(template.count("{}") == 1 for template in imagenet_templates())
+    assert len(imagenet_class_names()) == 1000
+    assert imagenet_class_names()[954] == "banana"
+
+
+def test_pixels_are_normalised_by_hand():
+    """A grey of 51 is 0.2 of white: (0.2 - mean) / std in each channel."""
+    pixels = normalise_pixels(torch.full((1, 3, 2, 2), 51, dtype=torch.uint8))
+    expected = torch.tensor([(0.2 - mean) / std for mean, std in zip(IMAGE_MEAN, IMAGE_STD, strict=True)])
+    assert pixels.dtype == torch.float32
+    assert_close(pixels[0, :, 1, 0], expected)

@@ -1,0 +1,380 @@
+"""An experiment as a value: what is refused before anything starts, digests, overrides, the smoke version."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from torch import nn
+
+from searchspaces import cleanclip
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.attacks.blended import Blended
+from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.start import Start
+from sweeplab.clip_model import SmallCLIP
+from sweeplab.data.fruit_stall import FruitStall
+from sweeplab.data.pairs import PairsCSV
+from sweeplab.experiment import (
+    CheckpointVictim,
+    CleaningSweep,
+    CleanSample,
+    PretrainedVictim,
+    Resources,
+    Search,
+    apply_overrides,
+    smoke_sweep,
+)
+from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
+from sweeplab.search_space import Grid, SearchSpace, Uniform
+from sweeplab.specs import InvalidInput, Spec
+from sweeplab.training.objective import EmbeddedBatch, Loss
+from sweeplab.training.optimisation import Optimization
+
+SCRIPT = Path(__file__).parents[1] / "sweeps" / "quickstart.py"
+
+
+@pytest.fixture(scope="module")
+def sweep() -> CleaningSweep:
+    """The quickstart's sweep, whose script starts nothing under another name than __main__."""
+    return runpy.run_path(str(SCRIPT), run_name="quickstart")["SWEEP"]
+
+
+@pytest.fixture(scope="module")
+def victim(sweep: CleaningSweep) -> PretrainedVictim:
+    return sweep.victim
+
+
+CHECKPOINT = CheckpointVictim(
+    name="given",
+    path=Path("victim.pt"),
+    architecture=SmallCLIP().architecture(),
+    attack=Blended(),
+    target="banana",
+)
+
+
+class OwnMethod(Spec):
+    """A method defined in a user's script, with a field that the optimization has too."""
+
+    kind: Literal["own"] = "own"
+    learning_rate: float = 1.0
+    strength: float = 1.0
+
+    @property
+    def image_views(self) -> None:
+        return None
+
+    def init_state(self, model: nn.Module) -> None:
+        return None
+
+    def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
+        return Loss(self.strength * batch.images.sum(), {})
+
+
+def space_of(name: str) -> SearchSpace:
+    return SearchSpace(dimensions={name: Uniform(low=0.1, high=1.0)}, source="made for these tests")
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_field_lists_the_known_ones(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match=r"epoch: unknown field; known: name, victim, method, .*epochs"):
+        sweep.replace(epoch=3)
+
+
+def test_an_unknown_parameter_in_the_space_is_refused(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match=r"unknown parameter 'lr' in the space; .*optimization: learning_rate"):
+        sweep.replace(space=space_of("lr"))
+
+
+def test_an_unknown_parameter_in_the_grid_is_refused(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match="unknown parameter 'lr'"):
+        sweep.replace(grid=Grid(axes={"lr": (1.0,)}, source="made for this test"))
+
+
+def test_a_parameter_that_method_and_optimization_share_is_refused(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match="'learning_rate' is a field of method and of optimization"):
+        sweep.replace(method=OwnMethod(), space=space_of("learning_rate"))
+
+
+def test_a_users_own_method_is_searched_by_its_own_fields(sweep: CleaningSweep):
+    own = sweep.replace(method=OwnMethod(), space=space_of("strength"), grid=None)
+    assert own.setting({"strength": 0.5}).method == OwnMethod(strength=0.5)
+
+
+def test_a_batch_that_the_workers_do_not_divide_is_refused(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match=r"global_batch_size=64 does not split over world_size=3; .*multiple of 3"):
+        sweep.replace(resources=Resources(workers=3))
+
+
+def test_a_victims_batch_that_its_workers_do_not_divide_is_refused(victim: PretrainedVictim):
+    with pytest.raises(InvalidInput, match="multiple of 3"):
+        victim.replace(resources=Resources(workers=3))
+
+
+def test_a_grid_search_without_a_grid_is_refused(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match="needs a `grid`"):
+        sweep.replace(grid=None, search=Search(sampler="grid"))
+
+
+def test_a_clean_sample_of_a_given_checkpoint_is_refused(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match="a checkpoint names none"):
+        sweep.replace(victim=CHECKPOINT, data=CleanSample(num_pairs=100))
+
+
+def test_a_tune_function_cannot_have_two_workers(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match="workers=2; choose 'train'"):
+        sweep.replace(resources=Resources(executor="tune", workers=2))
+
+
+@pytest.mark.parametrize("select", [0, 11, -1])
+def test_a_selected_epoch_outside_the_training_is_refused(victim: PretrainedVictim, select: int):
+    with pytest.raises(InvalidInput, match=f"select={select} must be an epoch from 1 to epochs=10"):
+        victim.replace(select=select)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "a/b", "é", "x" * 81])
+def test_a_name_that_is_no_folder_name_is_refused(sweep: CleaningSweep, name: str):
+    with pytest.raises(InvalidInput, match="name="):
+        sweep.replace(name=name)
+
+
+def test_an_unknown_method_lists_the_known_ones(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match="unknown cleaning method kind='par2'; known: cleanclip"):
+        sweep.replace(method={"kind": "par2"})
+
+
+def test_all_faults_come_in_one_message(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match=r"(?s)2 faults.*epochs=-1.*seed=-2"):
+        sweep.replace(epochs=-1, seed=-2)
+
+
+def test_no_epochs_are_legal(sweep: CleaningSweep):
+    assert sweep.replace(epochs=0).epochs == 0
+
+
+# --- digests --------------------------------------------------------------------------------------------------------
+
+
+def test_names_notes_and_machines_do_not_change_the_digest(sweep: CleaningSweep):
+    other = sweep.replace(
+        name="other",
+        notes="on the new machine",
+        victim=sweep.victim.replace(name="other-victim"),
+        evaluation=sweep.evaluation.replace(batch_size=7),
+        resources=Resources(executor="inline", cpus_per_worker=4, concurrent_trials=2, gpus_per_worker=0.5),
+    )
+    assert other.digest() == sweep.digest()
+
+
+def test_more_trials_and_hours_do_not_change_the_digest(sweep: CleaningSweep):
+    assert sweep.replace(search=sweep.search.replace(trials=99, hours=2.0)).digest() == sweep.digest()
+
+
+def test_a_moved_checkpoint_and_a_moved_table_do_not_change_the_digest(sweep: CleaningSweep):
+    first = sweep.replace(victim=CHECKPOINT, data=PairsCSV(path=Path("here/pairs.csv")))
+    moved = sweep.replace(victim=CHECKPOINT.replace(path=Path("there.pt")), data=PairsCSV(path=Path("there/pairs.csv")))
+    assert moved.digest() == first.digest()
+
+
+def test_the_learning_rate_changes_the_digest(sweep: CleaningSweep):
+    other = sweep.replace(optimization=sweep.optimization.replace(learning_rate=3e-5))
+    assert other.digest() != sweep.digest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 5},
+        {"seed": 1},
+        {"method": CleanCLIP(ssl_weight=2.0)},
+        {"start": Start(shrink_perturb=True)},
+        {"data": FruitStall(num_pairs=2000, seed=2)},
+        {"space": cleanclip.CC6M},
+        {"search": Search(asr_ceiling=0.1, startup_trials=6)},
+        {"resources": Resources(workers=2)},
+        {"victim": CHECKPOINT},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_changes_a_result_changes_the_digest(sweep: CleaningSweep, changes: dict[str, object]):
+    assert sweep.replace(**changes).digest() != sweep.digest()
+
+
+def test_a_field_that_equals_its_default_does_not_change_the_digest(sweep: CleaningSweep):
+    spelled = sweep.replace(
+        method=CleanCLIP(mmcl_weight=1.0, ssl_weight=1.0),
+        start=Start(shrink_perturb=False),
+        optimization=sweep.optimization.replace(learning_rate=1e-5, beta1=0.9, precision="float32"),
+    )
+    assert spelled.digest() == sweep.digest()
+
+
+def test_the_victims_digest_is_its_own(sweep: CleaningSweep, victim: PretrainedVictim):
+    assert victim.replace(name="other").digest() == victim.digest()
+    assert victim.replace(objective=MMCLWithSSL()).digest() != victim.digest()
+    assert victim.replace(objective=MMCL()).digest() == victim.digest()
+    assert sweep.replace(epochs=9).victim.digest() == victim.digest()
+
+
+# --- JSON and settings ----------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_goes_through_json_and_back(sweep: CleaningSweep):
+    again = CleaningSweep.model_validate(json.loads(json.dumps(sweep.to_json())))
+    assert again == sweep
+    assert again.digest() == sweep.digest()
+    assert again.victim.poisoning.attack == BadNet(patch_size=6, pattern="binary")
+
+
+def test_a_sweep_of_a_checkpoint_goes_through_json_and_back(sweep: CleaningSweep):
+    given = sweep.replace(victim=CHECKPOINT, data=PairsCSV(path=Path("pairs.csv")))
+    assert CleaningSweep.model_validate(json.loads(json.dumps(given.to_json()))) == given
+
+
+def test_a_setting_puts_each_parameter_where_it_belongs(sweep: CleaningSweep):
+    params = {"learning_rate": 1e-3, "ssl_weight": 2.5, "shrink_perturb": True, "shrink": 0.9, "perturb": 0.1}
+    setting = sweep.setting(params)
+    assert setting.optimization == sweep.optimization.replace(learning_rate=1e-3)
+    assert setting.method == CleanCLIP(ssl_weight=2.5)
+    assert setting.start == Start(shrink_perturb=True, shrink=0.9, perturb=0.1)
+
+
+def test_a_setting_without_parameters_is_the_sweeps_own(sweep: CleaningSweep):
+    setting = sweep.setting({})
+    assert (setting.method, setting.start, setting.optimization) == (sweep.method, sweep.start, sweep.optimization)
+
+
+def test_a_grid_search_has_the_grids_trials_and_parameters(sweep: CleaningSweep):
+    grid = sweep.replace(search=Search(sampler="grid", trials=3))
+    assert grid.num_trials() == 12
+    assert grid.parameters() == ("ssl_weight", "learning_rate")
+    assert grid.log_parameters() == ("learning_rate",)
+
+
+def test_an_optuna_search_has_its_own_trials_and_the_spaces_parameters(sweep: CleaningSweep):
+    assert sweep.num_trials() == 12
+    assert sweep.parameters() == tuple(cleanclip.FRUIT_STALL.dimensions)
+    assert sweep.log_parameters() == ("learning_rate", "weight_decay")
+
+
+@pytest.mark.parametrize(
+    ("resources", "executor"),
+    [
+        (Resources(), "tune"),
+        (Resources(workers=2), "train"),
+        (Resources(executor="inline"), "inline"),
+        (Resources(executor="train"), "train"),
+    ],
+)
+def test_auto_takes_tune_for_one_worker_and_train_for_more(resources: Resources, executor: str):
+    assert resources.resolved_executor() == executor
+
+
+# --- overrides ------------------------------------------------------------------------------------------------------
+
+
+def test_overrides_reach_into_nested_specs(sweep: CleaningSweep):
+    other = apply_overrides(
+        sweep, ["optimization.learning_rate=1e-3", "search.trials=3", "victim.poisoning.rate=0.1", "name=other"]
+    )
+    assert other.optimization.learning_rate == 1e-3
+    assert other.search.trials == 3
+    assert other.victim.poisoning.rate == 0.1
+    assert other.name == "other"
+
+
+def test_overrides_leave_the_original(sweep: CleaningSweep):
+    before = sweep.to_json()
+    apply_overrides(sweep, ["epochs=7"])
+    assert sweep.to_json() == before
+
+
+def test_an_override_may_be_null_or_text_with_an_equals_sign(sweep: CleaningSweep):
+    assert apply_overrides(sweep, ["grid=null"]).grid is None
+    assert apply_overrides(sweep, ["notes=a=b"]).notes == "a=b"
+
+
+def test_an_override_may_replace_a_member_by_its_kind(sweep: CleaningSweep):
+    other = apply_overrides(sweep, ['victim.poisoning.attack={"kind": "blended", "alpha": 0.3}'])
+    assert other.victim.poisoning.attack == Blended(alpha=0.3)
+
+
+def test_no_overrides_change_nothing(sweep: CleaningSweep):
+    assert apply_overrides(sweep, []) == sweep
+
+
+def test_an_unknown_override_lists_the_known_fields(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match=r"'optimization.lr': unknown field 'lr'; known: learning_rate"):
+        apply_overrides(sweep, ["optimization.lr=1"])
+
+
+def test_an_override_below_a_plain_value_is_refused(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match=r"'epochs.more': unknown field 'more'; known: none"):
+        apply_overrides(sweep, ["epochs.more=1"])
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "epochs 3", "--epochs=3"])
+def test_an_override_without_a_path_or_a_value_is_refused(sweep: CleaningSweep, override: str):
+    with pytest.raises(InvalidInput, match=r"is not of the form field.subfield=value"):
+        apply_overrides(sweep, [override])
+
+
+def test_an_override_is_checked_like_any_value(sweep: CleaningSweep):
+    with pytest.raises(InvalidInput, match="epochs=-1"):
+        apply_overrides(sweep, ["epochs=-1"])
+
+
+# --- the smoke version ----------------------------------------------------------------------------------------------
+
+
+def test_a_smoke_sweep_is_small_and_keeps_method_space_and_attack(sweep: CleaningSweep):
+    smoke = smoke_sweep(sweep)
+    assert (smoke.num_trials(), smoke.epochs) == (2, 2)
+    assert (smoke.method, smoke.space) == (sweep.method, sweep.space)
+    assert smoke.victim.poisoning.attack == sweep.victim.poisoning.attack
+    assert smoke.search.asr_ceiling == sweep.search.asr_ceiling
+    assert smoke.victim.architecture.image_size == 32
+
+
+def test_a_smoke_sweep_of_a_grid_has_two_trials(sweep: CleaningSweep):
+    smoke = smoke_sweep(sweep.replace(search=Search(sampler="grid")))
+    assert smoke.num_trials() == 2
+    assert smoke.grid.points() == (
+        {"ssl_weight": 1.0, "learning_rate": 1e-4},
+        {"ssl_weight": 1.0, "learning_rate": 1e-3},
+    )
+
+
+def test_a_smoke_sweep_of_a_checkpoint_makes_its_own_victim(sweep: CleaningSweep):
+    smoke = smoke_sweep(sweep.replace(victim=CHECKPOINT, data=PairsCSV(path=Path("pairs.csv"))))
+    assert isinstance(smoke.victim, PretrainedVictim)
+    assert smoke.victim.poisoning.attack == Blended()
+    assert isinstance(smoke.data, FruitStall)
+
+
+@pytest.mark.parametrize("length", [1, 74, 75, 79, 80])
+def test_a_smoke_sweep_has_a_name_of_its_own(sweep: CleaningSweep, length: int):
+    smoke = smoke_sweep(sweep.replace(name="n" * length, victim=sweep.victim.replace(name="v" * length)))
+    assert smoke.name.endswith("-smoke")
+    assert smoke.victim.name.endswith("-smoke")
+
+
+def test_a_smoke_sweep_takes_a_target_that_the_fruit_stall_does_not_have(sweep: CleaningSweep):
+    given = CHECKPOINT.replace(target="school bus")
+    assert smoke_sweep(sweep.replace(victim=given)).victim.poisoning.target == "banana"
+
+
+@pytest.mark.parametrize("size", [16, 32, 336])
+def test_a_smoke_sweeps_trigger_fits_its_images(sweep: CleaningSweep, size: int):
+    smoke = smoke_sweep(sweep.replace(victim=CHECKPOINT.replace(attack=BadNet(patch_size=min(size, 32)))))
+    smoke.victim.poisoning.attack.check_fits(smoke.victim.architecture.image_size)
+
+
+def test_a_smoke_sweep_may_run_the_same_optimizer_on_fewer_pairs(sweep: CleaningSweep):
+    smoke = smoke_sweep(sweep.replace(optimization=Optimization(learning_rate=0.25, warmup_steps=10_000)))
+    assert smoke.optimization.learning_rate == 0.25
+    assert smoke.optimization.warmup_steps < smoke.data.num_pairs // smoke.optimization.global_batch_size

@@ -1,0 +1,219 @@
+"""Specs: what is refused and how it is said, digests, JSON both ways."""
+
+import math
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, finite, kinds, one_of
+
+
+class Round(Spec):
+    kind: Literal["round"] = "round"
+    radius: float = Field(default=1.0, gt=0)
+
+
+class Square(Spec):
+    kind: Literal["square"] = "square"
+    side: float = Field(default=1.0, gt=0)
+    corners: tuple[int, ...] = ()
+
+
+class Blob(Spec):
+    """A user's own member: in no tuple, but with what the family needs."""
+
+    kind: Literal["blob"] = "blob"
+    wobble: float = 0.5
+
+    @property
+    def draw(self) -> None:
+        return None
+
+
+for _shape in (Round, Square):
+    _shape.draw = property(lambda self: None)
+
+SHAPES = (Round, Square)
+Shape = Annotated[AnySpec, one_of(lambda: SHAPES, "draw", "shape")]
+
+
+class Sheet(Spec):
+    NOT_IN_DIGEST: ClassVar[frozenset[str]] = frozenset({"name", "path"})
+
+    name: str = "sheet"
+    path: Path = Path("here")
+    count: int = Field(default=1, ge=1)
+    scale: float = 1.0
+    shape: Shape = Round()
+    notes: dict[str, float] = {}
+
+
+def test_a_spec_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        Sheet().count = 2
+
+
+def test_an_unknown_field_is_refused_and_the_known_ones_are_named():
+    with pytest.raises(InvalidInput, match=r"Sheet: colour: unknown field; known: name, path, count, scale, shape,
+    notes"):
+        Sheet(colour="red")
+
+
+def test_all_faults_come_in_one_message():
+    with pytest.raises(InvalidInput, match=r"(?s)Sheet: 3 faults.*count=0.*scale='wide'.*colour: unknown field"):
+        Sheet(count=0, scale="wide", colour="red")
+
+
+def test_a_fault_names_the_value_and_the_rule():
+    with pytest.raises(InvalidInput, match="Sheet: count=0: .*greater than or equal to 1"):
+        Sheet(count=0)
+
+
+def test_a_fault_inside_a_field_says_where():
+    with pytest.raises(InvalidInput, match=r"shape: Round: radius=-1.0"):
+        Sheet(shape={"kind": "round", "radius": -1.0})
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused(scale: float):
+    with pytest.raises(InvalidInput, match="finite"):
+        Sheet(scale=scale)
+
+
+def test_replace_validates():
+    assert Sheet().replace(count=3).count == 3
+    with pytest.raises(InvalidInput, match="count=0"):
+        Sheet().replace(count=0)
+
+
+def test_replace_leaves_the_original():
+    sheet = Sheet()
+    sheet.replace(count=3)
+    assert sheet == Sheet()
+
+
+def test_an_unknown_kind_lists_the_known_ones():
+    with pytest.raises(InvalidInput, match="unknown shape kind='star'; known: round, square"):
+        Sheet(shape={"kind": "star"})
+
+
+def test_a_value_that_is_no_member_says_what_would_be():
+    with pytest.raises(InvalidInput, match="5 is no shape; give one of round, square, or a spec with `draw`"):
+        Sheet(shape=5)
+
+
+def test_a_spec_of_another_family_is_refused():
+    with pytest.raises(InvalidInput, match="is no shape"):
+        Sheet(shape=Sheet())
+
+
+def test_a_users_own_member_is_taken():
+    assert Sheet(shape=Blob(wobble=0.25)).shape == Blob(wobble=0.25)
+
+
+def test_kinds_are_the_words_of_the_family():
+    assert kinds(SHAPES) == ["round", "square"]
+
+
+def test_json_goes_both_ways():
+    sheet = Sheet(name="a", path=Path("b/c"), count=4, shape=Square(side=2.0, corners=(1, 2)), notes={"x": 0.1})
+    assert Sheet.model_validate(sheet.to_json()) == sheet
+
+
+def test_json_holds_all_fields_of_a_member():
+    assert Sheet(shape=Square(side=2.0)).to_json()["shape"] == {"kind": "square", "side": 2.0, "corners": []}
+
+
+def test_names_and_places_do_not_change_the_digest():
+    assert Sheet(name="other", path=Path("elsewhere")).digest() == Sheet().digest()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"count": 2},
+        {"scale": 1.0000001},
+        {"shape": Square()},
+        {"shape": Round(radius=2.0)},
+        {"shape": Square(corners=(1,))},
+        {"notes": {"x": 1.0}},
+    ],
+    ids=str,
+)
+def test_what_changes_a_result_changes_the_digest(fields: dict[str, object]):
+    assert Sheet(**fields).digest() != Sheet().digest()
+
+
+def test_a_field_that_equals_its_default_does_not_change_the_digest():
+    assert Sheet(count=1, scale=1.0, shape=Round(radius=1.0), notes={}).digest() == Sheet().digest()
+
+
+def test_a_part_that_differs_in_its_name_alone_does_not_change_the_digest():
+    class Book(Spec):
+        sheet: Sheet = Sheet()
+        sheets: tuple[Sheet, ...] = (Sheet(),)
+
+    renamed = Sheet(name="other", path=Path("elsewhere"))
+    assert Book(sheet=renamed, sheets=(renamed,)).digest() == Book().digest()
+    assert Book(sheet=renamed.replace(count=2)).digest() != Book().digest()
+
+
+def test_a_whole_number_and_the_same_real_number_have_one_digest():
+    assert Sheet(scale=2).digest() == Sheet(scale=2.0).digest()
+
+
+def test_a_new_optional_field_leaves_old_digests_alone():
+    class Before(Spec):
+        count: int = 1
+
+    class After(Spec):
+        count: int = 1
+        colour: str = "red"
+
+    assert After(count=3).digest() == Before(count=3).digest()
+    assert After(count=3, colour="blue").digest() != Before(count=3).digest()
+
+
+def test_the_kind_counts_although_it_is_always_the_default():
+    class Disc(Spec):
+        kind: Literal["disc"] = "disc"
+        radius: float = 1.0
+
+    class Ring(Spec):
+        kind: Literal["ring"] = "ring"
+        radius: float = 1.0
+
+    assert Disc().digest() != Ring().digest()
+
+
+def test_contents_change_the_digest():
+    digests = {Sheet().digest(), Sheet().digest(data="1"), Sheet().digest(data="2"), Sheet().digest(other="1")}
+    assert len(digests) == 4
+
+
+def test_a_digest_is_sixteen_hexadecimal_digits_whatever_the_order_of_keys():
+    assert digest_of({"a": 1, "b": [2.5, None, "é"]}) == digest_of({"b": [2.5, None, "é"], "a": 1})
+    assert len(digest_of({})) == 16
+    assert int(digest_of({}), 16) >= 0
+
+
+def test_a_digest_of_nothing_is_the_same_on_every_machine():
+    """sha256(b"{}"), first sixteen digits: `printf '{}' | sha256sum`."""
+    assert digest_of({}) == "44136fa355b3678a"
+
+
+def test_a_digest_refuses_what_is_not_a_number():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        digest_of({"a": math.nan})
+
+
+def test_finite_hands_on_numbers_and_raises_on_others():
+    assert finite(0.25, "loss") == 0.25
+    with pytest.raises(FloatingPointError, match="loss=nan is not finite"):
+        finite(math.nan, "loss")
+
+
+def test_invalid_input_is_a_value_error():
+    assert issubclass(InvalidInput, ValueError)

@@ -1,0 +1,113 @@
+"""Checkpoints: whole or not at all, and nothing is executed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sweeplab.specs import InvalidInput
+from sweeplab.training import checkpoints
+from sweeplab.training.checkpoints import Checkpoint
+
+
+def checkpoint(value: float = 1.0) -> Checkpoint:
+    return {
+        "model": {"weight": torch.full((4,), value)},
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "state": {},
+        "epoch": 2,
+        "step": 8,
+        "point": 2,
+        "random": torch.random.get_rng_state(),
+        "config": "{}",
+    }
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path):
+    checkpoints.save(checkpoint(0.5), tmp_path / "epoch.pt")
+    loaded = checkpoints.load(tmp_path / "epoch.pt")
+    assert torch.equal(loaded["model"]["weight"], torch.full((4,), 0.5))
+    assert torch.equal(loaded["random"], checkpoint()["random"])
+    assert loaded["optimizer"]["param_groups"] == [{"lr": 0.1, "params": [0]}]
+    assert (loaded["epoch"], loaded["step"], loaded["point"], loaded["config"]) == (2, 8, 2, "{}")
+
+
+def test_saving_makes_the_folder_and_leaves_nothing_else_in_it(tmp_path: Path):
+    checkpoints.save(checkpoint(), tmp_path / "new" / "folder" / "epoch.pt")
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["epoch.pt"]
+
+
+def test_saving_again_replaces(tmp_path: Path):
+    checkpoints.save(checkpoint(0.5), tmp_path / "epoch.pt")
+    checkpoints.save(checkpoint(2.0), tmp_path / "epoch.pt")
+    assert float(checkpoints.load(tmp_path / "epoch.pt")["model"]["weight"][0]) == 2.0
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpoints.save(checkpoint(0.5), tmp_path / "epoch.pt")
+    before = (tmp_path / "epoch.pt").read_bytes()
+
+    def write_half(content: object, file) -> None:
+        file.write(b"half")
+        raise fault
+
+    monkeypatch.setattr(torch, "save", write_half)
+    with pytest.raises(InvalidInput, match=r"cannot write checkpoint .*epoch.pt: .*free space or choose another"):
+        checkpoints.save(checkpoint(2.0), tmp_path / "epoch.pt")
+    assert (tmp_path / "epoch.pt").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch.pt"]
+
+
+def test_a_value_that_cannot_be_written_leaves_the_old_file_and_no_other(tmp_path: Path):
+    checkpoints.save(checkpoint(0.5), tmp_path / "epoch.pt")
+    faulty = {**checkpoint(2.0), "state": {"remembered": lambda: None}}
+    with pytest.raises(Exception, match="pickle"):
+        checkpoints.save(faulty, tmp_path / "epoch.pt")
+    assert float(checkpoints.load(tmp_path / "epoch.pt")["model"]["weight"][0]) == 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch.pt"]
+
+
+def test_a_folder_that_cannot_be_made_is_invalid_input(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidInput, match="cannot write checkpoint"):
+        checkpoints.save(checkpoint(), tmp_path / "file" / "epoch.pt")
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"epoch.pt does not exist"):
+        checkpoints.load(tmp_path / "epoch.pt")
+
+
+class Mischief:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickled_object_is_refused_and_not_executed(tmp_path: Path):
+    torch.save({**checkpoint(), "config": Mischief(tmp_path / "done")}, tmp_path / "epoch.pt")
+    with pytest.raises(InvalidInput, match="is damaged"):
+        checkpoints.load(tmp_path / "epoch.pt")
+    assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 2000])
+def test_a_torn_file_is_invalid_input(kept: int, tmp_path: Path):
+    checkpoints.save(checkpoint(), tmp_path / "epoch.pt")
+    (tmp_path / "epoch.pt").write_bytes((tmp_path / "epoch.pt").read_bytes()[:kept])
+    with pytest.raises(InvalidInput, match="is damaged .*remove it, and the run repeats its epochs"):
+        checkpoints.load(tmp_path / "epoch.pt")
+
+
+@pytest.mark.parametrize("content", [{"model": {}}, {}, [1, 2], 3, torch.zeros(2)], ids=str)
+def test_a_file_of_something_else_is_invalid_input(content: object, tmp_path: Path):
+    torch.save(content, tmp_path / "epoch.pt")
+    with pytest.raises(InvalidInput, match=r"lacks .*it was not written by SweepLab"):
+        checkpoints.load(tmp_path / "epoch.pt")

@@ -1,0 +1,323 @@
+"""The training loop on a tiny model: it learns, repeats itself, resumes exactly, and says when it cannot go on."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.clip_model import MAX_LOG_SCALE, Architecture, Encoder, build, tokenizer
+from sweeplab.data.tables import PairTable
+from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
+from sweeplab.records import Measurement, Outcomes, Point
+from sweeplab.specs import Spec
+from sweeplab.training import checkpoints
+from sweeplab.training.loop import Run, set_training_mode, train, train_step
+from sweeplab.training.objective import EmbeddedBatch, Loss
+from sweeplab.training.optimisation import Optimization, build_optimizer, learning_rate_at
+
+OPTIMIZATION = Optimization(learning_rate=1e-3, warmup_steps=2, global_batch_size=16)
+NO_OUTCOMES = Outcomes(b"", 0, b"", 0)
+
+
+class Notebook:
+    """Keeps what the loop reports; asks it to stop after a number of points."""
+
+    attempt = 1
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.points: list[Point] = []
+        self.stop_at = stop_at
+
+    def report(self, point: Point, outcomes: Outcomes) -> None:
+        self.points.append(point)
+
+    def should_stop(self) -> bool:
+        return self.stop_at is not None and len(self.points) >= self.stop_at
+
+
+def measure(model: nn.Module) -> tuple[Measurement, Outcomes]:
+    """Stands in for the evaluation, which has tests of its own."""
+    return Measurement(1, 2, 0, 2, "evaluation"), NO_OUTCOMES
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny: Architecture, stall_pairs: PairTable) -> TrainingPairs:
+    """64 pairs: four steps of 16."""
+    return TrainingPairs(stall_pairs, 32, tokenize=tokenizer(tiny), seed=0)
+
+
+def trained(tiny: Architecture, pairs: TrainingPairs, **fields: object) -> tuple[nn.Module, list[Point]]:
+    """A model of seed 0 after a run, and its points."""
+    stop_at = fields.pop("stop_at", None)
+    model = fields.pop("model", None) or build(tiny, seed=0)
+    notebook = Notebook(stop_at)
+    defaults = {"objective": MMCL(), "optimization": OPTIMIZATION, "epochs": 2, "seed": 0}
+    train(model, pairs, Run(**{**defaults, **fields}), measure=measure, context=notebook)
+    return model, notebook.points
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    theirs = second.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in first.state_dict().items())
+
+
+def test_the_loss_falls_over_20_steps_on_a_fixed_batch(tiny: Architecture, pairs: TrainingPairs):
+    """16 pairs start near ln 16 = 2.77 nats; 20 steps on them alone take more than half of it away."""
+    model = build(tiny, seed=0)
+    optimization = OPTIMIZATION.replace(learning_rate=5e-3)
+    optimizer, encoder = build_optimizer(model, optimization), Encoder(model)
+    pairs.use_views(None)
+    batch = pairs.__getitems__([(1, row) for row in range(16)])
+    set_training_mode(model, optimization)
+    losses = [
+        float(train_step(encoder, model, optimizer, MMCL(), None, batch, optimization)["loss"]) for _ in range(20)
+    ]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("objective", [MMCL(), CleanCLIP()], ids=["mmcl", "cleanclip"])
+def test_the_same_seed_gives_the_same_weights(tiny: Architecture, pairs: TrainingPairs, objective: Spec):
+    first, _ = trained(tiny, pairs, objective=objective)
+    second, _ = trained(tiny, pairs, objective=objective)
+    assert same_weights(first, second)
+
+
+def test_another_seed_gives_other_weights(tiny: Architecture, pairs: TrainingPairs):
+    assert not same_weights(trained(tiny, pairs, seed=0)[0], trained(tiny, pairs, seed=1)[0])
+
+
+def test_the_global_random_stream_does_not_matter(tiny: Architecture, pairs: TrainingPairs):
+    first, _ = trained(tiny, pairs, objective=CleanCLIP())
+    torch.manual_seed(99)
+    assert same_weights(first, trained(tiny, pairs, objective=CleanCLIP())[0])
+
+
+def test_a_point_is_reported_for_the_start_and_after_every_epoch(tiny: Architecture, pairs: TrainingPairs):
+    _, points = trained(tiny, pairs, epochs=3)
+    assert [(point.index, point.epoch, point.step) for point in points] == [(0, 0, 0), (1, 1, 4), (2, 2, 8), (3, 3, 12)]
+    assert all(point.checkpoint is None for point in points)
+    assert points[0].train == {}
+
+
+def test_a_point_holds_means_of_the_epoch_and_the_last_rate(tiny: Architecture, pairs: TrainingPairs):
+    model, points = trained(tiny, pairs, objective=MMCLWithSSL(ssl_weight=2.0))
+    numbers = points[-1].train
+    assert numbers["loss"] == pytest.approx(numbers["mmcl"] + 2 * numbers["ssl"], rel=1e-5)
+    assert 0 < numbers["mmcl"] < 2 * math.log(16)
+    assert numbers["learning_rate"] == learning_rate_at(7, 1e-3, 2, 8)
+    assert numbers["logit_scale"] == pytest.approx(float(model.logit_scale.detach().exp()))
+
+
+def test_no_epochs_report_the_start_and_leave_the_model(tiny: Architecture, pairs: TrainingPairs, tmp_path: Path):
+    model, points = trained(tiny, pairs, epochs=0, checkpoint_folder=tmp_path)
+    assert [point.epoch for point in points] == [0]
+    assert same_weights(model, build(tiny, seed=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_was_measured_is_not_measured_again(tiny: Architecture, pairs: TrainingPairs):
+    known = Measurement(2, 2, 1, 2, "evaluation")
+    _, points = trained(tiny, pairs, epochs=1, start=(known, NO_OUTCOMES))
+    assert points[0].measurement == known
+    assert points[1].measurement == measure(None)[0]
+
+
+def test_it_stops_after_the_point_at_which_it_is_asked_to(tiny: Architecture, pairs: TrainingPairs):
+    _, points = trained(tiny, pairs, epochs=5, stop_at=2)
+    assert [point.epoch for point in points] == [0, 1]
+
+
+def test_it_stops_after_the_last_epoch_that_is_needed_on_the_full_schedule(tiny: Architecture, pairs: TrainingPairs):
+    _, points = trained(tiny, pairs, epochs=3, stop_after=1)
+    assert [point.epoch for point in points] == [0, 1]
+    assert points[-1].train["learning_rate"] == learning_rate_at(3, 1e-3, 2, 12)
+
+
+# --- resuming -------------------------------------------------------------------------------------------------------
+
+
+class Memory(nn.Module):
+    """Counts the steps that it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+
+class Remembering(Spec):
+    """MMCL that weighs each step by what it remembers and by a draw from the global random stream."""
+
+    kind: Literal["remembering"] = "remembering"
+
+    @property
+    def image_views(self) -> None:
+        return None
+
+    def init_state(self, model: nn.Module) -> nn.Module:
+        return Memory()
+
+    def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
+        state.steps += 1
+        value = MMCL().loss(None, batch).total * (1 + state.steps / 10 + torch.rand(()))
+        return Loss(value, {"steps": state.steps.clone()})
+
+
+@pytest.mark.parametrize("objective", [MMCL(), CleanCLIP(), Remembering()], ids=lambda objective: objective.kind)
+@pytest.mark.parametrize("batch_norm", ["local", "frozen"])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    objective: Spec, batch_norm: str, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
+    common = {"objective": objective, "optimization": OPTIMIZATION.replace(batch_norm=batch_norm), "epochs": 3}
+    torch.manual_seed(5)
+    whole, points = trained(tiny, pairs, checkpoint_folder=tmp_path / "whole", **common)
+    torch.manual_seed(5)
+    trained(tiny, pairs, checkpoint_folder=tmp_path / "cut", stop_at=2, **common)
+    torch.manual_seed(6)
+    resumed, later = trained(
+        tiny,
+        pairs,
+        model=build(tiny, seed=77),
+        checkpoint_folder=tmp_path / "cut",
+        resume_from=tmp_path / "cut" / "epoch-0001.pt",
+        **common,
+    )
+    assert same_weights(resumed, whole)
+    assert [(point.index, point.epoch, point.step) for point in later] == [(2, 2, 8), (3, 3, 12)]
+    assert [point.train for point in later] == [point.train for point in points[2:]]
+
+
+def test_a_finished_run_that_is_resumed_does_nothing(tiny: Architecture, pairs: TrainingPairs, tmp_path: Path):
+    whole, _ = trained(tiny, pairs, checkpoint_folder=tmp_path)
+    again, points = trained(tiny, pairs, model=build(tiny, seed=1), resume_from=tmp_path / "epoch-0002.pt")
+    assert points == []
+    assert same_weights(again, whole)
+
+
+def test_a_checkpoint_holds_the_state_of_its_point(tiny: Architecture, pairs: TrainingPairs, tmp_path: Path):
+    model, points = trained(
+        tiny, pairs, objective=Remembering(), checkpoint_folder=tmp_path, checkpoint_prefix="a1-", config='{"x": 1}'
+    )
+    assert points[-1].checkpoint == "a1-epoch-0002.pt"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a1-epoch-0001.pt", "a1-epoch-0002.pt"]
+    held = checkpoints.load(tmp_path / "a1-epoch-0002.pt")
+    assert (held["epoch"], held["step"], held["point"], held["config"]) == (2, 8, 2, '{"x": 1}')
+    assert float(held["state"]["steps"]) == 8
+    assert all(torch.equal(tensor, held["model"][name]) for name, tensor in model.state_dict().items())
+
+
+# --- BatchNorm, clamp, precision ------------------------------------------------------------------------------------
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if "running_" in name}
+
+
+@pytest.mark.parametrize(("batch_norm", "is_kept"), [("frozen", True), ("local", False)])
+def test_frozen_batch_norm_keeps_its_running_statistics(
+    batch_norm: str, is_kept: bool, tiny: Architecture, pairs: TrainingPairs
+):
+    before = running_statistics(build(tiny, seed=0))
+    model, _ = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(batch_norm=batch_norm))
+    after = running_statistics(model)
+    assert all(torch.equal(before[name], after[name]) is is_kept for name in before)
+
+
+def test_batch_norm_mixes_originals_and_views_in_one_forward(tiny: Architecture, pairs: TrainingPairs):
+    """One step counts one batch in every layer; originals and views apart would count two."""
+    model = build(tiny, seed=0)
+    optimization = OPTIMIZATION
+    pairs.use_views(CleanCLIP().image_views)
+    batch = pairs.__getitems__([(1, row) for row in range(16)])
+    train_step(Encoder(model), model, build_optimizer(model, optimization), CleanCLIP(), None, batch, optimization)
+    counts = [int(tensor) for name, tensor in model.state_dict().items() if name.endswith("num_batches_tracked")]
+    assert set(counts) == {1}
+
+
+def test_the_logit_scale_is_clamped_after_every_step(tiny: Architecture, pairs: TrainingPairs):
+    model = build(tiny, seed=0)
+    model.logit_scale.data.fill_(9.0)
+    _, points = trained(tiny, pairs, model=model, epochs=1)
+    assert float(model.logit_scale.detach()) <= MAX_LOG_SCALE + 1e-6
+    assert points[-1].train["logit_scale"] <= 100.001
+
+
+def test_gradients_are_clipped_to_the_given_norm(tiny: Architecture, pairs: TrainingPairs):
+    optimization = OPTIMIZATION.replace(max_gradient_norm=1e-3)
+    model = build(tiny, seed=0)
+    pairs.use_views(None)
+    batch = pairs.__getitems__([(1, row) for row in range(16)])
+    train_step(Encoder(model), model, build_optimizer(model, optimization), MMCL(), None, batch, optimization)
+    norm = torch.stack([parameter.grad.norm() for parameter in model.parameters()]).norm()
+    assert_close(norm, torch.tensor(1e-3), rtol=1e-3, atol=0)
+
+
+def test_weight_decay_shrinks_the_decayed_weights_of_a_run(tiny: Architecture, pairs: TrainingPairs):
+    """Same steps, decay 0 against 100: at rate 1e-3 each of four steps takes up to a tenth off."""
+    light, _ = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(weight_decay=0.0))
+    heavy, _ = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(weight_decay=100.0))
+    for name in ("visual.conv1.weight", "token_embedding.weight"):
+        assert heavy.state_dict()[name].norm() < 0.9 * light.state_dict()[name].norm()
+    assert heavy.state_dict()["visual.bn1.weight"].norm() > 0.9 * light.state_dict()["visual.bn1.weight"].norm()
+
+
+def test_bfloat16_stays_close_to_float32(tiny: Architecture, pairs: TrainingPairs):
+    _, full = trained(tiny, pairs, epochs=1)
+    _, half = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(precision="bfloat16"))
+    assert half[-1].train["loss"] == pytest.approx(full[-1].train["loss"], rel=0.05)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+class Broken(Spec):
+    """Not a number from its third step on."""
+
+    kind: Literal["broken"] = "broken"
+
+    @property
+    def image_views(self) -> None:
+        return None
+
+    def init_state(self, model: nn.Module) -> nn.Module:
+        return Memory()
+
+    def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
+        state.steps += 1
+        value = MMCL().loss(None, batch).total
+        return Loss(value * math.nan if state.steps >= 3 else value, {})
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
+    with pytest.raises(FloatingPointError, match=r"not finite at step 3 with learning_rate=0.001; lower the learning"):
+        trained(tiny, pairs, objective=Broken(), checkpoint_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny: Architecture, pairs: TrainingPairs):
+    with pytest.raises(ValueError, match="global_batch_size=65 exceeds the 64 pairs; choose at most 64"):
+        trained(tiny, pairs, optimization=OPTIMIZATION.replace(global_batch_size=65))
+
+
+def test_a_batch_of_all_pairs_is_one_step(tiny: Architecture, pairs: TrainingPairs):
+    _, points = trained(tiny, pairs, epochs=1, optimization=Optimization(global_batch_size=64, warmup_steps=0))
+    assert points[-1].step == 1
+
+
+def test_a_warmup_longer_than_the_run_is_refused(tiny: Architecture, pairs: TrainingPairs):
+    with pytest.raises(ValueError, match="warmup_steps=8 must be below the total of 8 steps"):
+        trained(tiny, pairs, optimization=OPTIMIZATION.replace(warmup_steps=8))
+
+
+def test_the_data_are_not_changed_by_training(tiny: Architecture, pairs: TrainingPairs):
+    before = copy.deepcopy(pairs.images_of(range(64)))
+    trained(tiny, pairs, epochs=1, objective=CleanCLIP())
+    assert torch.equal(pairs.images_of(range(64)), before)

@@ -1,0 +1,246 @@
+"""Ranks: the identity in one process; two processes take the step of one with the whole batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.testing import assert_close
+
+from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.clip_model import Encoder, SmallCLIP, build
+from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
+from sweeplab.records import Measurement, Outcomes, Point
+from sweeplab.specs import Spec
+from sweeplab.training import ranks
+from sweeplab.training.batches import ImageViews, PairBatch
+from sweeplab.training.loop import Run, prepare_batch_norm, set_training_mode, train, train_step
+from sweeplab.training.optimisation import Optimization, build_optimizer
+
+OBJECTIVES = {"mmcl": MMCL(), "mmcl+ssl": MMCLWithSSL(ssl_weight=0.5), "cleanclip": CleanCLIP(ssl_weight=2.0)}
+ARCHITECTURE = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
+# A large epsilon keeps AdamW's first step smooth where a gradient is zero but for rounding. Clipping acts on all of it.
+OPTIMIZATION = Optimization(
+    learning_rate=1e-2, warmup_steps=1, global_batch_size=8, epsilon=1e-3, batch_norm="frozen", max_gradient_norm=1.0
+)
+
+
+# --- one process ----------------------------------------------------------------------------------------------------
+
+
+def test_one_process_is_rank_0_of_1():
+    assert not ranks.is_distributed()
+    assert (ranks.rank(), ranks.world_size()) == (0, 1)
+
+
+def test_without_a_process_group_every_helper_is_the_identity():
+    rows, box = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), object()
+    model = nn.BatchNorm1d(2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert ranks.gather_rows(rows) is rows
+    assert ranks.gather_objects(box) == [box]
+    assert ranks.broadcast_object(box) is box
+    ranks.broadcast_buffers(model)
+    ranks.barrier()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("batch", "num_ranks", "share"), [(64, 1, 64), (64, 8, 8), (8, 8, 1)])
+def test_the_batch_is_split_evenly(batch: int, num_ranks: int, share: int):
+    assert ranks.per_rank(batch, num_ranks) == share
+
+
+@pytest.mark.parametrize(("batch", "num_ranks"), [(100, 8), (2, 3)])
+def test_a_batch_that_does_not_split_is_refused(batch: int, num_ranks: int):
+    match = f"global_batch_size={batch} does not split over world_size={num_ranks}; choose a multiple of {num_ranks}"
+    with pytest.raises(ValueError, match=match):
+        ranks.per_rank(batch, num_ranks)
+
+
+# --- two processes --------------------------------------------------------------------------------------------------
+
+
+class DrawnPairs:
+    """16 pairs of noise; a row's pixels and tokens depend on the row alone."""
+
+    is_in_memory = True
+
+    def __init__(self) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.images, self.image_views = torch.randint(256, (2, 16, 3, 32, 32), generator=draw, dtype=torch.uint8)
+        self.tokens, self.token_views = torch.randint(1, 49000, (2, 16, 16), generator=draw)
+        self.has_views = False
+
+    def __len__(self) -> int:
+        return 16
+
+    def use_views(self, image_views: ImageViews | None) -> None:
+        self.has_views = image_views is not None
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> PairBatch:
+        rows = torch.tensor([row for _, row in keys])
+        if not self.has_views:
+            return PairBatch(rows, self.images[rows], self.tokens[rows])
+        return PairBatch(rows, self.images[rows], self.tokens[rows], self.image_views[rows], self.token_views[rows])
+
+
+class Notebook:
+    attempt = 1
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+
+    def report(self, point: Point, outcomes: Outcomes) -> None:
+        self.points.append(point)
+
+    def should_stop(self) -> bool:
+        return False
+
+
+def measure(model: nn.Module) -> tuple[Measurement, Outcomes]:
+    return Measurement(1, 2, 0, 2, "evaluation"), Outcomes(b"", 0, b"", 0)
+
+
+def one_step(objective: Spec) -> dict[str, Tensor]:
+    """Loss, gradients and weights of one step on this rank's half of eight pairs (all of them in one process)."""
+    model = build(ARCHITECTURE, seed=0)
+    encoder: nn.Module = Encoder(model)
+    if ranks.is_distributed():
+        encoder = DistributedDataParallel(encoder, broadcast_buffers=False, static_graph=True)
+    share = 8 // ranks.world_size()
+    pairs = DrawnPairs()
+    pairs.use_views(objective.image_views)
+    batch = pairs.__getitems__([(1, row) for row in range(ranks.rank() * share, (ranks.rank() + 1) * share)])
+    unclipped = OPTIMIZATION.replace(max_gradient_norm=None)
+    set_training_mode(model, unclipped)
+    parts = train_step(encoder, model, build_optimizer(model, unclipped), objective, None, batch, unclipped)
+    found = {f"loss {name}": value for name, value in parts.items()}
+    for name, parameter in model.named_parameters():
+        found[f"gradient {name}"] = parameter.grad
+        found[f"weight {name}"] = parameter.detach()
+    return found
+
+
+def two_epochs(objective: Spec, batch_norm: str) -> dict[str, Tensor]:
+    """Weights, buffers and recorded losses after two epochs of the loop."""
+    model, notebook = build(ARCHITECTURE, seed=0), Notebook()
+    run = Run(objective, OPTIMIZATION.replace(batch_norm=batch_norm), epochs=2, seed=0)
+    train(model, DrawnPairs(), run, measure=measure, context=notebook)
+    found = {f"weight {name}": tensor.detach() for name, tensor in model.state_dict().items()}
+    for point in notebook.points:
+        found |= {f"epoch {point.epoch} {name}": torch.tensor(value) for name, value in point.train.items()}
+    return found
+
+
+def refused_batch_norm() -> str:
+    try:
+        prepare_batch_norm(build(ARCHITECTURE, seed=0), OPTIMIZATION.replace(batch_norm="sync"))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def helpers() -> dict[str, object]:
+    model = nn.BatchNorm1d(2)
+    model.running_mean.fill_(ranks.rank() + 1.0)
+    ranks.broadcast_buffers(model)
+    rows = torch.full((2, 1), float(ranks.rank()), requires_grad=True)
+    gathered = ranks.gather_rows(rows)
+    # Each rank weighs the rows by another factor; what comes back for a rank's rows is the sum over ranks.
+    (gathered.flatten() * torch.tensor([1.0, 2.0, 3.0, 4.0]) * 10.0 ** ranks.rank()).sum().backward()
+    return {
+        "rank": (ranks.rank(), ranks.world_size()),
+        "objects": ranks.gather_objects(f"rank {ranks.rank()}"),
+        "broadcast": ranks.broadcast_object(f"rank {ranks.rank()}"),
+        "buffer": model.running_mean.tolist(),
+        "gathered": gathered.flatten().tolist(),
+        "gradient": rows.grad.flatten().tolist(),
+    }
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    found = {
+        "steps": {name: one_step(objective) for name, objective in OBJECTIVES.items()},
+        "epochs": {name: two_epochs(objective, "frozen") for name, objective in OBJECTIVES.items()},
+        "local": two_epochs(MMCL(), "local"),
+        "sync": refused_batch_norm(),
+        "helpers": helpers(),
+    }
+    torch.save(found, Path(folder) / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each of two gloo processes found; they are started once for all tests of this file."""
+    folder = tmp_path_factory.mktemp("two-ranks")
+    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
+
+
+def check_close(found: dict[str, Tensor], expected: dict[str, Tensor], word: str) -> None:
+    names = [name for name in expected if name.startswith(word)]
+    assert names
+    assert found.keys() == expected.keys()
+    for name in names:
+        assert torch.allclose(found[name], expected[name], rtol=1e-4, atol=2e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("word", ["loss", "gradient", "weight"])
+def test_two_ranks_take_the_step_of_one_process(objective: str, word: str, rank: int, two_ranks: list[dict]):
+    check_close(two_ranks[rank]["steps"][objective], one_step(OBJECTIVES[objective]), word)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_temperature_has_the_gradient_of_one_process(objective: str, two_ranks: list[dict]):
+    found, expected = two_ranks[1]["steps"][objective], one_step(OBJECTIVES[objective])
+    assert abs(float(expected["gradient logit_scale"])) > 1e-4
+    assert_close(found["gradient logit_scale"], expected["gradient logit_scale"], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_two_ranks_run_the_epochs_of_one_process(objective: str, two_ranks: list[dict]):
+    expected = two_epochs(OBJECTIVES[objective], "frozen")
+    for found in two_ranks:
+        check_close(found["epochs"][objective], expected, "epoch")
+        for name in expected:
+            if name.startswith("weight"):
+                assert_close(found["epochs"][objective][name], expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_local_batch_norm_ends_every_epoch_with_rank_0s_statistics(two_ranks: list[dict]):
+    first, second = (found["local"] for found in two_ranks)
+    moved = [name for name in first if "running_" in name]
+    assert moved
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(float(first[name].abs().sum()) not in (0.0, float(first[name].numel())) for name in moved)
+
+
+@pytest.mark.slow
+def test_synchronous_batch_norm_is_refused_without_a_gpu(two_ranks: list[dict]):
+    assert all("choose 'local' or 'frozen'" in found["sync"] for found in two_ranks)
+
+
+@pytest.mark.slow
+def test_the_helpers_by_hand(two_ranks: list[dict]):
+    """Rank r weighs row k by 10^r (k + 1): rank 0's rows get 1 + 10 and 2 + 20, rank 1's 3 + 30 and 4 + 40."""
+    for rank, found in enumerate(two_ranks):
+        assert found["helpers"] == {
+            "rank": (rank, 2),
+            "objects": ["rank 0", "rank 1"],
+            "broadcast": "rank 0",
+            "buffer": [1.0, 1.0],
+            "gathered": [0.0, 0.0, 1.0, 1.0],
+            "gradient": [[11.0, 22.0], [33.0, 44.0]][rank],
+        }
