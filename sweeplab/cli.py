@@ -198,7 +198,7 @@ def show_results(home: Path, name: str) -> None:
     from dashboards.build import build_page
     from sweeplab.orchestration.ledger import SweepFolder
     from sweeplab.ranking.leaderboard import render_table
-    from sweeplab.tracking import server_command
+    from sweeplab.tracking import page_address, server_command
 
     folder = SweepFolder(home / "sweeps" / name)
     record, board = _ranked(folder)
@@ -206,7 +206,7 @@ def show_results(home: Path, name: str) -> None:
     page = build_page(record, board, folder.page)
     say(f"page:   {page}")
     say(f"MLflow: {server_command(home)}")
-    say(f"        then open http://127.0.0.1:5000 and choose the experiment {name}")
+    say(f"        then open {page_address(home, name)}")
 
 
 def _console() -> Console:

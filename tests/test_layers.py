@@ -85,7 +85,9 @@ def test_every_module_belongs_to_a_unit_of_the_table(path: Path):
 @pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=relative)
 def test_an_outside_system_is_imported_at_its_door_alone(path: Path):
     strangers = {
-        name for name in imports_of(path) for system, door in DOORS.items()
+        name
+        for name in imports_of(path)
+        for system, door in DOORS.items()
         if name.split(".")[0] == system and not relative(path).startswith(door)
     }
     assert strangers == set(), f"{relative(path)} imports {', '.join(sorted(strangers))}"

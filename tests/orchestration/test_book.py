@@ -157,8 +157,8 @@ def mid_trial(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
 
 def two_at_a_time(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
     jobs = [book.next_job(), book.next_job()]
-    for job in jobs:
-        Player(book).play(job, num_points=job.number - 1)
+    for num_points, job in enumerate(jobs, start=1):
+        Player(book).play(job, num_points=num_points)
 
 
 def at(owner: object, name: str) -> Kill:
@@ -356,9 +356,10 @@ def test_a_failed_trial_stays_failed_after_a_restart(folder: SweepFolder):
 def test_a_failed_trial_that_optuna_does_not_know_of_is_told(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
     book = open_book(folder)
     book.next_job()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(optuna.Study, "tell", kill)
+    monkeypatch.setattr(optuna.Study, "tell", kill)
+    with pytest.raises(Killed):
         book.failed(0, Failure("ValueError: no", True))
+    monkeypatch.undo()
     assert trials_of(open_book(folder))[0].state == TrialState.FAIL
 
 

@@ -37,7 +37,7 @@ def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: py
 
 def test_a_write_below_a_regular_file_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="cannot write .*free space or mend permissions"):
+    with pytest.raises(InvalidInput, match=r"cannot write .*free space or mend permissions"):
         files.write_json(tmp_path / "file" / "result.json", {})
 
 
@@ -110,7 +110,7 @@ def test_the_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_home_below_a_regular_file_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(InvalidInput, match="SWEEPLAB_HOME=.* cannot be written .*lasting disk"):
+    with pytest.raises(InvalidInput, match=r"SWEEPLAB_HOME=.* cannot be written .*lasting disk"):
         files.home_folder()
 
 

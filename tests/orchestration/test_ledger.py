@@ -103,7 +103,7 @@ def test_a_trials_record_holds_its_points_and_their_seconds(tmp_path: Path):
 
 def test_an_unknown_sweep_is_refused_with_the_known_ones(tmp_path: Path):
     fabricated.finished_sweep(tmp_path / "sweeps")
-    with pytest.raises(InvalidInput, match="no sweep named 'other' in .*; known: made-up"):
+    with pytest.raises(InvalidInput, match=r"no sweep named 'other' in .*; known: made-up"):
         SweepFolder(tmp_path / "sweeps" / "other").header()
 
 

@@ -58,7 +58,7 @@ def test_committing_a_point_again_changes_nothing(run: RunFolder):
 
 
 def test_a_point_that_skips_one_is_refused(run: RunFolder):
-    with pytest.raises(ValueError, match="point 4 of .* arrived before point 3"):
+    with pytest.raises(ValueError, match=r"point 4 of .* arrived before point 3"):
         commit(run, 4)
 
 

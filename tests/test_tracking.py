@@ -1,0 +1,261 @@
+"""The mirror in MLflow: one run a trial, one batch a point, and replaying changes nothing."""
+
+import dataclasses
+import math
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pytest
+
+from sweeplab.orchestration.driver import full_setting
+from sweeplab.records import SweepRecord, TrialRecord
+from sweeplab.tracking import Tracker, store_uri
+
+PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]
+
+
+def trial(number: int, *rates: tuple[int, int], state: str = "finished", attempts: int = 1, **more: Any) -> TrialRecord:
+    """One point a pair (correct of 100, hit of 80), from epoch 0 on."""
+    points = tuple(fabricated.point(index, *rate) for index, rate in enumerate(rates))
+    return TrialRecord(number, state, PARAMS[number], f"c{number}", 7, attempts, points, **more)  # type: ignore[arg-type]
+
+
+START = (90, 79)
+CLEANED = trial(0, START, (80, 2), (70, 1))
+NOT_CLEANED = trial(1, START, (89, 70), (88, 60))
+FAILED = trial(2, START, state="failed", reason="FloatingPointError: the loss is not finite")
+
+
+def record(*trials: TrialRecord, digest: str = "0" * 16) -> SweepRecord:
+    return SweepRecord(
+        name="toy",
+        digest=digest,
+        state="running",
+        asr_ceiling=0.05,
+        epochs=2,
+        protocol="paper",
+        method="cleanclip",
+        victim_name="toy-victim",
+        victim=fabricated.VICTIM.measurement,
+        victim_epoch=10,
+        target="banana",
+        trials=trials,
+        planned_trials=3,
+        directory="sweeps/toy",
+        parameters=("learning_rate", "ssl_weight"),
+    )
+
+
+def settings(*trials: TrialRecord) -> dict[int, dict[str, Any]]:
+    return {t.number: full_setting(fabricated.SWEEP.setting(t.params)) for t in trials}
+
+
+def sync(home: Path, *trials: TrialRecord) -> Tracker:
+    """What a driver does at its start."""
+    tracker = Tracker(home, record(*trials), {"spec": {"name": "toy"}})
+    tracker.sync(settings(*trials), trials)
+    return tracker
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store; making its tables takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient(tracking_uri=store_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def home(tmp_path: Path, migrated: Path) -> Path:
+    """A home with an empty store."""
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+Rows = Callable[..., list[tuple[Any, ...]]]
+
+
+def asking(home: Path) -> Rows:
+    """Ask the store itself."""
+
+    def ask(query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with sqlite3.connect(home / "mlflow.db") as connection:
+            return connection.execute(query, values).fetchall()
+
+    return ask
+
+
+@pytest.fixture
+def rows(home: Path) -> Rows:
+    """What the test's own store holds."""
+    return asking(home)
+
+
+@pytest.fixture(scope="module")
+def synced(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Rows:
+    """What a store holds after one trial of each kind; for tests that only look."""
+    folder = tmp_path_factory.mktemp("synced")
+    shutil.copy(migrated, folder / "mlflow.db")
+    sync(folder, CLEANED, NOT_CLEANED, FAILED)
+    return asking(folder)
+
+
+def run_of(rows: Rows, number: int) -> str:
+    """The one run of a trial."""
+    found = rows("select run_uuid from tags where key = 'sweeplab.trial' and value = ?", str(number))
+    assert len(found) == 1
+    return str(found[0][0])
+
+
+def metrics_of(rows: Rows, number: int) -> dict[str, list[float]]:
+    """Values by metric, in the order of the steps."""
+    found: dict[str, list[float]] = {}
+    query = "select key, value from metrics where run_uuid = ? order by step, timestamp"
+    for key, value in rows(query, run_of(rows, number)):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def test_every_trial_has_one_run_and_the_victim_one(synced: Rows):
+    keys = sorted(value for (value,) in synced("select value from tags where key = 'sweeplab.key'"))
+    assert keys == [f"toy/{'0' * 16}/{name}" for name in ("0", "1", "2", "victim")]
+    assert synced("select count(*) from runs") == [(4,)]
+
+
+def test_every_point_is_there_once_at_its_own_time(synced: Rows):
+    query = "select step, value, timestamp from metrics where key = 'eval/accuracy' and run_uuid = ? order by step"
+    times = [point.timestamp_ms for point in CLEANED.points]
+    assert synced(query, run_of(synced, 0)) == [(0, 0.9, times[0]), (1, 0.8, times[1]), (2, 0.7, times[2])]
+
+
+def test_syncing_twice_changes_nothing(home: Path, rows: Rows):
+    tables = ("metrics", "latest_metrics", "params", "tags", "runs")
+    found = []
+    for _ in range(2):
+        sync(home, CLEANED, NOT_CLEANED, FAILED)
+        found.append({table: sorted(map(str, rows(f"select * from {table}"))) for table in tables})
+    assert found[0] == found[1]
+
+
+def test_replaying_a_run_that_is_still_going_on_adds_no_second_point(home: Path, rows: Rows):
+    running = dataclasses.replace(CLEANED, state="running", points=CLEANED.points[:2])
+    for _ in range(3):
+        sync(home, running)
+    assert metrics_of(rows, 0)["eval/accuracy"] == [0.9, 0.8]
+
+
+def test_points_that_a_kill_left_out_are_added_at_the_next_start(home: Path, rows: Rows):
+    sync(home, dataclasses.replace(CLEANED, state="running", points=CLEANED.points[:1]))
+    sync(home, CLEANED)
+    assert metrics_of(rows, 0)["eval/accuracy"] == [0.9, 0.8, 0.7]
+
+
+def test_a_resumed_trial_goes_on_in_its_run(home: Path, rows: Rows):
+    waiting = dataclasses.replace(CLEANED, state="waiting", points=CLEANED.points[:2])
+    sync(home, waiting)
+    first = run_of(rows, 0)
+    tracker = sync(home, waiting)
+    tracker.begin(dataclasses.replace(waiting, state="running", attempts=2), settings(CLEANED)[0])
+    tracker.log_point(CLEANED, CLEANED.points[2])
+    tracker.end(dataclasses.replace(CLEANED, attempts=2))
+    assert run_of(rows, 0) == first
+    assert metrics_of(rows, 0)["eval/accuracy"] == [0.9, 0.8, 0.7]
+    assert rows("select status from runs where run_uuid = ?", first) == [("FINISHED",)]
+    assert rows("select value from tags where key = 'sweeplab.attempts' and run_uuid = ?", first) == [("2",)]
+
+
+def test_a_run_that_begins_without_points_is_running(home: Path, rows: Rows):
+    tracker = sync(home)
+    tracker.begin(dataclasses.replace(CLEANED, state="running", points=()), settings(CLEANED)[0])
+    assert rows("select status from runs where run_uuid = ?", run_of(rows, 0)) == [("RUNNING",)]
+
+
+def test_a_cleaned_trial_shows_its_best_cleaned_point(synced: Rows):
+    found = metrics_of(synced, 0)
+    best = {name: values for name, values in found.items() if name.startswith(("best/", "min/"))}
+    assert best == {
+        "best/accuracy": [0.8],
+        "best/asr": [0.025],
+        "best/retention": [pytest.approx(80 / 90)],
+        "best/epoch": [1.0],
+        "best/feasible": [1.0],
+        "min/asr": [0.0125],
+    }
+
+
+def test_a_trial_that_is_not_cleaned_has_no_retention_of_a_best_point(synced: Rows):
+    found = metrics_of(synced, 1)
+    assert "best/retention" not in found
+    assert (found["best/feasible"], found["min/asr"]) == ([0.0], [0.75])
+
+
+def test_a_failed_trial_is_failed_with_its_reason_and_no_best_point(synced: Rows):
+    run = run_of(synced, 2)
+    assert synced("select status from runs where run_uuid = ?", run) == [("FAILED",)]
+    assert synced("select value from tags where key = 'sweeplab.reason' and run_uuid = ?", run) == [(FAILED.reason,)]
+    assert not [name for name in metrics_of(synced, 2) if name.startswith(("best/", "min/"))]
+
+
+def test_a_trial_that_failed_before_its_first_point_is_failed_too(home: Path, rows: Rows):
+    tracker = sync(home)
+    empty = dataclasses.replace(FAILED, points=())
+    tracker.begin(dataclasses.replace(empty, state="running"), settings(FAILED)[2])
+    tracker.end(empty)
+    assert rows("select status from runs where run_uuid = ?", run_of(rows, 2)) == [("FAILED",)]
+
+
+def test_no_value_is_infinite_or_not_a_number(synced: Rows):
+    assert synced("select count(*) from metrics where is_nan") == [(0,)]
+    assert all(math.isfinite(value) and abs(value) < 1e300 for (value,) in synced("select value from metrics"))
+
+
+def test_every_run_has_the_same_parameters(synced: Rows):
+    names = [
+        [name for (name,) in synced("select key from params where run_uuid = ? order by key", run_of(synced, number))]
+        for number in range(3)
+    ]
+    assert names[0] == names[1] == names[2]
+    assert {"learning_rate", "ssl_weight", "method", "seed", "weight_decay", "shrink_perturb"} <= set(names[0])
+
+
+def test_parameters_are_those_of_the_trial(synced: Rows):
+    query = "select value from params where key = 'learning_rate' and run_uuid = ?"
+    assert [synced(query, run_of(synced, number)) for number in (0, 1)] == [[("0.01",)], [("0.001",)]]
+
+
+def test_a_run_has_at_most_twenty_metrics(synced: Rows):
+    assert len(metrics_of(synced, 0)) <= 20
+
+
+def test_the_victims_run_holds_its_measurement_and_the_whole_spec(home: Path, rows: Rows):
+    sync(home)
+    (run,) = rows("select run_uuid from tags where key = 'sweeplab.kind' and value = 'victim'")
+    values = dict(rows("select key, value from metrics where run_uuid = ?", *run))
+    assert values == {
+        "eval/accuracy": 0.9,
+        "eval/asr": pytest.approx(79 / 80),
+        "eval/retention": 1.0,
+        "epoch": 10.0,
+    }
+    assert list((home / "mlartifacts" / "toy").rglob("sweep.json"))
+
+
+def test_a_sweep_of_another_digest_has_runs_of_its_own(home: Path, rows: Rows):
+    sync(home, CLEANED)
+    other = record(CLEANED, digest="1" * 16)
+    Tracker(home, other, {}).sync(settings(CLEANED), (CLEANED,))
+    assert len(rows("select run_uuid from tags where key = 'sweeplab.trial' and value = '0'")) == 2
+
+
+def test_an_experiment_that_was_deleted_in_mlflow_comes_back(home: Path, rows: Rows):
+    tracker = sync(home, CLEANED)
+    tracker.client.delete_experiment(tracker.experiment)
+    sync(home, CLEANED)
+    assert rows("select lifecycle_stage from experiments where name = 'toy'") == [("active",)]
+    assert metrics_of(rows, 0)["eval/accuracy"] == [0.9, 0.8, 0.7]
