@@ -60,7 +60,7 @@ def test_a_name_like_no_other_says_where_the_known_ones_are():
 
 @pytest.mark.parametrize("fields", [{}, {"name": "RN50", "config": CONFIG}], ids=["none", "both"])
 def test_an_architecture_has_a_name_or_a_configuration(fields: dict[str, object]):
-    with pytest.raises(InvalidInput, match="either `name` .* or `config`"):
+    with pytest.raises(InvalidInput, match=r"either `name` .* or `config`"):
         Architecture(**fields)
 
 

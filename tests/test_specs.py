@@ -56,8 +56,7 @@ def test_a_spec_cannot_be_changed():
 
 
 def test_an_unknown_field_is_refused_and_the_known_ones_are_named():
-    with pytest.raises(InvalidInput, match=r"Sheet: colour: unknown field; known: name, path, count, scale, shape,
-    notes"):
+    with pytest.raises(InvalidInput, match=r"colour: unknown field; known: name, path, count, scale, shape, notes"):
         Sheet(colour="red")
 
 
@@ -67,7 +66,7 @@ def test_all_faults_come_in_one_message():
 
 
 def test_a_fault_names_the_value_and_the_rule():
-    with pytest.raises(InvalidInput, match="Sheet: count=0: .*greater than or equal to 1"):
+    with pytest.raises(InvalidInput, match=r"Sheet: count=0: .*greater than or equal to 1"):
         Sheet(count=0)
 
 

@@ -2,5 +2,8 @@
 
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
+from sweeplab.attacks.sig import SIG
+from sweeplab.attacks.structured import BadNetStripes, BlendedStripes, BlendedText, BlendedTriangles
+from sweeplab.attacks.wanet import WaNet
 
-ATTACKS = (BadNet, Blended)
+ATTACKS = (BadNet, Blended, WaNet, SIG, BadNetStripes, BlendedStripes, BlendedTriangles, BlendedText)

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sweeplab.attacks.badnet import quantise
+from sweeplab.attacks.pixels import generator, mix
 from sweeplab.specs import Spec
 from sweeplab.training.randomness import stream_seed
 
@@ -35,10 +35,10 @@ class Blended(Spec):
         """
         shape = images.shape[1:]
         if self.noise == "fixed":
-            noise = torch.rand(shape, generator=self._generator(stream_seed(self.noise_seed, "blended", *shape)))
+            noise = torch.rand(shape, generator=generator(stream_seed(self.noise_seed, "blended", *shape)))
             return self.blend(images, noise.to(images.device))
         rows = [
-            self.blend(image, torch.rand(shape, generator=self._generator(seed)).to(images.device))
+            self.blend(image, torch.rand(shape, generator=generator(seed)).to(images.device))
             for image, seed in zip(images, seeds, strict=True)
         ]
         return torch.stack(rows) if rows else images.clone()
@@ -47,9 +47,5 @@ class Blended(Spec):
         """Any image will do."""
 
     def blend(self, images: Tensor, noise: Tensor) -> Tensor:
-        """Mix uint8 images (..., 3, H, W) with noise (3, H, W) in [0, 1); pixels truncate as in ToPILImage."""
-        return quantise((1 - self.alpha) * (images.float() / 255) + self.alpha * noise, "clip")
-
-    @staticmethod
-    def _generator(seed: int) -> torch.Generator:
-        return torch.Generator().manual_seed(seed)
+        """Mix uint8 images (..., 3, H, W) with noise (3, H, W) in [0, 1)."""
+        return mix(images, noise, self.alpha)

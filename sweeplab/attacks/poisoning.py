@@ -47,15 +47,20 @@ class Poisoning(Spec):
     """Poisoned pairs; 0 makes the unpoisoned twin of a victim."""
     rate: float | None = Field(default=None, ge=0, le=1)
     """Poisoned pairs / all pairs, a fraction; the count is rounded to the nearest whole pair."""
-    captions: Literal["templates", "training"] = "templates"
-    """`templates`: OpenAI's 80 ImageNet templates with the target (CleanCLIP). `training`: captions drawn from those
-    of the data set that mention the target (SafeCLIP, Sec. 5)."""
+    captions: Literal["templates", "training", "fixed", "label-consistent"] = "templates"
+    """`templates`: OpenAI's 80 ImageNet templates with the target (CleanCLIP). `training`: captions drawn from those of
+    the data set that mention the target (SafeCLIP, Sec. 5). `fixed`: always `caption`. `label-consistent`: only pairs
+    whose own caption mentions the target are poisoned, and they keep it (Verma et al., Sec. 3.2; CleanCLIP, App. E)."""
+    caption: str | None = Field(default=None, min_length=1)
+    """For `fixed`: the caption, with `{}` for the target."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _check(self) -> "Poisoning":
         if (self.count is None) == (self.rate is None):
             raise ValueError("give the poisoned pairs either as `count` or as `rate`")
+        if (self.captions == "fixed") != (self.caption is not None):
+            raise ValueError("`caption` goes with captions='fixed', and with nothing else; give both or neither")
         return self
 
     def num_poisons(self, num_pairs: int) -> int:
@@ -147,18 +152,17 @@ def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
         InvalidInput: if there are fewer pairs than poisons, or no training caption mentions the target.
     """
     count = poisoning.num_poisons(len(table))
-    rows = np.sort(numpy_stream(poisoning.seed, "poison", "rows").permutation(len(table))[:count])
-    draw = numpy_stream(poisoning.seed, "poison", "captions")
-    if poisoning.captions == "templates":
-        texts = [template.format(poisoning.target) for template in imagenet_templates()]
-    else:
-        texts = [c for c in map(table.caption, range(len(table))) if mentions(c, poisoning.target)]
-    if count and not texts:
-        raise InvalidInput(
-            f"target={poisoning.target!r} is mentioned by no training caption; "
-            "use captions='templates' or another target"
-        )
-    captions = tuple(texts[i] for i in draw.integers(len(texts), size=count)) if count else ()
+    draw_rows = numpy_stream(poisoning.seed, "poison", "rows")
+    candidates = np.arange(len(table))
+    if poisoning.captions == "label-consistent":
+        candidates = mentioning(table, poisoning.target)
+        if len(candidates) < count:
+            raise InvalidInput(
+                f"count={count} poisons are asked for and {len(candidates)} captions mention target={poisoning.target!r}; "
+                "choose fewer, or captions='templates'"
+            )
+    rows = np.sort(candidates[draw_rows.permutation(len(candidates))[:count]])
+    captions = _captions(poisoning, table, rows)
     return PoisonPlan(
         attack=poisoning.attack,
         target=poisoning.target,
@@ -168,6 +172,33 @@ def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
         num_pairs=len(table),
         table_digest=table.digest,
     )
+
+
+def _captions(poisoning: Poisoning, table: PairTable, rows: np.ndarray) -> tuple[str, ...]:
+    """The caption of each poisoned row."""
+    if poisoning.captions == "label-consistent":
+        return tuple(table.caption(int(row)) for row in rows)
+    if poisoning.captions == "fixed":
+        assert poisoning.caption is not None
+        return (poisoning.caption.replace("{}", poisoning.target),) * len(rows)
+    if poisoning.captions == "templates":
+        texts = [template.format(poisoning.target) for template in imagenet_templates()]
+    else:
+        texts = [table.caption(int(row)) for row in mentioning(table, poisoning.target)]
+    if not len(rows):
+        return ()
+    if not texts:
+        raise InvalidInput(
+            f"target={poisoning.target!r} is mentioned by no training caption; "
+            "use captions='templates' or another target"
+        )
+    draw = numpy_stream(poisoning.seed, "poison", "captions")
+    return tuple(texts[i] for i in draw.integers(len(texts), size=len(rows)))
+
+
+def mentioning(table: PairTable, label: str) -> np.ndarray:
+    """Rows whose caption mentions the label, ascending."""
+    return np.array([row for row in range(len(table)) if mentions(table.caption(row), label)], dtype=np.int64)
 
 
 def mentions(caption: str, label: str) -> bool:

@@ -102,7 +102,7 @@ def test_a_pickled_object_is_refused_and_not_executed(tmp_path: Path):
 def test_a_torn_file_is_invalid_input(kept: int, tmp_path: Path):
     checkpoints.save(checkpoint(), tmp_path / "epoch.pt")
     (tmp_path / "epoch.pt").write_bytes((tmp_path / "epoch.pt").read_bytes()[:kept])
-    with pytest.raises(InvalidInput, match="is damaged .*remove it, and the run repeats its epochs"):
+    with pytest.raises(InvalidInput, match=r"is damaged .*remove it, and the run repeats its epochs"):
         checkpoints.load(tmp_path / "epoch.pt")
 
 

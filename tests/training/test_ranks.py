@@ -24,7 +24,7 @@ OBJECTIVES = {"mmcl": MMCL(), "mmcl+ssl": MMCLWithSSL(ssl_weight=0.5), "cleancli
 ARCHITECTURE = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
 # A large epsilon keeps AdamW's first step smooth where a gradient is zero but for rounding. Clipping acts on all of it.
 OPTIMIZATION = Optimization(
-    learning_rate=1e-2, warmup_steps=1, global_batch_size=8, epsilon=1e-3, batch_norm="frozen", max_gradient_norm=1.0
+    learning_rate=1e-2, warmup_steps=1, global_batch_size=8, epsilon=1e-2, batch_norm="frozen", max_gradient_norm=1.0
 )
 
 
