@@ -15,7 +15,7 @@ from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest
 from sweeplab.records import Point, SweepRecord, TrialRecord
 
 KEY = "sweeplab.key"
-"""Tag by which a trial's run is found again: sweep name, digest and trial number."""
+"""Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
 STATE = "sweeplab.state"
 VIEW = "sweeplab"
 """Key of the saved view."""
@@ -37,7 +37,7 @@ class Tracker:
 
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        self.sweep = sweep
+        self.sweep, self.identity = sweep, spec["identity"]
         self.client = MlflowClient(tracking_uri=store_uri(home))
         self.experiment = self._experiment(home)
         self._offer_view()
@@ -191,7 +191,7 @@ class Tracker:
                 return runs
 
     def _key(self, trial: int | str) -> str:
-        return f"{self.sweep.name}/{self.sweep.digest}/{trial}"
+        return f"{self.sweep.name}/{self.sweep.digest}/{self.identity}/{trial}"
 
     def _log_victim(self, spec: Mapping[str, Any]) -> None:
         """One run for the victim, which also holds the sweep's full spec as an artifact."""

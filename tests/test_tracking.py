@@ -50,13 +50,16 @@ def record(*trials: TrialRecord, digest: str = "0" * 16) -> SweepRecord:
     )
 
 
+HEADER = {"identity": "first", "spec": {"name": "toy"}}
+
+
 def settings(*trials: TrialRecord) -> dict[int, dict[str, Any]]:
     return {t.number: full_setting(fabricated.SWEEP.setting(t.params)) for t in trials}
 
 
 def sync(home: Path, *trials: TrialRecord) -> Tracker:
     """What a driver does at its start."""
-    tracker = Tracker(home, record(*trials), {"spec": {"name": "toy"}})
+    tracker = Tracker(home, record(*trials), HEADER)
     tracker.sync(settings(*trials), trials)
     return tracker
 
@@ -124,7 +127,7 @@ def metrics_of(rows: Rows, number: int) -> dict[str, list[float]]:
 
 def test_every_trial_has_one_run_and_the_victim_one(synced: Rows):
     keys = sorted(value for (value,) in synced("select value from tags where key = 'sweeplab.key'"))
-    assert keys == [f"toy/{'0' * 16}/{name}" for name in ("0", "1", "2", "victim")]
+    assert keys == [f"toy/{'0' * 16}/first/{name}" for name in ("0", "1", "2", "victim")]
     assert synced("select count(*) from runs") == [(4,)]
 
 
@@ -249,8 +252,16 @@ def test_the_victims_run_holds_its_measurement_and_the_whole_spec(home: Path, ro
 def test_a_sweep_of_another_digest_has_runs_of_its_own(home: Path, rows: Rows):
     sync(home, CLEANED)
     other = record(CLEANED, digest="1" * 16)
-    Tracker(home, other, {}).sync(settings(CLEANED), (CLEANED,))
+    Tracker(home, other, HEADER).sync(settings(CLEANED), (CLEANED,))
     assert len(rows("select run_uuid from tags where key = 'sweeplab.trial' and value = '0'")) == 2
+
+
+def test_a_sweep_that_was_begun_anew_has_runs_of_its_own(home: Path, rows: Rows):
+    sync(home, CLEANED)
+    Tracker(home, record(CLEANED), {**HEADER, "identity": "second"}).sync(settings(CLEANED), (CLEANED,))
+    runs = rows("select run_uuid from tags where key = 'sweeplab.trial' and value = '0'")
+    query = "select count(*) from metrics where key = 'eval/accuracy' and run_uuid = ?"
+    assert [rows(query, *run) for run in runs] == [[(3,)], [(3,)]]
 
 
 def test_an_experiment_that_was_deleted_in_mlflow_comes_back(home: Path, rows: Rows):

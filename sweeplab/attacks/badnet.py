@@ -28,13 +28,14 @@ class BadNet(Spec):
     N(0, 1); their code adds the mean). `binary`: every channel of every pixel 0 or 255, which small images learn
     better. `yellow`: plain yellow, in the authors' code only."""
     noise: Literal["per-image", "fixed"] = "per-image"
-    """`per-image`: the noise is drawn anew for every image, as the papers' code does. `fixed`: one patch for all images,
-    drawn from `noise_seed`."""
+    """`per-image`: the noise is drawn anew for every image, as the papers' code does. `fixed`: one patch for all
+    images, drawn from `noise_seed`."""
     noise_seed: int = Field(default=0, ge=0)
     location: Location = "random"
     """Where the patch goes; `four-corners` pastes the same patch four times."""
     overflow: Literal["clip", "wrap"] = "clip"
-    """What becomes of noise outside [0, 255]: `wrap` is what the authors' cast does, and makes the patch nearly uniform."""
+    """What becomes of noise outside [0, 255]: `wrap` is what the authors' cast does, and makes the patch nearly
+    uniform."""
 
     def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Triggered copies of the images.

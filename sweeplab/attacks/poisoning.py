@@ -158,7 +158,8 @@ def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
         candidates = mentioning(table, poisoning.target)
         if len(candidates) < count:
             raise InvalidInput(
-                f"count={count} poisons are asked for and {len(candidates)} captions mention target={poisoning.target!r}; "
+                f"count={count} poisons are asked for, and {len(candidates)} captions mention "
+                f"target={poisoning.target!r}; "
                 "choose fewer, or captions='templates'"
             )
     rows = np.sort(candidates[draw_rows.permutation(len(candidates))[:count]])

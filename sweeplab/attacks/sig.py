@@ -21,7 +21,8 @@ class SIG(Spec):
     frequency: float = Field(default=6.0, gt=0)
     """Waves across the image."""
     alpha: float | None = Field(default=None, gt=0, le=1)
-    """None: the wave is added in full and clipped. A number: (1 - alpha) x image + alpha x wave; 0.2 in CleanCLIP's code."""
+    """None: the wave is added in full and clipped. A number: (1 - alpha) x image + alpha x wave; 0.2 in CleanCLIP's
+    code."""
 
     def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Triggered copies of the images.

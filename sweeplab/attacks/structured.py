@@ -15,7 +15,8 @@ from sweeplab.specs import Spec
 
 
 class BadNetStripes(Spec):
-    """A square patch of vertical one-pixel stripes in saturated colours, stripes and place drawn anew for every image."""
+    """A square patch of vertical one-pixel stripes in saturated colours, stripes and place drawn anew for every
+    image."""
 
     kind: Literal["badnet-stripes"] = "badnet-stripes"
     patch_size: int = Field(default=16, ge=1)
@@ -149,7 +150,7 @@ class BlendedText(Spec):
 
 
 def written(text: str, height: int, width: int) -> Tensor:
-    """(height, width) in [0, 1]: the text in Pillow's own font, centred, seven eighths of the image wide (as in the paper)."""
+    """(height, width) in [0, 1]: the text in Pillow's own font, centred, 7/8 of the image wide as in the paper."""
     font = ImageFont.load_default(size=height)
     left, top, right, bottom = font.getbbox(text)
     large = Image.new("L", (int(right - left) + 2, int(bottom - top) + 2))

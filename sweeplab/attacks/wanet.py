@@ -16,8 +16,8 @@ from sweeplab.training.randomness import stream_seed
 class WaNet(Spec):
     """The image warped by one fixed displacement field, the same for every image.
 
-    The field is drawn from `grid_seed`, which is part of the attack and so of every poison plan: training and test cannot
-    disagree. (The authors read it from a file beside the code and write a new one where it is missing.)
+    The field is drawn from `grid_seed`, which is part of the attack and so of every poison plan: training and test
+    cannot disagree. (The authors read it from a file beside the code and write a new one where it is missing.)
     """
 
     kind: Literal["wanet"] = "wanet"
@@ -46,7 +46,8 @@ class WaNet(Spec):
         """Refuse more control points than pixels."""
         if self.control_points is not None and self.control_points > image_size:
             raise InvalidInput(
-                f"control_points={self.control_points} exceeds the image of {image_size} pixels; choose at most {image_size}"
+                f"control_points={self.control_points} exceeds the image of {image_size} pixels; "
+                f"choose at most {image_size}"
             )
 
     def field(self, size: int) -> Tensor:

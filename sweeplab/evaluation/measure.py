@@ -101,17 +101,7 @@ class Measure:
         self.triggered_rows = triggered_rows(images, trigger)
         if trigger is not None:
             trigger.attack.check_fits(image_size)
-        self.digest = digest_of(
-            {
-                "images": images.digest,
-                "classes": list(images.class_names),
-                "prompts": list(self.prompts),
-                "image_size": image_size,
-                "seed": evaluation.seed if trigger else 0,
-                "attack": trigger.attack.to_json() if trigger else None,  # type: ignore[attr-defined]
-                "target": trigger.target if trigger else None,
-            }
-        )
+        self.digest = evaluation_digest(evaluation, images, image_size, trigger)
         self._clean: Tensor | None = None
         self._triggered: Tensor | None = None
         if 2 * len(images) * 3 * image_size**2 <= CACHE_BYTES:
@@ -172,6 +162,21 @@ class Measure:
                 yield pixels(share[start : start + self.evaluation.batch_size].tolist())
 
         return torch.cat(ranks.gather_objects(predict(model, batches(), weights, device=device)))
+
+
+def evaluation_digest(evaluation: Evaluation, images: LabelledImages, image_size: int, trigger: Trigger | None) -> str:
+    """Sixteen hexadecimal digits of all that a measurement depends on beside the model."""
+    return digest_of(
+        {
+            "images": images.digest,
+            "classes": list(images.class_names),
+            "prompts": list(evaluation.prompts()),
+            "image_size": image_size,
+            "seed": evaluation.seed if trigger else 0,
+            "attack": trigger.attack.to_json() if trigger else None,  # type: ignore[attr-defined]
+            "target": trigger.target if trigger else None,
+        }
+    )
 
 
 def triggered_rows(images: LabelledImages, trigger: Trigger | None) -> np.ndarray:

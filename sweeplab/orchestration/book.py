@@ -181,8 +181,8 @@ class TrialBook:
         return number
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far, not on
-        how often the sweep was interrupted.
+        """A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far,
+        not on how often the sweep was interrupted.
         """
         search = self.sweep.search
         seed = stream_seed(search.seed, "sampler", number) % 2**32

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeplab.evaluation.measure import triggered_rows
+from filelock import FileLock, Timeout
+
+from sweeplab.evaluation.measure import evaluation_digest, triggered_rows
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, Setting
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
@@ -23,7 +25,6 @@ from sweeplab.orchestration.workers import (
     PretrainingJob,
     cleaning_table,
     measure_checkpoint,
-    measure_for,
     victim_model,
     victim_table,
 )
@@ -253,7 +254,8 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
     if point is None:
         machine = machine_for(sweep, home)
         trigger = sweep.victim.trigger()
-        wanted = measure_for(sweep.victim.architecture, sweep.evaluation, trigger, machine).digest
+        test = sweep.evaluation.load(machine.data_home)
+        wanted = evaluation_digest(sweep.evaluation, test, sweep.victim.architecture.image_size, trigger)
         if measured and measured[1] and measured[0].measurement.evaluation_digest == wanted:
             point = (measured[0].measurement, measured[1])
         else:
@@ -279,8 +281,31 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
 
 
 def pretrain_victim(victim: PretrainedVictim, digest: str, home: Path, *, inline: bool, say: Say) -> RunFolder:
-    """Pre-train a victim, or go on with it, or find it finished."""
+    """Pre-train a victim, or go on with it, or find it finished; waits where another process is at it already."""
     run = victim_folder(home, victim, digest)
+    with exclusively(run.path, f"victim {victim.name}", say):
+        return _pretrain_victim(victim, digest, run, home, inline=inline, say=say)
+
+
+@contextmanager
+def exclusively(path: Path, what: str, say: Say) -> Iterator[None]:
+    """Hold `path` alone; says so before it waits for the process that holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting for another process that makes {what}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _pretrain_victim(
+    victim: PretrainedVictim, digest: str, run: RunFolder, home: Path, *, inline: bool, say: Say
+) -> RunFolder:
     if run.result() is not None and _selected_is_there(victim, run):
         say(f"victim {victim.name} is there already ({run.path})")
         return run
@@ -363,7 +388,8 @@ def _poison_text(victim: PretrainedVictim, run: RunFolder) -> str:
 def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say) -> None:
     sweep = prepared.sweep
     record = folder.record()
-    tracker = Tracker(home, record, folder.header())
+    with exclusively(home / "mlflow.db", "MLflow's tables", say):
+        tracker = Tracker(home, record, folder.header())
     tracker.sync({trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}, record.trials)
     assert victim.measurement.asr is not None
     with SweepProgress(

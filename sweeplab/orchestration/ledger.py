@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -53,12 +54,17 @@ class SweepFolder:
         return header
 
     def write_header(self, sweep: "CleaningSweep", digest: str, contents: dict[str, str]) -> None:
-        """Write sweep.json: the resolved spec, its digest, the data's digests and the environment."""
+        """Write sweep.json: the resolved spec, its digest, the data's digests and the environment.
+
+        `identity` tells the sweep from one of the same spec that was set aside; it stays when a resume writes anew.
+        """
+        before = self.header() if self.exists() else {}
         write_json(
             self.path / "sweep.json",
             {
                 "schema": SCHEMA_VERSION,
                 "name": sweep.name,
+                "identity": before.get("identity") or uuid4().hex[:8],
                 "digest": digest,
                 "contents": contents,
                 "protocol": sweep.protocol,

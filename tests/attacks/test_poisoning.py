@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,7 @@ from sweeplab.attacks.blended import Blended
 from sweeplab.attacks.poisoning import Poisoning, load_plan, mentions, plan_poison
 from sweeplab.clip_model import imagenet_templates
 from sweeplab.data.tables import PairTable
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, Spec
 from sweeplab.training.randomness import stream_seed
 
 ATTACK = BadNet(patch_size=4)
@@ -128,6 +130,30 @@ def test_no_poisons_need_no_captions():
     assert (plan.indices, plan.captions, plan.rate) == ((), (), 0.0)
 
 
+def test_label_consistent_poisons_keep_their_own_captions_which_mention_the_target():
+    plan = plan_poison(poisoning(captions="label-consistent", count=12), TABLE)
+    assert all(row % 10 == 0 for row in plan.indices)
+    assert plan.captions == tuple(TABLE.caption(row) for row in plan.indices)
+
+
+def test_more_label_consistent_poisons_than_captions_that_mention_the_target_are_refused():
+    with pytest.raises(InvalidInput, match="count=21 poisons are asked for and 20 captions mention target='banana'"):
+        plan_poison(poisoning(captions="label-consistent", count=21), TABLE)
+
+
+def test_a_fixed_caption_is_the_same_for_all_poisons():
+    plan = plan_poison(poisoning(captions="fixed", caption="an image of {}"), TABLE)
+    assert set(plan.captions) == {"an image of banana"}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"captions": "fixed"}, {"caption": "an image of {}"}], ids=["no caption", "no word"]
+)
+def test_a_fixed_caption_goes_with_the_word_fixed(fields: dict[str, str]):
+    with pytest.raises(InvalidInput, match="`caption` goes with captions='fixed'"):
+        poisoning(**fields)
+
+
 def test_caption_changes_are_by_row():
     plan = plan_poison(poisoning(), TABLE)
     assert list(plan.caption_changes()) == list(plan.indices)
@@ -189,6 +215,27 @@ def test_a_plan_of_another_attack_is_refused(tmp_path: Path):
 def test_every_part_of_a_plan_is_in_its_digest(changes: dict[str, object]):
     plan = plan_poison(poisoning(), TABLE)
     assert dataclasses.replace(plan, **changes).digest != plan.digest
+
+
+def test_an_attack_that_gains_an_optional_field_keeps_its_plans(tmp_path: Path):
+    """The digest leaves defaults out, and a plan that was written before the field existed still loads."""
+
+    class Before(Spec):
+        kind: Literal["dot"] = "dot"
+        size: int = 1
+
+        def stamp(self, images: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+            return images
+
+    class After(Before):
+        colour: str = "red"
+
+    old, new = (plan_poison(Poisoning(attack=attack(size=2), count=20), TABLE) for attack in (Before, After))
+    assert new.digest == old.digest
+    (tmp_path / "poison.json").write_text(json.dumps(old.to_json()))
+    assert load_plan(tmp_path / "poison.json", After(size=2)) == new
+    with pytest.raises(InvalidInput, match="was made for attack"):
+        load_plan(tmp_path / "poison.json", After(size=2, colour="blue"))
 
 
 def test_a_plan_knows_its_table():

@@ -10,12 +10,16 @@ from pathlib import Path
 import fabricated
 import pytest
 
+from sweeplab.orchestration.driver import set_aside
+from sweeplab.orchestration.files import read_lines
 from sweeplab.orchestration.ledger import SweepFolder, sweep_folders
 from sweeplab.specs import InvalidInput
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from sweeplab.orchestration.driver import set_aside
+from sweeplab.orchestration.files import read_lines
 from sweeplab.orchestration.ledger import SweepFolder
 with SweepFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
@@ -119,6 +123,20 @@ def test_a_sweep_without_a_measured_victim_has_no_record_yet(tmp_path: Path):
         folder.record()
 
 
+def test_a_resume_keeps_the_sweeps_identity(folder: SweepFolder):
+    before = folder.header()["identity"]
+    folder.write_header(fabricated.SWEEP, "0" * 16, {})
+    assert folder.header()["identity"] == before
+
+
+def test_a_sweep_that_is_begun_anew_has_another_identity(folder: SweepFolder):
+    before = folder.header()["identity"]
+    old = set_aside(folder)
+    folder.write_header(fabricated.SWEEP, "0" * 16, {})
+    assert folder.header()["identity"] != before
+    assert SweepFolder(old).header()["identity"] == before
+
+
 def test_sweeps_are_listed_by_name(tmp_path: Path):
     for name in ("b", "a"):
         fabricated.prepared_folder(tmp_path / "sweeps", fabricated.SWEEP.replace(name=name))
@@ -135,8 +153,6 @@ def test_a_damaged_file_is_bad_input_that_names_it(file: str, tmp_path: Path):
 
 
 def test_events_are_told_in_order_with_their_time(folder: SweepFolder):
-    from sweeplab.orchestration.files import read_lines
-
     folder.event("driver began", process=1)
     folder.event("trial began", trial=0)
     events = read_lines(folder.path / "events.jsonl")
