@@ -40,10 +40,11 @@ class Architecture(Spec):
         missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(self.config or {"embed_dim", "vision_cfg", "text_cfg"})
         if missing:
             raise ValueError(f"config lacks {', '.join(sorted(missing))}")
-        if open_clip_text_config(self).get("hf_model_name"):
+        foreign = {"hf_model_name", "hf_tokenizer_name"} & set(self.resolved()["text_cfg"])
+        if foreign or "multimodal_cfg" in self.resolved():
             raise ValueError(
-                f"{self.name} has a Hugging Face text tower, whose weights a sweep cannot build offline; "
-                "choose an architecture with CLIP's own text tower"
+                f"{self.name or 'config'} has a text tower or tokeniser of another library; "
+                "choose an architecture with CLIP's own (RN50-quickgelu, ViT-B-32-quickgelu, ...)"
             )
         return self
 
@@ -103,12 +104,6 @@ class SmallCLIP(Spec):
         )
 
 
-def open_clip_text_config(architecture: Architecture) -> dict[str, Any]:
-    """The text tower's part of the configuration."""
-    text: dict[str, Any] = architecture.resolved().get("text_cfg", {})
-    return text
-
-
 def _suggest(name: str) -> str:
     import difflib
 
@@ -124,22 +119,21 @@ def build(architecture: Architecture, seed: int) -> nn.Module:
     config = architecture.resolved()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs' streams too
-        model: nn.Module = open_clip.CLIP(
-            embed_dim=config["embed_dim"],
-            vision_cfg=config["vision_cfg"],
-            text_cfg=config["text_cfg"],
-            quick_gelu=config.get("quick_gelu", False),
-        )
-    return model.train()
+        return _make(config).train()
+
+
+def _make(config: dict[str, Any]) -> nn.Module:
+    """open_clip's model of a configuration, freshly initialised from the global random stream."""
+    made = dict(config)
+    make = open_clip.CustomTextCLIP if made.pop("custom_text", False) else open_clip.CLIP
+    model: nn.Module = make(**made)
+    return model
 
 
 def num_parameters(architecture: Architecture) -> int:
     """Parameters of the model, counted without making any."""
-    config = architecture.resolved()
     with torch.device("meta"):
-        model = open_clip.CLIP(
-            embed_dim=config["embed_dim"], vision_cfg=config["vision_cfg"], text_cfg=config["text_cfg"]
-        )
+        model = _make(architecture.resolved())
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -281,5 +275,5 @@ class Encoder(nn.Module):
         Returns:
             (B, D) image embeddings and (B, D) text embeddings, rows of unit norm, float32; scalar 1 / temperature.
         """
-        features, texts, scale = self.model(images, tokens)
+        features, texts, scale, *_ = self.model(images, tokens)
         return features.float(), texts.float(), scale.float()

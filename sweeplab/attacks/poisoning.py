@@ -88,8 +88,8 @@ class PoisonPlan:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits over everything above."""
-        return digest_of(self.to_json())
+        """Sixteen hexadecimal digits over everything above; of the attack, what differs from its defaults."""
+        return digest_of({**self.to_json(), "attack": self.attack.canonical()})
 
     @property
     def rate(self) -> float:
@@ -132,7 +132,7 @@ class PoisonPlan:
 def load_plan(path: Path, attack: Spec) -> PoisonPlan:
     """Read a plan that `PoisonPlan.to_json` described; its attack must be the given one."""
     values = json.loads(path.read_text())
-    if values["attack"] != attack.to_json():
+    if type(attack).model_validate(values["attack"]) != attack:
         raise InvalidInput(f"poison plan {path} was made for attack {values['attack']}, not {attack.to_json()}")
     return PoisonPlan(
         attack=attack,

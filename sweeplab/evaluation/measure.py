@@ -173,7 +173,7 @@ def evaluation_digest(evaluation: Evaluation, images: LabelledImages, image_size
             "prompts": list(evaluation.prompts()),
             "image_size": image_size,
             "seed": evaluation.seed if trigger else 0,
-            "attack": trigger.attack.to_json() if trigger else None,  # type: ignore[attr-defined]
+            "attack": trigger.attack.canonical() if trigger else None,  # type: ignore[attr-defined]
             "target": trigger.target if trigger else None,
         }
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sweeplab.attacks.poisoning import load_plan
 from sweeplab.evaluation.measure import evaluation_digest, triggered_rows
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, Setting
 from sweeplab.orchestration import executors
@@ -310,9 +311,12 @@ def _pretrain_victim(
         say(f"victim {victim.name} is there already ({run.path})")
         return run
     machine = machine_for(victim, home)
+    table, plan = victim_table(victim, machine)
+    plan_file = run.path / "poison.json"
+    if plan_file.exists() and load_plan(plan_file, plan.attack).digest != plan.digest:
+        raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
     if not (run.path / "victim.json").exists():
-        table, plan = victim_table(victim, machine)
-        write_json(run.path / "poison.json", plan.to_json())
+        write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
         write_json(
             run.path / "victim.json",
             {"spec": victim.to_json(), "digest": digest, "environment": environment(), "num_pairs": len(table)},
