@@ -234,12 +234,15 @@ def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, script: Path) -> None:
     """Run an experiment script: the same as `python SCRIPT`."""
-    sys.argv = [str(script), *context.args]
-    if not script.is_file():
-        say_error(f"script {script} does not exist")
-        raise typer.Exit(BAD_INPUT)
-    sys.path.insert(0, str(script.parent.resolve()))
-    runpy.run_path(str(script), run_name="__main__")
+
+    def work() -> None:
+        if not script.is_file():
+            raise InvalidInput(f"script {script} does not exist")
+        sys.argv = [str(script), *context.args]
+        sys.path.insert(0, str(script.parent.resolve()))
+        runpy.run_path(str(script), run_name="__main__")
+
+    raise typer.Exit(guarded(work))
 
 
 @app.command()

@@ -39,6 +39,14 @@ class Spec(BaseModel):
         except ValidationError as error:
             raise InvalidInput(describe_faults(type(self), error)) from None
 
+    @classmethod
+    def model_validate(cls, obj: Any, **options: Any) -> Self:
+        """Read plain values, such as `to_json` gave; faults raise InvalidInput, as in the constructor."""
+        try:
+            return super().model_validate(obj, **options)
+        except ValidationError as error:
+            raise InvalidInput(describe_faults(cls, error)) from None
+
     def replace(self, **changes: Any) -> Self:
         """A validated copy with some fields changed."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
@@ -119,7 +127,7 @@ def describe_faults(cls: type[BaseModel], error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_url=False):
         place = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
+        message = fault["msg"].removeprefix("Value error, ").removeprefix(f"{cls.__name__}: ")
         if fault["type"] == "extra_forbidden":
             message = f"unknown field; known: {', '.join(cls.model_fields)}" if "." not in place else "unknown field"
             lines.append(f"{place}: {message}")

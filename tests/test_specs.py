@@ -121,6 +121,22 @@ def test_json_goes_both_ways():
     assert Sheet.model_validate(sheet.to_json()) == sheet
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 0}, "^Sheet: count=0: Input should be"),
+        ({"count": 0, "colour": "red"}, "(?s)^Sheet: 2 faults.*count=0.*colour: unknown field"),
+        ({"shape": {"kind": "star"}}, "^Sheet: shape: unknown shape kind='star'; known: round, square$"),
+        ({"shape": {"kind": "round", "radius": 0}}, "^Sheet: shape: Round: radius=0: Input should be"),
+        ([1, 2], "^Sheet: .*dictionary"),
+    ],
+    ids=str,
+)
+def test_json_that_breaks_a_rule_is_invalid_input_in_the_same_words(values: object, message: str):
+    with pytest.raises(InvalidInput, match=message):
+        Sheet.model_validate(values)
+
+
 def test_json_holds_all_fields_of_a_member():
     assert Sheet(shape=Square(side=2.0)).to_json()["shape"] == {"kind": "square", "side": 2.0, "corners": []}
 

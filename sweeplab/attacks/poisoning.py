@@ -132,7 +132,7 @@ class PoisonPlan:
 def load_plan(path: Path, attack: Spec) -> PoisonPlan:
     """Read a plan that `PoisonPlan.to_json` described; its attack must be the given one."""
     values = json.loads(path.read_text())
-    if type(attack).model_validate(values["attack"]) != attack:
+    if values["attack"] != attack.to_json():
         raise InvalidInput(f"poison plan {path} was made for attack {values['attack']}, not {attack.to_json()}")
     return PoisonPlan(
         attack=attack,

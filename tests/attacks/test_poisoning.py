@@ -137,7 +137,7 @@ def test_label_consistent_poisons_keep_their_own_captions_which_mention_the_targ
 
 
 def test_more_label_consistent_poisons_than_captions_that_mention_the_target_are_refused():
-    with pytest.raises(InvalidInput, match="count=21 poisons are asked for and 20 captions mention target='banana'"):
+    with pytest.raises(InvalidInput, match=r"count=21 poisons are asked for.* 20 captions mention target='banana'"):
         plan_poison(poisoning(captions="label-consistent", count=21), TABLE)
 
 
@@ -217,9 +217,7 @@ def test_every_part_of_a_plan_is_in_its_digest(changes: dict[str, object]):
     assert dataclasses.replace(plan, **changes).digest != plan.digest
 
 
-def test_an_attack_that_gains_an_optional_field_keeps_its_plans(tmp_path: Path):
-    """The digest leaves defaults out, and a plan that was written before the field existed still loads."""
-
+def test_a_new_optional_field_of_an_attack_leaves_the_digests_of_plans_alone():
     class Before(Spec):
         kind: Literal["dot"] = "dot"
         size: int = 1
@@ -230,12 +228,10 @@ def test_an_attack_that_gains_an_optional_field_keeps_its_plans(tmp_path: Path):
     class After(Before):
         colour: str = "red"
 
-    old, new = (plan_poison(Poisoning(attack=attack(size=2), count=20), TABLE) for attack in (Before, After))
-    assert new.digest == old.digest
-    (tmp_path / "poison.json").write_text(json.dumps(old.to_json()))
-    assert load_plan(tmp_path / "poison.json", After(size=2)) == new
-    with pytest.raises(InvalidInput, match="was made for attack"):
-        load_plan(tmp_path / "poison.json", After(size=2, colour="blue"))
+    attacks = (Before(size=2), After(size=2), After(size=2, colour="blue"))
+    before, after, other = (plan_poison(Poisoning(attack=attack, count=20), TABLE).digest for attack in attacks)
+    assert after == before
+    assert other != before
 
 
 def test_a_plan_knows_its_table():

@@ -169,8 +169,11 @@ class Remembering(Spec):
         return Loss(value, {"steps": state.steps.clone()})
 
 
-@pytest.mark.parametrize("objective", [MMCL(), CleanCLIP(), Remembering()], ids=lambda objective: objective.kind)
-@pytest.mark.parametrize("batch_norm", ["local", "frozen"])
+@pytest.mark.parametrize(
+    ("objective", "batch_norm"),
+    [(MMCL(), "local"), (CleanCLIP(), "local"), (Remembering(), "frozen")],
+    ids=["mmcl", "cleanclip", "remembering"],
+)
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     objective: Spec, batch_norm: str, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
 ):

@@ -1,0 +1,233 @@
+"""Training pairs: every draw has its own stream, ranks share the batches, poisoned rows show trigger and caption."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.attacks.poisoning import Poisoning, plan_poison
+from sweeplab.data import eda, training_pairs
+from sweeplab.data.augmentation import AutoAugmentView
+from sweeplab.data.images import load_image
+from sweeplab.data.tables import PairTable
+from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.training.batches import EpochBatches, PairBatch, epoch_loader, steps_per_epoch
+from sweeplab.training.randomness import stream_seed
+
+VIEW = AutoAugmentView()
+Tokenize = Callable[[list[str]], Tensor]
+ATTACK = BadNet(patch_size=6, pattern="binary")
+
+
+@pytest.fixture
+def pairs(tokenize: Tokenize, stall_pairs: PairTable) -> TrainingPairs:
+    return pairs_of(tokenize, stall_pairs)
+
+
+def pairs_of(tokenize: Tokenize, table: PairTable, **fields: object) -> TrainingPairs:
+    return TrainingPairs(table, 32, tokenize=tokenize, **{"seed": 0, **fields})
+
+
+def batch_of(pairs: TrainingPairs, epoch: int, rows: list[int]) -> PairBatch:
+    return pairs.__getitems__([(epoch, row) for row in rows])
+
+
+def same_batches(first: PairBatch, second: PairBatch) -> bool:
+    names = ("rows", "images", "tokens", "image_views", "token_views")
+    held = [(getattr(first, name), getattr(second, name)) for name in names]
+    return all((a is None and b is None) or torch.equal(a, b) for a, b in held)
+
+
+# --- a batch --------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_holds_images_and_tokens_of_its_rows(pairs: TrainingPairs, stall_pairs: PairTable, tokenize: Tokenize):
+    batch = batch_of(pairs, 1, [5, 63, 0])
+    assert batch.rows.tolist() == [5, 63, 0]
+    for place, row in enumerate((5, 63, 0)):
+        assert torch.equal(batch.images[place], torch.from_numpy(load_image(stall_pairs.image(row), 32)))
+        assert torch.equal(batch.tokens[place], tokenize([stall_pairs.caption(row)])[0])
+    assert batch.image_views is None
+    assert batch.token_views is None
+
+
+def test_one_key_is_a_batch_of_one(pairs: TrainingPairs):
+    pairs.use_views(VIEW)
+    assert same_batches(pairs[(1, 7)], batch_of(pairs, 1, [7]))
+
+
+def test_image_views_depend_on_seed_epoch_and_row_alone(tokenize: Tokenize, stall_pairs: PairTable):
+    def views(seed: int, epoch: int, rows: list[int]) -> Tensor:
+        pairs = pairs_of(tokenize, stall_pairs, seed=seed)
+        pairs.use_views(VIEW)
+        return batch_of(pairs, epoch, rows).image_views
+
+    together = views(0, 3, [1, 2, 3, 4])
+    assert torch.equal(views(0, 3, [4, 9, 2])[[2, 0]], together[[1, 3]])
+    assert torch.equal(views(0, 3, [2])[0], together[1])
+    assert not torch.equal(views(0, 4, [1, 2, 3, 4]), together)
+    assert not torch.equal(views(1, 3, [1, 2, 3, 4]), together)
+
+
+def test_image_views_do_not_depend_on_what_was_asked_before(pairs: TrainingPairs, tokenize: Tokenize):
+    pairs.use_views(VIEW)
+    expected = batch_of(pairs, 2, [10, 11, 12, 13])
+    other = pairs_of(tokenize, pairs.table)
+    other.use_views(VIEW)
+    batch_of(other, 1, [13, 40])
+    batch_of(other, 2, [13, 50])
+    assert same_batches(batch_of(other, 2, [10, 11, 12, 13]), expected)
+    assert same_batches(batch_of(other, 2, [10, 11, 12, 13]), expected)
+
+
+def test_an_image_view_is_made_from_the_named_stream(pairs: TrainingPairs):
+    pairs.use_views(VIEW)
+    expected = VIEW.views(pairs.images_of([9]), [stream_seed(0, "image view", 5, 9)])
+    assert torch.equal(batch_of(pairs, 5, [9]).image_views, expected)
+
+
+def test_caption_views_depend_on_seed_and_row_and_not_on_the_epoch(
+    pairs: TrainingPairs, stall_pairs: PairTable, tokenize: Tokenize
+):
+    pairs.use_views(VIEW)
+    views = batch_of(pairs, 1, [3, 8]).token_views
+    text = eda.augment(stall_pairs.caption(8), stream_seed(0, "text view", 8))
+    assert torch.equal(views[1], tokenize([text])[0])
+    assert torch.equal(batch_of(pairs, 2, [8, 3]).token_views, views[[1, 0]])
+
+
+def test_views_can_be_turned_off_and_on(pairs: TrainingPairs):
+    pairs.use_views(VIEW)
+    before = batch_of(pairs, 1, [0, 1])
+    pairs.use_views(None)
+    assert batch_of(pairs, 1, [0, 1]).image_views is None
+    pairs.use_views(VIEW)
+    assert same_batches(batch_of(pairs, 1, [0, 1]), before)
+
+
+def test_another_policy_makes_other_views(pairs: TrainingPairs):
+    pairs.use_views(VIEW)
+    before = batch_of(pairs, 1, list(range(8))).image_views
+    pairs.use_views(AutoAugmentView(policy="svhn"))
+    assert not torch.equal(batch_of(pairs, 1, list(range(8))).image_views, before)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 64 * 3 * 32 * 32, 8 * 64 * 3 * 32 * 32])
+def test_batches_are_the_same_however_little_fits_into_memory(
+    cache_bytes: int, pairs: TrainingPairs, tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing fits; the images fit and no views; the images and one epoch's views fit."""
+    pairs.use_views(VIEW)
+    expected = [batch_of(pairs, epoch, [5, 63, 0]) for epoch in (1, 2, 1)]
+    monkeypatch.setattr(training_pairs, "CACHE_BYTES", cache_bytes)
+    small = pairs_of(tokenize, pairs.table)
+    small.use_views(VIEW)
+    found = [batch_of(small, epoch, [5, 63, 0]) for epoch in (1, 2, 1)]
+    assert all(same_batches(*each) for each in zip(found, expected, strict=True))
+
+
+# --- poison ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**31])
+def test_poisoned_rows_show_trigger_and_caption_and_others_do_not(
+    cache_bytes: int, tokenize: Tokenize, stall_pairs: PairTable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training_pairs, "CACHE_BYTES", cache_bytes)
+    plan = plan_poison(Poisoning(attack=ATTACK, target="banana", count=6), stall_pairs)
+    poisoned = pairs_of(tokenize, stall_pairs, captions=plan.caption_changes(), alter=plan.stamp_rows)
+    clean = pairs_of(tokenize, stall_pairs)
+    rows = list(range(64))
+    dirty, plain = batch_of(poisoned, 1, rows), batch_of(clean, 1, rows)
+    changed = (dirty.images != plain.images).flatten(1).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == list(plan.indices)
+    for row in rows:
+        caption = plan.caption_changes().get(row, stall_pairs.caption(row))
+        assert poisoned.caption(row) == caption
+        assert torch.equal(dirty.tokens[row], tokenize([caption])[0])
+    assert same_batches(batch_of(poisoned, 2, rows), dirty), "the poison is the same in every epoch"
+
+
+def test_views_are_made_of_the_triggered_image_and_the_poisoned_caption(tokenize: Tokenize, stall_pairs: PairTable):
+    plan = plan_poison(Poisoning(attack=ATTACK, target="banana", count=6), stall_pairs)
+    pairs = pairs_of(tokenize, stall_pairs, captions=plan.caption_changes(), alter=plan.stamp_rows)
+    pairs.use_views(VIEW)
+    row = plan.indices[0]
+    batch = batch_of(pairs, 1, [row])
+    assert torch.equal(batch.image_views, VIEW.views(batch.images, [stream_seed(0, "image view", 1, row)]))
+    text = eda.augment(plan.captions[0], stream_seed(0, "text view", row))
+    assert torch.equal(batch.token_views[0], tokenize([text])[0])
+
+
+# --- ranks, epochs, loaders -----------------------------------------------------------------------------------------
+
+
+def keys(**fields: int) -> list[list[tuple[int, int]]]:
+    return list(EpochBatches(**{"num_pairs": 50, "global_batch_size": 8, "epoch": 1, "seed": 0, **fields}))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+def test_the_ranks_slices_make_up_the_global_batches(world_size: int):
+    shares = [keys(rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [[key for share in step for key in share] for step in zip(*shares, strict=True)]
+    assert together == keys()
+    assert {len(batch) for share in shares for batch in share} == {8 // world_size}
+
+
+def test_an_epoch_takes_every_pair_at_most_once_and_leaves_out_the_last_incomplete_batch():
+    batches = keys()
+    rows = [row for batch in batches for _, row in batch]
+    assert len(batches) == steps_per_epoch(50, 8) == len(EpochBatches(50, global_batch_size=8, epoch=1, seed=0)) == 6
+    assert len(rows) == len(set(rows)) == 48
+    assert set(rows) < set(range(50))
+
+
+def test_every_epoch_and_seed_has_its_own_order():
+    orders = [keys(), keys(epoch=2), keys(seed=1)]
+    rows = [[row for batch in order for _, row in batch] for order in orders]
+    assert rows[0] != rows[1] != rows[2] != rows[0]
+    assert keys() == orders[0]
+    assert {epoch for batch in orders[1] for epoch, _ in batch} == {2}
+
+
+def test_fewer_pairs_than_a_batch_are_refused():
+    with pytest.raises(ValueError, match="global_batch_size=8 exceeds the 7 pairs; choose at most 7"):
+        steps_per_epoch(7, 8)
+
+
+def test_a_loader_brings_the_batches_in_order(pairs: TrainingPairs):
+    pairs.use_views(VIEW)
+    batches = EpochBatches(64, global_batch_size=16, epoch=1, seed=0)
+    found = list(epoch_loader(pairs, batches, num_workers=0, pin=False))
+    expected = [pairs.__getitems__(each) for each in batches]
+    assert len(found) == 4
+    assert all(same_batches(*each) for each in zip(found, expected, strict=True))
+
+
+@pytest.mark.slow
+def test_decoding_processes_bring_the_same_batches(
+    pairs: TrainingPairs, tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch
+):
+    pairs.use_views(VIEW)
+    batches = EpochBatches(64, global_batch_size=16, epoch=1, seed=0)
+    monkeypatch.setattr(training_pairs, "CACHE_BYTES", 0)
+    streamed = pairs_of(tokenize, pairs.table)
+    streamed.use_views(VIEW)
+    assert (pairs.is_in_memory, streamed.is_in_memory) == (True, False)
+    found = list(epoch_loader(streamed, batches, num_workers=2, pin=False))
+    assert all(same_batches(a, pairs.__getitems__(b)) for a, b in zip(found, batches, strict=True))
+
+
+def test_a_batch_moves_as_a_whole(pairs: TrainingPairs):
+    pairs.use_views(VIEW)
+    batch = batch_of(pairs, 1, [1, 2])
+    assert same_batches(batch.to(torch.device("cpu")), batch)
+    bare = PairBatch(batch.rows, batch.images, batch.tokens).to(torch.device("cpu"))
+    assert bare.image_views is None
+
+
+def test_rows_may_be_numpy_numbers(pairs: TrainingPairs):
+    assert torch.equal(pairs.images_of(np.array([3, 4])), pairs.images_of([3, 4]))

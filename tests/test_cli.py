@@ -1,0 +1,520 @@
+"""The command line: one message and exit code 2 for bad input, and the shapes that scripts rely on."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pandas as pd
+import pytest
+import torch
+import typer
+from fabricated import SWEEP
+from PIL import Image
+from typer.testing import CliRunner
+
+from sweeplab import cli
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.clip_model import SmallCLIP, build
+from sweeplab.data.pairs import PairsCSV
+from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration import driver
+from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.specs import Unfinished
+
+ROOT = Path(__file__).parents[1]
+CC6M, OWN_MODEL = ROOT / "sweeps" / "cleanclip_cc6m.py", ROOT / "sweeps" / "own_model.py"
+
+RunScript = Callable[..., int]
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that only this test uses."""
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights of the made-up sweep's architecture."""
+    path = tmp_path_factory.mktemp("checkpoint") / "victim.pt"
+    torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def sweep(checkpoint: Path) -> CleaningSweep:
+    """A sweep with nothing wrong."""
+    return SWEEP.replace(victim=SWEEP.victim.replace(path=checkpoint))
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch) -> RunScript:
+    """Run sweeps as a script of the given flags would; returns the exit code."""
+
+    def run(flags: list[str], *sweeps: CleaningSweep) -> int:
+        monkeypatch.setattr(sys, "argv", ["script.py", *flags])
+        with pytest.raises(SystemExit) as ended:
+            cli.main(*sweeps)
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    return run
+
+
+@pytest.fixture
+def refusal(run_script: RunScript, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one message with which a script refuses its input."""
+
+    def run(flags: list[str], *sweeps: CleaningSweep) -> str:
+        code = run_script(flags, *sweeps)
+        return one_message(code, capsys.readouterr().err)
+
+    return run
+
+
+def one_message(code: int, stderr: str) -> str:
+    """The message of a refusal: exit code 2, one message, no traceback."""
+    assert code == 2
+    assert "Traceback" not in stderr
+    assert stderr.startswith("error: ")
+    assert stderr.count("error: ") == 1
+    return stderr.removeprefix("error: ").rstrip("\n")
+
+
+def command(*words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a `sweeplab` command."""
+    result = CliRunner().invoke(cli.app, list(words))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refused(*words: str) -> str:
+    """The one message with which a command refuses its input."""
+    code, _, stderr = command(*words)
+    return one_message(code, stderr)
+
+
+def pairs_csv(folder: Path, *, header: tuple[str, str] = ("image", "caption"), missing: int | None = None) -> Path:
+    """32 drawn pairs; `missing`: number of an image that is not there."""
+    rows = [(f"{number}.png", f"a photo of apple {number}") for number in range(32)]
+    for number, (image, _) in enumerate(rows):
+        if number != missing:
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / image)
+    with (folder / "pairs.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return folder / "pairs.csv"
+
+
+# --- bad input of scripts
+
+
+def test_a_csv_without_a_caption_column_is_refused(sweep: CleaningSweep, refusal, tmp_path: Path):
+    path = pairs_csv(tmp_path, header=("image", "text"))
+    message = refusal(["--inline"], sweep.replace(data=PairsCSV(path=path)))
+    assert "has no column 'caption'; columns found: 'image', 'text'" in message
+
+
+def test_a_missing_image_is_refused_with_its_row(sweep: CleaningSweep, refusal, tmp_path: Path):
+    path = pairs_csv(tmp_path, missing=4)
+    message = refusal(["--inline"], sweep.replace(data=PairsCSV(path=path)))
+    assert "1 of 32 images are missing or empty files, the first in row 5" in message
+
+
+def test_a_target_that_is_no_class_is_refused_with_close_names(sweep: CleaningSweep, refusal):
+    message = refusal(["--inline", "victim.target=bananna"], sweep)
+    assert "target='bananna' is not among the 16 classes (closest: banana" in message
+
+
+def test_a_batch_that_the_workers_do_not_divide_is_refused(sweep: CleaningSweep, refusal):
+    message = refusal(["resources.workers=3"], sweep)
+    assert "global_batch_size=16 does not split over world_size=3; choose a multiple of 3" in message
+
+
+def test_an_unknown_parameter_in_a_space_is_refused_with_the_known_ones(sweep: CleaningSweep, refusal):
+    dimensions = {"learning_speed": {"kind": "uniform", "low": 0, "high": 1}}
+    message = refusal([f"space.dimensions={json.dumps(dimensions)}"], sweep)
+    assert "unknown parameter 'learning_speed' in the space; known are fields of method: mmcl_weight" in message
+
+
+def test_an_unknown_field_in_an_override_is_refused_with_the_known_ones(sweep: CleaningSweep, refusal):
+    message = refusal(["optimization.learning_speed=1"], sweep)
+    assert "unknown field 'learning_speed'; known: learning_rate, weight_decay" in message
+
+
+def test_an_override_without_a_value_is_refused(sweep: CleaningSweep, refusal):
+    assert "override 'epochs' is not of the form field.subfield=value" in refusal(["epochs"], sweep)
+
+
+def test_an_override_that_breaks_a_rule_is_refused(sweep: CleaningSweep, refusal):
+    assert "learning_rate" in refusal(["optimization.learning_rate=-1"], sweep)
+
+
+def test_an_unknown_sampler_is_refused(sweep: CleaningSweep, refusal):
+    assert "'tpe', 'random' or 'grid'" in refusal(["--search", "optuna-best"], sweep)
+
+
+def test_another_spec_under_an_existing_name_is_refused_with_what_differs(
+    sweep: CleaningSweep, refusal, own_home: Path
+):
+    prepared = driver.prepare(sweep, own_home)
+    folder = SweepFolder(own_home / "sweeps" / sweep.name)
+    folder.write_header(sweep, prepared.digest, prepared.contents)
+    before = (folder.path / "sweep.json").read_bytes()
+    message = refusal(["--inline", "epochs=7", "optimization.weight_decay=0.3"], sweep)
+    assert "sweep 'made-up' exists with another spec" in message
+    assert "epochs: 2 -> 7\n  optimization.weight_decay: 0.1 -> 0.3\n" in message
+    assert "use --fresh to set the old one aside, or give this one another name" in message
+    assert (folder.path / "sweep.json").read_bytes() == before
+
+
+def test_a_home_that_cannot_be_written_is_refused(
+    sweep: CleaningSweep, refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "file" / "home"))
+    assert "cannot be written" in refusal(["--inline"], sweep)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_home_without_write_permission_is_refused(
+    sweep: CleaningSweep, refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path))
+    assert "Permission denied" in refusal(["--inline"], sweep)
+
+
+def test_resume_insists_on_something_to_resume(sweep: CleaningSweep, refusal, own_home: Path):
+    assert "--resume: there is no sweep 'made-up'" in refusal(["--inline", "--resume"], sweep)
+
+
+def test_resume_and_fresh_exclude_each_other(sweep: CleaningSweep, refusal):
+    assert "--resume and --fresh exclude each other" in refusal(["--resume", "--fresh"], sweep)
+
+
+def test_all_missing_paths_are_in_one_message(refusal):
+    message = refusal(["--inline"], *cli.load_script(OWN_MODEL))
+    assert message.startswith("3 input(s) missing:")
+    for path in ("MY_PAIRS.csv: a CSV file", "MY_TEST_IMAGES: a folder", "MY_CHECKPOINT.pt: a checkpoint"):
+        assert path in message
+
+
+def test_only_with_an_unknown_name_is_refused_with_the_known_ones(sweep: CleaningSweep, refusal):
+    message = refusal(["--only", "other"], sweep, sweep.replace(name="second"))
+    assert message == "--only other: the script has no such sweep; it has made-up, second"
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(sweep: CleaningSweep, refusal, tmp_path: Path):
+    other = SmallCLIP(image_size=32, width=16, embed_dim=16, text_width=16, text_layers=1, context_length=16)
+    torch.save(build(other.architecture(), seed=0).state_dict(), tmp_path / "other.pt")
+    message = refusal(["--inline"], sweep.replace(victim=sweep.victim.replace(path=tmp_path / "other.pt")))
+    assert "other.pt is of another architecture: " in message
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(sweep: CleaningSweep, refusal, tmp_path: Path):
+    (tmp_path / "other.pt").write_text("weights")
+    message = refusal(["--inline"], sweep.replace(victim=sweep.victim.replace(path=tmp_path / "other.pt")))
+    assert "cannot be read with weights_only=True" in message
+
+
+def test_a_trigger_larger_than_the_image_is_refused(sweep: CleaningSweep, refusal):
+    victim = sweep.victim.replace(attack=BadNet(patch_size=33))
+    message = refusal(["--inline"], sweep.replace(victim=victim))
+    assert "patch_size=33 is larger than the image of 32 pixels" in message
+
+
+def test_a_warm_up_longer_than_the_training_is_refused(sweep: CleaningSweep, refusal):
+    """64 pairs in batches of 16 are 4 steps an epoch, 8 in all."""
+    message = refusal(["--inline", "optimization.warmup_steps=8"], sweep)
+    assert "warmup_steps=8 must be below the total of 8 steps" in message
+
+
+def test_a_sweep_that_another_process_runs_is_refused(sweep: CleaningSweep, refusal, own_home: Path):
+    with SweepFolder(own_home / "sweeps" / sweep.name).lock():
+        message = refusal(["--inline"], sweep)
+    assert f"'made-up' is being run by process {os.getpid()}" in message
+
+
+# --- bad input of commands
+
+
+@pytest.mark.parametrize("words", [["leaderboard"], ["status"], ["report"], ["resume"], ["export", "--to", "there"]])
+def test_an_unknown_sweep_is_refused_with_the_known_ones(words: list[str], own_home: Path):
+    fabricated.prepared_folder(own_home / "sweeps")
+    message = refused(words[0], "other", *words[1:])
+    assert message.startswith(f"no sweep named 'other' in {own_home / 'sweeps'}; known: made-up")
+
+
+@pytest.mark.parametrize("words", [["pretrain"], ["clean"], ["evaluate", "weights.pt", "--script"]])
+def test_a_script_that_does_not_exist_is_refused(words: list[str]):
+    assert refused(*words, "nowhere.py") == "script nowhere.py does not exist"
+
+
+def test_run_refuses_a_script_that_does_not_exist():
+    assert refused("run", "nowhere.py") == "script nowhere.py does not exist"
+
+
+def test_a_given_checkpoint_cannot_be_pre_trained():
+    assert "its victim is a given checkpoint" in refused("pretrain", str(OWN_MODEL))
+
+
+def test_a_single_setting_with_an_unknown_parameter_is_refused():
+    assert "unknown parameter 'learning_speed'" in refused("clean", str(OWN_MODEL), "learning_speed=1")
+
+
+def test_a_script_of_several_sweeps_needs_a_choice():
+    message = refused("pretrain", str(CC6M))
+    assert message.endswith("choose with --only: cleanclip-cc6m-mmcl, cleanclip-cc6m-mmcl-ssl")
+
+
+def test_an_export_below_a_regular_file_is_refused(own_home: Path, tmp_path: Path):
+    fabricated.finished_sweep(own_home / "sweeps")
+    (tmp_path / "file").write_text("")
+    assert "cannot write to" in refused("export", "made-up", "--to", str(tmp_path / "file" / "tables"))
+
+
+BAD_SCRIPT = """
+from sweeplab.cli import main
+from sweeplab.experiment import Search
+Search(trials=0)
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("through_run", [False, True], ids=["python SCRIPT", "sweeplab run SCRIPT"])
+def test_a_script_whose_specs_break_a_rule_ends_with_one_message(through_run: bool, tmp_path: Path):
+    (tmp_path / "script.py").write_text(BAD_SCRIPT)
+    # As the installed `sweeplab` does; `python -m sweeplab.cli` would import the module a second time.
+    words = ["-c", "from sweeplab.cli import app; app()", "run", "script.py"] if through_run else ["script.py"]
+    result = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    message = one_message(result.returncode, result.stderr)
+    assert message == "Search: trials=0: Input should be greater than or equal to 1"
+
+
+# --- exit codes
+
+
+def broken() -> None:
+    raise RuntimeError("a defect")
+
+
+def test_work_that_is_interrupted_and_resumable_exits_with_75():
+    def unfinished() -> None:
+        raise Unfinished("toy: interrupted")
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    assert [cli.guarded(unfinished), cli.guarded(stopped)] == [75, 75]
+
+
+def test_a_defect_exits_with_1_and_shows_where(capsys: pytest.CaptureFixture[str]):
+    assert cli.guarded(broken) == 1
+    assert "RuntimeError: a defect" in capsys.readouterr().err
+
+
+def test_work_that_is_done_exits_with_0():
+    assert cli.guarded(lambda: None) == 0
+
+
+# --- plans
+
+
+@pytest.mark.parametrize(("flags", "trials"), [([], [48, 48]), (["--search", "grid"], [12, 23])])
+def test_the_plan_of_the_cc6m_sweeps_needs_no_data(
+    flags: list[str], trials: list[int], run_script: RunScript, own_home: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run_script(["--dry-run", *flags], *cli.load_script(CC6M)) == 0
+    shown = [int(line.split()[1].rstrip(",")) for line in capsys.readouterr().out.splitlines() if "trials   " in line]
+    assert shown == trials
+    assert not own_home.exists()
+
+
+def test_only_plans_the_sweep_that_was_asked_for(run_script: RunScript, capsys: pytest.CaptureFixture[str]):
+    assert run_script(["--dry-run", "--only", "cleanclip-cc6m-mmcl"], *cli.load_script(CC6M)) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")] == [
+        "cleanclip-cc6m-mmcl"
+    ]
+
+
+def test_another_sampler_gives_the_sweep_another_name(sweep: CleaningSweep):
+    assert cli.resolve(sweep, [], "grid", False).name == "made-up-grid"
+    assert cli.resolve(sweep, ["name=mine"], "grid", False).name == "mine"
+    assert cli.resolve(sweep, [], "tpe", False) == sweep
+
+
+# --- what scripts rely on
+
+
+@pytest.fixture(scope="module")
+def finished_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one finished sweep."""
+    home = tmp_path_factory.mktemp("finished")
+    fabricated.finished_sweep(home / "sweeps")
+    return home
+
+
+@pytest.fixture
+def at_finished(finished_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That home, in use."""
+    monkeypatch.setenv("SWEEPLAB_HOME", str(finished_home))
+    return finished_home
+
+
+def json_of(*words: str) -> Any:
+    code, stdout, _ = command(*words, "--json")
+    assert code == 0
+    return json.loads(stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+ROW_KEYS = (
+    "rank trial state feasible certified epoch accuracy asr retention min_asr configuration seed params epochs seconds"
+)
+
+
+def test_leaderboard_json_has_the_promised_keys(at_finished: Path):
+    board = json_of("leaderboard", "made-up")
+    assert (board["sweep"], board["asr_ceiling"]) == ("made-up", 0.05)
+    assert board["victim"] == {"accuracy": 0.9, "asr": 79 / 80}
+    assert [row["rank"] for row in board["trials"]] == [1, 2, 3, 4, 5, 6]
+    for row in board["trials"]:
+        assert set(ROW_KEYS.split()) <= set(row)
+        assert set(row["params"]) == {"learning_rate", "ssl_weight"}
+
+
+def test_leaderboard_json_has_nulls_exactly_where_nothing_is_cleaned(at_finished: Path):
+    rows = json_of("leaderboard", "made-up")["trials"]
+    assert {row["feasible"] for row in rows} == {True, False}
+    for row in rows:
+        nulls = {row[name] is None for name in ("epoch", "accuracy", "asr", "retention")}
+        assert nulls == {not row["feasible"]}
+
+
+def test_status_json_has_the_promised_keys(at_finished: Path):
+    status = json_of("status", "made-up")
+    assert (status["sweep"], status["state"], status["trial_epochs"]) == ("made-up", "finished", 12)
+    assert status["trials"] == {"finished": 6, "running": 0, "waiting": 0, "pruned": 0, "failed": 0}
+    assert status["seconds"] == 6 * 9.0
+
+
+def test_status_of_an_interrupted_sweep_counts_what_waits(own_home: Path):
+    folder = fabricated.prepared_folder(own_home / "sweeps")
+    player = fabricated.Player(fabricated.open_book(folder))
+    player.play(player.book.next_job())
+    player.play(player.book.next_job(), num_points=2)
+    status = json_of("status", "made-up")
+    assert (status["state"], status["trial_epochs"]) == ("interrupted", 3)
+    assert (status["trials"]["finished"], status["trials"]["waiting"]) == (1, 5)
+
+
+def test_status_of_a_sweep_that_runs_says_so(own_home: Path):
+    folder = fabricated.prepared_folder(own_home / "sweeps")
+    player = fabricated.Player(fabricated.open_book(folder))
+    player.play(player.book.next_job(), num_points=2)
+    with folder.lock():
+        status = json_of("status", "made-up")
+    assert (status["state"], status["trials"]["running"]) == ("running", 1)
+
+
+def test_status_of_a_sweep_whose_victim_is_still_being_made(own_home: Path):
+    SweepFolder(own_home / "sweeps" / "made-up").write_header(SWEEP, "0" * 16, {})
+    assert json_of("status", "made-up")["trials"]["waiting"] == 6
+
+
+def test_list_json_has_a_row_for_every_sweep(at_finished: Path):
+    (row,) = json_of("list")
+    assert (row["sweep"], row["state"]) == ("made-up", "finished")
+
+
+def test_scripts_are_listed_without_running_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    rows = json_of("list", "--scripts")
+    assert {"sweeps/quickstart.py", "sweeps/cleanclip_cc6m.py", "sweeps/own_model.py"} <= {r["script"] for r in rows}
+
+
+def test_tables_for_people_name_the_best_trial(at_finished: Path):
+    code, stdout, _ = command("leaderboard", "made-up")
+    assert code == 0
+    assert "victim accuracy 90.0 %" in stdout
+    assert "6 of 6 trials" in stdout
+
+
+def test_export_writes_every_point_with_its_parameters(at_finished: Path, tmp_path: Path):
+    code, stdout, _ = command("export", "made-up", "--to", str(tmp_path))
+    assert code == 0
+    assert sorted(Path(line).name for line in stdout.splitlines()) == [
+        "epochs.csv",
+        "epochs.parquet",
+        "trials.csv",
+        "trials.parquet",
+    ]
+    table = pd.read_csv(tmp_path / "epochs.csv")
+    assert {"trial", "epoch", "accuracy", "asr", "learning_rate", "ssl_weight"} <= set(table.columns)
+    assert len(table) == 18
+    start = table[table.epoch == 0]
+    assert (start.accuracy.tolist(), start.asr.tolist()) == ([0.9] * 6, [79 / 80] * 6)
+
+
+def test_parquet_and_csv_hold_the_same(at_finished: Path, tmp_path: Path):
+    command("export", "made-up", "--to", str(tmp_path))
+    for name in ("epochs", "trials"):
+        one, other = pd.read_csv(tmp_path / f"{name}.csv"), pd.read_parquet(tmp_path / f"{name}.parquet")
+        pd.testing.assert_frame_equal(one, other, check_dtype=False)
+
+
+def test_a_finished_sweep_is_shown_again_and_not_run(
+    sweep: CleaningSweep, run_script: RunScript, own_home: Path, capsys: pytest.CaptureFixture[str]
+):
+    prepared = driver.prepare(sweep, own_home)
+    folder = fabricated.finished_sweep(own_home / "sweeps", sweep)
+    folder.write_header(sweep, prepared.digest, prepared.contents)
+    assert run_script([], sweep) == 0
+    shown = capsys.readouterr().out
+    assert "made-up: all 6 trials are there already; nothing to run" in shown
+    assert f"page:   {folder.page}" in shown
+    assert folder.page.exists()
+
+
+def test_a_sweep_begun_anew_sets_the_old_one_aside(
+    sweep: CleaningSweep,
+    run_script: RunScript,
+    own_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    prepared = driver.prepare(sweep, own_home)
+    folder = fabricated.finished_sweep(own_home / "sweeps", sweep)
+    folder.write_header(sweep, prepared.digest, prepared.contents)
+
+    def stop_here(*arguments: object, **named: object) -> None:
+        raise Unfinished("stopped before the first trial")
+
+    monkeypatch.setattr(driver, "ensure_victim", stop_here)
+    assert run_script(["--fresh", "--inline"], sweep) == 75
+    assert not folder.trial_numbers()
+    (old,) = (path for path in folder.path.parent.iterdir() if path != folder.path)
+    assert SweepFolder(old).trial_numbers() == [0, 1, 2, 3, 4, 5]
+
+
+def test_help_names_every_flag_of_a_script(
+    sweep: CleaningSweep, run_script: RunScript, capsys: pytest.CaptureFixture[str]
+):
+    assert run_script(["--help"], sweep) == 0
+    shown = capsys.readouterr().out
+    for flag in ("--dry-run", "--smoke", "--resume", "--fresh", "--search", "--inline", "--only"):
+        assert flag in shown
+
+
+def test_every_command_has_help():
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    assert {"run", "resume", "leaderboard", "status", "list", "export", "report", "doctor"} <= set(commands)
+    assert all(entry.help for entry in commands.values())
