@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return {name.removeprefix("module."): tensor for name, tensor in _load_safetensors(path).items()}
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise InvalidInput(
             f"checkpoint {path} cannot be read with weights_only=True ({_first_line(error)}); "

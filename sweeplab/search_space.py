@@ -94,6 +94,10 @@ class SearchSpace(Spec):
             earlier.add(name)
         return self
 
+    def canonical(self) -> dict[str, Any]:
+        """With the order of the dimensions, which decides the draws."""
+        return {**super().canonical(), "order": list(self.dimensions)}
+
     def suggest(self, trial: optuna.trial.Trial) -> dict[str, Scalar]:
         """Draw one setting; parameters whose condition does not hold are absent and keep their default."""
         chosen: dict[str, Scalar] = {}
@@ -124,6 +128,10 @@ class Grid(Spec):
                 repeated = sorted({str(value) for value in values if values.count(value) > 1})
                 raise ValueError(f"axis {name} repeats {', '.join(repeated)}; every setting is run once")
         return self
+
+    def canonical(self) -> dict[str, Any]:
+        """With the order of the axes, which numbers the trials."""
+        return {**super().canonical(), "order": list(self.axes)}
 
     def grid_size(self) -> int:
         """How many settings the grid has."""

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,17 +69,28 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
 
 
 def _attach(quiet: dict[str, Any]) -> bool:
-    """Join the cluster that `RAY_ADDRESS` names, or else one that `ray start` left running on this machine."""
-    import ray
+    """Join the cluster that `RAY_ADDRESS` names, or else one that `ray start` left running on this machine.
 
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
-        return True
-    try:
-        ray.init(address="auto", **quiet)
-    except ConnectionError:  # there is none
+    Never `address="auto"`: it looks through the machine's processes and would join the private cluster of another sweep,
+    or one that is just dying with its killed driver.
+    """
+    import ray
+    from ray._private.utils import read_ray_address
+
+    address = os.environ.get("RAY_ADDRESS") or read_ray_address()
+    if address is None or ("RAY_ADDRESS" not in os.environ and not _answers(address)):
         return False
+    ray.init(address=address, **quiet)
     return True
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def resources_per_worker(resources: Resources) -> dict[str, float]:

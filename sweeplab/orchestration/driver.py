@@ -1,11 +1,14 @@
 """The driver: prepares a sweep, makes sure of its victim, runs what is missing, and leaves table and page behind."""
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -165,8 +168,28 @@ def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
         yield
         return
     needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() == "train"
-    with ray_session(needs_train=needs_train):
+    with ray_session(needs_train=needs_train), termination_as_interrupt():
         yield
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does: with what is committed kept, and exit code 75."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)  # Tune puts its own there while it runs
+        if not callable(handler):  # a shell's background process ignores Ctrl-C
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:

@@ -131,7 +131,20 @@ def pretrain_on_ray(
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"pretrain-{uuid4().hex[:8]}"
     mailbox = ray.remote(num_cpus=0)(remote.Mailbox).remote()
-    over = threading.Event()
+    trainer = remote.torch_trainer(
+        cloudpickle.dumps(dataclasses.replace(job, machine=machine)),
+        num_workers=resources.workers,
+        per_worker=per_worker,
+        storage=str(scratch),
+        callback=remote.mail_callback(mailbox),
+    )
+    failures: list[Failure] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 - becomes the recorded failure of this attempt
+            failures.append(remote.train_failure(error))
 
     def deliver() -> None:
         for message in ray.get(mailbox.take.remote()):
@@ -139,29 +152,15 @@ def pretrain_on_ray(
             if run.commit(point, outcomes):
                 on_point(point)
 
-    def listen() -> None:
-        while not over.wait(0.3):
-            deliver()
-
-    listener = threading.Thread(target=listen, name="points of pre-training", daemon=True)
-    listener.start()
-    failure: Failure | None = None
-    try:
-        remote.torch_trainer(
-            cloudpickle.dumps(dataclasses.replace(job, machine=machine)),
-            num_workers=resources.workers,
-            per_worker=per_worker,
-            storage=str(scratch),
-            callback=remote.mail_callback(mailbox),
-        ).fit()
-    except Exception as error:  # noqa: BLE001 - becomes the recorded failure of this attempt
-        failure = remote.train_failure(error)
-    finally:
-        over.set()
-        listener.join()
+    # Not in the main thread: there Train would take over Ctrl-C and end the process as if all were well.
+    training = threading.Thread(target=fit, name="pre-training", daemon=True)
+    training.start()
+    while training.is_alive():
+        training.join(0.3)
+        deliver()
     deliver()
     shutil.rmtree(scratch, ignore_errors=True)
-    return failure
+    return failures[0] if failures else None
 
 
 def measure_on_ray(job: MeasuringJob, per_worker: dict[str, float]) -> tuple[Measurement, Outcomes]:

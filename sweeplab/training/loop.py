@@ -168,9 +168,8 @@ def train(
                     "config": run.config,
                 }
                 checkpoints.save(content, run.checkpoint_folder / checkpoint_name)
-        train_numbers = {f"{key}": float(value) / per_epoch for key, value in sums.items()}
-        train_numbers["learning_rate"] = rate
-        train_numbers["logit_scale"] = logit_scale(model)
+        train_numbers = {name: float(value) / per_epoch for name, value in sums.items()}
+        train_numbers |= {"learning_rate": rate, "logit_scale": logit_scale(model)}
         report(
             context,
             Point(
@@ -179,7 +178,8 @@ def train(
                 step=step,
                 attempt=context.attempt,
                 measurement=measurement,
-                train=train_numbers,
+                # A part of a user's method may be no number though the loss is one; no record can hold it.
+                train={name: value for name, value in train_numbers.items() if math.isfinite(value)},
                 train_seconds=trained - began,
                 evaluate_seconds=measured - trained,
                 timestamp_ms=now_ms(),
