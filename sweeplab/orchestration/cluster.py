@@ -71,8 +71,8 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
 def _attach(quiet: dict[str, Any]) -> bool:
     """Join the cluster that `RAY_ADDRESS` names, or else one that `ray start` left running on this machine.
 
-    Never `address="auto"`: it looks through the machine's processes and would join the private cluster of another sweep,
-    or one that is just dying with its killed driver.
+    Never `address="auto"`: it looks through the machine's processes and would join the private cluster of another
+    sweep, or one that is just dying with its killed driver.
     """
     import ray
     from ray._private.utils import read_ray_address

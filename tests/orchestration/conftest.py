@@ -68,28 +68,24 @@ class Workplace:
         """The experiment; `quickstart` can be imported."""
         (self.path / "experiment.py").write_text(text)
 
-    def environment(self, ray_address: str) -> dict[str, str]:
-        # `local`: a Ray session of its own, whatever else runs on this machine.
-        return {
-            **os.environ,
-            "SWEEPLAB_HOME": str(self.home),
-            "PYTHONPATH": str(SWEEPS),
-            "OMP_NUM_THREADS": "1",
-            "RAY_ADDRESS": ray_address,
-        }
+    def environment(self, ray_address: str | None) -> dict[str, str]:
+        own = {"SWEEPLAB_HOME": str(self.home), "PYTHONPATH": str(SWEEPS), "OMP_NUM_THREADS": "1"}
+        others = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        return {**others, **own, **({"RAY_ADDRESS": ray_address} if ray_address else {})}
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """Begin a command; its output goes to a file."""
+        """Begin a command in a process group of its own; its output goes to a file."""
         with (self.path / "output.txt").open("wb") as output:
             return subprocess.Popen(
                 [sys.executable, *(words or ("experiment.py",))],
                 cwd=self.path,
-                env=self.environment("local"),
+                env=self.environment(None),
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
 
-    def run(self, *words: str, ray_address: str = "local") -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, ray_address: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
             [sys.executable, *(words or ("experiment.py",))],

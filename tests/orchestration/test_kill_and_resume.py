@@ -1,6 +1,7 @@
 """Drivers are killed without warning; the same command goes on, and nothing is lost or done twice."""
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -188,16 +189,33 @@ def test_pre_training_goes_on_from_its_last_epoch(
     assert [p["measurement"] for p in after] == [p["measurement"] for p in history(undisturbed.parent)]
 
 
-# --- a polite interruption
+# --- polite interruptions
 
 
-@pytest.mark.parametrize("executor", ["tune", "inline"])
-def test_ctrl_c_ends_with_exit_code_75(executor: str, new_workplace: Callable[..., Any], victim_home: Path):
+def press_ctrl_c(process: subprocess.Popen[bytes]) -> None:
+    """As a terminal does: every process of the group hears of it, Ray's own too."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def terminate(process: subprocess.Popen[bytes]) -> None:
+    """As a scheduler does before it takes a machine away."""
+    process.terminate()
+
+
+@pytest.mark.parametrize(
+    ("executor", "interrupt"), [("tune", press_ctrl_c), ("tune", terminate), ("inline", press_ctrl_c)]
+)
+def test_an_interrupted_command_says_how_to_go_on_and_ends_with_75(
+    executor: str,
+    interrupt: Callable[[subprocess.Popen[bytes]], None],
+    new_workplace: Callable[..., Any],
+    victim_home: Path,
+):
     place = new_workplace(EXPERIMENT.format(executor=executor), victim_home)
     folder = place.sweep("interrupted")
     process = place.start()
     place.wait_until(process, lambda: bool(trials_under_way(folder)))
-    process.send_signal(signal.SIGINT)
+    interrupt(process)
     assert process.wait(timeout=120) == 75
     output = (place.path / "output.txt").read_text()
     assert "the same command goes on" in output
