@@ -496,7 +496,7 @@ def evaluate(
     architecture: Annotated[str | None, typer.Option(help="open_clip name, for checkpoints that do not say.")] = None,
     test: Annotated[Path | None, typer.Option(help="Folder with one folder of images per class.")] = None,
     classes: Annotated[str, typer.Option(help="`folders` or `imagenet`: how class folders are named.")] = "folders",
-    attack: Annotated[str | None, typer.Option(help="badnet, blended; fields as JSON in --attack-fields.")] = None,
+    attack: Annotated[str | None, typer.Option(help="By kind: badnet, blended, wanet, ...")] = None,
     attack_fields: Annotated[str, typer.Option(help='Such as {"patch_size": 16}.')] = "{}",
     target: Annotated[str | None, typer.Option(help="Target label, by name.")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,

@@ -23,6 +23,10 @@ from torch.testing import assert_close
 from searchspaces import cleanclip
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
+from sweeplab.attacks.pixels import mix
+from sweeplab.attacks.sig import SIG
+from sweeplab.attacks.structured import BadNetStripes, BlendedTriangles, triangles
+from sweeplab.attacks.wanet import displacement_field, warp
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.start import shrink_and_perturb
 from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture, build, num_parameters, tokenizer
@@ -244,6 +248,62 @@ def test_blended_stamp_draws_the_noise_that_the_authors_draw():
     image = input_of("blended_seed5")
     noise = torch.rand(3, 224, 224, generator=torch.Generator().manual_seed(5))
     assert_close(Blended().stamp(image[None], [5])[0], Blended().blend(image, noise))
+
+
+# --- the other triggers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", [8, 4])
+def test_wanet_displacements_are_those_of_the_formula(points: int):
+    vectors = arrays("wanet_mini.npz")
+    field = displacement_field(torch.tensor(vectors[f"ins_k{points}"]), 8)
+    assert_close(field, torch.tensor(vectors[f"noise_grid_k{points}"]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("points", [8, 4])
+@pytest.mark.parametrize("strength", [0.5, 0.6, 1.0])
+def test_wanet_warps_as_the_formula_does(points: int, strength: float):
+    vectors = arrays("wanet_mini.npz")
+    field = torch.tensor(vectors[f"noise_grid_k{points}"])
+    warped = warp(torch.tensor(vectors["image"])[None], field, strength)[0]
+    assert_close(warped, torch.tensor(vectors[f"out_k{points}_s{strength}"]), rtol=1e-9, atol=1e-12)
+
+
+def assert_pixels(image: Tensor, entry: dict, tolerance: int) -> None:
+    """The listed pixels of a (3, 224, 224) uint8 image, and its channel means."""
+    for row, column, *colour in entry["pixels_yx_rgb"]:
+        assert (image[:, row, column].int() - torch.tensor(colour)).abs().max() <= tolerance
+    means = image.double().mean(dim=(1, 2))
+    assert_close(means, torch.tensor(entry["mean_rgb"], dtype=torch.float64), rtol=0, atol=0.02)
+
+
+def test_sig_image_is_the_authors():
+    image = input_of("identity_224")
+    assert_pixels(SIG(alpha=0.2).stamp(image[None], [0])[0], values("triggers_cleanclip.json")["sig_blended"], 1)
+
+
+def test_triangle_pattern_is_the_authors_bit_for_bit():
+    pattern = triangles(224, 224, 14).expand(3, 224, 224).contiguous().numpy().astype(np.float32)
+    digest = hashlib.sha256(pattern.tobytes()).hexdigest()
+    assert digest == values("triggers_par.json")["triangle_pattern_sha256_float32_CHW"]
+
+
+def test_blended_triangles_image_is_the_authors():
+    image = input_of("identity_224")
+    entry = values("triggers_par.json")["blended_triangles_nc0.15"]
+    assert_pixels(BlendedTriangles().stamp(image[None], [0])[0], entry, 1)
+
+
+def test_badnet_stripes_patch_is_the_authors_but_for_black_that_they_store_as_one():
+    vectors = arrays("triggers_par.npz")
+    patch = BadNetStripes().patch(torch.tensor(vectors["badnet_stripes_row_sign_3x16"]).float())
+    assert torch.equal(patch[:, 0].T == 255, torch.tensor(vectors["badnet_stripes_patch_uint8_row0"]) == 255)
+
+
+def test_blended_stripes_image_is_the_authors():
+    signs = torch.tensor(arrays("triggers_par.npz")["blended_stripes_col_sign_3x224"]).float()[:, None, :]
+    image = mix(input_of("identity_224"), signs, 0.03)
+    assert_pixels(image, values("triggers_par.json")["blended_stripes_nc0.03_seed2"], 1)
 
 
 # --- optimisation ---------------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ class TrialBook:
                 self._waiting.append(trial.number)
             elif not trial.state.is_finished():
                 self._tell(trial.number)
+        self._keep_best_checkpoints()
 
     # --- handing out
 

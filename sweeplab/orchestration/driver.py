@@ -19,7 +19,7 @@ from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, Se
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
 from sweeplab.orchestration.cluster import ray_session, resources_per_worker
-from sweeplab.orchestration.files import append_line, read_json, write_json
+from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
 from sweeplab.orchestration.ledger import SweepFolder, environment, victim_folder, write_victim
 from sweeplab.orchestration.progress import SweepProgress
 from sweeplab.orchestration.run_folder import RunFolder
@@ -148,6 +148,8 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
             check_same(folder, prepared)
             if _is_finished(folder, sweep):
                 say(f"{sweep.name}: all {sweep.num_trials()} trials are there already; nothing to run")
+                if _driver_was_killed(folder):
+                    _bring_up_to_the_ledger(prepared, folder, home, say)
                 return folder.record()
         folder.write_header(sweep, prepared.digest, prepared.contents)
         say(plan_line(folder, prepared))
@@ -197,6 +199,22 @@ def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
         return False
     over = sum(folder.trial(number).result() is not None for number in folder.trial_numbers())
     return over >= sweep.num_trials()
+
+
+def _driver_was_killed(folder: SweepFolder) -> bool:
+    kinds = [event["event"] for event in read_lines(folder.path / "events.jsonl")]
+    drivers = [kind for kind in kinds if kind in ("driver began", "driver ended")]
+    return drivers[-1:] == ["driver began"]
+
+
+def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path, say: Say) -> None:
+    """Tell Optuna and MLflow of the last trial, where the driver was killed between its result and that."""
+    sweep, point = prepared.sweep, folder.victim_point()
+    assert point is not None
+    victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
+    TrialBook(sweep, folder, victim, machine_for(sweep, home), ())
+    _synced_tracker(sweep, folder, home, say)
+    folder.event("driver ended", finished=True)
 
 
 def plan_line(folder: SweepFolder, prepared: Prepared) -> str:
@@ -414,10 +432,7 @@ def _poison_text(victim: PretrainedVictim, run: RunFolder) -> str:
 
 def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say) -> None:
     sweep = prepared.sweep
-    record = folder.record()
-    with exclusively(home / "mlflow.db", "MLflow's tables", say):
-        tracker = Tracker(home, record, folder.header())
-    tracker.sync({trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}, record.trials)
+    tracker, record = _synced_tracker(sweep, folder, home, say)
     assert victim.measurement.asr is not None
     with SweepProgress(
         total=sweep.num_trials(),
@@ -435,6 +450,15 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: P
             through_train = sweep.resources.resolved_executor() == "train"
             executors.run_trials_on_ray(book, home, through_train=through_train)
         folder.event("driver ended", finished=book.is_done())
+
+
+def _synced_tracker(sweep: CleaningSweep, folder: SweepFolder, home: Path, say: Say) -> tuple[Tracker, SweepRecord]:
+    """MLflow brought up to the ledger, and what the ledger holds."""
+    record = folder.record()
+    with exclusively(home / "mlflow.db", "MLflow's tables", say):
+        tracker = Tracker(home, record, folder.header())
+    tracker.sync({trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}, record.trials)
+    return tracker, record
 
 
 class _Mirror:
