@@ -85,13 +85,14 @@ class Tracker:
                 self.experiment, start_time=start, tags={KEY: key, **tags}, run_name=f"trial {trial.number:04d}"
             )
             self._runs[key] = (run.info.run_id, "running")
-            params = [Param(name, _text(value)) for name, value in {**setting, "seed": trial.seed}.items()]
-            self.client.log_batch(run.info.run_id, params=params)
         else:
-            run_id = self._runs[key][0]
-            self.client.update_run(run_id, status="RUNNING")
-            self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
-            self._runs[key] = (run_id, "running")
+            self.client.update_run(self._runs[key][0], status="RUNNING")
+            self._runs[key] = (self._runs[key][0], "running")
+        self.client.log_batch(
+            self._runs[key][0],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+            params=[Param(name, _text(value)) for name, value in {**setting, "seed": trial.seed}.items()],
+        )
 
     def log_point(self, trial: TrialRecord, point: Point) -> None:
         """One batch: what was measured and how training went."""
@@ -123,10 +124,10 @@ class Tracker:
             tags=[
                 RunTag("sweeplab.feasible", str(feasible).lower()),
                 RunTag("sweeplab.reason", trial.reason or ""),
-                RunTag(STATE, trial.state),
             ],
         )
         self.client.set_terminated(run_id, status="FAILED" if trial.state == "failed" else "FINISHED", end_time=ended)
+        self.client.set_tag(run_id, STATE, trial.state)  # last: a run that has it is complete
         self._runs[self._key(trial.number)] = (run_id, trial.state)
 
     def _metrics(self, point: Point) -> list[Any]:
@@ -213,8 +214,8 @@ class Tracker:
         self.client.log_batch(run_id, metrics=[Metric(name, value, began, 0) for name, value in values.items()])
         with contextlib.suppress(OSError):
             self.client.log_dict(run_id, dict(spec), "sweep.json")
-        self.client.set_tag(run_id, STATE, "finished")
         self.client.set_terminated(run_id)
+        self.client.set_tag(run_id, STATE, "finished")  # last: a run that has it is complete
 
 
 def _view(name: str, columns: list[str]) -> str:

@@ -1,8 +1,10 @@
 """The command line: one message and exit code 2 for bad input, and the shapes that scripts rely on."""
 
+import contextlib
 import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import pytest
 import torch
 import typer
 from fabricated import SWEEP
+from optuna.trial import TrialState
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -24,6 +27,7 @@ from sweeplab.clip_model import SmallCLIP, build
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import driver
+from sweeplab.orchestration.book import TrialBook, open_study
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.specs import Unfinished
 
@@ -482,6 +486,30 @@ def test_a_finished_sweep_is_shown_again_and_not_run(
     assert "made-up: all 6 trials are there already; nothing to run" in shown
     assert f"page:   {folder.page}" in shown
     assert folder.page.exists()
+
+
+@pytest.mark.slow
+def test_a_kill_after_the_last_result_is_mended_by_the_same_command(
+    sweep: CleaningSweep, run_script: RunScript, own_home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    prepared = driver.prepare(sweep, own_home)
+    folder = fabricated.prepared_folder(own_home / "sweeps", sweep)
+    folder.write_header(sweep, prepared.digest, prepared.contents)
+    folder.event("driver began")
+    player = fabricated.Player(fabricated.open_book(folder, sweep))
+    for _ in range(5):
+        player.play(player.book.next_job())
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(TrialBook, "_tell", kill)
+        player.play(player.book.next_job())
+    assert run_script([], sweep) == 0
+    assert {trial.state for trial in open_study(folder, sweep.name).get_trials()} == {TrialState.COMPLETE}
+    with sqlite3.connect(own_home / "mlflow.db") as store:
+        assert store.execute("select status, count(*) from runs group by status").fetchall() == [("FINISHED", 7)]
+
+
+def kill(*arguments: object, **named: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_sweep_begun_anew_sets_the_old_one_aside(

@@ -250,7 +250,7 @@ def test_blended_stamp_draws_the_noise_that_the_authors_draw():
     assert_close(Blended().stamp(image[None], [5])[0], Blended().blend(image, noise))
 
 
-# --- the other triggers ------------------------------------------------------------------------------------------------
+# --- the other triggers ---
 
 
 @pytest.mark.parametrize("points", [8, 4])

@@ -173,6 +173,35 @@ def test_a_resumed_trial_goes_on_in_its_run(home: Path, rows: Rows):
     assert rows("select value from tags where key = 'sweeplab.attempts' and run_uuid = ?", first) == [("2",)]
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of ours catches it."""
+
+
+def kill(*arguments: object, **named: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "set_terminated", "set_tag"])
+def test_a_kill_at_any_call_leaves_a_store_that_the_next_start_completes(
+    call: str, home: Path, rows: Rows, synced: Rows, monkeypatch: pytest.MonkeyPatch
+):
+    from mlflow.tracking import MlflowClient
+
+    tracker = sync(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, call, kill)
+        with pytest.raises(Killed):
+            tracker.sync(settings(CLEANED), (CLEANED,))
+    sync(home, CLEANED)
+    assert metrics_of(rows, 0) == metrics_of(synced, 0)
+    for query in (
+        "select key, value from params where run_uuid = ? order by key",
+        "select value from tags where key = 'sweeplab.state' and run_uuid = ?",
+        "select status, end_time from runs where run_uuid = ?",
+    ):
+        assert rows(query, run_of(rows, 0)) == synced(query, run_of(synced, 0))
+
+
 def test_a_run_that_begins_without_points_is_running(home: Path, rows: Rows):
     tracker = sync(home)
     tracker.begin(dataclasses.replace(CLEANED, state="running", points=()), settings(CLEANED)[0])
