@@ -1,6 +1,7 @@
 """What Ray Tune calls in the driver: a searcher and a callback over the book."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
@@ -86,6 +87,7 @@ class BookCallback(Callback):
         if trial.trial_id in self._ended:
             return
         number = self.search.numbers[trial.trial_id]
-        text = str(trial.get_error() or "no reason given")
+        # Not `trial.get_error()`: it looks into the storage, where the file arrives later.
+        text = (Path(trial.error_file).read_text().strip() if trial.error_file else "") or "no reason given"
         self.book.log(number, text)
-        self.book.failed(number, Failure(f"the trial's process died: {text.strip().splitlines()[-1][:300]}", False))
+        self.book.failed(number, Failure(f"the trial's process died: {text.splitlines()[-1][:300]}", False))

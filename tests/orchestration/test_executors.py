@@ -193,6 +193,8 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     assert (record.state, record.attempts) == ("finished", 2)
     assert [point.index for point in record.points] == [0, 1, 2, 3]
     assert {point.attempt for point in record.points} == {1, 2}
+    (failure,) = (e for e in read_lines(folder.path / "events.jsonl") if e["event"] == "attempt failed")
+    assert failure["reason"].startswith("the trial's process died: The actor is dead because its worker process has")
 
 
 # --- several workers a trial
