@@ -319,7 +319,8 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
     )
     if asr is not None and asr < sweep.search.asr_ceiling:
         say(
-            f"  note: its ASR lies below the ceiling of {sweep.search.asr_ceiling:.1%} already; there is no backdoor to clean"
+            f"  note: its ASR lies below the ceiling of {sweep.search.asr_ceiling:.1%} already; "
+            "there is no backdoor to clean"
         )
     if victim.measurement.accuracy_k == 0:
         raise InvalidInput(f"victim {victim.name!r} classifies no test image correctly; nothing could be retained")
