@@ -102,16 +102,21 @@ class TrialBook:
 
     def reconcile(self) -> None:
         """Tell Optuna what the ledger knows and it does not; queue the trials that were begun and are not over."""
+        ended = {event["trial"] for event in self.folder.events() if event["event"] == "trial ended"}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == OptunaState.WAITING:
                 continue
             if not (self.folder.trial(trial.number).path / "trial.json").exists():
                 self.study.sampler = self._sampler(trial.number)
                 self._write_trial(optuna.Trial(self.study, trial._trial_id))
-            if self.folder.trial(trial.number).result() is None:
+            result = self.folder.trial(trial.number).result()
+            if result is None:
                 self._waiting.append(trial.number)
-            elif not trial.state.is_finished():
+                continue
+            if not trial.state.is_finished():
                 self._tell(trial.number)
+            if trial.number not in ended:
+                self.folder.event("trial ended", trial=trial.number, **result)
         self._keep_best_checkpoints()
 
     # --- handing out

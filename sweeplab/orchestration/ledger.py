@@ -167,10 +167,13 @@ class SweepFolder:
         """Append to events.jsonl."""
         append_line(self.path / "events.jsonl", {"time_ms": time.time_ns() // 1_000_000, "event": kind, **facts})
 
+    def events(self) -> list[dict[str, Any]]:
+        """All lines of events.jsonl, in order."""
+        return read_lines(self.path / "events.jsonl")
+
     def failed_attempts(self, number: int) -> int:
         """Attempts of a trial that failed of themselves; those that ended with their driver do not count."""
-        events = read_lines(self.path / "events.jsonl")
-        return sum(event["event"] == "attempt failed" and event["trial"] == number for event in events)
+        return sum(event["event"] == "attempt failed" and event["trial"] == number for event in self.events())
 
     def record(self) -> SweepRecord:
         """Everything the ledger holds, read from its files alone.
