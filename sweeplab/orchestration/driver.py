@@ -234,7 +234,7 @@ def plan_line(folder: SweepFolder, prepared: Prepared) -> str:
 def set_aside(folder: SweepFolder) -> Path:
     """Rename a sweep's folder, so that its name is free; nothing is deleted."""
     with folder.lock():
-        place = folder.path.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        place = folder.path.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}")
         folder.path.rename(place)
     return place
 

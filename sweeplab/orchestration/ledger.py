@@ -93,7 +93,7 @@ class SweepFolder:
             ) from error
         lock, holder = self._lock(), self.path / "holder.json"
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=1)  # `is_locked` holds it for a moment
         except Timeout:
             who = read_json(holder) if holder.exists() else {}
             raise InvalidInput(

@@ -33,11 +33,13 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def train_failure(error: BaseException) -> Failure:
-    """The failure behind a Ray Train error: that of its lowest failed rank where workers raised one."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for _, inner in sorted(failures.items()):
-        return failure_of(getattr(inner, "cause", None) or inner)
-    return failure_of(error)
+    """The failure behind a Ray Train error: one that another attempt would meet again, where a rank raised such a one,
+    else that of the lowest failed rank. (When one rank fails, the others report a lost connection.)
+    """
+    raised = getattr(error, "worker_failures", None) or {}
+    failures = [failure_of(getattr(inner, "cause", None) or inner) for _, inner in sorted(raised.items())]
+    failures.sort(key=lambda failure: not failure.is_deterministic)
+    return failures[0] if failures else failure_of(error)
 
 
 class SendingContext:

@@ -18,8 +18,6 @@ from sweeplab.specs import InvalidInput
 HOLD = """
 import sys, time
 from pathlib import Path
-from sweeplab.orchestration.driver import set_aside
-from sweeplab.orchestration.files import read_lines
 from sweeplab.orchestration.ledger import SweepFolder
 with SweepFolder(Path(sys.argv[1])).lock():
     print("held", flush=True)
