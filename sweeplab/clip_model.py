@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from sweeplab.protocol import Protocol
 from sweeplab.specs import InvalidInput, Spec
 
 IMAGE_MEAN: tuple[float, float, float] = open_clip.OPENAI_DATASET_MEAN
@@ -215,14 +216,26 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def tokenizer(architecture: Architecture) -> Callable[[list[str]], Tensor]:
+def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Callable[[list[str]], Tensor]:
     """CLIP's byte-pair tokeniser: list of texts -> (N, context_length) int64.
 
-    A longer text is cut and keeps its end token in the last place. (The authors' tokeniser drops it, so that all
-    over-long captions get one identical embedding.)
+    A longer text is cut and keeps its end token in the last place. The authors' tokeniser drops it: the encoder pools
+    at the largest token, which then is the start token, and all such captions get one embedding; `protocol="authors"`
+    does the same.
     """
-    tokenize: Callable[[list[str]], Tensor] = open_clip.SimpleTokenizer(context_length=architecture.context_length)
-    return tokenize
+    tokenize = open_clip.SimpleTokenizer(context_length=architecture.context_length)
+    if protocol == "paper":
+        return lambda texts: tokenize(texts)
+
+    def without_end(texts: list[str]) -> Tensor:
+        tokens = tokenize(texts)
+        for row, text in enumerate(texts):
+            words = tokenize.encode(text)
+            if len(words) + 2 > architecture.context_length:
+                tokens[row, -1] = words[architecture.context_length - 2]
+        return tokens
+
+    return without_end
 
 
 def imagenet_templates() -> tuple[str, ...]:
@@ -259,8 +272,16 @@ def checkpoint_architecture(path: Path) -> Architecture | None:
     return Architecture(config=json.loads(text)["architecture"]) if isinstance(text, str) else None
 
 
+@torch.no_grad()
+def embedding_width(model: nn.Module) -> int:
+    """D, the width of the joint embedding; the model's mode and random streams do not matter and do not change."""
+    device = next(model.parameters()).device
+    tokens = torch.zeros(1, int(model.context_length), dtype=torch.int64, device=device)  # type: ignore[arg-type]
+    return int(model.encode_text(tokens).shape[-1])  # type: ignore[operator]
+
+
 class Encoder(nn.Module):
-    """What DistributedDataParallel wraps: pixels and tokens in, unit embeddings and the logit scale out."""
+    """What DistributedDataParallel wraps: pixels and tokens in, features and the logit scale out."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -274,7 +295,8 @@ class Encoder(nn.Module):
             tokens: (B, context_length) int64.
 
         Returns:
-            (B, D) image embeddings and (B, D) text embeddings, rows of unit norm, float32; scalar 1 / temperature.
+            (B, D) image features and (B, D) text features, float32, not yet of unit norm; scalar 1 / temperature.
         """
-        features, texts, scale, *_ = self.model(images, tokens)
-        return features.float(), texts.float(), scale.float()
+        features = self.model.encode_image(images)  # type: ignore[operator]
+        texts = self.model.encode_text(tokens)  # type: ignore[operator]
+        return features.float(), texts.float(), self.model.logit_scale.exp().float()  # type: ignore[operator]

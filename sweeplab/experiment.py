@@ -11,10 +11,12 @@ from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.start import Start
 from sweeplab.clip_model import Architecture, SmallCLIP
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
+from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL
+from sweeplab.protocol import Protocol
 from sweeplab.search_space import Grid, SearchSpace, check_names
 from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
 from sweeplab.training import ranks
@@ -32,7 +34,7 @@ class CleanSample(Spec):
     seed: int = Field(default=0, ge=0)
 
 
-PAIR_SOURCES = (PairsCSV, FruitStall)
+PAIR_SOURCES = (PairsCSV, FruitStall, LabelledPairs)
 PairSource = Annotated[AnySpec, one_of(lambda: PAIR_SOURCES, "read", "source of pairs")]
 
 
@@ -76,10 +78,29 @@ class Resources(Spec):
         return self.executor
 
 
+class ClosestTo(Spec):
+    """Select the epoch whose accuracy is closest to another victim's; of equally close ones the earlier.
+
+    Verma et al. (App. A) so choose their MMCL victim: comparison is at equal accuracy.
+    """
+
+    kind: Literal["closest to"] = "closest to"
+    victim: "PretrainedVictim | None" = None
+    """Pre-trained first, under its own name."""
+    accuracy: float | None = Field(default=None, gt=0, le=1)
+    """Or its accuracy, a fraction."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClosestTo":
+        if (self.victim is None) == (self.accuracy is None):
+            raise ValueError("give either the other `victim` or its `accuracy`")
+        return self
+
+
 class PretrainedVictim(Spec):
     """A victim that is pre-trained here, poisoned, and selected by a rule; built once and reused by digest."""
 
-    NOT_IN_DIGEST = frozenset({"name"})
+    NOT_IN_DIGEST = frozenset({"name", "initial"})
 
     kind: Literal["pretrained"] = "pretrained"
     name: Name
@@ -90,9 +111,14 @@ class PretrainedVictim(Spec):
     optimization: Optimization
     epochs: int = Field(ge=1)
     """Of the schedule."""
-    select: Literal["most accurate", "last"] | int = "last"
-    """Which epoch becomes the victim: the most accurate one (early stopping, Verma et al., App. A), the last, or a
-    given one, after which training ends."""
+    initial: Path | None = None
+    """A checkpoint of the same architecture from which training starts (poison induced by finetuning a clean model);
+    None: fresh weights."""
+    select: Literal["most accurate", "last"] | int | ClosestTo = "last"
+    """Which epoch becomes the victim: the most accurate one (early stopping, Verma et al., App. A), the last, a given
+    one, after which training ends, or the one closest in accuracy to another victim."""
+    protocol: Protocol = "paper"
+    """See `sweeplab.protocol`."""
     evaluation: Evaluation
     seed: int = Field(default=0, ge=0)
     resources: Resources = Resources()
@@ -106,7 +132,14 @@ class PretrainedVictim(Spec):
 
     def trigger(self) -> Trigger:
         """The planted one."""
-        return Trigger(self.poisoning.attack, self.poisoning.target)  # type: ignore[arg-type]
+        return Trigger(under_protocol(self.poisoning.attack, self.protocol), self.poisoning.target)  # type: ignore[arg-type]
+
+
+def under_protocol(attack: Spec, protocol: Protocol) -> Spec:
+    """The attack as the protocol stamps it: the authors' casts wrap what leaves the range of a byte."""
+    if protocol == "authors" and "overflow" in type(attack).model_fields:
+        return attack.replace(overflow="wrap")
+    return attack
 
 
 class CheckpointVictim(Spec):
@@ -126,6 +159,9 @@ class CheckpointVictim(Spec):
     def trigger(self) -> Trigger:
         """The one that was named."""
         return Trigger(self.attack, self.target)  # type: ignore[arg-type]
+
+
+ClosestTo.model_rebuild()
 
 
 class Search(Spec):
@@ -168,8 +204,13 @@ class CleaningSweep(Spec):
     seed: int = Field(default=0, ge=0)
     """Of every trial: order of the pairs, views, fresh initialisation. Trials share it, so that they compare in
     pairs."""
-    protocol: Literal["paper"] = "paper"
-    """As the papers state it, defects of the authors' code mended."""
+    measure_at: tuple[int, ...] = ()
+    """Steps inside every epoch after which a point is measured too, beside the epoch's end."""
+    log_every: int | None = Field(default=None, ge=1)
+    """Steps between two records of the loss and its parts; None: means over each epoch alone."""
+    protocol: Protocol = "paper"
+    """`paper`: as the papers state it, defects of the authors' code mended. `authors`: as their code does it; see
+    `sweeplab.protocol`."""
     notes: str = ""
 
     @model_validator(mode="after")
@@ -183,6 +224,8 @@ class CleaningSweep(Spec):
         ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
         if isinstance(self.data, CleanSample) and not isinstance(self.victim, PretrainedVictim):
             raise ValueError("data=CleanSample draws from the victim's pre-training pairs, and a checkpoint names none")
+        if any(step < 1 for step in self.measure_at) or list(self.measure_at) != sorted(set(self.measure_at)):
+            raise ValueError(f"measure_at={self.measure_at} must be rising steps from 1")
         if self.resources.executor == "tune" and self.resources.workers > 1:
             raise ValueError(
                 f"executor='tune' runs a trial in one process, and workers={self.resources.workers}; choose 'train'"
@@ -201,6 +244,15 @@ class CleaningSweep(Spec):
             mine = {name: value for name, value in params.items() if name in owner.model_fields}
             changed[word] = base.replace(**mine) if mine else base
         return Setting(**changed)
+
+    def trigger(self) -> Trigger:
+        """What is measured: the victim's trigger, under the sweep's protocol."""
+        trigger = self.victim.trigger()
+        return Trigger(under_protocol(trigger.attack, self.protocol), trigger.target)  # type: ignore[arg-type]
+
+    def num_points(self) -> int:
+        """Points of a finished trial: the start, every epoch's end, and those inside the epochs."""
+        return 1 + self.epochs * (1 + len(self.measure_at))
 
     def num_trials(self) -> int:
         """Trials that the sweep will have."""
@@ -255,7 +307,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         architecture=small.architecture(),
         data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
         poisoning=Poisoning(attack=trigger.attack, target=target, rate=0.05),
-        objective=base.objective if base else MMCL(),
+        objective=_in_miniature(base.objective) if base else MMCL(),
         optimization=Optimization(learning_rate=2e-3, beta2=0.98, epsilon=1e-6, **tiny),
         epochs=4,
         select="last" if base is None or isinstance(base.select, int) else base.select,
@@ -266,14 +318,25 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     return sweep.replace(
         name=f"{sweep.name[:74]}-smoke",
         victim=victim,
-        optimization=sweep.optimization.replace(precision="float32", batch_norm="local", **tiny),
-        epochs=2,
-        data=FruitStall(num_pairs=SMOKE_PAIRS // 4, image_size=32, seed=1),
+        method=_in_miniature(sweep.method),
+        optimization=sweep.optimization.replace(
+            precision="float32", batch_norm="frozen" if sweep.optimization.batch_norm == "frozen" else "local", **tiny
+        ),
+        epochs=min(sweep.epochs, 2),
+        measure_at=(3,) if sweep.measure_at else (),
+        data=LabelledPairs(images=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32, seed=2))
+        if isinstance(sweep.data, LabelledPairs)
+        else FruitStall(num_pairs=SMOKE_PAIRS // 4, image_size=32, seed=1),
         evaluation=evaluation,
         grid=_first_settings(sweep.grid, 2) if sweep.grid else None,
         search=sweep.search.replace(trials=2, startup_trials=1),
         resources=Resources(executor=sweep.resources.executor, workers=1, gpus_per_worker=0),
     )
+
+
+def _in_miniature(method: Any) -> Any:
+    """A method or objective for a smoke run: its own `in_miniature()` where its counts would not fit."""
+    return method.in_miniature() if hasattr(method, "in_miniature") else method
 
 
 def _first_settings(grid: Grid, count: int) -> Grid:

@@ -58,3 +58,61 @@ def in_modal_ssl(images: Tensor, image_views: Tensor, texts: Tensor, text_views:
         Scalar in nats.
     """
     return (info_nce(images, image_views, logit_scale) + info_nce(texts, text_views, logit_scale)) / 2
+
+
+def nearest_rows(queries: Tensor, pool: Tensor) -> Tensor:
+    """Each query's nearest row of a pool by inner product; of equals the first.
+
+    Args:
+        queries: (B, D), rows of unit norm.
+        pool: (P, D), rows of unit norm; they are returned as they stand, so no gradient reaches them.
+
+    Returns:
+        (B, D), rows of the pool.
+    """
+    return pool[(queries.detach() @ pool.T).argmax(dim=1)].detach()
+
+
+def mean_squared_distance(current: Tensor, reference: Tensor) -> Tensor:
+    """Mean over the batch of the squared Euclidean distance of paired rows, in [0, 4] for rows of unit norm.
+
+    Args:
+        current, reference: (B, D), paired row by row.
+    """
+    return (current - reference).square().sum(dim=1).mean()
+
+
+def perturbation(current: Tensor, reference: Tensor, tau: float) -> Tensor:
+    """PAR's bounded distance: the mean squared distance up to tau, and exactly 0 (no gradient) above it.
+
+    The bound is on the batch's mean, not on single pairs, and a mean above it counts nothing instead of tau (PAR,
+    `losses.py`).
+
+    Args:
+        current: (B, D), rows of unit norm, of the model that is cleaned.
+        reference: (B, D), rows of unit norm, of its frozen copy.
+        tau: bound, >= 0; 4 and more never binds.
+
+    Returns:
+        Scalar in [0, tau].
+    """
+    distance = mean_squared_distance(current, reference)
+    return torch.where(distance <= tau, distance, torch.zeros_like(distance))
+
+
+def unlearning(images: Tensor, texts: Tensor, target: float) -> Tensor:
+    """Mean of (cosine + target)^2 over pairs that are to be unlearned; 0 where there are none.
+
+    Target 0 drives such pairs apart until they are unrelated, which is the paper's loss (CleanCLIP, App. H). The
+    authors' default of -1 pulls them together.
+
+    Args:
+        images, texts: (n, D), rows of unit norm, paired row by row; n may be 0.
+        target: the negative of the cosine that is aimed at.
+
+    Returns:
+        Scalar >= 0.
+    """
+    if not len(images):
+        return images.new_zeros(())
+    return ((images * texts).sum(dim=1) + target).square().mean()

@@ -90,6 +90,8 @@ class Point:
     """Milliseconds since 1970 (UTC) at which the point was made; fixed for ever, so that replays are idempotent."""
     checkpoint: str | None = None
     """Where this state's weights lie, relative to the storage; None when not kept."""
+    curve: tuple[dict[str, float], ...] = ()
+    """The loss and its parts at chosen steps since the last point, `step` among them; empty unless asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -98,7 +100,8 @@ class Point:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        return cls(**{**values, "measurement": Measurement(**values["measurement"])})
+        curve = tuple(values.get("curve", ()))
+        return cls(**{**values, "curve": curve, "measurement": Measurement(**values["measurement"])})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -132,13 +133,13 @@ def test_the_largest_logit_scale_is_100():
     assert math.exp(MAX_LOG_SCALE) == pytest.approx(100)
 
 
-def test_the_encoder_gives_unit_rows_and_the_scale(tiny: Architecture, model: nn.Module):
+def test_the_encoder_gives_the_models_features_and_the_scale(tiny: Architecture, model: nn.Module):
     pixels = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     tokens = tokenizer(tiny)(["an apple", "a pear"] * 3)
-    images, texts, scale = Encoder(model.train())(pixels, tokens)
+    images, texts, scale = Encoder(model.eval())(pixels, tokens)
     assert images.shape == texts.shape == (6, 16)
-    assert_close(images.norm(dim=1), torch.ones(6))
-    assert_close(texts.norm(dim=1), torch.ones(6))
+    assert_close(F.normalize(images, dim=1), model.encode_image(pixels, normalize=True))
+    assert_close(F.normalize(texts, dim=1), model.encode_text(tokens, normalize=True))
     assert float(scale.detach()) == pytest.approx(1 / 0.07)
 
 

@@ -28,16 +28,20 @@ from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.structured import BadNetStripes, BlendedTriangles, triangles
 from sweeplab.attacks.wanet import displacement_field, warp
 from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.deep_clustering import DeepClustering
+from sweeplab.cleaning.par import perturb_and_recover
 from sweeplab.cleaning.start import shrink_and_perturb
 from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture, build, num_parameters, tokenizer
 from sweeplab.data import eda
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.measure import Trigger, triggered_rows
-from sweeplab.evaluation.zero_shot import class_weights_from, predict
-from sweeplab.losses import mmcl
+from sweeplab.evaluation.zero_shot import class_weights_from, predict, zero_shot_classifier
+from sweeplab.pretraining.abl import unlearning_loss
+from sweeplab.pretraining.roclip import RoCLIP
+from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.training import ranks
-from sweeplab.training.objective import EmbeddedBatch
-from sweeplab.training.optimisation import is_decayed, learning_rate_at, parameter_groups
+from sweeplab.training.objective import EmbeddedBatch, TrainingFacts
+from sweeplab.training.optimisation import falling_rate_at, is_decayed, learning_rate_at, parameter_groups
 
 VECTORS = Path(__file__).parents[1].parent / "shared" / "reference" / "vectors"
 if not VECTORS.is_dir():
@@ -90,6 +94,110 @@ def test_cleanclip_embedding_gradients_are_the_authors(case: int, weights: tuple
         assert torch.allclose(gradient, expected, rtol=1e-9, atol=1e-13), name
 
 
+@pytest.mark.parametrize("case", range(12))
+def test_par_agrees(case: int):
+    """Four scenarios of near and far references, three values of tau."""
+    vectors = arrays("par_loss.npz")
+    scenario, tau, together, images, texts, total = vectors["cases"][case]
+    which = [("near", "near"), ("far", "far"), ("far", "near"), ("near", "far")][int(scenario)]
+    current = [F.normalize(torch.tensor(vectors[f"cur_{name}"]), dim=1) for name in ("img", "txt")]
+    victim = [
+        F.normalize(torch.tensor(vectors[f"ref_{name}_{place}"]), dim=1)
+        for name, place in zip(("img", "txt"), which, strict=True)
+    ]
+    scale = torch.tensor(float(vectors["logit_scale_exp"]), dtype=torch.float64)
+    loss = perturb_and_recover((current[0], current[1]), (victim[0], victim[1]), scale, tau=tau, weight=1.0)
+    found = [loss.parts["mmcl"], loss.parts["perturbation_images"], loss.parts["perturbation_texts"], loss.total]
+    assert_close(torch.stack(found), torch.tensor([together, images, texts, total]), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", [0, 2])
+def test_par_gradients_agree(case: int):
+    """Cases of the gradients are scenarios."""
+    vectors = arrays("par_loss.npz")
+    which = [("near", "near"), ("far", "far"), ("far", "near"), ("near", "far")][case]
+    raw = [torch.tensor(vectors[f"cur_{name}"], requires_grad=True) for name in ("img", "txt")]
+    victim = [
+        F.normalize(torch.tensor(vectors[f"ref_{name}_{place}"]), dim=1)
+        for name, place in zip(("img", "txt"), which, strict=True)
+    ]
+    scale = torch.tensor(float(vectors["logit_scale_exp"]), dtype=torch.float64)
+    rows = [F.normalize(values, dim=1) for values in raw]
+    perturb_and_recover((rows[0], rows[1]), (victim[0], victim[1]), scale, tau=2.15, weight=1.0).total.backward()
+    for tensor, name in zip(raw, ("img", "txt"), strict=True):
+        assert_close(tensor.grad, torch.tensor(vectors[f"grad_{name}_case{case}"]), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_abl_agrees(case: int):
+    vectors = arrays("abl_loss.npz")
+    target, weight, total, scale_gradient, constraint = vectors["cases"][case]
+    log_scale = torch.tensor(float(vectors["logit_scale"]), dtype=torch.float64, requires_grad=True)
+    batch = EmbeddedBatch(torch.tensor(vectors["norm_img"]), torch.tensor(vectors["norm_txt"]), log_scale.exp())
+    loss = unlearning_loss(batch, torch.tensor(vectors["mask"]), weight=weight, target=target)
+    loss.total.backward()
+    found = torch.stack([loss.total.detach(), log_scale.grad, loss.parts["unlearning"]])
+    assert_close(found, torch.tensor([total, scale_gradient, constraint]), rtol=1e-9, atol=1e-12)
+
+
+def unimodal_batch(vectors: dict[str, np.ndarray], stage: str) -> EmbeddedBatch:
+    i1, i2, t1, t2 = (torch.tensor(vectors[name]) for name in ("i1", "i2", "t1", "t2"))
+    scale = torch.tensor(float(vectors["logit_scale"]), dtype=torch.float64).exp()
+    return EmbeddedBatch(i1, t1, scale, i2, t2, stage=stage)
+
+
+FACTS = TrainingFacts(num_pairs=6, steps_per_epoch=1, epochs=1, global_batch_size=6, embed_dim=8, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "neighbours", "name"),
+    [
+        ("unimodal", True, "loss_inmodal_nn"),
+        ("unimodal", False, "loss_inmodal_plain"),
+        ("clip", True, "loss_cross_aug"),
+    ],
+)
+def test_safeclip_agrees(stage: str, neighbours: bool, name: str):
+    vectors = arrays("safeclip_losses.npz")
+    method = SafeCLIP(pool_size=10, nearest_neighbours=neighbours)
+    state = method.init_state(nn.Identity(), FACTS).double()
+    state.images.rows.copy_(torch.tensor(vectors["bank_image"]))
+    state.texts.rows.copy_(torch.tensor(vectors["bank_text"]))
+    loss = method.loss(state, unimodal_batch(vectors, stage)).total
+    assert_close(loss, torch.tensor(float(vectors[name]), dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("epoch", "name"), [(1, "loss_epoch1"), (2, "loss_epoch2")])
+def test_roclip_agrees(epoch: int, name: str):
+    vectors = arrays("roclip_loss.npz")
+    method = RoCLIP(pool_size=10)
+    state = method.init_state(nn.Identity(), FACTS).double()
+    state.texts.rows.copy_(torch.tensor(vectors["bank_text"]))
+    state.breaks.fill_(epoch % 2 == 0)
+    loss = method.loss(state, unimodal_batch(vectors, "")).total
+    assert_close(loss, torch.tensor(float(vectors[name]), dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def test_deep_clustering_agrees():
+    vectors = arrays("deep_clustering.npz")
+    method = DeepClustering(num_clusters=5, mmcl_weight=0.0, ssl_weight=0.0)
+    state = method.init_state(nn.Identity(), FACTS).double()
+    state.head.weight.data.copy_(torch.tensor(vectors["head_W"]))
+    state.labels.copy_(torch.tensor(vectors["pseudo_label"]))
+    rows = torch.tensor(vectors["z"])
+    batch = EmbeddedBatch(rows, rows, torch.tensor(1.0, dtype=torch.float64), rows=torch.arange(6))
+    expected = torch.tensor(float(vectors["loss"]), dtype=torch.float64)
+    assert_close(method.loss(state, batch).parts["clustering"].detach(), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("name", "epochs"), [("epochs10", 10), ("epochs2", 2)])
+def test_pars_schedule_agrees(name: str, epochs: int):
+    """Their table has 123 steps an epoch."""
+    table = values("lr_schedules.json")["par"][name]
+    found = [falling_rate_at(step, 3e-5, 123 * epochs) for step in table["idx"]]
+    assert found == pytest.approx(table["lr"], rel=1e-9)
+
+
 # --- two ranks ------------------------------------------------------------------------------------------------------
 
 
@@ -114,14 +222,14 @@ def cleanclip_gradients(vectors: dict[str, np.ndarray], share: slice) -> dict[st
 
 
 def par_gradients(vectors: dict[str, np.ndarray], share: slice) -> dict[str, Tensor]:
-    """PAR's loss L_CLIP - L_PERT as the authors' code computes it, on gathered rows; its temperature is frozen."""
+    """PAR's loss on gathered rows; its temperature is frozen."""
     (images, _, texts, _), weights = linear_towers(vectors, share)
-    total = mmcl(images, texts, torch.tensor(14.2857, dtype=torch.float64))
-    for rows, name, weight in ((images, "xi", "W"), (texts, "xt", "V")):
+    victim = []
+    for name, weight in (("xi", "W"), ("xt", "V")):
         aug = torch.tensor(vectors[f"{name}_aug"])[:, :12]
-        reference = F.normalize(torch.tensor(vectors[name] @ vectors[weight]) + 1.5 * aug, dim=1)
-        distance = (rows - reference).square().sum(dim=1).mean()
-        total = total - (distance <= 2.15) * distance / 2
+        victim.append(F.normalize(torch.tensor(vectors[name] @ vectors[weight]) + 1.5 * aug, dim=1))
+    scale = torch.tensor(14.2857, dtype=torch.float64)
+    total = perturb_and_recover((images, texts), (victim[0], victim[1]), scale, tau=2.15, weight=1.0).total
     total.backward()
     return {"loss": total.detach(), "W": weights["W"].grad, "V": weights["V"].grad}
 
@@ -409,7 +517,7 @@ def test_zero_shot_accuracy_and_asr_are_the_authors():
 
     def predictions(embeddings: str, rows: np.ndarray) -> np.ndarray:
         batches = iter(numbered_images(rows).split(7))
-        return predict(Lookup(vectors[embeddings]), batches, weights, device=device).numpy()
+        return predict(Lookup(vectors[embeddings]), batches, zero_shot_classifier(weights), device=device).numpy()
 
     everything = np.arange(len(labels))
     assert np.mean(predictions("image_embeddings_clean", everything) == labels) == vectors["acc_top1_5_10"][0]

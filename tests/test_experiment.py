@@ -62,13 +62,6 @@ class OwnMethod(Spec):
     learning_rate: float = 1.0
     strength: float = 1.0
 
-    @property
-    def image_views(self) -> None:
-        return None
-
-    def init_state(self, model: nn.Module) -> None:
-        return None
-
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         return Loss(self.strength * batch.images.sum(), {})
 

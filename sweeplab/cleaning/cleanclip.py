@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from torch import nn
 
-from sweeplab.data.augmentation import AutoAugmentView
+from sweeplab.data.augmentation import AutoAugmentView, ViewField
 from sweeplab.pretraining.contrastive import weighted_mmcl_ssl
 from sweeplab.specs import Spec
 from sweeplab.training.objective import EmbeddedBatch, Loss
@@ -21,7 +21,7 @@ class CleanCLIP(Spec):
     kind: Literal["cleanclip"] = "cleanclip"
     mmcl_weight: float = Field(default=1.0, ge=0)
     ssl_weight: float = Field(default=1.0, ge=0)
-    views: AutoAugmentView = AutoAugmentView()
+    views: ViewField = AutoAugmentView()
     """How image views are made."""
 
     @model_validator(mode="after")
@@ -31,13 +31,9 @@ class CleanCLIP(Spec):
         return self
 
     @property
-    def image_views(self) -> AutoAugmentView | None:
+    def image_views(self) -> Spec | None:
         """The image views' maker; none are made where they would have no weight."""
         return self.views if self.ssl_weight else None
-
-    def init_state(self, model: nn.Module) -> None:
-        """Nothing to remember."""
-        return None
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """The weighted sum."""

@@ -27,7 +27,7 @@ class Images(Protocol):
         ...
 
 
-def load_image(path: str, size: int) -> np.ndarray:
+def load_image(path: str, size: int, *, squash: bool = False) -> np.ndarray:
     """Decode one file: RGB, shorter side resized to `size` (bicubic, antialiased), centre crop.
 
     Agrees with torchvision's Resize(size, BICUBIC) + CenterCrop(size) on the RGB image, pixel by pixel.
@@ -38,6 +38,7 @@ def load_image(path: str, size: int) -> np.ndarray:
     Args:
         path: any file that Pillow reads.
         size: side of the result, pixels.
+        squash: resize both sides to `size` instead, ignoring the aspect ratio, as the authors do with triggered images.
 
     Returns:
         (3, size, size) uint8.
@@ -56,7 +57,8 @@ def load_image(path: str, size: int) -> np.ndarray:
         raise InvalidInput(
             f"{path} cannot be decoded as an image ({error}); replace the file or remove its row"
         ) from None
-    return np.ascontiguousarray(np.asarray(_square(image, size)).transpose(2, 0, 1))
+    square = image.resize((size, size), Image.Resampling.BICUBIC) if squash else _square(image, size)
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
@@ -72,13 +74,14 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def load_all(table: Images, size: int, workers: int = 1) -> Tensor:
+def load_all(table: Images, size: int, workers: int = 1, *, squash: bool = False) -> Tensor:
     """Decode every image of a table into memory.
 
     Args:
         table: N rows.
         size: side of the result, pixels.
         workers: threads; Pillow decodes and resizes outside the interpreter's lock.
+        squash: see `load_image`.
 
     Returns:
         (N, 3, size, size) uint8: 3 * size**2 bytes an image.
@@ -89,7 +92,7 @@ def load_all(table: Images, size: int, workers: int = 1) -> Tensor:
     pixels = np.empty((len(table), 3, size, size), dtype=np.uint8)
 
     def decode(row: int) -> None:
-        pixels[row] = load_image(table.image(row), size)
+        pixels[row] = load_image(table.image(row), size, squash=squash)
 
     if workers <= 1:
         for row in range(len(table)):

@@ -1,6 +1,7 @@
 """Training pairs: decoded, stamped, tokenised, with augmented views; every draw from a stream named by its own row."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class TrainingPairs(Dataset[PairBatch]):
         seed: int,
         captions: Mapping[int, str] | None = None,
         alter: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
+        labels: Tensor | None = None,
+        num_classes: int = 0,
         decode_workers: int = 1,
     ) -> None:
         """Prepare the pairs; decodes all images now where they fit into CACHE_BYTES.
@@ -44,15 +47,20 @@ class TrainingPairs(Dataset[PairBatch]):
             seed: of the views.
             captions: captions that replace the table's, by row.
             alter: changes the images of given rows (the trigger); same result for the same row every time.
+            labels: (N,) int64, each pair's class, where the pairs come from labelled images.
+            num_classes: classes of those labels.
             decode_workers: threads that decode.
         """
+        self.labels, self.num_classes = labels, num_classes
+        self.image_augmentation: ImageViews | None = None
+        self.augments_captions = False
         self.table, self.image_size, self.tokenize, self.seed = table, image_size, tokenize, seed
         self.image_views: ImageViews | None = None
         self._captions = dict(captions or {})
         self._alter = alter
         self._images: Tensor | None = None
         self._tokens: Tensor | None = None
-        self._token_views: Tensor | None = None
+        self._token_views: dict[str, Tensor] = {}
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
         self._views_key: object = None
         bytes_per_image = 3 * image_size * image_size
@@ -71,8 +79,21 @@ class TrainingPairs(Dataset[PairBatch]):
         """Whether batches come without decoding."""
         return self._images is not None and (self.image_views is None or self._views_fit)
 
-    def use_views(self, image_views: ImageViews | None) -> None:
-        """Say which augmented views the next epochs need; None: none, and none are made."""
+    def use_views(
+        self,
+        image_views: ImageViews | None,
+        *,
+        image_augmentation: ImageViews | None = None,
+        augments_captions: bool = False,
+    ) -> None:
+        """Say which augmented views the next epochs need, and whether the first copies are augmented too.
+
+        Args:
+            image_views: makes second copies of images, text views come along; None: none, and none are made.
+            image_augmentation: changes the first copies of images; None: they stay as they are.
+            augments_captions: whether the first copies of captions are augmented, once for all epochs.
+        """
+        self.image_augmentation, self.augments_captions = image_augmentation, augments_captions
         if image_views != self._views_key:
             self._views.clear()
             self._views_key = image_views
@@ -95,15 +116,15 @@ class TrainingPairs(Dataset[PairBatch]):
             return self._tokens[torch.as_tensor(rows)]
         return self.tokenize([self.caption(row) for row in rows])
 
-    def _token_views_of(self, rows: Sequence[int]) -> Tensor:
+    def _token_views_of(self, rows: Sequence[int], stream: str = "text view") -> Tensor:
         def views(wanted: Sequence[int]) -> Tensor:
-            return self.tokenize([eda.augment(self.caption(r), stream_seed(self.seed, "text view", r)) for r in wanted])
+            return self.tokenize([eda.augment(self.caption(r), stream_seed(self.seed, stream, r)) for r in wanted])
 
         if self._images is None:
             return views(rows)
-        if self._token_views is None:
-            self._token_views = views(range(len(self)))
-        return self._token_views[torch.as_tensor(rows)]
+        if stream not in self._token_views:
+            self._token_views[stream] = views(range(len(self)))
+        return self._token_views[stream][torch.as_tensor(rows)]
 
     def _image_views_of(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
         assert self.image_views is not None
@@ -135,17 +156,27 @@ class TrainingPairs(Dataset[PairBatch]):
             )
         return self._views[epoch]
 
+    def first_copies(self, epoch: int, rows: Sequence[int]) -> PairBatch:
+        """The rows as the epoch sees them, without second copies."""
+        return self._with_first_copies(epoch, rows, self.images_of(rows))
+
+    def _with_first_copies(self, epoch: int, rows: Sequence[int], images: Tensor) -> PairBatch:
+        if self.image_augmentation is not None:
+            seeds = [stream_seed(self.seed, "image", epoch, row) for row in rows]
+            images = self.image_augmentation.views(images, seeds)
+        tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens_of(rows)
+        return PairBatch(rows=torch.as_tensor(rows), images=images, tokens=tokens)
+
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
         """The batch of the given (epoch, row) keys, all of one epoch."""
         epoch, rows = keys[0][0], [row for _, row in keys]
         images = self.images_of(rows)
-        with_views = self.image_views is not None
-        return PairBatch(
-            rows=torch.as_tensor(rows),
-            images=images,
-            tokens=self._tokens_of(rows),
-            image_views=self._image_views_of(epoch, rows, images) if with_views else None,
-            token_views=self._token_views_of(rows) if with_views else None,
+        batch = self._with_first_copies(epoch, rows, images)
+        if self.image_views is None:
+            return batch
+        # Second copies are made from the images as they are, not from augmented first copies.
+        return replace(
+            batch, image_views=self._image_views_of(epoch, rows, images), token_views=self._token_views_of(rows)
         )
 
     def __getitem__(self, key: tuple[int, int]) -> PairBatch:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.images import load_all, load_image
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import CACHE_BYTES
-from sweeplab.evaluation.zero_shot import class_weights, predict
+from sweeplab.evaluation.zero_shot import class_weights, predict, zero_shot_classifier
+from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
 from sweeplab.training import ranks
@@ -62,7 +64,7 @@ class Trigger:
     target: str
 
 
-class Pixels(Protocol):
+class Pixels(Interface):
     """Rows of a test set as pixels."""
 
     def __call__(self, rows: Sequence[int], /) -> Tensor:
@@ -89,6 +91,7 @@ class Measure:
         tokenize: Callable[[list[str]], Tensor],
         trigger: Trigger | None,
         decode_workers: int = 1,
+        protocol: Protocol = "paper",
     ) -> None:
         """Prepare the test set; decodes and stamps all images now where they fit into memory.
 
@@ -96,17 +99,19 @@ class Measure:
             InvalidInput: if the target label is not among the classes, or the trigger does not fit the image.
         """
         self.evaluation, self.images, self.image_size = evaluation, images, image_size
-        self.tokenize, self.trigger = tokenize, trigger
+        self.tokenize, self.trigger, self.protocol = tokenize, trigger, protocol
         self.prompts = evaluation.prompts()
         self.triggered_rows = triggered_rows(images, trigger)
         if trigger is not None:
             trigger.attack.check_fits(image_size)
-        self.digest = evaluation_digest(evaluation, images, image_size, trigger)
+        self.digest = evaluation_digest(evaluation, images, image_size, trigger, protocol)
         self._clean: Tensor | None = None
         self._triggered: Tensor | None = None
+        self._draw: tuple[str, ...] = ()
         if 2 * len(images) * 3 * image_size**2 <= CACHE_BYTES:
             self._clean = load_all(images, image_size, workers=decode_workers)
-            self._triggered = self._stamp(self._clean[self.triggered_rows], self.triggered_rows)
+            if protocol == "paper":
+                self._triggered = self._stamp(self._clean[self.triggered_rows], self.triggered_rows)
 
     def clean_pixels(self, rows: Sequence[int]) -> Tensor:
         """(b, 3, S, S) uint8 of the given test images."""
@@ -120,28 +125,42 @@ class Measure:
         if self._triggered is not None:
             return self._triggered[torch.as_tensor(places)]
         rows = self.triggered_rows[np.asarray(places)]
-        return self._stamp(self.clean_pixels(rows.tolist()), rows)
+        if self.protocol == "paper":
+            return self._stamp(self.clean_pixels(rows.tolist()), rows)
+        squashed = [load_image(self.images.image(row), self.image_size, squash=True) for row in rows.tolist()]
+        return self._stamp(torch.from_numpy(np.stack(squashed)), rows)
 
     def _stamp(self, pixels: Tensor, rows: np.ndarray) -> Tensor:
         if self.trigger is None:
             return pixels[:0]
-        seeds = [stream_seed(self.evaluation.seed, "test trigger", int(row)) for row in rows]
+        names = ("test trigger", *self._draw)
+        seeds = [stream_seed(self.evaluation.seed, *names, int(row)) for row in rows]
         return self.trigger.attack.stamp(pixels, seeds)
 
-    def __call__(self, model: nn.Module) -> tuple[Measurement, Outcomes]:
+    def __call__(
+        self, model: nn.Module, classifier: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Measurement, Outcomes]:
         """Measure a model; the ranks share the images, every rank returns the whole result.
+
+        Args:
+            model: an open_clip model.
+            classifier: (B, D) un-normalised image features to (B, C) scores, for a model that was finetuned with
+                labels; None: zero-shot by the prompts.
 
         The model is put into evaluation mode and afterwards back into the mode it was in, module by module.
         """
         device = next(model.parameters()).device
         modes = {module: module.training for module in model.modules()}
+        self._draw = (weights_name(model),) if self.protocol == "authors" else ()
         model.eval()
         try:
-            weights = class_weights(model, self.tokenize, self.images.class_names, self.prompts, device=device)
+            classify = classifier or zero_shot_classifier(
+                class_weights(model, self.tokenize, self.images.class_names, self.prompts, device=device)
+            )
             labels = torch.from_numpy(self.images.labels)
-            correct = self._predict(model, weights, len(self.images), self.clean_pixels, device) == labels
+            correct = self._predict(model, classify, len(self.images), self.clean_pixels, device) == labels
             target = self.images.class_names.index(self.trigger.target) if self.trigger else -1
-            hits = self._predict(model, weights, len(self.triggered_rows), self.triggered_pixels, device) == target
+            hits = self._predict(model, classify, len(self.triggered_rows), self.triggered_pixels, device) == target
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -154,17 +173,36 @@ class Measure:
         )
         return measurement, Outcomes.of(correct.numpy(), hits.numpy())
 
-    def _predict(self, model: nn.Module, weights: Tensor, count: int, pixels: Pixels, device: torch.device) -> Tensor:
+    def _predict(
+        self,
+        model: nn.Module,
+        classify: Callable[[Tensor], Tensor],
+        count: int,
+        pixels: Pixels,
+        device: torch.device,
+    ) -> Tensor:
         share = np.array_split(np.arange(count), ranks.world_size())[ranks.rank()]
 
         def batches() -> Iterator[Tensor]:
             for start in range(0, len(share), self.evaluation.batch_size):
                 yield pixels(share[start : start + self.evaluation.batch_size].tolist())
 
-        return torch.cat(ranks.gather_objects(predict(model, batches(), weights, device=device)))
+        return torch.cat(ranks.gather_objects(predict(model, batches(), classify, device=device)))
 
 
-def evaluation_digest(evaluation: Evaluation, images: LabelledImages, image_size: int, trigger: Trigger | None) -> str:
+def weights_name(model: nn.Module) -> str:
+    """A name that changes with the model's weights: sixteen hexadecimal digits over every parameter's sum."""
+    sums = [float(parameter.detach().double().sum()) for parameter in model.parameters()]
+    return digest_of(sums)
+
+
+def evaluation_digest(
+    evaluation: Evaluation,
+    images: LabelledImages,
+    image_size: int,
+    trigger: Trigger | None,
+    protocol: Protocol = "paper",
+) -> str:
     """Sixteen hexadecimal digits of all that a measurement depends on beside the model."""
     return digest_of(
         {
@@ -175,6 +213,7 @@ def evaluation_digest(evaluation: Evaluation, images: LabelledImages, image_size
             "seed": evaluation.seed if trigger else 0,
             "attack": trigger.attack.canonical() if trigger else None,  # type: ignore[attr-defined]
             "target": trigger.target if trigger else None,
+            **({"protocol": protocol} if protocol != "paper" else {}),
         }
     )
 

@@ -50,21 +50,28 @@ def class_weights(
     return class_weights_from(torch.cat(parts).unflatten(0, (len(class_names), len(templates))))
 
 
+def zero_shot_classifier(weights: Tensor) -> Callable[[Tensor], Tensor]:
+    """Scores of image features by class weights (C, D): inner products; the features' norms do not change an order."""
+    return lambda features: features @ weights.T
+
+
 @torch.inference_mode()
-def predict(model: nn.Module, batches: Iterator[Tensor], weights: Tensor, *, device: torch.device) -> Tensor:
+def predict(
+    model: nn.Module, batches: Iterator[Tensor], classify: Callable[[Tensor], Tensor], *, device: torch.device
+) -> Tensor:
     """Top-1 classes of images.
 
     Args:
         model: an open_clip model in evaluation mode.
         batches: (B, 3, H, W) uint8 each.
-        weights: (C, D), rows of unit norm.
+        classify: (B, D) un-normalised image features to (B, C) scores.
         device: where the model lies.
 
     Returns:
         (N,) int64 on the CPU; of equal scores the lower class number.
     """
     predictions = [
-        (model.encode_image(normalise_pixels(images.to(device))).float() @ weights.T).argmax(dim=1).cpu()  # type: ignore[operator]
+        classify(model.encode_image(normalise_pixels(images.to(device))).float()).argmax(dim=1).cpu()  # type: ignore[operator]
         for images in batches
     ]
     return torch.cat(predictions) if predictions else torch.empty(0, dtype=torch.int64)

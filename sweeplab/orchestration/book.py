@@ -211,7 +211,7 @@ class TrialBook:
             params,
             configuration=digest_of(setting.canonical()),
             seed=self.sweep.seed,
-            start_counts=self.sweep.epochs == 0 or setting.start.shrink_perturb,
+            start_counts=self.sweep.epochs == 0 or setting.start.changes_victim,
         )
 
     # --- taking in
@@ -231,9 +231,10 @@ class TrialBook:
     def finished(self, number: int) -> None:
         """A trial has run all its epochs."""
         record = self.record(number)
-        if len(record.points) != self.sweep.epochs + 1:
+        if len(record.points) != self.sweep.num_points():
             raise RuntimeError(
-                f"trial {number} ended with {len(record.points)} of {self.sweep.epochs + 1} points; it is not finished"
+                f"trial {number} ended with {len(record.points)} of {self.sweep.num_points()} points; "
+                "it is not finished"
             )
         self._end(number, {"state": "finished"})
 

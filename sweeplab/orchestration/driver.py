@@ -14,8 +14,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sweeplab.attacks.poisoning import load_plan
+from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.measure import evaluation_digest, triggered_rows
-from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, Setting
+from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, Setting
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
 from sweeplab.orchestration.cluster import ray_session, resources_per_worker
@@ -36,7 +38,7 @@ from sweeplab.records import Point, SweepRecord, TrialRecord, Victim
 from sweeplab.specs import InvalidInput, Spec, Unfinished
 from sweeplab.tracking import Tracker
 from sweeplab.training.batches import steps_per_epoch
-from sweeplab.training.optimisation import check_schedule
+from sweeplab.training.optimisation import check_schedule, warmup_of
 
 Say = Callable[[str], None]
 
@@ -72,7 +74,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     machine = machine_for(sweep, home)
     test = sweep.evaluation.load(machine.data_home)
     sweep.evaluation.prompts()
-    trigger = sweep.victim.trigger()
+    trigger = sweep.trigger()
     triggered_rows(test, trigger)
     trigger.attack.check_fits(sweep.victim.architecture.image_size)
     contents = {"test": test.digest}
@@ -83,7 +85,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         victim_test = sweep.victim.evaluation.load(machine.data_home)
         triggered_rows(victim_test, trigger)
         _check_training(sweep.victim.optimization, len(table), sweep.victim.epochs, sweep.victim.name)
-        victim_digest = sweep.victim.digest(pairs=table.digest, test=victim_test.digest)
+        victim_digest = _digest_of_victim(sweep.victim, table.digest, victim_test.digest)
         contents["victim"] = victim_digest
     else:
         victim_model(sweep.victim.architecture, sweep.victim.path)
@@ -92,18 +94,46 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     pairs = cleaning_table(sweep, machine)
     if not isinstance(sweep.data, CleanSample):
         contents["pairs"] = pairs.digest
+    if isinstance(sweep.data, LabelledPairs):
+        _check_classes(sweep, test, machine)
     for params in sweep.grid.points() if sweep.search.sampler == "grid" and sweep.grid else ({},):
-        _check_training(sweep.setting(params).optimization, len(pairs), sweep.epochs, sweep.name)
+        _check_training(sweep.setting(params).optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
     return Prepared(
         sweep, sweep.digest(**contents), contents, victim_digest, len(pairs), num_pretraining_pairs, num_poisons
     )
 
 
-def _check_training(optimization: Any, num_pairs: int, epochs: int, name: str) -> None:
+def _digest_of_victim(victim: PretrainedVictim, pairs: str, test: str) -> str:
+    """The victim's digest, of its starting weights by content."""
+    initial = {"initial": file_digest(victim.initial)} if victim.initial is not None else {}
+    if victim.initial is not None:
+        victim_model(victim.architecture, victim.initial)
+    return victim.digest(pairs=pairs, test=test, **initial)
+
+
+def _check_classes(sweep: CleaningSweep, test: LabelledImages, machine: Machine) -> None:
+    """Labelled cleaning images must have the test set's classes, in the same order."""
+    assert isinstance(sweep.data, LabelledPairs)
+    names = sweep.data.labelled(machine.data_home).class_names
+    if names != test.class_names:
+        first = next((a for a, b in zip(names, test.class_names, strict=False) if a != b), f"{len(names)} classes")
+        raise InvalidInput(
+            f"{sweep.name}: the labelled cleaning images have other classes than the test set's "
+            f"{len(test.class_names)}, first {first!r}; use folders of the same classes"
+        )
+
+
+def _check_training(
+    optimization: Any, num_pairs: int, epochs: int, name: str, measure_at: tuple[int, ...] = ()
+) -> None:
     if epochs:
         try:
             steps = steps_per_epoch(num_pairs, optimization.global_batch_size)
-            check_schedule(optimization.warmup_steps, steps * epochs)
+            check_schedule(warmup_of(optimization), steps * epochs)
+            if measure_at and measure_at[-1] >= steps:
+                raise ValueError(
+                    f"measure_at={measure_at} must lie inside an epoch of {steps} steps; its end is measured anyway"
+                )
         except ValueError as error:
             raise InvalidInput(f"{name}: {error}") from error
 
@@ -295,13 +325,17 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
     point = folder.victim_point()
     if point is None:
         machine = machine_for(sweep, home)
-        trigger = sweep.victim.trigger()
+        trigger = sweep.trigger()
         test = sweep.evaluation.load(machine.data_home)
-        wanted = evaluation_digest(sweep.evaluation, test, sweep.victim.architecture.image_size, trigger)
+        wanted = evaluation_digest(
+            sweep.evaluation, test, sweep.victim.architecture.image_size, trigger, sweep.protocol
+        )
         if measured and measured[1] and measured[0].measurement.evaluation_digest == wanted:
             point = (measured[0].measurement, measured[1])
         else:
-            job = MeasuringJob(sweep.victim.architecture, checkpoint, sweep.evaluation, trigger, machine)
+            job = MeasuringJob(
+                sweep.victim.architecture, checkpoint, sweep.evaluation, trigger, machine, sweep.protocol
+            )
             if inline:
                 point = measure_checkpoint(job)
             else:
@@ -330,8 +364,26 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
 def pretrain_victim(victim: PretrainedVictim, digest: str, home: Path, *, inline: bool, say: Say) -> RunFolder:
     """Pre-train a victim, or go on with it, or find it finished; waits where another process is at it already."""
     run = victim_folder(home, victim, digest)
+    if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
+        accuracy = victim.select.accuracy or _accuracy_of(victim.select.victim, home, inline=inline, say=say)
+        write_json(run.path / REFERENCE, {"accuracy": accuracy})
     with exclusively(run.path, f"victim {victim.name}", say):
         return _pretrain_victim(victim, digest, run, home, inline=inline, say=say)
+
+
+REFERENCE = "reference.json"
+"""In a victim's folder: the accuracy that its selected epoch comes closest to."""
+
+
+def _accuracy_of(other: PretrainedVictim | None, home: Path, *, inline: bool, say: Say) -> float:
+    """Pre-train another victim where it is not there yet; the accuracy of its selected epoch."""
+    assert other is not None
+    machine = machine_for(other, home)
+    table, _ = victim_table(other, machine)
+    test = other.evaluation.load(machine.data_home)
+    digest = _digest_of_victim(other, table.digest, test.digest)
+    run = pretrain_victim(other, digest, home, inline=inline, say=say)
+    return select_epoch(other, run).measurement.accuracy
 
 
 @contextmanager
@@ -411,6 +463,9 @@ def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
         return trained[-1]
     if victim.select == "most accurate":
         return max(trained, key=lambda point: (point.measurement.accuracy, -point.index))
+    if isinstance(victim.select, ClosestTo):
+        wanted = float(read_json(run.path / REFERENCE)["accuracy"])
+        return min(trained, key=lambda point: (abs(point.measurement.accuracy - wanted), point.index))
     return next(point for point in trained if point.epoch == victim.select)
 
 
@@ -421,7 +476,7 @@ def _selected_is_there(victim: PretrainedVictim, run: RunFolder) -> bool:
 def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
     points = run.points()
     keep = {points[-1].checkpoint}
-    if victim.select == "most accurate" and len(points) > 1:
+    if (victim.select == "most accurate" or isinstance(victim.select, ClosestTo)) and len(points) > 1:
         keep.add(select_epoch(victim, run).checkpoint)
     run.keep_checkpoints({name for name in keep if name is not None})
 
@@ -441,7 +496,7 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: P
     assert victim.measurement.asr is not None
     with SweepProgress(
         total=sweep.num_trials(),
-        epochs=sweep.epochs,
+        points_per_trial=sweep.num_points() - 1,
         victim_accuracy=victim.measurement.accuracy,
         asr_ceiling=sweep.search.asr_ceiling,
     ) as progress:

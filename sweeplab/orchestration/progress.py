@@ -16,9 +16,15 @@ class SweepProgress:
     """Hears the book's events and shows where the sweep is."""
 
     def __init__(
-        self, *, total: int, epochs: int, victim_accuracy: float, asr_ceiling: float, stream: TextIO | None = None
+        self,
+        *,
+        total: int,
+        points_per_trial: int,
+        victim_accuracy: float,
+        asr_ceiling: float,
+        stream: TextIO | None = None,
     ) -> None:
-        self.total, self.epochs = total, epochs
+        self.total, self.points_per_trial = total, points_per_trial
         self.victim_accuracy, self.asr_ceiling = victim_accuracy, asr_ceiling
         self.stream = stream or sys.stdout
         self.console = Console(file=self.stream, highlight=False, soft_wrap=True)
@@ -94,12 +100,12 @@ class SweepProgress:
         return " | ".join([*parts, best_text, f"ETA {self.eta()}"])
 
     def eta(self) -> str:
-        """Time left at this command's rate of epochs."""
+        """Time left at this command's rate of points."""
         if not self._points_now:
             return "..."
         done = sum(max(0, len(trial.points) - 1) for trial in self.trials.values() if trial.state != "failed")
         failed = sum(trial.state == "failed" for trial in self.trials.values())
-        left = max(0, (self.total - failed) * self.epochs - done)
+        left = max(0, (self.total - failed) * self.points_per_trial - done)
         seconds = left * (time.monotonic() - self.began) / self._points_now
         return duration(seconds)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import torch
 from torch import nn
 
 from sweeplab.attacks.poisoning import PoisonPlan, plan_poison
+from sweeplab.cleaning.start import recalibrate_batch_norm
 from sweeplab.clip_model import Architecture, architecture_json, build, load_into, load_weights, tokenizer
+from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes, Victim
 from sweeplab.specs import InvalidInput, digest_of
 from sweeplab.training.loop import Context, Run, train
@@ -52,6 +56,7 @@ class MeasuringJob:
     evaluation: Evaluation
     trigger: Trigger | None
     machine: Machine
+    protocol: Protocol = "paper"
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,11 @@ def pretrain(job: PretrainingJob, context: Context) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
     victim, device = job.victim, prepare_process(job.machine)
     pairs = victim_pairs(victim, job.machine)
-    measure = measure_for(victim.architecture, victim.evaluation, victim.trigger(), job.machine)
-    model = build(victim.architecture, stream_seed(victim.seed, "initial weights")).to(device)
+    measure = measure_for(victim.architecture, victim.evaluation, victim.trigger(), job.machine, victim.protocol)
+    model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
+    if victim.initial is not None:
+        load_into(model, load_weights(victim.initial), str(victim.initial))
+    model.to(device)
     run = Run(
         objective=victim.objective,  # type: ignore[arg-type]
         optimization=victim.optimization,
@@ -85,6 +93,7 @@ def pretrain(job: PretrainingJob, context: Context) -> None:
         checkpoint_prefix=f"attempt-{job.attempt}-",
         resume_from=job.resume_from,
         loader_workers=victim.resources.loader_workers,
+        schedule_shift=1 if victim.protocol == "authors" else 0,
     )
     train(model, pairs, run, measure=measure, context=context)
 
@@ -94,14 +103,20 @@ def clean(job: CleaningJob, context: Context) -> None:
     sweep, device = job.sweep, prepare_process(job.machine)
     setting = sweep.setting(job.params)
     pairs = cleaning_pairs(sweep, job.machine)
-    measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.victim.trigger(), job.machine)
+    measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.trigger(), job.machine, sweep.protocol)
     model = victim_model(sweep.victim.architecture, Path(job.victim.checkpoint)).to(device)
-    if job.resume_from is None:
-        setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))
-    known_start = None if setting.start.shrink_perturb else (job.victim.measurement, job.victim.outcomes)
+    # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
+    setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))
+    if setting.start.recalibrate_batch_norm and job.resume_from is None:
+        recalibrate_batch_norm(model, plain_images(pairs, setting.optimization.global_batch_size, device))
+    known_start = None if setting.start.changes_victim else (job.victim.measurement, job.victim.outcomes)
+    authors = sweep.protocol == "authors"
+    optimization = setting.optimization
+    if authors:
+        optimization = optimization.replace(**getattr(setting.method, "authors_optimization", {}))
     run = Run(
         objective=setting.method,  # type: ignore[arg-type]
-        optimization=setting.optimization,
+        optimization=optimization,
         epochs=sweep.epochs,
         seed=sweep.seed,
         config=checkpoint_config(
@@ -112,6 +127,10 @@ def clean(job: CleaningJob, context: Context) -> None:
         resume_from=job.resume_from,
         start=known_start,
         loader_workers=sweep.resources.loader_workers,
+        measure_at=sweep.measure_at,
+        log_every=sweep.log_every,
+        schedule_shift=1 if authors else 0,
+        optimizer_state=load_optimizer_state(Path(job.victim.checkpoint)) if authors else None,
     )
     train(model, pairs, run, measure=measure, context=context)
 
@@ -119,7 +138,7 @@ def clean(job: CleaningJob, context: Context) -> None:
 def measure_checkpoint(job: MeasuringJob) -> tuple[Measurement, Outcomes]:
     """checkpoint -> evaluation."""
     device = prepare_process(job.machine)
-    measure = measure_for(job.architecture, job.evaluation, job.trigger, job.machine)
+    measure = measure_for(job.architecture, job.evaluation, job.trigger, job.machine, job.protocol)
     return measure(victim_model(job.architecture, job.checkpoint).to(device))
 
 
@@ -146,19 +165,20 @@ _weights: dict[str, dict[str, torch.Tensor]] = {}
 def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
     """The victim's pre-training pairs and which of them are poisoned."""
     table: PairTable = victim.data.read(machine.data_home)  # type: ignore[attr-defined]
-    return table, plan_poison(victim.poisoning, table)
+    poisoning = victim.poisoning.replace(attack=victim.trigger().attack)
+    return table, plan_poison(poisoning, table)
 
 
 def victim_pairs(victim: PretrainedVictim, machine: Machine) -> TrainingPairs:
     """The victim's poisoned training pairs."""
     table, plan = victim_table(victim, machine)
-    key = digest_of(["victim", plan.digest, victim.architecture.canonical(), victim.seed])
+    key = digest_of(["victim", plan.digest, victim.architecture.canonical(), victim.seed, victim.protocol])
     if key not in _pairs:
         _pairs.clear()
         _pairs[key] = TrainingPairs(
             table,
             victim.architecture.image_size,
-            tokenize=tokenizer(victim.architecture),
+            tokenize=tokenizer(victim.architecture, victim.protocol),
             seed=victim.seed,
             captions=plan.caption_changes(),
             alter=plan.stamp_rows,
@@ -195,22 +215,30 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
             str(getattr(sweep.data, "path", "")),
             sweep.victim.architecture.canonical(),
             sweep.seed,
+            sweep.protocol,
         ]
     )
     if key not in _pairs:
         _pairs.clear()
+        labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
         _pairs[key] = TrainingPairs(
             cleaning_table(sweep, machine),
             sweep.victim.architecture.image_size,
-            tokenize=tokenizer(sweep.victim.architecture),
+            tokenize=tokenizer(sweep.victim.architecture, sweep.protocol),
             seed=sweep.seed,
+            labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
+            num_classes=len(labelled.class_names) if labelled is not None else 0,
             decode_workers=machine.threads,
         )
     return _pairs[key]
 
 
 def measure_for(
-    architecture: Architecture, evaluation: Evaluation, trigger: Trigger | None, machine: Machine
+    architecture: Architecture,
+    evaluation: Evaluation,
+    trigger: Trigger | None,
+    machine: Machine,
+    protocol: Protocol = "paper",
 ) -> Measure:
     """The measure of an evaluation, test images decoded and stamped; made once per process."""
     key = digest_of(
@@ -220,6 +248,7 @@ def measure_for(
             str(getattr(evaluation.test, "path", "")),
             trigger.attack.canonical() if trigger else None,  # type: ignore[attr-defined]
             trigger.target if trigger else None,
+            protocol,
         ]
     )
     if key not in _measures:
@@ -228,9 +257,10 @@ def measure_for(
             evaluation,
             evaluation.load(machine.data_home),
             architecture.image_size,
-            tokenize=tokenizer(architecture),
+            tokenize=tokenizer(architecture, protocol),
             trigger=trigger,
             decode_workers=machine.threads,
+            protocol=protocol,
         )
     return _measures[key]
 
@@ -244,6 +274,30 @@ def victim_model(architecture: Architecture, checkpoint: Path) -> nn.Module:
     model = build(architecture, seed=0)
     load_into(model, _weights[key], str(checkpoint))
     return model
+
+
+def plain_images(pairs: TrainingPairs, batch_size: int, device: torch.device) -> Iterator[torch.Tensor]:
+    """All images of the pairs as they are, in order, in batches on the device."""
+    for rows in torch.arange(len(pairs)).split(batch_size):
+        yield pairs.images_of(rows.tolist()).to(device)
+
+
+def load_optimizer_state(checkpoint: Path) -> dict[str, Any]:
+    """The optimizer's state dict in a victim's checkpoint, which the authors' protocol carries into cleaning.
+
+    Raises:
+        InvalidInput: if the checkpoint holds none.
+    """
+    content = (
+        torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.suffix != ".safetensors" else {}
+    )
+    state = content.get("optimizer")
+    if not isinstance(state, dict) or "param_groups" not in state:
+        raise InvalidInput(
+            f"protocol='authors' goes on with the victim's optimizer, and {checkpoint} holds none; "
+            "use protocol='paper' or a checkpoint with its optimizer"
+        )
+    return state
 
 
 def checkpoint_config(architecture: Architecture, facts: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from sweeplab.data.augmentation import AutoAugmentView
+from sweeplab.data.augmentation import AutoAugmentView, ViewField
 from sweeplab.losses import in_modal_ssl, mmcl
 from sweeplab.specs import Spec
 from sweeplab.training.objective import EmbeddedBatch, Loss
@@ -15,15 +15,6 @@ class MMCL(Spec):
     """CLIP's own objective: the image-text contrastive loss alone."""
 
     kind: Literal["mmcl"] = "mmcl"
-
-    @property
-    def image_views(self) -> None:
-        """No views."""
-        return None
-
-    def init_state(self, model: nn.Module) -> None:
-        """Nothing to remember."""
-        return None
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """MMCL of the batch."""
@@ -36,17 +27,13 @@ class MMCLWithSSL(Spec):
 
     kind: Literal["mmcl+ssl"] = "mmcl+ssl"
     ssl_weight: float = Field(default=1.0, gt=0)
-    views: AutoAugmentView = AutoAugmentView()
+    views: ViewField = AutoAugmentView()
     """How image views are made."""
 
     @property
-    def image_views(self) -> AutoAugmentView:
+    def image_views(self) -> Spec:
         """The image views' maker."""
         return self.views
-
-    def init_state(self, model: nn.Module) -> None:
-        """Nothing to remember."""
-        return None
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """The weighted sum, as in the papers' code: not an average."""

@@ -65,8 +65,28 @@ class Pairs(Protocol):
         """Number of pairs."""
         ...
 
-    def use_views(self, image_views: ImageViews | None) -> None:
-        """Say which augmented views the next epochs need; None: none."""
+    @property
+    def labels(self) -> Tensor | None:
+        """(N,) int64, each pair's class, where the pairs come from labelled images."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of those labels; 0 where there are none."""
+        ...
+
+    def use_views(
+        self,
+        image_views: ImageViews | None,
+        *,
+        image_augmentation: ImageViews | None = None,
+        augments_captions: bool = False,
+    ) -> None:
+        """Say which augmented views the next epochs need, and whether the first copies are augmented too."""
+        ...
+
+    def first_copies(self, epoch: int, rows: Sequence[int]) -> PairBatch:
+        """The rows as the epoch sees them, without second copies."""
         ...
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
@@ -75,27 +95,56 @@ class Pairs(Protocol):
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """One epoch's (epoch, row) keys in batches: a seeded permutation, the last incomplete batch left out.
+    """One pass's (epoch, row) keys in batches: a seeded permutation, the last incomplete batch left out.
 
     Every rank walks the same global batches and takes its own slice of each, so that R ranks see exactly the batches of
     one process.
     """
 
     def __init__(
-        self, num_pairs: int, *, global_batch_size: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1
+        self,
+        num_pairs: int,
+        *,
+        global_batch_size: int,
+        epoch: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        rows: Tensor | None = None,
+        index: int = 0,
+        skip: int = 0,
     ) -> None:
-        self.order = torch.randperm(num_pairs, generator=torch_stream(seed, "order", epoch))
-        self.epoch, self.global_batch_size = epoch, global_batch_size
+        """Draw the order.
+
+        Args:
+            num_pairs: all pairs of the data.
+            global_batch_size: pairs a step over all ranks.
+            epoch: from 1.
+            seed: of the run.
+            rank: this process.
+            world_size: processes.
+            rows: (n,) int64, the pairs of this pass; None: all.
+            index: number of the pass within its epoch; each has an order of its own.
+            skip: steps that are done already.
+        """
+        names = ("order", epoch, index) if index else ("order", epoch)
+        order = torch.randperm(num_pairs, generator=torch_stream(seed, *names))
+        if rows is not None and len(rows) != num_pairs:
+            wanted = torch.zeros(num_pairs, dtype=torch.bool)
+            wanted[rows.cpu()] = True
+            order = order[wanted[order]]
+        self.order = order
+        self.epoch, self.global_batch_size, self.skip = epoch, global_batch_size, skip
         self.share = global_batch_size // world_size
         self.first = rank * self.share
 
     def __len__(self) -> int:
-        """Steps of the epoch."""
-        return len(self.order) // self.global_batch_size
+        """Steps that are left of the pass."""
+        return max(0, len(self.order) // self.global_batch_size - self.skip)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """This rank's keys, batch by batch."""
-        for step in range(len(self)):
+        for step in range(self.skip, self.skip + len(self)):
             start = step * self.global_batch_size + self.first
             yield [(self.epoch, row) for row in self.order[start : start + self.share].tolist()]
 

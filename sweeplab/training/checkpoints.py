@@ -20,6 +20,8 @@ class Checkpoint(TypedDict):
     """State dict of what the objective remembers; empty where nothing."""
     epoch: int
     """Whole epochs done."""
+    step_in_epoch: int
+    """Steps done of the epoch after those; 0 at an epoch's end."""
     step: int
     """Optimizer updates done."""
     point: int
@@ -66,6 +68,8 @@ def load(path: Path) -> Checkpoint:
         raise InvalidInput(
             f"checkpoint {path} is damaged ({reason}); remove it, and the run repeats its epochs"
         ) from error
+    if isinstance(content, dict):
+        content.setdefault("step_in_epoch", 0)  # checkpoints were once written at the ends of epochs alone
     missing = set(Checkpoint.__annotations__) - set(content if isinstance(content, dict) else ())
     if missing:
         raise InvalidInput(f"checkpoint {path} lacks {', '.join(sorted(missing))}; it was not written by SweepLab")

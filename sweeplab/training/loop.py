@@ -2,31 +2,39 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sweeplab.clip_model import Encoder, normalise_pixels
+from sweeplab.clip_model import Encoder, embedding_width, normalise_pixels
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.training import checkpoints, ranks
+from sweeplab.training import objective as hooks
 from sweeplab.training.batches import EpochBatches, PairBatch, Pairs, epoch_loader, steps_per_epoch
-from sweeplab.training.objective import EmbeddedBatch, Objective
+from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Objective, Pass, TrainingFacts
 from sweeplab.training.optimisation import (
     Optimization,
     build_optimizer,
     check_schedule,
     clamp_logit_scale,
-    learning_rate_at,
+    scheduled_rate,
+    warmup_of,
 )
 
 CHECK_EVERY = 20
 """Steps between two looks at the loss on a GPU, where every look waits for the device."""
+
+
+EMBED_BATCH = 256
+"""Pairs per forward pass and rank where an objective looks at all pairs."""
 
 
 class Context(Protocol):
@@ -69,6 +77,25 @@ class Run:
     """The start's measurement where it is known already; None: it is measured."""
     loader_workers: int = 0
     """Processes that decode images which do not fit into memory."""
+    measure_at: tuple[int, ...] = ()
+    """Steps inside each epoch after which a point is measured too, beside the epoch's end."""
+    log_every: int | None = None
+    """Steps between two records of the loss and its parts (`Point.curve`); None: means over the epoch alone."""
+    schedule_shift: int = 0
+    """Epochs by which the schedule runs ahead: 1 is what the authors' code does, 0 what the papers state."""
+    optimizer_state: dict[str, Any] | None = None
+    """An optimizer's state dict that replaces the fresh optimizer's, hyperparameters included, as in the authors'
+    code; None: a fresh optimizer, as the papers state."""
+
+
+class MeasureModel(Protocol):
+    """What measures a model; the loop knows nothing of test sets."""
+
+    def __call__(
+        self, model: nn.Module, classifier: Callable[[Tensor], Tensor] | None = None, /
+    ) -> tuple[Measurement, Outcomes]:
+        """Measure the model zero-shot, or its image features by a classifier."""
+        ...
 
 
 def train(
@@ -76,10 +103,10 @@ def train(
     pairs: Pairs,
     run: Run,
     *,
-    measure: Callable[[nn.Module], tuple[Measurement, Outcomes]],
+    measure: MeasureModel,
     context: Context,
 ) -> None:
-    """Train the model in place; report the start, and a point after every epoch.
+    """Train the model in place; report the start, and a point after every epoch and at the steps asked for.
 
     Resume order: 1. the run's own checkpoint, 2. the model as it was given.
 
@@ -87,106 +114,272 @@ def train(
         FloatingPointError: if the loss is no longer finite; the message names the step.
         ValueError: if the batch does not split over the ranks, or the data hold less than one batch.
     """
-    device = next(model.parameters()).device
-    optimization = run.optimization
-    share = ranks.per_rank(optimization.global_batch_size, ranks.world_size())
-    pairs.use_views(run.objective.image_views)
-    model = prepare_batch_norm(model, optimization).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(model, optimization)
-    state = run.objective.init_state(model)
-    epoch = step = point = 0
-    if run.resume_from is not None:
-        checkpoint = checkpoints.load(run.resume_from)
-        model.load_state_dict(checkpoint["model"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        if state is not None:
-            state.load_state_dict(checkpoint["state"])
-        torch.random.set_rng_state(checkpoint["random"])
-        epoch, step, point = checkpoint["epoch"], checkpoint["step"], checkpoint["point"]
-    else:
-        began = time.perf_counter()
-        measurement, outcomes = run.start or measure(model)
-        first = Point(0, 0.0, 0, context.attempt, measurement, {}, 0.0, time.perf_counter() - began, now_ms())
-        report(context, first, outcomes)
+    Training(model, pairs, run, measure, context).run()
 
-    last = min(run.epochs, run.stop_after or run.epochs)
-    if epoch >= last:
-        return
-    per_epoch = steps_per_epoch(len(pairs), optimization.global_batch_size)
-    total_steps = per_epoch * run.epochs
-    check_schedule(optimization.warmup_steps, total_steps)
-    encoder: nn.Module = Encoder(model)
-    if ranks.is_distributed():
-        # Buffers stay local during an epoch (the papers' BatchNorm is per rank) and follow rank 0 at its end.
-        encoder = DistributedDataParallel(
-            encoder, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+
+@dataclass
+class Place:
+    """How far a run has come."""
+
+    epoch: int = 0
+    """Whole epochs done."""
+    step_in_epoch: int = 0
+    """Steps done of the epoch after those."""
+    step: int = 0
+    """Optimizer updates done."""
+    point: int = 0
+    """Index of the last point."""
+
+
+@dataclass
+class Tally:
+    """What was seen since the last point."""
+
+    began: float
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, parts: dict[str, Tensor]) -> None:
+        """Count one step's losses, without waiting for the device."""
+        for name, value in parts.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] += 1
+
+    def means(self) -> dict[str, float]:
+        """Of every part over the steps that had it."""
+        return {name: float(value) / self.counts[name] for name, value in self.sums.items()}
+
+
+class Training:
+    """One run under way."""
+
+    def __init__(self, model: nn.Module, pairs: Pairs, run: Run, measure: MeasureModel, context: Context) -> None:
+        self.device = next(model.parameters()).device
+        self.pairs, self.settings, self.measure, self.context = pairs, run, measure, context
+        self.optimization, self.objective = run.optimization, run.objective
+        ranks.per_rank(self.optimization.global_batch_size, ranks.world_size())
+        pairs.use_views(
+            hooks.image_views(self.objective),
+            image_augmentation=hooks.image_augmentation(self.objective),
+            augments_captions=hooks.augments_captions(self.objective),
         )
-    while epoch < last and not ranks.broadcast_object(context.should_stop()):
-        epoch += 1
-        began = time.perf_counter()
-        set_training_mode(model, optimization)
-        batches = EpochBatches(
-            len(pairs),
-            global_batch_size=optimization.global_batch_size,
-            epoch=epoch,
+        self.model = prepare_batch_norm(model, self.optimization).to(memory_format=torch.channels_last)
+        self.per_epoch = steps_per_epoch(len(pairs), self.optimization.global_batch_size) if run.epochs else 0
+        self.facts = TrainingFacts(
+            num_pairs=len(pairs),
+            steps_per_epoch=self.per_epoch,
+            epochs=run.epochs,
+            global_batch_size=self.optimization.global_batch_size,
+            embed_dim=embedding_width(self.model),
             seed=run.seed,
-            rank=ranks.rank(),
-            world_size=ranks.world_size(),
+            labels=pairs.labels,
+            num_classes=pairs.num_classes,
         )
-        loader = epoch_loader(pairs, batches, num_workers=run.loader_workers, pin=device.type == "cuda")
-        sums: dict[str, torch.Tensor] = {}
-        rate = 0.0
-        for batch in loader:
-            assert len(batch.rows) == share
-            rate = learning_rate_at(step, optimization.learning_rate, optimization.warmup_steps, total_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            parts = train_step(encoder, model, optimizer, run.objective, state, batch.to(device), optimization)
-            step += 1
-            for name, value in parts.items():
-                sums[name] = sums.get(name, torch.zeros((), device=device)) + value
-            if device.type == "cpu" or step % CHECK_EVERY == 0:
-                check_finite(sums["loss"], step, run)
-        check_finite(sums["loss"], step, run)
-        ranks.broadcast_buffers(model)
+        self.state = hooks.init_state(self.objective, self.model, self.facts)
+        self.optimizer = build_optimizer(self.model, self.optimization, hooks.trained_parameters(self.state))
+        if run.optimizer_state is not None:
+            self.optimizer.load_state_dict(run.optimizer_state)
+        self.place = Place()
+        self.rate = 0.0
+
+    def run(self) -> None:
+        """From where the run stands to its end, or until the context asks to stop."""
+        run = self.settings
+        if run.resume_from is not None:
+            self.restore(run.resume_from)
+        else:
+            began = time.perf_counter()
+            measurement, outcomes = run.start or self.measured()
+            first = Point(0, 0.0, 0, self.context.attempt, measurement, {}, 0.0, time.perf_counter() - began, now_ms())
+            report(self.context, first, outcomes)
+        last = min(run.epochs, run.stop_after or run.epochs)
+        if self.place.epoch >= last:
+            return
+        check_schedule(warmup_of(self.optimization), self.per_epoch * run.epochs)
+        self.encoder: nn.Module = Encoder(self.model)
+        if ranks.is_distributed():
+            # Buffers stay local during an epoch (the papers' BatchNorm is per rank) and follow rank 0 at its end.
+            self.encoder = DistributedDataParallel(
+                self.encoder, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+            )
+        while self.place.epoch < last and not ranks.broadcast_object(self.context.should_stop()):
+            self.run_epoch(self.place.epoch + 1)
+
+    def restore(self, path: Path) -> None:
+        """Go back to where a checkpoint was written."""
+        checkpoint = checkpoints.load(path)
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.state is not None:
+            self.state.load_state_dict(checkpoint["state"])
+        torch.random.set_rng_state(checkpoint["random"])
+        self.place = Place(checkpoint["epoch"], checkpoint["step_in_epoch"], checkpoint["step"], checkpoint["point"])
+
+    def run_epoch(self, epoch: int) -> None:
+        """The rest of an epoch, its points included; ends early where the context asks to stop inside it."""
+        run, place = self.settings, self.place
+        tally = Tally(time.perf_counter())
+        if place.step_in_epoch == 0:
+            facts = EpochFacts(epoch, self.facts, lambda other=None: self.embed_all(epoch, other), self.forget)
+            hooks.start_epoch(self.objective, self.state, facts)
+        walks = hooks.passes(self.objective, self.state, epoch, len(self.pairs))
+        size = self.optimization.global_batch_size
+        steps = sum(len(walk.rows) // size for walk in walks)
+        if not steps:
+            raise ValueError(
+                f"epoch {epoch} has no batch: its passes hold {[len(walk.rows) for walk in walks]} pairs and "
+                f"global_batch_size={size}; choose a smaller batch"
+            )
+        self.set_mode()
+        for walk, batch in self.batches(epoch, walks):
+            parts = self.step(epoch, walk, batch)
+            place.step += 1
+            place.step_in_epoch += 1
+            tally.add(parts)
+            if run.log_every is not None and place.step % run.log_every == 0:
+                tally.curve.append({"step": place.step, **{name: float(value) for name, value in parts.items()}})
+            if self.device.type == "cpu" or place.step % CHECK_EVERY == 0:
+                check_finite(tally.sums["loss"], place.step, run)
+            if place.step_in_epoch in run.measure_at and place.step_in_epoch < steps:
+                self.make_point(epoch - 1 + place.step_in_epoch / steps, tally)
+                if ranks.broadcast_object(self.context.should_stop()):
+                    return
+                self.set_mode()
+                tally = Tally(time.perf_counter())
+        place.epoch, place.step_in_epoch = epoch, 0
+        self.make_point(float(epoch), tally)
+
+    def batches(self, epoch: int, walks: Iterable[Pass]) -> Iterator[tuple[Pass, PairBatch]]:
+        """The epoch's batches from where it stands."""
+        skip = self.place.step_in_epoch
+        for index, walk in enumerate(walks):
+            order = EpochBatches(
+                len(self.pairs),
+                global_batch_size=self.optimization.global_batch_size,
+                epoch=epoch,
+                seed=self.settings.seed,
+                rank=ranks.rank(),
+                world_size=ranks.world_size(),
+                rows=walk.rows,
+                index=index,
+            )
+            steps = len(order)
+            order.skip = min(skip, steps)
+            skip -= order.skip
+            if len(order):
+                workers, pin = self.settings.loader_workers, self.device.type == "cuda"
+                for batch in epoch_loader(self.pairs, order, num_workers=workers, pin=pin):
+                    yield walk, batch
+
+    def step(self, epoch: int, walk: Pass, batch: PairBatch) -> dict[str, Tensor]:
+        """One optimizer update at the schedule's rate."""
+        if walk.learning_rate is not None:
+            self.rate = walk.learning_rate
+        else:
+            within = min(self.place.step_in_epoch, self.per_epoch - 1)
+            self.rate = scheduled_rate(
+                (epoch - 1 + self.settings.schedule_shift) * self.per_epoch + within,
+                self.optimization,
+                self.per_epoch * self.settings.epochs,
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+        return train_step(
+            self.encoder,
+            self.model,
+            self.optimizer,
+            self.objective,
+            self.state,
+            batch.to(self.device),
+            self.optimization,
+            stage=walk.stage,
+        )
+
+    def make_point(self, epoch: float, tally: Tally) -> None:
+        """Measure, write a checkpoint, report."""
+        run, place = self.settings, self.place
+        check_finite(tally.sums["loss"], place.step, run)
+        if place.step_in_epoch == 0:
+            ranks.broadcast_buffers(self.model)
         trained = time.perf_counter()
-        measurement, outcomes = measure(model)
-        measured = time.perf_counter()
-        point += 1
-        checkpoint_name: str | None = None
-        if run.checkpoint_folder is not None:
-            checkpoint_name = f"{run.checkpoint_prefix}epoch-{epoch:04d}.pt"
-            if ranks.rank() == 0:
-                content: checkpoints.Checkpoint = {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "state": state.state_dict() if state is not None else {},
-                    "epoch": epoch,
-                    "step": step,
-                    "point": point,
-                    "random": torch.random.get_rng_state(),
-                    "config": run.config,
-                }
-                checkpoints.save(content, run.checkpoint_folder / checkpoint_name)
-        train_numbers = {name: float(value) / per_epoch for name, value in sums.items()}
-        train_numbers |= {"learning_rate": rate, "logit_scale": logit_scale(model)}
+        measurement, outcomes = self.measured()
+        seconds = time.perf_counter() - trained
+        place.point += 1
+        inside = f"-step-{place.step_in_epoch:06d}" if place.step_in_epoch else ""
+        name = f"{run.checkpoint_prefix}epoch-{place.epoch:04d}{inside}.pt"
+        if run.checkpoint_folder is not None and ranks.rank() == 0:
+            checkpoints.save(self.checkpoint(), run.checkpoint_folder / name)
+        numbers = tally.means() | {"learning_rate": self.rate, "logit_scale": logit_scale(self.model)}
         report(
-            context,
+            self.context,
             Point(
-                index=point,
-                epoch=float(epoch),
-                step=step,
-                attempt=context.attempt,
+                index=place.point,
+                epoch=epoch,
+                step=place.step,
+                attempt=self.context.attempt,
                 measurement=measurement,
                 # A part of a user's method may be no number though the loss is one; no record can hold it.
-                train={name: value for name, value in train_numbers.items() if math.isfinite(value)},
-                train_seconds=trained - began,
-                evaluate_seconds=measured - trained,
+                train={name: value for name, value in numbers.items() if math.isfinite(value)},
+                train_seconds=trained - tally.began,
+                evaluate_seconds=seconds,
                 timestamp_ms=now_ms(),
-                checkpoint=checkpoint_name,
+                checkpoint=name if run.checkpoint_folder is not None else None,
+                curve=tuple({k: v for k, v in entry.items() if math.isfinite(v)} for entry in tally.curve),
             ),
             outcomes,
         )
+
+    def checkpoint(self) -> checkpoints.Checkpoint:
+        """Everything from which the run goes on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "state": self.state.state_dict() if self.state is not None else {},
+            "epoch": self.place.epoch,
+            "step_in_epoch": self.place.step_in_epoch,
+            "step": self.place.step,
+            "point": self.place.point,
+            "random": torch.random.get_rng_state(),
+            "config": self.settings.config,
+        }
+
+    def measured(self) -> tuple[Measurement, Outcomes]:
+        """The model as it is, by prompts or by the objective's own classifier."""
+        classifier = hooks.classifier(self.objective, self.state)
+        return self.measure(self.model) if classifier is None else self.measure(self.model, classifier)
+
+    def set_mode(self) -> None:
+        """Training mode, for the model and for what the objective trains beside it."""
+        set_training_mode(self.model, self.optimization)
+
+    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Drop the optimizer's moments of parameters that were made anew."""
+        for parameter in parameters:
+            self.optimizer.state.pop(parameter, None)
+
+    @torch.no_grad()
+    def embed_all(self, epoch: int, other: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """All pairs as the epoch sees them, embedded in evaluation mode; the ranks share the work.
+
+        Returns:
+            (N, D) image embeddings and (N, D) text embeddings, unit norm, float32, on the CPU.
+        """
+        model = self.model if other is None else other.to(self.device)
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        share = torch.arange(len(self.pairs)).tensor_split(ranks.world_size())[ranks.rank()]
+        rows: list[tuple[Tensor, Tensor]] = []
+        try:
+            for chunk in share.split(EMBED_BATCH):
+                batch = self.pairs.first_copies(epoch, chunk.tolist()).to(self.device)
+                images, texts, _ = encode(Encoder(model), batch.images, batch.tokens, self.optimization)
+                rows.append((F.normalize(images, dim=-1).cpu(), F.normalize(texts, dim=-1).cpu()))
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        parts = [part for one in ranks.gather_objects(rows) for part in one]
+        return torch.cat([images for images, _ in parts]), torch.cat([texts for _, texts in parts])
 
 
 def train_step(
@@ -197,6 +390,8 @@ def train_step(
     state: nn.Module | None,
     batch: PairBatch,
     optimization: Optimization,
+    *,
+    stage: str = "",
 ) -> dict[str, torch.Tensor]:
     """One optimizer update on this rank's share of a batch.
 
@@ -205,32 +400,57 @@ def train_step(
     Returns:
         `loss` and the objective's parts, detached, of the global batch.
     """
-    embedded = embed(encoder, batch, optimization)
+    embedded = embed(encoder, batch, optimization, stage=stage)
     loss = objective.loss(state, embedded)
     optimizer.zero_grad(set_to_none=True)
     loss.total.backward()
     if optimization.max_gradient_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), optimization.max_gradient_norm)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(trained, optimization.max_gradient_norm)
     optimizer.step()
     clamp_logit_scale(model)
     return {"loss": loss.total.detach(), **{name: part.detach() for name, part in loss.parts.items()}}
 
 
-def embed(encoder: nn.Module, batch: PairBatch, optimization: Optimization) -> EmbeddedBatch:
+def embed(encoder: nn.Module, batch: PairBatch, optimization: Optimization, *, stage: str = "") -> EmbeddedBatch:
     """Embed this rank's share of a batch and gather the rows of all ranks."""
     has_views = batch.image_views is not None and batch.token_views is not None
     images, tokens = batch.images, batch.tokens
     if has_views:
         images = torch.cat([images, batch.image_views])  # type: ignore[list-item]
         tokens = torch.cat([tokens, batch.token_views])  # type: ignore[list-item]
+    image_rows, text_rows, scale = encode(encoder, images, tokens, optimization)
+    size = len(batch.rows)
+    features, *image_views = (ranks.gather_rows(rows) for rows in image_rows.split(size))
+    texts, *text_views = (ranks.gather_rows(F.normalize(rows, dim=-1)) for rows in text_rows.split(size))
+
+    def embed_with(other: nn.Module) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            theirs = encode(Encoder(other), batch.images, batch.tokens, optimization)
+            image_theirs, text_theirs = (ranks.gather_rows(F.normalize(rows, dim=-1)) for rows in theirs[:2])
+        return image_theirs, text_theirs
+
+    return EmbeddedBatch(
+        images=F.normalize(features, dim=-1),
+        texts=texts,
+        logit_scale=scale,
+        image_views=F.normalize(image_views[0], dim=-1) if image_views else None,
+        text_views=text_views[0] if text_views else None,
+        rows=ranks.gather_rows(batch.rows),
+        image_features=features,
+        stage=stage,
+        embed_with=embed_with,
+    )
+
+
+def encode(
+    encoder: nn.Module, images: Tensor, tokens: Tensor, optimization: Optimization
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of uint8 images and of tokens, not yet of unit norm, and the logit scale, in the run's precision."""
     pixels = normalise_pixels(images).contiguous(memory_format=torch.channels_last)
     with autocast(images.device, optimization):
         image_rows, text_rows, scale = encoder(pixels, tokens)
-    size = len(batch.rows)
-    gathered = [ranks.gather_rows(rows) for rows in (*image_rows.split(size), *text_rows.split(size))]
-    if has_views:
-        return EmbeddedBatch(gathered[0], gathered[2], scale, gathered[1], gathered[3])
-    return EmbeddedBatch(gathered[0], gathered[1], scale)
+    return image_rows, text_rows, scale
 
 
 def autocast(device: torch.device, optimization: Optimization) -> AbstractContextManager[object]:

@@ -1,9 +1,10 @@
 """What the loop asks of an objective or a cleaning method, and what it hands them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -21,6 +22,15 @@ class EmbeddedBatch:
     """(B, D), embeddings of augmented images; None unless the objective asked for views."""
     text_views: Tensor | None = None
     """(B, D), embeddings of augmented captions; None unless the objective asked for views."""
+    rows: Tensor | None = None
+    """(B,) int64, row numbers of the pairs; None outside the loop."""
+    image_features: Tensor | None = None
+    """(B, D), `images` before they were brought to unit norm; None outside the loop."""
+    stage: str = ""
+    """Name of the pass that the batch belongs to; empty where the objective names none."""
+    embed_with: "Callable[[nn.Module], tuple[Tensor, Tensor]] | None" = None
+    """Embeds the same images and captions (not the views) with another model, in the mode that it is in and without
+    gradients: two (B, D) of unit norm. None outside the loop."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +43,116 @@ class Loss:
     """Unweighted parts by name, for the records."""
 
 
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What an objective may know of its run before the first step."""
+
+    num_pairs: int
+    steps_per_epoch: int
+    epochs: int
+    global_batch_size: int
+    embed_dim: int
+    """D, width of the joint embedding."""
+    seed: int
+    """Of the run; draws of an objective come from streams named after it."""
+    labels: Tensor | None = None
+    """(num_pairs,) int64, each pair's class, where the pairs come from labelled images."""
+    num_classes: int = 0
+    """Classes of those labels; 0 where there are none."""
+
+
+@dataclass(frozen=True)
+class EpochFacts:
+    """What an objective may know and do at the start of an epoch."""
+
+    epoch: int
+    """From 1."""
+    run: TrainingFacts
+    embed: Callable[..., tuple[Tensor, Tensor]]
+    """`embed()` embeds all pairs with the model as it is, `embed(other)` with another model: image and text
+    embeddings, (num_pairs, D) each, unit norm, float32, on the CPU, the same on every rank. Evaluation mode, no
+    gradients; images and captions as this epoch will see them."""
+    forget: Callable[[Iterable[nn.Parameter]], None]
+    """Drops the optimizer's moments of parameters that were made anew."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A walk over some of the pairs, in a drawn order, within one epoch."""
+
+    rows: Tensor
+    """(n,) int64 row numbers; fewer than one batch make no step."""
+    stage: str = ""
+    """Handed to the loss with every batch."""
+    learning_rate: float | None = None
+    """Constant rate of this pass; None: the schedule's."""
+
+
 class Objective(Protocol):
-    """A frozen value: fields are hyperparameters; what must be remembered lives in a state that the loop owns."""
+    """A frozen value: fields are hyperparameters; what must be remembered lives in a state that the loop owns.
 
-    @property
-    def image_views(self) -> Any | None:
-        """Makes augmented images (`views(images, seeds)`), or None where the loss needs no views."""
-        ...
+    Only `loss` is needed. What else the loop asks for, where an objective has it:
 
-    def init_state(self, model: nn.Module) -> nn.Module | None:
-        """What this run remembers beside the model; None where nothing. Its state dict is checkpointed."""
-        ...
+    - `image_views`: makes augmented second copies (`views(images, seeds)`); text views come along.
+    - `image_augmentation`: changes the first copies of the images too, `augments_captions` (bool) the captions.
+    - `init_state(model, facts) -> nn.Module | None`: what this run remembers beside the model. Parameters of it that
+      need gradients are trained, without weight decay; its state dict is checkpointed. The model comes as it is
+      before the first step, on a resumed run too.
+    - `start_epoch(state, facts: EpochFacts)`: changes the state at the start of an epoch.
+    - `passes(state, epoch) -> sequence of Pass`: which pairs the epoch walks over; asked again when an epoch is
+      resumed, so it depends on the state and the epoch alone.
+    - `classifier(state) -> (features -> scores) | None`: classifies un-normalised image features where the result is
+      not a zero-shot model.
+    """
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """The loss of one global batch."""
         ...
+
+
+def image_views(objective: Objective) -> Any | None:
+    """What makes the objective's second copies of images; None: it needs none."""
+    return getattr(objective, "image_views", None)
+
+
+def image_augmentation(objective: Objective) -> Any | None:
+    """What changes the first copies; None: they stay as they are."""
+    return getattr(objective, "image_augmentation", None)
+
+
+def augments_captions(objective: Objective) -> bool:
+    """Whether the first copies of captions are augmented."""
+    return bool(getattr(objective, "augments_captions", False))
+
+
+def init_state(objective: Objective, model: nn.Module, facts: TrainingFacts) -> nn.Module | None:
+    """The objective's state, on the model's device; None where it remembers nothing."""
+    make = getattr(objective, "init_state", None)
+    state: nn.Module | None = make(model, facts) if make is not None else None
+    return None if state is None else state.to(next(model.parameters()).device)
+
+
+def trained_parameters(state: nn.Module | None) -> list[nn.Parameter]:
+    """Parameters of the state that are trained beside the model."""
+    return [] if state is None else [parameter for parameter in state.parameters() if parameter.requires_grad]
+
+
+def start_epoch(objective: Objective, state: nn.Module | None, facts: EpochFacts) -> None:
+    """Let the objective prepare an epoch."""
+    prepare = getattr(objective, "start_epoch", None)
+    if prepare is not None:
+        prepare(state, facts)
+
+
+def passes(objective: Objective, state: nn.Module | None, epoch: int, num_pairs: int) -> Sequence[Pass]:
+    """The epoch's walks over the pairs: one over all of them unless the objective says otherwise."""
+    choose = getattr(objective, "passes", None)
+    chosen: Sequence[Pass] | None = choose(state, epoch) if choose is not None else None
+    return (Pass(torch.arange(num_pairs)),) if chosen is None else chosen
+
+
+def classifier(objective: Objective, state: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
+    """What classifies image features in place of prompts; None: the model is zero-shot."""
+    make = getattr(objective, "classifier", None)
+    made: Callable[[Tensor], Tensor] | None = make(state) if make is not None else None
+    return made

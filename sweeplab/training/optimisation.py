@@ -1,6 +1,7 @@
 """Optimisation: AdamW with CLIP's exemption rule, warm-up and cosine, the clamp of the logit scale."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +17,9 @@ class Optimization(Spec):
 
     learning_rate: float = Field(default=1e-5, gt=0)
     """Peak of the schedule."""
+    schedule: Literal["warmup-cosine", "fall-cosine"] = "warmup-cosine"
+    """`warmup-cosine`: linear warm-up, then half a cosine to zero. `fall-cosine`: PAR's, linear from the peak to a
+    tenth of it over the first half, then half a cosine to 1e-9; `warmup_steps` plays no part."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled (AdamW), on the decayed group only: see `parameter_groups`."""
     warmup_steps: int = Field(default=50, ge=0)
@@ -34,6 +38,11 @@ class Optimization(Spec):
     """Of the forward pass (autocast); the loss and the update are always float32."""
 
 
+def warmup_of(optimization: Optimization) -> int:
+    """Warm-up steps of the schedule in use; `fall-cosine` has none."""
+    return optimization.warmup_steps if optimization.schedule == "warmup-cosine" else 0
+
+
 def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int) -> float:
     """Linear warm-up, then half a cosine to zero.
 
@@ -50,6 +59,36 @@ def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+
+
+FALL_SHARE = 0.1
+"""Rate in the middle of `fall-cosine` / its peak: 3e-6 of 3e-5."""
+FALL_FLOOR = 1e-9
+"""Last rate of `fall-cosine`."""
+
+
+def falling_rate_at(step: int, peak: float, total_steps: int) -> float:
+    """PAR's schedule: linear from the peak to a tenth of it over the first half, then half a cosine to 1e-9.
+
+    Args:
+        step: optimizer updates done so far, from 0.
+        peak: the first rate, 3e-5 in the paper.
+        total_steps: of the run. (The authors' trainer counts one step an epoch too many and stops a little early.)
+
+    Source: PerturbAndRecover, `utils.py`, where the falling half is called warm-up.
+    """
+    half, low = total_steps // 2, peak * FALL_SHARE
+    if step < half:
+        return peak + (low - peak) * step / max(1, half - 1)
+    floor = min(FALL_FLOOR, low)
+    return floor + 0.5 * (low - floor) * (1 + math.cos(math.pi * (step - half) / (total_steps - half)))
+
+
+def scheduled_rate(step: int, optimization: Optimization, total_steps: int) -> float:
+    """The rate of the schedule that the optimization names."""
+    if optimization.schedule == "fall-cosine":
+        return falling_rate_at(step, optimization.learning_rate, total_steps)
+    return learning_rate_at(step, optimization.learning_rate, optimization.warmup_steps, total_steps)
 
 
 def check_schedule(warmup_steps: int, total_steps: int) -> None:
@@ -82,13 +121,23 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
     return parameter.ndim >= 2 and not name.endswith("logit_scale")
 
 
-def build_optimizer(model: nn.Module, optimization: Optimization) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, optimization: Optimization, beside: Sequence[nn.Parameter] = ()
+) -> torch.optim.AdamW:
     """A fresh AdamW: no moments, no hyperparameters carried over from pre-training.
 
     (The authors load the pre-training optimizer's state, which silently replaces the chosen weight decay by 0.1.)
+
+    Args:
+        model: its parameters are split into decayed and exempt ones.
+        optimization: rates and moments.
+        beside: parameters of an objective's state, trained without weight decay.
     """
+    groups = parameter_groups(model, optimization.weight_decay)
+    if beside:
+        groups.append({"params": list(beside), "weight_decay": 0.0})
     return torch.optim.AdamW(
-        parameter_groups(model, optimization.weight_decay),
+        groups,
         lr=optimization.learning_rate,
         betas=(optimization.beta1, optimization.beta2),
         eps=optimization.epsilon,

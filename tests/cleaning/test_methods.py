@@ -1,23 +1,17 @@
-"""What holds for every cleaning method, and CleanCLIP by hand."""
-
-import dataclasses
-import json
+"""CleanCLIP by hand; what holds for every method is in tests/test_every_objective.py."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.cleanclip import CleanCLIP
-from sweeplab.clip_model import Architecture, build
 from sweeplab.data.augmentation import AutoAugmentView
 from sweeplab.losses import in_modal_ssl, mmcl
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput
 from sweeplab.training.objective import EmbeddedBatch
-
-every_method = pytest.mark.parametrize("method", [method() for method in METHODS], ids=lambda method: method.kind)
 
 
 def embedded(*, with_views: bool, seed: int = 0) -> EmbeddedBatch:
@@ -26,61 +20,6 @@ def embedded(*, with_views: bool, seed: int = 0) -> EmbeddedBatch:
     rows = [F.normalize(torch.randn(6, 4, generator=draw), dim=1).requires_grad_() for _ in range(4)]
     scale = torch.tensor(5.0, requires_grad=True)
     return EmbeddedBatch(rows[0], rows[1], scale, *(rows[2:] if with_views else ()))
-
-
-def needed(method: Spec, seed: int = 0) -> EmbeddedBatch:
-    """The batch that the loop would hand to the method."""
-    return embedded(with_views=method.image_views is not None, seed=seed)
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Architecture) -> nn.Module:
-    return build(tiny, seed=0)
-
-
-@every_method
-def test_the_loss_is_a_finite_scalar_with_named_parts(method: Spec, model: nn.Module):
-    loss = method.loss(method.init_state(model), needed(method))
-    assert loss.total.shape == ()
-    assert loss.total.isfinite()
-    assert loss.parts
-    for name, part in loss.parts.items():
-        assert name
-        assert name != "loss", "the loop records the total under that name"
-        assert part.shape == ()
-
-
-@every_method
-def test_gradients_reach_images_texts_and_temperature(method: Spec, model: nn.Module):
-    batch = needed(method)
-    method.loss(method.init_state(model), batch).total.backward()
-    for rows in (batch.images, batch.texts, batch.logit_scale):
-        assert rows.grad is not None
-        assert float(rows.grad.abs().sum()) > 0
-        assert rows.grad.isfinite().all()
-
-
-@every_method
-def test_the_loss_leaves_the_batch_as_it_is(method: Spec, model: nn.Module):
-    batch, twin = needed(method), needed(method)
-    method.loss(method.init_state(model), batch)
-    for field in dataclasses.fields(EmbeddedBatch):
-        held = getattr(batch, field.name)
-        assert held is None or torch.equal(held, getattr(twin, field.name))
-
-
-@every_method
-def test_equal_methods_have_equal_losses(method: Spec, model: nn.Module):
-    twin = type(method).model_validate(json.loads(json.dumps(method.to_json())))
-    assert twin == method
-    first = method.loss(method.init_state(model), needed(method)).total
-    assert torch.equal(twin.loss(twin.init_state(model), needed(method)).total, first)
-
-
-@every_method
-def test_the_state_is_a_module_or_nothing(method: Spec, model: nn.Module):
-    state = method.init_state(model)
-    assert state is None or isinstance(state, nn.Module)
 
 
 def test_kinds_are_distinct():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture, build, tokenizer
-from sweeplab.evaluation.zero_shot import class_weights, class_weights_from, predict
+from sweeplab.evaluation.zero_shot import class_weights, class_weights_from, predict, zero_shot_classifier
 
 CPU = torch.device("cpu")
 
@@ -86,15 +86,15 @@ def plain(*colours: tuple[int, int, int]) -> Tensor:
 
 def test_the_class_with_the_largest_inner_product_is_predicted():
     batches = iter([plain((200, 10, 10), (10, 10, 200)), plain((10, 200, 10))])
-    predictions = predict(Colours(), batches, torch.eye(3), device=CPU)
+    predictions = predict(Colours(), batches, zero_shot_classifier(torch.eye(3)), device=CPU)
     assert predictions.tolist() == [0, 2, 1]
     assert predictions.dtype == torch.int64
 
 
 def test_of_equal_scores_the_lower_class_number_is_predicted():
     same = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    assert predict(Colours(), iter([plain((200, 10, 10))]), same, device=CPU).tolist() == [1]
+    assert predict(Colours(), iter([plain((200, 10, 10))]), zero_shot_classifier(same), device=CPU).tolist() == [1]
 
 
 def test_no_images_have_no_predictions():
-    assert predict(Colours(), iter([]), torch.eye(3), device=CPU).shape == (0,)
+    assert predict(Colours(), iter([]), zero_shot_classifier(torch.eye(3)), device=CPU).shape == (0,)

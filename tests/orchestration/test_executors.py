@@ -97,10 +97,6 @@ class Plain(Spec):
 
     kind: Literal["plain"] = "plain"
     strange: bool = False
-    image_views: None = None
-
-    def init_state(self, model):
-        return None
 
     def loss(self, state, batch):
         total = mmcl(batch.images, batch.texts, batch.logit_scale)

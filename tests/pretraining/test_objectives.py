@@ -1,23 +1,15 @@
-"""What holds for every pre-training objective, and the two of the papers."""
-
-import json
+"""MMCL and MMCL + SSL by hand; what holds for every objective is in tests/test_every_objective.py."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.testing import assert_close
 
-from sweeplab.clip_model import Architecture, build
 from sweeplab.losses import in_modal_ssl, mmcl
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL, weighted_mmcl_ssl
-from sweeplab.specs import InvalidInput, Spec
-from sweeplab.training.objective import EmbeddedBatch
-
-every_objective = pytest.mark.parametrize(
-    "objective", [objective() for objective in OBJECTIVES], ids=lambda objective: objective.kind
-)
+from sweeplab.specs import InvalidInput
+from sweeplab.training.objective import EmbeddedBatch, image_views
 
 
 def embedded(*, with_views: bool) -> EmbeddedBatch:
@@ -27,49 +19,6 @@ def embedded(*, with_views: bool) -> EmbeddedBatch:
     return EmbeddedBatch(rows[0], rows[1], torch.tensor(5.0, requires_grad=True), *(rows[2:] if with_views else ()))
 
 
-def needed(objective: Spec) -> EmbeddedBatch:
-    """The batch that the loop would hand to the objective."""
-    return embedded(with_views=objective.image_views is not None)
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Architecture) -> nn.Module:
-    return build(tiny, seed=0)
-
-
-@every_objective
-def test_the_loss_is_a_finite_scalar_with_named_parts(objective: Spec, model: nn.Module):
-    loss = objective.loss(objective.init_state(model), needed(objective))
-    assert loss.total.shape == ()
-    assert loss.total.isfinite()
-    assert loss.parts
-    assert "loss" not in loss.parts, "the loop records the total under that name"
-    assert all(part.shape == () for part in loss.parts.values())
-
-
-@every_objective
-def test_gradients_reach_images_texts_and_temperature(objective: Spec, model: nn.Module):
-    batch = needed(objective)
-    objective.loss(objective.init_state(model), batch).total.backward()
-    for rows in (batch.images, batch.texts, batch.logit_scale):
-        assert float(rows.grad.abs().sum()) > 0
-        assert rows.grad.isfinite().all()
-
-
-@every_objective
-def test_equal_objectives_have_equal_losses(objective: Spec, model: nn.Module):
-    twin = type(objective).model_validate(json.loads(json.dumps(objective.to_json())))
-    assert twin == objective
-    first = objective.loss(objective.init_state(model), needed(objective)).total
-    assert torch.equal(twin.loss(twin.init_state(model), needed(objective)).total, first)
-
-
-@every_objective
-def test_the_state_is_a_module_or_nothing(objective: Spec, model: nn.Module):
-    state = objective.init_state(model)
-    assert state is None or isinstance(state, nn.Module)
-
-
 def test_kinds_are_distinct():
     assert len({objective().kind for objective in OBJECTIVES}) == len(OBJECTIVES)
 
@@ -77,7 +26,7 @@ def test_kinds_are_distinct():
 def test_mmcl_is_the_contrastive_loss_alone_and_needs_no_views():
     batch = embedded(with_views=False)
     loss = MMCL().loss(None, batch)
-    assert MMCL().image_views is None
+    assert image_views(MMCL()) is None
     assert_close(loss.total, mmcl(batch.images, batch.texts, batch.logit_scale))
     assert loss.parts == {"mmcl": loss.total}
 

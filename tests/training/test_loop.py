@@ -19,7 +19,7 @@ from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
 from sweeplab.training import checkpoints
 from sweeplab.training.loop import Run, set_training_mode, train, train_step
-from sweeplab.training.objective import EmbeddedBatch, Loss
+from sweeplab.training.objective import EmbeddedBatch, Loss, TrainingFacts
 from sweeplab.training.optimisation import Optimization, build_optimizer, learning_rate_at
 
 OPTIMIZATION = Optimization(learning_rate=1e-3, warmup_steps=2, global_batch_size=16)
@@ -42,7 +42,7 @@ class Notebook:
         return self.stop_at is not None and len(self.points) >= self.stop_at
 
 
-def measure(model: nn.Module) -> tuple[Measurement, Outcomes]:
+def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
     """Stands in for the evaluation, which has tests of its own."""
     return Measurement(1, 2, 0, 2, "evaluation"), NO_OUTCOMES
 
@@ -156,11 +156,7 @@ class Remembering(Spec):
 
     kind: Literal["remembering"] = "remembering"
 
-    @property
-    def image_views(self) -> None:
-        return None
-
-    def init_state(self, model: nn.Module) -> nn.Module:
+    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
         return Memory()
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
@@ -284,11 +280,7 @@ class Broken(Spec):
 
     kind: Literal["broken"] = "broken"
 
-    @property
-    def image_views(self) -> None:
-        return None
-
-    def init_state(self, model: nn.Module) -> nn.Module:
+    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
         return Memory()
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:

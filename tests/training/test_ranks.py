@@ -1,5 +1,6 @@
 """Ranks: the identity in one process; two processes take the step of one with the whole batch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sweeplab.clip_model import Encoder, SmallCLIP, build
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
+from sweeplab.training import objective as hooks
 from sweeplab.training import ranks
 from sweeplab.training.batches import ImageViews, PairBatch
 from sweeplab.training.loop import Run, prepare_batch_norm, set_training_mode, train, train_step
@@ -67,6 +69,8 @@ class DrawnPairs:
     """16 pairs of noise; a row's pixels and tokens depend on the row alone."""
 
     is_in_memory = True
+    labels = torch.arange(16) % 3
+    num_classes = 3
 
     def __init__(self) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -77,8 +81,12 @@ class DrawnPairs:
     def __len__(self) -> int:
         return 16
 
-    def use_views(self, image_views: ImageViews | None) -> None:
+    def use_views(self, image_views: ImageViews | None, **augmentation: object) -> None:
         self.has_views = image_views is not None
+
+    def first_copies(self, epoch: int, rows: Sequence[int]) -> PairBatch:
+        index = torch.as_tensor(rows)
+        return PairBatch(index, self.images[index], self.tokens[index])
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> PairBatch:
         rows = torch.tensor([row for _, row in keys])
@@ -100,7 +108,7 @@ class Notebook:
         return False
 
 
-def measure(model: nn.Module) -> tuple[Measurement, Outcomes]:
+def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
     return Measurement(1, 2, 0, 2, "evaluation"), Outcomes(b"", 0, b"", 0)
 
 
@@ -112,7 +120,7 @@ def one_step(objective: Spec) -> dict[str, Tensor]:
         encoder = DistributedDataParallel(encoder, broadcast_buffers=False, static_graph=True)
     share = 8 // ranks.world_size()
     pairs = DrawnPairs()
-    pairs.use_views(objective.image_views)
+    pairs.use_views(hooks.image_views(objective))
     batch = pairs.__getitems__([(1, row) for row in range(ranks.rank() * share, (ranks.rank() + 1) * share)])
     unclipped = OPTIMIZATION.replace(max_gradient_norm=None)
     set_training_mode(model, unclipped)

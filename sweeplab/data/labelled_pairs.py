@@ -1,0 +1,64 @@
+"""Labelled images as pairs: each image with a caption made from its class, for supervised finetuning."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.tables import LabelledImages, PairTable
+from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
+from sweeplab.training.randomness import numpy_stream
+
+
+class LabelledPairs(Spec):
+    """Images of class folders, each paired with a caption of its class; the classes are kept for methods that want
+    them.
+
+    CleanCLIP (App. C.3) finetunes on 5, 10 or 50 ImageNet images a class. These must not be the test images: give
+    another folder than the evaluation's.
+    """
+
+    kind: Literal["labelled"] = "labelled"
+    images: Annotated[AnySpec, one_of(lambda: (ClassFolders, FruitStallTest), "read", "source of labelled images")]
+    per_class: int | None = Field(default=None, ge=1)
+    """Images of each class, drawn by `seed`; None: all."""
+    template: str = "a photo of a {}."
+    """Caption, with `{}` for the class name."""
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("template")
+    @classmethod
+    def _one_place(cls, text: str) -> str:
+        if text.count("{}") != 1:
+            raise ValueError("needs one {} for the class name")
+        return text
+
+    def labelled(self, data_home: Path) -> LabelledImages:
+        """The chosen images and their classes.
+
+        Raises:
+            InvalidInput: if a class has fewer than `per_class` images.
+        """
+        images: LabelledImages = self.images.read(data_home)  # type: ignore[attr-defined]
+        if self.per_class is None:
+            return images
+        draw = numpy_stream(self.seed, "labelled pairs")
+        rows = []
+        for label, name in enumerate(images.class_names):
+            own = np.flatnonzero(images.labels == label)
+            if len(own) < self.per_class:
+                raise InvalidInput(
+                    f"class {name!r} has {len(own)} images, fewer than per_class={self.per_class}; choose fewer"
+                )
+            rows.append(draw.permutation(own)[: self.per_class])
+        return images.subset(np.sort(np.concatenate(rows)))
+
+    def read(self, data_home: Path) -> PairTable:
+        """The images with their captions."""
+        images = self.labelled(data_home)
+        texts = [self.template.replace("{}", images.class_names[label]) for label in images.labels]
+        return PairTable.of(images.root, images.images, pa.array(texts, pa.large_string()), images.sizes)

@@ -1,0 +1,213 @@
+"""What holds for every pre-training objective and every cleaning method, run by the real loop on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sweeplab.cleaning import METHODS
+from sweeplab.cleaning.deep_clustering import DeepClustering
+from sweeplab.cleaning.par import PAR
+from sweeplab.clip_model import Architecture, Encoder, build, tokenizer
+from sweeplab.data.augmentation import PARView, SimCLRView
+from sweeplab.data.tables import PairTable
+from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.pretraining import OBJECTIVES
+from sweeplab.pretraining.abl import ABL
+from sweeplab.pretraining.roclip import RoCLIP
+from sweeplab.pretraining.safeclip import SafeCLIP
+from sweeplab.records import Measurement, Outcomes, Point
+from sweeplab.specs import Spec
+from sweeplab.training import objective as hooks
+from sweeplab.training.batches import PairBatch
+from sweeplab.training.loop import Run, Training, train, train_step
+from sweeplab.training.objective import EpochFacts
+from sweeplab.training.optimisation import Optimization
+
+OPTIMIZATION = Optimization(learning_rate=2e-3, warmup_steps=2, global_batch_size=16)
+SETTINGS = {
+    "safeclip": SafeCLIP(warmup_epochs=1, slow_epochs=1, pool_size=32, augmentation=SimCLRView()),
+    "safeclip-top": SafeCLIP(
+        warmup_epochs=0, slow_epochs=0, safe_rule="top-share", first_share=0.5, nearest_neighbours=False
+    ),
+    "roclip": RoCLIP(pool_size=40),
+    "abl": ABL(detect_at=2, num_flagged=20, remove_at=(2,), remove_share=0.1),
+    "deep-clustering": DeepClustering(num_clusters=5),
+    "par": PAR(augmentation=PARView()),
+}
+EVERY = {member().kind: SETTINGS.get(member().kind, member()) for member in (*OBJECTIVES, *METHODS)}
+EVERY["safeclip-top"] = SETTINGS["safeclip-top"]
+every = pytest.mark.parametrize("objective", EVERY.values(), ids=EVERY.keys())
+
+
+class Notebook:
+    attempt = 1
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+
+    def report(self, point: Point, outcomes: Outcomes) -> None:
+        self.points.append(point)
+
+    def should_stop(self) -> bool:
+        return False
+
+
+def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
+    return Measurement(1, 2, 0, 2, "evaluation"), Outcomes(b"", 0, b"", 0)
+
+
+@pytest.fixture(scope="module")
+def pairs(tiny: Architecture, stall_pairs: PairTable) -> TrainingPairs:
+    """64 pairs of five classes: four steps of 16."""
+    labels = torch.arange(64) % 5
+    return TrainingPairs(stall_pairs, 32, tokenize=tokenizer(tiny), seed=0, labels=labels, num_classes=5)
+
+
+def ready(objective: Spec, tiny: Architecture, pairs: TrainingPairs, epoch: int = 1, rate: float = 2e-3) -> Training:
+    """A run at the start of an epoch."""
+    optimization = OPTIMIZATION.replace(learning_rate=rate)
+    run = Run(objective=objective, optimization=optimization, epochs=3, seed=0)
+    training = Training(build(tiny, seed=0), pairs, run, measure, Notebook())
+    training.encoder = Encoder(training.model)
+    facts = EpochFacts(epoch, training.facts, lambda other=None: training.embed_all(epoch, other), training.forget)
+    hooks.start_epoch(objective, training.state, facts)
+    training.set_mode()
+    return training
+
+
+def step(training: Training, batch: PairBatch, stage: str) -> dict[str, Tensor]:
+    return train_step(
+        training.encoder,
+        training.model,
+        training.optimizer,
+        training.objective,
+        training.state,
+        batch,
+        training.optimization,
+        stage=stage,
+    )
+
+
+def stages(training: Training, epoch: int) -> list[str]:
+    return [walk.stage for walk in hooks.passes(training.objective, training.state, epoch, 64)]
+
+
+@every
+def test_it_reads_back_from_json_as_an_equal_value(objective: Spec):
+    assert type(objective).model_validate(json.loads(json.dumps(objective.to_json()))) == objective
+
+
+@every
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_step_gives_finite_named_parts_and_leaves_its_inputs(
+    objective: Spec, epoch: int, tiny: Architecture, pairs: TrainingPairs
+):
+    training = ready(objective, tiny, pairs, epoch)
+    batch = pairs.__getitems__([(epoch, row) for row in range(16)])
+    before = [tensor.clone() for tensor in (batch.images, batch.tokens)]
+    for stage in stages(training, epoch):
+        parts = step(training, batch, stage)
+        assert len(parts) >= 2
+        assert all(part.shape == () and part.isfinite() for part in parts.values())
+    assert torch.equal(batch.images, before[0])
+    assert torch.equal(batch.tokens, before[1])
+
+
+@every
+def test_20_steps_on_one_batch_lower_the_stated_loss(objective: Spec, tiny: Architecture, pairs: TrainingPairs):
+    """Each stage by itself; neighbours come from a pool that moves on, so a moving mean of the end is compared."""
+    for stage in set(stages(ready(objective, tiny, pairs), 1)):
+        training = ready(objective, tiny, pairs)
+        batch = pairs.__getitems__([(1, row) for row in range(16)])
+        losses = [float(step(training, batch, stage)["loss"]) for _ in range(20)]
+        assert sum(losses[-3:]) / 3 < losses[0] - 0.05
+
+
+@every
+def test_the_same_seed_gives_the_same_weights(objective: Spec, tiny: Architecture, pairs: TrainingPairs):
+    def weights() -> dict[str, Tensor]:
+        model = build(tiny, seed=0)
+        run = Run(objective=objective, optimization=OPTIMIZATION, epochs=2, seed=3)
+        train(model, pairs, run, measure=measure, context=Notebook())
+        return model.state_dict()
+
+    first = weights()
+    torch.manual_seed(1234)
+    second = weights()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@every
+def test_a_run_resumed_inside_an_epoch_takes_the_same_next_steps(
+    objective: Spec, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
+    """Killed after the first step of the third epoch, where every objective has its state in use."""
+
+    def finished(resume_from: Path | None, folder: Path) -> tuple[dict[str, Tensor], list[Point]]:
+        model, notebook = build(tiny, seed=0), Notebook()
+        run = Run(
+            objective=objective,
+            optimization=OPTIMIZATION,
+            epochs=3,
+            seed=0,
+            checkpoint_folder=folder,
+            resume_from=resume_from,
+            measure_at=(1,),
+        )
+        train(model, pairs, run, measure=measure, context=notebook)
+        return model.state_dict(), notebook.points
+
+    whole, points = finished(None, tmp_path / "whole")
+    inside = tmp_path / "whole" / "epoch-0002-step-000001.pt"
+    resumed, later = finished(inside, tmp_path / "again")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert [(point.index, point.epoch, point.step) for point in later] == [
+        (point.index, point.epoch, point.step) for point in points[-1:]
+    ]
+
+
+def test_points_inside_epochs_have_fractional_epochs(tiny: Architecture, pairs: TrainingPairs):
+    notebook = Notebook()
+    run = Run(objective=EVERY["mmcl"], optimization=OPTIMIZATION, epochs=2, seed=0, measure_at=(1, 3))
+    train(build(tiny, seed=0), pairs, run, measure=measure, context=notebook)
+    assert [(p.index, p.epoch, p.step) for p in notebook.points] == [
+        (0, 0.0, 0),
+        (1, 0.25, 1),
+        (2, 0.75, 3),
+        (3, 1.0, 4),
+        (4, 1.25, 5),
+        (5, 1.75, 7),
+        (6, 2.0, 8),
+    ]
+
+
+def test_measuring_inside_an_epoch_changes_no_weight(tiny: Architecture, pairs: TrainingPairs):
+    def weights(measure_at: tuple[int, ...]) -> dict[str, Tensor]:
+        model = build(tiny, seed=0)
+        run = Run(objective=EVERY["cleanclip"], optimization=OPTIMIZATION, epochs=2, seed=0, measure_at=measure_at)
+        train(model, pairs, run, measure=measure, context=Notebook())
+        return model.state_dict()
+
+    plain, measured = weights(()), weights((1, 2))
+    assert all(torch.equal(plain[name], measured[name]) for name in plain)
+
+
+def test_the_curve_records_the_parts_every_few_steps(tiny: Architecture, pairs: TrainingPairs):
+    notebook = Notebook()
+    run = Run(objective=EVERY["par"], optimization=OPTIMIZATION, epochs=2, seed=0, log_every=2)
+    train(build(tiny, seed=0), pairs, run, measure=measure, context=notebook)
+    assert [entry["step"] for point in notebook.points for entry in point.curve] == [2, 4, 6, 8]
+    assert {"loss", "mmcl", "perturbation"} <= set(notebook.points[1].curve[0])
+
+
+def test_the_authors_schedule_runs_one_epoch_ahead(tiny: Architecture, pairs: TrainingPairs):
+    """Four steps an epoch, two epochs, warm-up 2: the first step has cosine position (4 - 2) / (8 - 2) = 1/3, so
+    0.5 x (1 + cos 60 deg) = 0.75 of the peak; it never warms up."""
+    training = ready(EVERY["mmcl"], tiny, pairs)
+    training.settings = Run(objective=EVERY["mmcl"], optimization=OPTIMIZATION, epochs=2, seed=0, schedule_shift=1)
+    walk = hooks.passes(EVERY["mmcl"], None, 1, 64)[0]
+    training.step(1, walk, pairs.__getitems__([(1, row) for row in range(16)]))
+    assert training.rate == pytest.approx(0.75 * 2e-3)
