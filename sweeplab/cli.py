@@ -437,6 +437,8 @@ def pretrain(
         check_sources([sweep])
         home = home_folder()
         prepared = driver.prepare(sweep, home)
+        sweep = prepared.sweep
+        assert isinstance(sweep.victim, PretrainedVictim)
         with driver.workplace(sweep, inline):
             run = driver.pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say)
         selected = driver.select_epoch(sweep.victim, run)
@@ -561,6 +563,100 @@ def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
             raise InvalidInput("the faults above stop sweeps from running")
 
     raise typer.Exit(guarded(work))
+
+
+# --- attacks
+
+attack_app = typer.Typer(no_args_is_help=True, help="Look at triggers, and exchange poison plans.")
+app.add_typer(attack_app, name="attack")
+
+
+@attack_app.command("preview")
+def attack_preview(
+    attack: Annotated[str, typer.Argument(help="A kind (badnet, wanet, ...), or a JSON object with `kind`.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    fields: Annotated[list[str] | None, typer.Option("--set", help="field=value; may be repeated.")] = None,
+    to: Annotated[Path, typer.Option("--to", help="The picture to write.")] = Path("preview.png"),
+    image_size: Annotated[int, typer.Option(help="Side at which the model sees images, pixels.")] = 224,
+    seed: int = 0,
+) -> None:
+    """Write clean, triggered and magnified difference side by side."""
+
+    def work() -> None:
+        from sweeplab.attacks.preview import preview
+
+        picture = preview(attack_of(attack, fields or []), images, image_size=image_size, seed=seed)
+        try:
+            picture.save(to)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(
+                f"--to={to} cannot be written ({error}); give a .png file in a folder of yours"
+            ) from None
+        say(f"clean, triggered, difference: {to}")
+
+    raise typer.Exit(guarded(work))
+
+
+@attack_app.command("list")
+def attack_list() -> None:
+    """All attacks, with their fields and defaults."""
+
+    def work() -> None:
+        from sweeplab.attacks import ATTACKS
+
+        for member in ATTACKS:
+            fields = ", ".join(
+                f"{name}={'required' if field.is_required() else field.default}"
+                for name, field in member.model_fields.items()
+                if name != "kind"
+            )
+            say(f"{member.model_fields['kind'].default:18} {fields}")
+
+    raise typer.Exit(guarded(work))
+
+
+@attack_app.command("export")
+def attack_export(
+    script: Path,
+    to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
+    overrides: Overrides = None,
+    only: Only = None,
+    smoke: Annotated[bool, typer.Option("--smoke")] = False,
+) -> None:
+    """Write the poisoned pairs of a script's victim in the layout of CleanCLIP's scripts."""
+
+    def work() -> None:
+        from sweeplab.attacks.exchange import export_poisoned_csv
+        from sweeplab.experiment import PretrainedVictim
+        from sweeplab.orchestration.driver import machine_for
+        from sweeplab.orchestration.files import home_folder
+        from sweeplab.orchestration.workers import victim_table
+
+        sweep = _one_sweep(script, only, overrides or [], smoke)
+        if not isinstance(sweep.victim, PretrainedVictim):
+            raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which has no poison plan")
+        check_sources([sweep])
+        table, plan = victim_table(sweep.victim, machine_for(sweep, home_folder()))
+        written = export_poisoned_csv(table, plan, to, image_size=sweep.victim.architecture.image_size)
+        say(f"{len(plan.indices)} poisoned and {len(table) - len(plan.indices)} clean pairs: {written}")
+
+    raise typer.Exit(guarded(work))
+
+
+def attack_of(text: str, fields: list[str]) -> Any:
+    """An attack from its kind or JSON and `field=value` texts."""
+    from sweeplab.attacks import ATTACKS
+    from sweeplab.specs import kinds
+
+    try:
+        values = json.loads(text) if text.lstrip().startswith("{") else {"kind": text}
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"attack {text!r} is no JSON object ({error})") from None
+    values |= dict(_parameter(field) for field in fields)
+    for member in ATTACKS:
+        if member.model_fields["kind"].default == values.get("kind"):
+            return member.model_validate(values)
+    raise InvalidInput(f"attack {values.get('kind')!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
 
 
 if __name__ == "__main__":

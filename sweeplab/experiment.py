@@ -10,6 +10,8 @@ from sweeplab.attacks.poisoning import AttackField, Poisoning
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.start import Start
 from sweeplab.clip_model import Architecture, SmallCLIP
+from sweeplab.data.eda import TextAugmentation
+from sweeplab.data.eda import resolve as resolve_text_augmentation
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
@@ -20,6 +22,7 @@ from sweeplab.protocol import Protocol
 from sweeplab.search_space import Grid, SearchSpace, check_names
 from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
 from sweeplab.training import ranks
+from sweeplab.training.objective import augments_captions, image_views
 from sweeplab.training.optimisation import Optimization
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
@@ -31,7 +34,17 @@ class CleanSample(Spec):
 
     kind: Literal["clean-sample"] = "clean-sample"
     num_pairs: int = Field(default=100_000, ge=2)
+    """All of them, poisoned ones included."""
+    num_poisons: int = Field(default=0, ge=0)
+    """Pairs of `num_pairs` that are poisoned as the victim's were: a cleaning set that was not filtered well (Verma et
+    al., Sec. 5: 5, 10 or 25 of 100,000)."""
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "CleanSample":
+        if self.num_poisons > self.num_pairs:
+            raise ValueError(f"num_poisons={self.num_poisons} exceeds num_pairs={self.num_pairs}; choose fewer")
+        return self
 
 
 PAIR_SOURCES = (PairsCSV, FruitStall, LabelledPairs)
@@ -100,7 +113,7 @@ class ClosestTo(Spec):
 class PretrainedVictim(Spec):
     """A victim that is pre-trained here, poisoned, and selected by a rule; built once and reused by digest."""
 
-    NOT_IN_DIGEST = frozenset({"name", "initial"})
+    NOT_IN_DIGEST = frozenset({"name", "initial", "text_augmentation"})
 
     kind: Literal["pretrained"] = "pretrained"
     name: Name
@@ -120,6 +133,8 @@ class PretrainedVictim(Spec):
     protocol: Protocol = "paper"
     """See `sweeplab.protocol`."""
     evaluation: Evaluation
+    text_augmentation: TextAugmentation = "auto"
+    """How captions are augmented. What `auto` came to is recorded and part of the identity, by content."""
     seed: int = Field(default=0, ge=0)
     resources: Resources = Resources()
 
@@ -185,7 +200,7 @@ class Search(Spec):
 class CleaningSweep(Spec):
     """Many cleaning runs of one victim, over a search space."""
 
-    NOT_IN_DIGEST = frozenset({"name", "notes"})
+    NOT_IN_DIGEST = frozenset({"name", "notes", "text_augmentation"})
 
     name: Name
     victim: Annotated[PretrainedVictim | CheckpointVictim, Field(discriminator="kind")]
@@ -204,6 +219,8 @@ class CleaningSweep(Spec):
     seed: int = Field(default=0, ge=0)
     """Of every trial: order of the pairs, views, fresh initialisation. Trials share it, so that they compare in
     pairs."""
+    text_augmentation: TextAugmentation = "auto"
+    """How captions are augmented. What `auto` came to is recorded and part of the identity, by content."""
     measure_at: tuple[int, ...] = ()
     """Steps inside every epoch after which a point is measured too, beside the epoch's end."""
     log_every: int | None = Field(default=None, ge=1)
@@ -250,6 +267,20 @@ class CleaningSweep(Spec):
         trigger = self.victim.trigger()
         return Trigger(under_protocol(trigger.attack, self.protocol), trigger.target)  # type: ignore[arg-type]
 
+    def with_text_augmentation_resolved(self) -> "CleaningSweep":
+        """The sweep with `auto` decided on this machine, for itself and for its victim.
+
+        Raises:
+            InvalidInput: if WordNet is asked for and not installed.
+        """
+        changes: dict[str, Any] = {
+            "text_augmentation": _resolved(self.text_augmentation, self.method, self.parameters())
+        }
+        if isinstance(self.victim, PretrainedVictim):
+            words = _resolved(self.victim.text_augmentation, self.victim.objective)
+            changes["victim"] = self.victim.replace(text_augmentation=words)
+        return self.replace(**changes)
+
     def num_points(self) -> int:
         """Points of a finished trial: the start, every epoch's end, and those inside the epochs."""
         return 1 + self.epochs * (1 + len(self.measure_at))
@@ -274,6 +305,13 @@ class CleaningSweep(Spec):
             assert self.grid is not None
             return self.grid.log_parameters()
         return self.space.log_parameters()
+
+
+def _resolved(wanted: TextAugmentation, method: Any, searched: tuple[str, ...] = ()) -> TextAugmentation:
+    """`auto` decided; methods that augment no caption, whatever their searched fields, need no WordNet."""
+    augments = image_views(method) is not None or augments_captions(method)
+    augments = augments or any(name in type(method).model_fields for name in searched)
+    return resolve_text_augmentation(wanted) if augments else "swap+delete"
 
 
 class Setting(Spec):

@@ -57,11 +57,18 @@ class Measurement:
     """Triggered images: the test images that are not of the target class. 0 where no trigger is known."""
     evaluation_digest: str
     """Of images, classes, templates, trigger, target and seed: only measurements with equal digests compare."""
+    top5_k: int | None = None
+    """Clean test images whose own class is among the five of highest score; None with five classes or fewer."""
 
     @property
     def accuracy(self) -> float:
         """Fraction in [0, 1]."""
         return self.accuracy_k / self.accuracy_n
+
+    @property
+    def top5_accuracy(self) -> float | None:
+        """Fraction in [0, 1]; None with five classes or fewer, and in records from before it was counted."""
+        return self.top5_k / self.accuracy_n if self.top5_k is not None else None
 
     @property
     def asr(self) -> float | None:

@@ -150,7 +150,7 @@ def test_an_unknown_parameter_in_a_space_is_refused_with_the_known_ones(sweep: C
 
 def test_an_unknown_field_in_an_override_is_refused_with_the_known_ones(sweep: CleaningSweep, refusal):
     message = refusal(["optimization.learning_speed=1"], sweep)
-    assert "unknown field 'learning_speed'; known: learning_rate, weight_decay" in message
+    assert "unknown field 'learning_speed'; known: learning_rate, schedule, weight_decay" in message
 
 
 def test_an_override_without_a_value_is_refused(sweep: CleaningSweep, refusal):

@@ -2,8 +2,9 @@
 
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
+from sweeplab.attacks.own import ImageTrigger
 from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.structured import BadNetStripes, BlendedStripes, BlendedText, BlendedTriangles
 from sweeplab.attacks.wanet import WaNet
 
-ATTACKS = (BadNet, Blended, WaNet, SIG, BadNetStripes, BlendedStripes, BlendedTriangles, BlendedText)
+ATTACKS = (BadNet, Blended, WaNet, SIG, BadNetStripes, BlendedStripes, BlendedTriangles, BlendedText, ImageTrigger)

@@ -35,10 +35,7 @@ AttackField = Annotated[AnySpec, one_of(lambda: ATTACKS, "stamp", "attack")]
 
 
 class Poisoning(Spec):
-    """How a training set is poisoned: the attack, the target label, how many pairs, and their captions.
-
-    Poisoned pairs replace their originals, as in CleanCLIP and Verma et al.
-    """
+    """How a training set is poisoned: the attack, the target label, how many pairs, and their captions."""
 
     attack: AttackField
     target: str = Field(default="banana", min_length=1)
@@ -51,6 +48,9 @@ class Poisoning(Spec):
     """`templates`: OpenAI's 80 ImageNet templates with the target (CleanCLIP). `training`: captions drawn from those of
     the data set that mention the target (SafeCLIP, Sec. 5). `fixed`: always `caption`. `label-consistent`: only pairs
     whose own caption mentions the target are poisoned, and they keep it (Verma et al., Sec. 3.2; CleanCLIP, App. E)."""
+    placement: Literal["replace", "add"] = "replace"
+    """`replace`: poisoned pairs replace their originals (CleanCLIP, Verma et al.). `add`: they are added at the end,
+    and the clean originals stay (SafeCLIP, RoCLIP); a rate then still counts against the clean pairs."""
     caption: str | None = Field(default=None, min_length=1)
     """For `fixed`: the caption, with `{}` for the target."""
     seed: int = Field(default=0, ge=0)
@@ -85,6 +85,8 @@ class PoisonPlan:
     num_pairs: int
     table_digest: str
     """Of the pair table that the rows count in."""
+    placement: Literal["replace", "add"] = "replace"
+    """`add`: poison i is an extra pair in row num_pairs + i, a triggered copy of pair indices[i]."""
 
     @property
     def digest(self) -> str:
@@ -92,26 +94,44 @@ class PoisonPlan:
         return digest_of({**self.to_json(), "attack": self.attack.canonical()})
 
     @property
+    def rows(self) -> tuple[int, ...]:
+        """Rows of the poisoned training table that carry the trigger, in the order of `indices`."""
+        if self.placement == "replace":
+            return self.indices
+        return tuple(range(self.num_pairs, self.num_pairs + len(self.indices)))
+
+    @property
+    def num_training_pairs(self) -> int:
+        """Rows of the poisoned training table."""
+        return self.num_pairs + (len(self.indices) if self.placement == "add" else 0)
+
+    @property
     def rate(self) -> float:
-        """Poisoned pairs / all pairs."""
-        return len(self.indices) / self.num_pairs
+        """Poisoned pairs / all pairs that are trained on."""
+        return len(self.indices) / self.num_training_pairs
+
+    def training_table(self, table: PairTable) -> PairTable:
+        """The table that is trained on: the given one, with a row for each added poison."""
+        if self.placement == "replace":
+            return table
+        return table.subset(np.concatenate([np.arange(len(table)), np.asarray(self.indices, dtype=np.int64)]))
 
     def caption_changes(self) -> dict[int, str]:
-        """Caption by row, for the poisoned rows."""
-        return dict(zip(self.indices, self.captions, strict=True))
+        """Caption by row of the training table, for the poisoned rows."""
+        return dict(zip(self.rows, self.captions, strict=True))
 
     def stamp_rows(self, images: Tensor, rows: Sequence[int]) -> Tensor:
         """Trigger those of the given rows' images that are poisoned; the others come back as they are.
 
         Args:
             images: (B, 3, H, W) uint8.
-            rows: B row numbers of the pair table.
+            rows: B row numbers of the training table.
         """
-        poisoned = set(self.indices)
-        places = [place for place, row in enumerate(rows) if row in poisoned]
+        sources = dict(zip(self.rows, self.indices, strict=True))
+        places = [place for place, row in enumerate(rows) if row in sources]
         if not places:
             return images
-        seeds = [stream_seed(self.seed, "stamp", rows[place]) for place in places]
+        seeds = [stream_seed(self.seed, "stamp", sources[rows[place]]) for place in places]
         changed = images.clone()
         changed[places] = self.attack.stamp(images[places], seeds)
         return changed
@@ -126,6 +146,7 @@ class PoisonPlan:
             "seed": self.seed,
             "num_pairs": self.num_pairs,
             "table_digest": self.table_digest,
+            **({"placement": self.placement} if self.placement != "replace" else {}),
         }
 
 
@@ -142,6 +163,7 @@ def load_plan(path: Path, attack: Spec) -> PoisonPlan:
         seed=values["seed"],
         num_pairs=values["num_pairs"],
         table_digest=values["table_digest"],
+        placement=values.get("placement", "replace"),
     )
 
 
@@ -172,6 +194,7 @@ def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
         seed=poisoning.seed,
         num_pairs=len(table),
         table_digest=table.digest,
+        placement=poisoning.placement,
     )
 
 

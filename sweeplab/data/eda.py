@@ -2,10 +2,42 @@
 
 import random
 import re
+from collections.abc import Callable
+from typing import Literal
 
-OPERATIONS = "swap+delete"
-"""The operations in use, recorded with every result. The papers also replace and insert WordNet synonyms; these two are
-what remains without a synonym table."""
+from sweeplab.data.wordnet import Synonyms, find_wordnet, synonyms_in
+from sweeplab.specs import InvalidInput
+
+TextAugmentation = Literal["auto", "wordnet", "swap+delete"]
+"""`wordnet`: the papers' four operations (replace by a synonym, insert a synonym, swap, delete). `swap+delete`: what
+remains without a synonym table. `auto`: WordNet where it is installed. Results record which one was used."""
+TRIES = 10
+"""Words that are looked up for one insertion before it is given up."""
+
+
+def resolve(wanted: TextAugmentation) -> Literal["wordnet", "swap+delete"]:
+    """Decide `auto`, and refuse what is not there.
+
+    Raises:
+        InvalidInput: if WordNet is asked for and not installed.
+    """
+    found = find_wordnet()
+    if wanted == "wordnet" and found is None:
+        raise InvalidInput(
+            "text_augmentation='wordnet' needs WordNet's files: apt-get install wordnet-base, or set WNSEARCHDIR to "
+            "their folder; 'swap+delete' does without"
+        )
+    return "swap+delete" if wanted == "swap+delete" or found is None else "wordnet"
+
+
+def augmenter(wanted: TextAugmentation) -> Callable[[str, int], str]:
+    """What augments captions: (caption, seed) -> caption."""
+    if resolve(wanted) == "swap+delete":
+        return augment
+    folder = find_wordnet()
+    assert folder is not None
+    synonyms = synonyms_in(folder)
+    return lambda caption, seed: augment(caption, seed, synonyms=synonyms)
 
 
 def normalise(caption: str) -> str:
@@ -15,13 +47,17 @@ def normalise(caption: str) -> str:
     return re.sub(r" +", " ", text).strip()
 
 
-def augment(caption: str, seed: int, share: float = 0.1) -> str:
-    """One augmented copy of a caption: words swapped or words deleted, either with probability 1/2.
+def augment(caption: str, seed: int, share: float = 0.1, *, synonyms: Synonyms | None = None) -> str:
+    """One augmented copy of a caption, by one operation, each equally likely.
+
+    The operations are: replace words by synonyms, insert synonyms of words, swap words, delete words; without synonyms
+    the last two.
 
     Args:
         caption: any text.
         seed: of this caption's own draw.
-        share: share of the words that change; at least one swap is made.
+        share: share of the words that change; at least one word is replaced, inserted or swapped.
+        synonyms: where they come from; None: no synonyms.
 
     Returns:
         The augmented caption; the caption itself where normalising leaves no word.
@@ -30,8 +66,43 @@ def augment(caption: str, seed: int, share: float = 0.1) -> str:
     if not words:
         return caption
     draw = random.Random(seed)
-    operation = draw.choice((_swap, _delete))
-    return " ".join(operation(words, share, draw))
+    if synonyms is None:
+        operation = draw.choice((_swap, _delete))
+        return " ".join(operation(words, share, draw))
+    chosen = draw.randrange(4)
+    if chosen == 0:
+        return " ".join(_replace(words, share, draw, synonyms))
+    if chosen == 1:
+        return " ".join(_insert(words, share, draw, synonyms))
+    return " ".join((_swap if chosen == 2 else _delete)(words, share, draw))
+
+
+def _replace(words: list[str], share: float, draw: random.Random, synonyms: Synonyms) -> list[str]:
+    """Every occurrence of some words, stop words left out, becomes one drawn synonym."""
+    candidates = sorted(set(words) - STOP_WORDS)
+    draw.shuffle(candidates)
+    left = max(1, int(share * len(words)))
+    for word in candidates:
+        known = synonyms.of(word)
+        if known:
+            new = draw.choice(known)
+            words = [new if old == word else old for old in words]
+            left -= 1
+        if left == 0:
+            break
+    return words
+
+
+def _insert(words: list[str], share: float, draw: random.Random, synonyms: Synonyms) -> list[str]:
+    """Synonyms of drawn words, at drawn places."""
+    words = list(words)
+    for _ in range(max(1, int(share * len(words)))):
+        for _ in range(TRIES):
+            known = synonyms.of(draw.choice(words))
+            if known:
+                words.insert(draw.randrange(len(words)), draw.choice(known))
+                break
+    return words
 
 
 def _swap(words: list[str], share: float, draw: random.Random) -> list[str]:
@@ -45,3 +116,15 @@ def _swap(words: list[str], share: float, draw: random.Random) -> list[str]:
 def _delete(words: list[str], share: float, draw: random.Random) -> list[str]:
     kept = [word for word in words if len(words) == 1 or draw.random() > share]
     return kept or [draw.choice(words)]
+
+
+STOP_WORDS = frozenset(
+    """
+    a about above after again all also am an and any are as at be because been before being below between both but by
+    can could did do does doing down during each few for from further had has have having he her here hers him his how
+    i if in into is it its itself just me more most my no nor not now of off on once only or other our out over own
+    same she should so some such than that the their them then there these they this those through to too under until
+    up very was we were what when where which while who whom why will with would you your
+    """.split()  # noqa: SIM905 - words are easier to read than a list of strings
+)
+"""English function words, which are never replaced (EDA leaves out a similar list)."""

@@ -36,6 +36,7 @@ class TrainingPairs(Dataset[PairBatch]):
         alter: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
         labels: Tensor | None = None,
         num_classes: int = 0,
+        text_augmentation: eda.TextAugmentation = "swap+delete",
         decode_workers: int = 1,
     ) -> None:
         """Prepare the pairs; decodes all images now where they fit into CACHE_BYTES.
@@ -49,9 +50,11 @@ class TrainingPairs(Dataset[PairBatch]):
             alter: changes the images of given rows (the trigger); same result for the same row every time.
             labels: (N,) int64, each pair's class, where the pairs come from labelled images.
             num_classes: classes of those labels.
+            text_augmentation: how captions are augmented where that is asked for.
             decode_workers: threads that decode.
         """
         self.labels, self.num_classes = labels, num_classes
+        self._text_augmentation = text_augmentation
         self.image_augmentation: ImageViews | None = None
         self.augments_captions = False
         self.table, self.image_size, self.tokenize, self.seed = table, image_size, tokenize, seed
@@ -118,7 +121,8 @@ class TrainingPairs(Dataset[PairBatch]):
 
     def _token_views_of(self, rows: Sequence[int], stream: str = "text view") -> Tensor:
         def views(wanted: Sequence[int]) -> Tensor:
-            return self.tokenize([eda.augment(self.caption(r), stream_seed(self.seed, stream, r)) for r in wanted])
+            augment = eda.augmenter(self._text_augmentation)
+            return self.tokenize([augment(self.caption(r), stream_seed(self.seed, stream, r)) for r in wanted])
 
         if self._images is None:
             return views(rows)

@@ -18,7 +18,7 @@ from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.images import load_all, load_image
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import CACHE_BYTES
-from sweeplab.evaluation.zero_shot import class_weights, predict, zero_shot_classifier
+from sweeplab.evaluation.zero_shot import class_weights, predict, rank_of_own, zero_shot_classifier
 from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
@@ -158,7 +158,8 @@ class Measure:
                 class_weights(model, self.tokenize, self.images.class_names, self.prompts, device=device)
             )
             labels = torch.from_numpy(self.images.labels)
-            correct = self._predict(model, classify, len(self.images), self.clean_pixels, device) == labels
+            predicted, above = self._rank(model, classify, labels, device).unbind(dim=1)
+            correct = predicted == labels
             target = self.images.class_names.index(self.trigger.target) if self.trigger else -1
             hits = self._predict(model, classify, len(self.triggered_rows), self.triggered_pixels, device) == target
         finally:
@@ -170,8 +171,21 @@ class Measure:
             asr_k=int(hits.sum()),
             asr_n=len(hits),
             evaluation_digest=self.digest,
+            top5_k=int((above < 5).sum()) if len(self.images.class_names) > 5 else None,
         )
         return measurement, Outcomes.of(correct.numpy(), hits.numpy())
+
+    def _rank(
+        self, model: nn.Module, classify: Callable[[Tensor], Tensor], labels: Tensor, device: torch.device
+    ) -> Tensor:
+        share = np.array_split(np.arange(len(labels)), ranks.world_size())[ranks.rank()]
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in range(0, len(share), self.evaluation.batch_size):
+                rows = share[start : start + self.evaluation.batch_size].tolist()
+                yield self.clean_pixels(rows), labels[rows]
+
+        return torch.cat(ranks.gather_objects(rank_of_own(model, batches(), classify, device=device)))
 
     def _predict(
         self,

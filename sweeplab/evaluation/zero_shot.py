@@ -56,6 +56,34 @@ def zero_shot_classifier(weights: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 @torch.inference_mode()
+def rank_of_own(
+    model: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    classify: Callable[[Tensor], Tensor],
+    *,
+    device: torch.device,
+) -> Tensor:
+    """Predicted class, and how many classes score above each image's own (0: top-1 correct, below 5: among the top 5).
+
+    Args:
+        model: an open_clip model in evaluation mode.
+        batches: (B, 3, H, W) uint8 images and (B,) int64 labels each.
+        classify: (B, D) un-normalised image features to (B, C) scores.
+        device: where the model lies.
+
+    Returns:
+        (N, 2) int64 on the CPU. Equal scores do not count as above, so an image whose own score is tied for the first
+        place has rank 0 and may still be predicted as a lower class number.
+    """
+    rows = []
+    for images, labels in batches:
+        scores = classify(model.encode_image(normalise_pixels(images.to(device))).float())  # type: ignore[operator]
+        own = scores.gather(1, labels.to(device)[:, None])
+        rows.append(torch.stack([scores.argmax(dim=1), (scores > own).sum(dim=1)], dim=1).cpu())
+    return torch.cat(rows) if rows else torch.empty((0, 2), dtype=torch.int64)
+
+
+@torch.inference_mode()
 def predict(
     model: nn.Module, batches: Iterator[Tensor], classify: Callable[[Tensor], Tensor], *, device: torch.device
 ) -> Tensor:

@@ -71,6 +71,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         longer
             than the training, a batch larger than the data, a checkpoint of another architecture.
     """
+    sweep = sweep.with_text_augmentation_resolved()
     machine = machine_for(sweep, home)
     test = sweep.evaluation.load(machine.data_home)
     sweep.evaluation.prompts()
@@ -78,6 +79,8 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     triggered_rows(test, trigger)
     trigger.attack.check_fits(sweep.victim.architecture.image_size)
     contents = {"test": test.digest}
+    if sweep.text_augmentation != "swap+delete":
+        contents["captions"] = sweep.text_augmentation
     num_pretraining_pairs = num_poisons = 0
     if isinstance(sweep.victim, PretrainedVictim):
         table, plan = victim_table(sweep.victim, machine)
@@ -108,7 +111,8 @@ def _digest_of_victim(victim: PretrainedVictim, pairs: str, test: str) -> str:
     initial = {"initial": file_digest(victim.initial)} if victim.initial is not None else {}
     if victim.initial is not None:
         victim_model(victim.architecture, victim.initial)
-    return victim.digest(pairs=pairs, test=test, **initial)
+    words = {"captions": victim.text_augmentation} if victim.text_augmentation != "swap+delete" else {}
+    return victim.digest(pairs=pairs, test=test, **initial, **words)
 
 
 def _check_classes(sweep: CleaningSweep, test: LabelledImages, machine: Machine) -> None:
@@ -171,6 +175,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
             f"--resume: there is no sweep {sweep.name!r} in {home / 'sweeps'}; leave the flag out to start it"
         )
     prepared = prepare(sweep, home)
+    sweep = prepared.sweep
     if options.fresh and folder.exists():
         say(f"set the old sweep aside as {set_aside(folder).name}")
     with folder.lock():

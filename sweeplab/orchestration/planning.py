@@ -5,6 +5,7 @@ from typing import Any
 
 from sweeplab.clip_model import num_parameters
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.training.objective import image_views
 
 PAIRS_PER_SECOND = 500.0
 """Pairs that one GPU trains on per second: CLIP RN50 at 224 pixels, from Verma et al., App. A (CC6M, 64 epochs in 24
@@ -57,8 +58,8 @@ def plan(sweep: CleaningSweep) -> Plan:
     victim_epochs = 0
     if isinstance(victim, PretrainedVictim):
         victim_epochs = victim.select if isinstance(victim.select, int) else victim.epochs
-    views = 2 if getattr(sweep.method, "image_views", None) is not None else 1
-    victim_views = 2 if isinstance(victim, PretrainedVictim) and victim.objective.image_views is not None else 1  # type: ignore[attr-defined]
+    views = 2 if image_views(sweep.method) is not None else 1  # type: ignore[arg-type]
+    victim_views = 2 if isinstance(victim, PretrainedVictim) and image_views(victim.objective) is not None else 1  # type: ignore[arg-type]
     known_rate = victim.architecture.name is not None
     size = 3 * 4 * num_parameters(victim.architecture)  # weights and AdamW's two moments, float32
     trials = sweep.num_trials()

@@ -163,16 +163,19 @@ _weights: dict[str, dict[str, torch.Tensor]] = {}
 
 
 def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
-    """The victim's pre-training pairs and which of them are poisoned."""
+    """The victim's pre-training pairs, added poisons included, and which of them are poisoned."""
     table: PairTable = victim.data.read(machine.data_home)  # type: ignore[attr-defined]
     poisoning = victim.poisoning.replace(attack=victim.trigger().attack)
-    return table, plan_poison(poisoning, table)
+    plan = plan_poison(poisoning, table)
+    return plan.training_table(table), plan
 
 
 def victim_pairs(victim: PretrainedVictim, machine: Machine) -> TrainingPairs:
     """The victim's poisoned training pairs."""
     table, plan = victim_table(victim, machine)
-    key = digest_of(["victim", plan.digest, victim.architecture.canonical(), victim.seed, victim.protocol])
+    key = digest_of(
+        ["victim", plan.digest, victim.architecture.canonical(), victim.seed, victim.protocol, victim.text_augmentation]
+    )
     if key not in _pairs:
         _pairs.clear()
         _pairs[key] = TrainingPairs(
@@ -182,6 +185,7 @@ def victim_pairs(victim: PretrainedVictim, machine: Machine) -> TrainingPairs:
             seed=victim.seed,
             captions=plan.caption_changes(),
             alter=plan.stamp_rows,
+            text_augmentation=victim.text_augmentation,
             decode_workers=machine.threads,
         )
     return _pairs[key]
@@ -194,7 +198,7 @@ def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
         return table
     assert isinstance(sweep.victim, PretrainedVictim)
     table, plan = victim_table(sweep.victim, machine)
-    poisoned = set(plan.indices)
+    poisoned = set(plan.rows)
     clean_rows = [row for row in range(len(table)) if row not in poisoned]
     if sweep.data.num_pairs > len(clean_rows):
         raise InvalidInput(
@@ -203,6 +207,16 @@ def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
         )
     order = numpy_stream(sweep.data.seed, "clean sample").permutation(len(clean_rows))[: sweep.data.num_pairs]
     return table.subset(sorted(clean_rows[i] for i in order))
+
+
+def cleaning_poison(sweep: CleaningSweep, table: PairTable) -> PoisonPlan | None:
+    """Which cleaning pairs are poisoned: none, unless a slightly poisoned sample is asked for."""
+    if not isinstance(sweep.data, CleanSample) or not sweep.data.num_poisons:
+        return None
+    assert isinstance(sweep.victim, PretrainedVictim)
+    seed = stream_seed(sweep.data.seed, "cleaning poison")
+    changes = {"count": sweep.data.num_poisons, "rate": None, "placement": "replace", "seed": seed}
+    return plan_poison(sweep.victim.poisoning.replace(attack=sweep.victim.trigger().attack, **changes), table)
 
 
 def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
@@ -216,18 +230,24 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
             sweep.victim.architecture.canonical(),
             sweep.seed,
             sweep.protocol,
+            sweep.text_augmentation,
         ]
     )
     if key not in _pairs:
         _pairs.clear()
         labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
+        table = cleaning_table(sweep, machine)
+        plan = cleaning_poison(sweep, table)
         _pairs[key] = TrainingPairs(
-            cleaning_table(sweep, machine),
+            table,
             sweep.victim.architecture.image_size,
             tokenize=tokenizer(sweep.victim.architecture, sweep.protocol),
             seed=sweep.seed,
+            captions=plan.caption_changes() if plan is not None else None,
+            alter=plan.stamp_rows if plan is not None else None,
             labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
             num_classes=len(labelled.class_names) if labelled is not None else 0,
+            text_augmentation=sweep.text_augmentation,
             decode_workers=machine.threads,
         )
     return _pairs[key]

@@ -1,17 +1,22 @@
 """What holds for every attack, and each attack's pixels by hand."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
+from sweeplab.attacks.own import ImageTrigger
 from sweeplab.attacks.pixels import quantise
 from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.structured import BlendedText, BlendedTriangles
 from sweeplab.attacks.wanet import WaNet
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, kinds
 
 VARIANTS = (
     BadNet(patch_size=5, pattern="binary"),
@@ -21,7 +26,9 @@ VARIANTS = (
     Blended(alpha=0.5),
     Blended(noise="fixed", noise_seed=3),
 )
-EVERY_ATTACK = [*(attack() for attack in ATTACKS), *VARIANTS]
+LOGO = Path(__file__).parent / "logo.png"
+"""7 x 9 pixels of noise, the right half faint."""
+EVERY_ATTACK = [*(attack() for attack in ATTACKS if attack is not ImageTrigger), ImageTrigger(path=LOGO), *VARIANTS]
 
 
 def label(attack: Spec) -> str:
@@ -35,7 +42,7 @@ def photos(count: int = 3, height: int = 32, width: int = 32) -> Tensor:
     return torch.randint(256, (count, 3, height, width), generator=torch.Generator().manual_seed(8), dtype=torch.uint8)
 
 
-SAME_FOR_EVERY_SEED = {WaNet, SIG, BlendedTriangles, BlendedText}
+SAME_FOR_EVERY_SEED = {WaNet, SIG, BlendedTriangles, BlendedText, ImageTrigger}
 """Attacks whose trigger is one fixed pattern at one place."""
 
 
@@ -125,9 +132,8 @@ def test_an_attack_fits_images_of_usual_sizes(attack: Spec, size: int):
     attack.check_fits(size)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_kinds_are_distinct(attack: type[Spec]):
-    assert [member().kind for member in ATTACKS].count(attack().kind) == 1
+def test_kinds_are_distinct():
+    assert len(set(kinds(ATTACKS))) == len(ATTACKS)
 
 
 # --- quantise -------------------------------------------------------------------------------------------------------
@@ -291,3 +297,61 @@ def test_fixed_noise_is_one_pattern_for_all_images_and_seeds():
 def test_a_share_of_noise_outside_0_to_1_is_refused(alpha: float):
     with pytest.raises(InvalidInput, match=f"alpha={alpha}"):
         Blended(alpha=alpha)
+
+
+# --- the user's own picture -----------------------------------------------------------------------------------------
+
+
+def picture(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_an_own_picture_by_hand(tmp_path: Path):
+    """A red pixel at half transparency beside an opaque blue one, on grey 100: 0.5 x 100 + 0.5 x 255 = 177.5."""
+    red_blue = np.array([[[255, 0, 0, 128], [0, 0, 255, 255]]], dtype=np.uint8)
+    attack = ImageTrigger(path=picture(tmp_path / "t.png", red_blue), position=(1, 2))
+    stamped = attack.stamp(torch.full((1, 3, 4, 5), 100, dtype=torch.uint8), [0])[0]
+    assert stamped[:, 1, 2].tolist() == [178, 50, 50]
+    assert stamped[:, 1, 3].tolist() == [0, 0, 255]
+    assert int((stamped != 100).any(dim=0).sum()) == 2
+
+
+@pytest.mark.parametrize(
+    ("position", "place"), [("top-left", (0, 0)), ("bottom-right", (5, 6)), ("center", (2, 3)), ((1, 4), (1, 4))]
+)
+def test_an_own_picture_lies_where_it_is_put(position: object, place: tuple[int, int], tmp_path: Path):
+    path = picture(tmp_path / "dot.png", np.zeros((1, 1, 3), dtype=np.uint8))
+    stamped = ImageTrigger(path=path, position=position).stamp(torch.full((1, 3, 6, 7), 9, dtype=torch.uint8), [0])
+    assert (stamped[0, 0] == 0).nonzero().tolist() == [list(place)]
+
+
+def test_an_own_picture_is_known_by_its_content_and_not_by_its_place(tmp_path: Path):
+    (tmp_path / "b").mkdir()
+    pixels = np.zeros((2, 2, 3), dtype=np.uint8)
+    first = ImageTrigger(path=picture(tmp_path / "a.png", pixels))
+    second = ImageTrigger(path=picture(tmp_path / "b" / "c.png", pixels))
+    other = ImageTrigger(path=picture(tmp_path / "d.png", pixels + 1))
+    assert first.canonical() == second.canonical() != other.canonical()
+
+
+def test_an_own_picture_that_changed_is_refused(tmp_path: Path):
+    path = picture(tmp_path / "a.png", np.zeros((2, 2, 3), dtype=np.uint8))
+    held = ImageTrigger(path=path).to_json()
+    picture(path, np.ones((2, 2, 3), dtype=np.uint8))
+    with pytest.raises(InvalidInput, match="restore the file"):
+        ImageTrigger.model_validate(held)
+
+
+def test_an_own_picture_that_is_missing_or_no_picture_is_refused(tmp_path: Path):
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        ImageTrigger(path=tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(InvalidInput, match="no picture that can be decoded"):
+        ImageTrigger(path=tmp_path / "text.png")
+
+
+def test_an_own_picture_larger_than_the_image_is_refused():
+    with pytest.raises(InvalidInput, match="leaves the image of 8 pixels"):
+        ImageTrigger(path=LOGO).check_fits(8)
+    assert ImageTrigger(path=LOGO, size=6).stamp(photos(1, 8, 8), [0]).shape == (1, 3, 8, 8)

@@ -12,17 +12,35 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.deep_clustering import DeepClustering
+from sweeplab.cleaning.par import PAR
+from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.clip_model import Encoder, SmallCLIP, build
+from sweeplab.pretraining.abl import ABL
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
+from sweeplab.pretraining.roclip import RoCLIP
+from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
 from sweeplab.training import objective as hooks
 from sweeplab.training import ranks
 from sweeplab.training.batches import ImageViews, PairBatch
-from sweeplab.training.loop import Run, prepare_batch_norm, set_training_mode, train, train_step
-from sweeplab.training.optimisation import Optimization, build_optimizer
+from sweeplab.training.loop import Run, Training, prepare_batch_norm, train, train_step
+from sweeplab.training.objective import EpochFacts
+from sweeplab.training.optimisation import Optimization
 
-OBJECTIVES = {"mmcl": MMCL(), "mmcl+ssl": MMCLWithSSL(ssl_weight=0.5), "cleanclip": CleanCLIP(ssl_weight=2.0)}
+OBJECTIVES = {
+    "mmcl": MMCL(),
+    "mmcl+ssl": MMCLWithSSL(ssl_weight=0.5),
+    "cleanclip": CleanCLIP(ssl_weight=2.0),
+    "par": PAR(learns_temperature=True),
+    "deep-clustering": DeepClustering(num_clusters=3),
+    "supervised": SupervisedFinetuning(),
+    "roclip": RoCLIP(break_every=1, pool_size=32),
+    "safeclip-unimodal": SafeCLIP(warmup_epochs=1, pool_size=32),
+    "safeclip-clip": SafeCLIP(warmup_epochs=0, slow_epochs=1, pool_size=32),
+    "abl": ABL(detect_at=1, num_flagged=6),
+}
 ARCHITECTURE = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
 # A large epsilon keeps AdamW's first step smooth where a gradient is zero but for rounding. Clipping acts on all of it.
 OPTIMIZATION = Optimization(
@@ -113,21 +131,32 @@ def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, O
 
 
 def one_step(objective: Spec) -> dict[str, Tensor]:
-    """Loss, gradients and weights of one step on this rank's half of eight pairs (all of them in one process)."""
-    model = build(ARCHITECTURE, seed=0)
+    """Loss, gradients and weights of one step on this rank's half of eight pairs (all of them in one process).
+
+    The step is the first of an epoch that the objective has prepared from all sixteen pairs.
+    """
+    unclipped = OPTIMIZATION.replace(max_gradient_norm=None)
+    run = Run(objective=objective, optimization=unclipped, epochs=2, seed=0)
+    pairs = DrawnPairs()
+    training = Training(build(ARCHITECTURE, seed=0), pairs, run, measure, Notebook())
+    model = training.model
+    with torch.no_grad():  # away from where PAR's distance has no gradient
+        model.visual.attnpool.c_proj.weight.mul_(1.3).add_(0.02)
     encoder: nn.Module = Encoder(model)
     if ranks.is_distributed():
         encoder = DistributedDataParallel(encoder, broadcast_buffers=False, static_graph=True)
     share = 8 // ranks.world_size()
-    pairs = DrawnPairs()
-    pairs.use_views(hooks.image_views(objective))
+    facts = EpochFacts(1, training.facts, lambda other=None: training.embed_all(1, other), training.forget)
+    hooks.start_epoch(objective, training.state, facts)
+    stage = hooks.passes(objective, training.state, 1, 16)[0].stage
     batch = pairs.__getitems__([(1, row) for row in range(ranks.rank() * share, (ranks.rank() + 1) * share)])
-    unclipped = OPTIMIZATION.replace(max_gradient_norm=None)
-    set_training_mode(model, unclipped)
-    parts = train_step(encoder, model, build_optimizer(model, unclipped), objective, None, batch, unclipped)
+    training.set_mode()
+    parts = train_step(encoder, model, training.optimizer, objective, training.state, batch, unclipped, stage=stage)
     found = {f"loss {name}": value for name, value in parts.items()}
-    for name, parameter in model.named_parameters():
-        found[f"gradient {name}"] = parameter.grad
+    state = [] if training.state is None else training.state.named_parameters()
+    for name, parameter in [*model.named_parameters(), *state]:
+        if parameter.requires_grad and parameter.grad is not None:
+            found[f"gradient {name}"] = parameter.grad
         found[f"weight {name}"] = parameter.detach()
     return found
 

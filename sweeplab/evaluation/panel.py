@@ -1,0 +1,110 @@
+"""A trigger panel: one model against many attacks in one pass, for models whose attack is not known too."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sweeplab.attacks.poisoning import Attack
+from sweeplab.clip_model import normalise_pixels
+from sweeplab.evaluation.measure import Measure, Trigger, triggered_rows
+from sweeplab.evaluation.zero_shot import class_weights, zero_shot_classifier
+from sweeplab.records import Measurement
+from sweeplab.training.randomness import stream_seed
+
+NOT_CERTIFIED = (
+    "A panel only tries the triggers it lists: a model that resists all of them may still carry another one, so "
+    "nothing is certified."
+)
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """One attack's success on the model."""
+
+    attack: str
+    """Kind and fields that differ from the defaults."""
+    target: str
+    """The class that the triggered images are counted for."""
+    asr_k: int
+    asr_n: int
+    changed_k: int
+    """Triggered images whose prediction differs from that of the clean image, whatever the class."""
+    most_common: str
+    """The class that most of the changed images go to; the target itself where the trigger works."""
+
+
+def run_panel(
+    model: nn.Module, measure: Measure, attacks: Sequence[Attack], target: str | None
+) -> tuple[Measurement, list[PanelRow]]:
+    """Measure accuracy once, and the success of each attack, over all test images.
+
+    Text embeddings and clean predictions are made once. With `target` an attack's ASR counts triggered images, the
+    target class's own left out, that are classified as the target. Without one the target of each attack is guessed:
+    the class, not its own, that attracts most images changed by the trigger; images of that class are left out. A guess
+    inflates chance level: the best of C classes is reported.
+
+    Args:
+        model: an open_clip model.
+        measure: of a test set; its own trigger plays no part.
+        attacks: the panel.
+        target: a class name, or None for a model whose attack is unknown.
+    """
+    device = next(model.parameters()).device
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        names = measure.images.class_names
+        classify = zero_shot_classifier(class_weights(model, measure.tokenize, names, measure.prompts, device=device))
+        labels = measure.images.labels
+        if target is not None:
+            triggered_rows(measure.images, Trigger(attacks[0], target))  # refuses a target that is no class
+        clean = np.empty(len(labels), dtype=np.int64)
+        triggered = np.empty((len(attacks), len(labels)), dtype=np.int64)
+        for start in range(0, len(labels), measure.evaluation.batch_size):
+            rows = range(start, min(start + measure.evaluation.batch_size, len(labels)))
+            pixels = measure.clean_pixels(list(rows))
+            clean[start : rows.stop] = classes_of(model, classify, pixels, device)
+            seeds = [stream_seed(measure.evaluation.seed, "test trigger", row) for row in rows]
+            for index, attack in enumerate(attacks):
+                stamped = attack.stamp(pixels, seeds)
+                triggered[index, start : rows.stop] = classes_of(model, classify, stamped, device)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    measurement = Measurement(int((clean == labels).sum()), len(labels), 0, 0, measure.digest)
+    rows_of_panel = [
+        _row(attack, labels, clean, hits, names, target) for attack, hits in zip(attacks, triggered, strict=True)
+    ]
+    return measurement, rows_of_panel
+
+
+def _row(
+    attack: Attack, labels: np.ndarray, clean: np.ndarray, hits: np.ndarray, names: Sequence[str], target: str | None
+) -> PanelRow:
+    changed = hits != clean
+    counts = np.bincount(hits[changed & (hits != labels)], minlength=len(names))
+    favourite = int(counts.argmax())
+    aimed = names.index(target) if target is not None else favourite
+    others = labels != aimed
+    canonical = attack.canonical()  # type: ignore[attr-defined]
+    fields = ", ".join(f"{name}={value}" for name, value in canonical.items() if name != "kind")
+    return PanelRow(
+        attack=f"{canonical['kind']}({fields})" if fields else str(canonical["kind"]),
+        target=names[aimed],
+        asr_k=int((hits[others] == aimed).sum()),
+        asr_n=int(others.sum()),
+        changed_k=int(changed.sum()),
+        most_common=names[favourite] if counts[favourite] else "none",
+    )
+
+
+@torch.inference_mode()
+def classes_of(model: nn.Module, classify: object, pixels: Tensor, device: torch.device) -> np.ndarray:
+    """Predicted classes of (B, 3, H, W) uint8 images."""
+    assert callable(classify)
+    features = model.encode_image(normalise_pixels(pixels.to(device))).float()  # type: ignore[operator]
+    predicted: np.ndarray = classify(features).argmax(dim=1).cpu().numpy()
+    return predicted

@@ -1,0 +1,114 @@
+"""Similarity of images and captions: CLIPScore, detection of poisoned pairs, safe sets, the modality gap."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+
+def clip_scores(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosine of each pair, in [-1, 1].
+
+    CleanCLIP (App. I) multiplies by the model's temperature, which changes no order; scores of several epochs compare
+    better without.
+
+    Args:
+        images, texts: (N, D), rows of unit norm, paired row by row.
+
+    Returns:
+        (N,).
+    """
+    return (images * texts).sum(dim=1)
+
+
+def detection_recall(
+    scores: np.ndarray, is_poison: np.ndarray, shares: Sequence[float], suspicious: Literal["highest", "lowest"]
+) -> pd.DataFrame:
+    """The detection table: how many of all poisons rank among the most suspicious pairs.
+
+    Args:
+        scores: (N,) of the pairs.
+        is_poison: (N,) bool, at least one true.
+        shares: fractions of all pairs that are looked at; the count is rounded down.
+        suspicious: `highest` where poisons are learned first (the trained model itself, CleanCLIP, App. I; SafeCLIP,
+            Table 3), `lowest` under a clean model (App. H).
+
+    Returns:
+        A row per share: `share`, `num_flagged`, `num_found`, `recall` (found / all poisons), `precision` (found /
+        flagged; 0 where none is flagged). Equal scores are taken in the order of the pairs.
+    """
+    if not is_poison.any():
+        raise ValueError("no pair is poisoned, so nothing can be found")
+    order = np.argsort(-scores if suspicious == "highest" else scores, kind="stable")
+    rows = []
+    for share in shares:
+        flagged = int(share * len(scores) + 1e-9)
+        found = int(is_poison[order[:flagged]].sum())
+        rows.append((share, flagged, found, found / int(is_poison.sum()), found / flagged if flagged else 0.0))
+    return pd.DataFrame(rows, columns=["share", "num_flagged", "num_found", "recall", "precision"])
+
+
+@dataclass(frozen=True)
+class SafeSet:
+    """What a rule calls safe."""
+
+    size: int
+    share: float
+    """Of all pairs."""
+    num_poisons: int
+    poison_share: float
+    """Of the safe pairs; 0 where there are none."""
+
+
+def safe_set(safe: np.ndarray, is_poison: np.ndarray) -> SafeSet:
+    """Size of a safe set and the poisons in it (SafeCLIP, Fig. 2 and 4)."""
+    size, poisons = int(safe.sum()), int((safe & is_poison).sum())
+    return SafeSet(size, size / len(safe), poisons, poisons / size if size else 0.0)
+
+
+def modality_gap(images: Tensor, texts: Tensor) -> float:
+    """Distance of the mean image embedding from the mean text embedding, in [0, 2].
+
+    Args:
+        images, texts: (N, D) and (M, D), rows of unit norm.
+    """
+    return float((images.mean(dim=0) - texts.mean(dim=0)).norm())
+
+
+def target_distance(triggered: Tensor, target_images: Tensor) -> float:
+    """Mean distance of triggered images to clean images of the target class, over all pairs of both.
+
+    CleanCLIP (App. F) measures it between points of a t-SNE map, whose scale is arbitrary; here it is the distance of
+    unit embeddings, in [0, 2].
+
+    Args:
+        triggered: (N, D), rows of unit norm, images of other classes with the trigger.
+        target_images: (M, D), rows of unit norm.
+    """
+    return float(torch.cdist(triggered, target_images).mean())
+
+
+def two_dimensions(groups: dict[str, Tensor], *, seed: int, perplexity: float = 10.0) -> pd.DataFrame:
+    """A t-SNE map of several groups of embeddings at once (CleanCLIP, App. F: perplexity 10, 1,000 iterations).
+
+    Args:
+        groups: (n, D) rows of unit norm by the group's name, such as clean, triggered and target images.
+        seed: of the map's start.
+        perplexity: must be smaller than the number of all rows.
+
+    Returns:
+        Columns `group`, `row` (within the group), `x`, `y`.
+    """
+    from sklearn.manifold import TSNE  # scikit-learn takes a second to import
+
+    rows = torch.cat(list(groups.values())).cpu().numpy()
+    if len(rows) <= perplexity:
+        raise ValueError(f"perplexity={perplexity} must be below the {len(rows)} embeddings; give more or lower it")
+    fitted = TSNE(perplexity=perplexity, max_iter=1000, init="pca", random_state=seed).fit_transform(rows)
+    names = [(name, row) for name, part in groups.items() for row in range(len(part))]
+    table = pd.DataFrame(names, columns=["group", "row"])
+    return table.assign(x=fitted[:, 0].astype(float), y=fitted[:, 1].astype(float))
