@@ -1,6 +1,6 @@
 """CleanCLIP: finetuning on clean pairs with MMCL and an in-modal loss (Bansal et al. 2023; Verma et al., Sec. 4)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -19,6 +19,7 @@ class CleanCLIP(Spec):
     """
 
     kind: Literal["cleanclip"] = "cleanclip"
+    reaches_every_parameter: ClassVar[bool] = True
     mmcl_weight: float = Field(default=1.0, ge=0)
     ssl_weight: float = Field(default=1.0, ge=0)
     views: ViewField = AutoAugmentView()

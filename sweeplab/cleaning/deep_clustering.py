@@ -1,7 +1,7 @@
 """CleanCLIP with a clustering head: pseudo-labels from k-means beside the contrastive losses (Verma et al., Sec. 5)."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class DeepClustering(Spec):
     """
 
     kind: Literal["deep-clustering"] = "deep-clustering"
+    reaches_every_parameter: ClassVar[bool] = True
     mmcl_weight: float = Field(default=1.0, ge=0)
     ssl_weight: float = Field(default=1.0, ge=0)
     clustering_weight: float = Field(default=1.0, ge=0)

@@ -1,6 +1,6 @@
 """MMCL and MMCL + SSL: the two ways in which the papers pre-train their victims (Verma et al., Sec. 3.1)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -15,6 +15,7 @@ class MMCL(Spec):
     """CLIP's own objective: the image-text contrastive loss alone."""
 
     kind: Literal["mmcl"] = "mmcl"
+    reaches_every_parameter: ClassVar[bool] = True
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """MMCL of the batch."""
@@ -26,6 +27,7 @@ class MMCLWithSSL(Spec):
     """MMCL plus the in-modal loss on augmented views; such victims are harder to clean (Verma et al., Sec. 4)."""
 
     kind: Literal["mmcl+ssl"] = "mmcl+ssl"
+    reaches_every_parameter: ClassVar[bool] = True
     ssl_weight: float = Field(default=1.0, gt=0)
     views: ViewField = AutoAugmentView()
     """How image views are made."""

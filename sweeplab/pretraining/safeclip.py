@@ -1,7 +1,7 @@
 """SafeCLIP: contrastive pre-training that holds back risky pairs (Yang et al. 2024, "Better Safe than Sorry")."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class SafeCLIP(Spec):
     """
 
     kind: Literal["safeclip"] = "safeclip"
+    reaches_every_parameter: ClassVar[bool] = True
     warmup_epochs: int = Field(default=5, ge=0)
     slow_epochs: int = Field(default=1, ge=0)
     slow_learning_rate: float = Field(default=5e-6, gt=0)

@@ -200,8 +200,13 @@ class Training:
         self.encoder: nn.Module = Encoder(self.model)
         if ranks.is_distributed():
             # Buffers stay local during an epoch (the papers' BatchNorm is per rank) and follow rank 0 at its end.
+            every = hooks.reaches_every_parameter(self.objective)
             self.encoder = DistributedDataParallel(
-                self.encoder, broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=True
+                self.encoder,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+                static_graph=every,
+                find_unused_parameters=not every,
             )
         while self.place.epoch < last and not ranks.broadcast_object(self.context.should_stop()):
             self.run_epoch(self.place.epoch + 1)

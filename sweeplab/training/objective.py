@@ -101,6 +101,8 @@ class Objective(Protocol):
     - `start_epoch(state, facts: EpochFacts)`: changes the state at the start of an epoch.
     - `passes(state, epoch) -> sequence of Pass`: which pairs the epoch walks over; asked again when an epoch is
       resumed, so it depends on the state and the epoch alone.
+    - `reaches_every_parameter`: True promises that every step's loss depends on all parameters of the model and on the
+      temperature, which makes several ranks a little faster. Without it each step finds out.
     - `classifier(state) -> (features -> scores) | None`: classifies un-normalised image features where the result is
       not a zero-shot model.
     """
@@ -123,6 +125,11 @@ def image_augmentation(objective: Objective) -> Any | None:
 def augments_captions(objective: Objective) -> bool:
     """Whether the first copies of captions are augmented."""
     return bool(getattr(objective, "augments_captions", False))
+
+
+def reaches_every_parameter(objective: Objective) -> bool:
+    """Whether every step gives all parameters a gradient."""
+    return bool(getattr(objective, "reaches_every_parameter", False))
 
 
 def init_state(objective: Objective, model: nn.Module, facts: TrainingFacts) -> nn.Module | None:

@@ -36,9 +36,9 @@ OBJECTIVES = {
     "par": PAR(learns_temperature=True),
     "deep-clustering": DeepClustering(num_clusters=3),
     "supervised": SupervisedFinetuning(),
-    "roclip": RoCLIP(break_every=1, pool_size=32),
+    "roclip": RoCLIP(break_every=2, pool_size=32),
     "safeclip-unimodal": SafeCLIP(warmup_epochs=1, pool_size=32),
-    "safeclip-clip": SafeCLIP(warmup_epochs=0, slow_epochs=1, pool_size=32),
+    "safeclip-clip": SafeCLIP(warmup_epochs=0, slow_epochs=2, pool_size=32),
     "abl": ABL(detect_at=1, num_flagged=6),
 }
 ARCHITECTURE = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
@@ -144,7 +144,10 @@ def one_step(objective: Spec) -> dict[str, Tensor]:
         model.visual.attnpool.c_proj.weight.mul_(1.3).add_(0.02)
     encoder: nn.Module = Encoder(model)
     if ranks.is_distributed():
-        encoder = DistributedDataParallel(encoder, broadcast_buffers=False, static_graph=True)
+        every = hooks.reaches_every_parameter(objective)
+        encoder = DistributedDataParallel(
+            encoder, broadcast_buffers=False, static_graph=every, find_unused_parameters=not every
+        )
     share = 8 // ranks.world_size()
     facts = EpochFacts(1, training.facts, lambda other=None: training.embed_all(1, other), training.forget)
     hooks.start_epoch(objective, training.state, facts)
@@ -225,7 +228,9 @@ def check_close(found: dict[str, Tensor], expected: dict[str, Tensor], word: str
     assert names
     assert found.keys() == expected.keys()
     for name in names:
-        assert torch.allclose(found[name], expected[name], rtol=1e-4, atol=2e-6), name
+        difference = (found[name].float() - expected[name].float()).norm()
+        # Two halves are summed in another order than one whole; element by element that shows where sums cancel.
+        assert float(difference) <= 1e-4 * float(expected[name].float().norm()) + 5e-6, name
 
 
 @pytest.mark.slow
@@ -237,7 +242,7 @@ def test_two_ranks_take_the_step_of_one_process(objective: str, word: str, rank:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "supervised"])  # it has no temperature
 def test_the_temperature_has_the_gradient_of_one_process(objective: str, two_ranks: list[dict]):
     found, expected = two_ranks[1]["steps"][objective], one_step(OBJECTIVES[objective])
     assert abs(float(expected["gradient logit_scale"])) > 1e-4
