@@ -1,0 +1,123 @@
+"""Every cleaning method, start and pre-training objective in a whole sweep, without Ray, on the embedded data."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeplab.cleaning import METHODS
+from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.start import Start
+from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
+from sweeplab.orchestration import driver
+from sweeplab.orchestration.driver import Options
+from sweeplab.pretraining import OBJECTIVES
+from sweeplab.records import SweepRecord
+from sweeplab.search_space import LogUniform, SearchSpace
+from sweeplab.specs import InvalidInput
+
+pytestmark = pytest.mark.slow
+
+RATES = SearchSpace(dimensions={"learning_rate": LogUniform(low=1e-4, high=1e-3)}, source="made for these tests")
+
+
+def miniature(method: Any) -> Any:
+    return method.in_miniature() if hasattr(method, "in_miniature") else method
+
+
+def run(sweep: CleaningSweep, home: Path) -> SweepRecord:
+    return driver.run_sweep(sweep, home, Options(inline=True), lambda text: None)
+
+
+@pytest.fixture
+def home(victim_home: Path, tmp_path: Path) -> Path:
+    shutil.copytree(victim_home, tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def plain(smoke: CleaningSweep) -> CleaningSweep:
+    """One trial of two epochs over the learning rate alone."""
+    return smoke.replace(name="plain", space=RATES, grid=None, search=smoke.search.replace(trials=1))
+
+
+@pytest.mark.parametrize("member", METHODS, ids=lambda member: member.model_fields["kind"].default)
+def test_a_method_cleans_in_a_sweep(member: type, plain: CleaningSweep, home: Path):
+    labelled = LabelledPairs(images=FruitStallTest(num_images=160, image_size=32, seed=5), per_class=8)
+    data = labelled if member().kind == "supervised" else plain.data
+    record = run(plain.replace(method=miniature(member()), data=data, log_every=2), home)
+    assert record.state == "finished"
+    points = record.trials[0].points
+    assert [point.epoch for point in points] == [0, 1, 2]
+    assert points[1].train["loss"] > 0 or member().kind == "par"
+    assert points[1].curve
+    assert points[1].measurement.top5_k is not None
+
+
+@pytest.mark.parametrize("member", OBJECTIVES, ids=lambda member: member.model_fields["kind"].default)
+def test_an_objective_trains_a_victim(member: type, plain: CleaningSweep, home: Path):
+    assert isinstance(plain.victim, PretrainedVictim)
+    victim = plain.victim.replace(name="other", objective=miniature(member()), epochs=3)
+    record = run(plain.replace(victim=victim, epochs=0, start=Start(recalibrate_batch_norm=True)), home)
+    assert record.victim_epoch == 3
+
+
+def test_new_batch_norm_statistics_alone_are_a_result(plain: CleaningSweep, home: Path):
+    record = run(plain.replace(epochs=0, start=Start(recalibrate_batch_norm=True)), home)
+    assert record.trials[0].start_counts
+    assert record.trials[0].points[0].measurement != record.victim
+
+
+def test_shrink_and_perturb_cleanclip_and_decay_are_one_value(plain: CleaningSweep, home: Path):
+    start = Start(shrink_perturb=True, shrink=0.9, perturb=0.1, recalibrate_batch_norm=True)
+    changed = plain.replace(
+        start=start, method=CleanCLIP(ssl_weight=2.0), optimization=plain.optimization.replace(weight_decay=5.0)
+    )
+    assert run(changed, home).state == "finished"
+
+
+def test_points_inside_epochs_are_recorded(plain: CleaningSweep, home: Path):
+    record = run(plain.replace(measure_at=(4,)), home)
+    assert [point.epoch for point in record.trials[0].points] == [0, 0.4, 1, 1.4, 2]
+
+
+def test_a_step_outside_the_epoch_is_refused(plain: CleaningSweep, home: Path):
+    with pytest.raises(InvalidInput, match="must lie inside an epoch of 10 steps"):
+        run(plain.replace(measure_at=(10,)), home)
+
+
+def test_the_authors_protocol_carries_the_optimizer_over_and_says_so(plain: CleaningSweep, home: Path):
+    record = run(plain.replace(protocol="authors"), home)
+    assert record.protocol == "authors"
+    assert record.trials[0].points[1].measurement.evaluation_digest != record.trials[0].points[1].measurement
+    paper = run(plain.replace(name="paper"), home)
+    assert paper.victim.evaluation_digest != record.victim.evaluation_digest
+    assert paper.trials[0].points[1].train["loss"] != record.trials[0].points[1].train["loss"]
+
+
+def test_a_slightly_poisoned_cleaning_set_differs_from_a_clean_one(plain: CleaningSweep, home: Path):
+    clean = run(plain.replace(name="clean", data=CleanSample(num_pairs=320)), home)
+    dirty = run(plain.replace(name="dirty", data=CleanSample(num_pairs=320, num_poisons=40)), home)
+    assert clean.trials[0].points[1].train["loss"] != dirty.trials[0].points[1].train["loss"]
+    assert clean.digest != dirty.digest
+
+
+def test_a_victim_starts_from_a_checkpoint_and_is_chosen_by_another_ones_accuracy(plain: CleaningSweep, home: Path):
+    assert isinstance(plain.victim, PretrainedVictim)
+    checkpoint = next((home / "victims").rglob("*.pt"))
+    finetuned = plain.victim.replace(
+        name="finetuned", initial=checkpoint, epochs=2, select=ClosestTo(victim=plain.victim)
+    )
+    record = run(plain.replace(victim=finetuned, epochs=0, start=Start(recalibrate_batch_norm=True)), home)
+    points = driver.victim_folder(home, finetuned, _digest(home)).points()
+    wanted = run(plain.replace(name="base", epochs=0, start=Start(recalibrate_batch_norm=True)), home).victim.accuracy
+    distances = {point.epoch: abs(point.measurement.accuracy - wanted) for point in points if point.epoch > 0}
+    assert record.victim_epoch == min(distances, key=lambda epoch: (distances[epoch], epoch))
+    assert points[0].measurement.accuracy > 0.15, "chance is 1/16: it did not start from the checkpoint"
+
+
+def _digest(home: Path) -> str:
+    return next(path.name.removeprefix("finetuned-") for path in (home / "victims").glob("finetuned-*"))
