@@ -215,13 +215,17 @@ def _console() -> Console:
 
 
 def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
-    """The sweeps that a script defines, in order, without running them."""
+    """The sweeps that a script defines, in order, without running them.
+
+    Those of its tuple `SWEEPS` where it has one, else every variable that holds a sweep.
+    """
     from sweeplab.experiment import CleaningSweep
 
     if not path.is_file():
         raise InvalidInput(f"script {path} does not exist")
     sys.path.insert(0, str(path.parent.resolve()))
-    values = runpy.run_path(str(path), run_name="sweeplab_script").values()
+    variables = runpy.run_path(str(path), run_name="sweeplab_script")
+    values = variables.get("SWEEPS", variables.values())
     sweeps = {value.name: value for value in values if isinstance(value, CleaningSweep)}
     if not sweeps:
         raise InvalidInput(f"script {path} defines no CleaningSweep")
@@ -525,6 +529,32 @@ def evaluate(
     raise typer.Exit(guarded(work))
 
 
+@app.command()
+def examine(
+    checkpoint: Path,
+    script: Annotated[Path, typer.Option(help="Take architecture, test set, trigger and pairs from its sweep.")],
+    what: Annotated[
+        list[str] | None, typer.Option(help="panel, probe, pairs, retrieval or map; may be repeated. All if left out.")
+    ] = None,
+    only: Only = None,
+    smoke: Annotated[bool, typer.Option("--smoke")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for tables (detection, map).")] = None,
+) -> None:
+    """Measure more of one checkpoint: a panel of triggers, a linear probe, CLIPScores and detection, retrieval, a map.
+
+    Prints JSON.
+    """
+
+    def work() -> None:
+        from sweeplab.orchestration.examining import WANTS, examine_checkpoint
+
+        sweep = _one_sweep(script, only, [], smoke)
+        check_sources([sweep])
+        say(json.dumps(examine_checkpoint(sweep, checkpoint, what or WANTS, to), indent=1))
+
+    raise typer.Exit(guarded(work))
+
+
 def _say_measurement(measurement: Any, *, as_json: bool = False) -> None:
     from sweeplab.ranking.intervals import wilson
 
@@ -534,6 +564,8 @@ def _say_measurement(measurement: Any, *, as_json: bool = False) -> None:
         "accuracy_interval": [low, high],
         "asr": measurement.asr,
     }
+    if measurement.top5_accuracy is not None:
+        values["top5_accuracy"] = measurement.top5_accuracy
     counts = f"({measurement.accuracy_k}/{measurement.accuracy_n})"
     text = f"accuracy {measurement.accuracy:.2%}  [{low:.2%}, {high:.2%}]  {counts}"
     if measurement.asr is not None:

@@ -142,17 +142,93 @@ def num_parameters(architecture: Architecture) -> int:
 def load_weights(path: str | Path) -> dict[str, Tensor]:
     """The model's state dict from a checkpoint file; never executes code from it.
 
-    Accepts SweepLab's own checkpoints, open_clip's training checkpoints, bare state dicts and .safetensors; the weights
-    may stand under `model` or `state_dict` and carry DistributedDataParallel's `module.` prefix.
+    Accepts SweepLab's own checkpoints, open_clip's training checkpoints and those of CleanCLIP, attack-cleanclip,
+    SafeCLIP and RoCLIP (`state_dict` beside `epoch`, `name` and `optimizer`), OpenAI's state dicts (float16, with
+    `input_resolution`, `context_length` and `vocab_size` among the weights), bare state dicts and .safetensors; the
+    weights may stand under `model` or `state_dict` and carry DistributedDataParallel's `module.` prefix.
+
+    Returns:
+        Tensors by open_clip's names, in the file's own precision.
 
     Raises:
         InvalidInput: if the file is missing, is no checkpoint, or would need code to be executed.
     """
+    content = _read_weights(Path(path))
+    return {name: tensor for name, tensor in content.items() if name not in OPENAI_ENTRIES}
+
+
+OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that OpenAI's archives keep among the weights; only theirs do."""
+
+
+def quick_gelu_of(path: str | Path) -> bool | None:
+    """Whether a checkpoint was trained with QuickGELU, as far as the file tells; shapes cannot.
+
+    Returns:
+        True for OpenAI's layout; what a SweepLab checkpoint records; None for all others.
+    """
     path = Path(path)
+    own = checkpoint_architecture(path)
+    if own is not None:
+        return bool(own.resolved().get("quick_gelu", False))
+    return True if set(OPENAI_ENTRIES) <= set(_read_weights(path)) else None
+
+
+def check_activation(architecture: Architecture, path: str | Path) -> None:
+    """Refuse an architecture whose activation is not the one that the checkpoint was trained with.
+
+    Raises:
+        InvalidInput: if the file tells, and the architecture says otherwise.
+    """
+    found, said = quick_gelu_of(path), bool(architecture.resolved().get("quick_gelu", False))
+    if found is not None and found != said:
+        words = {True: "QuickGELU", False: "GELU"}
+        raise InvalidInput(
+            f"checkpoint {path} was trained with {words[found]}, and {architecture.name or 'the architecture'} has "
+            f"{words[said]}; choose the variant {'with' if found else 'without'} '-quickgelu' in its name"
+        )
+
+
+def matching_architectures(weights: dict[str, Tensor]) -> list[str]:
+    """Names of open_clip's architectures that a state dict fits, name by name and shape by shape, sorted.
+
+    A plain architecture and its `-quickgelu` twin always fit both or not at all.
+    """
+    projection, positions = weights.get("text_projection"), weights.get("positional_embedding")
+    if projection is None or positions is None or projection.ndim != 2:
+        return []
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    return [name for name in open_clip.list_models() if _fits(name, shapes)]
+
+
+def _fits(name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
+    config = open_clip.get_model_config(name)
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    if (
+        config.get("custom_text")
+        or "hf_model_name" in text
+        or "timm_model_name" in vision
+        or "multimodal_cfg" in config
+    ):
+        return False
+    if shapes["text_projection"] != (text.get("width", 512), config["embed_dim"]):
+        return False
+    with torch.device("meta"):
+        model = _make(config)
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of the checkpoint's state dict, OpenAI's numbers among them."""
     if not path.is_file():
         raise InvalidInput(f"checkpoint {path} does not exist; give the path of a .pt or .safetensors file")
     if path.suffix == ".safetensors":
         return {name.removeprefix("module."): tensor for name, tensor in _load_safetensors(path).items()}
+    if _is_torchscript(path):
+        raise InvalidInput(
+            f"checkpoint {path} is a TorchScript archive, which is code; in a place that you trust, save its weights: "
+            f"torch.save(torch.jit.load('{path.name}', map_location='cpu').state_dict(), 'weights.pt')"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
@@ -167,6 +243,13 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
         raise InvalidInput(f"checkpoint {path} holds no state dict of tensors, neither bare nor under model/state_dict")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -18,18 +18,22 @@ from sweeplab.clip_model import (
     IMAGE_MEAN,
     IMAGE_STD,
     MAX_LOG_SCALE,
+    OPENAI_ENTRIES,
     Architecture,
     Encoder,
     SmallCLIP,
     architecture_json,
     build,
+    check_activation,
     checkpoint_architecture,
     imagenet_class_names,
     imagenet_templates,
     load_into,
     load_weights,
+    matching_architectures,
     normalise_pixels,
     num_parameters,
+    quick_gelu_of,
     tokenizer,
 )
 from sweeplab.specs import InvalidInput
@@ -281,3 +285,52 @@ def test_pixels_are_normalised_by_hand():
     expected = torch.tensor([(0.2 - mean) / std for mean, std in zip(IMAGE_MEAN, IMAGE_STD, strict=True)])
     assert pixels.dtype == torch.float32
     assert_close(pixels[0, :, 1, 0], expected)
+
+
+# --- layouts that people have ----------------------------------------------------------------------------------------
+
+
+def openai_layout(model: nn.Module) -> dict[str, Tensor]:
+    """OpenAI's: half precision, and three numbers among the weights."""
+    numbers = {name: torch.tensor(32) for name in OPENAI_ENTRIES}
+    return {**{name: tensor.half() for name, tensor in model.state_dict().items()}, **numbers}
+
+
+def test_openais_layout_is_read_in_full_precision(tiny: Architecture, model: nn.Module, tmp_path: Path):
+    torch.save(openai_layout(model), tmp_path / "openai.pt")
+    other = build(tiny, seed=9)
+    load_into(other, load_weights(tmp_path / "openai.pt"), "openai.pt")
+    assert other.visual.conv1.weight.dtype == torch.float32
+    assert_close(other.visual.conv1.weight, model.visual.conv1.weight, rtol=1e-3, atol=1e-4)
+
+
+def test_the_papers_layout_is_read(tiny: Architecture, model: nn.Module, tmp_path: Path):
+    content = {"epoch": 10, "name": "run", "state_dict": prefixed(model.state_dict()), "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "epoch_10.pt")
+    load_into(build(tiny, seed=9), load_weights(tmp_path / "epoch_10.pt"), "epoch_10.pt")
+    assert quick_gelu_of(tmp_path / "epoch_10.pt") is None
+
+
+def test_openais_weights_go_into_a_quickgelu_architecture_only(tiny: Architecture, model: nn.Module, tmp_path: Path):
+    torch.save(openai_layout(model), tmp_path / "openai.pt")
+    assert quick_gelu_of(tmp_path / "openai.pt") is True
+    with pytest.raises(InvalidInput, match="was trained with QuickGELU, and the architecture has GELU"):
+        check_activation(tiny, tmp_path / "openai.pt")
+    check_activation(Architecture(config={**tiny.resolved(), "quick_gelu": True}), tmp_path / "openai.pt")
+
+
+def test_a_torchscript_archive_is_refused_with_the_way_to_convert_it(tmp_path: Path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "model.pt")
+    with pytest.raises(InvalidInput, match="TorchScript archive, which is code"):
+        load_weights(tmp_path / "model.pt")
+
+
+def test_shapes_name_the_architecture_and_its_quickgelu_twin():
+    with torch.device("meta"):
+        weights = build(Architecture(name="RN50-quickgelu"), seed=0).state_dict()
+    assert matching_architectures(weights) == ["RN50", "RN50-quickgelu"]
+
+
+def test_a_state_dict_of_something_else_matches_nothing(model: nn.Module):
+    assert matching_architectures(nn.Linear(2, 2).state_dict()) == []
+    assert matching_architectures(model.state_dict()) == []

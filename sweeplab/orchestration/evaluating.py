@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.attacks import ATTACKS
-from sweeplab.clip_model import Architecture, checkpoint_architecture
+from sweeplab.clip_model import (
+    Architecture,
+    checkpoint_architecture,
+    load_weights,
+    matching_architectures,
+    quick_gelu_of,
+)
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.experiment import CleaningSweep
@@ -62,9 +68,28 @@ def _architecture(request: EvaluationRequest) -> Architecture:
     if request.sweep is not None:
         return request.sweep.victim.architecture
     found = checkpoint_architecture(request.checkpoint)
-    if found is None:
-        raise InvalidInput(f"checkpoint {request.checkpoint} does not say its architecture; give --architecture NAME")
-    return found
+    return found if found is not None else _detected(request.checkpoint)
+
+
+def _detected(checkpoint: Path) -> Architecture:
+    """The architecture that the weights' shapes, and the file's layout, leave no doubt about.
+
+    Raises:
+        InvalidInput: if none of open_clip's fits, or the activation cannot be told.
+    """
+    names = matching_architectures(load_weights(checkpoint))
+    if quick_gelu_of(checkpoint):
+        names = [name for name in names if Architecture(name=name).resolved().get("quick_gelu")]
+    if len(names) == 1:
+        return Architecture(name=names[0])
+    if not names:
+        raise InvalidInput(
+            f"checkpoint {checkpoint} fits none of open_clip's architectures; give --script with its own configuration"
+        )
+    raise InvalidInput(
+        f"checkpoint {checkpoint} fits {', '.join(names)}: shapes do not tell the activation; give --architecture NAME "
+        "(OpenAI's weights and those of CleanCLIP, attack-cleanclip, SafeCLIP and RoCLIP use QuickGELU)"
+    )
 
 
 def _trigger(request: EvaluationRequest) -> Trigger | None:

@@ -12,7 +12,15 @@ from torch import nn
 
 from sweeplab.attacks.poisoning import PoisonPlan, plan_poison
 from sweeplab.cleaning.start import recalibrate_batch_norm
-from sweeplab.clip_model import Architecture, architecture_json, build, load_into, load_weights, tokenizer
+from sweeplab.clip_model import (
+    Architecture,
+    architecture_json,
+    build,
+    check_activation,
+    load_into,
+    load_weights,
+    tokenizer,
+)
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
@@ -290,6 +298,7 @@ def victim_model(architecture: Architecture, checkpoint: Path) -> nn.Module:
     key = f"{checkpoint}:{checkpoint.stat().st_mtime_ns}" if checkpoint.is_file() else str(checkpoint)
     if key not in _weights:
         _weights.clear()
+        check_activation(architecture, checkpoint)
         _weights[key] = load_weights(checkpoint)
     model = build(architecture, seed=0)
     load_into(model, _weights[key], str(checkpoint))

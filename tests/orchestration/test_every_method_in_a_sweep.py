@@ -14,6 +14,7 @@ from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.driver import Options
+from sweeplab.orchestration.examining import WANTS, examine_checkpoint
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.records import SweepRecord
 from sweeplab.search_space import LogUniform, SearchSpace
@@ -121,3 +122,17 @@ def test_a_victim_starts_from_a_checkpoint_and_is_chosen_by_another_ones_accurac
 
 def _digest(home: Path) -> str:
     return next(path.name.removeprefix("finetuned-") for path in (home / "victims").glob("finetuned-*"))
+
+
+def test_a_checkpoint_is_examined(plain: CleaningSweep, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SWEEPLAB_HOME", str(home))
+    checkpoint = next((home / "victims").rglob("*.pt"))
+    found = examine_checkpoint(plain, checkpoint, WANTS, tmp_path / "tables")
+    assert {"panel", "probe", "pairs", "retrieval", "map"} <= set(found)
+    assert found["panel"]["attacks"][0]["attack"].startswith("badnet")
+    assert 0 < found["probe"]["accuracy"] <= 1
+    assert [row["share"] for row in found["pairs"]["detection"]["highest"]] == [0.01, 0.05, 0.1, 0.2, 0.3]
+    assert 0 <= found["retrieval"]["image_to_text@1"] <= found["retrieval"]["image_to_text@10"] <= 1
+    assert (tmp_path / "tables" / "map.csv").is_file()
+    with pytest.raises(InvalidInput, match="'x' cannot be examined; known: panel"):
+        examine_checkpoint(plain, checkpoint, ["x"])
