@@ -647,6 +647,30 @@ def attack_list() -> None:
     raise typer.Exit(guarded(work))
 
 
+@attack_app.command("badclip")
+def attack_badclip(
+    script: Annotated[Path, typer.Argument(help="Its sweep names architecture, pairs and target.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A clean model of that architecture.")],
+    to: Annotated[Path, typer.Option("--to", help="The patch, a .png file.")],
+    fields: Annotated[list[str] | None, typer.Option("--set", help="field=value of the optimisation.")] = None,
+    only: Only = None,
+    smoke: Annotated[bool, typer.Option("--smoke")] = False,
+) -> None:
+    """Optimise BadCLIP's patch against a clean model; stamp it with the attack `image` at position `center`."""
+
+    def work() -> None:
+        from sweeplab.attacks.badclip import BadCLIP
+        from sweeplab.orchestration.optimising import optimise_for
+
+        sweep = _one_sweep(script, only, [], smoke)
+        check_sources([sweep])
+        settings = BadCLIP.model_validate(dict(_parameter(field) for field in fields or []))
+        optimise_for(sweep, checkpoint, settings, to, say)
+        say(f"patch: {to}; stamp it with ImageTrigger(path={str(to)!r}, position='center')")
+
+    raise typer.Exit(guarded(work))
+
+
 @attack_app.command("export")
 def attack_export(
     script: Path,

@@ -17,26 +17,27 @@ from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.structured import BadNetStripes, BlendedStripes, BlendedText, BlendedTriangles
 from sweeplab.attacks.wanet import WaNet
 from sweeplab.cli import main
-from sweeplab.experiment import CleaningSweep, Search
-from sweeplab.specs import Spec
+from sweeplab.experiment import Search
 
+ATTACKS = {
+    "badnet": BadNet(patch_size=6, pattern="binary"),
+    "badnet-stripes": BadNetStripes(patch_size=8),
+    "blended": Blended(noise="fixed"),
+    "blended-stripes": BlendedStripes(alpha=0.1),
+    "blended-triangles": BlendedTriangles(),
+    "blended-text": BlendedText(),
+    "wanet": WaNet(control_points=4, strength=2.0),
+    "sig": SIG(),
+}
 
-def sweep_of(name: str, attack: Spec) -> CleaningSweep:
-    """The quickstart with another attack."""
-    poisoning = BADNET_VICTIM.poisoning.replace(attack=attack)
-    victim = BADNET_VICTIM.replace(name=f"every-attack-{name}", poisoning=poisoning)
-    return QUICKSTART.replace(name=f"every-attack-{name}", victim=victim, search=Search(trials=6, startup_trials=3))
+VICTIMS = {
+    name: BADNET_VICTIM.replace(name=f"every-attack-{name}", poisoning=BADNET_VICTIM.poisoning.replace(attack=attack))
+    for name, attack in ATTACKS.items()
+}
 
-
-SWEEPS = (
-    sweep_of("badnet", BadNet(patch_size=6, pattern="binary")),
-    sweep_of("badnet-stripes", BadNetStripes(patch_size=8)),
-    sweep_of("blended", Blended(noise="fixed")),
-    sweep_of("blended-stripes", BlendedStripes(alpha=0.1)),
-    sweep_of("blended-triangles", BlendedTriangles()),
-    sweep_of("blended-text", BlendedText()),
-    sweep_of("wanet", WaNet(control_points=4, strength=2.0)),
-    sweep_of("sig", SIG()),
+SWEEPS = tuple(
+    QUICKSTART.replace(name=victim.name, victim=victim, search=Search(trials=6, startup_trials=3))
+    for victim in VICTIMS.values()
 )
 
 if __name__ == "__main__":

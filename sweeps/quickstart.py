@@ -1,6 +1,6 @@
 """Poison a small CLIP, then search for the settings that clean it. Everything is made here; no GPU, no download.
 
-    python sweeps/quickstart.py            # 5 to 10 minutes on 2 cores
+    python sweeps/quickstart.py            # 5 to 8 minutes on 2 cores
     python sweeps/quickstart.py --dry-run  # what it would do
 
 The fruit stall has 16 classes; 5 % of the 8,000 training pairs carry a 6-pixel square of noise and captions of bananas.
@@ -53,6 +53,7 @@ SWEEP = CleaningSweep(
     epochs=4,
     data=FruitStall(num_pairs=2000, seed=1),
     evaluation=EVALUATION,
+    text_augmentation="swap+delete",  # the same with and without WordNet
     space=cleanclip.FRUIT_STALL,
     grid=cleanclip.FRUIT_STALL_GRID,
     search=Search(trials=12, startup_trials=6),

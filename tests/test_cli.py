@@ -546,3 +546,45 @@ def test_every_command_has_help():
     commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
     assert {"run", "resume", "leaderboard", "status", "list", "export", "report", "doctor"} <= set(commands)
     assert all(entry.help for entry in commands.values())
+
+
+# --- attacks ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_attack_is_previewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from PIL import Image
+
+    Image.new("RGB", (60, 50), (10, 120, 200)).save(tmp_path / "photo.png")
+    words = ["attack", "preview", "badnet", str(tmp_path / "photo.png"), "--set", "patch_size=9"]
+    result = CliRunner().invoke(cli.app, [*words, "--to", str(tmp_path / "out.png"), "--image-size", "48"])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (3 * 48 + 16, 48)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nope"], "attack 'nope' is unknown; known: badnet"),
+        (["badnet", "--set", "patch_size=300"], "patch_size=300 is larger than the image of 224 pixels"),
+        (["badnet", "--set", "colour=1"], "colour: unknown field"),
+        (["image"], "path"),
+    ],
+)
+def test_a_preview_that_cannot_be_made_is_refused(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from PIL import Image
+
+    Image.new("RGB", (60, 50)).save(tmp_path / "photo.png")
+    kind, *rest = words
+    result = CliRunner().invoke(cli.app, ["attack", "preview", kind, str(tmp_path / "photo.png"), *rest])
+    assert result.exit_code == 2
+    assert message in result.output + result.stderr
+
+
+def test_attacks_are_listed():
+    result = CliRunner().invoke(cli.app, ["attack", "list"])
+    assert result.exit_code == 0
+    assert "wanet" in result.output
+    assert "path=required" in result.output

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from sweeplab.cleaning.start import Start, shrink_and_perturb
-from sweeplab.clip_model import Architecture, SmallCLIP, build
+from sweeplab.cleaning.start import Start, recalibrate_batch_norm, shrink_and_perturb
+from sweeplab.clip_model import Architecture, SmallCLIP, build, normalise_pixels
 from sweeplab.specs import InvalidInput
 
 
@@ -104,3 +104,17 @@ def test_values_out_of_range_are_refused(fields: dict[str, float]):
     (name, value), *_ = fields.items()
     with pytest.raises(InvalidInput, match=f"{name}={value}"):
         Start(shrink_perturb=True, **fields)
+
+
+def test_new_batch_norm_statistics_are_those_of_the_images(tiny: Architecture):
+    """The first layer's running mean becomes the mean of its input over all images, whatever it was; weights stay."""
+    model = build(tiny, seed=0).eval()
+    weights = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    model.visual.bn1.running_mean.fill_(7.0)
+    images = torch.randint(256, (12, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    recalibrate_batch_norm(model, images.split(4))
+    expected = model.visual.conv1(normalise_pixels(images)).mean(dim=(0, 2, 3))
+    assert_close(model.visual.bn1.running_mean, expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in model.named_parameters())
+    assert not model.training
+    assert model.visual.bn1.momentum == 0.1

@@ -1,0 +1,66 @@
+"""Optimise BadCLIP's patch with a sweep's own pairs: what `sweeplab attack badclip` does."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from sweeplab.attacks.badclip import BadCLIP, optimise_patch, save_patch
+from sweeplab.attacks.poisoning import mentioning
+from sweeplab.clip_model import tokenizer
+from sweeplab.data.images import load_image
+from sweeplab.data.tables import PairTable
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.orchestration.files import home_folder
+from sweeplab.orchestration.workers import Machine, prepare_process, victim_model
+from sweeplab.specs import InvalidInput
+from sweeplab.training.randomness import numpy_stream
+
+MAX_IMAGES = 10_000
+"""Images that the patch is optimised on; about as many as the authors use."""
+MAX_TARGETS = 1_000
+"""True target images, and captions."""
+
+
+def optimise_for(
+    sweep: CleaningSweep, checkpoint: Path, settings: BadCLIP, to: Path, say: Callable[[str], None]
+) -> None:
+    """Optimise a patch on the victim's clean pairs and write it.
+
+    Pairs whose caption mentions the target give target images and captions, the others the images to be patched.
+
+    Args:
+        sweep: names the architecture, the pairs and the target.
+        checkpoint: a clean model of that architecture.
+        settings: of the optimisation.
+        to: a .png file.
+        say: is told every epoch.
+    """
+    if not isinstance(sweep.victim, PretrainedVictim):
+        raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which names no pairs to optimise on")
+    if to.suffix.lower() != ".png":
+        raise InvalidInput(f"--to={to} must end in .png: other formats lose pixels")
+    machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
+    device = prepare_process(machine)
+    target, size = sweep.trigger().target, sweep.victim.architecture.image_size
+    table: PairTable = sweep.victim.data.read(machine.data_home)  # type: ignore[attr-defined]
+    named = set(mentioning(table, target).tolist())
+    if not named:
+        raise InvalidInput(f"no caption mentions target={target!r}; BadCLIP needs true images of the target")
+    order = numpy_stream(settings.seed, "badclip pairs").permutation(len(table)).tolist()
+    others = [row for row in order if row not in named][:MAX_IMAGES]
+    targets = [row for row in order if row in named][:MAX_TARGETS]
+
+    def pixels(rows: list[int]) -> torch.Tensor:
+        return torch.stack([torch.from_numpy(load_image(table.image(row), size)) for row in rows])
+
+    patch = optimise_patch(
+        victim_model(sweep.victim.architecture, checkpoint).to(device),
+        settings,
+        images=pixels(others),
+        target_tokens=tokenizer(sweep.victim.architecture)([table.caption(row) for row in targets]),
+        target_images=pixels(targets),
+        report=lambda epoch, loss: say(f"epoch {epoch}/{settings.epochs}: loss {loss:.4f}"),
+    )
+    save_patch(patch, to)

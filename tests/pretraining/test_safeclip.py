@@ -1,0 +1,123 @@
+"""SafeCLIP's safe sets, ABL's flags and the pool, by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from sweeplab.losses import mmcl, nearest_rows, unlearning
+from sweeplab.pretraining.abl import ABL
+from sweeplab.pretraining.pool import Pool
+from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior, top_share
+from sweeplab.specs import InvalidInput
+from sweeplab.training.objective import EmbeddedBatch, EpochFacts, TrainingFacts
+
+FACTS = TrainingFacts(num_pairs=10, steps_per_epoch=2, epochs=9, global_batch_size=4, embed_dim=2, seed=0)
+
+
+def facts_of(epoch: int, cosines: list[float]) -> EpochFacts:
+    """An epoch in which pair i has the given cosine: images at the angle, texts due east."""
+    values = torch.tensor(cosines)
+    images = torch.stack([values, (1 - values**2).sqrt()], dim=1)
+    texts = torch.tensor([[1.0, 0.0]]).expand(len(values), 2)
+    return EpochFacts(epoch, FACTS, lambda other=None: (images, texts), lambda parameters: None)
+
+
+RISING = [i / 10 for i in range(10)]
+
+
+def test_the_pool_replaces_its_oldest_rows():
+    pool = Pool(3, 2, seed=0, name="x")
+    assert_close(pool.rows.norm(dim=1), torch.ones(3))
+    pool.push(torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
+    pool.push(torch.tensor([[3.0, 0.0], [4.0, 0.0]]))
+    assert pool.rows[:, 0].tolist() == [4.0, 2.0, 3.0]
+    pool.push(torch.tensor([[float(i), 0.0] for i in range(5, 10)]))
+    assert sorted(pool.rows[:, 0].tolist()) == [7.0, 8.0, 9.0]
+
+
+def test_the_nearest_row_is_the_one_of_largest_cosine():
+    queries = F.normalize(torch.tensor([[1.0, 0.2], [0.1, 1.0]]), dim=1)
+    assert torch.equal(nearest_rows(queries, torch.eye(2)), torch.eye(2))
+
+
+@pytest.mark.parametrize(("share", "chosen"), [(0.0, []), (0.25, [9, 8]), (0.3, [9, 8, 7]), (1.0, list(range(10)))])
+def test_the_top_share_rounds_down(share: float, chosen: list[int]):
+    assert top_share(torch.tensor(RISING), share).nonzero().flatten().tolist() == sorted(chosen)
+
+
+def test_the_mixture_tells_two_groups_apart():
+    draw = torch.Generator().manual_seed(0)
+    low, high = (centre + 0.02 * torch.randn(200, generator=draw) for centre in (0.1, 0.5))
+    posterior = mixture_posterior(torch.cat([low, high]), seed=0)
+    assert (posterior[:200] < 0.01).all()
+    assert (posterior[200:] > 0.99).all()
+
+
+def test_safe_shares_grow_by_their_step_up_to_the_largest():
+    """Top 30 % first, then 50 %, 60 % (the cap), 60 %."""
+    method = SafeCLIP(
+        warmup_epochs=1, slow_epochs=1, safe_rule="top-share", first_share=0.3, share_step=0.2, max_share=0.6
+    )
+    state = method.init_state(nn.Identity(), FACTS)
+    sizes = []
+    for epoch in range(1, 7):
+        method.start_epoch(state, facts_of(epoch, RISING))
+        sizes.append(int(state.safe.sum()))
+    assert sizes == [0, 0, 3, 5, 6, 6]
+
+
+def test_the_phases_walk_over_the_right_pairs():
+    method = SafeCLIP(warmup_epochs=1, slow_epochs=1, safe_rule="top-share", first_share=0.3)
+    state = method.init_state(nn.Identity(), FACTS)
+    warm, slow = method.passes(state, 1), method.passes(state, 2)
+    assert [(walk.stage, len(walk.rows), walk.learning_rate) for walk in (*warm, *slow)] == [
+        ("unimodal", 10, None),
+        ("clip", 10, 5e-6),
+    ]
+    method.start_epoch(state, facts_of(3, RISING))
+    risky, safe = method.passes(state, 3)
+    assert (risky.stage, risky.rows.tolist()) == ("unimodal", [0, 1, 2, 3, 4, 5, 6])
+    assert (safe.stage, safe.rows.tolist()) == ("clip", [7, 8, 9])
+
+
+def test_abl_flags_the_highest_cosines_of_the_model_itself():
+    method = ABL(detect_at=2, num_flagged=3)
+    state = method.init_state(nn.Identity(), FACTS)
+    method.start_epoch(state, facts_of(1, RISING))
+    assert not state.flagged.any()
+    method.start_epoch(state, facts_of(2, RISING))
+    assert state.flagged.nonzero().flatten().tolist() == [7, 8, 9]
+
+
+def test_abl_removes_a_share_of_what_is_left():
+    """20 % of ten pairs are two, of the eight that are left one."""
+    method = ABL(num_flagged=0, remove_at=(1, 2), remove_share=0.2)
+    state = method.init_state(nn.Identity(), FACTS)
+    method.start_epoch(state, facts_of(1, RISING))
+    assert method.passes(state, 1)[0].rows.tolist() == list(range(8))
+    method.start_epoch(state, facts_of(2, RISING))
+    assert method.passes(state, 2)[0].rows.tolist() == list(range(7))
+
+
+def test_abl_unlearns_flagged_pairs_and_learns_the_others():
+    """Flagged: cosine 1, so (1 + 0)^2 = 1, weighted 2."""
+    method = ABL(num_flagged=1, unlearn_weight=2.0)
+    state = method.init_state(nn.Identity(), FACTS)
+    state.flagged[4] = True
+    rows = torch.eye(3)
+    batch = EmbeddedBatch(rows, rows, torch.tensor(3.0), rows=torch.tensor([1, 4, 2]))
+    loss = method.loss(state, batch)
+    assert_close(loss.total, mmcl(rows[[0, 2]], rows[[0, 2]], torch.tensor(3.0)) + 2.0)
+
+
+def test_unlearning_nothing_costs_nothing():
+    assert float(unlearning(torch.empty(0, 2), torch.empty(0, 2), 0.0)) == 0
+
+
+def test_abl_refuses_more_flags_than_pairs_and_a_detection_after_the_end():
+    with pytest.raises(InvalidInput, match="num_flagged=11 exceeds the 10 pairs"):
+        ABL(num_flagged=11).init_state(nn.Identity(), FACTS)
+    with pytest.raises(InvalidInput, match="detect_at=10 lies behind epochs=9"):
+        ABL(num_flagged=1, detect_at=10).init_state(nn.Identity(), FACTS)
