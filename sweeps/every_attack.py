@@ -24,9 +24,9 @@ ATTACKS = {
     "badnet-stripes": BadNetStripes(patch_size=8),
     "blended": Blended(noise="fixed"),
     "blended-stripes": BlendedStripes(alpha=0.1),
-    "blended-triangles": BlendedTriangles(),
+    "blended-triangles": BlendedTriangles(alpha=0.3),
     "blended-text": BlendedText(),
-    "wanet": WaNet(control_points=4, strength=2.0),
+    "wanet": WaNet(control_points=4, strength=3.0),
     "sig": SIG(),
 }
 

@@ -334,3 +334,14 @@ def test_shapes_name_the_architecture_and_its_quickgelu_twin():
 def test_a_state_dict_of_something_else_matches_nothing(model: nn.Module):
     assert matching_architectures(nn.Linear(2, 2).state_dict()) == []
     assert matching_architectures(model.state_dict()) == []
+
+
+def test_the_authors_cut_long_captions_without_their_end_token(tiny: Architecture):
+    """Sixteen places: start, then words; by the paper's protocol the last place is the end token."""
+    long, short = "banana " * 40, "a banana"
+    paper, authors = (tokenizer(tiny, protocol)([long, short]) for protocol in ("paper", "authors"))
+    assert int(paper[0, -1]) == 49407
+    assert int(authors[0, -1]) == 8922, "the token of banana"
+    assert int(authors[0].argmax()) == 0, "the encoder pools at the start token"
+    assert torch.equal(paper[0, :-1], authors[0, :-1])
+    assert torch.equal(paper[1], authors[1])

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -30,6 +31,26 @@ SETTINGS = {
 }
 
 
+FOLDER_PREFIX = "sweeplab-ray-"
+"""Of the folder, in the system's temporary one, in which a private cluster keeps its sockets and logs."""
+OWNER = "owner"
+"""File in it with the number of the process that made it."""
+
+
+def remove_abandoned_folders() -> None:
+    """Remove what killed drivers have left; folders of living processes and of other users stay.
+
+    Where the system has no /proc, nothing is removed.
+    """
+    if not Path("/proc/self").exists():
+        return
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            owner = int((folder / OWNER).read_text())
+            if folder.stat().st_uid == os.getuid() and not Path(f"/proc/{owner}").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def ray_session(*, needs_train: bool) -> Iterator[None]:
     """Attach to the running cluster (a Ray job, `RAY_ADDRESS`) or start one for this process, on loopback.
@@ -49,7 +70,9 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with tempfile.TemporaryDirectory(prefix="sweeplab-ray-", ignore_cleanup_errors=True) as folder:
+    remove_abandoned_folders()
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as folder:
+        Path(folder, OWNER).write_text(str(os.getpid()))
         try:
             if not _attach(quiet):
                 ray.init(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sweeplab.data.augmentation import VIEWS, AutoAugmentView
+from sweeplab.clip_model import IMAGE_MEAN
+from sweeplab.data.augmentation import VIEWS, AutoAugmentView, PARView, SimCLRView
 from sweeplab.specs import InvalidInput, Spec
 
 every_view = pytest.mark.parametrize(
@@ -84,3 +85,48 @@ def test_no_images_have_no_views(view: Spec):
 def test_an_unknown_policy_is_refused():
     with pytest.raises(InvalidInput, match="policy='mnist'"):
         AutoAugmentView(policy="mnist")
+
+
+# --- PAR's and SimCLR's ----------------------------------------------------------------------------------------------
+
+
+def test_pars_noise_only_brightens_half_of_the_images():
+    """A mid-grey image: noise reaches it in half of 200 draws (standard deviation 7), and no pixel gets darker."""
+    grey = torch.full((200, 3, 16, 16), 100, dtype=torch.uint8)
+    made = PARView(probability=0.5).views(grey, range(200))
+    mean = torch.tensor([round(255 * channel) for channel in IMAGE_MEAN], dtype=torch.uint8)
+    kept = ~(made == mean[None, :, None, None]).all(dim=1, keepdim=True).expand_as(made)
+    assert (made[kept] >= 100).all()
+    noisy = (made > 130).flatten(1).any(dim=1).sum()
+    assert 65 <= int(noisy) <= 135
+
+
+def test_pars_square_has_half_to_one_percent_of_the_area():
+    """Of 224 x 224: a side of 16 to 22 pixels, in CLIP's mean colour, on black images without noise."""
+    view = PARView(noise=0.0, probability=1.0)
+    black = torch.zeros((20, 3, 224, 224), dtype=torch.uint8)
+    mean = torch.tensor([round(255 * channel) for channel in IMAGE_MEAN], dtype=torch.uint8)
+    for image in view.views(black, range(20)):
+        erased = (image != 0).all(dim=0)
+        side = int(erased.sum()) ** 0.5
+        assert side == int(side)
+        assert 16 <= side <= 22
+        assert torch.equal(image[:, erased].T.unique(dim=0), mean[None])
+
+
+def test_simclr_blurs_always():
+    """A single white pixel on black never stays alone where crop and colours are switched off."""
+    dot = torch.zeros((1, 3, 33, 33), dtype=torch.uint8)
+    dot[..., 16, 16] = 255
+    view = SimCLRView(smallest_crop=1.0, jitter=0.0)
+    spread = [int((view.views(dot, [seed])[0, 0] > 0).sum()) for seed in range(20)]
+    assert sum(count > 1 for count in spread) >= 15  # sigma below about 0.3 leaves the neighbours at zero
+
+
+def test_an_unknown_view_is_refused_with_the_known_ones():
+    from sweeplab.cleaning.cleanclip import CleanCLIP
+
+    with pytest.raises(InvalidInput, match="unknown augmentation kind='mixup'; known: autoaugment, simclr, par"):
+        CleanCLIP(views={"kind": "mixup"})
+    assert CleanCLIP(views={"kind": "simclr"}).views == SimCLRView()
+    assert CleanCLIP(views=AutoAugmentView()).canonical() == CleanCLIP().canonical()

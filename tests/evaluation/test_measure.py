@@ -275,3 +275,49 @@ def test_a_new_optional_field_of_an_attack_leaves_the_digest_alone(tokenize: Tok
         measure_of(tokenize, stall_test, trigger=Trigger(attack, "banana")) for attack in (Before(), After())
     )
     assert after.digest == before.digest
+
+
+# --- protocol `authors` ----------------------------------------------------------------------------------------------
+
+
+def of_authors(tokenize: Tokenize, images: LabelledImages, trigger: Trigger = TRIGGER) -> Measure:
+    return Measure(EVALUATION, images, 32, tokenize=tokenize, trigger=trigger, protocol="authors")
+
+
+def test_the_authors_draw_triggers_anew_for_every_model(
+    tokenize: Tokenize, stall_test: LabelledImages, tiny: Architecture
+):
+    """The draws follow the weights, so one model repeats and another differs."""
+    measure = of_authors(tokenize, stall_test)
+    seen = []
+    for seed in (0, 1, 0):
+        measure(build(tiny, seed=seed))
+        seen.append(measure.triggered_pixels([0, 1, 2]))
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_the_authors_squash_triggered_images_and_crop_clean_ones(
+    tokenize: Tokenize, tiny: Architecture, tmp_path: Path
+):
+    """A picture of 64 x 32, left half black: cropped to its middle it is half black, squashed too, but at other pixels
+    than a picture whose left quarter is black, which a crop sees as white."""
+    from PIL import Image
+
+    from sweeplab.data.class_folders import ClassFolders
+
+    for name in ("banana", "pear"):
+        (tmp_path / name).mkdir()
+        picture = np.full((32, 64, 3), 255, dtype=np.uint8)
+        picture[:, :16] = 0
+        Image.fromarray(picture).save(tmp_path / name / "a.png")
+    images = ClassFolders(path=tmp_path).read(tmp_path)
+    measure = of_authors(tokenize, images, Trigger(Blended(alpha=1e-6), "banana"))
+    measure(build(tiny, seed=0))
+    clean, triggered = measure.clean_pixels([1])[0, 0, 16], measure.triggered_pixels([0])[0, 0, 16]
+    assert int(clean.min()) == 255
+    assert int((triggered < 64).sum()) == 8
+
+
+def test_the_protocols_measurements_never_compare(tokenize: Tokenize, stall_test: LabelledImages, measure: Measure):
+    assert of_authors(tokenize, stall_test).digest != measure.digest
