@@ -20,6 +20,7 @@ def epochs_table(sweep: SweepRecord) -> pd.DataFrame:
             "accuracy_n": point.measurement.accuracy_n,
             "asr_k": point.measurement.asr_k,
             "asr_n": point.measurement.asr_n,
+            "top5_accuracy": point.measurement.top5_accuracy,
             "seed": trial.seed,
             "step": point.step,
             "train_loss": point.train.get("loss"),
@@ -33,6 +34,13 @@ def epochs_table(sweep: SweepRecord) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def curve_table(sweep: SweepRecord) -> pd.DataFrame:
+    """One row a recorded step: trial, step, the loss and its parts; empty unless the sweep set `log_every`."""
+    return pd.DataFrame(
+        [{"trial": trial.number, **entry} for trial in sweep.trials for point in trial.points for entry in point.curve]
+    )
+
+
 def trials_table(leaderboard: Leaderboard) -> pd.DataFrame:
     """One row a trial, in the order of the leaderboard."""
     rows = []
@@ -44,10 +52,13 @@ def trials_table(leaderboard: Leaderboard) -> pd.DataFrame:
 
 
 def export(sweep: SweepRecord, leaderboard: Leaderboard, folder: Path) -> list[Path]:
-    """Write both tables as CSV and Parquet; returns the files."""
+    """Write the tables as CSV and Parquet, the curves where there are any; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, table in (("epochs", epochs_table(sweep)), ("trials", trials_table(leaderboard))):
+    tables = {"epochs": epochs_table(sweep), "trials": trials_table(leaderboard), "curves": curve_table(sweep)}
+    for name, table in tables.items():
+        if name == "curves" and table.empty:
+            continue
         table.to_csv(folder / f"{name}.csv", index=False)
         table.to_parquet(folder / f"{name}.parquet", index=False)
         files += [folder / f"{name}.csv", folder / f"{name}.parquet"]
