@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.par import PAR
-from sweeplab.clip_model import Architecture, Encoder, build, tokenizer
+from sweeplab.clip_model import Architecture, Encoder, build, normalise_pixels, tokenizer
 from sweeplab.data.augmentation import PARView, SimCLRView
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
@@ -23,7 +23,6 @@ from sweeplab.specs import Spec
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import PairBatch
 from sweeplab.training.loop import Run, Training, train, train_step
-from sweeplab.training.objective import EpochFacts
 from sweeplab.training.optimisation import Optimization
 
 OPTIMIZATION = Optimization(learning_rate=2e-3, warmup_steps=2, global_batch_size=16)
@@ -72,8 +71,7 @@ def ready(objective: Spec, tiny: Architecture, pairs: TrainingPairs, epoch: int 
     run = Run(objective=objective, optimization=optimization, epochs=3, seed=0)
     training = Training(build(tiny, seed=0), pairs, run, measure, Notebook())
     training.encoder = Encoder(training.model)
-    facts = EpochFacts(epoch, training.facts, lambda other=None: training.embed_all(epoch, other), training.forget)
-    hooks.start_epoch(objective, training.state, facts)
+    hooks.start_epoch(objective, training.state, training.epoch_facts(epoch))
     training.set_mode()
     return training
 
@@ -211,3 +209,17 @@ def test_the_authors_schedule_runs_one_epoch_ahead(tiny: Architecture, pairs: Tr
     walk = hooks.passes(EVERY["mmcl"], None, 1, 64)[0]
     training.step(1, walk, pairs.__getitems__([(1, row) for row in range(16)]))
     assert training.rate == pytest.approx(0.75 * 2e-3)
+
+
+def test_cosines_are_those_of_the_embeddings_in_the_pairs_order(tiny: Architecture, pairs: TrainingPairs):
+    training = ready(EVERY["mmcl"], tiny, pairs)
+    facts = training.epoch_facts(1)
+    images, texts = facts.embed()
+    assert images.shape == texts.shape == (64, 16)
+    assert torch.allclose(facts.cosines(), (images * texts).sum(dim=1), atol=1e-6)
+    other = build(tiny, seed=5)
+    assert not torch.allclose(facts.cosines(other), facts.cosines(), atol=1e-3)
+    assert training.model.training
+    pixels = pairs.first_copies(1, [63]).images
+    alone = training.model.eval().encode_image(normalise_pixels(pixels), normalize=True)
+    assert torch.allclose(images[63], alone[0], atol=1e-5)

@@ -75,11 +75,11 @@ class ABL(Spec):
         assert isinstance(state, ABLState)
         detects = facts.epoch == self.detect_at and self.num_flagged > 0
         if detects and self.detector is not None:
-            cosines = _cosines(facts.embed(detector_model(self.detector)))
+            cosines = facts.cosines(detector_model(self.detector))
             state.flagged[cosines.argsort(stable=True)[: self.num_flagged]] = True
         if not (facts.epoch in self.remove_at or (detects and self.detector is None)):
             return
-        cosines = _cosines(facts.embed())
+        cosines = facts.cosines()
         if detects and self.detector is None:
             state.flagged[cosines.argsort(descending=True, stable=True)[: self.num_flagged]] = True
         if facts.epoch in self.remove_at:
@@ -137,8 +137,3 @@ def detector_model(detector: Detector) -> nn.Module:
     model = build(detector.architecture, seed=0)
     load_into(model, load_weights(detector.path), str(detector.path))
     return model
-
-
-def _cosines(embeddings: tuple[Tensor, Tensor]) -> Tensor:
-    images, texts = embeddings
-    return (images * texts).sum(dim=1)

@@ -85,8 +85,7 @@ class SafeCLIP(Spec):
         mixed = facts.epoch - self.warmup_epochs - self.slow_epochs  # 1 is the first mixed epoch
         if mixed < 1 or (mixed - 1) % self.rescore_every:
             return
-        images, texts = facts.embed()
-        scores = (images * texts).sum(dim=1)
+        scores = facts.cosines()
         first = float(state.share) < 0
         share = None if first else min(self.max_share, float(state.share) + self.share_step)
         if self.safe_rule == "top-share":

@@ -226,8 +226,7 @@ class Training:
         run, place = self.settings, self.place
         tally = Tally(time.perf_counter())
         if place.step_in_epoch == 0:
-            facts = EpochFacts(epoch, self.facts, lambda other=None: self.embed_all(epoch, other), self.forget)
-            hooks.start_epoch(self.objective, self.state, facts)
+            hooks.start_epoch(self.objective, self.state, self.epoch_facts(epoch))
         walks = hooks.passes(self.objective, self.state, epoch, len(self.pairs))
         size = self.optimization.global_batch_size
         steps = sum(len(walk.rows) // size for walk in walks)
@@ -363,28 +362,50 @@ class Training:
         for parameter in parameters:
             self.optimizer.state.pop(parameter, None)
 
-    @torch.no_grad()
+    def epoch_facts(self, epoch: int) -> EpochFacts:
+        """What the objective may know and do at the start of an epoch."""
+        return EpochFacts(
+            epoch,
+            self.facts,
+            embed=lambda other=None: self.embed_all(epoch, other),
+            cosines=lambda other=None: self.cosines_of_all(epoch, other),
+            forget=self.forget,
+        )
+
     def embed_all(self, epoch: int, other: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """All pairs as the epoch sees them, embedded in evaluation mode; the ranks share the work.
 
         Returns:
             (N, D) image embeddings and (N, D) text embeddings, unit norm, float32, on the CPU.
         """
+        images, texts = zip(*self.over_all_pairs(epoch, other, lambda images, texts: (images, texts)), strict=True)
+        return torch.cat(images), torch.cat(texts)
+
+    def cosines_of_all(self, epoch: int, other: nn.Module | None = None) -> Tensor:
+        """The cosine of image and caption of all pairs as the epoch sees them, (N,) on the CPU; as `embed_all`."""
+        scores = self.over_all_pairs(epoch, other, lambda images, texts: ((images * texts).sum(dim=1),))
+        return torch.cat([score for (score,) in scores])
+
+    @torch.no_grad()
+    def over_all_pairs(
+        self, epoch: int, other: nn.Module | None, keep: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+    ) -> list[tuple[Tensor, ...]]:
+        """What `keep` makes of every chunk's unit embeddings, in the pairs' order, on the CPU of every rank."""
         model = self.model if other is None else other.to(self.device)
         modes = {module: module.training for module in model.modules()}
         model.eval()
         share = torch.arange(len(self.pairs)).tensor_split(ranks.world_size())[ranks.rank()]
-        rows: list[tuple[Tensor, Tensor]] = []
+        rows: list[tuple[Tensor, ...]] = []
         try:
             for chunk in share.split(EMBED_BATCH):
                 batch = self.pairs.first_copies(epoch, chunk.tolist()).to(self.device)
                 images, texts, _ = encode(Encoder(model), batch.images, batch.tokens, self.optimization)
-                rows.append((F.normalize(images, dim=-1).cpu(), F.normalize(texts, dim=-1).cpu()))
+                kept = keep(F.normalize(images, dim=-1), F.normalize(texts, dim=-1))
+                rows.append(tuple(tensor.cpu() for tensor in kept))
         finally:
             for module, training in modes.items():
                 module.training = training
-        parts = [part for one in ranks.gather_objects(rows) for part in one]
-        return torch.cat([images for images, _ in parts]), torch.cat([texts for _, texts in parts])
+        return [part for one in ranks.gather_objects(rows) for part in one]
 
 
 def train_step(

@@ -71,7 +71,10 @@ class EpochFacts:
     embed: Callable[..., tuple[Tensor, Tensor]]
     """`embed()` embeds all pairs with the model as it is, `embed(other)` with another model: image and text
     embeddings, (num_pairs, D) each, unit norm, float32, on the CPU, the same on every rank. Evaluation mode, no
-    gradients; images and captions as this epoch will see them."""
+    gradients; images and captions as this epoch will see them. Takes 8 x num_pairs x D bytes on every rank."""
+    cosines: Callable[..., Tensor]
+    """`cosines()` or `cosines(other)`: the cosine of each pair, (num_pairs,), in the same way, without keeping the
+    embeddings: 4 x num_pairs bytes."""
     forget: Callable[[Iterable[nn.Parameter]], None]
     """Drops the optimizer's moments of parameters that were made anew."""
 

@@ -26,7 +26,6 @@ from sweeplab.training import objective as hooks
 from sweeplab.training import ranks
 from sweeplab.training.batches import ImageViews, PairBatch
 from sweeplab.training.loop import Run, Training, prepare_batch_norm, train, train_step
-from sweeplab.training.objective import EpochFacts
 from sweeplab.training.optimisation import Optimization
 
 OBJECTIVES = {
@@ -149,8 +148,7 @@ def one_step(objective: Spec) -> dict[str, Tensor]:
             encoder, broadcast_buffers=False, static_graph=every, find_unused_parameters=not every
         )
     share = 8 // ranks.world_size()
-    facts = EpochFacts(1, training.facts, lambda other=None: training.embed_all(1, other), training.forget)
-    hooks.start_epoch(objective, training.state, facts)
+    hooks.start_epoch(objective, training.state, training.epoch_facts(1))
     stage = hooks.passes(objective, training.state, 1, 16)[0].stage
     batch = pairs.__getitems__([(1, row) for row in range(ranks.rank() * share, (ranks.rank() + 1) * share)])
     training.set_mode()
