@@ -31,7 +31,9 @@ def epochs_table(sweep: SweepRecord) -> pd.DataFrame:
         for trial in sweep.trials
         for point in trial.points
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    # A column without any number would be read back from CSV as another type than from Parquet.
+    return table.astype({"top5_accuracy": float}) if rows else table
 
 
 def curve_table(sweep: SweepRecord) -> pd.DataFrame:
