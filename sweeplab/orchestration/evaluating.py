@@ -58,7 +58,7 @@ def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
     else:
         raise InvalidInput("no test set: give --test FOLDER, or --script SCRIPT to take a sweep's")
     machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
-    job = MeasuringJob(architecture, request.checkpoint, evaluation, _trigger(request), machine)
+    job = MeasuringJob(architecture, str(request.checkpoint), evaluation, _trigger(request), machine)
     return measure_checkpoint(job)[0]
 
 
