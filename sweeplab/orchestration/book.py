@@ -19,6 +19,7 @@ from optuna.trial import TrialState as OptunaState
 from sweeplab.evaluation.retention import best_cleaned_point, lowest_asr, score
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import workers
+from sweeplab.orchestration.costs import costs_of
 from sweeplab.orchestration.files import drop_torn_line, storage_faults
 from sweeplab.orchestration.ledger import TRIAL_FORMAT, SweepFolder
 from sweeplab.orchestration.remote import Failure
@@ -225,7 +226,16 @@ class TrialBook:
     def may_ask(self) -> bool:
         """Whether new trials are still to be begun."""
         in_time = self.deadline is None or time.monotonic() < self.deadline
-        return in_time and not self._closed and self.num_begun() < self.sweep.num_trials()
+        is_open = in_time and not self._closed and self.num_begun() < self.sweep.num_trials()
+        return is_open and self._is_within_gpu_hours()
+
+    def _is_within_gpu_hours(self) -> bool:
+        limit = self.sweep.search.gpu_hours
+        if limit is None:
+            return True
+        events = self.folder.events()
+        trials = [self.folder.trial_record(number, is_driven=False) for number in self.folder.trial_numbers()]
+        return costs_of(events, trials, time.time_ns() // 1_000_000).gpu_seconds < 3600 * limit
 
     def num_begun(self) -> int:
         """Trials with parameters."""

@@ -75,6 +75,7 @@ class SweepFolder:
                 "target": sweep.victim.trigger().target,
                 "victim_name": sweep.victim.name,
                 "environment": environment(),
+                **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },
         )
 
@@ -95,10 +96,10 @@ class SweepFolder:
         try:
             lock.acquire(timeout=1)  # `is_locked` holds it for a moment
         except Timeout:
-            who = read_json(holder) if holder.exists() else {}
+            who = self.holder() or {}
             raise InvalidInput(
                 f"sweep {self.name!r} is being run by process {who.get('process', '?')} on {who.get('host', '?')} "
-                f"since {who.get('since', '?')}; wait for it or stop it first"
+                f"since {who.get('since', '?')}; wait for it, or `sweeplab stop {self.name}`"
             ) from None
         try:
             since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -107,6 +108,14 @@ class SweepFolder:
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def holder(self) -> dict[str, Any] | None:
+        """Process, host and time of whoever holds the lock; None where nobody wrote them yet."""
+        path = self.path / "holder.json"
+        if not path.exists():
+            return None
+        holder: dict[str, Any] = read_json(path)
+        return holder
 
     def _lock(self) -> FileLock:
         return FileLock(self.path / "lock")

@@ -360,7 +360,7 @@ def test_a_trial_that_runs_out_of_memory_twice_at_the_same_place_is_given_up(fol
 
 def test_a_trial_that_got_further_between_two_losses_of_memory_is_tried_again(folder: SweepFolder, no_pauses: None):
     book = open_book(folder)
-    for num_points in (1, 1):
+    for num_points in (1, 2):
         Player(book).play(book.next_job(), num_points=num_points)
         book.failed(0, MEMORY)
     assert not book.is_over(0)
