@@ -2,9 +2,6 @@
 
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from math import inf, nextafter
 from typing import Any, Protocol
 
 import optuna
@@ -13,15 +10,17 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import TrialState as OptunaState
 
-from sweeplab.evaluation.retention import best_cleaned_point, lowest_asr, score
+from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration import search
 from sweeplab.orchestration.files import drop_torn_line
 from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.pruning import Pruner
 from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.search import quiet_optuna
 from sweeplab.orchestration.workers import CleaningJob, Machine
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim
 from sweeplab.specs import digest_of
-from sweeplab.training.randomness import stream_seed
 
 
 class Listener(Protocol):
@@ -36,7 +35,7 @@ class Listener(Protocol):
         ...
 
     def trial_ended(self, trial: TrialRecord) -> None:
-        """A trial is over: finished or failed."""
+        """A trial is over: finished, pruned or failed."""
         ...
 
 
@@ -64,17 +63,6 @@ def open_study(folder: SweepFolder, name: str) -> optuna.Study:
         )
 
 
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Without Optuna's log lines."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
-
-
 class TrialBook:
     """What executors talk to, in the driver process only.
 
@@ -94,22 +82,29 @@ class TrialBook:
         self.listeners = listeners
         self.study = open_study(folder, sweep.name)
         self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
+        self.plan = search.Plan.of(sweep)
         self._waiting: deque[int] = deque()
         self._running: set[int] = set()
+        self._pruner = Pruner.of(sweep.search, victim.measurement)
+        self._stops: dict[int, str] = {}
+        """Reasons of the recorded decisions to end a trial early, by trial."""
         self.reconcile()
 
     # --- start: bring everything up to the ledger
 
     def reconcile(self) -> None:
         """Tell Optuna what the ledger knows and it does not; queue the trials that were begun and are not over."""
-        ended = {event["trial"] for event in self.folder.events() if event["event"] == "trial ended"}
+        events = self.folder.events()
+        ended = {event["trial"] for event in events if event["event"] == "trial ended"}
+        self._stops = {event["trial"]: event["reason"] for event in events if event["event"] == "stop decided"}
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == OptunaState.WAITING:
                 continue
             if not (self.folder.trial(trial.number).path / "trial.json").exists():
-                self.study.sampler = self._sampler(trial.number)
-                self._write_trial(optuna.Trial(self.study, trial._trial_id))
+                self._write_trial(search.ask_again(self.study, self.plan, trial.number))
             result = self.folder.trial(trial.number).result()
+            if self._pruner is not None:
+                self._pruner.saw(self.record(trial.number))
             if result is None:
                 self._waiting.append(trial.number)
                 continue
@@ -123,6 +118,7 @@ class TrialBook:
 
     def next_job(self) -> CleaningJob | None:
         """The next attempt to run; None when nothing is left to start now (see `is_done`)."""
+        self._end_stopped()
         if self._waiting:
             number = self._waiting.popleft()
         elif self.may_ask():
@@ -139,7 +135,7 @@ class TrialBook:
         for listener in self.listeners:
             listener.trial_began(record)
         return CleaningJob(
-            sweep=self.sweep,
+            sweep=self.sweep if record.seed == self.sweep.seed else self.sweep.replace(seed=record.seed),
             victim=self.victim,
             number=number,
             attempt=attempt,
@@ -148,6 +144,12 @@ class TrialBook:
             checkpoints=run.checkpoints,
             resume_from=run.latest_checkpoint(),
         )
+
+    def _end_stopped(self) -> None:
+        """End the waiting trials whose early end was decided before they were interrupted."""
+        for number in [number for number in self._waiting if number in self._stops]:
+            self._waiting.remove(number)
+            self.finished(number)
 
     def may_ask(self) -> bool:
         """Whether new trials are still to be begun."""
@@ -164,53 +166,17 @@ class TrialBook:
 
     def _ask(self) -> int:
         number = self.num_begun()
-        search = self.sweep.search
-        # A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far,
-        # not on how often the sweep was interrupted.
-        seed = stream_seed(search.seed, "sampler", number) % 2**32
-        if search.sampler == "tpe":
-            with quiet_optuna():
-                self.study.sampler = optuna.samplers.TPESampler(
-                    n_startup_trials=search.startup_trials, constant_liar=True, seed=seed
-                )
-        else:
-            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        if search.sampler == "grid":
-            assert self.sweep.grid is not None
-            if not any(t.state == OptunaState.WAITING for t in self.study.get_trials(deepcopy=False)):
-                with quiet_optuna():
-                    self.study.enqueue_trial(dict(self.sweep.grid.points()[number]))
-        trial = self.study.ask()
-        if trial.number != number:
-            raise RuntimeError(f"Optuna numbered trial {number} as {trial.number}; the journal has another writer")
-        self._write_trial(trial)
+        self._write_trial(search.ask(self.study, self.plan, number))
         return number
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far,
-        not on how often the sweep was interrupted.
-        """
-        search = self.sweep.search
-        seed = stream_seed(search.seed, "sampler", number) % 2**32
-        if search.sampler != "tpe":
-            return optuna.samplers.RandomSampler(seed=seed)
-        with quiet_optuna():
-            return optuna.samplers.TPESampler(n_startup_trials=search.startup_trials, constant_liar=True, seed=seed)
-
     def _write_trial(self, trial: optuna.Trial) -> None:
-        if self.sweep.search.sampler == "grid":
-            assert self.sweep.grid is not None
-            params: dict[str, Any] = {
-                name: trial.suggest_categorical(name, list(values)) for name, values in self.sweep.grid.axes.items()
-            }
-        else:
-            params = self.sweep.space.suggest(trial)
+        params = self.plan.space.suggest(trial)
         setting = self.sweep.setting(params)  # a value that a field refuses is refused here, before anything runs
         self.folder.write_trial(
             trial.number,
             params,
             configuration=digest_of(setting.canonical()),
-            seed=self.sweep.seed,
+            seed=self.sweep.seed + trial.number % self.sweep.search.seeds_per_configuration,
             start_counts=self.sweep.epochs == 0 or setting.start.changes_victim,
         )
 
@@ -225,18 +191,41 @@ class TrialBook:
         best = self.best_point(record)
         keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
         run.keep_checkpoints(keep)
+        self._judge(record)
         for listener in self.listeners:
             listener.point_made(record, point)
 
+    def _judge(self, record: TrialRecord) -> None:
+        """Decide whether the trial ends early, and record the decision before anyone acts on it."""
+        if self._pruner is None:
+            return
+        self._pruner.saw(record)
+        if record.number in self._stops or len(record.points) >= self.sweep.num_points():
+            return
+        stop = self._pruner.judge(record)
+        if stop is not None:
+            point = record.points[-1].index
+            self.folder.event(
+                "stop decided", trial=record.number, point=point, rule=stop.rule, reason=stop.reason, saw=stop.saw
+            )
+            self._stops[record.number] = stop.reason
+
+    def should_stop(self, number: int) -> bool:
+        """Whether it was decided, after the trial's last point, that it is to end early."""
+        return number in self._stops
+
     def finished(self, number: int) -> None:
-        """A trial has run all its epochs."""
+        """A trial has run all its epochs, or has stopped early where that was decided: then it is pruned."""
         record = self.record(number)
-        if len(record.points) != self.sweep.num_points():
+        if len(record.points) == self.sweep.num_points():
+            self._end(number, {"state": "finished"})
+        elif number in self._stops:
+            self._end(number, {"state": "pruned", "reason": self._stops[number]})
+        else:
             raise RuntimeError(
                 f"trial {number} ended with {len(record.points)} of {self.sweep.num_points()} points; "
                 "it is not finished"
             )
-        self._end(number, {"state": "finished"})
 
     def failed(self, number: int, failure: Failure) -> None:
         """An attempt ended early: try again where that can help, else end the trial as failed, with the reason."""
@@ -256,6 +245,8 @@ class TrialBook:
         self._tell(number)
         self._running.discard(number)
         record = self.record(number)
+        if self._pruner is not None:
+            self._pruner.saw(record)
         self.folder.event("trial ended", trial=number, **result)
         self._keep_best_checkpoints()
         for listener in self.listeners:
@@ -263,25 +254,24 @@ class TrialBook:
 
     def _tell(self, number: int) -> None:
         record = self.record(number)
-        ceiling = self.sweep.search.asr_ceiling
-        with quiet_optuna():
-            if record.state == "failed":
+        if record.state == "failed":
+            with quiet_optuna():
                 self.study.tell(number, state=OptunaState.FAIL, skip_if_finished=True)
-                return
-            frozen = self.study.get_trials(deepcopy=False)[number]
-            lowest = lowest_asr(record.points, start_counts=record.start_counts)
-            # Optuna calls a value of 0 feasible, and an ASR equal to the ceiling is not: hence the next float.
-            if "asr" not in frozen.constraints:  # a kill may have come between this and what follows
-                constraint = nextafter(lowest - ceiling, inf)
-                optuna.Trial(self.study, frozen._trial_id).set_constraint("asr", constraint)
-            value = score(record.points, self.victim.measurement.accuracy, ceiling, start_counts=record.start_counts)
-            self.study.tell(number, value, skip_if_finished=True)
+            return
+        search.tell(
+            self.study,
+            number,
+            record.points,
+            victim_accuracy=self.victim.measurement.accuracy,
+            asr_ceiling=self.sweep.search.asr_ceiling,
+            start_counts=record.start_counts,
+        )
 
     def _keep_best_checkpoints(self) -> None:
         """Of all ended trials, only the best few keep weights: those of their best cleaned point."""
         ended = [self.record(n) for n in self.folder.trial_numbers() if self.folder.trial(n).result() is not None]
         ranked = sorted(
-            (record for record in ended if record.state == "finished" and self.best_point(record) is not None),
+            (record for record in ended if record.state != "failed" and self.best_point(record) is not None),
             key=lambda record: (-self._best_accuracy(record), record.number),
         )
         kept = {record.number for record in ranked[: self.sweep.resources.keep_checkpoints]}

@@ -6,6 +6,7 @@ import shutil
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,17 +25,22 @@ from sweeplab.records import Measurement, Outcomes, Point
 class InlineContext:
     """Commits points directly: the worker is the driver."""
 
-    def __init__(self, attempt: int, commit: Callable[[Point, Outcomes], Any]) -> None:
+    def __init__(
+        self,
+        attempt: int,
+        commit: Callable[[Point, Outcomes], Any],
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.attempt = attempt
-        self._commit = commit
+        self._commit, self._should_stop = commit, should_stop
 
     def report(self, point: Point, outcomes: Outcomes) -> None:
         """Commit the point."""
         self._commit(point, outcomes)
 
     def should_stop(self) -> bool:
-        """Runs go to their end."""
-        return False
+        """What the driver decided after the last point; pre-training goes to its end."""
+        return self._should_stop()
 
 
 def run_trials_inline(book: TrialBook) -> None:
@@ -46,7 +52,7 @@ def run_trials_inline(book: TrialBook) -> None:
             book.point(number, point, outcomes)
 
         try:
-            workers.clean(job, InlineContext(job.attempt, commit))
+            workers.clean(job, InlineContext(job.attempt, commit, partial(book.should_stop, number)))
         except remote.DETERMINISTIC_ERRORS as error:
             book.log(number, traceback.format_exc())
             book.failed(number, remote.failure_of(error))
