@@ -6,7 +6,7 @@ invented between the measured points, every trial costs its epochs, and none is 
 same real numbers twice). What a replay cannot show is a setting better than all that were measured.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ import optuna
 
 from sweeplab.evaluation.retention import counted, retention
 from sweeplab.experiment import Search
+from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.pruning import Pruner
 from sweeplab.orchestration.search import Plan, ask, quiet_optuna, tell
 from sweeplab.ranking.stopping import Pruning, Trajectory
@@ -271,7 +272,14 @@ class Contender:
         return Search(sampler=sampler, pruning=self.pruning, startup_trials=self.startup_trials, seed=seed)
 
 
-def compare(table: Table, contenders: Sequence[Contender], seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def replay_table(folder: SweepFolder) -> Table:
+    """A sweep's table, over the space that it was drawn from, or over what a grid or an imported table spans."""
+    spec = folder.header()["spec"]
+    was_drawn = "space" in spec and spec["search"]["sampler"] != "grid"
+    return table_of(folder.record(), SearchSpace.model_validate(spec["space"]) if was_drawn else None)
+
+
+def compare(table: Table, contenders: Sequence[Contender], seeds: int) -> dict[str, Any]:
     """Replay every contender with the seeds 0, 1, ...; what `sweeplab replay --json` prints.
 
     Raises:
@@ -287,7 +295,6 @@ def compare(table: Table, contenders: Sequence[Contender], seeds: int, say: Call
             for seed in range(1 if contender.sampler == "grid" else seeds)
         ]
         results.append(summary(table, contender, runs))
-        say(f"{results[-1]['sampler']}: done")
     return {
         "sweep": table.name,
         "asr_ceiling": table.asr_ceiling,
