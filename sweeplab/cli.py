@@ -413,7 +413,11 @@ def import_(
     victim_asr: Annotated[float | None, typer.Option(help="A fraction; else epoch 0 says it.")] = None,
     asr_ceiling: Annotated[float, typer.Option(help="A point is cleaned strictly below it.")] = 0.05,
 ) -> None:
-    """Make a sweep of a table that was measured elsewhere: columns trial, epoch, accuracy, asr; the rest are parameters."""
+    """Make a sweep of a table that was measured elsewhere.
+
+    Columns: trial, epoch, accuracy, asr (fractions); optional accuracy_k, accuracy_n, asr_k, asr_n, seed; every other
+    one is a parameter.
+    """
 
     def work() -> None:
         from sweeplab.orchestration.files import home_folder
@@ -429,9 +433,8 @@ def import_(
         )
         record = folder.record()
         points = sum(len(trial.points) for trial in record.trials)
-        say(
-            f"{sweep}: {len(record.trials)} trials, {points} points, parameters {', '.join(record.parameters) or 'none'}"
-        )
+        names = ", ".join(record.parameters) or "none"
+        say(f"{sweep}: {len(record.trials)} trials, {points} points, parameters {names}")
         say(f"{folder.path}")
 
     raise typer.Exit(guarded(work))
@@ -486,9 +489,8 @@ def replay(
             say(json.dumps(found, indent=1, allow_nan=False))
             return
         table = found["table"]
-        say(
-            f"{sweep}: {table['configurations']} configurations, {table['trial_epochs']:g} trial-epochs; {found['target']}"
-        )
+        size = f"{table['configurations']} configurations, {table['trial_epochs']:g} trial-epochs"
+        say(f"{sweep}: {size}; {found['target']}")
         for row in found["results"]:
             costs = [row["trial_epochs"][name] for name in ("median", "lower_quartile", "upper_quartile")]
             median, low, high = ("never" if cost is None else f"{cost:g}" for cost in costs)

@@ -165,7 +165,7 @@ def _read(file: Path) -> pd.DataFrame:
         raise InvalidInput(f"table {file} does not exist")
     try:
         if file.suffix == ".csv":
-            return pd.read_csv(file, float_precision="round_trip")
+            return pd.read_csv(file)
         if file.suffix == ".json":
             return pd.read_json(file, orient="records", precise_float=True, convert_dates=False)
         return pd.read_parquet(file)
@@ -178,7 +178,7 @@ def _check_numbers(file: Path, frame: pd.DataFrame) -> None:
         numbers = pd.to_numeric(frame[column], errors="coerce")
         if numbers.isna().any():
             row = int(numbers.isna().to_numpy().argmax())
-            value = frame[column].iloc[row]
+            value = _plain(frame[column].iloc[row])
             raise InvalidInput(f"{file}: {column}={value!r} in row {row + 1} must be a number; leave such rows out")
     for column in ("accuracy", "asr"):
         outside = ~frame[column].between(0, 1)
@@ -267,7 +267,7 @@ def _trial(
     params = {name: _plain(_constant(file, number, rows, name)) for name in parameters}
     seed = _constant(file, number, rows, "seed") if "seed" in rows.columns else 0
     if pd.isna(seed) or seed < 0 or seed % 1:
-        raise InvalidInput(f"{file}: seed={seed!r} of trial {number} must be a whole number from 0")
+        raise InvalidInput(f"{file}: seed={_plain(seed)!r} of trial {number} must be a whole number from 0")
     starts = _constant(file, number, rows, "start_counts") if "start_counts" in rows.columns else False
     points = [] if float(rows["epoch"].iloc[0]) == 0 else [Point(0, 0.0, 0, 1, victim, timestamp_ms=_now())]
     for _, row in rows.iterrows():
@@ -294,9 +294,10 @@ def _trial(
 def _constant(file: Path, number: int, rows: pd.DataFrame, column: str) -> Any:
     values = rows[column].unique()
     if len(values) > 1:
+        one, other = _plain(values[0]), _plain(values[1])
         raise InvalidInput(
-            f"{file}: {column} takes {len(values)} values in trial {number} ({values[0]!r}, {values[1]!r}); a "
-            "parameter belongs to a whole trial"
+            f"{file}: {column} takes {len(values)} values in trial {number} ({one!r}, {other!r}); a parameter belongs "
+            "to a whole trial"
         )
     return values[0]
 

@@ -25,7 +25,9 @@ from sweeplab.search_space import Choice, Dimension, LogUniform, SearchSpace, Un
 from sweeplab.specs import InvalidInput
 
 UNCONSTRAINED = "tpe-unconstrained"
-"""TPE that maximises the same score and knows of no constraint; for comparison only."""
+"""TPE that maximises retention and knows nothing of the constraint: a trial that is not cleaned is worth 0. For
+comparison only. (With the score that `tell` gives otherwise, which is negative by how far a trial is from being
+cleaned, TPE orders trials as the constraint does, and the two draw alike.)"""
 
 SAMPLERS = ("tpe", "gp", "random", "qmc", "nsga2", "grid", UNCONSTRAINED)
 

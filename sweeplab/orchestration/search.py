@@ -185,7 +185,8 @@ def tell(
         victim_accuracy: a fraction.
         asr_ceiling: a fraction.
         start_counts: whether epoch 0 may win.
-        constrained: False leaves the constraint out, which only a comparison wants.
+        constrained: False is for comparison: no constraint, and a trial without a cleaned point is worth 0, however
+            far from one it was.
     """
     frozen = study.get_trials(deepcopy=False)[number]
     if frozen.state.is_finished():
@@ -196,7 +197,7 @@ def tell(
             lowest = lowest_asr(points, start_counts=start_counts)
             optuna.Trial(study, frozen._trial_id).set_constraint(CONSTRAINT, nextafter(lowest - asr_ceiling, inf))
         value = score(points, victim_accuracy, asr_ceiling, start_counts=start_counts)
-        study.tell(number, value, skip_if_finished=True)
+        study.tell(number, value if constrained else max(0.0, value), skip_if_finished=True)
 
 
 def ask_again(study: optuna.Study, plan: Plan, number: int) -> optuna.Trial:
