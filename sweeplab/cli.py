@@ -84,7 +84,7 @@ def main(*sweeps: "CleaningSweep") -> None:
         smoke: Annotated[bool, typer.Option("--smoke", help="The same in miniature, on embedded data.")] = False,
         resume: Annotated[bool, typer.Option("--resume", help="Insist that there is something to resume.")] = False,
         fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing sweep aside and begin anew.")] = False,
-        search: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
+        search: Annotated[str | None, typer.Option(help="tpe, gp, nsga2, random, qmc or grid.")] = None,
         inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray: for a debugger.")] = False,
         only: Annotated[list[str] | None, typer.Option(help="Only the sweep of this name; may be repeated.")] = None,
     ) -> None:

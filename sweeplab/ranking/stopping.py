@@ -159,7 +159,7 @@ class LearnedBound(Spec):
     """Not before this epoch."""
     learn_from: int = Field(default=5, ge=1)
     """Completed trials that are needed first."""
-    accuracy_slack: float = Field(default=0.02, ge=0, lt=1)
+    accuracy_slack: float = Field(default=0.05, ge=0, lt=1)
     """Added to the largest rise, as a fraction of the victim's accuracy."""
     asr_slack: float = Field(default=0.5, gt=0, le=1)
     """The deepest fall is multiplied by it: 0.5 allows for a fall twice as deep."""
