@@ -465,7 +465,7 @@ def replay(
     sweep: str,
     sampler: Annotated[
         list[str] | None,
-        typer.Option(help="tpe, gp, random, qmc, nsga2, grid, tpe-unconstrained; may be repeated."),
+        typer.Option(help="tpe, gp, random, qmc, nsga2, grid, shuffled-grid, tpe-unconstrained; may be repeated."),
     ] = None,
     pruning: Annotated[str | None, typer.Option(help=PRUNING_HELP)] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each kind.")] = 20,

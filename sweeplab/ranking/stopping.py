@@ -105,12 +105,12 @@ class BackdoorStays(Spec):
     after_epochs: float = Field(default=2, gt=0)
     """Not before this epoch."""
     share: float = Field(default=0.9, gt=0, le=1)
-    """Stop where the lowest ASR so far is at least this share of the victim's."""
+    """Stop where the lowest ASR so far is at least this share of the victim's, and not cleaned."""
 
     def judge(self, trial: Trajectory, situation: Situation) -> Stop | None:
         """Whether to stop after the trial's last point."""
         lowest, limit = min(trial.asr), self.share * situation.victim_asr
-        if trial.epochs[-1] < self.after_epochs or lowest < limit:
+        if trial.epochs[-1] < self.after_epochs or lowest < max(limit, situation.asr_ceiling):
             return None
         return Stop(
             self.kind,

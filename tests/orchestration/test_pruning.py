@@ -197,3 +197,12 @@ def test_a_player_that_asks_nothing_still_completes_the_sweep(tmp_path: Path):
     folder = fabricated.finished_sweep(tmp_path, PRUNED)
     assert {trial.state for trial in folder.record().trials} == {"finished"}
     Player(open_book(folder, PRUNED)).play_all()
+
+
+def test_a_sweep_with_rules_reads_back_from_its_own_record(tmp_path: Path):
+    folder = prepared_folder(tmp_path, PRUNED)
+    assert CleaningSweep.model_validate(folder.header()["spec"]).digest() == PRUNED.digest()
+
+
+def test_rules_are_part_of_a_sweeps_identity():
+    assert PRUNED.digest() != PRUNED.replace(search=SWEEP.search).digest()

@@ -69,6 +69,13 @@ def test_the_backdoor_stays_where_the_lowest_asr_is_the_share_of_the_victims():
     assert rule.judge(trial((0.9, 0.8), (0.9, 0.71)), situation()) is None
 
 
+def test_a_trial_that_is_cleaned_is_not_said_to_keep_the_backdoor():
+    """The victim's ASR, .01, lies below the ceiling already: its share means nothing."""
+    now = Situation(0.9, 0.01, 0.05, 0.9, 0.01)
+    assert BackdoorStays(after_epochs=1).judge(trial((0.9, 0.04)), now) is None
+    assert BackdoorStays(after_epochs=1).judge(trial((0.9, 0.05)), now) is not None
+
+
 def test_an_asr_that_dipped_before_does_not_stay():
     assert BackdoorStays(after_epochs=2).judge(trial((0.9, 0.3), (0.9, 0.8)), situation()) is None
 
