@@ -4,17 +4,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from sweeplab.attacks.poisoning import AttackField, Poisoning
+from sweeplab.attacks import ATTACKS
+from sweeplab.attacks.exchange import ImportedPoison
+from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.start import Start
 from sweeplab.clip_model import Architecture, SmallCLIP
+from sweeplab.data import PAIR_SOURCES
 from sweeplab.data.eda import TextAugmentation
 from sweeplab.data.eda import resolve as resolve_text_augmentation
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.labelled_pairs import LabelledPairs
-from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL
@@ -47,8 +50,18 @@ class CleanSample(Spec):
         return self
 
 
-PAIR_SOURCES = (PairsCSV, FruitStall, LabelledPairs)
 PairSource = Annotated[AnySpec, one_of(lambda: PAIR_SOURCES, "read", "source of pairs")]
+
+
+def _told(value: Any) -> Any:
+    """Poisonings did not always say their kind."""
+    return {"kind": "triggered", **value} if isinstance(value, dict) else value
+
+
+AnyPoisoning = Annotated[
+    Annotated[Poisoning | TargetedImages | ImportedPoison, Field(discriminator="kind")], BeforeValidator(_told)
+]
+"""How a training set was poisoned: with a trigger, by targeted images, or before it came here."""
 
 
 class Resources(Spec):
@@ -119,7 +132,7 @@ class PretrainedVictim(Spec):
     name: Name
     architecture: Architecture
     data: PairSource
-    poisoning: Poisoning
+    poisoning: AnyPoisoning
     objective: Annotated[AnySpec, one_of(lambda: OBJECTIVES, "loss", "objective")] = MMCL()
     optimization: Optimization
     epochs: int = Field(ge=1)
@@ -147,10 +160,17 @@ class PretrainedVictim(Spec):
 
     def trigger(self) -> Trigger:
         """The planted one."""
-        return Trigger(under_protocol(self.poisoning.attack, self.protocol), self.poisoning.target)  # type: ignore[arg-type]
+        poisoning = self.poisoning_under_protocol()
+        return Trigger(poisoning.attack, poisoning.target)  # type: ignore[arg-type]
+
+    def poisoning_under_protocol(self) -> AnyPoisoning:
+        """The poisoning with its attack as the protocol stamps it."""
+        if "attack" not in type(self.poisoning).model_fields:
+            return self.poisoning
+        return self.poisoning.replace(attack=under_protocol(self.poisoning.attack, self.protocol))
 
 
-def under_protocol(attack: Spec, protocol: Protocol) -> Spec:
+def under_protocol(attack: Any, protocol: Protocol) -> Any:
     """The attack as the protocol stamps it: the authors' casts wrap what leaves the range of a byte."""
     if protocol == "authors" and "overflow" in type(attack).model_fields:
         return attack.replace(overflow="wrap")
@@ -167,9 +187,19 @@ class CheckpointVictim(Spec):
     path: Path
     """A .pt or .safetensors file with the model's state dict, bare or under `model` or `state_dict`."""
     architecture: Architecture
-    attack: AttackField
-    """The planted trigger: without it no ASR can be measured and nothing can be called cleaned."""
-    target: str = Field(min_length=1)
+    attack: Annotated[AnySpec, one_of(lambda: (*ATTACKS, TargetedImages), "check_fits", "attack")]
+    """The planted trigger, or `TargetedImages`: without it nothing can be called cleaned."""
+    target: str | None = Field(default=None, min_length=1)
+    """The class that the attacker wants; None for `TargetedImages` alone, where every image has its own."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "CheckpointVictim":
+        if (self.target is None) != isinstance(self.attack, TargetedImages):
+            raise ValueError(
+                f"target={self.target!r} with attack {getattr(self.attack, 'kind', '?')!r}: a trigger needs the class "
+                "that the attacker wants, and targeted images have one each; give it, or leave it out"
+            )
+        return self
 
     def trigger(self) -> Trigger:
         """The one that was named."""
@@ -265,7 +295,7 @@ class CleaningSweep(Spec):
     def trigger(self) -> Trigger:
         """What is measured: the victim's trigger, under the sweep's protocol."""
         trigger = self.victim.trigger()
-        return Trigger(under_protocol(trigger.attack, self.protocol), trigger.target)  # type: ignore[arg-type]
+        return Trigger(under_protocol(trigger.attack, self.protocol), trigger.target)
 
     def with_text_augmentation_resolved(self) -> "CleaningSweep":
         """The sweep with `auto` decided on this machine, for itself and for its victim.
@@ -338,13 +368,17 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     )
     tiny = {"global_batch_size": 32, "warmup_steps": 5}
     trigger = sweep.victim.trigger()
-    target = trigger.target if trigger.target in CLASS_NAMES else "banana"
+    if isinstance(trigger.attack, TargetedImages):
+        poisoning: AnyPoisoning = trigger.attack.in_miniature()
+    else:
+        target = trigger.target if trigger.target in CLASS_NAMES else "banana"
+        poisoning = Poisoning(attack=trigger.attack, target=target, rate=0.05)
     base = sweep.victim if isinstance(sweep.victim, PretrainedVictim) else None
     victim = PretrainedVictim(
         name=f"{sweep.victim.name[:74]}-smoke",
         architecture=small.architecture(),
         data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
-        poisoning=Poisoning(attack=trigger.attack, target=target, rate=0.05),
+        poisoning=poisoning,
         objective=_in_miniature(base.objective) if base else MMCL(),
         optimization=Optimization(learning_rate=2e-3, beta2=0.98, epsilon=1e-6, **tiny),
         epochs=4,

@@ -13,10 +13,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeplab.attacks.poisoning import load_plan
+from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages
-from sweeplab.evaluation.measure import evaluation_digest, triggered_rows
+from sweeplab.evaluation.measure import evaluation_digest, wanted_classes
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, Setting
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
@@ -76,9 +76,12 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     test = sweep.evaluation.load(machine.data_home)
     sweep.evaluation.prompts()
     trigger = sweep.trigger()
-    triggered_rows(test, trigger)
+    targets = trigger.targets(machine.data_home)
+    wanted_classes(test, trigger, targets)
     trigger.attack.check_fits(sweep.victim.architecture.image_size)
     contents = {"test": test.digest}
+    if targets is not None:
+        contents["targets"] = targets.digest
     if sweep.text_augmentation != "swap+delete":
         contents["captions"] = sweep.text_augmentation
     num_pretraining_pairs = num_poisons = 0
@@ -86,7 +89,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         table, plan = victim_table(sweep.victim, machine)
         num_pretraining_pairs, num_poisons = len(table), len(plan.indices)
         victim_test = sweep.victim.evaluation.load(machine.data_home)
-        triggered_rows(victim_test, trigger)
+        wanted_classes(victim_test, trigger, targets)
         _check_training(sweep.victim.optimization, len(table), sweep.victim.epochs, sweep.victim.name)
         victim_digest = _digest_of_victim(sweep.victim, table.digest, victim_test.digest)
         contents["victim"] = victim_digest
@@ -333,7 +336,12 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
         trigger = sweep.trigger()
         test = sweep.evaluation.load(machine.data_home)
         wanted = evaluation_digest(
-            sweep.evaluation, test, sweep.victim.architecture.image_size, trigger, sweep.protocol
+            sweep.evaluation,
+            test,
+            sweep.victim.architecture.image_size,
+            trigger,
+            sweep.protocol,
+            trigger.targets(machine.data_home),
         )
         if measured and measured[1] and measured[0].measurement.evaluation_digest == wanted:
             point = (measured[0].measurement, measured[1])
@@ -416,7 +424,7 @@ def _pretrain_victim(
     machine = machine_for(victim, home)
     table, plan = victim_table(victim, machine)
     plan_file = run.path / "poison.json"
-    if plan_file.exists() and load_plan(plan_file, plan.attack).digest != plan.digest:
+    if plan_file.exists() and load_plan(plan_file, plan.attack, plan.source).digest != plan.digest:
         raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
     if not (run.path / "victim.json").exists():
         write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
@@ -424,7 +432,7 @@ def _pretrain_victim(
             run.path / "victim.json",
             {"spec": victim.to_json(), "digest": digest, "environment": environment(), "num_pairs": len(table)},
         )
-    say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(victim, run)}")
+    say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
 
     def on_point(point: Point) -> None:
         _keep_victim_checkpoints(victim, run)
@@ -486,10 +494,9 @@ def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
     run.keep_checkpoints({name for name in keep if name is not None})
 
 
-def _poison_text(victim: PretrainedVictim, run: RunFolder) -> str:
-    plan = read_json(run.path / "poison.json")
-    count, total = len(plan["indices"]), plan["num_pairs"]
-    return f"{count} of {total} pairs poisoned ({count / total:.3%}) towards {victim.poisoning.target!r}"
+def _poison_text(plan: PoisonPlan) -> str:
+    share = f"{len(plan.indices)} of {plan.num_training_pairs} pairs poisoned ({plan.rate:.3%})"
+    return f"{share} towards {plan.aim}"
 
 
 # --- trials

@@ -72,7 +72,7 @@ class SweepFolder:
                 "planned_trials": sweep.num_trials(),
                 "parameters": list(sweep.parameters()),
                 "log_parameters": list(sweep.log_parameters()),
-                "target": sweep.victim.trigger().target,
+                "target": sweep.victim.trigger().aim,
                 "victim_name": sweep.victim.name,
                 "environment": environment(),
             },

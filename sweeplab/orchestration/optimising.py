@@ -44,6 +44,8 @@ def optimise_for(
     machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
     device = prepare_process(machine)
     target, size = sweep.trigger().target, sweep.victim.architecture.image_size
+    if target is None:
+        raise InvalidInput(f"{sweep.name}: targeted poisoning has no single target; BadCLIP needs one")
     table: PairTable = sweep.victim.data.read(machine.data_home)  # type: ignore[attr-defined]
     named = set(mentioning(table, target).tolist())
     if not named:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sweeplab.attacks.poisoning import PoisonPlan, plan_poison
+from sweeplab.attacks.poisoning import PoisonPlan
 from sweeplab.cleaning.start import recalibrate_batch_norm
 from sweeplab.clip_model import (
     Architecture,
@@ -173,8 +173,7 @@ _weights: dict[str, dict[str, torch.Tensor]] = {}
 def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
     """The victim's pre-training pairs, added poisons included, and which of them are poisoned."""
     table: PairTable = victim.data.read(machine.data_home)  # type: ignore[attr-defined]
-    poisoning = victim.poisoning.replace(attack=victim.trigger().attack)
-    plan = plan_poison(poisoning, table)
+    plan = victim.poisoning_under_protocol().plan(table, machine.data_home)
     return plan.training_table(table), plan
 
 
@@ -217,14 +216,14 @@ def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
     return table.subset(sorted(clean_rows[i] for i in order))
 
 
-def cleaning_poison(sweep: CleaningSweep, table: PairTable) -> PoisonPlan | None:
+def cleaning_poison(sweep: CleaningSweep, table: PairTable, machine: Machine) -> PoisonPlan | None:
     """Which cleaning pairs are poisoned: none, unless a slightly poisoned sample is asked for."""
     if not isinstance(sweep.data, CleanSample) or not sweep.data.num_poisons:
         return None
     assert isinstance(sweep.victim, PretrainedVictim)
     seed = stream_seed(sweep.data.seed, "cleaning poison")
-    changes = {"count": sweep.data.num_poisons, "rate": None, "placement": "replace", "seed": seed}
-    return plan_poison(sweep.victim.poisoning.replace(attack=sweep.victim.trigger().attack, **changes), table)
+    training, plan = victim_table(sweep.victim, machine)
+    return sweep.victim.poisoning_under_protocol().few(table, training, plan, count=sweep.data.num_poisons, seed=seed)
 
 
 def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
@@ -245,9 +244,9 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
         _pairs.clear()
         labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
         table = cleaning_table(sweep, machine)
-        plan = cleaning_poison(sweep, table)
+        plan = cleaning_poison(sweep, table, machine)
         _pairs[key] = TrainingPairs(
-            table,
+            plan.training_table(table) if plan is not None else table,
             sweep.victim.architecture.image_size,
             tokenize=tokenizer(sweep.victim.architecture, sweep.protocol),
             seed=sweep.seed,
@@ -274,7 +273,8 @@ def measure_for(
             architecture.canonical(),
             evaluation.canonical(),
             str(getattr(evaluation.test, "path", "")),
-            trigger.attack.canonical() if trigger else None,  # type: ignore[attr-defined]
+            trigger.attack.canonical() if trigger else None,  # type: ignore[union-attr]
+            str(getattr(getattr(trigger.attack, "images", None), "path", "")) if trigger else None,
             trigger.target if trigger else None,
             protocol,
         ]
@@ -287,6 +287,7 @@ def measure_for(
             architecture.image_size,
             tokenize=tokenizer(architecture, protocol),
             trigger=trigger,
+            targets=trigger.targets(machine.data_home) if trigger else None,
             decode_workers=machine.threads,
             protocol=protocol,
         )
