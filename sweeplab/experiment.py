@@ -126,7 +126,7 @@ class ClosestTo(Spec):
 class PretrainedVictim(Spec):
     """A victim that is pre-trained here, poisoned, and selected by a rule; built once and reused by digest."""
 
-    NOT_IN_DIGEST = frozenset({"name", "initial", "text_augmentation"})
+    NOT_IN_DIGEST = frozenset({"name", "initial", "text_augmentation", "keep_epochs"})
 
     kind: Literal["pretrained"] = "pretrained"
     name: Name
@@ -149,6 +149,8 @@ class PretrainedVictim(Spec):
     text_augmentation: TextAugmentation = "auto"
     """How captions are augmented. What `auto` came to is recorded and part of the identity, by content."""
     seed: int = Field(default=0, ge=0)
+    keep_epochs: Literal["all"] | tuple[int, ...] = ()
+    """Epochs whose weights stay beside the selected one's, for `sweeplab examine` over epochs."""
     resources: Resources = Resources()
 
     @model_validator(mode="after")
@@ -209,6 +211,34 @@ class CheckpointVictim(Spec):
 ClosestTo.model_rebuild()
 
 
+class SelectedTrial(Spec):
+    """Another sweep's best trial as the model that is cleaned: the most accurate state below that sweep's ASR ceiling.
+
+    Verma et al. (Sec. 5, App. D.13) so clean a shrunk and perturbed model: 255 starts are only evaluated (`epochs=0`),
+    the one of highest accuracy with ASR < 15 % (`Search(asr_ceiling=0.15)` of that sweep) is cleaned with nine learning
+    rates. The other sweep is run first where it is not there yet, and reused by digest where it is.
+
+    Retention stays relative to the **original** victim, from which the other sweep starts: the papers compare with it,
+    and the question is how much of a useful model is left. Every trial's epoch 0 is the selected model, which may win.
+    """
+
+    NOT_IN_DIGEST = frozenset({"name"})
+
+    kind: Literal["selected trial"] = "selected trial"
+    name: Name
+    sweep: "CleaningSweep"
+    """Whose rank 1 is taken."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The original victim's."""
+        return self.sweep.victim.architecture
+
+    def trigger(self) -> Trigger:
+        """The original victim's."""
+        return self.sweep.victim.trigger()
+
+
 class Search(Spec):
     """How the space is explored, and what counts as cleaned."""
 
@@ -233,7 +263,7 @@ class CleaningSweep(Spec):
     NOT_IN_DIGEST = frozenset({"name", "notes", "text_augmentation"})
 
     name: Name
-    victim: Annotated[PretrainedVictim | CheckpointVictim, Field(discriminator="kind")]
+    victim: Annotated[PretrainedVictim | CheckpointVictim | SelectedTrial, Field(discriminator="kind")]
     method: Annotated[AnySpec, one_of(lambda: METHODS, "loss", "cleaning method")]
     start: Start = Start()
     optimization: Optimization
@@ -269,7 +299,9 @@ class CleaningSweep(Spec):
         if self.search.sampler == "grid" and self.grid is None:
             raise ValueError("search.sampler='grid' needs a `grid`; give one or choose 'tpe' or 'random'")
         ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
-        if isinstance(self.data, CleanSample) and not isinstance(self.victim, PretrainedVictim):
+        if isinstance(self.victim, SelectedTrial):
+            self._check_selected(self.victim.sweep)
+        if isinstance(self.data, CleanSample) and not isinstance(self.original_victim(), PretrainedVictim):
             raise ValueError("data=CleanSample draws from the victim's pre-training pairs, and a checkpoint names none")
         if any(step < 1 for step in self.measure_at) or list(self.measure_at) != sorted(set(self.measure_at)):
             raise ValueError(f"measure_at={self.measure_at} must be rising steps from 1")
@@ -278,6 +310,23 @@ class CleaningSweep(Spec):
                 f"executor='tune' runs a trial in one process, and workers={self.resources.workers}; choose 'train'"
             )
         return self
+
+    def _check_selected(self, other: "CleaningSweep") -> None:
+        if other.name == self.name:
+            raise ValueError(f"name={self.name!r} is the name of the sweep whose trial is selected too; choose another")
+        if (other.evaluation.canonical(), other.protocol) != (self.evaluation.canonical(), self.protocol):
+            raise ValueError(
+                f"evaluation and protocol must be those of the sweep {other.name!r} whose trial is selected: "
+                "retention compares with its victim on the same images"
+            )
+
+    def original_victim(self) -> PretrainedVictim | CheckpointVictim:
+        """The poisoned model behind all selected trials: what retention is relative to."""
+        return self.victim.sweep.original_victim() if isinstance(self.victim, SelectedTrial) else self.victim
+
+    def start_counts(self, setting: "Setting") -> bool:
+        """Whether epoch 0 may win: where the start is another model than the original victim, or nothing is trained."""
+        return self.epochs == 0 or setting.start.changes_victim or isinstance(self.victim, SelectedTrial)
 
     def owners(self) -> dict[str, type[Spec]]:
         """The specs whose fields a parameter may name."""
@@ -309,6 +358,8 @@ class CleaningSweep(Spec):
         if isinstance(self.victim, PretrainedVictim):
             words = _resolved(self.victim.text_augmentation, self.victim.objective)
             changes["victim"] = self.victim.replace(text_augmentation=words)
+        if isinstance(self.victim, SelectedTrial):
+            changes["victim"] = self.victim.replace(sweep=self.victim.sweep.with_text_augmentation_resolved())
         return self.replace(**changes)
 
     def num_points(self) -> int:
@@ -344,6 +395,9 @@ def _resolved(wanted: TextAugmentation, method: Any, searched: tuple[str, ...] =
     return resolve_text_augmentation(wanted) if augments else "swap+delete"
 
 
+SelectedTrial.model_rebuild()
+
+
 class Setting(Spec):
     """One trial's full setting."""
 
@@ -367,15 +421,16 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         test=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32), templates=ZERO_SHOT_TEMPLATES
     )
     tiny = {"global_batch_size": 32, "warmup_steps": 5}
-    trigger = sweep.victim.trigger()
+    original = sweep.original_victim()
+    trigger = original.trigger()
     if isinstance(trigger.attack, TargetedImages):
         poisoning: AnyPoisoning = trigger.attack.in_miniature()
     else:
         target = trigger.target if trigger.target in CLASS_NAMES else "banana"
         poisoning = Poisoning(attack=trigger.attack, target=target, rate=0.05)
-    base = sweep.victim if isinstance(sweep.victim, PretrainedVictim) else None
-    victim = PretrainedVictim(
-        name=f"{sweep.victim.name[:74]}-smoke",
+    base = original if isinstance(original, PretrainedVictim) else None
+    victim: PretrainedVictim | SelectedTrial = PretrainedVictim(
+        name=f"{original.name[:74]}-smoke",
         architecture=small.architecture(),
         data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
         poisoning=poisoning,
@@ -387,6 +442,11 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         seed=sweep.seed,
         resources=Resources(workers=1, gpus_per_worker=0),
     )
+    if isinstance(sweep.victim, SelectedTrial):
+        other = smoke_sweep(sweep.victim.sweep)
+        # A miniature need not clean: whatever its best trial is, it is taken.
+        other = other.replace(search=other.search.replace(asr_ceiling=1.0))
+        victim = SelectedTrial(name=f"{sweep.victim.name[:74]}-smoke", sweep=other)
     return sweep.replace(
         name=f"{sweep.name[:74]}-smoke",
         victim=victim,

@@ -128,8 +128,11 @@ class Victim:
     epoch: float
     """The pre-training epoch that was selected; 0 for a checkpoint that was given."""
     measurement: Measurement
-    """Under the sweep's own evaluation."""
+    """Under the sweep's own evaluation: what retention is relative to."""
     outcomes: Outcomes
+    is_start: bool = True
+    """Whether the weights are those that were measured; False where trials start from another sweep's selected trial,
+    while retention stays relative to the victim behind it."""
 
 
 @dataclass(frozen=True)

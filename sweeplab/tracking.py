@@ -17,12 +17,17 @@ from sweeplab.records import Point, SweepRecord, TrialRecord
 KEY = "sweeplab.key"
 """Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
 STATE = "sweeplab.state"
+MOST_METRICS = 1000
+"""That MLflow takes in one batch."""
 VIEW = "sweeplab"
 """Key of the saved view."""
 
 
 class Tracker:
     """One MLflow experiment a sweep, one run a trial, one batch a point.
+
+    MLflow's integer `step` is the point's index, except under the keys `curve/...` (the loss and its parts, where the
+    sweep sets `log_every`): there it is the optimizer's step.
 
     Points carry the ledger's timestamps, and MLflow's store drops an equal (key, step, timestamp, value): logging a
     point twice changes nothing, so every start may replay what a kill left out.
@@ -96,7 +101,11 @@ class Tracker:
 
     def log_point(self, trial: TrialRecord, point: Point) -> None:
         """One batch: what was measured and how training went."""
-        self.client.log_batch(self._runs[self._key(trial.number)][0], metrics=self._metrics(point))
+        run_id = self._runs[self._key(trial.number)][0]
+        self.client.log_batch(run_id, metrics=self._metrics(point))
+        curve = self._curve(point)
+        for start in range(0, len(curve), MOST_METRICS):
+            self.client.log_batch(run_id, metrics=curve[start : start + MOST_METRICS])
 
     def end(self, trial: TrialRecord) -> None:
         """Add the best cleaned point's numbers, the final state and the status."""
@@ -146,6 +155,17 @@ class Tracker:
             values["eval/asr"] = measurement.asr
             values["eval/cleaned"] = float(is_cleaned(measurement, self.sweep.asr_ceiling))
         return [Metric(name, value, point.timestamp_ms, point.index) for name, value in values.items()]
+
+    def _curve(self, point: Point) -> list[Any]:
+        """The losses recorded since the last point, at the time of this one, so that a replay adds nothing."""
+        from mlflow.entities import Metric
+
+        return [
+            Metric(f"curve/{name}", value, point.timestamp_ms, int(entry["step"]))
+            for entry in point.curve
+            for name, value in entry.items()
+            if name != "step"
+        ]
 
     def _experiment(self, home: Path) -> str:
         from mlflow.exceptions import MlflowException

@@ -211,7 +211,7 @@ class TrialBook:
             params,
             configuration=digest_of(setting.canonical()),
             seed=self.sweep.seed,
-            start_counts=self.sweep.epochs == 0 or setting.start.changes_victim,
+            start_counts=self.sweep.start_counts(setting),
         )
 
     # --- taking in
@@ -282,7 +282,7 @@ class TrialBook:
         ended = [self.record(n) for n in self.folder.trial_numbers() if self.folder.trial(n).result() is not None]
         ranked = sorted(
             (record for record in ended if record.state == "finished" and self.best_point(record) is not None),
-            key=lambda record: (-self._best_accuracy(record), record.number),
+            key=self._place,
         )
         kept = {record.number for record in ranked[: self.sweep.resources.keep_checkpoints]}
         for record in ended:
@@ -290,10 +290,11 @@ class TrialBook:
             keep = {best.checkpoint} if best is not None and best.checkpoint is not None else set()
             self.folder.trial(record.number).keep_checkpoints(keep)
 
-    def _best_accuracy(self, record: TrialRecord) -> float:
+    def _place(self, record: TrialRecord) -> tuple[float, float, int]:
+        """The order of the leaderboard among cleaned trials."""
         best = self.best_point(record)
         assert best is not None
-        return best.measurement.accuracy
+        return -best.measurement.accuracy, best.measurement.asr or 0.0, record.number
 
     # --- reading
 

@@ -17,7 +17,8 @@ from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.measure import evaluation_digest, wanted_classes
-from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, Setting
+from sweeplab.evaluation.retention import best_cleaned_point
+from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, SelectedTrial, Setting
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
 from sweeplab.orchestration.cluster import ray_session, resources_per_worker
@@ -34,8 +35,9 @@ from sweeplab.orchestration.workers import (
     victim_model,
     victim_table,
 )
+from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Point, SweepRecord, TrialRecord, Victim
-from sweeplab.specs import InvalidInput, Spec, Unfinished
+from sweeplab.specs import InvalidInput, Spec, Unfinished, digest_of
 from sweeplab.tracking import Tracker
 from sweeplab.training.batches import steps_per_epoch
 from sweeplab.training.optimisation import check_schedule, warmup_of
@@ -92,6 +94,12 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         wanted_classes(victim_test, trigger, targets)
         _check_training(sweep.victim.optimization, len(table), sweep.victim.epochs, sweep.victim.name)
         victim_digest = _digest_of_victim(sweep.victim, table.digest, victim_test.digest)
+        contents["victim"] = victim_digest
+    elif isinstance(sweep.victim, SelectedTrial):
+        other = prepare(sweep.victim.sweep, home)
+        num_pretraining_pairs, num_poisons = other.num_pretraining_pairs, other.num_poisons
+        # More trials of the other sweep may select another one, so their number is part of what the victim is.
+        victim_digest = digest_of([other.digest, other.sweep.num_trials()])
         contents["victim"] = victim_digest
     else:
         victim_model(sweep.victim.architecture, sweep.victim.path)
@@ -190,6 +198,9 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
                     _bring_up_to_the_ledger(prepared, folder, home, say)
                 return folder.record()
         folder.write_header(sweep, prepared.digest, prepared.contents)
+        if isinstance(sweep.victim, SelectedTrial):
+            say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
+            run_sweep(sweep.victim.sweep, home, Options(inline=options.inline), say)
         say(plan_line(folder, prepared))
         inline = options.inline or sweep.resources.resolved_executor() == "inline"
         with workplace(sweep, inline):
@@ -321,6 +332,8 @@ def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = 
 def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline: bool, say: Say) -> Victim:
     """The sweep's victim, pre-trained if it is not there yet, and measured once under the sweep's evaluation."""
     sweep = prepared.sweep
+    if isinstance(sweep.victim, SelectedTrial):
+        return selected_victim(sweep, prepared.victim_digest, folder, home, say)
     if isinstance(sweep.victim, PretrainedVictim):
         run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say)
         selected = select_epoch(sweep.victim, run)
@@ -371,6 +384,43 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
         )
     if victim.measurement.accuracy_k == 0:
         raise InvalidInput(f"victim {victim.name!r} classifies no test image correctly; nothing could be retained")
+    return victim
+
+
+def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home: Path, say: Say) -> Victim:
+    """The weights of another sweep's best trial, beside the measurement of the victim that it started from.
+
+    Raises:
+        InvalidInput: if that sweep has no trial below its ceiling, or its weights are gone.
+    """
+    assert isinstance(sweep.victim, SelectedTrial)
+    other = SweepFolder(home / "sweeps" / sweep.victim.sweep.name)
+    record, original = other.record(), other.victim_point()
+    best = rank_trials(record, other.outcomes).rows[0]
+    trial = next(trial for trial in record.trials if trial.number == best.trial)
+    point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
+    assert original is not None
+    if point is None:
+        raise InvalidInput(
+            f"no trial of {other.name} lies below its ASR ceiling of {record.asr_ceiling:.1%} (the lowest ASR is "
+            f"{best.min_asr:.1%}); raise search.asr_ceiling of that sweep, or search further"
+        )
+    path = other.trial(best.trial).checkpoint_path(point)
+    if path is None:
+        raise InvalidInput(
+            f"the weights of trial {best.trial} of {other.name} are gone; run that sweep anew with --fresh, or raise "
+            "its resources.keep_checkpoints"
+        )
+    victim = Victim(sweep.victim.name, digest, str(path), record.victim_epoch, *original, is_start=False)
+    if folder.victim_point() is None:
+        write_victim(folder, victim)
+        stamp = time.time_ns() // 1_000_000
+        folder.victim_run().commit(Point(0, victim.epoch, 0, 1, original[0], timestamp_ms=stamp), original[1])
+    say(
+        f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
+        f"trials start from trial {best.trial} of {other.name}, epoch {point.epoch:g}: accuracy "
+        f"{point.measurement.accuracy:.1%}, ASR {point.measurement.asr or 0:.1%}"
+    )
     return victim
 
 
@@ -464,7 +514,7 @@ def _pretrain_victim(
             "the same command goes on"
         )
     selected = select_epoch(victim, run)
-    run.keep_checkpoints({selected.checkpoint} if selected.checkpoint else set())
+    run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
     return run
 
@@ -486,9 +536,15 @@ def _selected_is_there(victim: PretrainedVictim, run: RunFolder) -> bool:
     return run.checkpoint_path(select_epoch(victim, run)) is not None
 
 
+def _kept_epochs(victim: PretrainedVictim, run: RunFolder) -> set[str | None]:
+    """Checkpoints that `keep_epochs` asks for."""
+    wanted = victim.keep_epochs
+    return {point.checkpoint for point in run.points() if wanted == "all" or point.epoch in wanted}
+
+
 def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
     points = run.points()
-    keep = {points[-1].checkpoint}
+    keep = {points[-1].checkpoint} | _kept_epochs(victim, run)
     if (victim.select == "most accurate" or isinstance(victim.select, ClosestTo)) and len(points) > 1:
         keep.add(select_epoch(victim, run).checkpoint)
     run.keep_checkpoints({name for name in keep if name is not None})

@@ -304,10 +304,11 @@ def _probe(model: nn.Module, measure: Measure, target: str | None) -> dict[str, 
 def _pairs(
     model: nn.Module, sweep: CleaningSweep, machine: Machine, wanted: list[str], to: Path | None
 ) -> dict[str, Any]:
-    if not isinstance(sweep.victim, PretrainedVictim):
+    victim = sweep.original_victim()
+    if not isinstance(victim, PretrainedVictim):
         raise InvalidInput("'pairs' and 'retrieval' need the victim's pre-training pairs, and a checkpoint names none")
-    _, plan = victim_table(sweep.victim, machine)
-    pairs = victim_pairs(sweep.victim, machine)
+    _, plan = victim_table(victim, machine)
+    pairs = victim_pairs(victim, machine)
     pairs.use_views(None)
     images, texts = _embed_pairs(model, pairs)
     poison = np.zeros(len(pairs), dtype=bool)

@@ -115,9 +115,10 @@ def clean(job: CleaningJob, context: Context) -> None:
     model = victim_model(sweep.victim.architecture, Path(job.victim.checkpoint)).to(device)
     # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
     setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))
-    if setting.start.recalibrate_batch_norm and job.resume_from is None:
+    if setting.start.recalibrate_batch_norm:
         recalibrate_batch_norm(model, plain_images(pairs, setting.optimization.global_batch_size, device))
-    known_start = None if setting.start.changes_victim else (job.victim.measurement, job.victim.outcomes)
+    is_victim = job.victim.is_start and not setting.start.changes_victim
+    known_start = (job.victim.measurement, job.victim.outcomes) if is_victim else None
     authors = sweep.protocol == "authors"
     optimization = setting.optimization
     if authors:
@@ -134,6 +135,7 @@ def clean(job: CleaningJob, context: Context) -> None:
         checkpoint_prefix=f"attempt-{job.attempt}-",
         resume_from=job.resume_from,
         start=known_start,
+        keep_start=sweep.start_counts(setting),
         loader_workers=sweep.resources.loader_workers,
         measure_at=sweep.measure_at,
         log_every=sweep.log_every,
@@ -203,8 +205,9 @@ def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
     if not isinstance(sweep.data, CleanSample):
         table: PairTable = sweep.data.read(machine.data_home)  # type: ignore[attr-defined]
         return table
-    assert isinstance(sweep.victim, PretrainedVictim)
-    table, plan = victim_table(sweep.victim, machine)
+    victim = sweep.original_victim()
+    assert isinstance(victim, PretrainedVictim)
+    table, plan = victim_table(victim, machine)
     poisoned = set(plan.rows)
     clean_rows = [row for row in range(len(table)) if row not in poisoned]
     if sweep.data.num_pairs > len(clean_rows):
@@ -220,10 +223,11 @@ def cleaning_poison(sweep: CleaningSweep, table: PairTable, machine: Machine) ->
     """Which cleaning pairs are poisoned: none, unless a slightly poisoned sample is asked for."""
     if not isinstance(sweep.data, CleanSample) or not sweep.data.num_poisons:
         return None
-    assert isinstance(sweep.victim, PretrainedVictim)
+    victim = sweep.original_victim()
+    assert isinstance(victim, PretrainedVictim)
     seed = stream_seed(sweep.data.seed, "cleaning poison")
-    training, plan = victim_table(sweep.victim, machine)
-    return sweep.victim.poisoning_under_protocol().few(table, training, plan, count=sweep.data.num_poisons, seed=seed)
+    training, plan = victim_table(victim, machine)
+    return victim.poisoning_under_protocol().few(table, training, plan, count=sweep.data.num_poisons, seed=seed)
 
 
 def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
@@ -232,7 +236,7 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
         [
             "cleaning",
             sweep.data.canonical(),
-            sweep.victim.canonical() if isinstance(sweep.data, CleanSample) else None,
+            sweep.original_victim().canonical() if isinstance(sweep.data, CleanSample) else None,
             str(getattr(sweep.data, "path", "")),
             sweep.victim.architecture.canonical(),
             sweep.seed,

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from dashboards.build import build_page
@@ -16,16 +17,24 @@ from sweeplab.cleaning.start import Start
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall, FruitStallTest
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
-from sweeplab.experiment import CheckpointVictim, CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, smoke_sweep
+from sweeplab.experiment import (
+    CheckpointVictim,
+    CleaningSweep,
+    CleanSample,
+    ClosestTo,
+    PretrainedVictim,
+    SelectedTrial,
+    smoke_sweep,
+)
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.driver import Options
-from sweeplab.orchestration.examining import WANTS, examine_checkpoint
+from sweeplab.orchestration.examining import WANTS, examine_checkpoint, examine_checkpoints
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.workers import victim_table
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import SweepRecord
-from sweeplab.search_space import LogUniform, SearchSpace
+from sweeplab.search_space import Grid, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput
 
 pytestmark = pytest.mark.slow
@@ -130,6 +139,64 @@ def test_a_victim_starts_from_a_checkpoint_and_is_chosen_by_another_ones_accurac
 
 def _digest(home: Path) -> str:
     return next(path.name.removeprefix("finetuned-") for path in (home / "victims").glob("finetuned-*"))
+
+
+def test_another_sweeps_best_trial_is_cleaned_and_compared_with_the_victim_behind_it(plain: CleaningSweep, home: Path):
+    """The other sweep is run first, reused afterwards, and the trials start from its weights."""
+    grid = Grid(axes={"shrink_perturb": (True,), "shrink": (0.5, 1.0), "perturb": (1e-5,)}, source="made for this test")
+    search = plain.search.replace(sampler="grid", asr_ceiling=1.0)
+    starts = plain.replace(name="starts", epochs=0, grid=grid, search=search)
+    outer = plain.replace(
+        name="outer",
+        victim=SelectedTrial(name="shrunk", sweep=starts),
+        grid=Grid(axes={"learning_rate": (1e-4,)}, source="made for this test"),
+        search=plain.search.replace(sampler="grid"),
+    )
+    record = run(outer, home)
+    first = SweepFolder(home / "sweeps" / "starts").record()
+    ranks = {t.number: (t.points[0].measurement.accuracy, -t.points[0].measurement.asr_k) for t in first.trials}
+    best = max(first.trials, key=lambda trial: ranks[trial.number])
+    trial = record.trials[0]
+    assert record.victim == first.victim
+    assert trial.start_counts
+    assert trial.points[0].measurement == best.points[0].measurement
+    assert trial.points[0].measurement != record.victim
+    said: list[str] = []
+    driver.run_sweep(outer, home, Options(inline=True), said.append)
+    assert said == ["outer: all 1 trials are there already; nothing to run"]
+    again = outer.replace(name="again", epochs=1)
+    driver.run_sweep(again, home, Options(inline=True), said.append)
+    assert "starts: all 2 trials are there already; nothing to run" in said
+    shutil.rmtree(SweepFolder(home / "sweeps" / "starts").trial(best.number).checkpoints)
+    with pytest.raises(InvalidInput, match=f"the weights of trial {best.number} of starts are gone"):
+        run(outer.replace(name="third"), home)
+
+
+def test_no_trial_below_the_ceiling_is_no_victim(plain: CleaningSweep, home: Path):
+    starts = plain.replace(name="starts", epochs=0, search=plain.search.replace(asr_ceiling=1e-9))
+    with pytest.raises(
+        InvalidInput, match=r"no trial of starts lies below its ASR ceiling of 0.0% \(the lowest ASR is"
+    ):
+        run(plain.replace(name="outer", victim=SelectedTrial(name="none", sweep=starts)), home)
+
+
+def test_epochs_of_a_victim_are_kept_and_examined_together(
+    plain: CleaningSweep, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SWEEPLAB_HOME", str(home))
+    assert isinstance(plain.victim, PretrainedVictim)
+    victim = plain.victim.replace(name="kept", epochs=3, keep_epochs=(1, 2))
+    sweep = plain.replace(victim=victim, epochs=0, start=Start(recalibrate_batch_norm=True))
+    run(sweep, home)
+    folder = next((home / "victims").glob("kept-*"))
+    found = examine_checkpoints(sweep, [folder], to=tmp_path / "tables")
+    assert [row["epoch"] for row in found["dynamics"]] == [1, 2, 3]
+    table = pd.read_csv(tmp_path / "tables" / "dynamics.csv")
+    assert table["poisoned_score"].is_monotonic_increasing
+    single = examine_checkpoint(sweep, Path(table["checkpoint"][1]), ["pairs"])["pairs"]
+    assert table["clean_score"][1] == pytest.approx(single["clean_score"])
+    assert table["safe_size"][1] == single["safe"]["size"]
+    assert table["recall_highest@0.1"][1] == single["detection"]["highest"][2]["recall"]
 
 
 TARGETED = TargetedImages(
