@@ -268,6 +268,11 @@ def resume(sweep: str, inline: Annotated[bool, typer.Option("--inline")] = False
         from sweeplab.experiment import CleaningSweep
 
         header = _folder(sweep).header()
+        if own := header.get("own_code"):
+            raise InvalidInput(
+                f"sweep {sweep!r} uses {', '.join(own)} of its own script, which its record does not hold; run that "
+                "script again, which goes on with it"
+            )
         run_all([CleaningSweep.model_validate(header["spec"])], resume=True, inline=inline)
 
     raise typer.Exit(guarded(work))
