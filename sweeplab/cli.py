@@ -181,7 +181,7 @@ def check_sources(sweeps: "list[CleaningSweep]") -> None:
 
 def _sources(sweep: "CleaningSweep") -> dict[str, Any]:
     """What a sweep reads, by field."""
-    from sweeplab.experiment import PretrainedVictim, SelectedTrial
+    from sweeplab.experiment import CheckpointVictim, PretrainedVictim
 
     victim = sweep.victim
     sources: dict[str, Any] = {"data": sweep.data, "evaluation.test": sweep.evaluation.test, "victim": victim}
@@ -190,7 +190,9 @@ def _sources(sweep: "CleaningSweep") -> dict[str, Any]:
         sources["victim.evaluation.test"] = victim.evaluation.test
         sources["victim.poisoning"] = victim.poisoning
         sources["victim.poisoning.images"] = getattr(victim.poisoning, "images", None)
-    elif isinstance(victim, SelectedTrial):
+    elif isinstance(victim, CheckpointVictim):
+        sources["victim.attack.images"] = getattr(victim.attack, "images", None)
+    else:
         sources |= {f"victim.sweep.{field}": source for field, source in _sources(victim.sweep).items()}
     return sources
 
@@ -675,12 +677,13 @@ def attack_preview(
 
 @attack_app.command("list")
 def attack_list() -> None:
-    """All attacks, with their fields and defaults."""
+    """All attacks, with their fields and defaults; `targeted-images` stands in place of a whole poisoning."""
 
     def work() -> None:
         from sweeplab.attacks import ATTACKS
+        from sweeplab.attacks.targeted import TargetedImages
 
-        for member in ATTACKS:
+        for member in (*ATTACKS, TargetedImages):
             fields = ", ".join(
                 f"{name}={'required' if field.is_required() else field.default}"
                 for name, field in member.model_fields.items()

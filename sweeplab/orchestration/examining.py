@@ -337,24 +337,23 @@ def _pairs(
         own = torch.arange(len(clean))
         found["retrieval"] = {"num_pairs": len(clean), **recall_at(images[rows], texts[rows], own)}
         if poison.any():
-            hits = _retrieval_asr(sweep, pairs, images, texts, poison, clean)
-            if hits is not None:
-                found["retrieval"]["asr@10"] = hits
+            found["retrieval"] |= _retrieval_asr(sweep, pairs, images, texts, poison, clean)
     return found
 
 
 def _retrieval_asr(
     sweep: CleaningSweep, pairs: Any, images: Tensor, texts: Tensor, poison: np.ndarray, clean: np.ndarray
-) -> float | None:
-    """Poisoned images that retrieve captions of the target; None where there is no single target or no such caption."""
+) -> dict[str, float]:
+    """`asr@k`: poisoned images that retrieve captions of the target; nothing where there is no single target, or no
+    caption of it."""
     target = sweep.trigger().target
     if target is None:
-        return None
+        return {}
     named = torch.tensor([target.lower() in pairs.caption(int(row)).lower() for row in clean])
     if not bool(named.any()):
-        return None
-    own = torch.from_numpy(np.flatnonzero(poison))
-    return retrieval_asr(images[own], texts[torch.from_numpy(clean)], named, min(10, len(clean)))
+        return {}
+    own, rows = torch.from_numpy(np.flatnonzero(poison)), torch.from_numpy(clean)
+    return {f"asr@{k}": retrieval_asr(images[own], texts[rows], named, k) for k in (1, 5, 10) if k <= len(clean)}
 
 
 def _safe_set(scores: np.ndarray, poison: np.ndarray) -> SafeSet:

@@ -229,7 +229,7 @@ def test_targeted_poisoning_goes_the_whole_way(
     assert "map" not in found
     assert found["panel"]["attacks"][0]["target_is_guessed"]
     assert found["pairs"]["poisoned_score"] is not None
-    assert "asr@10" not in found["retrieval"]
+    assert not [name for name in found["retrieval"] if name.startswith("asr")]
 
 
 def resume_from_json(folder: SweepFolder) -> SweepRecord:
@@ -281,6 +281,7 @@ def test_a_checkpoint_is_examined(plain: CleaningSweep, home: Path, tmp_path: Pa
     assert 0 < found["probe"]["accuracy"] <= 1
     assert [row["share"] for row in found["pairs"]["detection"]["highest"]] == [0.01, 0.05, 0.1, 0.2, 0.3]
     assert 0 <= found["retrieval"]["image_to_text@1"] <= found["retrieval"]["image_to_text@10"] <= 1
+    assert {"asr@1", "asr@5", "asr@10"} <= set(found["retrieval"])
     assert (tmp_path / "tables" / "map.csv").is_file()
     with pytest.raises(InvalidInput, match="'x' cannot be examined; known: panel"):
         examine_checkpoint(plain, checkpoint, ["x"])
