@@ -413,8 +413,8 @@ SMOKE_TEST_IMAGES = 160
 def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     """The same sweep in miniature: embedded data, a tiny model, two trials of two epochs, a name of its own.
 
-    Method, space, sampler, attack and selection rule stay as they are; it shows that everything runs, not that it
-    cleans.
+    Method, space, sampler, attack and selection rule stay as they are (but for sweeps of starts alone, whose ASR
+    ceiling is lifted); it shows that everything runs, not that it cleans.
     """
     small = SmallCLIP(image_size=32)
     evaluation = Evaluation(
@@ -443,10 +443,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         resources=Resources(workers=1, gpus_per_worker=0),
     )
     if isinstance(sweep.victim, SelectedTrial):
-        other = smoke_sweep(sweep.victim.sweep)
-        # A miniature need not clean: whatever its best trial is, it is taken.
-        other = other.replace(search=other.search.replace(asr_ceiling=1.0))
-        victim = SelectedTrial(name=f"{sweep.victim.name[:74]}-smoke", sweep=other)
+        victim = SelectedTrial(name=f"{sweep.victim.name[:74]}-smoke", sweep=smoke_sweep(sweep.victim.sweep))
     return sweep.replace(
         name=f"{sweep.name[:74]}-smoke",
         victim=victim,
@@ -461,7 +458,10 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         else FruitStall(num_pairs=SMOKE_PAIRS // 4, image_size=32, seed=1),
         evaluation=evaluation,
         grid=_first_settings(sweep.grid, 2) if sweep.grid else None,
-        search=sweep.search.replace(trials=2, startup_trials=1),
+        # A miniature need not clean; of starts alone (epochs=0) another sweep may want the best, whatever it is.
+        search=sweep.search.replace(
+            trials=2, startup_trials=1, asr_ceiling=sweep.search.asr_ceiling if sweep.epochs else 1.0
+        ),
         resources=Resources(executor=sweep.resources.executor, workers=1, gpus_per_worker=0),
     )
 

@@ -114,6 +114,15 @@ def test_a_selected_trial_is_compared_on_the_same_images(sweep: CleaningSweep):
         sweep.replace(name="starts", victim=SelectedTrial(name="shrunk", sweep=starts_of(sweep)))
 
 
+def test_the_miniature_of_both_sweeps_of_a_script_fit_together(sweep: CleaningSweep):
+    """The starts that the script runs by themselves are those that the other sweep selects from."""
+    starts = starts_of(sweep)
+    outer = smoke_sweep(sweep.replace(victim=SelectedTrial(name="shrunk", sweep=starts)))
+    assert outer.victim.sweep == smoke_sweep(starts)
+    assert (outer.epochs, outer.victim.sweep.epochs) == (2, 0)
+    assert outer.original_victim().name == f"{sweep.victim.name}-smoke"
+
+
 def test_a_checkpoint_of_targeted_images_names_no_target(sweep: CleaningSweep):
     targeted = TargetedImages(images=sweep.data, classes=("banana", "lemon"))
     assert CHECKPOINT.replace(attack=targeted, target=None).trigger().aim.startswith("a class of its own")

@@ -250,15 +250,20 @@ def evaluation_digest(
     protocol: Protocol = "paper",
     targets: Targets | None = None,
 ) -> str:
-    """Sixteen hexadecimal digits of all that a measurement depends on beside the model."""
+    """Sixteen hexadecimal digits of all that a measurement depends on beside the model.
+
+    Of targeted poisoning that is which images are wanted to be what, not how often and with which captions they were
+    trained on: a victim and its unpoisoned twin compare.
+    """
+    stamps = trigger is not None and targets is None
     return digest_of(
         {
             "images": images.digest,
             "classes": list(images.class_names),
             "prompts": list(evaluation.prompts()),
             "image_size": image_size,
-            "seed": evaluation.seed if trigger else 0,
-            "attack": trigger.attack.canonical() if trigger else None,  # type: ignore[union-attr]
+            "seed": evaluation.seed if stamps else 0,
+            "attack": trigger.attack.canonical() if stamps else None,  # type: ignore[union-attr]
             "target": trigger.target if trigger else None,
             **({"targets": targets.digest} if targets is not None else {}),
             **({"protocol": protocol} if protocol != "paper" else {}),

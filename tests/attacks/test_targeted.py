@@ -225,6 +225,9 @@ def test_the_psr_counts_target_images_that_are_called_their_own_class(
     assert outcomes.hit_mask().nonzero()[0].tolist() == [0, 7, 14, 21, 28, 35]
     others = Measure(evaluation, stall_test, 32, tokenize=tokenize, trigger=Trigger(attack, None), targets=targets)
     assert others.digest != measure.digest
+    twin = Trigger(attack.replace(poisons_per_target=0), None)
+    same = Measure(evaluation, stall_test, 32, tokenize=tokenize, trigger=twin, targets=chosen)
+    assert same.digest == measure.digest
 
 
 def test_the_trigger_rows_are_empty_and_the_pixels_are_the_targets_own(
