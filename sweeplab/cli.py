@@ -4,8 +4,10 @@ import json
 import os
 import runpy
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,12 +89,13 @@ def main(*sweeps: "CleaningSweep") -> None:
         search: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
         inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray: for a debugger.")] = False,
         only: Annotated[list[str] | None, typer.Option(help="Only the sweep of this name; may be repeated.")] = None,
+        plan: Annotated[bool, typer.Option("--plan", help="Say what would be reused, repeated and run.")] = False,
+        supervise: Annotated[bool, typer.Option("--supervise", help="Start again until all is finished.")] = False,
     ) -> None:
-        raise typer.Exit(
-            guarded(
-                lambda: _run_script(sweeps, overrides or [], dry_run, smoke, resume, fresh, search, inline, only or [])
-            )
+        command = ScriptCommand(
+            tuple(overrides or ()), dry_run, smoke, resume, fresh, search, inline, tuple(only or ()), plan, supervise
         )
+        end(guarded(lambda: _run_script(sweeps, command)))
 
     # `ray job submit -- python script.py` and `python script.py` alike.
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -100,27 +103,77 @@ def main(*sweeps: "CleaningSweep") -> None:
     command()
 
 
-def _run_script(
-    sweeps: "tuple[CleaningSweep, ...]",
-    overrides: list[str],
-    dry_run: bool,
-    smoke: bool,
-    resume: bool,
-    fresh: bool,
-    search: str | None,
-    inline: bool,
-    only: list[str],
-) -> None:
-    if resume and fresh:
+@dataclass(frozen=True)
+class ScriptCommand:
+    """What a script was asked for."""
+
+    overrides: tuple[str, ...] = ()
+    dry_run: bool = False
+    smoke: bool = False
+    resume: bool = False
+    fresh: bool = False
+    search: str | None = None
+    inline: bool = False
+    only: tuple[str, ...] = ()
+    plan: bool = False
+    supervise: bool = False
+
+
+def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> None:
+    if command.resume and command.fresh:
         raise InvalidInput("--resume and --fresh exclude each other; give one")
-    chosen = [resolve(sweep, overrides, search, smoke) for sweep in select(sweeps, only)]
-    if dry_run:
+    chosen = [
+        resolve(sweep, list(command.overrides), command.search, command.smoke)
+        for sweep in select(sweeps, list(command.only))
+    ]
+    if command.dry_run:
         from sweeplab.orchestration.planning import plan
 
         for sweep in chosen:
             say("\n".join(plan(sweep).lines()))
-        return
-    run_all(chosen, resume=resume, fresh=fresh, inline=inline)
+    elif command.plan:
+        say_plans(chosen)
+    elif command.supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
+        _supervise([sweep.name for sweep in chosen], fresh=command.fresh)
+    else:
+        run_all(chosen, resume=command.resume, fresh=command.fresh, inline=command.inline)
+
+
+def _supervise(names: list[str], *, fresh: bool = False) -> None:
+    """Run this very command again and again, without the flag, until it is done; exits with its code."""
+    from sweeplab.orchestration.files import home_folder
+    from sweeplab.orchestration.supervising import committed, supervise
+
+    words = [word for word in sys.argv if word != "--supervise"]
+    if fresh:  # once is enough: each start would set the last one's work aside
+        raise InvalidInput("--supervise and --fresh exclude each other; run once with --fresh, then supervise")
+    home = home_folder()
+    raise SystemExit(supervise([sys.executable, *words], lambda: committed(home, names), say))
+
+
+def say_plans(sweeps: "list[CleaningSweep]") -> None:
+    """What a start would reuse, repeat and run of each sweep; starts nothing."""
+    from sweeplab.orchestration.driver import check_same, prepare, resume_plan
+    from sweeplab.orchestration.files import home_folder
+    from sweeplab.orchestration.ledger import SweepFolder
+
+    check_sources(sweeps)
+    home = home_folder()
+    for sweep in sweeps:
+        folder = SweepFolder(home / "sweeps" / sweep.name)
+        prepared = prepare(sweep, home)
+        if folder.exists():
+            check_same(folder, prepared)
+        for line in resume_plan(folder, prepared, home):
+            say(line)
+
+
+def end(code: int) -> None:
+    """Leave with an exit code, also where threads are left behind."""
+    from sweeplab.orchestration.watch import leave
+
+    leave(code)
+    raise typer.Exit(code)
 
 
 def select(sweeps: "tuple[CleaningSweep, ...]", only: list[str]) -> "list[CleaningSweep]":
@@ -263,11 +316,19 @@ def run(context: typer.Context, script: Path) -> None:
 
 
 @app.command()
-def resume(sweep: str, inline: Annotated[bool, typer.Option("--inline")] = False) -> None:
-    """Go on with a sweep from its own record, without its script."""
+def resume(
+    sweep: str,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="search.trials=64, search.hours=8, resources.concurrent_trials=2, ...")
+    ] = None,
+    inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be reused, repeated and run.")] = False,
+    supervise: Annotated[bool, typer.Option("--supervise", help="Start again until all is finished.")] = False,
+) -> None:
+    """Go on with a sweep from its own record, without its script; trials, hours and resources may be changed."""
 
     def work() -> None:
-        from sweeplab.experiment import CleaningSweep
+        from sweeplab.experiment import CleaningSweep, apply_overrides
 
         header = _folder(sweep).header()
         if own := header.get("own_code"):
@@ -275,7 +336,81 @@ def resume(sweep: str, inline: Annotated[bool, typer.Option("--inline")] = False
                 f"sweep {sweep!r} uses {', '.join(own)} of its own script, which its record does not hold; run that "
                 "script again, which goes on with it"
             )
-        run_all([CleaningSweep.model_validate(header["spec"])], resume=True, inline=inline)
+        chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
+        if plan:
+            say_plans(chosen)
+        elif supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
+            _supervise([sweep])
+        else:
+            run_all(chosen, resume=True, inline=inline)
+
+    end(guarded(work))
+
+
+@app.command()
+def stop(sweep: str) -> None:
+    """End the command that runs a sweep, keeping everything that is committed."""
+
+    def work() -> None:
+        from sweeplab.orchestration import housekeeping
+
+        say(housekeeping.stop(_folder(sweep)))
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command()
+def logs(
+    sweep: str,
+    trial: Annotated[int | None, typer.Argument(help="Only this trial, with its points and tracebacks.")] = None,
+) -> None:
+    """What happened in a sweep, or in one of its trials."""
+
+    def work() -> None:
+        from sweeplab.orchestration.housekeeping import sweep_log, trial_log
+
+        folder = _folder(sweep)
+        say("\n".join(sweep_log(folder) if trial is None else trial_log(folder, trial)))
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command()
+def rerun(sweep: str, trial: int) -> None:
+    """Have the next start of a sweep try a trial's setting once more, as a new trial; the old one stays on record."""
+
+    def work() -> None:
+        from sweeplab.orchestration.housekeeping import request_rerun
+
+        request_rerun(_folder(sweep), trial)
+        say(f"trial {trial} will be tried again as a new trial; now `sweeplab resume {sweep}` or the script's command")
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    set_aside: Annotated[bool, typer.Option("--set-aside", help="Sweeps that --fresh set aside too.")] = False,
+    victims: Annotated[bool, typer.Option("--victims", help="Victims that no sweep names too.")] = False,
+) -> None:
+    """Show what takes disk space, and remove what killed commands left behind."""
+
+    def work() -> None:
+        from sweeplab.orchestration.files import home_folder
+        from sweeplab.orchestration.housekeeping import disk_table, find_rubbish, readable, remove
+
+        home = home_folder()
+        for row in disk_table(home):
+            say(f"{readable(row['bytes']):>10}  {row['what']}")
+        rubbish = find_rubbish(home, set_aside=set_aside, victims=victims)
+        for item in rubbish:
+            say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
+        total = sum(item.bytes for item in rubbish)
+        if dry_run:
+            say(f"{len(rubbish)} things of {readable(total)} would go; run without --dry-run to remove them")
+        else:
+            say(f"{len(rubbish)} things removed, {readable(remove(rubbish))} freed")
 
     raise typer.Exit(guarded(work))
 
@@ -312,6 +447,12 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
         trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
         say(f"{values['sweep']}: {values['state']}\n  trials: {trials} (of {values['planned_trials']})")
         say(f"  {values['trial_epochs']} trial-epochs in {values['seconds']:.0f} s of work")
+        costs = values["costs"]
+        say(
+            f"  {costs['worker_seconds']:.0f} worker-seconds, {costs['gpu_seconds']:.0f} GPU-seconds; "
+            f"wasted by failure {costs['wasted_by_failure']:.0f}, by pruning {costs['wasted_by_pruning']:.0f}, by repetition "
+            f"{costs['wasted_by_repetition']:.0f}"
+        )
         for failure in values["failures"]:
             say(f"  trial {failure['trial']} failed: {failure['reason']}")
 
@@ -320,6 +461,8 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
 
 def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
     """What `status --json` prints."""
+    from sweeplab.orchestration.costs import costs_of
+
     header, locked = folder.header(), folder.is_locked()
     trials = [folder.trial_record(number, is_driven=locked) for number in folder.trial_numbers()]
     counts = {
@@ -336,6 +479,8 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
         "trial_epochs": sum(max(0, len(trial.points) - 1) for trial in trials),
         "seconds": sum(trial.seconds for trial in trials),
         "attempts": sum(trial.attempts for trial in trials),
+        "costs": costs_of(folder.events(), trials, time.time_ns() // 1_000_000).to_json(),
+        "holder": folder.holder() if locked else None,
         "failures": [{"trial": t.number, "reason": t.reason} for t in trials if t.state == "failed"],
         "folder": str(folder.path),
     }

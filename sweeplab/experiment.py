@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.exchange import ImportedPoison
@@ -76,12 +76,16 @@ class Resources(Spec):
             "loader_workers",
             "keep_checkpoints",
             "max_attempts",
+            "storage",
+            "checkpoint_minutes",
+            "stall_minutes",
         }
     )
 
-    executor: Literal["auto", "inline", "tune", "train"] = "auto"
-    """`tune`: a trial is a function in a reused Tune actor. `train`: a trial is a Ray Train run (DDP). `inline`: one
-    after the other in this process, without Ray. `auto`: `tune` for one worker a trial, else `train`."""
+    executor: Literal["auto", "inline", "tune", "train", "pool"] = "auto"
+    """`tune`: a trial is a function in a reused Tune actor. `train`: a trial is a Ray Train run (DDP). `pool`: trials
+    are served one after the other by long-lived Ray Train runs (DDP). `inline`: one after the other in this process,
+    without Ray. `auto`: `tune` for one worker a trial, else `pool`."""
     workers: int = Field(default=1, ge=1)
     """Processes of one run (the world size)."""
     cpus_per_worker: int = Field(default=1, ge=1)
@@ -96,11 +100,25 @@ class Resources(Spec):
     """Trials of a sweep whose best cleaned weights are kept, best first."""
     max_attempts: int = Field(default=3, ge=1)
     """Attempts after which a trial whose process keeps dying is given up."""
+    storage: str | None = None
+    """Where checkpoints go: a folder that all nodes share, or s3://, gs:// or abfs:// (credentials come from the
+    environment). None: the home, which then has to be shared where there are several nodes."""
+    checkpoint_minutes: float | None = Field(default=10.0, gt=0)
+    """A checkpoint is written inside an epoch too when the last one is this old. None: only with points."""
+    stall_minutes: float = Field(default=30.0, gt=0)
+    """Without a step of any worker for so long, the command ends with a reason and exit code 75."""
 
-    def resolved_executor(self) -> Literal["inline", "tune", "train"]:
+    @field_validator("storage")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError("a storage URL holds no credentials, which would reach records; use the environment")
+        return value
+
+    def resolved_executor(self) -> Literal["inline", "tune", "train", "pool"]:
         """`auto` decided."""
         if self.executor == "auto":
-            return "tune" if self.workers == 1 else "train"
+            return "tune" if self.workers == 1 else "pool"
         return self.executor
 
 
@@ -242,7 +260,7 @@ class SelectedTrial(Spec):
 class Search(Spec):
     """How the space is explored, and what counts as cleaned."""
 
-    NOT_IN_DIGEST = frozenset({"trials", "hours"})
+    NOT_IN_DIGEST = frozenset({"trials", "hours", "gpu_hours"})
 
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """`tpe`: Optuna's TPE under the ASR constraint. `random`: independent draws. `grid`: the sweep's grid, in order."""
@@ -254,6 +272,8 @@ class Search(Spec):
     """An epoch is cleaned when its ASR lies strictly below."""
     hours: float | None = Field(default=None, gt=0)
     """No new trial starts after this many hours of one command; None: no limit."""
+    gpu_hours: float | None = Field(default=None, gt=0)
+    """No new trial starts once the sweep's attempts, over all commands, took this many GPU-hours; None: no limit."""
     seed: int = Field(default=0, ge=0)
 
 
@@ -307,7 +327,8 @@ class CleaningSweep(Spec):
             raise ValueError(f"measure_at={self.measure_at} must be rising steps from 1")
         if self.resources.executor == "tune" and self.resources.workers > 1:
             raise ValueError(
-                f"executor='tune' runs a trial in one process, and workers={self.resources.workers}; choose 'train'"
+                f"executor='tune' runs a trial in one process, and workers={self.resources.workers}; "
+                "choose 'pool' or 'train'"
             )
         return self
 

@@ -35,7 +35,7 @@ class Uniform(_Dimension):
             raise ValueError(f"low={self.low} must be below high={self.high}")
         return self
 
-    def suggest(self, trial: optuna.trial.Trial, name: str) -> float:
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> float:
         """Draw a value through Optuna."""
         return trial.suggest_float(name, self.low, self.high)
 
@@ -53,7 +53,7 @@ class LogUniform(_Dimension):
             raise ValueError(f"low={self.low} must be below high={self.high}")
         return self
 
-    def suggest(self, trial: optuna.trial.Trial, name: str) -> float:
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> float:
         """Draw a value through Optuna."""
         return trial.suggest_float(name, self.low, self.high, log=True)
 
@@ -64,7 +64,7 @@ class Choice(_Dimension):
     kind: Literal["choice"] = "choice"
     values: tuple[Scalar, ...] = Field(min_length=1)
 
-    def suggest(self, trial: optuna.trial.Trial, name: str) -> Scalar:
+    def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """Draw a value through Optuna."""
         return cast(Scalar, trial.suggest_categorical(name, list(self.values)))
 
@@ -98,7 +98,7 @@ class SearchSpace(Spec):
         """With the order of the dimensions, which decides the draws."""
         return {**super().canonical(), "order": list(self.dimensions)}
 
-    def suggest(self, trial: optuna.trial.Trial) -> dict[str, Scalar]:
+    def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
         """Draw one setting; parameters whose condition does not hold are absent and keep their default."""
         chosen: dict[str, Scalar] = {}
         for name, dimension in self.dimensions.items():

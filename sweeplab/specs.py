@@ -20,6 +20,15 @@ class InvalidInput(ValueError):
     2."""
 
 
+class DamagedCheckpoint(InvalidInput):
+    """A checkpoint cannot be read: an earlier one, or the beginning, has to serve."""
+
+
+class StorageFault(Exception):
+    """A disk or object store did not take a write, or lost what it had: not the fault of what was being written. The
+    work ends as interrupted, and the same command continues it once the storage is mended."""
+
+
 class Unfinished(Exception):
     """The work is interrupted, nothing is lost, and the same command continues it. Entry points exit with 75."""
 

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -17,8 +18,9 @@ from sweeplab.records import Point, SweepRecord, TrialRecord
 KEY = "sweeplab.key"
 """Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
 STATE = "sweeplab.state"
-MOST_METRICS = 1000
-"""That MLflow takes in one batch."""
+OVER = ("finished", "pruned", "failed")
+BATCH_METRICS = 1000
+"""MLflow takes no more at once."""
 VIEW = "sweeplab"
 """Key of the saved view."""
 
@@ -33,13 +35,23 @@ class Tracker:
     point twice changes nothing, so every start may replay what a kill left out.
     """
 
-    def __init__(self, home: Path, sweep: SweepRecord, spec: Mapping[str, Any]) -> None:
+    def __init__(self, home: Path, sweep: SweepRecord, spec: Mapping[str, Any], *, write_ahead: bool = False) -> None:
+        """Open the store.
+
+        Args:
+            home: where it lies.
+            sweep: as the ledger holds it.
+            spec: what sweep.json says.
+            write_ahead: let SQLite write ahead, which is faster and needs a disk of this machine.
+        """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow.tracking import MlflowClient
 
+        if write_ahead:
+            _write_ahead()
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.sweep, self.identity = sweep, spec["identity"]
@@ -47,6 +59,8 @@ class Tracker:
         self.experiment = self._experiment(home)
         self._offer_view()
         self._runs = self._known_runs()
+        self._logged: dict[int, int] = {}
+        """Points that this command has logged, by trial under way."""
         self._log_victim(spec)
 
     def sync(self, settings: Mapping[int, Mapping[str, Any]], trials: tuple[TrialRecord, ...]) -> None:
@@ -60,19 +74,21 @@ class Tracker:
             known = self._runs.get(self._key(trial.number))
             if known is None and not trial.points:
                 continue
-            if known is not None and known[1] == trial.state and trial.state in ("finished", "failed", "pruned"):
+            if known is not None and known[1] == trial.state and trial.state in OVER:
                 continue
-            self.begin(trial, settings[trial.number])
-            for point in trial.points:
-                self.log_point(trial, point)
-            if trial.state in ("finished", "failed", "pruned"):
-                self.end(trial)
+            self.bring(trial, settings[trial.number])
 
-    def begin(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
-        """Make the trial's run, or take up the one that is there."""
+    def bring(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
+        """Make the trial's run where there is none, and bring it up to the record: points, and the end if it is over.
+
+        Args:
+            trial: as the ledger holds it now.
+            setting: every parameter of the trial by name.
+        """
         from mlflow.entities import Param, RunTag
 
         key = self._key(trial.number)
+        is_over = trial.state in OVER
         tags = {
             "sweeplab.sweep": self.sweep.name,
             "sweeplab.trial": str(trial.number),
@@ -82,66 +98,74 @@ class Tracker:
             "sweeplab.victim": self.sweep.victim_name,
             "sweeplab.protocol": self.sweep.protocol,
             "sweeplab.attempts": str(trial.attempts),
-            STATE: "running",
         }
-        if key not in self._runs:
+        is_new = key not in self._runs
+        if is_new:
             start = trial.points[0].timestamp_ms if trial.points else time.time_ns() // 1_000_000
             run = self.client.create_run(
-                self.experiment, start_time=start, tags={KEY: key, **tags}, run_name=f"trial {trial.number:04d}"
+                self.experiment,
+                start_time=start,
+                tags={KEY: key, STATE: "running", **tags},
+                run_name=f"trial {trial.number:04d}",
             )
             self._runs[key] = (run.info.run_id, "running")
-        else:
+        elif self._runs[key][1] != "running" and not is_over:
             self.client.update_run(self._runs[key][0], status="RUNNING")
-            self._runs[key] = (self._runs[key][0], "running")
-        self.client.log_batch(
-            self._runs[key][0],
-            tags=[RunTag(name, value) for name, value in tags.items()],
-            params=[Param(name, _text(value)) for name, value in {**setting, "seed": trial.seed}.items()],
-        )
+        run_id = self._runs[key][0]
+        self._runs[key] = (run_id, "running")
+        first = self._logged.get(trial.number, 0)
+        metrics = [metric for point in trial.points[first:] for metric in self._metrics(point)]
+        changed = {} if is_new else {"sweeplab.attempts": tags["sweeplab.attempts"], STATE: "running"}
+        params = {**setting, "seed": trial.seed} if trial.number not in self._logged else {}
+        if is_over:
+            values, ended = self._summary(trial), self._ended(trial)
+            step = trial.points[-1].index if trial.points else 0
+            metrics += [self._metric(name, value, ended, step) for name, value in values.items()]
+            changed |= {
+                "sweeplab.feasible": str("best/retention" in values).lower(),
+                "sweeplab.reason": trial.reason or "",
+            }
+        for batch in _batches(metrics):
+            self.client.log_batch(run_id, metrics=batch)
+        if params or changed:
+            self.client.log_batch(
+                run_id,
+                params=[Param(name, _text(value)) for name, value in params.items()],
+                tags=[RunTag(name, value) for name, value in changed.items()],
+            )
+        self._logged[trial.number] = len(trial.points)
+        if is_over:
+            status = "FAILED" if trial.state == "failed" else "FINISHED"
+            self.client.set_terminated(run_id, status=status, end_time=self._ended(trial))
+            self.client.set_tag(run_id, STATE, trial.state)  # last: a run that has it is complete
+            self._runs[key] = (run_id, trial.state)
+            del self._logged[trial.number]
 
-    def log_point(self, trial: TrialRecord, point: Point) -> None:
-        """One batch: what was measured and how training went."""
-        run_id = self._runs[self._key(trial.number)][0]
-        self.client.log_batch(run_id, metrics=self._metrics(point))
-        curve = self._curve(point)
-        for start in range(0, len(curve), MOST_METRICS):
-            self.client.log_batch(run_id, metrics=curve[start : start + MOST_METRICS])
+    def _ended(self, trial: TrialRecord) -> int:
+        return trial.points[-1].timestamp_ms if trial.points else time.time_ns() // 1_000_000
 
-    def end(self, trial: TrialRecord) -> None:
-        """Add the best cleaned point's numbers, the final state and the status."""
-        from mlflow.entities import Metric, RunTag
-
-        run_id = self._runs[self._key(trial.number)][0]
-        ended = trial.points[-1].timestamp_ms if trial.points else time.time_ns() // 1_000_000
+    def _summary(self, trial: TrialRecord) -> dict[str, float]:
+        """The best cleaned point's numbers; nothing but `min/asr` and `best/feasible` where there is none."""
         values: dict[str, float] = {}
-        feasible = False
-        if trial.state != "failed":
-            values["min/asr"] = lowest_asr(trial.points, start_counts=trial.start_counts)
-            best = best_cleaned_point(trial.points, self.sweep.asr_ceiling, start_counts=trial.start_counts)
-            feasible = best is not None
-            if best is not None:
-                assert best.measurement.asr is not None
-                values["best/accuracy"] = best.measurement.accuracy
-                values["best/asr"] = best.measurement.asr
-                values["best/retention"] = retention(best.measurement.accuracy, self.sweep.victim.accuracy)
-                values["best/epoch"] = best.epoch
-            values["best/feasible"] = float(feasible)
-        step = trial.points[-1].index if trial.points else 0
-        self.client.log_batch(
-            run_id,
-            metrics=[Metric(name, value, ended, step) for name, value in values.items()],
-            tags=[
-                RunTag("sweeplab.feasible", str(feasible).lower()),
-                RunTag("sweeplab.reason", trial.reason or ""),
-            ],
-        )
-        self.client.set_terminated(run_id, status="FAILED" if trial.state == "failed" else "FINISHED", end_time=ended)
-        self.client.set_tag(run_id, STATE, trial.state)  # last: a run that has it is complete
-        self._runs[self._key(trial.number)] = (run_id, trial.state)
+        if trial.state == "failed":
+            return values
+        values["min/asr"] = lowest_asr(trial.points, start_counts=trial.start_counts)
+        best = best_cleaned_point(trial.points, self.sweep.asr_ceiling, start_counts=trial.start_counts)
+        if best is not None:
+            assert best.measurement.asr is not None
+            values["best/accuracy"] = best.measurement.accuracy
+            values["best/asr"] = best.measurement.asr
+            values["best/retention"] = retention(best.measurement.accuracy, self.sweep.victim.accuracy)
+            values["best/epoch"] = best.epoch
+        values["best/feasible"] = float(best is not None)
+        return values
 
-    def _metrics(self, point: Point) -> list[Any]:
+    def _metric(self, name: str, value: float, timestamp_ms: int, step: int) -> Any:
         from mlflow.entities import Metric
 
+        return Metric(name, value, timestamp_ms, step)
+
+    def _metrics(self, point: Point) -> list[Any]:
         measurement = point.measurement
         values = {
             "epoch": point.epoch,
@@ -154,14 +178,10 @@ class Tracker:
         if measurement.asr is not None:
             values["eval/asr"] = measurement.asr
             values["eval/cleaned"] = float(is_cleaned(measurement, self.sweep.asr_ceiling))
-        return [Metric(name, value, point.timestamp_ms, point.index) for name, value in values.items()]
-
-    def _curve(self, point: Point) -> list[Any]:
-        """The losses recorded since the last point, at the time of this one, so that a replay adds nothing."""
-        from mlflow.entities import Metric
-
-        return [
-            Metric(f"curve/{name}", value, point.timestamp_ms, int(entry["step"]))
+        measured = [self._metric(name, value, point.timestamp_ms, point.index) for name, value in values.items()]
+        # The losses recorded since the last point have the time of this one, so that a replay adds nothing.
+        return measured + [
+            self._metric(f"curve/{name}", value, point.timestamp_ms, int(entry["step"]))
             for entry in point.curve
             for name, value in entry.items()
             if name != "step"
@@ -238,6 +258,10 @@ class Tracker:
         self.client.set_tag(run_id, STATE, "finished")  # last: a run that has it is complete
 
 
+def _batches(metrics: list[Any]) -> list[list[Any]]:
+    return [metrics[start : start + BATCH_METRICS] for start in range(0, len(metrics), BATCH_METRICS)]
+
+
 def _view(name: str, columns: list[str]) -> str:
     """A saved view of MLflow's runs page (3.15 and later): the first column sorts, largest first."""
     state = {
@@ -259,6 +283,22 @@ def _view(name: str, columns: list[str]) -> str:
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     made = 0  # a fixed time: writing the view again changes nothing
     return json.dumps({"name": name, "createdAt": made, "updatedAt": made, "state": f"deflate;{packed}"})
+
+
+@functools.cache
+def _write_ahead() -> None:
+    """SQLite connections of this process write ahead and leave the waiting for the disk to the system.
+
+    A kill loses nothing; what a power failure takes is derived from the ledger again.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def prepare(connection: Any, record: Any) -> None:
+        if type(connection).__module__.startswith("sqlite3"):
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def page_address(home: Path, sweep: str) -> str:

@@ -122,13 +122,14 @@ class Player:
 
     def points(self, job: CleaningJob) -> Iterable[Point]:
         """The points that a worker with this job reports, each with its checkpoint written before."""
-        first = 0 if job.resume_from is None else int(job.resume_from.stem[-4:]) + 1
+        first = 0 if job.resume_from is None else int(Path(job.resume_from).stem[-4:]) + 1
         for index in range(first, self.book.sweep.epochs + 1):
             name = None
             if index:
                 name = f"attempt-{job.attempt}-epoch-{index:04d}.pt"
-                job.checkpoints.mkdir(parents=True, exist_ok=True)
-                (job.checkpoints / name).write_bytes(b"weights")
+                folder = Path(job.checkpoints)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(b"weights")
             yield point(index, *self.rates(job.params, index), attempt=job.attempt, checkpoint=name)
 
     def play(self, job: CleaningJob, *, num_points: int | None = None) -> None:

@@ -188,7 +188,7 @@ def test_a_clean_sample_of_a_given_checkpoint_is_refused(sweep: CleaningSweep):
 
 
 def test_a_tune_function_cannot_have_two_workers(sweep: CleaningSweep):
-    with pytest.raises(InvalidInput, match="workers=2; choose 'train'"):
+    with pytest.raises(InvalidInput, match="workers=2; choose 'pool' or 'train'"):
         sweep.replace(resources=Resources(executor="tune", workers=2))
 
 
@@ -327,12 +327,13 @@ def test_an_optuna_search_has_its_own_trials_and_the_spaces_parameters(sweep: Cl
     ("resources", "executor"),
     [
         (Resources(), "tune"),
-        (Resources(workers=2), "train"),
+        (Resources(workers=2), "pool"),
+        (Resources(executor="pool"), "pool"),
         (Resources(executor="inline"), "inline"),
         (Resources(executor="train"), "train"),
     ],
 )
-def test_auto_takes_tune_for_one_worker_and_train_for_more(resources: Resources, executor: str):
+def test_auto_takes_tune_for_one_worker_and_the_pool_for_more(resources: Resources, executor: str):
     assert resources.resolved_executor() == executor
 
 

@@ -164,9 +164,9 @@ def test_a_resumed_trial_goes_on_in_its_run(home: Path, rows: Rows):
     sync(home, waiting)
     first = run_of(rows, 0)
     tracker = sync(home, waiting)
-    tracker.begin(dataclasses.replace(waiting, state="running", attempts=2), settings(CLEANED)[0])
-    tracker.log_point(CLEANED, CLEANED.points[2])
-    tracker.end(dataclasses.replace(CLEANED, attempts=2))
+    for state, points in (("running", 2), ("running", 3), ("finished", 3)):
+        now = dataclasses.replace(CLEANED, state=state, attempts=2, points=CLEANED.points[:points])
+        tracker.bring(now, settings(CLEANED)[0])
     assert run_of(rows, 0) == first
     assert metrics_of(rows, 0)["eval/accuracy"] == [0.9, 0.8, 0.7]
     assert rows("select status from runs where run_uuid = ?", first) == [("FINISHED",)]
@@ -184,7 +184,7 @@ def with_curve(record: TrialRecord) -> TrialRecord:
 
 def test_a_loss_curve_has_the_optimizers_steps(home: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch):
     """In batches of two metrics here, and the same after a replay."""
-    monkeypatch.setattr("sweeplab.tracking.MOST_METRICS", 2)
+    monkeypatch.setattr("sweeplab.tracking.BATCH_METRICS", 2)
     for _ in range(2):
         sync(home, dataclasses.replace(with_curve(CLEANED), state="running"))
     query = "select key, step, value, timestamp from metrics where key like 'curve/%' order by key, step"
@@ -230,7 +230,7 @@ def test_a_kill_at_any_call_leaves_a_store_that_the_next_start_completes(
 
 def test_a_run_that_begins_without_points_is_running(home: Path, rows: Rows):
     tracker = sync(home)
-    tracker.begin(dataclasses.replace(CLEANED, state="running", points=()), settings(CLEANED)[0])
+    tracker.bring(dataclasses.replace(CLEANED, state="running", points=()), settings(CLEANED)[0])
     assert rows("select status from runs where run_uuid = ?", run_of(rows, 0)) == [("RUNNING",)]
 
 
@@ -263,8 +263,8 @@ def test_a_failed_trial_is_failed_with_its_reason_and_no_best_point(synced: Rows
 def test_a_trial_that_failed_before_its_first_point_is_failed_too(home: Path, rows: Rows):
     tracker = sync(home)
     empty = dataclasses.replace(FAILED, points=())
-    tracker.begin(dataclasses.replace(empty, state="running"), settings(FAILED)[2])
-    tracker.end(empty)
+    tracker.bring(dataclasses.replace(empty, state="running"), settings(FAILED)[2])
+    tracker.bring(empty, settings(FAILED)[2])
     assert rows("select status from runs where run_uuid = ?", run_of(rows, 2)) == [("FAILED",)]
 
 

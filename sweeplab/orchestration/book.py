@@ -1,8 +1,11 @@
 """The book of a sweep: hands out trials, takes in their points, and keeps ledger, Optuna and MLflow in step."""
 
+import json
+import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from bisect import insort
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf, nextafter
 from typing import Any, Protocol
@@ -15,13 +18,20 @@ from optuna.trial import TrialState as OptunaState
 
 from sweeplab.evaluation.retention import best_cleaned_point, lowest_asr, score
 from sweeplab.experiment import CleaningSweep
-from sweeplab.orchestration.files import drop_torn_line
-from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration import workers
+from sweeplab.orchestration.costs import costs_of
+from sweeplab.orchestration.files import drop_torn_line, storage_faults
+from sweeplab.orchestration.ledger import TRIAL_FORMAT, SweepFolder
 from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.run_folder import RunFolder
+from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.workers import CleaningJob, Machine
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim
-from sweeplab.specs import digest_of
+from sweeplab.specs import StorageFault, digest_of
 from sweeplab.training.randomness import stream_seed
+
+BACKOFF_SECONDS = (0.0, 5.0, 30.0)
+"""Wait before a trial is tried again: at once after its first failure, later after the next ones."""
 
 
 class Listener(Protocol):
@@ -50,11 +60,23 @@ class _NoLock(BaseJournalFileLock):
         return None
 
 
+class _Journal(JournalFileBackend):
+    """Optuna's journal, handed to the system at once and not awaited on the disk: a killed process loses nothing, and
+    what a power failure takes is told again from the ledger (`TrialBook.reconcile`).
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append lines."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with storage_faults(self._file_path), open(self._file_path, "ab") as file:
+            file.write(lines.encode())
+
+
 def open_study(folder: SweepFolder, name: str) -> optuna.Study:
     """The sweep's Optuna study, in its journal file; made if needed. Call with the sweep's lock held."""
     drop_torn_line(folder.journal)
     with quiet_optuna():
-        storage = JournalStorage(JournalFileBackend(str(folder.journal), lock_obj=_NoLock()))
+        storage = JournalStorage(_Journal(str(folder.journal), lock_obj=_NoLock()))
         return optuna.create_study(
             storage=storage,
             study_name=name,
@@ -92,21 +114,43 @@ class TrialBook:
     ) -> None:
         self.sweep, self.folder, self.victim, self.machine = sweep, folder, victim, machine
         self.listeners = listeners
+        self.work: Callable[[CleaningJob, Any], None] = workers.clean
+        """What a worker does with a job."""
+        self.fault: StorageFault | None = None
+        """Why the book takes nothing in any more: the storage failed."""
         self.study = open_study(folder, sweep.name)
         self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
+        self._gate = threading.RLock()
+        self._closed = False
+        self._num_begun = 0
+        self._runs: dict[int, RunFolder] = {}
+        """Folders of the trials that are not over; each remembers its points."""
         self._waiting: deque[int] = deque()
+        self._not_before: dict[int, float] = {}
+        """When a trial that failed may be tried again, in seconds of the monotonic clock."""
         self._running: set[int] = set()
+        self._best: list[tuple[float, float, int]] = []
+        """(-accuracy, number) of the ended trials that keep their weights, best first."""
+        self._failures: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        """Events of a trial's failed attempts."""
         self.reconcile()
 
     # --- start: bring everything up to the ledger
 
     def reconcile(self) -> None:
         """Tell Optuna what the ledger knows and it does not; queue the trials that were begun and are not over."""
-        ended = {event["trial"] for event in self.folder.events() if event["event"] == "trial ended"}
+        ended = set()
+        for event in self.folder.events():
+            if event["event"] == "trial ended":
+                ended.add(event["trial"])
+            elif event["event"] == "attempt failed":
+                self._failures[event["trial"]].append(event)
+        self._add_missing_trials()
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == OptunaState.WAITING:
                 continue
-            if not (self.folder.trial(trial.number).path / "trial.json").exists():
+            self._num_begun += 1
+            if not self.folder.has_trial(trial.number):
                 self.study.sampler = self._sampler(trial.number)
                 self._write_trial(optuna.Trial(self.study, trial._trial_id))
             result = self.folder.trial(trial.number).result()
@@ -114,53 +158,114 @@ class TrialBook:
                 self._waiting.append(trial.number)
                 continue
             if not trial.state.is_finished():
-                self._tell(trial.number)
+                self._tell(self.record(trial.number))
             if trial.number not in ended:
                 self.folder.event("trial ended", trial=trial.number, **result)
-        self._keep_best_checkpoints()
+            self._settle_checkpoints(self.record(trial.number))
+
+    def _add_missing_trials(self) -> None:
+        """Trials that the ledger has and the journal lost (power failure) come back with the ledger's parameters."""
+        known = len(self.study.get_trials(deepcopy=False))
+        for number in self.folder.trial_numbers():
+            if number < known:
+                continue
+            fixed = optuna.trial.FixedTrial(self.folder.trial_header(number)["params"])
+            self._draw(fixed)
+            with quiet_optuna():
+                self.study.add_trial(
+                    optuna.create_trial(
+                        state=OptunaState.RUNNING, params=fixed.params, distributions=fixed.distributions
+                    )
+                )
 
     # --- handing out
 
     def next_job(self) -> CleaningJob | None:
         """The next attempt to run; None when nothing is left to start now (see `is_done`)."""
-        if self._waiting:
-            number = self._waiting.popleft()
-        elif self.may_ask():
-            number = self._ask()
-        else:
-            return None
-        run = self.folder.trial(number)
-        run.clear_abandoned()
-        run.rewind()
-        attempt = run.begin_attempt()
-        self._running.add(number)
-        record = self.record(number)
-        self.folder.event("trial began", trial=number, attempt=attempt, points=len(record.points))
-        for listener in self.listeners:
-            listener.trial_began(record)
-        return CleaningJob(
-            sweep=self.sweep,
-            victim=self.victim,
-            number=number,
-            attempt=attempt,
-            params=record.params,
-            machine=self.machine,
-            checkpoints=run.checkpoints,
-            resume_from=run.latest_checkpoint(),
-        )
+        with self._intake():
+            number, is_new = self._next_number()
+            if number is None:
+                return None
+            run = self._run(number)
+            if not is_new:
+                run.clear_abandoned()
+                lost = run.rewind()
+                if lost:
+                    self.folder.event("points lost", trial=number, points=lost)
+            attempt = 1 if is_new else run.begin_attempt()
+            self._running.add(number)
+            record = self.record(number)
+            self.folder.event("trial began", trial=number, attempt=attempt, points=len(record.points))
+            for listener in self.listeners:
+                listener.trial_began(record)
+            return CleaningJob(
+                sweep=self.sweep,
+                victim=self.victim,
+                number=number,
+                attempt=attempt,
+                params=record.params,
+                machine=self.machine,
+                checkpoints=run.storage.location,
+                resume_from=run.latest_checkpoint(),
+                work=self.work,
+            )
+
+    def _next_number(self) -> tuple[int | None, bool]:
+        """The next trial, and whether it is a new one; first those that were begun and may go on now."""
+        if self._closed:
+            return None, False
+        now = time.monotonic()
+        for number in self._waiting:
+            if self._not_before.get(number, 0.0) <= now:
+                self._waiting.remove(number)
+                return number, False
+        if self.may_ask():
+            return self._ask(), True
+        return None, False
 
     def may_ask(self) -> bool:
         """Whether new trials are still to be begun."""
         in_time = self.deadline is None or time.monotonic() < self.deadline
-        return in_time and self.num_begun() < self.sweep.num_trials()
+        is_open = in_time and not self._closed and self.num_begun() < self.sweep.num_trials()
+        return is_open and self._is_within_gpu_hours()
+
+    def _is_within_gpu_hours(self) -> bool:
+        limit = self.sweep.search.gpu_hours
+        if limit is None:
+            return True
+        events = self.folder.events()
+        trials = [self.folder.trial_record(number, is_driven=False) for number in self.folder.trial_numbers()]
+        return costs_of(events, trials, time.time_ns() // 1_000_000).gpu_seconds < 3600 * limit
 
     def num_begun(self) -> int:
         """Trials with parameters."""
-        return sum(t.state != OptunaState.WAITING for t in self.study.get_trials(deepcopy=False))
+        return self._num_begun
 
     def is_done(self) -> bool:
         """Whether nothing runs, nothing waits and nothing new is to be begun."""
         return not self._running and not self._waiting and not self.may_ask()
+
+    def is_complete(self) -> bool:
+        """Whether every trial of the sweep is over."""
+        return not self._running and not self._waiting and self.num_begun() >= self.sweep.num_trials()
+
+    def close(self) -> None:
+        """Take nothing in and hand nothing out any more; returns once nothing is being written."""
+        self._closed = True
+        with self._gate:
+            pass
+
+    @contextmanager
+    def _intake(self) -> Iterator[None]:
+        """One event at a time, none after `close`; a storage that fails closes the book."""
+        with self._gate:
+            if self.fault is not None:
+                raise self.fault
+            try:
+                yield
+            except StorageFault as fault:
+                self.fault, self._closed = fault, True
+                raise
 
     def _ask(self) -> int:
         number = self.num_begun()
@@ -184,6 +289,7 @@ class TrialBook:
         if trial.number != number:
             raise RuntimeError(f"Optuna numbered trial {number} as {trial.number}; the journal has another writer")
         self._write_trial(trial)
+        self._num_begun += 1
         return number
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
@@ -197,14 +303,17 @@ class TrialBook:
         with quiet_optuna():
             return optuna.samplers.TPESampler(n_startup_trials=search.startup_trials, constant_liar=True, seed=seed)
 
-    def _write_trial(self, trial: optuna.Trial) -> None:
+    def _draw(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+        """The trial's parameters."""
         if self.sweep.search.sampler == "grid":
             assert self.sweep.grid is not None
-            params: dict[str, Any] = {
+            return {
                 name: trial.suggest_categorical(name, list(values)) for name, values in self.sweep.grid.axes.items()
             }
-        else:
-            params = self.sweep.space.suggest(trial)
+        return self.sweep.space.suggest(trial)
+
+    def _write_trial(self, trial: optuna.Trial) -> None:
+        params = self._draw(trial)
         setting = self.sweep.setting(params)  # a value that a field refuses is refused here, before anything runs
         self.folder.write_trial(
             trial.number,
@@ -212,58 +321,104 @@ class TrialBook:
             configuration=digest_of(setting.canonical()),
             seed=self.sweep.seed,
             start_counts=self.sweep.start_counts(setting),
+            storage=self._storage_of(trial.number),
         )
+
+    def _storage_of(self, number: int) -> str | None:
+        """Where the trial's checkpoints go, if not into its folder; apart from those of sweeps that were set aside."""
+        root = self.sweep.resources.storage
+        if root is None:
+            return None
+        sweep = f"{self.sweep.name}-{self.folder.header()['identity']}"
+        return (Storage(root) / "sweeps" / sweep / TRIAL_FORMAT.format(number)).location
 
     # --- taking in
 
     def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
         """Commit a point, then drop the checkpoints that it makes superfluous."""
-        run = self.folder.trial(number)
-        if not run.commit(point, outcomes):
+        if self._closed:
             return
-        record = self.record(number)
-        best = self.best_point(record)
-        keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
-        run.keep_checkpoints(keep)
-        for listener in self.listeners:
-            listener.point_made(record, point)
+        with self._intake():
+            run = self._run(number)
+            if not run.commit(point, outcomes):
+                return
+            record = self.record(number)
+            best = self.best_point(record)
+            keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
+            run.keep_checkpoints(keep)
+            for listener in self.listeners:
+                listener.point_made(record, point)
+
+    def should_stop(self, number: int) -> bool:
+        """Whether the trial is to end after its last point."""
+        return self._closed
 
     def finished(self, number: int) -> None:
         """A trial has run all its epochs."""
-        record = self.record(number)
-        if len(record.points) != self.sweep.num_points():
-            raise RuntimeError(
-                f"trial {number} ended with {len(record.points)} of {self.sweep.num_points()} points; "
-                "it is not finished"
-            )
-        self._end(number, {"state": "finished"})
+        if self._closed:
+            return
+        with self._intake():
+            record = self.record(number)
+            if len(record.points) != self.sweep.num_points():
+                raise RuntimeError(
+                    f"trial {number} ended with {len(record.points)} of {self.sweep.num_points()} points; "
+                    "it is not finished"
+                )
+            self._end(number, {"state": "finished"})
 
     def failed(self, number: int, failure: Failure) -> None:
         """An attempt ended early: try again where that can help, else end the trial as failed, with the reason."""
-        attempts = self.folder.trial(number).attempts()
-        self.folder.event("attempt failed", trial=number, attempt=attempts, reason=failure.reason)
-        failed = self.folder.failed_attempts(number)
-        if not failure.is_deterministic and failed < self.sweep.resources.max_attempts:
-            self._running.discard(number)
-            self._waiting.append(number)
+        if self._closed:
             return
-        tries = "" if failure.is_deterministic else f" ({failed} attempts)"
-        self._end(number, {"state": "failed", "reason": failure.reason + tries})
+        with self._intake():
+            run = self._run(number)
+            event = {
+                "trial": number,
+                "attempt": run.attempts(),
+                "points": len(run.points()),
+                "reason": failure.reason,
+                **({"kind": failure.kind} if failure.kind else {}),
+            }
+            self.folder.event("attempt failed", durable=True, **event)
+            if failure.kind == "storage":
+                self._again(number, 0.0)
+                raise StorageFault(failure.reason)
+            resumed_from = run.latest_checkpoint()
+            if failure.kind == "checkpoint" and resumed_from is not None:
+                run.storage.remove(resumed_from.rpartition("/")[2])
+                self._again(number, 0.0)
+                return
+            self._failures[number].append(event)
+            failures = [known for known in self._failures[number] if known.get("kind") != "storage"]
+            twice = len(failures) > 1 and all(
+                (known.get("kind"), known.get("points")) == ("memory", event["points"]) for known in failures[-2:]
+            )
+            if not failure.is_deterministic and not twice and len(failures) < self.sweep.resources.max_attempts:
+                self._again(number, BACKOFF_SECONDS[min(len(failures), len(BACKOFF_SECONDS)) - 1])
+                return
+            tries = "" if failure.is_deterministic else f" ({len(failures)} attempts)"
+            advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
+            self._end(number, {"state": "failed", "reason": failure.reason + tries + advice})
+
+    def _again(self, number: int, seconds: float) -> None:
+        """Queue a trial for another attempt, not before so many seconds."""
+        self._running.discard(number)
+        self._not_before[number] = time.monotonic() + seconds
+        self._waiting.append(number)
 
     def _end(self, number: int, result: dict[str, Any]) -> None:
-        run = self.folder.trial(number)
+        run = self._run(number)
         run.finish(result)
-        self._tell(number)
-        self._running.discard(number)
         record = self.record(number)
+        self._tell(record)
+        self._running.discard(number)
         self.folder.event("trial ended", trial=number, **result)
-        self._keep_best_checkpoints()
+        self._settle_checkpoints(record)
         for listener in self.listeners:
             listener.trial_ended(record)
 
-    def _tell(self, number: int) -> None:
-        record = self.record(number)
-        ceiling = self.sweep.search.asr_ceiling
+    def _tell(self, record: TrialRecord) -> None:
+        number, ceiling = record.number, self.sweep.search.asr_ceiling
         with quiet_optuna():
             if record.state == "failed":
                 self.study.tell(number, state=OptunaState.FAIL, skip_if_finished=True)
@@ -277,30 +432,29 @@ class TrialBook:
             value = score(record.points, self.victim.measurement.accuracy, ceiling, start_counts=record.start_counts)
             self.study.tell(number, value, skip_if_finished=True)
 
-    def _keep_best_checkpoints(self) -> None:
+    def _settle_checkpoints(self, record: TrialRecord) -> None:
         """Of all ended trials, only the best few keep weights: those of their best cleaned point."""
-        ended = [self.record(n) for n in self.folder.trial_numbers() if self.folder.trial(n).result() is not None]
-        ranked = sorted(
-            (record for record in ended if record.state == "finished" and self.best_point(record) is not None),
-            key=self._place,
-        )
-        kept = {record.number for record in ranked[: self.sweep.resources.keep_checkpoints]}
-        for record in ended:
-            best = self.best_point(record) if record.number in kept else None
-            keep = {best.checkpoint} if best is not None and best.checkpoint is not None else set()
-            self.folder.trial(record.number).keep_checkpoints(keep)
-
-    def _place(self, record: TrialRecord) -> tuple[float, float, int]:
-        """The order of the leaderboard among cleaned trials."""
-        best = self.best_point(record)
-        assert best is not None
-        return -best.measurement.accuracy, best.measurement.asr or 0.0, record.number
+        best = self.best_point(record) if record.state in ("finished", "pruned") else None
+        keep = {best.checkpoint} if best is not None and best.checkpoint is not None else set()
+        self._run(record.number).keep_checkpoints(keep)
+        self._runs.pop(record.number, None)
+        if best is None:
+            return
+        insort(self._best, (-best.measurement.accuracy, best.measurement.asr or 0.0, record.number))
+        for *_, number in self._best[self.sweep.resources.keep_checkpoints :]:
+            self.folder.trial(number).keep_checkpoints(set())
+        del self._best[self.sweep.resources.keep_checkpoints :]
 
     # --- reading
 
     def record(self, number: int) -> TrialRecord:
         """A trial as the ledger holds it."""
-        return self.folder.trial_record(number, is_driven=number in self._running)
+        return self.folder.trial_record(number, is_driven=number in self._running, run=self._run(number))
+
+    def _run(self, number: int) -> RunFolder:
+        if number not in self._runs:
+            self._runs[number] = self.folder.trial(number)
+        return self._runs[number]
 
     def best_point(self, record: TrialRecord) -> Point | None:
         """The trial's best cleaned point so far."""

@@ -5,14 +5,17 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sweeplab.experiment import Resources
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",  # said explicitly: the command line and the library differ in their default
@@ -87,8 +90,19 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         try:
             yield
         finally:
-            with contextlib.suppress(KeyboardInterrupt):
-                ray.shutdown()
+            _shut_down()
+
+
+SHUTDOWN_SECONDS = 1.5
+"""Ray gets no longer to end in order: `ray job stop` leaves three seconds, and Ray's state is never read again."""
+
+
+def _shut_down() -> None:
+    import ray
+
+    ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
+    ending.start()
+    ending.join(SHUTDOWN_SECONDS if sys.exc_info()[0] is not None else 30.0)
 
 
 def _attach(quiet: dict[str, Any]) -> bool:
@@ -144,6 +158,79 @@ def concurrent_trials(resources: Resources, per_worker: dict[str, float]) -> int
     have = ray.cluster_resources()
     fits = min(int(have.get(word, 0) / (need * resources.workers) + 1e-9) for word, need in per_worker.items() if need)
     return max(1, min(fits, resources.concurrent_trials or fits))
+
+
+NODE_SECONDS = 120.0
+"""So long may a node take to say what it sees."""
+
+
+def check_nodes(paths: list[str], storage: str) -> None:
+    """Make sure that every node of the cluster sees the data and the storage of checkpoints.
+
+    Raises:
+        InvalidInput: naming the nodes and what they do not see.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from sweeplab.orchestration import remote
+    from sweeplab.orchestration.storage import Storage
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    place = Storage(storage)
+    if len(nodes) < 2 and not place.is_remote:
+        return
+    mark = f".seen-{uuid4().hex[:12]}"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / mark).write_text("SweepLab looks whether every node sees this folder\n")
+        try:
+            if place.is_remote:
+                place.upload(Path(folder) / mark, mark)
+            else:
+                Path(storage).mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(folder) / mark, Path(storage) / mark)
+        except (OSError, StorageFault) as error:
+            raise InvalidInput(f"resources.storage={storage!r} cannot be written: {error}") from error
+    task = ray.remote(num_cpus=0, max_retries=1)(remote.missing_here)
+    asked = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            paths, storage, mark
+        ): node
+        for node in nodes
+    }
+    faults = []
+    try:
+        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
+        for answer in ready:
+            try:
+                host, missing = ray.get(answer)
+            except ray.exceptions.RayError as error:
+                host, missing = asked[answer]["NodeManagerHostname"], [f"(it died: {type(error).__name__})"]
+            faults += [f"node {asked[answer]['NodeID'][:8]} ({host}) does not see {what}" for what in missing]
+        faults += [f"node {asked[answer]['NodeID'][:8]} did not answer within {NODE_SECONDS:g} s" for answer in late]
+    finally:
+        with contextlib.suppress(StorageFault, OSError):
+            place.remove(mark)
+    if faults:
+        listed = "\n  ".join(faults)
+        raise InvalidInput(
+            f"not every node of the cluster can take part:\n  {listed}\n"
+            "put data on a path that all nodes share, and set resources.storage to a shared folder, s3:// or gs://"
+        )
+
+
+def cluster_fault() -> str | None:
+    """What is wrong with the cluster, as this driver sees it; None where its node is alive."""
+    import ray
+
+    try:
+        here = ray.get_runtime_context().get_node_id()
+        nodes = {node["NodeID"]: node for node in ray.nodes()}
+    except Exception as error:  # noqa: BLE001 - a dying cluster raises many kinds; the watch reports it
+        return f"the Ray cluster cannot be asked ({type(error).__name__})"
+    if not nodes.get(here, {}).get("Alive"):
+        return "this command's Ray node (its raylet) died"
+    return None
 
 
 def scratch_folder(home: Path) -> Path:

@@ -15,6 +15,8 @@ from sweeplab.specs import InvalidInput
 
 VANISHING = ("tmpfs", "overlay", "ramfs")
 """File systems that die with their machine or container."""
+NETWORK = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "lustre", "gpfs", "ceph", "fuse.glusterfs", "beegfs", "9p")
+"""File systems on which SQLite cannot share memory."""
 
 
 @dataclass(frozen=True)

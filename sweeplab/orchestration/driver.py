@@ -1,14 +1,12 @@
 """The driver: prepares a sweep, makes sure of its victim, runs what is missing, and leaves table and page behind."""
 
 import os
-import signal
-import threading
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -18,14 +16,19 @@ from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.measure import evaluation_digest, wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
-from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, SelectedTrial, Setting
+from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, Search, SelectedTrial, Setting
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
-from sweeplab.orchestration.cluster import ray_session, resources_per_worker
+from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
+from sweeplab.orchestration.doctor import NETWORK, file_system
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
 from sweeplab.orchestration.ledger import SweepFolder, environment, victim_folder, write_victim
+from sweeplab.orchestration.mirror import Mirror
 from sweeplab.orchestration.progress import SweepProgress
-from sweeplab.orchestration.run_folder import RunFolder
+from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.run_folder import ROLLING, RunFolder
+from sweeplab.orchestration.storage import Storage
+from sweeplab.orchestration.watch import Watch, signals_as_interrupts
 from sweeplab.orchestration.workers import (
     Machine,
     MeasuringJob,
@@ -36,8 +39,8 @@ from sweeplab.orchestration.workers import (
     victim_table,
 )
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Point, SweepRecord, TrialRecord, Victim
-from sweeplab.specs import InvalidInput, Spec, Unfinished, digest_of
+from sweeplab.records import Point, SweepRecord, Victim
+from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, digest_of
 from sweeplab.tracking import Tracker
 from sweeplab.training.batches import steps_per_epoch
 from sweeplab.training.optimisation import check_schedule, warmup_of
@@ -178,7 +181,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
 
     Raises:
         InvalidInput: for bad input, a sweep of the same name with another spec, or a sweep that someone else runs.
-        Unfinished: when interrupted.
+        Unfinished: when interrupted, or when the storage fails.
     """
     folder = SweepFolder(home / "sweeps" / sweep.name)
     if options.resume and not folder.exists():
@@ -201,46 +204,50 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         if isinstance(sweep.victim, SelectedTrial):
             say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
             run_sweep(sweep.victim.sweep, home, Options(inline=options.inline), say)
-        say(plan_line(folder, prepared))
+        for line in resume_plan(folder, prepared, home):
+            say(line)
         inline = options.inline or sweep.resources.resolved_executor() == "inline"
         with workplace(sweep, inline):
+            if not inline:
+                check_nodes(places_of(sweep), storage_of(sweep, home))
             victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
             _run_trials(prepared, folder, victim, home, inline=inline, say=say)
     record = folder.record()
     if record.state != "finished":
-        raise Unfinished(f"{sweep.name}: interrupted; everything so far is kept, and the same command goes on")
+        raise Unfinished(f"{sweep.name}: not finished; everything so far is kept, and the same command goes on")
     return record
 
 
 @contextmanager
 def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
-    """A Ray session, or nothing where everything runs in this process."""
-    if inline:
-        yield
-        return
-    needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() == "train"
-    with ray_session(needs_train=needs_train), termination_as_interrupt():
-        yield
-
-
-@contextmanager
-def termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does: with what is committed kept, and exit code 75."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        handler = signal.getsignal(signal.SIGINT)  # Tune puts its own there while it runs
-        if not callable(handler):  # a shell's background process ignores Ctrl-C
-            raise KeyboardInterrupt
-        handler(signal.SIGINT, frame)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    """A Ray session, or nothing where everything runs in this process; signals and failing storage end it in order."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        if inline:
+            with signals_as_interrupts():
+                yield
+            return
+        needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() != "tune"
+        # Ray puts handlers of its own there when it starts, hence twice.
+        with signals_as_interrupts(), ray_session(needs_train=needs_train), signals_as_interrupts():
+            yield
+    except StorageFault as fault:
+        raise Unfinished(f"{sweep.name}: {fault}") from fault
+
+
+def storage_of(sweep: CleaningSweep | PretrainedVictim, home: Path) -> str:
+    """Where checkpoints go."""
+    return sweep.resources.storage or str(home)
+
+
+def places_of(sweep: CleaningSweep) -> list[str]:
+    """Paths that every node has to see."""
+    sources: list[Any] = [sweep.data, sweep.evaluation.test]
+    victim = sweep.original_victim()
+    sources.append(getattr(victim.trigger().attack, "images", None))
+    if isinstance(victim, PretrainedVictim):
+        sources += [victim.data, victim.evaluation.test]
+    paths = [getattr(source, "path", None) for source in sources]
+    return sorted({str(path.absolute()) for path in paths if isinstance(path, Path)})
 
 
 def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
@@ -251,9 +258,10 @@ def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
 
 
 def _driver_was_killed(folder: SweepFolder) -> bool:
+    """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
     kinds = [event["event"] for event in read_lines(folder.path / "events.jsonl")]
-    drivers = [kind for kind in kinds if kind in ("driver began", "driver ended")]
-    return drivers[-1:] == ["driver began"]
+    drivers = [kind for kind in kinds if kind in ("driver began", "driver ended", "mlflow behind")]
+    return drivers[-1:] in (["driver began"], ["mlflow behind"])
 
 
 def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path, say: Say) -> None:
@@ -263,21 +271,46 @@ def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path,
     victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
     TrialBook(sweep, folder, victim, machine_for(sweep, home), ())
     _synced_tracker(sweep, folder, home, say)
-    folder.event("driver ended", finished=True)
+    folder.event("driver ended", finished=True, reason="brought up to the ledger")
 
 
-def plan_line(folder: SweepFolder, prepared: Prepared) -> str:
-    """What will be reused and what will be run."""
+def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str]:
+    """What will be reused, repeated and run, and why."""
     sweep = prepared.sweep
-    records = [folder.trial_record(number, is_driven=False) for number in folder.trial_numbers()]
-    over = sum(record.state in ("finished", "pruned", "failed") for record in records)
-    begun = len(records) - over
-    kept = sum(max(0, len(record.points) - 1) for record in records if record.state == "waiting")
+    numbers = folder.trial_numbers() if folder.exists() else []
+    records = [folder.trial_record(number, is_driven=False) for number in numbers]
+    over = [record for record in records if record.state in ("finished", "pruned", "failed")]
+    begun = [record for record in records if record.state == "waiting"]
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
-    if records:
-        new = sweep.num_trials() - len(records)
-        text += f"; {over} are done and stay, {begun} go on (with {kept} epochs done), {new} are new"
-    return text
+    if not records:
+        return [text]
+    new = max(0, sweep.num_trials() - len(records))
+    lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new"]
+    if isinstance(sweep.victim, PretrainedVictim):
+        run = victim_folder(home, sweep.victim, prepared.victim_digest)
+        epochs = max(0, len(run.points()) - 1)
+        there = "is there and is reused" if run.result() is not None else f"goes on after epoch {epochs}"
+        lines.append(f"  victim {sweep.victim.name}: {there}")
+    for record in records:
+        if record.state == "failed":
+            lines.append(f"  trial {record.number}: failed for good ({record.reason}); `sweeplab rerun` tries it again")
+    for record in begun:
+        run = folder.trial(record.number)
+        place = run.latest_checkpoint()
+        if place is None:
+            points = len(record.points)
+            why = (
+                "has no epoch yet" if points <= 1 else f"its checkpoint is gone, so {points - 1} points are made again"
+            )
+            lines.append(f"  trial {record.number}: starts again ({why})")
+            continue
+        epoch = record.points[-1].epoch
+        inside = " and inside the next epoch" if ROLLING.fullmatch(place.rpartition("/")[2]) else ""
+        lines.append(
+            f"  trial {record.number}: goes on after epoch {epoch:g}{inside}; what ran after that is repeated "
+            f"(attempt {record.attempts + 1})"
+        )
+    return lines
 
 
 def set_aside(folder: SweepFolder) -> Path:
@@ -318,7 +351,7 @@ def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = 
                 continue
             if path == "" and name in ("resources",):
                 continue
-            if path == "search" and name in ("trials", "hours"):
+            if path == "search" and name in Search.NOT_IN_DIGEST:
                 continue
             where = f"{path}.{name}" if path else name
             lines += differences(old.get(name), new.get(name), None, where)
@@ -337,12 +370,11 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
     if isinstance(sweep.victim, PretrainedVictim):
         run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say)
         selected = select_epoch(sweep.victim, run)
-        path = run.checkpoint_path(selected)
-        assert path is not None
-        checkpoint, epoch = path, selected.epoch
+        assert selected.checkpoint is not None
+        checkpoint, epoch = (run.storage / selected.checkpoint).location, selected.epoch
         measured = (selected, run.outcomes(selected.index))
     else:
-        checkpoint, epoch, measured = sweep.victim.path.absolute(), 0.0, None
+        checkpoint, epoch, measured = str(sweep.victim.path.absolute()), 0.0, None
     point = folder.victim_point()
     if point is None:
         machine = machine_for(sweep, home)
@@ -360,17 +392,23 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
             point = (measured[0].measurement, measured[1])
         else:
             job = MeasuringJob(
-                sweep.victim.architecture, checkpoint, sweep.evaluation, trigger, machine, sweep.protocol
+                sweep.victim.architecture,
+                checkpoint,
+                sweep.evaluation,
+                trigger,
+                machine,
+                sweep.protocol,
+                checkpoint_name=f"victim-{prepared.victim_digest}-{epoch:g}",
             )
             if inline:
                 point = measure_checkpoint(job)
             else:
                 point = executors.measure_on_ray(job, resources_per_worker(sweep.resources))
-        victim = Victim(sweep.victim.name, prepared.victim_digest, str(checkpoint), epoch, *point)
+        victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
         write_victim(folder, victim)
         stamp = time.time_ns() // 1_000_000
         folder.victim_run().commit(Point(0, epoch, 0, 1, point[0], timestamp_ms=stamp), point[1])
-    victim = Victim(sweep.victim.name, prepared.victim_digest, str(checkpoint), epoch, *point)
+    victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
     asr = victim.measurement.asr
     say(
         f"victim {victim.name}: accuracy {victim.measurement.accuracy:.1%}, ASR {asr:.1%} (epoch {victim.epoch:g})"
@@ -405,13 +443,14 @@ def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home
             f"no trial of {other.name} lies below its ASR ceiling of {record.asr_ceiling:.1%} (the lowest ASR is "
             f"{best.min_asr:.1%}); raise search.asr_ceiling of that sweep, or search further"
         )
-    path = other.trial(best.trial).checkpoint_path(point)
-    if path is None:
+    run = other.trial(best.trial)
+    if point.checkpoint is None or not run.has_checkpoint(point):
         raise InvalidInput(
             f"the weights of trial {best.trial} of {other.name} are gone; run that sweep anew with --fresh, or raise "
             "its resources.keep_checkpoints"
         )
-    victim = Victim(sweep.victim.name, digest, str(path), record.victim_epoch, *original, is_start=False)
+    weights = (run.storage / point.checkpoint).location
+    victim = Victim(sweep.victim.name, digest, weights, record.victim_epoch, *original, is_start=False)
     if folder.victim_point() is None:
         write_victim(folder, victim)
         stamp = time.time_ns() // 1_000_000
@@ -480,7 +519,13 @@ def _pretrain_victim(
         write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
         write_json(
             run.path / "victim.json",
-            {"spec": victim.to_json(), "digest": digest, "environment": environment(), "num_pairs": len(table)},
+            {
+                "spec": victim.to_json(),
+                "digest": digest,
+                "environment": environment(),
+                "num_pairs": len(table),
+                **_storage_fact(victim, run),
+            },
         )
     say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
 
@@ -492,31 +537,53 @@ def _pretrain_victim(
             f"  epoch {point.epoch:g}/{victim.epochs}: {numbers} ({point.train_seconds + point.evaluate_seconds:.1f} s)"
         )
 
-    for _ in range(victim.resources.max_attempts):
+    failed: list[Failure] = []
+    while True:
         run.clear_abandoned()
         run.rewind()
-        job = PretrainingJob(victim, machine, run.checkpoints, run.begin_attempt(), run.latest_checkpoint())
+        job = PretrainingJob(
+            victim, machine, run.storage.location, run.begin_attempt(), run.latest_checkpoint(), digest=digest
+        )
         if inline:
             executors.pretrain_inline(job, run, on_point)
-            failure = None
-        else:
-            failure = executors.pretrain_on_ray(job, run, on_point, home)
+            break
+        watch = Watch(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
+        failure = executors.pretrain_on_ray(job, run, on_point, home, watch)
         if failure is None:
             break
-        append_line(run.path / "events.jsonl", {"event": "attempt failed", "reason": failure.reason})
+        append_line(
+            run.path / "events.jsonl",
+            {"time_ms": time.time_ns() // 1_000_000, "event": "attempt failed", "reason": failure.reason},
+        )
+        if failure.kind == "storage":
+            raise StorageFault(failure.reason)
+        if failure.kind == "checkpoint" and job.resume_from is not None:
+            say(f"  {failure.reason}; going on from an earlier one")
+            run.storage.remove(job.resume_from.rpartition("/")[2])
+            continue
         if failure.is_deterministic:
             raise InvalidInput(f"pre-training victim {victim.name} failed: {failure.reason}")
+        failed.append(failure)
+        if len(failed) >= victim.resources.max_attempts:
+            break
         say(f"  attempt {job.attempt} ended: {failure.reason}; trying again")
     stop = victim.select if isinstance(victim.select, int) else victim.epochs
     if len(run.points()) < stop + 1:
+        why = f" ({len(failed)} attempts failed, last: {failed[-1].reason})" if failed else ""
         raise Unfinished(
-            f"pre-training victim {victim.name} stopped after {len(run.points()) - 1} of {stop} epochs; "
+            f"pre-training victim {victim.name} stopped after {len(run.points()) - 1} of {stop} epochs{why}; "
             "the same command goes on"
         )
     selected = select_epoch(victim, run)
-    run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
+    run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
     return run
+
+
+def _storage_fact(victim: PretrainedVictim, run: RunFolder) -> dict[str, str]:
+    """Where the victim's checkpoints go, if not beside its records."""
+    root = victim.resources.storage
+    return {"storage": (Storage(root) / "victims" / run.path.name).location} if root else {}
 
 
 def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
@@ -533,7 +600,7 @@ def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
 
 
 def _selected_is_there(victim: PretrainedVictim, run: RunFolder) -> bool:
-    return run.checkpoint_path(select_epoch(victim, run)) is not None
+    return run.has_checkpoint(select_epoch(victim, run))
 
 
 def _kept_epochs(victim: PretrainedVictim, run: RunFolder) -> set[str | None]:
@@ -558,51 +625,94 @@ def _poison_text(plan: PoisonPlan) -> str:
 # --- trials
 
 
+MIRROR_SECONDS = 120.0
+"""So long may MLflow catch up at the end of a sweep; what it lacks then is brought by the next command."""
+LEAVING_SECONDS = 1.0
+"""The same where the command was interrupted."""
+
+
 def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say) -> None:
     sweep = prepared.sweep
     tracker, record = _synced_tracker(sweep, folder, home, say)
     assert victim.measurement.asr is not None
-    with SweepProgress(
+    progress = SweepProgress(
         total=sweep.num_trials(),
         points_per_trial=sweep.num_points() - 1,
         victim_accuracy=victim.measurement.accuracy,
         asr_ceiling=sweep.search.asr_ceiling,
-    ) as progress:
-        progress.known(record.trials)
-        listeners: tuple[Listener, ...] = (progress, _Mirror(tracker, sweep))
-        book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)
-        folder.event("driver began", process=os.getpid(), digest=prepared.digest)
-        if inline:
-            executors.run_trials_inline(book)
-        else:
-            through_train = sweep.resources.resolved_executor() == "train"
-            executors.run_trials_on_ray(book, home, through_train=through_train)
-        folder.event("driver ended", finished=book.is_done())
+    )
+    progress.known(record.trials)
+    del record
+    mirror = None
+    if tracker is not None:
+        mirror = Mirror(tracker, lambda params: full_setting(sweep.setting(params)), say)
+    listeners: tuple[Listener, ...] = (progress,) if mirror is None else (progress, mirror)
+    book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)
+    resources = sweep.resources
+    folder.event(
+        "driver began",
+        process=os.getpid(),
+        host=socket.gethostname(),
+        digest=prepared.digest,
+        executor="inline" if inline else resources.resolved_executor(),
+        workers=1 if inline else resources.workers,
+        gpus_per_worker=0.0 if inline else resources_per_worker(resources).get("GPU", 0.0),
+    )
+    reason, patience = "finished", LEAVING_SECONDS
+    try:
+        with progress:
+            execute(book, home, inline=inline)
+        patience = MIRROR_SECONDS
+    except BaseException as error:
+        reason = str(book.fault or error) or type(error).__name__
+        raise
+    finally:
+        book.close()
+        folder.event("driver ended", finished=book.is_complete(), reason=reason)
+        if mirror is not None and not mirror.close(patience) and patience == MIRROR_SECONDS:
+            say("note: MLflow is behind the ledger; the same command brings it up to date")
+            folder.event("mlflow behind", reason=mirror.trouble or "slow")
 
 
-def _synced_tracker(sweep: CleaningSweep, folder: SweepFolder, home: Path, say: Say) -> tuple[Tracker, SweepRecord]:
-    """MLflow brought up to the ledger, and what the ledger holds."""
+def execute(book: TrialBook, home: Path, *, inline: bool = False) -> None:
+    """Run what the book hands out, on the executor that its sweep names.
+
+    Raises:
+        Unfinished: where nothing moves any more, the cluster is gone, or the storage fails.
+        Interrupted: on a signal.
+    """
+    if inline:
+        executors.run_trials_inline(book)
+        return
+    resources = book.sweep.resources
+    watch = Watch(stall_minutes=resources.stall_minutes, cluster_fault=cluster_fault, storage_fault=lambda: book.fault)
+    executor = resources.resolved_executor()
+    if executor == "pool":
+        executors.run_trials_in_pool(book, home, watch)
+    else:
+        executors.run_trials_on_tune(book, home, watch, through_train=executor == "train")
+
+
+def _synced_tracker(
+    sweep: CleaningSweep, folder: SweepFolder, home: Path, say: Say
+) -> tuple[Tracker | None, SweepRecord]:
+    """MLflow brought up to the ledger, and what the ledger holds; None where MLflow's store does not answer."""
     record = folder.record()
-    with exclusively(home / "mlflow.db", "MLflow's tables", say):
-        tracker = Tracker(home, record, folder.header())
-    tracker.sync({trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}, record.trials)
+    write_ahead = file_system(home) not in NETWORK
+    settings = {trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}
+    try:
+        with exclusively(home / "mlflow.db", "MLflow's tables", say):
+            tracker = Tracker(home, record, folder.header(), write_ahead=write_ahead)
+        tracker.sync(settings, record.trials)
+    except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        say(
+            f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({reason}); the sweep runs without it, and the "
+            "same command brings MLflow up to date once it is mended"
+        )
+        folder.event("mlflow behind", reason=reason)
+        return None, record
     return tracker, record
-
-
-class _Mirror:
-    """Passes the book's events on to MLflow."""
-
-    def __init__(self, tracker: Tracker, sweep: CleaningSweep) -> None:
-        self.tracker, self.sweep = tracker, sweep
-
-    def trial_began(self, trial: TrialRecord) -> None:
-        self.tracker.begin(trial, full_setting(self.sweep.setting(trial.params)))
-
-    def point_made(self, trial: TrialRecord, point: Point) -> None:
-        self.tracker.log_point(trial, point)
-
-    def trial_ended(self, trial: TrialRecord) -> None:
-        self.tracker.end(trial)
 
 
 def full_setting(setting: Setting) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
     import torch
 
     machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
-    job = MeasuringJob(architecture_of(request), request.checkpoint, evaluation_of(request), _trigger(request), machine)
+    job = MeasuringJob(
+        architecture_of(request), str(request.checkpoint), evaluation_of(request), _trigger(request), machine
+    )
     return measure_checkpoint(job)[0]
 
 

@@ -1,22 +1,26 @@
-"""Executors: how the worker functions are run. `inline` in this process, `tune` and `train` on Ray."""
+"""Executors: how the worker functions are run. `inline` in this process, `tune`, `train` and `pool` on Ray."""
 
 import dataclasses
 import pickle
 import shutil
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sweeplab.orchestration import remote, workers
+from sweeplab.orchestration import remote
 from sweeplab.orchestration.book import TrialBook
+from sweeplab.orchestration.bringing import local_copy
 from sweeplab.orchestration.cluster import concurrent_trials, resources_per_worker, scratch_folder
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import RunFolder
-from sweeplab.orchestration.workers import MeasuringJob, PretrainingJob
+from sweeplab.orchestration.watch import Watch, attend
+from sweeplab.orchestration.workers import CleaningJob, MeasuringJob, PretrainingJob
 from sweeplab.records import Measurement, Outcomes, Point
+from sweeplab.specs import StorageFault, Unfinished
 
 # --- inline
 
@@ -24,40 +28,66 @@ from sweeplab.records import Measurement, Outcomes, Point
 class InlineContext:
     """Commits points directly: the worker is the driver."""
 
-    def __init__(self, attempt: int, commit: Callable[[Point, Outcomes], Any]) -> None:
+    def __init__(
+        self, attempt: int, commit: Callable[[Point, Outcomes], Any], should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
         self.attempt = attempt
-        self._commit = commit
+        self._commit, self._should_stop = commit, should_stop
 
     def report(self, point: Point, outcomes: Outcomes) -> None:
         """Commit the point."""
         self._commit(point, outcomes)
 
     def should_stop(self) -> bool:
-        """Runs go to their end."""
-        return False
+        """Whether the driver has decided to end the run."""
+        return self._should_stop()
+
+    def alive(self) -> None:
+        """Nobody watches: the worker is the driver."""
+
+    def bring(self, location: str, name: str) -> Path:
+        """The file itself: the worker is on the driver's node."""
+        return local_copy(location, name, None)
 
 
 def run_trials_inline(book: TrialBook) -> None:
     """One trial after the other in this process."""
-    while (job := book.next_job()) is not None:
+    while not book.is_done():
+        job = book.next_job()
+        if job is None:  # a trial waits before it is tried again
+            time.sleep(0.1)
+            continue
         number = job.number
 
         def commit(point: Point, outcomes: Outcomes, number: int = number) -> None:
             book.point(number, point, outcomes)
 
+        def should_stop(number: int = number) -> bool:
+            return book.should_stop(number)
+
         try:
-            workers.clean(job, InlineContext(job.attempt, commit))
-        except remote.DETERMINISTIC_ERRORS as error:
+            job.work(job, InlineContext(job.attempt, commit, should_stop))
+        except (*remote.DETERMINISTIC_ERRORS, MemoryError, RuntimeError, StorageFault) as error:
             book.log(number, traceback.format_exc())
             book.failed(number, remote.failure_of(error))
         else:
             book.finished(number)
 
 
-# --- Ray Tune
+# --- Ray
 
 
-def run_trials_on_ray(book: TrialBook, home: Path, *, through_train: bool) -> None:
+def new_desk(*files: str) -> Any:
+    """Where the workers of one command leave their messages, and find the given files of this node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
+    return ray.remote(**options)(remote.Desk).remote(files)
+
+
+def run_trials_on_tune(book: TrialBook, home: Path, watch: Watch, *, through_train: bool) -> None:
     """Trials on Ray Tune, each in a reused actor, or each a Ray Train run of several workers.
 
     Tune is disposable here: every call begins a fresh experiment with what the book hands out, and nothing that Tune
@@ -72,16 +102,18 @@ def run_trials_on_ray(book: TrialBook, home: Path, *, through_train: bool) -> No
     at_a_time = concurrent_trials(resources, per_worker)
     book.machine = dataclasses.replace(book.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"tune-{uuid4().hex[:8]}"
+    desk = new_desk(book.victim.checkpoint)
     trainable: Any
     if through_train:
         settings = {"workers": resources.workers, "per_worker": per_worker, "scratch": str(scratch)}
         trainable = tune.with_resources(
-            tune.with_parameters(remote.train_trainable, settings=settings), {"CPU": 0, "memory": 1}
+            tune.with_parameters(remote.train_trainable, settings=settings, desk=desk), {"CPU": 0, "memory": 1}
         )
     else:
-        trainable = tune.with_resources(remote.tune_trainable, dict(per_worker))
+        trainable = tune.with_resources(tune.with_parameters(remote.tune_trainable, desk=desk), dict(per_worker))
     search = BookSearch(book)
-    try:
+
+    def fit() -> None:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -93,13 +125,199 @@ def run_trials_on_ray(book: TrialBook, home: Path, *, through_train: bool) -> No
             run_config=tune.RunConfig(
                 name=scratch.name,
                 storage_path=str(scratch.parent),
-                callbacks=[BookCallback(book, search)],
+                callbacks=[BookCallback(book, search, watch, desk)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 verbose=0,
             ),
         ).fit()
+
+    pulse = _Pulse(desk, watch)
+    try:
+        attend(fit, pulse)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+class _Pulse(Watch):
+    """A watch that also counts the workers' signs of life as movement."""
+
+    def __init__(self, desk: Any, watch: Watch) -> None:
+        self._desk, self._watch = desk, watch
+        self._known, self._asked, self._pending = 0, time.monotonic(), None
+
+    def moved(self) -> None:
+        """Something progressed."""
+        self._watch.moved()
+
+    def check(self) -> None:
+        """As the watch."""
+        import ray
+
+        if self._pending is None and time.monotonic() - self._asked > remote.BEAT_SECONDS:
+            self._asked = time.monotonic()
+            self._pending = self._desk.beats.remote()
+        if self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
+            try:
+                beats = ray.get(self._pending)
+            except ray.exceptions.RayError:  # the desk's process was killed; what it brought anew is asked next time
+                beats = self._known
+            self._pending = None
+            if beats != self._known:
+                self._known = beats
+                self._watch.moved()
+        self._watch.check()
+
+
+# --- the pool
+
+
+@dataclasses.dataclass
+class _Slot:
+    """One long-lived Ray Train run, and what it is at."""
+
+    number: int
+    thread: threading.Thread | None = None
+    error: BaseException | None = None
+    key: tuple[int, str, int] | None = None
+    """Of the job that its ranks work on; None between jobs."""
+    job: CleaningJob | None = None
+    asking: tuple[int, str, int] | None = None
+    """Waits for a job under this key."""
+    is_over: bool = False
+    starts_without_a_point: int = 0
+
+
+MAX_IDLE_STARTS = 3
+"""So often in a row may a slot's run die without bringing a point before the command gives up."""
+RANK_RESTARTS = 1000
+"""Restarts of a slot's ranks that Ray Train makes by itself; each costs its trial one of its few attempts."""
+
+
+class Pool:
+    """Slots that serve trials one after the other: Ray Train workers carry cleaning without starting anew."""
+
+    def __init__(self, book: TrialBook, home: Path, watch: Watch) -> None:
+        self.book, self.watch = book, watch
+        resources = book.sweep.resources
+        self.per_worker = resources_per_worker(resources)
+        self.workers = resources.workers
+        book.machine = dataclasses.replace(book.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
+        self.scratch = scratch_folder(home) / f"pool-{uuid4().hex[:8]}"
+        self.desk = new_desk(book.victim.checkpoint)
+        self.beats = 0
+        self.slots = [_Slot(number) for number in range(concurrent_trials(resources, self.per_worker))]
+
+    def run(self) -> None:
+        """Until the book has nothing more to hand out."""
+        try:
+            for slot in self.slots:
+                self._start(slot)
+            while not all(slot.is_over for slot in self.slots):
+                self._take_messages()
+                self._mind_runs()
+                self._hand_out()
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _start(self, slot: _Slot) -> None:
+        trainer = remote.torch_trainer(
+            remote.pool_loop,
+            {"desk": self.desk, "slot": slot.number},
+            num_workers=self.workers,
+            per_worker=self.per_worker,
+            storage=str(self.scratch),
+            max_failures=RANK_RESTARTS,
+        )
+        slot.error = None
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:  # noqa: BLE001 - `_mind_runs` judges it
+                slot.error = error
+
+        slot.thread = threading.Thread(target=fit, name=f"slot {slot.number}", daemon=True)
+        slot.thread.start()
+
+    def _take_messages(self) -> None:
+        import ray
+
+        try:
+            messages, beats = ray.get(self.desk.take.remote(0.2))
+        except ray.exceptions.RayActorError as error:
+            raise Unfinished(f"the desk's process died ({_first_line(error)}); the same command goes on") from None
+        if messages or beats != self.beats:
+            self.beats = beats
+            self.watch.moved()
+        for kind, number, session, index, *content in messages:
+            slot, key = self.slots[number], (number, session, index)
+            if kind == "ready":
+                self._ranks_began_anew(slot, key)
+                slot.asking = key
+            elif key != slot.key or slot.job is None:  # from ranks that were given up
+                if kind == "point":
+                    self.desk.answer.remote(content[1], True)
+            elif kind == "point":
+                slot.starts_without_a_point = 0
+                self.book.point(slot.job.number, *pickle.loads(content[0]))
+                self.desk.answer.remote(content[1], self.book.should_stop(slot.job.number))
+            elif kind == "done":
+                job, slot.job, slot.key = slot.job, None, None
+                self.book.finished(job.number)
+            else:
+                self._failed(slot, [pickle.loads(said) for said in content[0]])
+
+    def _ranks_began_anew(self, slot: _Slot, key: tuple[int, str, int]) -> None:
+        if slot.job is not None and slot.key != key:
+            self._failed(slot, [(Failure("the trial's process died", False), "a worker of the pool died")])
+
+    def _failed(self, slot: _Slot, said: list[tuple[Failure, str]]) -> None:
+        assert slot.job is not None
+        job, slot.job, slot.key = slot.job, None, None
+        failure = remote.most_telling([failure for failure, _ in said])
+        self.book.log(job.number, next(log for known, log in said if known is failure))
+        self.book.failed(job.number, failure)
+
+    def _mind_runs(self) -> None:
+        """Start a slot's run anew where its controller died; give up where that does not help."""
+        for slot in self.slots:
+            if slot.thread is None or slot.thread.is_alive() or slot.is_over:
+                continue
+            reason = _first_line(slot.error) if slot.error is not None else "it ended too early"
+            slot.asking = None
+            if slot.job is not None:
+                self._failed(slot, [(Failure(f"the slot's Ray Train run died: {reason}", False), f"{reason}")])
+            slot.starts_without_a_point += 1
+            if slot.starts_without_a_point > MAX_IDLE_STARTS:
+                raise Unfinished(
+                    f"slot {slot.number} of the pool died {slot.starts_without_a_point} times without a point, last: "
+                    f"{reason}; the same command goes on"
+                )
+            self._start(slot)
+
+    def _hand_out(self) -> None:
+        from ray import cloudpickle
+
+        for slot in self.slots:
+            if slot.asking is None:
+                continue
+            job = self.book.next_job()
+            if job is not None:
+                slot.key, slot.job, slot.asking = slot.asking, job, None
+                self.desk.hand.remote(slot.key, cloudpickle.dumps(job))
+            elif self.book.is_done():
+                self.desk.hand.remote(slot.asking, b"")
+                slot.asking, slot.is_over = None, True
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200] if text else 'no message'}"
+
+
+def run_trials_in_pool(book: TrialBook, home: Path, watch: Watch) -> None:
+    """Trials on long-lived Ray Train runs (DDP), one a slot."""
+    attend(Pool(book, home, watch).run, watch)
 
 
 # --- pre-training and measuring
@@ -112,11 +330,11 @@ def pretrain_inline(job: PretrainingJob, run: RunFolder, on_point: Callable[[Poi
         run.commit(point, outcomes)
         on_point(point)
 
-    workers.pretrain(job, InlineContext(job.attempt, commit))
+    job.work(job, InlineContext(job.attempt, commit))
 
 
 def pretrain_on_ray(
-    job: PretrainingJob, run: RunFolder, on_point: Callable[[Point], None], home: Path
+    job: PretrainingJob, run: RunFolder, on_point: Callable[[Point], None], home: Path, watch: Watch
 ) -> Failure | None:
     """Pre-train in a Ray Train run; the driver commits every point as it arrives.
 
@@ -130,13 +348,14 @@ def pretrain_on_ray(
     per_worker = resources_per_worker(resources)
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"pretrain-{uuid4().hex[:8]}"
-    mailbox = ray.remote(num_cpus=0)(remote.Mailbox).remote()
+    desk = new_desk(*([str(job.victim.initial)] if job.victim.initial else []))
     trainer = remote.torch_trainer(
-        cloudpickle.dumps(dataclasses.replace(job, machine=machine)),
+        remote.train_loop,
+        {"job": cloudpickle.dumps(dataclasses.replace(job, machine=machine)), "desk": desk},
         num_workers=resources.workers,
         per_worker=per_worker,
         storage=str(scratch),
-        callback=remote.mail_callback(mailbox),
+        callback=remote.desk_callback(desk),
     )
     failures: list[Failure] = []
 
@@ -147,19 +366,24 @@ def pretrain_on_ray(
             failures.append(remote.train_failure(error))
 
     def deliver() -> None:
-        for message in ray.get(mailbox.take.remote()):
+        messages, _ = ray.get(desk.take.remote(0.0))
+        for message in messages:
             _, point, outcomes = pickle.loads(message)
             if run.commit(point, outcomes):
                 on_point(point)
 
-    # Not in the main thread: there Train would take over Ctrl-C and end the process as if all were well.
-    training = threading.Thread(target=fit, name="pre-training", daemon=True)
-    training.start()
-    while training.is_alive():
-        training.join(0.3)
+    def work() -> None:
+        training = threading.Thread(target=fit, name="pre-training", daemon=True)
+        training.start()
+        while training.is_alive():
+            training.join(0.3)
+            deliver()
         deliver()
-    deliver()
-    shutil.rmtree(scratch, ignore_errors=True)
+
+    try:
+        attend(work, _Pulse(desk, watch))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return failures[0] if failures else None
 
 
@@ -168,11 +392,12 @@ def measure_on_ray(job: MeasuringJob, per_worker: dict[str, float]) -> tuple[Mea
     import ray
 
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
+    desk = new_desk(str(job.checkpoint))
     task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=2)(
-        workers.measure_checkpoint
+        remote.measure_checkpoint
     )
     try:
-        result: tuple[Measurement, Outcomes] = ray.get(task.remote(dataclasses.replace(job, machine=machine)))
+        result: tuple[Measurement, Outcomes] = ray.get(task.remote(dataclasses.replace(job, machine=machine), desk))
     except ray.exceptions.RayTaskError as error:
         raise error.cause or error from None
     return result

@@ -1,13 +1,24 @@
 """Files of the home: where things lie, and how they are written so that a kill at any moment loses nothing."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
+
+T = TypeVar("T")
+
+PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.EINTR, errno.ENOLCK)
+"""Faults of network file systems that often pass by themselves."""
+PATIENCE_SECONDS = (0.1, 0.5, 2.0, 5.0, 10.0)
+"""Pauses before a write that met one of them is tried again."""
 
 
 def home_folder() -> Path:
@@ -29,27 +40,60 @@ def home_folder() -> Path:
     return home
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file's content in one step that survives a crash: temporary file, fsync, rename, fsync of the folder.
+@contextmanager
+def storage_faults(path: Path | str) -> Iterator[None]:
+    """Turns the system's refusals to write a path into StorageFault."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFault(
+            f"cannot write {path} ({error.strerror}); free space or mend permissions, then run the same command again"
+        ) from error
+
+
+def patiently(write: Callable[[], T]) -> T:
+    """Try a write again, after growing pauses, where the fault may pass by itself."""
+    for pause in PATIENCE_SECONDS:
+        try:
+            return write()
+        except OSError as error:
+            if error.errno not in PASSING_ERRORS:
+                raise
+        time.sleep(pause)
+    return write()
+
+
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Replace a file's content in one step that survives a kill: temporary file, rename.
+
+    Args:
+        path: its folder is made if needed.
+        content: all of it.
+        durable: survive a power failure too: fsync of the file, and of the folder after the rename.
 
     Raises:
-        InvalidInput: if the disk is full or the folder cannot be written; the old content stays.
+        StorageFault: if the disk is full or the folder cannot be written; the old content stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+
+    def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
+        if durable:
+            sync_folder(path.parent)
+
+    try:
+        with storage_faults(path):
+            patiently(write)
+    except StorageFault:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise InvalidInput(
-            f"cannot write {path} ({error.strerror}); free space or mend permissions, then run again"
-        ) from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -61,9 +105,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Write a JSON file atomically; refuses NaN."""
-    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode())
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any:
@@ -74,20 +119,38 @@ def read_json(path: Path) -> Any:
         raise InvalidInput(f"{path} is damaged ({error}); restore it from a backup or remove its folder") from error
 
 
-def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line durably; a torn last line of a killed writer is closed first."""
+def append_line(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Append one JSON line; a torn last line of a killed writer is closed first.
+
+    Args:
+        path: its folder exists.
+        value: plain JSON values, no NaN.
+        durable: wait until the line is on the disk; else a power failure, though no kill, may take it.
+
+    Raises:
+        StorageFault: if the disk is full or the file cannot be written; what was there stays, and no half line.
+    """
     line = json.dumps(value, allow_nan=False, ensure_ascii=False).encode() + b"\n"
-    try:
-        with path.open("ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    line = b"\n" + line
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise InvalidInput(f"cannot write {path} ({error.strerror}); free space or mend permissions") from error
+
+    def write() -> None:
+        with path.open("ab+", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                content = line
+                if size:
+                    file.seek(-1, os.SEEK_END)
+                    content = line if file.read(1) == b"\n" else b"\n" + line
+                if file.write(content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if durable:
+                    os.fsync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
+
+    with storage_faults(path):
+        patiently(write)
 
 
 def read_lines(path: Path) -> list[Any]:

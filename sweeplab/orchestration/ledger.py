@@ -76,6 +76,7 @@ class SweepFolder:
                 "victim_name": sweep.victim.name,
                 "own_code": own_code(sweep),
                 "environment": environment(),
+                **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },
         )
 
@@ -96,10 +97,10 @@ class SweepFolder:
         try:
             lock.acquire(timeout=1)  # `is_locked` holds it for a moment
         except Timeout:
-            who = read_json(holder) if holder.exists() else {}
+            who = self.holder() or {}
             raise InvalidInput(
                 f"sweep {self.name!r} is being run by process {who.get('process', '?')} on {who.get('host', '?')} "
-                f"since {who.get('since', '?')}; wait for it or stop it first"
+                f"since {who.get('since', '?')}; wait for it, or `sweeplab stop {self.name}`"
             ) from None
         try:
             since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -108,6 +109,14 @@ class SweepFolder:
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def holder(self) -> dict[str, Any] | None:
+        """Process, host and time of whoever holds the lock; None where nobody wrote them yet."""
+        path = self.path / "holder.json"
+        if not path.exists():
+            return None
+        holder: dict[str, Any] = read_json(path)
+        return holder
 
     def _lock(self) -> FileLock:
         return FileLock(self.path / "lock")
@@ -128,12 +137,25 @@ class SweepFolder:
 
     def trial_numbers(self) -> list[int]:
         """Trials whose parameters are on the disk, ascending."""
-        return sorted(int(path.parent.name) for path in (self.path / "trials").glob("[0-9]*/trial.json"))
+        found = (self.path / "trials").glob("[0-9]*/trial.json")
+        return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit() and path.stat().st_size)
+
+    def has_trial(self, number: int) -> bool:
+        """Whether the trial's parameters are on the disk. (A power failure may leave an empty file.)"""
+        path = self.trial(number).path / "trial.json"
+        return path.exists() and path.stat().st_size > 0
 
     def write_trial(
-        self, number: int, params: dict[str, Any], *, configuration: str, seed: int, start_counts: bool
+        self,
+        number: int,
+        params: dict[str, Any],
+        *,
+        configuration: str,
+        seed: int,
+        start_counts: bool,
+        storage: str | None = None,
     ) -> None:
-        """Write a trial's parameters."""
+        """Write a trial's parameters; the journal holds them too, so that the disk is not awaited."""
         write_json(
             self.trial(number).path / "trial.json",
             {
@@ -142,7 +164,10 @@ class SweepFolder:
                 "configuration": configuration,
                 "seed": seed,
                 "start_counts": start_counts,
+                "attempts": 1,
+                **({"storage": storage} if storage else {}),
             },
+            durable=False,
         )
 
     def trial_header(self, number: int) -> dict[str, Any]:
@@ -164,17 +189,14 @@ class SweepFolder:
         """Outcomes per image of one point."""
         return self.trial(trial).outcomes(index)
 
-    def event(self, kind: str, **facts: Any) -> None:
-        """Append to events.jsonl."""
-        append_line(self.path / "events.jsonl", {"time_ms": time.time_ns() // 1_000_000, "event": kind, **facts})
+    def event(self, kind: str, /, *, durable: bool = False, **facts: Any) -> None:
+        """Append to events.jsonl; with `durable` it survives a power failure too."""
+        line = {"time_ms": time.time_ns() // 1_000_000, "event": kind, **facts}
+        append_line(self.path / "events.jsonl", line, durable=durable)
 
     def events(self) -> list[dict[str, Any]]:
         """All lines of events.jsonl, in order."""
         return read_lines(self.path / "events.jsonl")
-
-    def failed_attempts(self, number: int) -> int:
-        """Attempts of a trial that failed of themselves; those that ended with their driver do not count."""
-        return sum(event["event"] == "attempt failed" and event["trial"] == number for event in self.events())
 
     def record(self) -> SweepRecord:
         """Everything the ledger holds, read from its files alone.
@@ -211,9 +233,15 @@ class SweepFolder:
             log_parameters=tuple(header["log_parameters"]),
         )
 
-    def trial_record(self, number: int, *, is_driven: bool) -> TrialRecord:
-        """One trial; without a result it runs where a driver is at work on it, else it waits."""
-        folder, header = self.trial(number), self.trial_header(number)
+    def trial_record(self, number: int, *, is_driven: bool, run: RunFolder | None = None) -> TrialRecord:
+        """One trial; without a result it runs where a driver is at work on it, else it waits.
+
+        Args:
+            number: the trial.
+            is_driven: whether a driver is at work on it.
+            run: its folder where it has been opened already.
+        """
+        folder, header = run or self.trial(number), self.trial_header(number)
         result = folder.result()
         state: TrialState = result["state"] if result else ("running" if is_driven else "waiting")
         return TrialRecord(

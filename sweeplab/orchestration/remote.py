@@ -1,17 +1,28 @@
 """What runs in Ray's own processes. Imports next to nothing, since Ray loads it into controllers and mailboxes too."""
 
+import asyncio
+import contextlib
 import pickle
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sweeplab.records import Outcomes, Point
 
 DETERMINISTIC_ERRORS = (ValueError, TypeError, KeyError, AttributeError, FloatingPointError, FileNotFoundError)
 """Errors that another attempt would meet again."""
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "OutOfMemory")
+"""How torch, Ray and the system say so."""
+
+BEAT_SECONDS = 5.0
+"""At most so often does a worker say that it is alive."""
 
 Send = Callable[[bytes], None]
 
@@ -24,67 +35,139 @@ class Failure:
     """One line for people."""
     is_deterministic: bool
     """Whether another attempt would fail in the same way: a wrong value, a loss that is not finite."""
+    kind: Literal["", "memory", "storage", "checkpoint"] = ""
+    """`memory`: the worker ran out of it, which is deterministic where it happens twice at the same place. `storage`:
+    the disk or object store took no checkpoint, which is not the trial's fault. `checkpoint`: the one to go on from is
+    damaged, and an earlier one has to serve."""
 
 
 def failure_of(error: BaseException) -> Failure:
     """A failure as it is recorded."""
+    from sweeplab.specs import DamagedCheckpoint, StorageFault
+
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    if isinstance(error, StorageFault):
+        return Failure(reason, False, "storage")
+    if isinstance(error, DamagedCheckpoint):
+        return Failure(reason, False, "checkpoint")
+    if isinstance(error, MemoryError) or says_out_of_memory(reason):
+        return Failure(reason, False, "memory")
     return Failure(reason, isinstance(error, DETERMINISTIC_ERRORS))
 
 
-def train_failure(error: BaseException) -> Failure:
-    """The failure behind a Ray Train error: one that another attempt would meet again, where a rank raised such a one,
-    else that of the lowest failed rank. (When one rank fails, the others report a lost connection.)
+def says_out_of_memory(text: str) -> bool:
+    """Whether an error's text speaks of memory."""
+    return any(words.lower() in text.lower() for words in OUT_OF_MEMORY)
+
+
+def most_telling(failures: list[Failure]) -> Failure:
+    """Of what the ranks of one run say: a deterministic failure, else one of storage or memory, else the first.
+
+    When one rank fails, the others report a lost connection.
     """
+    return min(failures, key=lambda failure: (not failure.is_deterministic, not failure.kind))
+
+
+def train_failure(error: BaseException) -> Failure:
+    """The failure behind a Ray Train error: the most telling one of its ranks."""
     raised = getattr(error, "worker_failures", None) or {}
     failures = [failure_of(getattr(inner, "cause", None) or inner) for _, inner in sorted(raised.items())]
-    failures.sort(key=lambda failure: not failure.is_deterministic)
-    return failures[0] if failures else failure_of(error)
+    return most_telling(failures) if failures else failure_of(error)
 
 
-class SendingContext:
-    """A worker's context that sends every point to the driver."""
+class _RemoteContext:
+    """What contexts in Ray's processes share."""
 
-    def __init__(self, attempt: int, send: Send) -> None:
+    def __init__(self, attempt: int, desk: Any) -> None:
         self.attempt = attempt
-        self._send = send
+        self._desk = desk
+        self._beat = time.monotonic()
+
+    def alive(self) -> None:
+        """Say so, now and then."""
+        if time.monotonic() - self._beat > BEAT_SECONDS:
+            self._beat = time.monotonic()
+            self._desk.beat.remote()
+
+    def bring(self, location: str, name: str) -> "Path":
+        """A copy on this node of a file of the driver's; see `bringing.local_copy`."""
+        import ray
+
+        from sweeplab.orchestration.bringing import local_copy
+
+        def read(path: str, offset: int, size: int) -> bytes:
+            content: bytes = ray.get(self._desk.read.remote(path, offset, size))
+            return content
+
+        return local_copy(location, name, read)
+
+
+class SendingContext(_RemoteContext):
+    """A worker's context that sends every point to the driver, and asks the desk whether to go on."""
+
+    def __init__(self, attempt: int, send: Send, desk: Any, number: int | None = None) -> None:
+        super().__init__(attempt, desk)
+        self._send, self._number = send, number
 
     def report(self, point: "Point", outcomes: "Outcomes") -> None:
         """Send the point; every rank does, and the driver listens to rank 0."""
         self._send(pickle.dumps(("point", point, outcomes)))
 
     def should_stop(self) -> bool:
-        """Runs go to their end."""
-        return False
+        """Whether the driver has decided to end this trial."""
+        import ray
+
+        return self._number is not None and bool(ray.get(self._desk.is_stopped.remote(self._number)))
 
 
-def tune_trainable(config: dict[str, Any]) -> None:
+class DeskContext(_RemoteContext):
+    """A pool worker's context: rank 0 brings every point to the desk and waits until the driver has committed it."""
+
+    def __init__(self, key: tuple[int, str, int], attempt: int, rank: int, desk: Any) -> None:
+        super().__init__(attempt, desk)
+        self._key, self._rank = key, rank
+        self._stop = False
+
+    def report(self, point: "Point", outcomes: "Outcomes") -> None:
+        """Bring the point; the answer says whether to go on."""
+        import ray
+
+        if self._rank == 0:
+            content = pickle.dumps((point, outcomes))
+            self._stop = bool(ray.get(self._desk.ask.remote(("point", *self._key, content))))
+            self._beat = time.monotonic()
+
+    def should_stop(self) -> bool:
+        """What the driver answered to the last point; rank 0 knows."""
+        return self._stop
+
+
+def tune_trainable(config: dict[str, Any], desk: Any = None) -> None:
     """One attempt of one trial in a Tune actor. An error becomes a message, so that the actor serves the next trial."""
     from ray import tune
 
-    from sweeplab.orchestration import workers
-
-    job: workers.CleaningJob = pickle.loads(config["job"])
+    job = pickle.loads(config["job"])
 
     def send(message: bytes) -> None:
         tune.report({"message": message})
 
     try:
-        workers.clean(job, SendingContext(job.attempt, send))
+        job.work(job, SendingContext(job.attempt, send, desk, job.number))
     except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
         send(pickle.dumps(("failed", failure_of(error), traceback.format_exc())))
     else:
         send(pickle.dumps(("done",)))
 
 
-def train_trainable(config: dict[str, Any], settings: dict[str, Any]) -> None:
+def train_trainable(config: dict[str, Any], settings: dict[str, Any], desk: Any = None) -> None:
     """One attempt of one trial as a Ray Train run of several workers, started from a Tune actor."""
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
 
     try:
         torch_trainer(
-            config["job"],
+            train_loop,
+            {"job": config["job"], "desk": desk},
             num_workers=settings["workers"],
             per_worker=settings["per_worker"],
             storage=settings["scratch"],
@@ -97,14 +180,23 @@ def train_trainable(config: dict[str, Any], settings: dict[str, Any]) -> None:
     tune.report({"message": message})
 
 
-def torch_trainer(job: bytes, *, num_workers: int, per_worker: dict[str, float], storage: str, callback: Any) -> Any:
-    """A Ray Train run of the job, DDP over its workers; its own state is never read again."""
+def torch_trainer(
+    loop: Callable[[dict[str, Any]], None],
+    config: dict[str, Any],
+    *,
+    num_workers: int,
+    per_worker: dict[str, float],
+    storage: str,
+    callback: Any = None,
+    max_failures: int = 0,
+) -> Any:
+    """A Ray Train run of a loop, DDP over its workers; its own state is never read again."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer(
-        train_loop,
-        train_loop_config={"job": job},
+        loop,
+        train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
             resources_per_worker=per_worker,
@@ -113,53 +205,210 @@ def torch_trainer(job: bytes, *, num_workers: int, per_worker: dict[str, float],
         run_config=ray.train.RunConfig(
             name=f"train-{uuid4().hex[:8]}",  # Train resumes silently where a name is used again
             storage_path=storage,
-            callbacks=[callback],
-            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=2),
+            callbacks=[] if callback is None else [callback],
+            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
         ),
     )
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """What every Ray Train worker runs."""
+    """What every worker of a run for one job does."""
     import ray.train
 
-    from sweeplab.orchestration import workers
-
-    job: workers.CleaningJob | workers.PretrainingJob = pickle.loads(config["job"])
+    job = pickle.loads(config["job"])
 
     def send(message: bytes) -> None:
         ray.train.report({"message": message})
 
-    context = SendingContext(job.attempt, send)
-    if isinstance(job, workers.PretrainingJob):
-        workers.pretrain(job, context)
-    else:
-        workers.clean(job, context)
+    job.work(job, SendingContext(job.attempt, send, config["desk"], getattr(job, "number", None)))
 
 
-class Mailbox:
-    """A Ray actor that holds messages until the driver takes them."""
+def pool_loop(config: dict[str, Any]) -> None:
+    """What every worker of a pool's slot does: one job after the other, until the desk says that all is over.
 
-    def __init__(self) -> None:
-        self._messages: list[bytes] = []
+    An error that another attempt would meet again, met by every rank, ends the trial and not the slot. After any other
+    the ranks may no longer be in step, so the error ends this process and Ray Train starts the slot's ranks anew.
+    """
+    import ray
+    import ray.train
 
-    def put(self, message: bytes) -> None:
+    from sweeplab.training import ranks
+
+    desk, slot = config["desk"], config["slot"]
+    rank, size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
+    session = ranks.broadcast_object(uuid4().hex)
+    index = 0
+    while content := ray.get(desk.job.remote(slot, session, index)):
+        job = pickle.loads(content)
+        key = (slot, session, index)
+        try:
+            job.work(job, DeskContext(key, job.attempt, rank, desk))
+        except Exception as error:
+            failure, log = failure_of(error), traceback.format_exc()
+            together = ray.get(desk.meet.remote(key, rank, size, pickle.dumps((failure, log))))
+            if not (together and failure.is_deterministic):
+                raise
+        else:
+            if rank == 0:
+                ray.get(desk.put.remote(("done", *key)))
+        index += 1
+
+
+def measure_checkpoint(job: Any, desk: Any) -> Any:
+    """A Ray task: measure the job's checkpoint, brought to this node if need be."""
+    from dataclasses import replace
+
+    from sweeplab.orchestration import workers
+
+    place = SendingContext(1, lambda message: None, desk).bring(job.checkpoint, job.checkpoint_name)
+    return workers.measure_checkpoint(replace(job, checkpoint=str(place)))
+
+
+def missing_here(paths: list[str], storage: str, mark: str) -> tuple[str, list[str]]:
+    """A Ray task: this node's name, and which of the paths, or of the marker in the storage, it does not see."""
+    import os
+    import socket
+
+    from sweeplab.orchestration.storage import Storage
+    from sweeplab.specs import InvalidInput, StorageFault
+
+    missing = [path for path in paths if not os.path.exists(path)]
+    try:
+        if not Storage(storage).exists(mark):
+            missing.append(storage)
+    except (StorageFault, InvalidInput, OSError) as error:
+        missing.append(f"{storage} ({error})")
+    return socket.gethostname(), missing
+
+
+@dataclass
+class Meeting:
+    """Where the ranks of a slot gather after a failure."""
+
+    key: tuple[int, str, int]
+    here: dict[int, bytes]
+    """What each rank says, pickled."""
+    complete: asyncio.Event
+
+
+class Desk:
+    """A Ray actor between the driver and the workers: jobs go one way, points and endings the other.
+
+    Messages are tuples of plain values and pickled bytes; the driver takes them in order. It lives on the driver's
+    node.
+    """
+
+    def __init__(self, files: tuple[str, ...] = ()) -> None:
+        self._files = files
+        """Paths that workers may read."""
+        self._messages: list[Any] = []
+        self._news = asyncio.Event()
+        self._questions: dict[int, asyncio.Future[Any]] = {}
+        self._jobs: dict[tuple[int, str, int], asyncio.Future[bytes]] = {}
+        self._meetings: dict[int, Meeting] = {}
+        self._stopped: set[int] = set()
+        self._beats = 0
+
+    # --- for the driver
+
+    async def take(self, seconds: float) -> tuple[list[Any], int]:
+        """All messages so far, in order, and how many signs of life there were; waits a while for the first."""
+        if not self._messages:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), seconds)
+        messages, self._messages = self._messages, []
+        self._news.clear()
+        return messages, self._beats
+
+    async def answer(self, question: int, value: Any) -> None:
+        """The answer to a message that waits for one."""
+        future = self._questions.pop(question, None)
+        if future is not None and not future.done():
+            future.set_result(value)
+
+    async def hand(self, key: tuple[int, str, int], job: bytes) -> None:
+        """The job that all ranks of a slot asked for; nothing where all is over."""
+        future = self._jobs.get(key)
+        if future is not None and not future.done():
+            future.set_result(job)
+
+    async def beats(self) -> int:
+        """How many signs of life there were."""
+        return self._beats
+
+    async def stop(self, number: int) -> None:
+        """The trial is to end after its current point."""
+        self._stopped.add(number)
+
+    # --- for workers
+
+    async def put(self, message: Any) -> None:
         """Leave a message."""
         self._messages.append(message)
+        self._news.set()
 
-    def take(self) -> list[bytes]:
-        """All messages so far, in order; they are the caller's now."""
-        messages, self._messages = self._messages, []
-        return messages
+    async def ask(self, message: tuple[Any, ...]) -> Any:
+        """Leave a message that waits for the driver's answer."""
+        question = id(message)
+        while question in self._questions:
+            question += 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._questions[question] = future
+        await self.put((*message, question))
+        return await future
+
+    async def job(self, slot: int, session: str, index: int) -> bytes:
+        """A slot's next job, the same for all its ranks."""
+        key = (slot, session, index)
+        if key not in self._jobs:
+            # Ranks are never more than one job apart: every report of a point is a barrier.
+            others = {known: future for known, future in self._jobs.items() if known[0] != slot}
+            mine = {
+                known: future for known, future in self._jobs.items() if known[:2] == key[:2] and known[2] > index - 4
+            }
+            self._jobs = {**others, **mine, key: asyncio.get_running_loop().create_future()}
+            await self.put(("ready", *key))
+        return await asyncio.shield(self._jobs[key])
+
+    async def meet(self, key: tuple[int, str, int], rank: int, size: int, content: bytes) -> bool:
+        """Ranks that failed come here; whether all of them did within two seconds. The first sends word."""
+        meeting = self._meetings.get(key[0])
+        first = meeting is None or meeting.key != key
+        if meeting is None or first:
+            meeting = self._meetings[key[0]] = Meeting(key, {}, asyncio.Event())
+        meeting.here[rank] = content
+        if len(meeting.here) == size:
+            meeting.complete.set()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(meeting.complete.wait(), 2.0)
+        if first:
+            await self.put(("failed", *key, [meeting.here[known] for known in sorted(meeting.here)]))
+        return len(meeting.here) == size
+
+    async def read(self, path: str, offset: int, size: int) -> bytes:
+        """Bytes of one of the files that the driver offers; empty at its end."""
+        if path not in self._files:
+            raise FileNotFoundError(f"{path} is none of the files that the driver offers")
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    async def is_stopped(self, number: int) -> bool:
+        """Whether the trial is to end."""
+        return number in self._stopped
+
+    async def beat(self) -> None:
+        """A worker is alive."""
+        self._beats += 1
 
 
-def mail_callback(mailbox: Any) -> Any:
-    """A Ray Train callback that forwards rank 0's reports into a mailbox; it runs in Train's controller."""
+def desk_callback(desk: Any) -> Any:
+    """A Ray Train callback that leaves rank 0's reports on the desk; it runs in Train's controller."""
     import ray
     from ray.train import UserCallback
 
-    class MailCallback(UserCallback):
+    class DeskCallback(UserCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            ray.get(mailbox.put.remote(metrics[0]["message"]))
+            ray.get(desk.put.remote(metrics[0]["message"]))
 
-    return MailCallback()
+    return DeskCallback()

@@ -2,18 +2,25 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sweeplab.orchestration.files import read_json, read_lines, write_atomically, write_json
+from sweeplab.orchestration.files import append_line, read_json, read_lines, write_atomically, write_json
+from sweeplab.orchestration.storage import Storage
 from sweeplab.records import Outcomes, Point
 from sweeplab.specs import InvalidInput
+
+ROLLING = re.compile(r"attempt-\d+-after-point-(\d+)-step-(\d+)\.pt")
+"""Names of checkpoints that are written inside a long epoch, beside those of points."""
 
 
 class RunFolder:
     """Files of one training run. Only the driver writes here, except checkpoints, whose names no other attempt uses.
+
+    Checkpoints lie in `checkpoints`, unless trial.json or victim.json names another storage.
 
     A point exists once its line in history.jsonl does; outcomes are written before it. A result exists once result.json
     does. Committing a point or a result again changes nothing.
@@ -23,6 +30,23 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self._points: list[Point] | None = None
+        self._storage: Storage | None = None
+
+    @property
+    def storage(self) -> Storage:
+        """Where the run's checkpoints lie."""
+        if self._storage is None:
+            location = self.facts().get("storage")
+            self._storage = Storage(location or self.checkpoints)
+        return self._storage
+
+    def facts(self) -> dict[str, Any]:
+        """What was written about the run before it began; empty where nothing was."""
+        for name in ("trial.json", "victim.json"):
+            if (self.path / name).exists():
+                facts: dict[str, Any] = read_json(self.path / name)
+                return facts
+        return {}
 
     def points(self) -> list[Point]:
         """The committed points by index.
@@ -58,9 +82,8 @@ class RunFolder:
             num_triggered=outcomes.num_triggered,
         )
         write_atomically(self._outcomes_path(point.index), buffer.getvalue())
-        lines = [json.dumps(p.to_json(), allow_nan=False) for p in [*points, point]]
-        write_atomically(self.path / "history.jsonl", ("\n".join(lines) + "\n").encode())
-        self._points = [*points, point]
+        append_line(self.path / "history.jsonl", point.to_json())
+        points.append(point)
         return True
 
     def outcomes(self, index: int) -> Outcomes | None:
@@ -86,9 +109,9 @@ class RunFolder:
         return attempt
 
     def attempts(self) -> int:
-        """Attempts so far."""
+        """Attempts so far; a trial's folder is made together with its first one."""
         path = self.path / "attempts.json"
-        return int(read_json(path)["attempts"]) if path.exists() else 0
+        return int(read_json(path)["attempts"]) if path.exists() else int(self.facts().get("attempts", 0))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result: the run is over for good."""
@@ -101,42 +124,71 @@ class RunFolder:
         value: dict[str, Any] | None = read_json(path) if path.exists() else None
         return value
 
+    def has_checkpoint(self, point: Point) -> bool:
+        """Whether the point's checkpoint is still there."""
+        return point.checkpoint is not None and self.storage.exists(point.checkpoint)
+
     def checkpoint_path(self, point: Point) -> Path | None:
-        """The point's checkpoint if it is still on the disk."""
-        if point.checkpoint is None:
+        """The point's checkpoint if it is still on the disk, or in the object store: then it is fetched first."""
+        if point.checkpoint is None or not self.storage.exists(point.checkpoint):
             return None
         path = self.checkpoints / point.checkpoint
-        return path if path.exists() else None
+        if self.storage.is_remote and not path.exists():
+            self.storage.download(point.checkpoint, path)
+        return path
 
-    def latest_checkpoint(self) -> Path | None:
-        """The newest committed point's checkpoint, from which the next attempt goes on.
+    def latest_checkpoint(self) -> str | None:
+        """The newest state from which the next attempt goes on: inside an epoch, else of the newest point; its place.
 
         None where the newest point has none: the run then starts again at its beginning.
         """
         points = self.points()
-        return self.checkpoint_path(points[-1]) if points else None
+        if not points:
+            return None
+        name = self._rolling() or (points[-1].checkpoint if self.has_checkpoint(points[-1]) else None)
+        return (self.storage / name).location if name else None
 
-    def rewind(self) -> None:
-        """Forget points whose state cannot be continued, because no checkpoint of the last one is left."""
+    def _rolling(self) -> str | None:
+        """The checkpoint that was written last inside the epoch after the newest point."""
+        points, found = self.points(), []
+        for name in self.storage.names():
+            match = ROLLING.fullmatch(name)
+            if match and points and int(match[1]) == points[-1].index and int(match[2]) > points[-1].step:
+                found.append((int(match[2]), name))
+        return max(found)[1] if found else None
+
+    def rewind(self) -> int:
+        """Forget points whose state cannot be continued, because no checkpoint of the last one is left; how many."""
+        if self._rolling():
+            return 0
         points = self.points()
-        while points and points[-1].index > 0 and self.checkpoint_path(points[-1]) is None:
-            points = points[:-1]
-        if points == self.points():
-            return
-        lines = "".join(json.dumps(p.to_json(), allow_nan=False) + "\n" for p in points)
-        write_atomically(self.path / "history.jsonl", lines.encode())
-        self._points = points
+        kept = len(points)
+        while kept and points[kept - 1].index > 0 and not self.has_checkpoint(points[kept - 1]):
+            kept -= 1
+        lost = len(points) - kept
+        if lost:
+            lines = "".join(json.dumps(p.to_json(), allow_nan=False) + "\n" for p in points[:kept])
+            write_atomically(self.path / "history.jsonl", lines.encode())
+            self._points = points[:kept]
+        return lost
 
     def keep_checkpoints(self, keep: set[str]) -> None:
-        """Remove the committed points' checkpoints but those in `keep`; what a worker is about to report stays."""
-        for point in self.points():
-            if point.checkpoint is not None and point.checkpoint not in keep:
-                (self.checkpoints / point.checkpoint).unlink(missing_ok=True)
+        """Remove the committed points' checkpoints but those in `keep`; what a worker is about to report stays.
+
+        In an object store that of the last point but one stays too until the run is over: the last may still be under
+        way.
+        """
+        points, is_over = self.points(), self.result() is not None
+        if self.storage.is_remote and not is_over and len(points) > 1 and points[-2].checkpoint:
+            keep = keep | {points[-2].checkpoint}
+        stale = {point.checkpoint for point in points if point.checkpoint is not None} - keep
+        for name in self.storage.names():
+            match = ROLLING.fullmatch(name)
+            if name in stale or (match and (is_over or int(match[1]) < points[-1].index)):
+                self.storage.remove(name)
 
     def clear_abandoned(self) -> None:
         """Remove what an attempt that died wrote and never reported. Only before the next attempt starts."""
-        known = {point.checkpoint for point in self.points()}
-        if self.checkpoints.exists():
-            for path in self.checkpoints.iterdir():
-                if path.name not in known:
-                    path.unlink(missing_ok=True)
+        known = {point.checkpoint for point in self.points()} | {self._rolling()}
+        for name in self.storage.names() - known:
+            self.storage.remove(name)

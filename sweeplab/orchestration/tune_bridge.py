@@ -2,14 +2,16 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import ray
 from ray import cloudpickle
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from sweeplab.orchestration.book import TrialBook
-from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.remote import Failure, says_out_of_memory
+from sweeplab.orchestration.watch import Watch
 
 
 class BookSearch(Searcher):
@@ -50,8 +52,8 @@ class BookSearch(Searcher):
 class BookCallback(Callback):
     """Passes what Tune's trials say on to the book; runs in the driver process."""
 
-    def __init__(self, book: TrialBook, search: BookSearch) -> None:
-        self.book, self.search = book, search
+    def __init__(self, book: TrialBook, search: BookSearch, watch: Watch, desk: Any) -> None:
+        self.book, self.search, self.watch, self.desk = book, search, watch, desk
         self._ended: set[str] = set()
         """Tune's ids of trials that have said how they ended."""
 
@@ -65,8 +67,11 @@ class BookCallback(Callback):
         """A message of a worker: a point, the end, or a failure."""
         number = self.search.numbers[trial.trial_id]
         kind, *content = pickle.loads(result["message"])
+        self.watch.moved()
         if kind == "point":
             self.book.point(number, *content)
+            if self.book.should_stop(number):
+                ray.get(self.desk.stop.remote(number))  # before the worker, which waits for this callback, asks
             return
         self._ended.add(trial.trial_id)
         if kind == "done":
@@ -89,5 +94,7 @@ class BookCallback(Callback):
         number = self.search.numbers[trial.trial_id]
         # Not `trial.get_error()`: it looks into the storage, where the file arrives later.
         text = (Path(trial.error_file).read_text().strip() if trial.error_file else "") or "no reason given"
+        self.watch.moved()
         self.book.log(number, text)
-        self.book.failed(number, Failure(f"the trial's process died: {text.splitlines()[-1][:300]}", False))
+        kind: Literal["memory", ""] = "memory" if says_out_of_memory(text) else ""
+        self.book.failed(number, Failure(f"the trial's process died: {text.splitlines()[-1][:300]}", False, kind))

@@ -2,10 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from typing import Protocol as Interface
 
 import torch
 from torch import nn
@@ -26,6 +28,7 @@ from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.orchestration.storage import Storage, Uploads
 from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes, Victim
 from sweeplab.specs import InvalidInput, digest_of
@@ -44,15 +47,32 @@ class Machine:
     use_cuda: bool
 
 
+class WorkerContext(Context, Interface):
+    """What a worker function is given beside its job."""
+
+    def bring(self, location: str, name: str) -> Path:
+        """A path on this node to a file of the driver's node or of an object store; equal names are equal files."""
+        ...
+
+
 @dataclass(frozen=True)
 class PretrainingJob:
     """Everything that a pre-training worker needs."""
 
     victim: PretrainedVictim
     machine: Machine
-    checkpoints: Path
+    checkpoints: str
+    """Folder or URL."""
     attempt: int
-    resume_from: Path | None
+    resume_from: str | None
+    """A checkpoint's path or URL."""
+    digest: str = ""
+    """The victim's."""
+    work: Callable[["PretrainingJob", WorkerContext], None] = field(default_factory=lambda: pretrain)
+
+    def checkpoint_minutes(self) -> float | None:
+        """Minutes between checkpoints inside an epoch."""
+        return self.victim.resources.checkpoint_minutes
 
 
 @dataclass(frozen=True)
@@ -60,11 +80,14 @@ class MeasuringJob:
     """Measure weights under an evaluation."""
 
     architecture: Architecture
-    checkpoint: Path
+    checkpoint: str
+    """Path or URL."""
     evaluation: Evaluation
     trigger: Trigger | None
     machine: Machine
     protocol: Protocol = "paper"
+    checkpoint_name: str = ""
+    """Tells the weights: their digest."""
 
 
 @dataclass(frozen=True)
@@ -77,42 +100,77 @@ class CleaningJob:
     attempt: int
     params: dict[str, Any]
     machine: Machine
-    checkpoints: Path
-    resume_from: Path | None
+    checkpoints: str
+    """Folder or URL."""
+    resume_from: str | None
+    """A checkpoint's path or URL."""
+    work: Callable[["CleaningJob", WorkerContext], None] = field(default_factory=lambda: clean)
+
+    def checkpoint_minutes(self) -> float | None:
+        """Minutes between checkpoints inside an epoch."""
+        return self.sweep.resources.checkpoint_minutes
 
 
-def pretrain(job: PretrainingJob, context: Context) -> None:
+@contextmanager
+def storing(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
+    """Fields of a Run that say where its checkpoints go and where it goes on from.
+
+    With an object store, files are written on this node first and uploaded while training goes on.
+    """
+    storage = Storage(job.checkpoints)
+    fields: dict[str, Any] = {
+        "checkpoint_prefix": f"attempt-{job.attempt}-",
+        "checkpoint_minutes": job.checkpoint_minutes(),
+    }
+    if not storage.is_remote:
+        resume = Path(job.resume_from) if job.resume_from else None
+        yield {**fields, "checkpoint_folder": Path(job.checkpoints), "resume_from": resume}
+        return
+    uploads = Uploads(storage)
+    try:
+        resume = None
+        if job.resume_from is not None:
+            resume = uploads.folder / "resume.pt"
+            storage.download(job.resume_from.rpartition("/")[2], resume)
+        yield {**fields, "checkpoint_folder": uploads.folder, "resume_from": resume, "saved": uploads.add}
+        uploads.finish()
+    finally:
+        uploads.close()
+
+
+def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
     victim, device = job.victim, prepare_process(job.machine)
     pairs = victim_pairs(victim, job.machine)
     measure = measure_for(victim.architecture, victim.evaluation, victim.trigger(), job.machine, victim.protocol)
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
     if victim.initial is not None:
-        load_into(model, load_weights(victim.initial), str(victim.initial))
+        initial = context.bring(str(victim.initial), f"initial-{job.digest}")
+        load_into(model, load_weights(initial), str(victim.initial))
     model.to(device)
-    run = Run(
-        objective=victim.objective,  # type: ignore[arg-type]
-        optimization=victim.optimization,
-        epochs=victim.epochs,
-        stop_after=victim.select if isinstance(victim.select, int) else None,
-        seed=victim.seed,
-        config=checkpoint_config(victim.architecture, {"victim": victim.to_json()}),
-        checkpoint_folder=job.checkpoints,
-        checkpoint_prefix=f"attempt-{job.attempt}-",
-        resume_from=job.resume_from,
-        loader_workers=victim.resources.loader_workers,
-        schedule_shift=1 if victim.protocol == "authors" else 0,
-    )
-    train(model, pairs, run, measure=measure, context=context)
+    with storing(job) as places:
+        run = Run(
+            objective=victim.objective,  # type: ignore[arg-type]
+            optimization=victim.optimization,
+            epochs=victim.epochs,
+            stop_after=victim.select if isinstance(victim.select, int) else None,
+            seed=victim.seed,
+            config=checkpoint_config(victim.architecture, {"victim": victim.to_json()}),
+            loader_workers=victim.resources.loader_workers,
+            schedule_shift=1 if victim.protocol == "authors" else 0,
+            **places,
+        )
+        train(model, pairs, run, measure=measure, context=context)
 
 
-def clean(job: CleaningJob, context: Context) -> None:
+def clean(job: CleaningJob, context: WorkerContext) -> None:
     """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
     sweep, device = job.sweep, prepare_process(job.machine)
     setting = sweep.setting(job.params)
     pairs = cleaning_pairs(sweep, job.machine)
     measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.trigger(), job.machine, sweep.protocol)
-    model = victim_model(sweep.victim.architecture, Path(job.victim.checkpoint)).to(device)
+    checkpoint = context.bring(job.victim.checkpoint, f"victim-{job.victim.digest}-{job.victim.epoch:g}")
+    model = victim_model(sweep.victim.architecture, checkpoint).to(device)
     # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
     setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))
     if setting.start.recalibrate_batch_norm:
@@ -123,33 +181,31 @@ def clean(job: CleaningJob, context: Context) -> None:
     optimization = setting.optimization
     if authors:
         optimization = optimization.replace(**getattr(setting.method, "authors_optimization", {}))
-    run = Run(
-        objective=setting.method,  # type: ignore[arg-type]
-        optimization=optimization,
-        epochs=sweep.epochs,
-        seed=sweep.seed,
-        config=checkpoint_config(
-            sweep.victim.architecture, {"sweep": sweep.to_json(), "trial": job.number, "params": job.params}
-        ),
-        checkpoint_folder=job.checkpoints,
-        checkpoint_prefix=f"attempt-{job.attempt}-",
-        resume_from=job.resume_from,
-        start=known_start,
-        keep_start=sweep.start_counts(setting),
-        loader_workers=sweep.resources.loader_workers,
-        measure_at=sweep.measure_at,
-        log_every=sweep.log_every,
-        schedule_shift=1 if authors else 0,
-        optimizer_state=load_optimizer_state(Path(job.victim.checkpoint)) if authors else None,
-    )
-    train(model, pairs, run, measure=measure, context=context)
+    facts = {"sweep": sweep.to_json(), "trial": job.number, "params": job.params}
+    with storing(job) as places:
+        run = Run(
+            objective=setting.method,  # type: ignore[arg-type]
+            optimization=optimization,
+            epochs=sweep.epochs,
+            seed=sweep.seed,
+            config=checkpoint_config(sweep.victim.architecture, facts),
+            start=known_start,
+            keep_start=sweep.start_counts(setting),
+            loader_workers=sweep.resources.loader_workers,
+            measure_at=sweep.measure_at,
+            log_every=sweep.log_every,
+            schedule_shift=1 if authors else 0,
+            optimizer_state=load_optimizer_state(checkpoint) if authors else None,
+            **places,
+        )
+        train(model, pairs, run, measure=measure, context=context)
 
 
 def measure_checkpoint(job: MeasuringJob) -> tuple[Measurement, Outcomes]:
     """checkpoint -> evaluation."""
     device = prepare_process(job.machine)
     measure = measure_for(job.architecture, job.evaluation, job.trigger, job.machine, job.protocol)
-    return measure(victim_model(job.architecture, job.checkpoint).to(device))
+    return measure(victim_model(job.architecture, Path(job.checkpoint)).to(device))
 
 
 def prepare_process(machine: Machine) -> torch.device:

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import DamagedCheckpoint, StorageFault
 
 
 class Checkpoint(TypedDict):
@@ -28,6 +28,8 @@ class Checkpoint(TypedDict):
     """Index of the point that was measured in this state."""
     random: Tensor
     """The global random state of rank 0. Every draw of ours has a stream of its own; this covers a user's method."""
+    tally: dict[str, Any] | None
+    """Sums, counts and curve since the last point, and seconds; None where the checkpoint is a point's own."""
     config: str
     """JSON of what made it: architecture, objective, optimization, seed."""
 
@@ -36,7 +38,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint so that the name exists only once all of it is on the disk.
 
     Raises:
-        InvalidInput: if the disk is full or the folder cannot be written.
+        StorageFault: if the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -47,7 +49,8 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        raise InvalidInput(f"cannot write checkpoint {path}: {error}; free space or choose another storage") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise StorageFault(f"cannot write checkpoint {path}: {reason}; free space or choose another storage") from error
     finally:
         with contextlib.suppress(OSError):  # written, it has its own name by now; or its folder never came to be
             temporary.unlink(missing_ok=True)
@@ -57,20 +60,21 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint that `save` wrote.
 
     Raises:
-        InvalidInput: if the file is missing or damaged.
+        DamagedCheckpoint: if the file is missing or damaged.
     """
     try:
         content: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise InvalidInput(f"checkpoint {path} does not exist") from error
+        raise DamagedCheckpoint(f"checkpoint {path} does not exist") from error
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:100]  # torch goes on to advise unsafe loading
-        raise InvalidInput(
+        raise DamagedCheckpoint(
             f"checkpoint {path} is damaged ({reason}); remove it, and the run repeats its epochs"
         ) from error
     if isinstance(content, dict):
         content.setdefault("step_in_epoch", 0)  # checkpoints were once written at the ends of epochs alone
+        content.setdefault("tally", None)
     missing = set(Checkpoint.__annotations__) - set(content if isinstance(content, dict) else ())
     if missing:
-        raise InvalidInput(f"checkpoint {path} lacks {', '.join(sorted(missing))}; it was not written by SweepLab")
+        raise DamagedCheckpoint(f"checkpoint {path} lacks {', '.join(sorted(missing))}; it was not written by SweepLab")
     return content

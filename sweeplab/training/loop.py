@@ -71,6 +71,10 @@ class Run:
     """Where checkpoints are written; None: none are."""
     checkpoint_prefix: str = ""
     """Starts every checkpoint's file name; no other attempt uses it."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which a checkpoint is written inside an epoch, where no point was made meanwhile; None: never."""
+    saved: Callable[[Path, str | None], None] = lambda path, replaced: None
+    """Told on rank 0 of every checkpoint written, and of the name of the one that it makes superfluous."""
     resume_from: Path | None = None
     """A checkpoint of an earlier attempt."""
     start: tuple[Measurement, Outcomes] | None = None
@@ -148,6 +152,20 @@ class Tally:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] += 1
 
+    def to_plain(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        seconds = time.perf_counter() - self.began
+        return {"sums": self.sums, "counts": dict(self.counts), "curve": self.curve, "seconds": seconds}
+
+    @classmethod
+    def restored(cls, plain: dict[str, Any], device: torch.device) -> "Tally":
+        """The inverse of `to_plain`."""
+        tally = cls(time.perf_counter() - plain["seconds"])
+        tally.sums = {name: value.to(device) for name, value in plain["sums"].items()}
+        tally.counts.update(plain["counts"])
+        tally.curve = list(plain["curve"])
+        return tally
+
     def means(self) -> dict[str, float]:
         """Of every part over the steps that had it."""
         return {name: float(value) / self.counts[name] for name, value in self.sums.items()}
@@ -184,6 +202,12 @@ class Training:
             self.optimizer.load_state_dict(run.optimizer_state)
         self.place = Place()
         self.rate = 0.0
+        self.alive: Callable[[], None] = getattr(context, "alive", lambda: None)
+        self.saved_at = time.perf_counter()
+        self.rolling: Path | None = None
+        """The checkpoint inside this epoch."""
+        self.tally: Tally | None = None
+        """What was seen since the last point before this attempt began."""
 
     def run(self) -> None:
         """From where the run stands to its end, or until the context asks to stop."""
@@ -224,11 +248,13 @@ class Training:
             self.state.load_state_dict(checkpoint["state"])
         torch.random.set_rng_state(checkpoint["random"])
         self.place = Place(checkpoint["epoch"], checkpoint["step_in_epoch"], checkpoint["step"], checkpoint["point"])
+        if checkpoint["tally"] is not None:
+            self.tally = Tally.restored(checkpoint["tally"], self.device)
 
     def run_epoch(self, epoch: int) -> None:
         """The rest of an epoch, its points included; ends early where the context asks to stop inside it."""
         run, place = self.settings, self.place
-        tally = Tally(time.perf_counter())
+        tally, self.tally = self.tally or Tally(time.perf_counter()), None
         if place.step_in_epoch == 0:
             hooks.start_epoch(self.objective, self.state, self.epoch_facts(epoch))
         walks = hooks.passes(self.objective, self.state, epoch, len(self.pairs))
@@ -249,6 +275,9 @@ class Training:
                 tally.curve.append({"step": place.step, **{name: float(value) for name, value in parts.items()}})
             if self.device.type == "cpu" or place.step % CHECK_EVERY == 0:
                 check_finite(tally.sums["loss"], place.step, run)
+            self.alive()
+            if self.is_time_to_save() and place.step_in_epoch < steps:
+                self.save_inside(tally)
             if place.step_in_epoch in run.measure_at and place.step_in_epoch < steps:
                 self.make_point(epoch - 1 + place.step_in_epoch / steps, tally)
                 if ranks.broadcast_object(self.context.should_stop()):
@@ -343,12 +372,41 @@ class Training:
         inside = f"-step-{place.step_in_epoch:06d}" if place.step_in_epoch else ""
         name = f"{run.checkpoint_prefix}epoch-{place.epoch:04d}{inside}.pt"
         if ranks.rank() == 0:
-            checkpoints.save(self.checkpoint(), run.checkpoint_folder / name)
+            self.save(name, None)
         return name
 
-    def checkpoint(self) -> checkpoints.Checkpoint:
+    def is_time_to_save(self) -> bool:
+        """Whether a checkpoint is due before the next point; of rank 0's business alone."""
+        run = self.settings
+        if run.checkpoint_minutes is None or run.checkpoint_folder is None or ranks.rank() != 0:
+            return False
+        return time.perf_counter() - self.saved_at > 60 * run.checkpoint_minutes
+
+    def save_inside(self, tally: Tally) -> None:
+        """Write a checkpoint inside an epoch, without a point.
+
+        It holds rank 0's BatchNorm statistics, as the epoch's end does: other ranks' are not used before.
+        """
+        name = f"{self.settings.checkpoint_prefix}after-point-{self.place.point:04d}-step-{self.place.step:010d}.pt"
+        before, self.rolling = self.rolling, self.save(name, tally, replaces=self.rolling)
+        if before is not None:
+            before.unlink(missing_ok=True)
+
+    def save(self, name: str, tally: Tally | None, replaces: Path | None = None) -> Path:
+        """Write a checkpoint under the name, and say so."""
+        assert self.settings.checkpoint_folder is not None
+        path = self.settings.checkpoint_folder / name
+        checkpoints.save(self.checkpoint(tally), path)
+        self.settings.saved(path, replaces.name if replaces is not None else None)
+        self.saved_at = time.perf_counter()
+        if tally is None:
+            self.rolling = None
+        return path
+
+    def checkpoint(self, tally: Tally | None = None) -> checkpoints.Checkpoint:
         """Everything from which the run goes on."""
         return {
+            "tally": tally.to_plain() if tally is not None else None,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "state": self.state.state_dict() if self.state is not None else {},

@@ -69,7 +69,11 @@ class Workplace:
         (self.path / "experiment.py").write_text(text)
 
     def environment(self, ray_address: str | None) -> dict[str, str]:
-        own = {"SWEEPLAB_HOME": str(self.home), "PYTHONPATH": str(SWEEPS), "OMP_NUM_THREADS": "1"}
+        own = {
+            "SWEEPLAB_HOME": str(self.home),
+            "PYTHONPATH": f"{SWEEPS}{os.pathsep}{SWEEPS.parent}",
+            "OMP_NUM_THREADS": "1",
+        }
         others = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         return {**others, **own, **({"RAY_ADDRESS": ray_address} if ray_address else {})}
 

@@ -14,12 +14,14 @@ from optuna.trial import TrialState
 
 from sweeplab.evaluation.retention import score
 from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration import book as book_module
 from sweeplab.orchestration.book import TrialBook
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import TrialRecord
 from sweeplab.search_space import SearchSpace
+from sweeplab.specs import StorageFault
 
 
 class Killed(BaseException):
@@ -178,12 +180,12 @@ KILLS: dict[str, Kill] = {
     "two trials under way": two_at_a_time,
     "between ask and the first parameter": at(SearchSpace, "suggest"),
     "between parameters and trial.json": at(SweepFolder, "write_trial"),
-    "between trial.json and the first attempt": at(RunFolder, "begin_attempt"),
+    "between trial.json and the first attempt": at(TrialBook, "record"),
     "between outcomes and history": at(RunFolder, "keep_checkpoints"),
     "between the last point and the result": at(RunFolder, "finish"),
     "between result and constraint": at(TrialBook, "_tell"),
     "between constraint and tell": at(optuna.Study, "tell"),
-    "between tell and the checkpoints": at(TrialBook, "_keep_best_checkpoints"),
+    "between tell and the checkpoints": at(TrialBook, "_settle_checkpoints"),
 }
 
 
@@ -250,10 +252,10 @@ def test_an_interrupted_trial_goes_on_from_its_last_committed_checkpoint(folder:
     book = open_book(folder)
     job = book.next_job()
     Player(book).play(job, num_points=2)
-    (job.checkpoints / "attempt-1-epoch-0002.pt").write_bytes(b"never reported")
+    (Path(job.checkpoints) / "attempt-1-epoch-0002.pt").write_bytes(b"never reported")
     resumed = open_book(folder).next_job()
-    assert resumed.resume_from == folder.trial(0).checkpoints / "attempt-1-epoch-0001.pt"
-    assert [path.name for path in job.checkpoints.iterdir()] == ["attempt-1-epoch-0001.pt"]
+    assert resumed.resume_from == str(folder.trial(0).checkpoints / "attempt-1-epoch-0001.pt")
+    assert [path.name for path in Path(job.checkpoints).iterdir()] == ["attempt-1-epoch-0001.pt"]
 
 
 def test_points_of_both_attempts_make_one_trajectory(folder: SweepFolder):
@@ -267,7 +269,7 @@ def test_a_trial_whose_checkpoint_is_gone_goes_back_to_its_start(folder: SweepFo
     book = open_book(folder)
     job = book.next_job()
     Player(book).play(job, num_points=2)
-    (job.checkpoints / "attempt-1-epoch-0001.pt").unlink()
+    (Path(job.checkpoints) / "attempt-1-epoch-0001.pt").unlink()
     resumed = open_book(folder)
     job = resumed.next_job()
     assert (job.resume_from, len(folder.trial(0).points())) == (None, 1)
@@ -310,12 +312,12 @@ def test_a_trial_whose_process_died_is_tried_again_from_its_checkpoint(folder: S
     book.failed(job.number, Failure("the trial's process died", False))
     again = book.next_job()
     assert (again.number, again.attempt) == (0, 2)
-    assert again.resume_from == job.checkpoints / "attempt-1-epoch-0001.pt"
+    assert again.resume_from == f"{job.checkpoints}/attempt-1-epoch-0001.pt"
     Player(book).play(again)
     assert folder.record().trials[0].state == "finished"
 
 
-def test_a_trial_whose_process_keeps_dying_is_given_up(folder: SweepFolder):
+def test_a_trial_whose_process_keeps_dying_is_given_up(folder: SweepFolder, no_pauses: None):
     book = open_book(folder)
     for attempt in (1, 2, 3):
         job = book.next_job()
@@ -324,6 +326,102 @@ def test_a_trial_whose_process_keeps_dying_is_given_up(folder: SweepFolder):
     record = folder.record().trials[0]
     assert (record.state, record.reason) == ("failed", "the trial's process died (3 attempts)")
     assert book.next_job().number == 1
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials are tried again at once."""
+    monkeypatch.setattr(book_module, "BACKOFF_SECONDS", (0.0,))
+
+
+def test_a_trial_waits_before_its_third_attempt_while_others_go_on(folder: SweepFolder):
+    book = open_book(folder)
+    for _ in range(2):
+        assert book.next_job().number == 0
+        book.failed(0, Failure("the trial's process died", False))
+    assert book.next_job().number == 1
+    assert not book.is_done()
+
+
+MEMORY = Failure("OutOfMemoryError: CUDA out of memory", False, "memory")
+
+
+def test_a_trial_that_runs_out_of_memory_twice_at_the_same_place_is_given_up(folder: SweepFolder, no_pauses: None):
+    book = open_book(folder)
+    for _ in range(2):
+        assert book.next_job().number == 0
+        book.failed(0, MEMORY)
+    record = folder.record().trials[0]
+    assert record.state == "failed"
+    assert record.reason == (
+        "OutOfMemoryError: CUDA out of memory (2 attempts); lower optimization.global_batch_size or give it more memory"
+    )
+
+
+def test_a_trial_that_got_further_between_two_losses_of_memory_is_tried_again(folder: SweepFolder, no_pauses: None):
+    book = open_book(folder)
+    for num_points in (1, 2):
+        Player(book).play(book.next_job(), num_points=num_points)
+        book.failed(0, MEMORY)
+    assert not book.is_over(0)
+
+
+def test_a_storage_that_fails_ends_the_session_and_not_the_trial(folder: SweepFolder):
+    book = open_book(folder)
+    book.next_job()
+    with pytest.raises(StorageFault, match="No space left"):
+        book.failed(0, Failure("StorageFault: cannot write checkpoint: No space left on device", False, "storage"))
+    assert book.fault is not None
+    assert not book.may_ask()
+    assert not book.is_complete()
+    for _ in range(5):
+        again = open_book(folder)
+        assert again.next_job().number == 0
+        with pytest.raises(StorageFault):
+            again.failed(0, Failure("full", False, "storage"))
+    Player(open_book(folder)).play_all()
+    assert folder.record().state == "finished"
+
+
+def test_a_damaged_checkpoint_is_removed_and_an_earlier_state_serves(folder: SweepFolder):
+    book = open_book(folder)
+    job = book.next_job()
+    Player(book).play(job, num_points=2)
+    book.failed(0, Failure("the trial's process died", False))
+    assert book.next_job().resume_from is not None
+    book.failed(0, Failure("DamagedCheckpoint: attempt-1-epoch-0001.pt is damaged", False, "checkpoint"))
+    again = book.next_job()
+    assert (again.number, again.resume_from) == (0, None)
+    Player(book).play(again)
+    assert folder.record().trials[0].state == "finished"
+
+
+def test_what_arrives_after_the_book_was_closed_changes_nothing(folder: SweepFolder):
+    book = open_book(folder)
+    job = book.next_job()
+    book.close()
+    Player(book).play(job)
+    assert folder.trial(0).points() == []
+    assert book.next_job() is None
+    assert book.should_stop(0)
+
+
+def test_a_journal_that_lost_its_end_gets_the_ledgers_trials_back(folder: SweepFolder):
+    """A power failure may take lines that a kill cannot: the last two trials are gone from the journal."""
+    book = open_book(folder)
+    for _ in range(2):
+        Player(book).play(book.next_job())
+    size = folder.journal.stat().st_size
+    Player(book).play(book.next_job())
+    Player(book).play(book.next_job(), num_points=2)
+    with folder.journal.open("rb+") as file:
+        file.truncate(size)
+    wanted = params_of(folder)
+    resumed = open_book(folder)
+    assert [trial.params for trial in trials_of(resumed)] == wanted
+    Player(resumed).play_all()
+    check_complete(resumed)
+    assert params_of(folder)[:4] == wanted
 
 
 def test_interruptions_of_the_sweep_do_not_count_as_deaths_of_the_trial(folder: SweepFolder):

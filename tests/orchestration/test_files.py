@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeplab.orchestration import files
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
 
 
 def full_disk(*arguments: object, **named: object) -> None:
@@ -22,7 +22,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
     path = tmp_path / "result.json"
     files.write_json(path, {"state": "old"})
     monkeypatch.setattr(os, call, full_disk)
-    with pytest.raises(InvalidInput, match=r"cannot write .*result\.json \(No space left on device\); free space"):
+    with pytest.raises(StorageFault, match=r"cannot write .*result\.json \(No space left on device\); free space"):
         files.write_json(path, {"state": "new"})
     assert files.read_json(path) == {"state": "old"}
     assert os.listdir(tmp_path) == ["result.json"]
@@ -30,14 +30,14 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
 
 def test_a_first_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(InvalidInput, match="No space left"):
+    with pytest.raises(StorageFault, match="No space left"):
         files.write_atomically(tmp_path / "deep" / "result.json", b"{}")
     assert os.listdir(tmp_path / "deep") == []
 
 
 def test_a_write_below_a_regular_file_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match=r"cannot write .*free space or mend permissions"):
+    with pytest.raises(StorageFault, match=r"cannot write .*free space or mend permissions"):
         files.write_json(tmp_path / "file" / "result.json", {})
 
 
@@ -82,7 +82,7 @@ def test_lines_are_appended_in_order(tmp_path: Path):
 
 def test_an_append_on_a_full_disk_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(InvalidInput, match=r"cannot write .*events\.jsonl \(No space left"):
+    with pytest.raises(StorageFault, match=r"cannot write .*events\.jsonl \(No space left"):
         files.append_line(tmp_path / "events.jsonl", {})
 
 

@@ -37,7 +37,7 @@ def holder(folder: SweepFolder):
 
 
 def test_a_second_holder_is_refused_and_the_first_is_named(folder: SweepFolder, holder: subprocess.Popen):
-    message = rf"'made-up' is being run by process {holder.pid} on \S+ since \d{{4}}-.*; wait for it or stop it"
+    message = rf"'made-up' is being run by process {holder.pid} on \S+ since \d{{4}}-.*; wait for it, or `sweeplab stop"
     with pytest.raises(InvalidInput, match=message), folder.lock():
         pass
 

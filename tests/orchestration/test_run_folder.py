@@ -8,9 +8,10 @@ import fabricated
 import numpy as np
 import pytest
 
+from sweeplab.orchestration import run_folder
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import Outcomes
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
 
 
 def name_of(index: int, attempt: int = 1) -> str:
@@ -65,15 +66,11 @@ def test_a_point_that_skips_one_is_refused(run: RunFolder):
 def test_a_kill_between_outcomes_and_history_leaves_the_point_uncommitted(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ):
-    replace = os.replace
-
-    def killed_at_history(source: Path, target: Path) -> None:
-        if target.name == "history.jsonl":
-            raise KeyboardInterrupt
-        replace(source, target)
+    def killed(path: Path, value: object) -> None:
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed_at_history)
+        patch.setattr(run_folder, "append_line", killed)
         with pytest.raises(KeyboardInterrupt):
             commit(run, 3)
     assert len(reopened(run).points()) == 3
@@ -87,7 +84,7 @@ def test_a_full_disk_leaves_the_committed_points(run: RunFolder, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(InvalidInput, match="No space left"):
+        with pytest.raises(StorageFault, match="No space left"):
             commit(run, 3)
     assert len(run.points()) == len(reopened(run).points()) == 3
 
@@ -109,7 +106,7 @@ def test_outcomes_of_a_point_that_is_not_there_are_none(run: RunFolder):
 
 
 def test_the_next_attempt_goes_on_from_the_newest_checkpoint(run: RunFolder):
-    assert reopened(run).latest_checkpoint() == run.checkpoints / name_of(2)
+    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name_of(2))
 
 
 def test_a_run_that_has_only_its_start_begins_at_the_beginning(tmp_path: Path):
@@ -124,7 +121,7 @@ def test_points_whose_checkpoint_is_gone_are_forgotten_down_to_one_that_is_there
         (run.checkpoints / name_of(index)).unlink()
     run.rewind()
     assert [point.index for point in reopened(run).points()] == [0, 1]
-    assert run.latest_checkpoint() == run.checkpoints / name_of(1)
+    assert run.latest_checkpoint() == str(run.checkpoints / name_of(1))
 
 
 def test_without_any_checkpoint_only_the_start_stays(run: RunFolder):

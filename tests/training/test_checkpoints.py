@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.training import checkpoints
 from sweeplab.training.checkpoints import Checkpoint
 
@@ -55,7 +55,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
         raise fault
 
     monkeypatch.setattr(torch, "save", write_half)
-    with pytest.raises(InvalidInput, match=r"cannot write checkpoint .*epoch.pt: .*free space or choose another"):
+    with pytest.raises(StorageFault, match=r"cannot write checkpoint .*epoch.pt: .*free space or choose another"):
         checkpoints.save(checkpoint(2.0), tmp_path / "epoch.pt")
     assert (tmp_path / "epoch.pt").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["epoch.pt"]
@@ -72,7 +72,7 @@ def test_a_value_that_cannot_be_written_leaves_the_old_file_and_no_other(tmp_pat
 
 def test_a_folder_that_cannot_be_made_is_invalid_input(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InvalidInput, match="cannot write checkpoint"):
+    with pytest.raises(StorageFault, match="cannot write checkpoint"):
         checkpoints.save(checkpoint(), tmp_path / "file" / "epoch.pt")
 
 

@@ -1,0 +1,109 @@
+"""Costs: what a sweep took, and what of it was wasted, told from its events and points."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweeplab.records import TrialRecord
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Worker-seconds are wall seconds of attempts times the workers of each."""
+
+    trial_epochs: float
+    """Epochs of all points that stand."""
+    worker_seconds: float
+    """Of all attempts, from the moment a job was handed out to its end. Where a driver was killed, its attempts end
+    with its last event, so the figure is a lower bound."""
+    gpu_seconds: float
+    """The same times the GPUs of each worker; 0 where there were none."""
+    useful_seconds: float
+    """Worker-seconds of training and evaluation behind the points of finished trials."""
+    wasted_by_failure: float
+    """Worker-seconds of trials that failed for good."""
+    wasted_by_pruning: float
+    """Worker-seconds of trials that were pruned: the price of finding out."""
+    wasted_by_repetition: float
+    """Worker-seconds of other trials' attempts after the last point that stands: what the next attempt did again."""
+
+    def to_json(self) -> dict[str, float]:
+        """Plain JSON values, seconds to a tenth."""
+        return {name: round(value, 1) for name, value in dataclasses.asdict(self).items()}
+
+
+@dataclass
+class Attempt:
+    """One attempt of one trial, in milliseconds since 1970."""
+
+    trial: int
+    began: int
+    ended: int | None = None
+    is_broken: bool = False
+    """Whether it ended without ending its trial."""
+    workers: int = 1
+    gpus: float = 0.0
+
+
+def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
+    """The attempts that events tell of; those of a killed driver end with its last event."""
+    done: list[Attempt] = []
+    running: dict[int, Attempt] = {}
+    workers, gpus, last = 1, 0.0, 0
+
+    def close(trial: int, when: int, *, is_broken: bool) -> None:
+        attempt = running.pop(trial, None)
+        if attempt is not None:
+            attempt.ended, attempt.is_broken = max(when, attempt.began), is_broken
+            done.append(attempt)
+
+    for event in events:
+        now, kind = int(event["time_ms"]), event["event"]
+        if kind in ("driver began", "driver ended"):
+            for trial in list(running):
+                close(trial, now if kind == "driver ended" else last, is_broken=True)
+            workers, gpus = int(event.get("workers", workers)), float(event.get("gpus_per_worker", gpus))
+        elif kind == "trial began":
+            close(event["trial"], last, is_broken=True)
+            running[event["trial"]] = Attempt(event["trial"], now, workers=workers, gpus=gpus)
+        elif kind == "attempt failed":
+            close(event["trial"], now, is_broken=True)
+        elif kind == "trial ended":
+            close(event["trial"], now, is_broken=False)
+        last = now
+    return done + list(running.values())
+
+
+def costs_of(events: Iterable[Mapping[str, Any]], trials: Iterable[TrialRecord], now_ms: int) -> Costs:
+    """Add up a sweep.
+
+    Args:
+        events: lines of events.jsonl, in order.
+        trials: all trials.
+        now_ms: the end of attempts that run now, milliseconds since 1970.
+    """
+    known = {trial.number: trial for trial in trials}
+    total = gpu = useful = failed = pruned = repeated = 0.0
+    workers_of: dict[int, int] = {}
+    for attempt in attempts_of(events):
+        record = known.get(attempt.trial)
+        ended = attempt.ended if attempt.ended is not None else now_ms
+        stands = [point.timestamp_ms for point in record.points] if record is not None else []
+        seconds = max(0, ended - attempt.began) / 1000 * attempt.workers
+        total += seconds
+        gpu += seconds * attempt.gpus
+        workers_of[attempt.trial] = attempt.workers
+        state = record.state if record is not None else "waiting"
+        if state == "failed":
+            failed += seconds
+        elif state == "pruned":
+            pruned += seconds
+        elif attempt.is_broken:
+            last = max((stamp for stamp in stands if attempt.began <= stamp <= ended), default=attempt.began)
+            repeated += max(0, ended - last) / 1000 * attempt.workers
+    for record in known.values():
+        if record.state == "finished":
+            useful += record.seconds * workers_of.get(record.number, 1)
+    epochs = sum(max((point.epoch for point in record.points), default=0.0) for record in known.values())
+    return Costs(epochs, total, gpu, useful, failed, pruned, repeated)

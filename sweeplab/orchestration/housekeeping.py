@@ -1,0 +1,225 @@
+"""Housekeeping: stop a sweep, read its logs, try a trial again, and find what takes disk space and may go."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeplab.orchestration.files import read_json, write_json
+from sweeplab.orchestration.ledger import SweepFolder, sweep_folders
+from sweeplab.specs import InvalidInput
+
+STOP_SECONDS = 60.0
+"""So long `stop` waits for the driver to let go."""
+
+
+def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
+    """Ask the driver of a sweep to end, as SIGTERM does, and wait until it has let go of the lock.
+
+    Raises:
+        InvalidInput: if nobody runs the sweep, the driver is on another host, or it does not end in time.
+    """
+    folder.header()
+    if not folder.is_locked():
+        raise InvalidInput(f"sweep {folder.name!r} is not running; nothing to stop")
+    holder = folder.holder()
+    if holder is None:
+        raise InvalidInput(f"sweep {folder.name!r} is only just being begun or ended; try again in a moment")
+    if holder["host"] != socket.gethostname():
+        raise InvalidInput(
+            f"sweep {folder.name!r} is run by process {holder['process']} on {holder['host']}; run this command there, "
+            "or `ray job stop` its job"
+        )
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(holder["process"]), signal.SIGTERM)
+    deadline = time.monotonic() + wait_seconds
+    while folder.is_locked():
+        if time.monotonic() > deadline:
+            raise InvalidInput(
+                f"process {holder['process']} did not end within {wait_seconds:g} s; `kill -9 {holder['process']}` "
+                "loses no more than the epochs that run"
+            )
+        time.sleep(0.2)
+    return (
+        f"sweep {folder.name!r} stopped; everything so far is kept, and the same command, or `sweeplab resume`, goes on"
+    )
+
+
+def sweep_log(folder: SweepFolder) -> list[str]:
+    """A sweep's events, a line each."""
+    folder.header()
+    return [event_line(event) for event in folder.events()]
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """When, what, and the facts."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time_ms"] / 1000))
+    facts = "  ".join(f"{name}={value}" for name, value in event.items() if name not in ("time_ms", "event"))
+    return f"{when}  {event['event']:16s} {facts}".rstrip()
+
+
+def trial_log(folder: SweepFolder, number: int) -> list[str]:
+    """A trial's events, its points and what its failed attempts printed.
+
+    Raises:
+        InvalidInput: if there is no such trial.
+    """
+    known = folder.trial_numbers()
+    if number not in known:
+        shown = f"0 to {known[-1]}" if known else "none yet"
+        raise InvalidInput(f"sweep {folder.name!r} has no trial {number}; known: {shown}")
+    record = folder.trial_record(number, is_driven=folder.is_locked())
+    lines = [f"trial {number}: {record.state}" + (f" ({record.reason})" if record.reason else "")]
+    lines += [f"  {name} = {value}" for name, value in record.params.items()]
+    lines += [event_line(event) for event in folder.events() if event.get("trial") == number]
+    for point in record.points:
+        asr = point.measurement.asr
+        loss = point.train.get("loss")
+        lines.append(
+            f"epoch {point.epoch:g}: accuracy {point.measurement.accuracy:.2%}"
+            + (f", ASR {asr:.2%}" if asr is not None else "")
+            + (f", loss {loss:.4f}" if loss is not None else "")
+            + f" (attempt {point.attempt}, {point.train_seconds + point.evaluate_seconds:.1f} s)"
+        )
+    log = folder.trial(number).path / "log.txt"
+    return lines + (log.read_text(errors="replace").splitlines() if log.exists() else [])
+
+
+def request_rerun(folder: SweepFolder, number: int) -> None:
+    """Have the next start of the sweep try a trial's setting once more, as a trial of its own; the old one stays.
+
+    Raises:
+        InvalidInput: if the trial does not exist or is not over, or a driver is at work.
+    """
+    known = folder.trial_numbers()
+    if number not in known:
+        shown = f"0 to {known[-1]}" if known else "none yet"
+        raise InvalidInput(f"sweep {folder.name!r} has no trial {number}; known: {shown}")
+    if folder.trial(number).result() is None:
+        raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
+    with folder.lock():
+        header = folder.header()
+        write_json(folder.path / "sweep.json", {**header, "reruns": [*header.get("reruns", []), number]})
+        folder.event("rerun asked", durable=True, trial=number)
+
+
+# --- disk space
+
+
+@dataclass(frozen=True)
+class Rubbish:
+    """Something that takes space and that nothing needs."""
+
+    path: Path
+    bytes: int
+    why: str
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def disk_table(home: Path) -> list[dict[str, Any]]:
+    """Bytes by what they belong to, largest first."""
+    rows = [
+        {"what": f"{kind}/{path.name}", "bytes": size_of(path)}
+        for kind in ("sweeps", "victims", "data")
+        for path in sorted((home / kind).glob("*"))
+        if not path.name.startswith(".")
+    ]
+    rows += [
+        {"what": path.name, "bytes": size_of(path)}
+        for path in (home / "mlflow.db", home / "mlartifacts", home / "ray")
+        if path.exists()
+    ]
+    return sorted(rows, key=lambda row: -row["bytes"])
+
+
+def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False) -> list[Rubbish]:
+    """What may go: leftovers of killed commands always; on request sweeps that `--fresh` set aside, and unused victims.
+
+    Sweeps that someone runs now are left alone, and so is everything younger than an hour among the leftovers.
+
+    Args:
+        home: the home.
+        set_aside: sweeps that were begun anew under the same name too.
+        victims: victims that no sweep of the home names too.
+    """
+    found: list[Rubbish] = []
+    old = time.time() - 3600
+    folders = sweep_folders(home)
+    if not any(folder.is_locked() for folder in folders):
+        found += [
+            Rubbish(path, size_of(path), "state of Ray that is never read again")
+            for path in (home / "ray").glob("*")
+            if path.stat().st_mtime < old
+        ]
+    for path in home.rglob(".*.part"):
+        if path.stat().st_mtime < old:
+            found.append(Rubbish(path, size_of(path), "an unfinished write of a killed command"))
+    for folder in folders:
+        if folder.is_locked():
+            continue
+        aside = is_set_aside(folder)
+        if aside and set_aside:
+            found.append(Rubbish(folder.path, size_of(folder.path), "a sweep that was begun anew"))
+            continue
+        for number in folder.trial_numbers():
+            run = folder.trial(number)
+            if run.result() is None or run.storage.is_remote:
+                continue
+            known = {point.checkpoint for point in run.points()}
+            for name in sorted(run.storage.names() - known):
+                path = run.checkpoints / name
+                found.append(Rubbish(path, size_of(path), "a checkpoint that no point names"))
+    if victims:
+        named = {str(Path(v).parent.parent) for folder in folders if (v := _victim_of(folder)) is not None}
+        for path in sorted((home / "victims").glob("[!.]*")):
+            if str(path) not in named:
+                found.append(Rubbish(path, size_of(path), "a victim that no sweep names"))
+    return found
+
+
+def is_set_aside(folder: SweepFolder) -> bool:
+    """Whether `--fresh` renamed the sweep: its folder no longer has the sweep's name."""
+    return bool(folder.header()["name"] != folder.name)
+
+
+def _victim_of(folder: SweepFolder) -> str | None:
+    path = folder.path / "victim" / "victim.json"
+    return str(read_json(path)["checkpoint"]) if path.exists() else None
+
+
+def remove(rubbish: list[Rubbish]) -> int:
+    """Remove it; returns the bytes that were freed."""
+    freed = 0
+    for item in rubbish:
+        if item.path.is_dir():
+            shutil.rmtree(item.path, ignore_errors=True)
+        else:
+            item.path.unlink(missing_ok=True)
+        freed += item.bytes if not item.path.exists() else 0
+    return freed
+
+
+def readable(count: int) -> str:
+    """Bytes for people."""
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,96 @@
+"""Mirror: passes the book's events on to MLflow in a thread of its own, which may lag behind and catch up."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sweeplab.records import Point, TrialRecord
+from sweeplab.tracking import Tracker
+
+PAUSES = (0.2, 1.0, 5.0)
+"""Seconds before MLflow's store, busy or out of reach, is tried again."""
+REST_SECONDS = 60.0
+"""After those pauses it is left alone for so long."""
+
+
+class Mirror:
+    """Keeps the newest record of every trial that MLflow has not seen yet.
+
+    The ledger is the truth: whatever MLflow misses is brought up to it later, at the latest when the next command
+    starts. So a store that is locked, full or gone delays nothing and ends nothing.
+    """
+
+    def __init__(
+        self, tracker: Tracker, setting: Callable[[dict[str, Any]], Mapping[str, Any]], say: Callable[[str], None]
+    ) -> None:
+        self.tracker, self.setting, self.say = tracker, setting, say
+        self.trouble: str | None = None
+        """Why MLflow is behind; None while all is well."""
+        self._dirty: dict[int, TrialRecord] = {}
+        self._news = threading.Condition()
+        self._is_over = False
+        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def trial_began(self, trial: TrialRecord) -> None:
+        """An attempt starts."""
+        self._note(trial)
+
+    def point_made(self, trial: TrialRecord, point: Point) -> None:
+        """A point was committed."""
+        self._note(trial)
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        """A trial is over."""
+        self._note(trial)
+
+    def close(self, seconds: float) -> bool:
+        """Let it catch up for so long; whether it did."""
+        with self._news:
+            self._is_over = True
+            self._news.notify()
+        self._thread.join(seconds)
+        return not self._thread.is_alive() and self.trouble is None
+
+    def _note(self, trial: TrialRecord) -> None:
+        with self._news:
+            self._dirty[trial.number] = trial
+            self._news.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                while not self._dirty and not self._is_over:
+                    self._news.wait()
+                if not self._dirty:
+                    return
+                number, trial = next(iter(self._dirty.items()))
+                del self._dirty[number]
+            if not self._bring(trial):
+                with self._news:
+                    self._dirty.setdefault(number, trial)
+                    if self._is_over:
+                        return
+                    self._news.wait(REST_SECONDS)
+
+    def _bring(self, trial: TrialRecord) -> bool:
+        for pause in (*PAUSES, None):
+            try:
+                self.tracker.bring(trial, self.setting(trial.params))
+            except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; told, and made up for later
+                trouble = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}"
+            else:
+                if self.trouble is not None:
+                    self.trouble = None
+                    self.say("MLflow answers again and catches up")
+                return True
+            if pause is None or self._is_over:
+                break
+            time.sleep(pause)
+        if self.trouble is None:
+            with contextlib.suppress(ValueError, OSError):  # the terminal may be gone
+                self.say(f"note: MLflow takes nothing in ({trouble}); the sweep goes on, and MLflow catches up later")
+        self.trouble = trouble
+        return False

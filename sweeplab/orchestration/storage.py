@@ -1,0 +1,170 @@
+"""Storage: where checkpoints lie, a folder that all nodes see or an object store, and how they get there."""
+
+import contextlib
+import queue
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from sweeplab.specs import InvalidInput, StorageFault
+
+MARK = "://"
+"""Tells a URL from a path."""
+
+
+class Storage:
+    """A flat folder of checkpoint files: a path, or a URL such as s3://bucket/folder or gs://bucket/folder.
+
+    Credentials come from the environment, as pyarrow's file systems read them; never from the URL.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location)
+        self.is_remote = MARK in self.location
+
+    def __truediv__(self, name: str) -> "Storage":
+        return Storage(f"{self.location.rstrip('/')}/{name}" if self.is_remote else Path(self.location) / name)
+
+    def _file_system(self) -> tuple[Any, str]:
+        from pyarrow import fs
+
+        if "@" in self.location.split(MARK, 1)[-1].split("/", 1)[0]:
+            raise InvalidInput(
+                "a storage URL must hold no credentials: they would be written into records; use the environment "
+                "(AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS)"
+            )
+        try:
+            system, path = fs.FileSystem.from_uri(self.location)
+        except (ValueError, TypeError, NotImplementedError, OSError) as error:
+            raise InvalidInput(
+                f"storage {self.location!r} is none that pyarrow opens ({error}); use a path, s3://, gs:// or abfs://"
+            ) from error
+        return system, path
+
+    def names(self) -> set[str]:
+        """Files that are there; empty where the folder is not."""
+        if not self.is_remote:
+            folder = Path(self.location)
+            return {path.name for path in folder.iterdir()} if folder.exists() else set()
+        from pyarrow import fs
+
+        system, path = self._file_system()
+        with _faults(self.location):
+            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return {info.base_name for info in found if info.type == fs.FileType.File}
+
+    def exists(self, name: str) -> bool:
+        """Whether a file is there, whole."""
+        if not self.is_remote:
+            return (Path(self.location) / name).exists()
+        from pyarrow import fs
+
+        system, path = self._file_system()
+        with _faults(self.location):
+            return bool(system.get_file_info(f"{path}/{name}").type == fs.FileType.File)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing where it is not there."""
+        if not self.is_remote:
+            (Path(self.location) / name).unlink(missing_ok=True)
+            return
+        system, path = self._file_system()
+        with contextlib.suppress(FileNotFoundError), _faults(self.location):
+            system.delete_file(f"{path}/{name}")
+
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a file there; it appears whole or not at all.
+
+        Raises:
+            StorageFault: if the store does not take it.
+        """
+        from pyarrow import fs
+
+        system, path = self._file_system()
+        with _faults(f"{self.location}/{name}"):
+            if isinstance(system, (fs.LocalFileSystem, fs.SubTreeFileSystem)):
+                system.create_dir(path, recursive=True)
+                fs.copy_files(str(source), f"{path}/.{name}.part", fs.LocalFileSystem(), system)
+                system.move(f"{path}/.{name}.part", f"{path}/{name}")
+            else:  # an object is visible once its upload is complete
+                fs.copy_files(str(source), f"{path}/{name}", fs.LocalFileSystem(), system)
+
+    def download(self, name: str, to: Path) -> None:
+        """Copy a file from there.
+
+        Raises:
+            StorageFault: if it is not there or the store does not answer.
+        """
+        from pyarrow import fs
+
+        system, path = self._file_system()
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with _faults(f"{self.location}/{name}"):
+            fs.copy_files(f"{path}/{name}", str(to.with_name(f".{to.name}.part")), system, fs.LocalFileSystem())
+            to.with_name(f".{to.name}.part").replace(to)
+
+
+class _faults(contextlib.AbstractContextManager[None]):
+    """Turns what a store answers into StorageFault."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise StorageFault(f"storage {self.place} failed: {str(error).splitlines()[0][:300]}") from error
+        if isinstance(error, FileNotFoundError):
+            raise StorageFault(f"storage {self.place} has no such file ({error})") from error
+
+
+class Uploads:
+    """Brings files to a storage in a thread of its own, in order, so that training does not wait."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.scratch = tempfile.TemporaryDirectory(prefix="sweeplab-checkpoints-", ignore_cleanup_errors=True)
+        self.folder = Path(self.scratch.name)
+        """Where files are written first."""
+        self._queue: queue.Queue[tuple[Path, str | None] | None] = queue.Queue()
+        self._fault: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
+        self._thread.start()
+
+    def add(self, path: Path, replaced: str | None = None) -> None:
+        """Upload a file, and remove it afterwards; its name stays. `replaced` is then removed from the storage.
+
+        Raises:
+            StorageFault: if an earlier upload failed.
+        """
+        if self._fault is not None:
+            raise self._fault
+        self._queue.put((path, replaced))
+
+    def finish(self) -> None:
+        """Wait for all uploads.
+
+        Raises:
+            StorageFault: if one failed.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._fault is not None:
+            raise self._fault
+
+    def close(self) -> None:
+        """Remove the scratch folder; what has not been uploaded by now is given up."""
+        self._queue.put(None)
+        self.scratch.cleanup()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            path, replaced = item
+            try:
+                if self._fault is None:
+                    self.storage.upload(path, path.name)
+                    if replaced is not None:
+                        self.storage.remove(replaced)
+            except Exception as error:  # noqa: BLE001 - raised again where the next file is added
+                self._fault = error
+            path.unlink(missing_ok=True)

@@ -1,0 +1,141 @@
+"""Watch: runs a sweep's work beside the main thread, which ends it on a signal, or when nothing moves any more."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sweeplab.specs import StorageFault, Unfinished
+
+POLL_SECONDS = 0.1
+CLUSTER_SECONDS = 2.0
+"""Between two looks at the cluster."""
+GONE_SECONDS = 20.0
+"""So long may the cluster lack this command's node before the work ends; less for a node that is known to be dead."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, SIGTERM or SIGHUP: what is committed stays, and the command ends with exit code 75."""
+
+
+@contextmanager
+def signals_as_interrupts() -> Iterator[None]:
+    """The first signal interrupts the main thread; a second one ends the process at once, with exit code 75 too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if seen:
+            with contextlib.suppress(OSError):
+                os.write(2, b"ended at once; everything committed is kept, and the same command goes on\n")
+            os._exit(75)
+        seen.append(number)
+        raise Interrupted(signal.Signals(number).name)
+
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in handled}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Watch:
+    """Knows when something last moved, and whether the cluster is still there."""
+
+    def __init__(
+        self,
+        *,
+        stall_minutes: float,
+        cluster_fault: Callable[[], str | None] | None = None,
+        storage_fault: Callable[[], StorageFault | None] = lambda: None,
+    ) -> None:
+        self.stall_minutes = stall_minutes
+        self._cluster_fault, self._storage_fault = cluster_fault, storage_fault
+        self._moved = time.monotonic()
+        self._fault: str | None = None
+        self._fault_since: float | None = None
+        self._looking = False
+        self._looked = time.monotonic()
+
+    def moved(self) -> None:
+        """Something progressed: a point, a step, a job handed out."""
+        self._moved = time.monotonic()
+
+    def check(self) -> None:
+        """Raise Unfinished or StorageFault, with the reason, where waiting on would be in vain."""
+        storage_fault = self._storage_fault()
+        if storage_fault is not None:
+            raise storage_fault
+        still = time.monotonic() - self._moved
+        if still > 60 * self.stall_minutes:
+            raise Unfinished(
+                f"nothing has moved for {still / 60:.1f} minutes (resources.stall_minutes={self.stall_minutes:g}): "
+                "a worker hangs, or the cluster lost its resources; everything committed is kept, and the same command "
+                "goes on"
+            )
+        self._look()
+        if self._fault_since is not None and time.monotonic() - self._fault_since > GONE_SECONDS:
+            raise Unfinished(f"{self._fault}; everything committed is kept, and the same command goes on")
+
+    def _look(self) -> None:
+        """Ask for the cluster's state beside this thread: with the cluster gone, the question may hang."""
+        now = time.monotonic()
+        if self._cluster_fault is None or now - self._looked < CLUSTER_SECONDS:
+            return
+        if self._looking:  # the last question has no answer yet
+            if now - self._looked > GONE_SECONDS:
+                self._fault, self._fault_since = "the Ray cluster does not answer", 0.0
+            return
+        self._looking, self._looked = True, now
+
+        def ask() -> None:
+            assert self._cluster_fault is not None
+            fault = self._cluster_fault()
+            if fault is None:
+                self._fault_since = None
+            elif self._fault_since is None:
+                self._fault_since = time.monotonic()
+            self._fault, self._looking = fault, False
+
+        threading.Thread(target=ask, name="cluster", daemon=True).start()
+
+
+def attend(work: Callable[[], None], watch: Watch) -> None:
+    """Run the work in a thread of its own, so that this one can always react; returns or raises as the work does.
+
+    Raises:
+        Unfinished: where the watch gives up; the work's thread is left behind, and ends with the process.
+        Interrupted: on a signal, likewise.
+    """
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="work", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        watch.check()
+    if raised:
+        raise raised[0]
+
+
+def leave(code: int) -> None:
+    """End the process now, where threads were left behind that would keep it or crash it on the way out."""
+    if any(thread.name == "work" and thread.is_alive() for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
