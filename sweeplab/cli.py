@@ -450,8 +450,8 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
         costs = values["costs"]
         say(
             f"  {costs['worker_seconds']:.0f} worker-seconds, {costs['gpu_seconds']:.0f} GPU-seconds; "
-            f"wasted by failure {costs['wasted_by_failure']:.0f}, by pruning {costs['wasted_by_pruning']:.0f}, by repetition "
-            f"{costs['wasted_by_repetition']:.0f}"
+            f"wasted by failure {costs['wasted_by_failure']:.0f}, by pruning {costs['wasted_by_pruning']:.0f}, "
+            f"by repetition {costs['wasted_by_repetition']:.0f}"
         )
         for failure in values["failures"]:
             say(f"  trial {failure['trial']} failed: {failure['reason']}")

@@ -34,6 +34,10 @@ BACKOFF_SECONDS = (0.0, 5.0, 30.0)
 """Wait before a trial is tried again: at once after its first failure, later after the next ones."""
 
 
+GPU_SECONDS = 10.0
+"""Between two looks at the GPU time spent."""
+
+
 class Listener(Protocol):
     """Who hears of a sweep's progress: the tracker, the display."""
 
@@ -120,6 +124,7 @@ class TrialBook:
         """Why the book takes nothing in any more: the storage failed."""
         self.study = open_study(folder, sweep.name)
         self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
+        self._gpu_asked, self._gpu_seconds = -inf, 0.0
         self._gate = threading.RLock()
         self._closed = False
         self._num_begun = 0
@@ -230,12 +235,13 @@ class TrialBook:
         return is_open and self._is_within_gpu_hours()
 
     def _is_within_gpu_hours(self) -> bool:
-        limit = self.sweep.search.gpu_hours
+        limit, now = self.sweep.search.gpu_hours, time.monotonic()
         if limit is None:
             return True
-        events = self.folder.events()
-        trials = [self.folder.trial_record(number, is_driven=False) for number in self.folder.trial_numbers()]
-        return costs_of(events, trials, time.time_ns() // 1_000_000).gpu_seconds < 3600 * limit
+        if now - self._gpu_asked > GPU_SECONDS:
+            self._gpu_asked = now
+            self._gpu_seconds = costs_of(self.folder.events(), (), time.time_ns() // 1_000_000).gpu_seconds
+        return self._gpu_seconds < 3600 * limit
 
     def num_begun(self) -> int:
         """Trials with parameters."""

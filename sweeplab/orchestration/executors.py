@@ -149,6 +149,10 @@ class _Pulse(Watch):
         """Something progressed."""
         self._watch.moved()
 
+    def explain(self, error: BaseException) -> None:
+        """As the watch."""
+        self._watch.explain(error)
+
     def check(self) -> None:
         """As the watch."""
         import ray
@@ -366,7 +370,10 @@ def pretrain_on_ray(
             failures.append(remote.train_failure(error))
 
     def deliver() -> None:
-        messages, _ = ray.get(desk.take.remote(0.0))
+        try:
+            messages, _ = ray.get(desk.take.remote(0.0))
+        except ray.exceptions.RayActorError as error:
+            raise Unfinished(f"the desk's process died ({_first_line(error)}); the same command goes on") from None
         for message in messages:
             _, point, outcomes = pickle.loads(message)
             if run.commit(point, outcomes):

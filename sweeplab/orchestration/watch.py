@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from sweeplab.specs import StorageFault, Unfinished
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 
 POLL_SECONDS = 0.1
 CLUSTER_SECONDS = 2.0
 """Between two looks at the cluster."""
-GONE_SECONDS = 20.0
-"""So long may the cluster lack this command's node before the work ends; less for a node that is known to be dead."""
+GONE_SECONDS = 8.0
+"""So long may the cluster lack this command's node, or not answer, before the work ends."""
+ASK_SECONDS = 6.0
+"""So long after an error is the cluster asked whether it is the reason: it notices a dead node with a delay."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -86,6 +88,29 @@ class Watch:
         if self._fault_since is not None and time.monotonic() - self._fault_since > GONE_SECONDS:
             raise Unfinished(f"{self._fault}; everything committed is kept, and the same command goes on")
 
+    def explain(self, error: BaseException) -> None:
+        """Raise Unfinished where the cluster's end is behind an error of the work."""
+        faults: list[str] = []
+
+        def ask() -> None:
+            assert self._cluster_fault is not None
+            if (fault := self._cluster_fault()) is not None:
+                faults.append(fault)
+
+        if self._cluster_fault is None:
+            return
+        deadline = time.monotonic() + ASK_SECONDS
+        while not faults and time.monotonic() < deadline:
+            thread = threading.Thread(target=ask, name="cluster", daemon=True)
+            thread.start()
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                faults.append("the Ray cluster does not answer")
+            elif not faults:
+                time.sleep(0.5)
+        if faults:
+            raise Unfinished(f"{faults[0]}; everything committed is kept, and the same command goes on") from error
+
     def _look(self) -> None:
         """Ask for the cluster's state beside this thread: with the cluster gone, the question may hang."""
         now = time.monotonic()
@@ -130,6 +155,8 @@ def attend(work: Callable[[], None], watch: Watch) -> None:
         thread.join(POLL_SECONDS)
         watch.check()
     if raised:
+        if not isinstance(raised[0], (InvalidInput, Unfinished, StorageFault)):
+            watch.explain(raised[0])
         raise raised[0]
 
 
