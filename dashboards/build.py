@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from dashboards import style
+from dashboards.curves import curve_points, describe_curves, draw_curves
 from dashboards.parameters import describe_parameters, draw_parameters, parameter_points
 from dashboards.table import describe_table, draw_table, duration, leaderboard_table
 from dashboards.trade_off import describe_trade_off, draw_trade_off, trade_off_points
@@ -52,6 +53,7 @@ def render_page(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
         _trade_off_section(sweep, leaderboard),
         _trajectories_section(sweep, leaderboard),
         _parameters_section(sweep, leaderboard),
+        *_curves_section(sweep, leaderboard),
         _table_section(leaderboard),
     ]
     views = "\n".join(sections)
@@ -186,7 +188,8 @@ def _footer(sweep: SweepRecord) -> str:
     when = f"Last epoch measured {datetime.fromtimestamp(latest / 1000, UTC):%Y-%m-%d %H:%M} UTC. " if latest else ""
     ceiling = style.ceiling_text(sweep.asr_ceiling)
     return f"""<footer>
-<p><b>ASR</b>, attack success rate: share of triggered images that are classified as the target label.
+<p><b>ASR</b>, attack success rate: share of triggered images that are classified as the target label;
+of targeted images without a trigger, the share that is classified as its own adversarial class (PSR).
 <b>Accuracy</b>: top-1 zero-shot accuracy on clean images. <b>Cleaned</b>: an epoch with an ASR below
 {ceiling}. <b>Retention</b>: accuracy of a trial's best cleaned epoch over the accuracy of the victim, on the
 same images; its interval is Wilson's for that accuracy, with the victim's held fixed.</p>
@@ -249,6 +252,15 @@ def _parameters_section(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
         summary = "No parameter was searched." if not sweep.parameters else "No epoch has been evaluated yet."
         return _section(title, summary, _empty(_NOTHING if sweep.parameters else "Nothing to compare."))
     return _section(title, describe_parameters(frame), _chart("parameters", title, draw_parameters(frame)))
+
+
+def _curves_section(sweep: SweepRecord, leaderboard: Leaderboard) -> list[str]:
+    """None where the sweep recorded no curves."""
+    frame = curve_points(sweep, leaderboard)
+    if frame.empty:
+        return []
+    title = "Loss and its parts over the steps"
+    return [_section(title, describe_curves(frame), _chart("curves", title, draw_curves(frame)))]
 
 
 def _table_section(leaderboard: Leaderboard) -> str:

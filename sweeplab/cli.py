@@ -218,15 +218,9 @@ def check_sources(sweeps: "list[CleaningSweep]") -> None:
     Raises:
         InvalidInput: with every missing path and what belongs there.
     """
-    from sweeplab.experiment import PretrainedVictim
-
     missing: dict[str, str] = {}
     for sweep in sweeps:
-        sources: dict[str, Any] = {"data": sweep.data, "evaluation.test": sweep.evaluation.test, "victim": sweep.victim}
-        if isinstance(sweep.victim, PretrainedVictim):
-            sources["victim.data"] = sweep.victim.data
-            sources["victim.evaluation.test"] = sweep.victim.evaluation.test
-        for field, source in sources.items():
+        for field, source in _sources(sweep).items():
             path = getattr(source, "path", None)
             if isinstance(path, Path) and not path.exists():
                 missing.setdefault(str(path), f"{_what_belongs(source)}; field `{field}.path` of {sweep.name}")
@@ -238,10 +232,29 @@ def check_sources(sweeps: "list[CleaningSweep]") -> None:
         )
 
 
+def _sources(sweep: "CleaningSweep") -> dict[str, Any]:
+    """What a sweep reads, by field."""
+    from sweeplab.experiment import CheckpointVictim, PretrainedVictim
+
+    victim = sweep.victim
+    sources: dict[str, Any] = {"data": sweep.data, "evaluation.test": sweep.evaluation.test, "victim": victim}
+    if isinstance(victim, PretrainedVictim):
+        sources["victim.data"] = victim.data
+        sources["victim.evaluation.test"] = victim.evaluation.test
+        sources["victim.poisoning"] = victim.poisoning
+        sources["victim.poisoning.images"] = getattr(victim.poisoning, "images", None)
+    elif isinstance(victim, CheckpointVictim):
+        sources["victim.attack.images"] = getattr(victim.attack, "images", None)
+    else:
+        sources |= {f"victim.sweep.{field}": source for field, source in _sources(victim.sweep).items()}
+    return sources
+
+
 def _what_belongs(source: Spec) -> str:
     return {
         "csv": "a CSV file with the columns image (a path relative to the file) and caption",
         "class-folders": "a folder with one folder of images per class",
+        "imported": "the CSV file of poisoned pairs that victim.data reads",
         "checkpoint": "a checkpoint of the poisoned model (.pt or .safetensors)",
     }.get(getattr(source, "kind", ""), "a file")
 
@@ -320,6 +333,11 @@ def resume(
         header = _folder(sweep).header()
         if "imported" in header:
             raise InvalidInput(f"sweep {sweep!r} was imported from {header['imported']['file']}; nothing can go on")
+        if own := header.get("own_code"):
+            raise InvalidInput(
+                f"sweep {sweep!r} uses {', '.join(own)} of its own script, which its record does not hold; run that "
+                "script again, which goes on with it"
+            )
         chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
         if plan:
             say_plans(chosen)
@@ -720,11 +738,13 @@ def pretrain(
     twin."""
 
     def work() -> None:
-        from sweeplab.experiment import PretrainedVictim
+        from sweeplab.experiment import PretrainedVictim, SelectedTrial
         from sweeplab.orchestration import driver
         from sweeplab.orchestration.files import home_folder
 
         sweep = _one_sweep(script, only, overrides or [], smoke)
+        while isinstance(sweep.victim, SelectedTrial):
+            sweep = sweep.victim.sweep
         if not isinstance(sweep.victim, PretrainedVictim):
             raise InvalidInput(
                 f"{sweep.name}: its victim is a given checkpoint, {sweep.victim.path}; nothing to pre-train"
@@ -822,26 +842,52 @@ def evaluate(
 
 @app.command()
 def examine(
-    checkpoint: Path,
-    script: Annotated[Path, typer.Option(help="Take architecture, test set, trigger and pairs from its sweep.")],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, or folders of a victim or a trial.")],
+    script: Annotated[
+        Path | None, typer.Option(help="Take architecture, test set, trigger and pairs from its sweep.")
+    ] = None,
     what: Annotated[
-        list[str] | None, typer.Option(help="panel, probe, pairs, retrieval or map; may be repeated. All if left out.")
+        list[str] | None,
+        typer.Option(
+            help="panel, probe, pairs, retrieval or map; may be repeated. If left out: all of one checkpoint, pairs of "
+            "several, panel without a script."
+        ),
     ] = None,
     only: Only = None,
     smoke: Annotated[bool, typer.Option("--smoke")] = False,
-    to: Annotated[Path | None, typer.Option("--to", help="Folder for tables (detection, map).")] = None,
+    architecture: Annotated[str | None, typer.Option(help="open_clip name; without a script.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Folder with one folder per class; without a script.")] = None,
+    classes: Annotated[str, typer.Option(help="`folders` or `imagenet`: how class folders are named.")] = "folders",
+    to: Annotated[Path | None, typer.Option("--to", help="Folder for tables (detection, map, dynamics).")] = None,
 ) -> None:
-    """Measure more of one checkpoint: a panel of triggers, a linear probe, CLIPScores and detection, retrieval, a map.
+    """Measure more of checkpoints: a panel of triggers, a linear probe, CLIPScores and detection, retrieval, a map.
 
+    Several checkpoints, or a folder that holds some, give CLIPScores, detection, safe sets and modality gap over the
+    epochs. Without a script, for a model whose attack nobody knows: accuracy, and a panel that guesses the targets.
     Prints JSON.
     """
 
     def work() -> None:
-        from sweeplab.orchestration.examining import WANTS, examine_checkpoint
+        from sweeplab.orchestration import examining
+        from sweeplab.orchestration.evaluating import EvaluationRequest
 
+        found: dict[str, Any]
+        if script is None:
+            if len(checkpoints) > 1 or checkpoints[0].is_dir():
+                raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
+            request = EvaluationRequest(checkpoints[0], None, architecture, test, classes, None, "{}", None)
+            found = examining.examine_unknown(request, what or ["panel"])
+            say(json.dumps(found, indent=1))
+            return
+        if architecture is not None or test is not None:
+            raise InvalidInput("--architecture and --test go without --script, which names both; leave them out")
         sweep = _one_sweep(script, only, [], smoke)
         check_sources([sweep])
-        say(json.dumps(examine_checkpoint(sweep, checkpoint, what or WANTS, to), indent=1))
+        if len(checkpoints) == 1 and not checkpoints[0].is_dir():
+            found = examining.examine_checkpoint(sweep, checkpoints[0], what or examining.WANTS, to)
+        else:
+            found = examining.examine_checkpoints(sweep, checkpoints, what or ["pairs"], to)
+        say(json.dumps(found, indent=1))
 
     raise typer.Exit(guarded(work))
 
@@ -922,12 +968,13 @@ def attack_preview(
 
 @attack_app.command("list")
 def attack_list() -> None:
-    """All attacks, with their fields and defaults."""
+    """All attacks, with their fields and defaults; `targeted-images` stands in place of a whole poisoning."""
 
     def work() -> None:
         from sweeplab.attacks import ATTACKS
+        from sweeplab.attacks.targeted import TargetedImages
 
-        for member in ATTACKS:
+        for member in (*ATTACKS, TargetedImages):
             fields = ", ".join(
                 f"{name}={'required' if field.is_required() else field.default}"
                 for name, field in member.model_fields.items()
@@ -980,10 +1027,11 @@ def attack_export(
         from sweeplab.orchestration.workers import victim_table
 
         sweep = _one_sweep(script, only, overrides or [], smoke)
-        if not isinstance(sweep.victim, PretrainedVictim):
+        victim = sweep.original_victim()
+        if not isinstance(victim, PretrainedVictim):
             raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which has no poison plan")
         check_sources([sweep])
-        table, plan = victim_table(sweep.victim, machine_for(sweep, home_folder()))
+        table, plan = victim_table(victim, machine_for(sweep, home_folder()))
         written = export_poisoned_csv(table, plan, to, image_size=sweep.victim.architecture.image_size)
         say(f"{len(plan.indices)} poisoned and {len(table) - len(plan.indices)} clean pairs: {written}")
 

@@ -4,17 +4,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from sweeplab.attacks.poisoning import AttackField, Poisoning
+from sweeplab.attacks import ATTACKS
+from sweeplab.attacks.exchange import ImportedPoison
+from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.start import Start
 from sweeplab.clip_model import Architecture, SmallCLIP
+from sweeplab.data import PAIR_SOURCES
 from sweeplab.data.eda import TextAugmentation
 from sweeplab.data.eda import resolve as resolve_text_augmentation
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.labelled_pairs import LabelledPairs
-from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL
@@ -48,8 +51,18 @@ class CleanSample(Spec):
         return self
 
 
-PAIR_SOURCES = (PairsCSV, FruitStall, LabelledPairs)
 PairSource = Annotated[AnySpec, one_of(lambda: PAIR_SOURCES, "read", "source of pairs")]
+
+
+def _told(value: Any) -> Any:
+    """Poisonings did not always say their kind."""
+    return {"kind": "triggered", **value} if isinstance(value, dict) else value
+
+
+AnyPoisoning = Annotated[
+    Annotated[Poisoning | TargetedImages | ImportedPoison, Field(discriminator="kind")], BeforeValidator(_told)
+]
+"""How a training set was poisoned: with a trigger, by targeted images, or before it came here."""
 
 
 class Resources(Spec):
@@ -132,13 +145,13 @@ class ClosestTo(Spec):
 class PretrainedVictim(Spec):
     """A victim that is pre-trained here, poisoned, and selected by a rule; built once and reused by digest."""
 
-    NOT_IN_DIGEST = frozenset({"name", "initial", "text_augmentation"})
+    NOT_IN_DIGEST = frozenset({"name", "initial", "text_augmentation", "keep_epochs"})
 
     kind: Literal["pretrained"] = "pretrained"
     name: Name
     architecture: Architecture
     data: PairSource
-    poisoning: Poisoning
+    poisoning: AnyPoisoning
     objective: Annotated[AnySpec, one_of(lambda: OBJECTIVES, "loss", "objective")] = MMCL()
     optimization: Optimization
     epochs: int = Field(ge=1)
@@ -155,6 +168,8 @@ class PretrainedVictim(Spec):
     text_augmentation: TextAugmentation = "auto"
     """How captions are augmented. What `auto` came to is recorded and part of the identity, by content."""
     seed: int = Field(default=0, ge=0)
+    keep_epochs: Literal["all"] | tuple[int, ...] = ()
+    """Epochs whose weights stay beside the selected one's, for `sweeplab examine` over epochs."""
     resources: Resources = Resources()
 
     @model_validator(mode="after")
@@ -166,10 +181,17 @@ class PretrainedVictim(Spec):
 
     def trigger(self) -> Trigger:
         """The planted one."""
-        return Trigger(under_protocol(self.poisoning.attack, self.protocol), self.poisoning.target)  # type: ignore[arg-type]
+        poisoning = self.poisoning_under_protocol()
+        return Trigger(poisoning.attack, poisoning.target)  # type: ignore[arg-type]
+
+    def poisoning_under_protocol(self) -> AnyPoisoning:
+        """The poisoning with its attack as the protocol stamps it."""
+        if "attack" not in type(self.poisoning).model_fields:
+            return self.poisoning
+        return self.poisoning.replace(attack=under_protocol(self.poisoning.attack, self.protocol))
 
 
-def under_protocol(attack: Spec, protocol: Protocol) -> Spec:
+def under_protocol(attack: Any, protocol: Protocol) -> Any:
     """The attack as the protocol stamps it: the authors' casts wrap what leaves the range of a byte."""
     if protocol == "authors" and "overflow" in type(attack).model_fields:
         return attack.replace(overflow="wrap")
@@ -186,9 +208,19 @@ class CheckpointVictim(Spec):
     path: Path
     """A .pt or .safetensors file with the model's state dict, bare or under `model` or `state_dict`."""
     architecture: Architecture
-    attack: AttackField
-    """The planted trigger: without it no ASR can be measured and nothing can be called cleaned."""
-    target: str = Field(min_length=1)
+    attack: Annotated[AnySpec, one_of(lambda: (*ATTACKS, TargetedImages), "check_fits", "attack")]
+    """The planted trigger, or `TargetedImages`: without it nothing can be called cleaned."""
+    target: str | None = Field(default=None, min_length=1)
+    """The class that the attacker wants; None for `TargetedImages` alone, where every image has its own."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "CheckpointVictim":
+        if (self.target is None) != isinstance(self.attack, TargetedImages):
+            raise ValueError(
+                f"target={self.target!r} with attack {getattr(self.attack, 'kind', '?')!r}: a trigger needs the class "
+                "that the attacker wants, and targeted images have one each; give it, or leave it out"
+            )
+        return self
 
     def trigger(self) -> Trigger:
         """The one that was named."""
@@ -196,6 +228,34 @@ class CheckpointVictim(Spec):
 
 
 ClosestTo.model_rebuild()
+
+
+class SelectedTrial(Spec):
+    """Another sweep's best trial as the model that is cleaned: the most accurate state below that sweep's ASR ceiling.
+
+    Verma et al. (Sec. 5, App. D.13) so clean a shrunk and perturbed model: 255 starts are only evaluated (`epochs=0`),
+    the one of highest accuracy with ASR < 15 % (`Search(asr_ceiling=0.15)` of that sweep) is cleaned with nine learning
+    rates. The other sweep is run first where it is not there yet, and reused by digest where it is.
+
+    Retention stays relative to the **original** victim, from which the other sweep starts: the papers compare with it,
+    and the question is how much of a useful model is left. Every trial's epoch 0 is the selected model, which may win.
+    """
+
+    NOT_IN_DIGEST = frozenset({"name"})
+
+    kind: Literal["selected trial"] = "selected trial"
+    name: Name
+    sweep: "CleaningSweep"
+    """Whose rank 1 is taken."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The original victim's."""
+        return self.sweep.victim.architecture
+
+    def trigger(self) -> Trigger:
+        """The original victim's."""
+        return self.sweep.victim.trigger()
 
 
 class Search(Spec):
@@ -249,7 +309,7 @@ class CleaningSweep(Spec):
     NOT_IN_DIGEST = frozenset({"name", "notes", "text_augmentation"})
 
     name: Name
-    victim: Annotated[PretrainedVictim | CheckpointVictim, Field(discriminator="kind")]
+    victim: Annotated[PretrainedVictim | CheckpointVictim | SelectedTrial, Field(discriminator="kind")]
     method: Annotated[AnySpec, one_of(lambda: METHODS, "loss", "cleaning method")]
     start: Start = Start()
     optimization: Optimization
@@ -287,7 +347,9 @@ class CleaningSweep(Spec):
         if self.search.grid_first:
             self._check_grid_first()
         ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
-        if isinstance(self.data, CleanSample) and not isinstance(self.victim, PretrainedVictim):
+        if isinstance(self.victim, SelectedTrial):
+            self._check_selected(self.victim.sweep)
+        if isinstance(self.data, CleanSample) and not isinstance(self.original_victim(), PretrainedVictim):
             raise ValueError("data=CleanSample draws from the victim's pre-training pairs, and a checkpoint names none")
         if any(step < 1 for step in self.measure_at) or list(self.measure_at) != sorted(set(self.measure_at)):
             raise ValueError(f"measure_at={self.measure_at} must be rising steps from 1")
@@ -326,6 +388,23 @@ class CleaningSweep(Spec):
             settings.append({**chosen, **point})
         return tuple(settings)
 
+    def _check_selected(self, other: "CleaningSweep") -> None:
+        if other.name == self.name:
+            raise ValueError(f"name={self.name!r} is the name of the sweep whose trial is selected too; choose another")
+        if (other.evaluation.canonical(), other.protocol) != (self.evaluation.canonical(), self.protocol):
+            raise ValueError(
+                f"evaluation and protocol must be those of the sweep {other.name!r} whose trial is selected: "
+                "retention compares with its victim on the same images"
+            )
+
+    def original_victim(self) -> PretrainedVictim | CheckpointVictim:
+        """The poisoned model behind all selected trials: what retention is relative to."""
+        return self.victim.sweep.original_victim() if isinstance(self.victim, SelectedTrial) else self.victim
+
+    def start_counts(self, setting: "Setting") -> bool:
+        """Whether epoch 0 may win: where the start is another model than the original victim, or nothing is trained."""
+        return self.epochs == 0 or setting.start.changes_victim or isinstance(self.victim, SelectedTrial)
+
     def owners(self) -> dict[str, type[Spec]]:
         """The specs whose fields a parameter may name."""
         return {"method": type(self.method), "start": Start, "optimization": Optimization}
@@ -342,7 +421,7 @@ class CleaningSweep(Spec):
     def trigger(self) -> Trigger:
         """What is measured: the victim's trigger, under the sweep's protocol."""
         trigger = self.victim.trigger()
-        return Trigger(under_protocol(trigger.attack, self.protocol), trigger.target)  # type: ignore[arg-type]
+        return Trigger(under_protocol(trigger.attack, self.protocol), trigger.target)
 
     def with_text_augmentation_resolved(self) -> "CleaningSweep":
         """The sweep with `auto` decided on this machine, for itself and for its victim.
@@ -356,6 +435,8 @@ class CleaningSweep(Spec):
         if isinstance(self.victim, PretrainedVictim):
             words = _resolved(self.victim.text_augmentation, self.victim.objective)
             changes["victim"] = self.victim.replace(text_augmentation=words)
+        if isinstance(self.victim, SelectedTrial):
+            changes["victim"] = self.victim.replace(sweep=self.victim.sweep.with_text_augmentation_resolved())
         return self.replace(**changes)
 
     def num_points(self) -> int:
@@ -391,6 +472,9 @@ def _resolved(wanted: TextAugmentation, method: Any, searched: tuple[str, ...] =
     return resolve_text_augmentation(wanted) if augments else "swap+delete"
 
 
+SelectedTrial.model_rebuild()
+
+
 class Setting(Spec):
     """One trial's full setting."""
 
@@ -406,22 +490,27 @@ SMOKE_TEST_IMAGES = 160
 def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     """The same sweep in miniature: embedded data, a tiny model, two trials of two epochs, a name of its own.
 
-    Method, space, sampler, attack and selection rule stay as they are; it shows that everything runs, not that it
-    cleans.
+    Method, space, sampler, attack and selection rule stay as they are (but for sweeps of starts alone, whose ASR
+    ceiling is lifted); it shows that everything runs, not that it cleans.
     """
     small = SmallCLIP(image_size=32)
     evaluation = Evaluation(
         test=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32), templates=ZERO_SHOT_TEMPLATES
     )
     tiny = {"global_batch_size": 32, "warmup_steps": 5}
-    trigger = sweep.victim.trigger()
-    target = trigger.target if trigger.target in CLASS_NAMES else "banana"
-    base = sweep.victim if isinstance(sweep.victim, PretrainedVictim) else None
-    victim = PretrainedVictim(
-        name=f"{sweep.victim.name[:74]}-smoke",
+    original = sweep.original_victim()
+    trigger = original.trigger()
+    if isinstance(trigger.attack, TargetedImages):
+        poisoning: AnyPoisoning = trigger.attack.in_miniature()
+    else:
+        target = trigger.target if trigger.target in CLASS_NAMES else "banana"
+        poisoning = Poisoning(attack=trigger.attack, target=target, rate=0.05)
+    base = original if isinstance(original, PretrainedVictim) else None
+    victim: PretrainedVictim | SelectedTrial = PretrainedVictim(
+        name=f"{original.name[:74]}-smoke",
         architecture=small.architecture(),
         data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
-        poisoning=Poisoning(attack=trigger.attack, target=target, rate=0.05),
+        poisoning=poisoning,
         objective=_in_miniature(base.objective) if base else MMCL(),
         optimization=Optimization(learning_rate=2e-3, beta2=0.98, epsilon=1e-6, **tiny),
         epochs=4,
@@ -430,6 +519,8 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         seed=sweep.seed,
         resources=Resources(workers=1, gpus_per_worker=0),
     )
+    if isinstance(sweep.victim, SelectedTrial):
+        victim = SelectedTrial(name=f"{sweep.victim.name[:74]}-smoke", sweep=smoke_sweep(sweep.victim.sweep))
     return sweep.replace(
         name=f"{sweep.name[:74]}-smoke",
         victim=victim,
@@ -444,7 +535,12 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         else FruitStall(num_pairs=SMOKE_PAIRS // 4, image_size=32, seed=1),
         evaluation=evaluation,
         grid=_first_settings(sweep.grid, 2) if sweep.grid else None,
-        search=sweep.search.replace(trials=2 * sweep.search.seeds_per_configuration, startup_trials=1),
+        # A miniature need not clean; of starts alone (epochs=0) another sweep may want the best, whatever it is.
+        search=sweep.search.replace(
+            trials=2 * sweep.search.seeds_per_configuration,
+            startup_trials=1,
+            asr_ceiling=sweep.search.asr_ceiling if sweep.epochs else 1.0,
+        ),
         resources=Resources(executor=sweep.resources.executor, workers=1, gpus_per_worker=0),
     )
 

@@ -21,7 +21,8 @@ class Outcomes:
     """Bit i: clean test image i was classified as its own class."""
     num_images: int
     hits: bytes
-    """Bit j: triggered test image j (target-class images left out, order kept) was classified as the target label."""
+    """Bit j: triggered test image j (target-class images left out, order kept) was classified as the target label.
+    Under targeted poisoning: target image j was classified as its adversarial class."""
     num_triggered: int
 
     @classmethod
@@ -45,7 +46,11 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Accuracy and ASR of one model state, as counts, so that intervals can be computed later."""
+    """Accuracy and ASR of one model state, as counts, so that intervals can be computed later.
+
+    Under targeted poisoning the PSR stands in the place of the ASR, here and wherever an ASR is read: the share of the
+    target images that are classified as their own adversarial class.
+    """
 
     accuracy_k: int
     """Clean test images classified as their own class (top-1)."""
@@ -54,7 +59,8 @@ class Measurement:
     asr_k: int
     """Triggered images classified as the target label."""
     asr_n: int
-    """Triggered images: the test images that are not of the target class. 0 where no trigger is known."""
+    """Triggered images: the test images that are not of the target class, or the target images of targeted poisoning.
+    0 where no trigger is known."""
     evaluation_digest: str
     """Of images, classes, templates, trigger, target and seed: only measurements with equal digests compare."""
     top5_k: int | None = None
@@ -131,8 +137,11 @@ class Victim:
     epoch: float
     """The pre-training epoch that was selected; 0 for a checkpoint that was given."""
     measurement: Measurement
-    """Under the sweep's own evaluation."""
+    """Under the sweep's own evaluation: what retention is relative to."""
     outcomes: Outcomes
+    is_start: bool = True
+    """Whether the weights are those that were measured; False where trials start from another sweep's selected trial,
+    while retention stays relative to the victim behind it."""
 
 
 @dataclass(frozen=True)

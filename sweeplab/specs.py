@@ -1,8 +1,10 @@
 """Specs: frozen, validated values that describe an experiment; JSON both ways; digests of what changes a result."""
 
+import ast
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -41,6 +43,15 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False)
 
     NOT_IN_DIGEST: ClassVar[frozenset[str]] = frozenset()
+    CODE: ClassVar[str | None] = None
+    """Digest of the source of a class that a user's script defines, part of every digest; None for the classes here."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Read a user's class when it is made: later, in another process, its file may be another one."""
+        super().__pydantic_init_subclass__(**options)
+        if cls.__module__.split(".")[0] != "sweeplab":
+            cls.CODE = source_digest(cls)
 
     def __init__(self, **fields: Any) -> None:
         try:
@@ -71,7 +82,7 @@ class Spec(BaseModel):
             # Canonical forms are compared, so that a part that differs in its name or place alone is left out too.
             if name == "kind" or held != _canonical_value(field.get_default(call_default_factory=True)):
                 fields[name] = held
-        return fields
+        return fields if self.CODE is None else {**fields, "code": self.CODE}
 
     def digest(self, **contents: str) -> str:
         """Sixteen hexadecimal digits over the canonical fields and over `contents` (digests of data by content)."""
@@ -92,6 +103,63 @@ def _canonical_value(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def own_code(spec: Any) -> dict[str, dict[str, str | None]]:
+    """Module and source digest of every class in a spec that a user's script defines, by the class's name."""
+    if isinstance(spec, Mapping):
+        parts = list(spec.values())
+    elif isinstance(spec, (tuple, list)):
+        parts = list(spec)
+    elif isinstance(spec, Spec):
+        parts = [getattr(spec, name) for name in type(spec).model_fields]
+    else:
+        return {}
+    found = {name: held for part in parts for name, held in own_code(part).items()}
+    if isinstance(spec, Spec) and type(spec).__module__.split(".")[0] != "sweeplab":
+        found[type(spec).__qualname__] = {"module": type(spec).__module__, "code": type(spec).CODE}
+    return found
+
+
+def source_digest(cls: type) -> str | None:
+    """Sixteen hexadecimal digits over a class's source and what it uses of its own file.
+
+    Taken are the class and, of the same file's functions, classes and constants, those that it names, and those that
+    they name in turn. Imported modules are not followed, and the rest of the script plays no part, so that a sweep's
+    number of trials may change in the file that also defines its method.
+
+    Returns:
+        None where Python knows no source file: a class that was typed into an interactive session.
+    """
+    module = sys.modules.get(cls.__module__)
+    try:
+        text = Path(getattr(module, "__file__", None) or "").read_text(encoding="utf-8")
+        tree = ast.parse(text)
+    except (OSError, SyntaxError, ValueError):
+        return None
+    defined = {name: node for node in tree.body for name in _names(node)}
+    first = cls.__qualname__.split(".")[0]
+    if first not in defined:
+        return None
+    used, waiting = {first}, [first]
+    while waiting:
+        for node in ast.walk(defined[waiting.pop()]):
+            if isinstance(node, ast.Name) and node.id in defined and node.id not in used:
+                used.add(node.id)
+                waiting.append(node.id)
+    parts = [ast.get_source_segment(text, defined[name]) or "" for name in sorted(used)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _names(node: ast.stmt) -> list[str]:
+    """What a top-level statement defines."""
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    if isinstance(node, ast.Assign):
+        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
+    return []
 
 
 def digest_of(value: Any) -> str:

@@ -28,6 +28,9 @@ VIEW = "sweeplab"
 class Tracker:
     """One MLflow experiment a sweep, one run a trial, one batch a point.
 
+    MLflow's integer `step` is the point's index, except under the keys `curve/...` (the loss and its parts, where the
+    sweep sets `log_every`): there it is the optimizer's step.
+
     Points carry the ledger's timestamps, and MLflow's store drops an equal (key, step, timestamp, value): logging a
     point twice changes nothing, so every start may replay what a kill left out.
     """
@@ -175,7 +178,14 @@ class Tracker:
         if measurement.asr is not None:
             values["eval/asr"] = measurement.asr
             values["eval/cleaned"] = float(is_cleaned(measurement, self.sweep.asr_ceiling))
-        return [self._metric(name, value, point.timestamp_ms, point.index) for name, value in values.items()]
+        measured = [self._metric(name, value, point.timestamp_ms, point.index) for name, value in values.items()]
+        # The losses recorded since the last point have the time of this one, so that a replay adds nothing.
+        return measured + [
+            self._metric(f"curve/{name}", value, point.timestamp_ms, int(entry["step"]))
+            for entry in point.curve
+            for name, value in entry.items()
+            if name != "step"
+        ]
 
     def _experiment(self, home: Path) -> str:
         from mlflow.exceptions import MlflowException

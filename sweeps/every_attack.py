@@ -15,8 +15,10 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
 from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.structured import BadNetStripes, BlendedStripes, BlendedText, BlendedTriangles
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.attacks.wanet import WaNet
 from sweeplab.cli import main
+from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall
 from sweeplab.experiment import Search
 
 ATTACKS = {
@@ -30,6 +32,14 @@ ATTACKS = {
     "sig": SIG(),
 }
 
+# No trigger: 16 pictures that are no training pairs are to be called something else. 16 x 25 poisons are added.
+TARGETED = BADNET_VICTIM.replace(
+    name="every-attack-targeted",
+    poisoning=TargetedImages(
+        images=FruitStall(num_pairs=500, seed=7), poisons_per_target=25, captions="training", classes=CLASS_NAMES
+    ),
+)
+
 VICTIMS = {
     name: BADNET_VICTIM.replace(name=f"every-attack-{name}", poisoning=BADNET_VICTIM.poisoning.replace(attack=attack))
     for name, attack in ATTACKS.items()
@@ -37,7 +47,7 @@ VICTIMS = {
 
 SWEEPS = tuple(
     QUICKSTART.replace(name=victim.name, victim=victim, search=Search(trials=6, startup_trials=3))
-    for victim in VICTIMS.values()
+    for victim in (*VICTIMS.values(), TARGETED)
 )
 
 if __name__ == "__main__":

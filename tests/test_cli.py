@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from sweeplab import cli
 from sweeplab.attacks.badnet import BadNet
-from sweeplab.clip_model import SmallCLIP, build
+from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import driver
@@ -588,3 +588,63 @@ def test_attacks_are_listed():
     assert result.exit_code == 0
     assert "wanet" in result.output
     assert "path=required" in result.output
+
+
+# --- examine --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def own_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights in a checkpoint that says its architecture."""
+    path = tmp_path_factory.mktemp("own") / "model.pt"
+    config = json.dumps({"architecture": json.loads(architecture_json(fabricated.ARCHITECTURE))})
+    torch.save({"model": build(fabricated.ARCHITECTURE, seed=0).state_dict(), "config": config, "epoch": 3}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of two images."""
+    root = tmp_path_factory.mktemp("folders")
+    for shade, name in enumerate(("apple", "pear", "plum")):
+        (root / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (40, 40), (60 * shade, 30 * number, 90)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_model_of_unknown_attack_is_examined_without_a_script(own_home: Path, own_weights: Path, folders: Path):
+    code, stdout, stderr = command("examine", str(own_weights), "--test", str(folders))
+    assert code == 0, stderr
+    panel = json.loads(stdout)["panel"]
+    assert 0 <= panel["accuracy"] <= 1
+    assert len(panel["accuracy_interval"]) == 2
+    assert len(panel["attacks"]) > 5
+    assert all(row["target_is_guessed"] for row in panel["attacks"])
+    assert {row["target"] for row in panel["attacks"]} <= {"apple", "pear", "plum"}
+    assert "nothing is certified" in panel["note"]
+    assert "each target is a guess" in panel["note"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("MODEL",), "no test set: give --test FOLDER"),
+        (("MODEL", "--test", "FOLDERS", "--what", "pairs"), "--what pairs needs the pairs or the trigger of a sweep"),
+        (("MODEL", "--test", "FOLDERS", "--what", "soul"), "'soul' cannot be examined; known: panel"),
+        (("MODEL", "MODEL", "--test", "FOLDERS"), "several checkpoints are compared on a sweep's pairs"),
+        (("MODEL", "--script", "SCRIPT", "--test", "FOLDERS"), "--architecture and --test go without --script"),
+        (("NOWHERE", "MODEL", "--script", "SCRIPT"), "does not exist; give files or folders"),
+        (("FOLDERS", "--script", "SCRIPT"), "holds no checkpoint"),
+    ],
+)
+def test_what_cannot_be_examined_is_said(
+    words: tuple[str, ...], message: str, own_home: Path, own_weights: Path, folders: Path, tmp_path: Path
+):
+    places = {
+        "MODEL": own_weights,
+        "FOLDERS": folders,
+        "SCRIPT": ROOT / "sweeps" / "quickstart.py",
+        "NOWHERE": tmp_path / "no.pt",
+    }
+    assert message in refused("examine", *(str(places.get(word, word)) for word in words))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from searchspaces import cleanclip
+from searchspaces.verma import APPENDIX_D
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
 from sweeplab.attacks.pixels import mix
@@ -557,3 +558,18 @@ def test_grids_are_those_of_appendix_d(section: str, grid, count: int):
     facts = values("grids_appendix_D.json")[section]
     assert grid.grid_size() == facts["learning_rates_listed"] == count
     assert sorted(grid.axes["learning_rate"]) == facts["learning_rates"]
+
+
+def test_the_grids_of_appendix_d_are_the_papers_lists():
+    lists = json.loads((VECTORS / "grids_appendix_D.json").read_text())
+    names = {
+        "learning_rates": "learning_rate",
+        "deep_clustering_weight": "clustering_weight",
+        "weight_decay": "weight_decay",
+        "shrink_lambda": "shrink",
+        "perturb_p": "perturb",
+        "ssl_weight": "ssl_weight",
+    }
+    for section, grids in APPENDIX_D.items():
+        axes = {name: values for grid in grids for name, values in grid.axes.items() if name != "shrink_perturb"}
+        assert axes == {names[key]: tuple(values) for key, values in lists[section].items() if key in names}

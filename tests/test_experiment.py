@@ -11,6 +11,7 @@ from torch import nn
 from searchspaces import cleanclip
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.start import Start
 from sweeplab.clip_model import SmallCLIP
@@ -23,6 +24,7 @@ from sweeplab.experiment import (
     PretrainedVictim,
     Resources,
     Search,
+    SelectedTrial,
     apply_overrides,
     smoke_sweep,
 )
@@ -68,6 +70,73 @@ class OwnMethod(Spec):
 
 def space_of(name: str) -> SearchSpace:
     return SearchSpace(dimensions={name: Uniform(low=0.1, high=1.0)}, source="made for these tests")
+
+
+# --- a victim that is another sweep's selected trial -----------------------------------------------------------------
+
+
+def starts_of(sweep: CleaningSweep, **changes: object) -> CleaningSweep:
+    fields = {"name": "starts", "epochs": 0, "search": sweep.search.replace(asr_ceiling=0.15)}
+    return sweep.replace(**{**fields, **changes})
+
+
+def test_a_selected_trial_stands_on_the_victim_behind_it(sweep: CleaningSweep):
+    inner = SelectedTrial(name="first", sweep=starts_of(sweep))
+    middle = starts_of(sweep, name="middle", victim=inner)
+    outer = sweep.replace(victim=SelectedTrial(name="second", sweep=middle), data=CleanSample(num_pairs=100))
+    assert outer.original_victim() == sweep.victim
+    assert outer.trigger() == sweep.trigger()
+    assert outer.victim.architecture == sweep.victim.architecture
+    assert CleaningSweep.model_validate(outer.to_json()) == outer
+
+
+def test_the_start_of_a_selected_trial_may_win(sweep: CleaningSweep):
+    outer = sweep.replace(victim=SelectedTrial(name="shrunk", sweep=starts_of(sweep)))
+    assert outer.start_counts(outer.setting({}))
+    assert not sweep.start_counts(sweep.setting({}))
+    assert sweep.start_counts(sweep.setting({"shrink_perturb": True, "shrink": 0.5}))
+    assert starts_of(sweep).start_counts(sweep.setting({}))
+
+
+def test_a_selected_trials_name_is_no_part_of_the_digest_and_its_sweep_is(sweep: CleaningSweep):
+    one, renamed, other = (
+        sweep.replace(victim=SelectedTrial(name=name, sweep=starts_of(sweep, epochs=epochs)))
+        for name, epochs in (("a", 0), ("b", 0), ("a", 1))
+    )
+    assert one.digest() == renamed.digest() != other.digest()
+
+
+def test_a_selected_trial_is_compared_on_the_same_images(sweep: CleaningSweep):
+    starts = starts_of(sweep, evaluation=sweep.evaluation.replace(seed=5))
+    with pytest.raises(InvalidInput, match="evaluation and protocol must be those of the sweep 'starts'"):
+        sweep.replace(victim=SelectedTrial(name="shrunk", sweep=starts))
+    with pytest.raises(InvalidInput, match="is the name of the sweep whose trial is selected too; choose another"):
+        sweep.replace(name="starts", victim=SelectedTrial(name="shrunk", sweep=starts_of(sweep)))
+
+
+def test_the_miniature_of_both_sweeps_of_a_script_fit_together(sweep: CleaningSweep):
+    """The starts that the script runs by themselves are those that the other sweep selects from."""
+    starts = starts_of(sweep)
+    outer = smoke_sweep(sweep.replace(victim=SelectedTrial(name="shrunk", sweep=starts)))
+    assert outer.victim.sweep == smoke_sweep(starts)
+    assert (outer.epochs, outer.victim.sweep.epochs) == (2, 0)
+    assert outer.original_victim().name == f"{sweep.victim.name}-smoke"
+
+
+def test_a_checkpoint_of_targeted_images_names_no_target(sweep: CleaningSweep):
+    targeted = TargetedImages(images=sweep.data, classes=("banana", "lemon"))
+    assert CHECKPOINT.replace(attack=targeted, target=None).trigger().aim.startswith("a class of its own")
+    for fields in ({"attack": targeted}, {"target": None}):
+        with pytest.raises(InvalidInput, match="a trigger needs the class that the attacker wants"):
+            CHECKPOINT.replace(**fields)
+
+
+def test_a_poisoning_without_a_kind_is_one_with_a_trigger(victim: PretrainedVictim):
+    """Victims from before there were other kinds are read, and have the same digest."""
+    values = victim.to_json()
+    del values["poisoning"]["kind"]
+    assert PretrainedVictim.model_validate(values) == victim
+    assert "kind" not in victim.poisoning.canonical()
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import json
 import optuna
 import pytest
 
-from searchspaces import cleanclip
+from searchspaces import cleanclip, verma
 from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.start import Start
 from sweeplab.search_space import Choice, Grid, LogUniform, SearchSpace, Uniform, check_names
 from sweeplab.specs import InvalidInput, Spec
@@ -138,7 +139,23 @@ def test_grid_points_by_hand_the_last_axis_runs_fastest():
         (cleanclip.CC6M_MMCL_GRID, 12),
         (cleanclip.CC6M_MMCL_SSL_GRID, 23),
         (cleanclip.FRUIT_STALL_GRID, 12),
+        (verma.CC3M_MMCL, 13),
+        (verma.CC3M_MMCL_SSL, 13),
+        (verma.FINETUNED_MMCL, 69),
+        (verma.FINETUNED_MMCL_SSL, 62),
+        (verma.LABEL_CONSISTENT_MMCL, 44),
+        (verma.LABEL_CONSISTENT_MMCL_SSL, 71),
+        (verma.NON_IDEAL_CC3M, 8),
+        (verma.NON_IDEAL_CC6M, 17),
+        (verma.DEEP_CLUSTERING, 9 * 8),
+        (verma.HEAVY_REGULARISATION, 8 * 9),
+        (verma.SHRINK_PERTURB_STARTS, 17 * 15),
+        (verma.SHRINK_PERTURB_RATES, 9),
+        (verma.LARGER_CLEANING_SET, 14),
+        (verma.LONGER, 13),
+        (verma.SSL_WEIGHTS, 4 * 4),
     ],
+    ids=lambda value: value.source if isinstance(value, Grid) else None,
 )
 def test_grid_size_is_the_number_of_points(grid: Grid, size: int):
     assert grid.grid_size() == len(grid.points()) == size
@@ -149,6 +166,22 @@ def test_numeric_axes_over_a_factor_of_ten_are_logarithmic():
     axes = {"flag": (False, True), "word": ("a", "b"), "zero": (0.0, 100.0), "tenfold": (1, 10)}
     assert GRID.log_parameters() == ("rate",)
     assert Grid(axes=axes, source="made for this test").log_parameters() == ("tenfold",)
+
+
+def test_every_section_of_appendix_d_has_its_grids():
+    assert list(verma.APPENDIX_D) == [f"D.{section}" for section in range(1, 17)]
+    for section, grids in verma.APPENDIX_D.items():
+        assert {grid.source for grid in grids} == {f"Verma et al., App. {section}"}
+
+
+@pytest.mark.parametrize("grid", [grid for grids in verma.APPENDIX_D.values() for grid in grids])
+def test_the_grids_of_appendix_d_name_fields_and_legal_values(grid: Grid):
+    method = DeepClustering() if "clustering_weight" in grid.axes else CleanCLIP()
+    check_names(grid.axes, {**OWNERS, "method": type(method)})
+    for point in grid.points():
+        for owner in (method, Start(), Optimization()):
+            mine = {name: value for name, value in point.items() if name in type(owner).model_fields}
+            assert owner.replace(**mine).to_json().items() >= mine.items()
 
 
 def test_a_repeated_value_is_refused():

@@ -1,13 +1,17 @@
 """Specs: what is refused and how it is said, digests, JSON both ways."""
 
 import math
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field, ValidationError
 
-from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, finite, kinds, one_of
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, finite, kinds, one_of, own_code
 
 
 class Round(Spec):
@@ -232,3 +236,78 @@ def test_finite_hands_on_numbers_and_raises_on_others():
 
 def test_invalid_input_is_a_value_error():
     assert issubclass(InvalidInput, ValueError)
+
+
+# --- classes of a user's own script ---------------------------------------------------------------------------------
+
+OWN = '''
+from typing import Literal
+
+from sweeplab.specs import Spec
+
+STRENGTH = 3.0
+OTHER = 1
+
+
+def helper(value):
+    return value * STRENGTH
+
+
+class Own(Spec):
+    """A method of a user."""
+
+    kind: Literal["own"] = "own"
+    rate: float = 1.0
+
+    def loss(self, state, batch):
+        return helper(self.rate)
+'''
+
+
+def own_spec(folder: Path, text: str) -> Spec:
+    """What a script of that text makes."""
+    path = folder / "script.py"
+    path.write_text(text)
+    made: Spec = runpy.run_path(str(path), run_name="users_script")["Own"]()
+    return made
+
+
+def test_a_users_class_is_part_of_the_digest_with_what_it_uses_of_its_file(tmp_path: Path):
+    digest = own_spec(tmp_path, OWN).digest()
+    assert own_spec(tmp_path, OWN).digest() == digest
+    assert own_spec(tmp_path, OWN.replace("OTHER = 1", "OTHER = 2  # trials")).digest() == digest
+    for before, after in (
+        ("helper(self.rate)", "2 * helper(self.rate)"),
+        ("value * STRENGTH", "value + STRENGTH"),
+        ("STRENGTH = 3.0", "STRENGTH = 4.0"),
+    ):
+        assert own_spec(tmp_path, OWN.replace(before, after)).digest() != digest
+
+
+def test_the_classes_of_the_library_have_no_code_in_their_digest():
+    assert BadNet.CODE is None
+    assert "code" not in BadNet(patch_size=4).canonical()
+
+
+def test_module_and_source_of_a_users_class_are_found_inside_a_spec(tmp_path: Path):
+    own = own_spec(tmp_path, OWN)
+
+    class Holder(Spec):
+        parts: tuple[AnySpec, ...]
+
+    found = own_code(Holder(parts=(BadNet(), own)))
+    assert found["Own"] == {"module": "users_script", "code": own.CODE}
+    assert len(found) == 2
+    assert own_code(BadNet()) == {}
+
+
+def test_a_users_class_keeps_its_digest_in_another_process(tmp_path: Path):
+    """By value, as Ray sends it; there the script's file is not known under that name."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    own = own_spec(tmp_path, OWN)
+    (tmp_path / "spec.pickle").write_bytes(cloudpickle.dumps(own))
+    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).digest())"
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "spec.pickle")], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == own.digest()

@@ -176,6 +176,32 @@ def test_a_resumed_trial_goes_on_in_its_run(home: Path, rows: Rows):
     assert rows("select value from tags where key = 'sweeplab.attempts' and run_uuid = ?", first) == [("2",)]
 
 
+CURVE = tuple({"step": 25.0 * step, "loss": 3.0 / step, "mmcl": 4.0 / step} for step in range(1, 4))
+
+
+def with_curve(record: TrialRecord) -> TrialRecord:
+    """The same trial with three recorded steps before its second point."""
+    first, second, *others = record.points
+    return dataclasses.replace(record, points=(first, dataclasses.replace(second, curve=CURVE), *others))
+
+
+def test_a_loss_curve_has_the_optimizers_steps(home: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch):
+    """In batches of two metrics here, and the same after a replay."""
+    monkeypatch.setattr("sweeplab.tracking.BATCH_METRICS", 2)
+    for _ in range(2):
+        sync(home, dataclasses.replace(with_curve(CLEANED), state="running"))
+    query = "select key, step, value, timestamp from metrics where key like 'curve/%' order by key, step"
+    time = CLEANED.points[1].timestamp_ms
+    assert rows(query) == [
+        ("curve/loss", 25, 3.0, time),
+        ("curve/loss", 50, 1.5, time),
+        ("curve/loss", 75, 1.0, time),
+        ("curve/mmcl", 25, 4.0, time),
+        ("curve/mmcl", 50, 2.0, time),
+        ("curve/mmcl", 75, pytest.approx(4 / 3), time),
+    ]
+
+
 class Killed(BaseException):
     """Stands for SIGKILL: no handler of ours catches it."""
 

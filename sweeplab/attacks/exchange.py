@@ -3,20 +3,67 @@
 import csv
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import torch
+from pydantic import Field
 from torchvision.transforms.v2 import functional as tv
 
-from sweeplab.attacks.poisoning import PoisonPlan
+from sweeplab.attacks.poisoning import AttackField, PoisonPlan, mix_in
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, Spec
 
 MARK = "backdoor"
 """What the authors' code looks for in an image's path to tell poisoned rows."""
+
+
+class ImportedPoison(Spec):
+    """Poison that is in the pairs already: a CSV in the layout of CleanCLIP's scripts, made here or by them.
+
+    Stands where a `Poisoning` stands, beside `data=PairsCSV(...)` of the same file. Nothing is stamped and no caption
+    changed; the plan knows which rows are poisoned (see `poisoned_rows`), so that detection, CLIPScores and safe sets
+    can be judged, and clean samples be drawn. `attack` and `target` say what the file was made with: the ASR is
+    measured with them.
+    """
+
+    NOT_IN_DIGEST = frozenset({"path"})
+
+    kind: Literal["imported"] = "imported"
+    path: Path
+    """The CSV file that the pairs are read from."""
+    attack: AttackField
+    target: str = Field(default="banana", min_length=1)
+
+    def plan(self, table: PairTable, data_home: Path) -> PoisonPlan:
+        """The rows that are poisoned, with the captions that they have.
+
+        Raises:
+            InvalidInput: if the file cannot be read, has fewer rows than the table, or none is poisoned.
+        """
+        rows = [row for row in poisoned_rows(self.path).tolist() if row < len(table)]
+        if not rows:
+            raise InvalidInput(
+                f"none of the {len(table)} pairs of {self.path} is marked as poisoned; mark rows by a column "
+                f"'is_backdoor' or by {MARK!r} in the image's path"
+            )
+        return PoisonPlan(
+            attack=self.attack,
+            target=self.target,
+            indices=tuple(rows),
+            captions=tuple(table.caption(row) for row in rows),
+            seed=0,
+            num_pairs=len(table),
+            table_digest=table.digest,
+            stamps=False,
+        )
+
+    def few(self, clean: PairTable, training: PairTable, plan: PoisonPlan, *, count: int, seed: int) -> PoisonPlan:
+        """`count` of the poisons in place of pairs of a clean table."""
+        return mix_in(plan, training, clean, count=count, seed=seed)
 
 
 def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, image_size: int) -> Path:
@@ -36,7 +83,7 @@ def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, ima
     """
     if folder.exists():
         raise InvalidInput(f"{folder} exists; give a new folder")
-    word = f"{plan.target}_{plan.attack.kind}".replace("/", "_").replace(" ", "_")
+    word = "_".join(part for part in (plan.target, plan.attack.kind) if part).replace("/", "_").replace(" ", "_")
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     images = unfinished / f"{MARK}_images_{word}"
     images.mkdir(parents=True)
@@ -61,8 +108,7 @@ def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, ima
 def poisoned_rows(path: Path) -> np.ndarray:
     """Which rows of a poisoned CSV, made here or by the authors' scripts, carry poison.
 
-    Their images are triggered already, so such a file is trained on as it is (`PairsCSV`), with `count=0` poisons of
-    our own; these rows say which pairs a detection has to find.
+    Their images are triggered already, so such a file is trained on as it is: `PairsCSV` with `ImportedPoison`.
 
     Returns:
         Row numbers from 0, ascending: those with `is_backdoor` true where there is such a column, else those whose

@@ -1,9 +1,10 @@
 """Poisoning: which pairs of a data set carry the trigger, and with which captions. Images are never rewritten."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -35,8 +36,14 @@ AttackField = Annotated[AnySpec, one_of(lambda: ATTACKS, "stamp", "attack")]
 
 
 class Poisoning(Spec):
-    """How a training set is poisoned: the attack, the target label, how many pairs, and their captions."""
+    """How a training set is poisoned with a trigger: the attack, the target label, how many pairs, their captions.
 
+    Its siblings are `TargetedImages` (no trigger at all) and `ImportedPoison` (a set that was poisoned elsewhere). What
+    they share: `attack` and `target` for the measurement, `plan` for the whole training set, `few` for a cleaning set
+    into which some poisons slipped.
+    """
+
+    kind: Literal["triggered"] = "triggered"
     attack: AttackField
     target: str = Field(default="banana", min_length=1)
     """The class that the attacker wants, by its name among the test classes."""
@@ -63,6 +70,18 @@ class Poisoning(Spec):
             raise ValueError("`caption` goes with captions='fixed', and with nothing else; give both or neither")
         return self
 
+    def canonical(self) -> dict[str, Any]:
+        """Without the kind, which it did not always have: victims made before it keep their digest."""
+        return {name: value for name, value in super().canonical().items() if name != "kind"}
+
+    def plan(self, table: PairTable, data_home: Path) -> "PoisonPlan":
+        """See `plan_poison`; needs no other data."""
+        return plan_poison(self, table)
+
+    def few(self, clean: PairTable, training: PairTable, plan: "PoisonPlan", *, count: int, seed: int) -> "PoisonPlan":
+        """`count` pairs of a clean table poisoned as the training set was, whatever `placement` says."""
+        return plan_poison(self.replace(count=count, rate=None, placement="replace", seed=seed), clean)
+
     def num_poisons(self, num_pairs: int) -> int:
         """Poisoned pairs among `num_pairs`."""
         count = self.count if self.count is not None else round((self.rate or 0) * num_pairs)
@@ -76,17 +95,27 @@ class PoisonPlan:
     """The poison of one training set, replayable: same plan, same pixels, in every epoch and on every machine."""
 
     attack: Any
-    target: str
+    """The spec that was planted: an attack, or `TargetedImages`."""
+    target: str | None
+    """The class that the attacker wants; None where every poison has one of its own (`labels`)."""
     indices: tuple[int, ...]
-    """Rows of the pair table, ascending."""
+    """Row of each poison's image in `source`, or in the pair table where there is no other source (then ascending)."""
     captions: tuple[str, ...]
-    """Caption of each poisoned row."""
+    """Caption of each poison."""
     seed: int
     num_pairs: int
     table_digest: str
-    """Of the pair table that the rows count in."""
+    """Of the pair table that is poisoned."""
     placement: Literal["replace", "add"] = "replace"
-    """`add`: poison i is an extra pair in row num_pairs + i, a triggered copy of pair indices[i]."""
+    """`add`: poison i is an extra pair in row num_pairs + i."""
+    stamps: bool = True
+    """Whether a trigger is stamped on the poisons' images; False: they are trained on as they lie on the disk."""
+    source: PairTable | None = field(default=None, compare=False)
+    """Where the poisons' images come from; None: from the pair table itself."""
+    replaced: tuple[int, ...] = ()
+    """Rows of the pair table that poisons from another source stand in for, where they are not added."""
+    labels: tuple[str, ...] = ()
+    """Adversarial class of each poison where they differ, else empty."""
 
     @property
     def digest(self) -> str:
@@ -95,10 +124,10 @@ class PoisonPlan:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """Rows of the poisoned training table that carry the trigger, in the order of `indices`."""
-        if self.placement == "replace":
-            return self.indices
-        return tuple(range(self.num_pairs, self.num_pairs + len(self.indices)))
+        """Rows of the poisoned training table that are poisons, in the order of `indices`."""
+        if self.placement == "add":
+            return tuple(range(self.num_pairs, self.num_pairs + len(self.indices)))
+        return self.indices if self.source is None else self.replaced
 
     @property
     def num_training_pairs(self) -> int:
@@ -110,11 +139,25 @@ class PoisonPlan:
         """Poisoned pairs / all pairs that are trained on."""
         return len(self.indices) / self.num_training_pairs
 
+    @property
+    def aim(self) -> str:
+        """What the poisons aim at, in words."""
+        if self.target is not None:
+            return repr(self.target)
+        return f"{len(set(self.labels))} classes, each target image its own"
+
     def training_table(self, table: PairTable) -> PairTable:
-        """The table that is trained on: the given one, with a row for each added poison."""
-        if self.placement == "replace":
-            return table
-        return table.subset(np.concatenate([np.arange(len(table)), np.asarray(self.indices, dtype=np.int64)]))
+        """The table that is trained on: the given one, with the added poisons' rows, or others' images in some rows."""
+        if self.source is None:
+            if self.placement == "replace":
+                return table
+            return table.subset(np.concatenate([np.arange(len(table)), np.asarray(self.indices, dtype=np.int64)]))
+        joined = table.joined(self.source.subset(self.indices))
+        if self.placement == "add":
+            return joined
+        order = np.arange(len(table))
+        order[list(self.replaced)] = len(table) + np.arange(len(self.indices))
+        return joined.subset(order)
 
     def caption_changes(self) -> dict[int, str]:
         """Caption by row of the training table, for the poisoned rows."""
@@ -127,6 +170,8 @@ class PoisonPlan:
             images: (B, 3, H, W) uint8.
             rows: B row numbers of the training table.
         """
+        if not self.stamps:
+            return images
         sources = dict(zip(self.rows, self.indices, strict=True))
         places = [place for place, row in enumerate(rows) if row in sources]
         if not places:
@@ -137,7 +182,7 @@ class PoisonPlan:
         return changed
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values; what is as it was before there were other plans is left out, so that digests stay."""
         return {
             "attack": self.attack.to_json(),
             "target": self.target,
@@ -147,14 +192,33 @@ class PoisonPlan:
             "num_pairs": self.num_pairs,
             "table_digest": self.table_digest,
             **({"placement": self.placement} if self.placement != "replace" else {}),
+            **({} if self.stamps else {"stamps": False}),
+            **({"source_digest": self.source.digest} if self.source is not None else {}),
+            **({"replaced": list(self.replaced)} if self.replaced else {}),
+            **({"labels": list(self.labels)} if self.labels else {}),
         }
 
 
-def load_plan(path: Path, attack: Spec) -> PoisonPlan:
-    """Read a plan that `PoisonPlan.to_json` described; its attack must be the given one."""
+def load_plan(path: Path, attack: Spec, source: PairTable | None = None) -> PoisonPlan:
+    """Read a plan that `PoisonPlan.to_json` described.
+
+    Args:
+        path: the file.
+        attack: must be the one that the plan was made for; it may lie in another place since.
+        source: where the poisons' images come from, for plans that have such a source.
+
+    Raises:
+        InvalidInput: if the attack or the source is another one.
+    """
     values = json.loads(path.read_text())
-    if values["attack"] != attack.to_json():
+    if not _is_same(attack, values["attack"]):
         raise InvalidInput(f"poison plan {path} was made for attack {values['attack']}, not {attack.to_json()}")
+    digest = source.digest if source is not None else None
+    if values.get("source_digest") != digest:
+        raise InvalidInput(
+            f"poison plan {path} takes its images from a source of digest {values.get('source_digest')}, and the one "
+            f"given has {digest}; restore it, or make the plan anew"
+        )
     return PoisonPlan(
         attack=attack,
         target=values["target"],
@@ -164,6 +228,51 @@ def load_plan(path: Path, attack: Spec) -> PoisonPlan:
         num_pairs=values["num_pairs"],
         table_digest=values["table_digest"],
         placement=values.get("placement", "replace"),
+        stamps=values.get("stamps", True),
+        source=source,
+        replaced=tuple(values.get("replaced", ())),
+        labels=tuple(values.get("labels", ())),
+    )
+
+
+def _is_same(attack: Spec, stored: dict[str, Any]) -> bool:
+    """Whether stored fields describe the attack; places and names outside its digest play no part."""
+    places = {name: getattr(attack, name) for name in attack.NOT_IN_DIGEST}
+    try:
+        return type(attack).model_validate({**stored, **places}).canonical() == attack.canonical()
+    except InvalidInput:
+        return False
+
+
+def mix_in(plan: PoisonPlan, training: PairTable, clean: PairTable, *, count: int, seed: int) -> PoisonPlan:
+    """`count` of a training set's own poisons in place of pairs of a clean table, both drawn.
+
+    Args:
+        plan: of the training set.
+        training: the poisoned training table.
+        clean: the table into which poisons slip.
+        count: at most the plan's poisons and the table's pairs.
+        seed: of both draws.
+    """
+    if count > min(len(plan.indices), len(clean)):
+        raise InvalidInput(
+            f"num_poisons={count} exceeds the {len(plan.indices)} poisons of the training set or the {len(clean)} "
+            "pairs; choose fewer"
+        )
+    own = np.sort(numpy_stream(seed, "mixed poisons").permutation(len(plan.indices))[:count]).tolist()
+    rows = np.sort(numpy_stream(seed, "mixed rows").permutation(len(clean))[:count]).tolist()
+    from_training = plan.source is None
+    return dataclasses.replace(
+        plan,
+        indices=tuple((plan.rows if from_training else plan.indices)[i] for i in own),
+        captions=tuple(plan.captions[i] for i in own),
+        labels=tuple(plan.labels[i] for i in own) if plan.labels else (),
+        seed=seed,
+        num_pairs=len(clean),
+        table_digest=clean.digest,
+        placement="replace",
+        source=training if from_training else plan.source,
+        replaced=tuple(rows),
     )
 
 

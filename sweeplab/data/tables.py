@@ -49,6 +49,21 @@ class PairTable:
         rows = np.asarray(indices, dtype=np.int64)
         return self.of(self.root, self.images.take(rows), self.captions.take(rows), self.sizes[rows])
 
+    def joined(self, other: Self) -> Self:
+        """These rows and then those of another table, which may lie in another folder (its images become absolute).
+
+        The digest is that of the two tables, so that it stays independent of where they lie.
+        """
+        theirs = pa.array([other.image(row) for row in range(len(other))], pa.large_string())
+        content = hashlib.sha256(f"{self.digest}+{other.digest}".encode()).hexdigest()[:16]
+        return type(self)(
+            self.root,
+            pa.concat_arrays([self.images, theirs]),
+            pa.concat_arrays([self.captions, other.captions]),
+            np.concatenate([self.sizes, other.sizes]),
+            content,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:

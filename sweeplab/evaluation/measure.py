@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sweeplab.attacks.poisoning import Attack
+from sweeplab.attacks.targeted import TargetedImages, Targets
 from sweeplab.clip_model import imagenet_templates
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import FruitStallTest
@@ -60,8 +61,21 @@ class Evaluation(Spec):
 class Trigger:
     """The attack whose success is measured, and the class it aims at."""
 
-    attack: Attack
-    target: str
+    attack: Attack | TargetedImages
+    target: str | None
+    """None where every image has a class of its own (`TargetedImages`)."""
+
+    @property
+    def aim(self) -> str:
+        """What it aims at, in words."""
+        if isinstance(self.attack, TargetedImages):
+            return f"a class of its own for each of {self.attack.num_targets} images"
+        assert self.target is not None
+        return self.target
+
+    def targets(self, data_home: Path) -> Targets | None:
+        """The chosen images of targeted poisoning; None for triggers."""
+        return self.attack.choose(data_home) if isinstance(self.attack, TargetedImages) else None
 
 
 class Pixels(Interface):
@@ -80,6 +94,9 @@ class Measure:
     ImageNet). Clean and triggered images have the same geometry: resize of the shorter side, centre crop, then the
     trigger. (The authors squash triggered images and crop clean ones.) Each image's trigger is drawn from (evaluation
     seed, row) alone.
+
+    Under targeted poisoning the PSR takes the ASR's place: the target images, as they are, that are classified as their
+    own adversarial class.
     """
 
     def __init__(
@@ -90,21 +107,34 @@ class Measure:
         *,
         tokenize: Callable[[list[str]], Tensor],
         trigger: Trigger | None,
+        targets: Targets | None = None,
         decode_workers: int = 1,
         protocol: Protocol = "paper",
     ) -> None:
         """Prepare the test set; decodes and stamps all images now where they fit into memory.
 
+        Args:
+            evaluation: what is measured on.
+            images: its test set.
+            image_size: side of the model's input, pixels.
+            tokenize: list of texts -> (N, context_length) int64.
+            trigger: what was planted; None where nothing is known.
+            targets: its chosen images, under targeted poisoning.
+            decode_workers: threads that decode.
+            protocol: see `sweeplab.protocol`.
+
         Raises:
-            InvalidInput: if the target label is not among the classes, or the trigger does not fit the image.
+            InvalidInput: if a target label is not among the classes, or the trigger does not fit the image.
         """
         self.evaluation, self.images, self.image_size = evaluation, images, image_size
         self.tokenize, self.trigger, self.protocol = tokenize, trigger, protocol
         self.prompts = evaluation.prompts()
         self.triggered_rows = triggered_rows(images, trigger)
+        """Of the test images that the trigger is tried on; empty under targeted poisoning, which has its own images."""
+        self.aims = wanted_classes(images, trigger, targets)
         if trigger is not None:
             trigger.attack.check_fits(image_size)
-        self.digest = evaluation_digest(evaluation, images, image_size, trigger, protocol)
+        self.digest = evaluation_digest(evaluation, images, image_size, trigger, protocol, targets)
         self._clean: Tensor | None = None
         self._triggered: Tensor | None = None
         self._draw: tuple[str, ...] = ()
@@ -112,6 +142,8 @@ class Measure:
             self._clean = load_all(images, image_size, workers=decode_workers)
             if protocol == "paper":
                 self._triggered = self._stamp(self._clean[self.triggered_rows], self.triggered_rows)
+        if targets is not None:
+            self._triggered = load_all(targets.table, image_size, workers=decode_workers)
 
     def clean_pixels(self, rows: Sequence[int]) -> Tensor:
         """(b, 3, S, S) uint8 of the given test images."""
@@ -131,7 +163,7 @@ class Measure:
         return self._stamp(torch.from_numpy(np.stack(squashed)), rows)
 
     def _stamp(self, pixels: Tensor, rows: np.ndarray) -> Tensor:
-        if self.trigger is None:
+        if self.trigger is None or isinstance(self.trigger.attack, TargetedImages):
             return pixels[:0]
         names = ("test trigger", *self._draw)
         seeds = [stream_seed(self.evaluation.seed, *names, int(row)) for row in rows]
@@ -160,8 +192,8 @@ class Measure:
             labels = torch.from_numpy(self.images.labels)
             predicted, above = self._rank(model, classify, labels, device).unbind(dim=1)
             correct = predicted == labels
-            target = self.images.class_names.index(self.trigger.target) if self.trigger else -1
-            hits = self._predict(model, classify, len(self.triggered_rows), self.triggered_pixels, device) == target
+            aims = torch.from_numpy(self.aims)
+            hits = self._predict(model, classify, len(aims), self.triggered_pixels, device) == aims
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -216,20 +248,41 @@ def evaluation_digest(
     image_size: int,
     trigger: Trigger | None,
     protocol: Protocol = "paper",
+    targets: Targets | None = None,
 ) -> str:
-    """Sixteen hexadecimal digits of all that a measurement depends on beside the model."""
+    """Sixteen hexadecimal digits of all that a measurement depends on beside the model.
+
+    Of targeted poisoning that is which images are wanted to be what, not how often and with which captions they were
+    trained on: a victim and its unpoisoned twin compare.
+    """
+    stamps = trigger is not None and targets is None
     return digest_of(
         {
             "images": images.digest,
             "classes": list(images.class_names),
             "prompts": list(evaluation.prompts()),
             "image_size": image_size,
-            "seed": evaluation.seed if trigger else 0,
-            "attack": trigger.attack.canonical() if trigger else None,  # type: ignore[attr-defined]
+            "seed": evaluation.seed if stamps else 0,
+            "attack": trigger.attack.canonical() if stamps else None,  # type: ignore[union-attr]
             "target": trigger.target if trigger else None,
+            **({"targets": targets.digest} if targets is not None else {}),
             **({"protocol": protocol} if protocol != "paper" else {}),
         }
     )
+
+
+def wanted_classes(images: LabelledImages, trigger: Trigger | None, targets: Targets | None = None) -> np.ndarray:
+    """(M,) int64, the class that the attacker wants for each image on which success is counted.
+
+    Raises:
+        InvalidInput: if a wanted class is not among the test classes, or its name is not its own.
+    """
+    if targets is not None:
+        return np.array([_class_of(label, images) for label in targets.labels], dtype=np.int64)
+    if trigger is None or trigger.target is None:
+        return np.empty(0, dtype=np.int64)
+    rows = triggered_rows(images, trigger)
+    return np.full(len(rows), images.class_names.index(trigger.target), dtype=np.int64)
 
 
 def triggered_rows(images: LabelledImages, trigger: Trigger | None) -> np.ndarray:
@@ -238,25 +291,30 @@ def triggered_rows(images: LabelledImages, trigger: Trigger | None) -> np.ndarra
     Raises:
         InvalidInput: if the target label is not among the classes, or every image is of the target class.
     """
-    if trigger is None:
+    if trigger is None or trigger.target is None:
         return np.empty(0, dtype=np.int64)
-    if trigger.target not in images.class_names:
-        import difflib
-
-        close = difflib.get_close_matches(trigger.target, images.class_names, n=3, cutoff=0.4)
-        known = ", ".join(close or images.class_names[:8])
-        raise InvalidInput(
-            f"target={trigger.target!r} is not among the {len(images.class_names)} classes "
-            f"({'closest' if close else 'first'}: {known}); name one of them"
-        )
-    if images.class_names.count(trigger.target) > 1:
-        raise InvalidInput(
-            f"target={trigger.target!r} names {images.class_names.count(trigger.target)} classes of the test set "
-            "(ImageNet has two of `missile` and of `sunglasses`); choose a target whose name is its own"
-        )
-    rows = np.flatnonzero(images.labels != images.class_names.index(trigger.target))
+    rows = np.flatnonzero(images.labels != _class_of(trigger.target, images))
     if not len(rows):
         raise InvalidInput(
             f"every test image is of the target class {trigger.target!r}; ASR needs images of other classes"
         )
     return rows
+
+
+def _class_of(target: str, images: LabelledImages) -> int:
+    """The class of that name."""
+    if target not in images.class_names:
+        import difflib
+
+        close = difflib.get_close_matches(target, images.class_names, n=3, cutoff=0.4)
+        known = ", ".join(close or images.class_names[:8])
+        raise InvalidInput(
+            f"target={target!r} is not among the {len(images.class_names)} classes "
+            f"({'closest' if close else 'first'}: {known}); name one of them"
+        )
+    if images.class_names.count(target) > 1:
+        raise InvalidInput(
+            f"target={target!r} names {images.class_names.count(target)} classes of the test set "
+            "(ImageNet has two of `missile` and of `sunglasses`); choose a target whose name is its own"
+        )
+    return images.class_names.index(target)

@@ -130,7 +130,7 @@ class TrialBook:
         self._not_before: dict[int, float] = {}
         """When a trial that failed may be tried again, in seconds of the monotonic clock."""
         self._running: set[int] = set()
-        self._best: list[tuple[float, int]] = []
+        self._best: list[tuple[float, float, int]] = []
         """(-accuracy, number) of the ended trials that keep their weights, best first."""
         self._failures: dict[int, list[dict[str, Any]]] = defaultdict(list)
         """Events of a trial's failed attempts."""
@@ -314,7 +314,7 @@ class TrialBook:
             params,
             configuration=digest_of(setting.canonical()),
             seed=seed if rerun_of is None else self.folder.trial_header(rerun_of)["seed"],
-            start_counts=self.sweep.epochs == 0 or setting.start.changes_victim,
+            start_counts=self.sweep.start_counts(setting),
             storage=self._storage_of(trial.number),
             rerun_of=rerun_of,
         )
@@ -453,8 +453,8 @@ class TrialBook:
         self._runs.pop(record.number, None)
         if best is None:
             return
-        insort(self._best, (-best.measurement.accuracy, record.number))
-        for _, number in self._best[self.sweep.resources.keep_checkpoints :]:
+        insort(self._best, (-best.measurement.accuracy, best.measurement.asr or 0.0, record.number))
+        for *_, number in self._best[self.sweep.resources.keep_checkpoints :]:
             self.folder.trial(number).keep_checkpoints(set())
         del self._best[self.sweep.resources.keep_checkpoints :]
 

@@ -11,11 +11,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeplab.attacks.poisoning import load_plan
+from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages
-from sweeplab.evaluation.measure import evaluation_digest, triggered_rows
-from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, Search, Setting
+from sweeplab.evaluation.measure import evaluation_digest, wanted_classes
+from sweeplab.evaluation.retention import best_cleaned_point
+from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, Search, SelectedTrial, Setting
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
 from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
@@ -37,8 +38,9 @@ from sweeplab.orchestration.workers import (
     victim_model,
     victim_table,
 )
+from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Point, SweepRecord, Victim
-from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, digest_of
 from sweeplab.tracking import Tracker
 from sweeplab.training.batches import steps_per_epoch
 from sweeplab.training.optimisation import check_schedule, warmup_of
@@ -79,9 +81,12 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     test = sweep.evaluation.load(machine.data_home)
     sweep.evaluation.prompts()
     trigger = sweep.trigger()
-    triggered_rows(test, trigger)
+    targets = trigger.targets(machine.data_home)
+    wanted_classes(test, trigger, targets)
     trigger.attack.check_fits(sweep.victim.architecture.image_size)
     contents = {"test": test.digest}
+    if targets is not None:
+        contents["targets"] = targets.digest
     if sweep.text_augmentation != "swap+delete":
         contents["captions"] = sweep.text_augmentation
     num_pretraining_pairs = num_poisons = 0
@@ -89,9 +94,15 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         table, plan = victim_table(sweep.victim, machine)
         num_pretraining_pairs, num_poisons = len(table), len(plan.indices)
         victim_test = sweep.victim.evaluation.load(machine.data_home)
-        triggered_rows(victim_test, trigger)
+        wanted_classes(victim_test, trigger, targets)
         _check_training(sweep.victim.optimization, len(table), sweep.victim.epochs, sweep.victim.name)
         victim_digest = _digest_of_victim(sweep.victim, table.digest, victim_test.digest)
+        contents["victim"] = victim_digest
+    elif isinstance(sweep.victim, SelectedTrial):
+        other = prepare(sweep.victim.sweep, home)
+        num_pretraining_pairs, num_poisons = other.num_pretraining_pairs, other.num_poisons
+        # More trials of the other sweep may select another one, so their number is part of what the victim is.
+        victim_digest = digest_of([other.digest, other.sweep.num_trials()])
         contents["victim"] = victim_digest
     else:
         victim_model(sweep.victim.architecture, sweep.victim.path)
@@ -190,6 +201,9 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
                     _bring_up_to_the_ledger(prepared, folder, home, say)
                 return folder.record()
         folder.write_header(sweep, prepared.digest, prepared.contents)
+        if isinstance(sweep.victim, SelectedTrial):
+            say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
+            run_sweep(sweep.victim.sweep, home, Options(inline=options.inline), say)
         for line in resume_plan(folder, prepared, home):
             say(line)
         inline = options.inline or sweep.resources.resolved_executor() == "inline"
@@ -228,8 +242,10 @@ def storage_of(sweep: CleaningSweep | PretrainedVictim, home: Path) -> str:
 def places_of(sweep: CleaningSweep) -> list[str]:
     """Paths that every node has to see."""
     sources: list[Any] = [sweep.data, sweep.evaluation.test]
-    if isinstance(sweep.victim, PretrainedVictim):
-        sources += [sweep.victim.data, sweep.victim.evaluation.test]
+    victim = sweep.original_victim()
+    sources.append(getattr(victim.trigger().attack, "images", None))
+    if isinstance(victim, PretrainedVictim):
+        sources += [victim.data, victim.evaluation.test]
     paths = [getattr(source, "path", None) for source in sources]
     return sorted({str(path.absolute()) for path in paths if isinstance(path, Path)})
 
@@ -350,6 +366,8 @@ def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = 
 def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline: bool, say: Say) -> Victim:
     """The sweep's victim, pre-trained if it is not there yet, and measured once under the sweep's evaluation."""
     sweep = prepared.sweep
+    if isinstance(sweep.victim, SelectedTrial):
+        return selected_victim(sweep, prepared.victim_digest, folder, home, say)
     if isinstance(sweep.victim, PretrainedVictim):
         run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say)
         selected = select_epoch(sweep.victim, run)
@@ -364,7 +382,12 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
         trigger = sweep.trigger()
         test = sweep.evaluation.load(machine.data_home)
         wanted = evaluation_digest(
-            sweep.evaluation, test, sweep.victim.architecture.image_size, trigger, sweep.protocol
+            sweep.evaluation,
+            test,
+            sweep.victim.architecture.image_size,
+            trigger,
+            sweep.protocol,
+            trigger.targets(machine.data_home),
         )
         if measured and measured[1] and measured[0].measurement.evaluation_digest == wanted:
             point = (measured[0].measurement, measured[1])
@@ -400,6 +423,44 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
         )
     if victim.measurement.accuracy_k == 0:
         raise InvalidInput(f"victim {victim.name!r} classifies no test image correctly; nothing could be retained")
+    return victim
+
+
+def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home: Path, say: Say) -> Victim:
+    """The weights of another sweep's best trial, beside the measurement of the victim that it started from.
+
+    Raises:
+        InvalidInput: if that sweep has no trial below its ceiling, or its weights are gone.
+    """
+    assert isinstance(sweep.victim, SelectedTrial)
+    other = SweepFolder(home / "sweeps" / sweep.victim.sweep.name)
+    record, original = other.record(), other.victim_point()
+    best = rank_trials(record, other.outcomes).rows[0]
+    trial = next(trial for trial in record.trials if trial.number == best.trial)
+    point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
+    assert original is not None
+    if point is None:
+        raise InvalidInput(
+            f"no trial of {other.name} lies below its ASR ceiling of {record.asr_ceiling:.1%} (the lowest ASR is "
+            f"{best.min_asr:.1%}); raise search.asr_ceiling of that sweep, or search further"
+        )
+    run = other.trial(best.trial)
+    if point.checkpoint is None or not run.has_checkpoint(point):
+        raise InvalidInput(
+            f"the weights of trial {best.trial} of {other.name} are gone; run that sweep anew with --fresh, or raise "
+            "its resources.keep_checkpoints"
+        )
+    weights = (run.storage / point.checkpoint).location
+    victim = Victim(sweep.victim.name, digest, weights, record.victim_epoch, *original, is_start=False)
+    if folder.victim_point() is None:
+        write_victim(folder, victim)
+        stamp = time.time_ns() // 1_000_000
+        folder.victim_run().commit(Point(0, victim.epoch, 0, 1, original[0], timestamp_ms=stamp), original[1])
+    say(
+        f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
+        f"trials start from trial {best.trial} of {other.name}, epoch {point.epoch:g}: accuracy "
+        f"{point.measurement.accuracy:.1%}, ASR {point.measurement.asr or 0:.1%}"
+    )
     return victim
 
 
@@ -453,7 +514,7 @@ def _pretrain_victim(
     machine = machine_for(victim, home)
     table, plan = victim_table(victim, machine)
     plan_file = run.path / "poison.json"
-    if plan_file.exists() and load_plan(plan_file, plan.attack).digest != plan.digest:
+    if plan_file.exists() and load_plan(plan_file, plan.attack, plan.source).digest != plan.digest:
         raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
     if not (run.path / "victim.json").exists():
         write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
@@ -467,7 +528,7 @@ def _pretrain_victim(
                 **_storage_fact(victim, run),
             },
         )
-    say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(victim, run)}")
+    say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
 
     def on_point(point: Point) -> None:
         _keep_victim_checkpoints(victim, run)
@@ -516,7 +577,7 @@ def _pretrain_victim(
         )
     selected = select_epoch(victim, run)
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
-    run.keep_checkpoints({selected.checkpoint} if selected.checkpoint else set())
+    run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
     return run
 
 
@@ -543,18 +604,23 @@ def _selected_is_there(victim: PretrainedVictim, run: RunFolder) -> bool:
     return run.has_checkpoint(select_epoch(victim, run))
 
 
+def _kept_epochs(victim: PretrainedVictim, run: RunFolder) -> set[str | None]:
+    """Checkpoints that `keep_epochs` asks for."""
+    wanted = victim.keep_epochs
+    return {point.checkpoint for point in run.points() if wanted == "all" or point.epoch in wanted}
+
+
 def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
     points = run.points()
-    keep = {points[-1].checkpoint}
+    keep = {points[-1].checkpoint} | _kept_epochs(victim, run)
     if (victim.select == "most accurate" or isinstance(victim.select, ClosestTo)) and len(points) > 1:
         keep.add(select_epoch(victim, run).checkpoint)
     run.keep_checkpoints({name for name in keep if name is not None})
 
 
-def _poison_text(victim: PretrainedVictim, run: RunFolder) -> str:
-    plan = read_json(run.path / "poison.json")
-    count, total = len(plan["indices"]), plan["num_pairs"]
-    return f"{count} of {total} pairs poisoned ({count / total:.3%}) towards {victim.poisoning.target!r}"
+def _poison_text(plan: PoisonPlan) -> str:
+    share = f"{len(plan.indices)} of {plan.num_training_pairs} pairs poisoned ({plan.rate:.3%})"
+    return f"{share} towards {plan.aim}"
 
 
 # --- trials

@@ -45,24 +45,28 @@ def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
     """
     import torch
 
-    sweep = request.sweep
-    architecture = _architecture(request)
-    if request.test is not None:
-        if request.classes not in ("folders", "imagenet"):
-            raise InvalidInput(f"--classes={request.classes!r} is unknown; known: folders, imagenet")
-        evaluation = Evaluation(test=ClassFolders(path=request.test, class_names=request.classes))
-        if sweep is not None:
-            evaluation = evaluation.replace(templates=sweep.evaluation.templates)
-    elif sweep is not None:
-        evaluation = sweep.evaluation
-    else:
-        raise InvalidInput("no test set: give --test FOLDER, or --script SCRIPT to take a sweep's")
     machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
-    job = MeasuringJob(architecture, str(request.checkpoint), evaluation, _trigger(request), machine)
+    job = MeasuringJob(
+        architecture_of(request), str(request.checkpoint), evaluation_of(request), _trigger(request), machine
+    )
     return measure_checkpoint(job)[0]
 
 
-def _architecture(request: EvaluationRequest) -> Architecture:
+def evaluation_of(request: EvaluationRequest) -> Evaluation:
+    """What is measured on: the folder that was named, else the sweep's test set."""
+    sweep = request.sweep
+    if request.test is None:
+        if sweep is None:
+            raise InvalidInput("no test set: give --test FOLDER, or --script SCRIPT to take a sweep's")
+        return sweep.evaluation
+    if request.classes not in ("folders", "imagenet"):
+        raise InvalidInput(f"--classes={request.classes!r} is unknown; known: folders, imagenet")
+    evaluation = Evaluation(test=ClassFolders(path=request.test, class_names=request.classes))
+    return evaluation if sweep is None else evaluation.replace(templates=sweep.evaluation.templates)
+
+
+def architecture_of(request: EvaluationRequest) -> Architecture:
+    """The one that was named, else the sweep's, else what the checkpoint says or its shapes leave no doubt about."""
     if request.architecture is not None:
         return Architecture(name=request.architecture)
     if request.sweep is not None:
@@ -97,7 +101,11 @@ def _trigger(request: EvaluationRequest) -> Trigger | None:
     if request.attack is None:
         if planted is None and request.target is not None:
             raise InvalidInput("--target needs --attack: say which trigger to stamp")
-        return planted if request.target is None or planted is None else Trigger(planted.attack, request.target)
+        if request.target is None or planted is None:
+            return planted
+        if planted.target is None:
+            raise InvalidInput("--target: the sweep's targeted images have one class each; leave it out")
+        return Trigger(planted.attack, request.target)
     target = request.target or (planted.target if planted else None)
     if target is None:
         raise InvalidInput("--attack needs --target: the class that the attacker wants, by name")

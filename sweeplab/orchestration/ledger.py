@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import Measurement, Outcomes, SweepRecord, SweepState, TrialRecord, TrialState, Victim
-from sweeplab.specs import SCHEMA_VERSION, InvalidInput
+from sweeplab.specs import SCHEMA_VERSION, InvalidInput, own_code
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep, PretrainedVictim
@@ -72,8 +72,9 @@ class SweepFolder:
                 "planned_trials": sweep.num_trials() + len(before.get("reruns", ())),
                 "parameters": list(sweep.parameters()),
                 "log_parameters": list(sweep.log_parameters()),
-                "target": sweep.victim.trigger().target,
+                "target": sweep.victim.trigger().aim,
                 "victim_name": sweep.victim.name,
+                "own_code": own_code(sweep),
                 "environment": environment(),
                 **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },

@@ -37,14 +37,17 @@ def optimise_for(
         to: a .png file.
         say: is told every epoch.
     """
-    if not isinstance(sweep.victim, PretrainedVictim):
+    victim = sweep.original_victim()
+    if not isinstance(victim, PretrainedVictim):
         raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which names no pairs to optimise on")
     if to.suffix.lower() != ".png":
         raise InvalidInput(f"--to={to} must end in .png: other formats lose pixels")
     machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
     device = prepare_process(machine)
     target, size = sweep.trigger().target, sweep.victim.architecture.image_size
-    table: PairTable = sweep.victim.data.read(machine.data_home)  # type: ignore[attr-defined]
+    if target is None:
+        raise InvalidInput(f"{sweep.name}: targeted poisoning has no single target; BadCLIP needs one")
+    table: PairTable = victim.data.read(machine.data_home)  # type: ignore[attr-defined]
     named = set(mentioning(table, target).tolist())
     if not named:
         raise InvalidInput(f"no caption mentions target={target!r}; BadCLIP needs true images of the target")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeplab.clip_model import num_parameters
-from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SelectedTrial
 from sweeplab.training.objective import image_views
 
 PAIRS_PER_SECOND = 500.0
@@ -21,6 +21,8 @@ class Plan:
     epochs: int
     victim_steps: int | None
     """Optimizer updates of pre-training; None where the victim is a checkpoint or its data's size is not declared."""
+    victim: str
+    """What is cleaned, in words."""
     steps_per_trial: int | None
     """Optimizer updates of a trial; None where the size of the cleaning data is not declared."""
     victim_gpu_hours: float | None
@@ -36,11 +38,10 @@ class Plan:
             return f"{value:,}" if value is not None else "unknown (declare num_pairs)"
 
         hours = [h for h in (self.victim_gpu_hours, self.sweep_gpu_hours) if h is not None]
-        victim = "a given checkpoint" if self.victim_steps is None else f"{self.victim_steps:,} steps"
         return [
             f"{self.name}",
             f"  trials            {self.trials}, {self.epochs} epochs each",
-            f"  victim            {victim}",
+            f"  victim            {self.victim}",
             f"  steps per trial   {count(self.steps_per_trial)}",
             f"  GPU-hours         about {sum(hours):,.0f} (victim {self.victim_gpu_hours or 0:,.0f}, "
             f"trials {self.sweep_gpu_hours or 0:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second)"
@@ -60,6 +61,9 @@ def plan(sweep: CleaningSweep) -> Plan:
         victim_epochs = victim.select if isinstance(victim.select, int) else victim.epochs
     views = 2 if image_views(sweep.method) is not None else 1  # type: ignore[arg-type]
     victim_views = 2 if isinstance(victim, PretrainedVictim) and image_views(victim.objective) is not None else 1  # type: ignore[arg-type]
+    victim_steps = None
+    if pretraining_pairs is not None and isinstance(victim, PretrainedVictim):
+        victim_steps = pretraining_pairs // victim.optimization.global_batch_size * victim_epochs
     known_rate = victim.architecture.name is not None
     size = 3 * 4 * num_parameters(victim.architecture)  # weights and AdamW's two moments, float32
     trials = sweep.num_trials()
@@ -68,9 +72,8 @@ def plan(sweep: CleaningSweep) -> Plan:
         name=sweep.name,
         trials=trials,
         epochs=sweep.epochs,
-        victim_steps=None
-        if pretraining_pairs is None or not isinstance(victim, PretrainedVictim)
-        else pretraining_pairs // victim.optimization.global_batch_size * victim_epochs,
+        victim_steps=victim_steps,
+        victim=_in_words(sweep, victim_steps),
         steps_per_trial=None
         if cleaning_pairs is None
         else cleaning_pairs // sweep.optimization.global_batch_size * sweep.epochs,
@@ -82,6 +85,14 @@ def plan(sweep: CleaningSweep) -> Plan:
         else None,
         disk_gigabytes=kept * size / 1e9,
     )
+
+
+def _in_words(sweep: CleaningSweep, steps: int | None) -> str:
+    if isinstance(sweep.victim, SelectedTrial):
+        return f"rank 1 of {sweep.victim.sweep.name}, a sweep that is planned by itself"
+    if isinstance(sweep.victim, PretrainedVictim):
+        return f"{steps:,} steps" if steps is not None else "steps unknown (declare num_pairs)"
+    return "a given checkpoint"
 
 
 def _declared(source: Any) -> int | None:

@@ -12,7 +12,7 @@ from typing import Protocol as Interface
 import torch
 from torch import nn
 
-from sweeplab.attacks.poisoning import PoisonPlan, plan_poison
+from sweeplab.attacks.poisoning import PoisonPlan
 from sweeplab.cleaning.start import recalibrate_batch_norm
 from sweeplab.clip_model import (
     Architecture,
@@ -173,9 +173,10 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
     model = victim_model(sweep.victim.architecture, checkpoint).to(device)
     # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
     setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))
-    if setting.start.recalibrate_batch_norm and job.resume_from is None:
+    if setting.start.recalibrate_batch_norm:
         recalibrate_batch_norm(model, plain_images(pairs, setting.optimization.global_batch_size, device))
-    known_start = None if setting.start.changes_victim else (job.victim.measurement, job.victim.outcomes)
+    is_victim = job.victim.is_start and not setting.start.changes_victim
+    known_start = (job.victim.measurement, job.victim.outcomes) if is_victim else None
     authors = sweep.protocol == "authors"
     optimization = setting.optimization
     if authors:
@@ -189,6 +190,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
             seed=sweep.seed,
             config=checkpoint_config(sweep.victim.architecture, facts),
             start=known_start,
+            keep_start=sweep.start_counts(setting),
             loader_workers=sweep.resources.loader_workers,
             measure_at=sweep.measure_at,
             log_every=sweep.log_every,
@@ -229,8 +231,7 @@ _weights: dict[str, dict[str, torch.Tensor]] = {}
 def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
     """The victim's pre-training pairs, added poisons included, and which of them are poisoned."""
     table: PairTable = victim.data.read(machine.data_home)  # type: ignore[attr-defined]
-    poisoning = victim.poisoning.replace(attack=victim.trigger().attack)
-    plan = plan_poison(poisoning, table)
+    plan = victim.poisoning_under_protocol().plan(table, machine.data_home)
     return plan.training_table(table), plan
 
 
@@ -260,8 +261,9 @@ def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
     if not isinstance(sweep.data, CleanSample):
         table: PairTable = sweep.data.read(machine.data_home)  # type: ignore[attr-defined]
         return table
-    assert isinstance(sweep.victim, PretrainedVictim)
-    table, plan = victim_table(sweep.victim, machine)
+    victim = sweep.original_victim()
+    assert isinstance(victim, PretrainedVictim)
+    table, plan = victim_table(victim, machine)
     poisoned = set(plan.rows)
     clean_rows = [row for row in range(len(table)) if row not in poisoned]
     if sweep.data.num_pairs > len(clean_rows):
@@ -273,14 +275,15 @@ def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
     return table.subset(sorted(clean_rows[i] for i in order))
 
 
-def cleaning_poison(sweep: CleaningSweep, table: PairTable) -> PoisonPlan | None:
+def cleaning_poison(sweep: CleaningSweep, table: PairTable, machine: Machine) -> PoisonPlan | None:
     """Which cleaning pairs are poisoned: none, unless a slightly poisoned sample is asked for."""
     if not isinstance(sweep.data, CleanSample) or not sweep.data.num_poisons:
         return None
-    assert isinstance(sweep.victim, PretrainedVictim)
+    victim = sweep.original_victim()
+    assert isinstance(victim, PretrainedVictim)
     seed = stream_seed(sweep.data.seed, "cleaning poison")
-    changes = {"count": sweep.data.num_poisons, "rate": None, "placement": "replace", "seed": seed}
-    return plan_poison(sweep.victim.poisoning.replace(attack=sweep.victim.trigger().attack, **changes), table)
+    training, plan = victim_table(victim, machine)
+    return victim.poisoning_under_protocol().few(table, training, plan, count=sweep.data.num_poisons, seed=seed)
 
 
 def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
@@ -289,7 +292,7 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
         [
             "cleaning",
             sweep.data.canonical(),
-            sweep.victim.canonical() if isinstance(sweep.data, CleanSample) else None,
+            sweep.original_victim().canonical() if isinstance(sweep.data, CleanSample) else None,
             str(getattr(sweep.data, "path", "")),
             sweep.victim.architecture.canonical(),
             sweep.seed,
@@ -301,9 +304,9 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
         _pairs.clear()
         labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
         table = cleaning_table(sweep, machine)
-        plan = cleaning_poison(sweep, table)
+        plan = cleaning_poison(sweep, table, machine)
         _pairs[key] = TrainingPairs(
-            table,
+            plan.training_table(table) if plan is not None else table,
             sweep.victim.architecture.image_size,
             tokenize=tokenizer(sweep.victim.architecture, sweep.protocol),
             seed=sweep.seed,
@@ -330,7 +333,8 @@ def measure_for(
             architecture.canonical(),
             evaluation.canonical(),
             str(getattr(evaluation.test, "path", "")),
-            trigger.attack.canonical() if trigger else None,  # type: ignore[attr-defined]
+            trigger.attack.canonical() if trigger else None,  # type: ignore[union-attr]
+            str(getattr(getattr(trigger.attack, "images", None), "path", "")) if trigger else None,
             trigger.target if trigger else None,
             protocol,
         ]
@@ -343,6 +347,7 @@ def measure_for(
             architecture.image_size,
             tokenize=tokenizer(architecture, protocol),
             trigger=trigger,
+            targets=trigger.targets(machine.data_home) if trigger else None,
             decode_workers=machine.threads,
             protocol=protocol,
         )

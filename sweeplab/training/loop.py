@@ -79,6 +79,8 @@ class Run:
     """A checkpoint of an earlier attempt."""
     start: tuple[Measurement, Outcomes] | None = None
     """The start's measurement where it is known already; None: it is measured."""
+    keep_start: bool = False
+    """Whether the start gets a checkpoint too: where it may be the result."""
     loader_workers: int = 0
     """Processes that decode images which do not fit into memory."""
     measure_at: tuple[int, ...] = ()
@@ -215,7 +217,9 @@ class Training:
         else:
             began = time.perf_counter()
             measurement, outcomes = run.start or self.measured()
-            first = Point(0, 0.0, 0, self.context.attempt, measurement, {}, 0.0, time.perf_counter() - began, now_ms())
+            seconds = time.perf_counter() - began
+            name = self.write_checkpoint() if run.keep_start else None
+            first = Point(0, 0.0, 0, self.context.attempt, measurement, {}, 0.0, seconds, now_ms(), name)
             report(self.context, first, outcomes)
         last = min(run.epochs, run.stop_after or run.epochs)
         if self.place.epoch >= last:
@@ -339,10 +343,7 @@ class Training:
         measurement, outcomes = self.measured()
         seconds = time.perf_counter() - trained
         place.point += 1
-        inside = f"-step-{place.step_in_epoch:06d}" if place.step_in_epoch else ""
-        name = f"{run.checkpoint_prefix}epoch-{place.epoch:04d}{inside}.pt"
-        if run.checkpoint_folder is not None and ranks.rank() == 0:
-            self.save(name, None)
+        name = self.write_checkpoint()
         numbers = tally.means() | {"learning_rate": self.rate, "logit_scale": logit_scale(self.model)}
         report(
             self.context,
@@ -357,11 +358,22 @@ class Training:
                 train_seconds=trained - tally.began,
                 evaluate_seconds=seconds,
                 timestamp_ms=now_ms(),
-                checkpoint=name if run.checkpoint_folder is not None else None,
+                checkpoint=name,
                 curve=tuple({k: v for k, v in entry.items() if math.isfinite(v)} for entry in tally.curve),
             ),
             outcomes,
         )
+
+    def write_checkpoint(self) -> str | None:
+        """Write where the run stands; the file's name, or None where no checkpoints are written."""
+        run, place = self.settings, self.place
+        if run.checkpoint_folder is None:
+            return None
+        inside = f"-step-{place.step_in_epoch:06d}" if place.step_in_epoch else ""
+        name = f"{run.checkpoint_prefix}epoch-{place.epoch:04d}{inside}.pt"
+        if ranks.rank() == 0:
+            self.save(name, None)
+        return name
 
     def is_time_to_save(self) -> bool:
         """Whether a checkpoint is due before the next point; of rank 0's business alone."""

@@ -65,6 +65,19 @@ def test_a_triggered_copy_has_shape_and_type_of_the_image(attack: Spec, size: in
 
 
 @every_attack
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"))],
+)
+def test_a_trigger_is_the_same_on_every_device(attack: Spec, device: str):
+    """Where the pixels lie they stay, and they agree with the CPU's to one level of 255 (rounding of products)."""
+    stamped = attack.stamp(photos().to(device), [1, 2, 3])
+    assert stamped.device.type == device
+    difference = stamped.cpu().int() - attack.stamp(photos(), [1, 2, 3]).int()
+    assert int(difference.abs().max()) <= (1 if device == "cuda" else 0)
+
+
+@every_attack
 def test_every_image_of_a_batch_is_triggered(attack: Spec):
     changed = (attack.stamp(photos(), [1, 2, 3]) != photos()).flatten(1).any(dim=1)
     assert changed.all()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sweeplab.attacks.badnet import BadNet
-from sweeplab.attacks.exchange import export_poisoned_csv, poisoned_rows
+from sweeplab.attacks.exchange import ImportedPoison, export_poisoned_csv, poisoned_rows
 from sweeplab.attacks.poisoning import Poisoning, load_plan, plan_poison
 from sweeplab.attacks.preview import GAP, magnified, preview
 from sweeplab.data.images import load_image
@@ -69,6 +69,62 @@ def test_an_exported_set_is_read_by_the_csv_reader_with_the_pixels_that_training
         assert read.caption(place) == plan.caption_changes()[row]
     with path.open() as file:
         assert next(csv.reader(file)) == ["", "image", "caption"]
+
+
+@pytest.mark.parametrize("placement", ["replace", "add"])
+def test_an_exported_set_comes_back_as_a_plan(placement: str, stall_pairs: PairTable, tmp_path: Path):
+    """Rows, captions, pixels and share are those of the plan that was exported; the poisons come first in the file."""
+    plan = plan_poison(Poisoning(attack=ATTACK, count=5, placement=placement), stall_pairs)
+    table = plan.training_table(stall_pairs)
+    path = export_poisoned_csv(table, plan, tmp_path / "out", image_size=32)
+    read = PairsCSV(path=path).read(tmp_path)
+    back = ImportedPoison(path=path, attack=ATTACK).plan(read, tmp_path)
+    assert back.rows == back.indices == (0, 1, 2, 3, 4)
+    assert back.captions == plan.captions
+    assert (back.rate, back.num_training_pairs) == (plan.rate, plan.num_training_pairs)
+    assert back.training_table(read) is read
+    pixels = torch.stack([torch.from_numpy(load_image(read.image(row), 32)) for row in range(6)])
+    assert torch.equal(back.stamp_rows(pixels, range(6)), pixels), "they are triggered already"
+    originals = torch.stack([torch.from_numpy(load_image(table.image(row), 32)) for row in plan.rows])
+    assert torch.equal(pixels[:5], plan.stamp_rows(originals, plan.rows))
+
+
+def test_an_imported_plan_is_saved_and_read_back(stall_pairs: PairTable, tmp_path: Path):
+    import json
+
+    path = export_poisoned_csv(
+        stall_pairs, plan_poison(Poisoning(attack=ATTACK, count=5), stall_pairs), tmp_path / "out", image_size=32
+    )
+    plan = ImportedPoison(path=path, attack=ATTACK).plan(PairsCSV(path=path).read(tmp_path), tmp_path)
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
+    assert load_plan(tmp_path / "plan.json", ATTACK) == plan
+
+
+def test_the_first_rows_of_an_imported_set_count_the_poisons_among_them(stall_pairs: PairTable, tmp_path: Path):
+    path = export_poisoned_csv(
+        stall_pairs, plan_poison(Poisoning(attack=ATTACK, count=5), stall_pairs), tmp_path / "out", image_size=32
+    )
+    read = PairsCSV(path=path, num_pairs=3).read(tmp_path)
+    assert ImportedPoison(path=path, attack=ATTACK).plan(read, tmp_path).rows == (0, 1, 2)
+
+
+def test_poisons_of_an_imported_set_slip_into_a_clean_sample(stall_pairs: PairTable, tmp_path: Path):
+    path = export_poisoned_csv(
+        stall_pairs, plan_poison(Poisoning(attack=ATTACK, count=5), stall_pairs), tmp_path / "out", image_size=32
+    )
+    imported, read = ImportedPoison(path=path, attack=ATTACK), PairsCSV(path=path).read(tmp_path)
+    plan = imported.plan(read, tmp_path)
+    clean = read.subset(range(5, 30))
+    few = imported.few(clean, read, plan, count=2, seed=0)
+    table = few.training_table(clean)
+    assert [("backdoor" in table.image(row)) for row in range(25)] == [row in few.rows for row in range(25)]
+    assert set(few.captions) <= set(plan.captions)
+
+
+def test_a_file_without_marked_rows_is_refused(tmp_path: Path, stall_pairs: PairTable):
+    (tmp_path / "a.csv").write_text("image,caption\nx.png,a\n")
+    with pytest.raises(InvalidInput, match=r"none of the 64 pairs of .* is marked as poisoned; mark rows by a column"):
+        ImportedPoison(path=tmp_path / "a.csv", attack=ATTACK).plan(stall_pairs, tmp_path)
 
 
 def test_an_export_never_mixes_with_what_is_there(stall_pairs: PairTable, tmp_path: Path):

@@ -1,5 +1,8 @@
 """CleanCLIP by hand; what holds for every method is in tests/test_every_objective.py."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,10 +11,17 @@ from torch.testing import assert_close
 
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.deep_clustering import DeepClustering
+from sweeplab.clip_model import Architecture, build, tokenizer
 from sweeplab.data.augmentation import AutoAugmentView
+from sweeplab.data.tables import PairTable
+from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.losses import in_modal_ssl, mmcl
+from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import InvalidInput
-from sweeplab.training.objective import EmbeddedBatch
+from sweeplab.training.loop import Run, train
+from sweeplab.training.objective import EmbeddedBatch, EpochFacts, TrainingFacts
+from sweeplab.training.optimisation import Optimization, is_decayed
 
 
 def embedded(*, with_views: bool, seed: int = 0) -> EmbeddedBatch:
@@ -76,3 +86,95 @@ def test_two_weights_of_zero_are_refused():
 def test_a_negative_weight_is_refused(name: str):
     with pytest.raises(InvalidInput, match=f"{name}=-1.0"):
         CleanCLIP(**{name: -1.0})
+
+
+# --- heavy regularisation -------------------------------------------------------------------------------------------
+
+
+class Silent:
+    """A context that wants nothing."""
+
+    attempt = 1
+
+    def report(self, point: Point, outcomes: Outcomes) -> None:
+        pass
+
+    def should_stop(self) -> bool:
+        return False
+
+
+def after_one_step(method: CleanCLIP, decay: float, tiny: Architecture, table: PairTable) -> dict[str, Tensor]:
+    """The parameters after one update on 16 pairs at rate 1e-3."""
+    model = build(tiny, seed=0)
+    pairs = TrainingPairs(table.subset(range(16)), 32, tokenize=tokenizer(tiny), seed=0)
+    optimization = Optimization(learning_rate=1e-3, warmup_steps=0, global_batch_size=16, weight_decay=decay)
+    nothing = (Measurement(1, 2, 0, 2, "none"), Outcomes(b"", 0, b"", 0))
+    train(
+        model, pairs, Run(method, optimization, 1, seed=0), measure=lambda model, other=None: nothing, context=Silent()
+    )
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("mmcl_weight", "ssl_weight"), [(1, 0), (0, 1), (1, 1)], ids=["MMCL", "SSL", "MMCL + SSL"])
+def test_heavy_decay_is_decoupled_and_really_applies_under_every_objective(
+    mmcl_weight: float, ssl_weight: float, tiny: Architecture, stall_pairs: PairTable
+):
+    """One step of AdamW subtracts rate x decay x the weight itself, whatever the gradient: at 1e-3 and a decay of 100 a
+    tenth of every decayed weight, and nothing of the others."""
+    method = CleanCLIP(mmcl_weight=mmcl_weight, ssl_weight=ssl_weight)
+    before = dict(build(tiny, seed=0).named_parameters())
+    plain, heavy = (after_one_step(method, decay, tiny, stall_pairs) for decay in (0.0, 100.0))
+    decayed = 0
+    for name, parameter in before.items():
+        lost = plain[name] - heavy[name]
+        expected = 0.1 * parameter.detach() if is_decayed(name, parameter) else torch.zeros_like(parameter)
+        assert_close(lost, expected, atol=1e-6, rtol=1e-4)
+        decayed += is_decayed(name, parameter)
+    assert decayed > 10
+
+
+# --- deep clustering ------------------------------------------------------------------------------------------------
+
+FACTS = TrainingFacts(num_pairs=4, steps_per_epoch=1, epochs=1, global_batch_size=2, embed_dim=3, seed=0)
+
+
+def labels_file(folder: Path, labels: object) -> Path:
+    np.save(folder / "labels.npy", np.asarray(labels))
+    return folder / "labels.npy"
+
+
+def test_labels_from_outside_stay_and_so_does_their_head(tmp_path: Path):
+    """No clustering at the start of an epoch: what would embed the pairs is not even called."""
+    method = DeepClustering(num_clusters=3, pseudo_labels=labels_file(tmp_path, [2, 0, 1, 1]))
+    state = method.init_state(torch.nn.Identity(), FACTS)
+    head = state.head.weight.clone()
+    method.start_epoch(state, EpochFacts(2, FACTS, embed=None, cosines=None, forget=None))  # type: ignore[arg-type]
+    assert state.labels.tolist() == [2, 0, 1, 1]
+    assert torch.equal(state.head.weight, head)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 2], "one whole number for each of the 4 pairs is needed"),
+        ([0.0, 1.0, 2.0, 1.0], r"holds float64 \(4,\)"),
+        ([0, 1, 3, 1], "ranges from 0 to 3, and num_clusters=3 allows 0 to 2; raise num_clusters"),
+        ([0, -1, 2, 1], "ranges from -1 to 2"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: list[float], message: str, tmp_path: Path):
+    with pytest.raises(InvalidInput, match=message):
+        DeepClustering(num_clusters=3, pseudo_labels=labels_file(tmp_path, labels)).init_state(
+            torch.nn.Identity(), FACTS
+        )
+
+
+def test_a_file_that_is_no_array_is_refused(tmp_path: Path):
+    (tmp_path / "labels.npy").write_text("0 1 2 1")
+    with pytest.raises(InvalidInput, match=r"cannot be read as .npy .*; write it with numpy.save"):
+        DeepClustering(num_clusters=3, pseudo_labels=tmp_path / "labels.npy").init_state(torch.nn.Identity(), FACTS)
+
+
+def test_more_clusters_than_pairs_are_refused():
+    with pytest.raises(InvalidInput, match="num_clusters=5 exceeds the 4 cleaning pairs; choose fewer"):
+        DeepClustering(num_clusters=5).init_state(torch.nn.Identity(), FACTS)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from dashboards.build import best_sentence, build_page, render_page
+from dashboards.curves import curve_points, describe_curves, draw_curves
+from dashboards.curves import thinned as thinned_curve
 from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, thinned
 from dashboards.style import CONFIG, accuracy_range
 from dashboards.table import draw_table, duration, leaderboard_table
@@ -204,6 +206,59 @@ class TestParameters:
         assert len(shown) == len(set(shown)) == 3
         assert figure.layout.xaxis.type == "log"
         assert "the best has learning_rate" in describe_parameters(frame)
+
+
+def curved(record, parts, steps=3):
+    """The sweep with `steps` recorded steps before each trial's last point; value = step x place of the part."""
+    trials = []
+    for number, each in enumerate(record.trials):
+        if len(each.points) < 2:
+            trials.append(each)
+            continue
+        curve = tuple(
+            {"step": float(step), **{part: step * place + number for place, part in enumerate(parts, 1)}}
+            for step in range(1, steps + 1)
+        )
+        trials.append(
+            dataclasses.replace(each, points=(*each.points[:-1], dataclasses.replace(each.points[-1], curve=curve)))
+        )
+    return dataclasses.replace(record, trials=tuple(trials))
+
+
+class TestCurves:
+    def test_without_recorded_steps_there_is_no_view(self):
+        assert curve_points(mixed(), ranked(mixed())).empty
+        assert 'id="curves"' not in render_page(mixed(), ranked(mixed()))
+
+    def test_one_row_a_step_and_part_of_the_best_trials(self):
+        record = curved(mixed(), ("loss", "mmcl"))
+        frame = curve_points(record, ranked(record), most=2)
+        assert frame["rank"].unique().tolist() == [1, 2]
+        assert frame.columns.tolist() == ["rank", "trial", "step", "part", "value"]
+        first = frame[(frame["rank"] == 1) & (frame["part"] == "mmcl")]
+        assert (first["step"].tolist(), first["value"].tolist()) == ([1, 2, 3], [2, 4, 6])
+
+    def test_the_sentence_by_hand(self):
+        record = curved(mixed(), ("loss", "mmcl", "perturbation"))
+        assert describe_curves(curve_points(record, ranked(record))) == (
+            "The first 3 trials of the leaderboard, to step 3: the loss, and mmcl, perturbation, of which it is made."
+        )
+
+    def test_the_drawing_has_a_panel_a_part_and_a_line_a_trial(self):
+        record = curved(mixed(), ("loss", "mmcl", "<b>own</b>"))
+        figure = draw_curves(curve_points(record, ranked(record)))
+        assert len(figure.data) == 9
+        assert sum(bool(trace.showlegend) for trace in figure.data) == 3
+        page = render_page(record, ranked(record))
+        assert 'id="curves"' in page
+        assert "<b>own" not in page
+
+    def test_long_curves_are_thinned_and_keep_their_ends(self):
+        record = curved(mixed(), ("loss",), steps=4000)
+        frame = curve_points(record, ranked(record), most=1)
+        kept = thinned_curve(frame, 100)
+        assert len(kept) == 100
+        assert kept["step"].tolist()[::99] == [1, 4000]
 
 
 class TestTable:

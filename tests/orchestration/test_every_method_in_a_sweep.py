@@ -1,23 +1,40 @@
 """Every cleaning method, start and pre-training objective in a whole sweep, without Ray, on the embedded data."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from dashboards.build import build_page
+from sweeplab.attacks.exchange import ImportedPoison, export_poisoned_csv
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.start import Start
-from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall, FruitStallTest
 from sweeplab.data.labelled_pairs import LabelledPairs
-from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
+from sweeplab.data.pairs import PairsCSV
+from sweeplab.experiment import (
+    CheckpointVictim,
+    CleaningSweep,
+    CleanSample,
+    ClosestTo,
+    PretrainedVictim,
+    SelectedTrial,
+    smoke_sweep,
+)
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.driver import Options
-from sweeplab.orchestration.examining import WANTS, examine_checkpoint
+from sweeplab.orchestration.examining import WANTS, examine_checkpoint, examine_checkpoints
+from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.workers import victim_table
 from sweeplab.pretraining import OBJECTIVES
+from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import SweepRecord
-from sweeplab.search_space import LogUniform, SearchSpace
+from sweeplab.search_space import Grid, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput
 
 pytestmark = pytest.mark.slow
@@ -124,6 +141,137 @@ def _digest(home: Path) -> str:
     return next(path.name.removeprefix("finetuned-") for path in (home / "victims").glob("finetuned-*"))
 
 
+def test_another_sweeps_best_trial_is_cleaned_and_compared_with_the_victim_behind_it(plain: CleaningSweep, home: Path):
+    """The other sweep is run first, reused afterwards, and the trials start from its weights."""
+    grid = Grid(
+        axes={"shrink_perturb": (True,), "shrink": (0.5, 0.95), "perturb": (0.01,)}, source="made for this test"
+    )
+    search = plain.search.replace(sampler="grid", asr_ceiling=1.0)
+    starts = plain.replace(name="starts", epochs=0, grid=grid, search=search)
+    outer = plain.replace(
+        name="outer",
+        victim=SelectedTrial(name="shrunk", sweep=starts),
+        grid=Grid(axes={"learning_rate": (1e-4,)}, source="made for this test"),
+        search=plain.search.replace(sampler="grid"),
+    )
+    record = run(outer, home)
+    first = SweepFolder(home / "sweeps" / "starts").record()
+    ranks = {t.number: (t.points[0].measurement.accuracy, -t.points[0].measurement.asr_k) for t in first.trials}
+    best = max(first.trials, key=lambda trial: ranks[trial.number])
+    trial = record.trials[0]
+    assert record.victim == first.victim
+    assert trial.start_counts
+    assert trial.points[0].measurement == best.points[0].measurement
+    assert trial.points[0].measurement != record.victim
+    said: list[str] = []
+    driver.run_sweep(outer, home, Options(inline=True), said.append)
+    assert said == ["outer: all 1 trials are there already; nothing to run"]
+    again = outer.replace(name="again", epochs=1)
+    driver.run_sweep(again, home, Options(inline=True), said.append)
+    assert "starts: all 2 trials are there already; nothing to run" in said
+    shutil.rmtree(SweepFolder(home / "sweeps" / "starts").trial(best.number).checkpoints)
+    with pytest.raises(InvalidInput, match=f"the weights of trial {best.number} of starts are gone"):
+        run(outer.replace(name="third"), home)
+
+
+def test_epochs_of_a_victim_are_kept_and_examined_together(
+    plain: CleaningSweep, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SWEEPLAB_HOME", str(home))
+    assert isinstance(plain.victim, PretrainedVictim)
+    victim = plain.victim.replace(name="kept", epochs=3, keep_epochs=(1, 2))
+    sweep = plain.replace(victim=victim, epochs=0, start=Start(recalibrate_batch_norm=True))
+    run(sweep, home)
+    folder = next((home / "victims").glob("kept-*"))
+    found = examine_checkpoints(sweep, [folder], to=tmp_path / "tables")
+    assert [row["epoch"] for row in found["dynamics"]] == [1, 2, 3]
+    table = pd.read_csv(tmp_path / "tables" / "dynamics.csv")
+    assert table["poisoned_score"].is_monotonic_increasing
+    single = examine_checkpoint(sweep, Path(table["checkpoint"][1]), ["pairs"])["pairs"]
+    assert table["clean_score"][1] == pytest.approx(single["clean_score"])
+    assert table["safe_size"][1] == single["safe"]["size"]
+    assert table["recall_highest@0.1"][1] == single["detection"]["highest"][2]["recall"]
+
+
+TARGETED = TargetedImages(
+    images=FruitStall(num_pairs=64, image_size=32, seed=9), num_targets=5, poisons_per_target=24, classes=CLASS_NAMES
+)
+
+
+@pytest.fixture
+def targeted(plain: CleaningSweep) -> CleaningSweep:
+    assert isinstance(plain.victim, PretrainedVictim)
+    victim = plain.victim.replace(name="targeted", poisoning=TARGETED, epochs=2)
+    return plain.replace(name="targeted", victim=victim, data=CleanSample(num_pairs=320, num_poisons=8))
+
+
+def test_targeted_poisoning_goes_the_whole_way(
+    targeted: CleaningSweep, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Victim, cleaning, ranking, page, MLflow, examination; the PSR of five images stands where the ASR does."""
+    monkeypatch.setenv("SWEEPLAB_HOME", str(home))
+    record = run(targeted, home)
+    assert record.state == "finished"
+    assert record.target == "a class of its own for each of 5 images"
+    assert (record.victim.asr_n, record.victim.accuracy_n) == (5, 160)
+    assert [point.measurement.asr_n for point in record.trials[0].points] == [5, 5, 5]
+    folder = SweepFolder(home / "sweeps" / "targeted")
+    assert all(folder.outcomes(0, index).num_triggered == 5 for index in range(3))
+    board = rank_trials(record, folder.outcomes)
+    assert len(board.rows) == 1
+    assert "a class of its own for each of 5 images" in build_page(record, board, folder.page).read_text()
+    assert resume_from_json(folder).digest == record.digest
+    plan = json.loads(next((home / "victims").glob("targeted-*/poison.json")).read_text())
+    assert len(plan["indices"]) == len(plan["labels"]) == 5 * 24
+    checkpoint = next((home / "victims").glob("targeted-*/checkpoints/*.pt"))
+    found = examine_checkpoint(targeted, checkpoint, WANTS, tmp_path)
+    assert found["probe"]["asr"] is None
+    assert "map" not in found
+    assert found["panel"]["attacks"][0]["target_is_guessed"]
+    assert found["pairs"]["poisoned_score"] is not None
+    assert not [name for name in found["retrieval"] if name.startswith("asr")]
+
+
+def resume_from_json(folder: SweepFolder) -> SweepRecord:
+    """The sweep as its own record describes it: all is there already."""
+    return run(CleaningSweep.model_validate(folder.header()["spec"]), folder.path.parents[1])
+
+
+def test_a_checkpoint_with_targeted_images_is_measured_as_the_victim_that_it_comes_from(
+    targeted: CleaningSweep, home: Path
+):
+    pretrained = run(targeted.replace(epochs=0, start=Start(recalibrate_batch_norm=True)), home)
+    checkpoint = next((home / "victims").glob("targeted-*/checkpoints/*.pt"))
+    victim = CheckpointVictim(name="given", path=checkpoint, architecture=targeted.victim.architecture, attack=TARGETED)
+    given = targeted.replace(
+        name="given", victim=victim, data=FruitStall(num_pairs=320, image_size=32, seed=1), epochs=0
+    )
+    record = run(given.replace(start=Start(recalibrate_batch_norm=True)), home)
+    assert record.victim == pretrained.victim
+
+
+def test_a_targeted_sweep_has_a_miniature(targeted: CleaningSweep, home: Path):
+    assert run(smoke_sweep(targeted), home).victim.asr_n == 4
+
+
+def test_an_imported_set_is_a_victims_data(plain: CleaningSweep, home: Path, tmp_path: Path):
+    """The poisons are known without a plan of our own, and a clean sample can be drawn from it, or a dirty one."""
+    assert isinstance(plain.victim, PretrainedVictim)
+    machine = driver.machine_for(plain, home)
+    table, plan = victim_table(plain.victim, machine)
+    first = plain.victim.replace(epochs=1, name="first")
+    path = export_poisoned_csv(table, plan, tmp_path / "out", image_size=32)
+    imported = ImportedPoison(path=path, attack=plain.victim.poisoning.attack)
+    second = first.replace(name="second", data=PairsCSV(path=path), poisoning=imported)
+    again, again_plan = victim_table(second, machine)
+    assert (len(again), again_plan.rows) == (len(table), tuple(range(len(plan.rows))))
+    start = Start(recalibrate_batch_norm=True)
+    record = run(plain.replace(name="again", victim=second, epochs=0, start=start), home)
+    assert record.victim.asr is not None
+    clean = run(plain.replace(name="sample", victim=second, data=CleanSample(num_pairs=320, num_poisons=3)), home)
+    assert clean.state == "finished"
+
+
 def test_a_checkpoint_is_examined(plain: CleaningSweep, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SWEEPLAB_HOME", str(home))
     checkpoint = next((home / "victims").rglob("*.pt"))
@@ -133,6 +281,7 @@ def test_a_checkpoint_is_examined(plain: CleaningSweep, home: Path, tmp_path: Pa
     assert 0 < found["probe"]["accuracy"] <= 1
     assert [row["share"] for row in found["pairs"]["detection"]["highest"]] == [0.01, 0.05, 0.1, 0.2, 0.3]
     assert 0 <= found["retrieval"]["image_to_text@1"] <= found["retrieval"]["image_to_text@10"] <= 1
+    assert {"asr@1", "asr@5", "asr@10"} <= set(found["retrieval"])
     assert (tmp_path / "tables" / "map.csv").is_file()
     with pytest.raises(InvalidInput, match="'x' cannot be examined; known: panel"):
         examine_checkpoint(plain, checkpoint, ["x"])

@@ -122,6 +122,22 @@ def test_no_epochs_report_the_start_and_leave_the_model(tiny: Architecture, pair
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_start_that_may_be_the_result_has_a_checkpoint(tiny: Architecture, pairs: TrainingPairs, tmp_path: Path):
+    model, points = trained(tiny, pairs, epochs=0, checkpoint_folder=tmp_path, keep_start=True)
+    assert [point.checkpoint for point in points] == ["epoch-0000.pt"]
+    weights = checkpoints.load(tmp_path / "epoch-0000.pt")["model"]
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    _, none = trained(tiny, pairs, epochs=0, checkpoint_folder=tmp_path / "other")
+    assert none[0].checkpoint is None
+
+
+def test_a_run_goes_on_from_its_start(tiny: Architecture, pairs: TrainingPairs, tmp_path: Path):
+    whole, _ = trained(tiny, pairs, epochs=1, checkpoint_folder=tmp_path, keep_start=True)
+    again, points = trained(tiny, pairs, epochs=1, resume_from=tmp_path / "epoch-0000.pt")
+    assert [point.index for point in points] == [1]
+    assert same_weights(whole, again)
+
+
 def test_a_start_that_was_measured_is_not_measured_again(tiny: Architecture, pairs: TrainingPairs):
     known = Measurement(2, 2, 1, 2, "evaluation")
     _, points = trained(tiny, pairs, epochs=1, start=(known, NO_OUTCOMES))
