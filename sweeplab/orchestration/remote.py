@@ -143,7 +143,8 @@ class DeskContext(_RemoteContext):
 
 
 def tune_trainable(config: dict[str, Any], desk: Any = None) -> None:
-    """One attempt of one trial in a Tune actor. An error becomes a message, so that the actor serves the next trial."""
+    """One attempt of one trial in a Tune actor. An error becomes a message, so that the actor serves the next trial; to
+    return without one is to be done."""
     from ray import tune
 
     job = pickle.loads(config["job"])
@@ -155,8 +156,6 @@ def tune_trainable(config: dict[str, Any], desk: Any = None) -> None:
         job.work(job, SendingContext(job.attempt, send, desk, job.number))
     except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
         send(pickle.dumps(("failed", failure_of(error), traceback.format_exc())))
-    else:
-        send(pickle.dumps(("done",)))
 
 
 def train_trainable(config: dict[str, Any], settings: dict[str, Any], desk: Any = None) -> None:
@@ -174,10 +173,7 @@ def train_trainable(config: dict[str, Any], settings: dict[str, Any], desk: Any 
             callback=TuneReportCallback(),
         ).fit()
     except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
-        message = pickle.dumps(("failed", train_failure(error), traceback.format_exc()))
-    else:
-        message = pickle.dumps(("done",))
-    tune.report({"message": message})
+        tune.report({"message": pickle.dumps(("failed", train_failure(error), traceback.format_exc()))})
 
 
 def torch_trainer(

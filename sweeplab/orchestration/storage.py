@@ -46,7 +46,7 @@ class Storage:
         """Files that are there; empty where the folder is not."""
         if not self.is_remote:
             folder = Path(self.location)
-            return {path.name for path in folder.iterdir()} if folder.exists() else set()
+            return {path.name for path in folder.iterdir() if path.is_file()} if folder.exists() else set()
         from pyarrow import fs
 
         system, path = self._file_system()
@@ -70,7 +70,7 @@ class Storage:
             (Path(self.location) / name).unlink(missing_ok=True)
             return
         system, path = self._file_system()
-        with contextlib.suppress(FileNotFoundError), _faults(self.location):
+        with _faults(self.location), contextlib.suppress(FileNotFoundError):
             system.delete_file(f"{path}/{name}")
 
     def upload(self, source: Path, name: str) -> None:

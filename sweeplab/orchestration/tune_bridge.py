@@ -64,7 +64,7 @@ class BookCallback(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A message of a worker: a point, the end, or a failure."""
+        """A message of a worker: a point, or a failure."""
         number = self.search.numbers[trial.trial_id]
         kind, *content = pickle.loads(result["message"])
         self.watch.moved()
@@ -74,18 +74,17 @@ class BookCallback(Callback):
                 ray.get(self.desk.stop.remote(number))  # before the worker, which waits for this callback, asks
             return
         self._ended.add(trial.trial_id)
-        if kind == "done":
-            self.book.finished(number)
-        else:
-            failure, log = content
-            self.book.log(number, log)
-            self.book.failed(number, failure)
+        failure, log = content
+        self.book.log(number, log)
+        self.book.failed(number, failure)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial whose function returned has said how it ended; one that has not counts as failed."""
+        """The trial's function returned: the trial is done, unless it said that it failed."""
+        number = self.search.numbers.pop(trial.trial_id)
         if trial.trial_id not in self._ended:
-            number = self.search.numbers[trial.trial_id]
-            self.book.failed(number, Failure("the trial's function ended without a word", False))
+            self.watch.moved()
+            self.book.finished(number)
+        self._ended.discard(trial.trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process died."""

@@ -1,0 +1,142 @@
+"""Storages of checkpoints: folders and pyarrow's file systems, uploads beside training, copies on other nodes."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from sweeplab.experiment import Resources
+from sweeplab.orchestration import bringing
+from sweeplab.orchestration.bringing import local_copy
+from sweeplab.orchestration.storage import Storage, Uploads
+from sweeplab.specs import InvalidInput, StorageFault
+
+
+@pytest.fixture(params=["path", "url"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A folder, by its path and through pyarrow's file system of the same folder."""
+    place = tmp_path / "store"
+    return Storage(place if request.param == "path" else place.as_uri())
+
+
+def put(storage: Storage, name: str, content: bytes, scratch: Path) -> None:
+    if storage.is_remote:
+        (scratch / name).write_bytes(content)
+        storage.upload(scratch / name, name)
+    else:
+        Path(storage.location).mkdir(parents=True, exist_ok=True)
+        (Path(storage.location) / name).write_bytes(content)
+
+
+def test_files_come_and_go(storage: Storage, tmp_path: Path):
+    assert storage.names() == set()
+    put(storage, "a.pt", b"weights", tmp_path)
+    assert storage.names() == {"a.pt"}
+    assert storage.exists("a.pt")
+    assert not storage.exists("b.pt")
+    storage.remove("a.pt")
+    storage.remove("a.pt")  # again changes nothing
+    assert storage.names() == set()
+
+
+def test_a_folder_below_is_a_storage_too(storage: Storage, tmp_path: Path):
+    below = storage / "sweeps" / "mine"
+    put(below, "a.pt", b"weights", tmp_path)
+    assert below.names() == {"a.pt"}
+    assert storage.names() == set()
+
+
+def test_an_upload_comes_back_byte_for_byte(tmp_path: Path):
+    storage = Storage((tmp_path / "store").as_uri())
+    put(storage, "a.pt", b"weights", tmp_path)
+    storage.download("a.pt", tmp_path / "deep" / "copy.pt")
+    assert (tmp_path / "deep" / "copy.pt").read_bytes() == b"weights"
+
+
+def test_a_download_of_nothing_is_a_fault_of_the_storage(tmp_path: Path):
+    with pytest.raises(StorageFault, match=r"a\.pt"):
+        Storage((tmp_path / "store").as_uri()).download("a.pt", tmp_path / "copy.pt")
+
+
+def test_a_scheme_that_nobody_knows_is_refused():
+    with pytest.raises(InvalidInput, match=r"'ftp://host/x' is none that pyarrow opens .*s3://, gs://"):
+        Storage("ftp://host/x").names()
+
+
+def test_a_url_with_credentials_is_refused_before_anything_runs():
+    with pytest.raises(InvalidInput, match="holds no credentials"):
+        Resources(storage="s3://key:secret@bucket/folder")
+    assert Resources(storage="s3://bucket/a@b").storage == "s3://bucket/a@b"
+
+
+def test_uploads_go_on_beside_the_caller_and_leave_nothing_behind(tmp_path: Path):
+    storage = Storage((tmp_path / "store").as_uri())
+    uploads = Uploads(storage)
+    for name in ("one.pt", "two.pt"):
+        (uploads.folder / name).write_bytes(name.encode())
+        uploads.add(uploads.folder / name)
+    (uploads.folder / "three.pt").write_bytes(b"three")
+    uploads.add(uploads.folder / "three.pt", "two.pt")
+    uploads.finish()
+    assert storage.names() == {"one.pt", "three.pt"}
+    scratch = uploads.folder
+    uploads.close()
+    assert not scratch.exists()
+
+
+def test_an_upload_that_fails_is_raised_at_the_end(tmp_path: Path):
+    (tmp_path / "store").write_text("a file, not a folder")
+    uploads = Uploads(Storage((tmp_path / "store").as_uri()))
+    (uploads.folder / "one.pt").write_bytes(b"weights")
+    uploads.add(uploads.folder / "one.pt")
+    with pytest.raises(StorageFault):
+        uploads.finish()
+    with pytest.raises(StorageFault):
+        uploads.add(uploads.folder / "one.pt")
+    uploads.close()
+
+
+# --- copies on other nodes
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    (tmp_path / "node").mkdir()
+    return tmp_path / "node"
+
+
+def test_a_file_that_the_node_sees_is_not_copied(tmp_path: Path, cache: Path):
+    (tmp_path / "victim.pt").write_bytes(b"weights")
+    assert local_copy(str(tmp_path / "victim.pt"), "v", None) == tmp_path / "victim.pt"
+    assert list(cache.iterdir()) == []
+
+
+def test_a_file_of_the_drivers_node_is_copied_once(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bringing, "CHUNK_BYTES", 4)
+    content, asked = b"0123456789", []
+
+    def read(path: str, offset: int, size: int) -> bytes:
+        asked.append(offset)
+        return content[offset : offset + size]
+
+    for _ in range(2):
+        copy = local_copy("/nowhere/here/victim.pt", "digest-10", read)
+        assert copy.read_bytes() == content
+        assert copy.name == "digest-10.pt"
+    assert asked == [0, 4, 8, 10]
+    assert os.stat(copy.parent).st_mode & 0o077 == 0
+
+
+def test_a_file_that_is_nowhere_is_named(cache: Path):
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/here/victim\.pt does not exist"):
+        local_copy("/nowhere/here/victim.pt", "v", None)
+
+
+def test_a_url_is_fetched(tmp_path: Path, cache: Path):
+    storage = Storage((tmp_path / "store").as_uri())
+    put(storage, "victim.pt", b"weights", tmp_path)
+    copy = local_copy(f"{storage.location}/victim.pt", "digest", None)
+    assert copy.read_bytes() == b"weights"
+    assert copy.parent.parent == cache

@@ -1,0 +1,147 @@
+"""The watch: a main thread that reacts to signals, standstill, a lost cluster and a failing storage."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeplab.orchestration import watch as watch_module
+from sweeplab.orchestration.watch import Interrupted, Watch, attend, signals_as_interrupts
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch in a hurry."""
+    for name, value in (("POLL_SECONDS", 0.01), ("CLUSTER_SECONDS", 0.02), ("GONE_SECONDS", 0.1), ("ASK_SECONDS", 0.2)):
+        monkeypatch.setattr(watch_module, name, value)
+
+
+def test_work_that_ends_is_over_and_ran_in_another_thread(quick: None):
+    ran: list[str] = []
+    attend(lambda: ran.append(threading.current_thread().name), Watch(stall_minutes=1))
+    assert ran == ["work"]
+
+
+def test_an_error_of_the_work_is_raised_here(quick: None):
+    def work() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        attend(work, Watch(stall_minutes=1))
+
+
+def test_standstill_ends_the_work_with_a_reason(quick: None):
+    done = threading.Event()
+    with pytest.raises(Unfinished, match=r"nothing has moved for .*stall_minutes=0.002"):
+        attend(lambda: done.wait(10), Watch(stall_minutes=0.002))  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+def test_movement_keeps_the_work_going(quick: None):
+    watch = Watch(stall_minutes=0.005)
+
+    def work() -> None:
+        for _ in range(20):
+            time.sleep(0.05)
+            watch.moved()
+
+    attend(work, watch)
+
+
+def test_a_lost_cluster_ends_the_work(quick: None):
+    done = threading.Event()
+    watch = Watch(stall_minutes=1, cluster_fault=lambda: "this command's Ray node died")
+    with pytest.raises(Unfinished, match="Ray node died; everything committed is kept"):
+        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+def test_a_cluster_that_does_not_answer_ends_the_work(quick: None):
+    done = threading.Event()
+
+    def hang() -> None:
+        done.wait(10)
+
+    with pytest.raises(Unfinished, match="does not answer"):
+        attend(hang, Watch(stall_minutes=1, cluster_fault=hang))  # type: ignore[arg-type]
+    done.set()
+
+
+def test_a_cluster_that_comes_back_is_forgiven(quick: None):
+    answers = iter(["the cluster is busy", *[None] * 1000])
+    attend(lambda: time.sleep(0.4), Watch(stall_minutes=1, cluster_fault=lambda: next(answers)))
+
+
+def test_an_error_behind_which_the_cluster_is_lost_counts_as_interruption(quick: None):
+    def work() -> None:
+        raise RuntimeError("actor died")
+
+    with pytest.raises(Unfinished, match="node died"):
+        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: "the node died"))
+    with pytest.raises(RuntimeError, match="actor died"):
+        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: None))
+
+
+def test_bad_input_is_not_blamed_on_the_cluster(quick: None):
+    def work() -> None:
+        raise InvalidInput("no")
+
+    with pytest.raises(InvalidInput):
+        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: "the node died"))
+
+
+def test_a_storage_that_failed_ends_the_work(quick: None):
+    done = threading.Event()
+    watch = Watch(stall_minutes=1, storage_fault=lambda: StorageFault("the disk is full"))
+    with pytest.raises(StorageFault, match="full"):
+        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_interrupts_the_main_thread(number: signal.Signals):
+    with pytest.raises(Interrupted, match=number.name), signals_as_interrupts():
+        signal.raise_signal(number)
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with signals_as_interrupts():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+STUBBORN = """
+import time
+from sweeplab.orchestration.watch import Interrupted, signals_as_interrupts
+with signals_as_interrupts():
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    except Interrupted:
+        print("ending", flush=True)
+        time.sleep(30)
+"""
+
+
+def test_a_second_signal_ends_the_process_at_once_with_75():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 75
+    assert "the same command goes on" in errors
