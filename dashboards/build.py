@@ -156,7 +156,12 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
         ("Target label", sweep.target),
         ("Epochs a trial", f"{sweep.epochs:,}"),
         ("Protocol", sweep.protocol),
-        ("Test images", f"{sweep.victim.accuracy_n:,} clean, {sweep.victim.asr_n:,} triggered"),
+        (
+            "Test images",
+            f"{sweep.victim.accuracy_n:,} clean, {sweep.victim.asr_n:,} triggered"
+            if sweep.victim.is_counted
+            else "not known",
+        ),
         ("Time in trials", duration(sum(trial.seconds for trial in sweep.trials))),
         ("Digest", sweep.digest),
     ]

@@ -86,7 +86,7 @@ def main(*sweeps: "CleaningSweep") -> None:
         smoke: Annotated[bool, typer.Option("--smoke", help="The same in miniature, on embedded data.")] = False,
         resume: Annotated[bool, typer.Option("--resume", help="Insist that there is something to resume.")] = False,
         fresh: Annotated[bool, typer.Option("--fresh", help="Set an existing sweep aside and begin anew.")] = False,
-        search: Annotated[str | None, typer.Option(help="tpe, random or grid.")] = None,
+        search: Annotated[str | None, typer.Option(help="tpe, gp, nsga2, random, qmc or grid.")] = None,
         inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray: for a debugger.")] = False,
         only: Annotated[list[str] | None, typer.Option(help="Only the sweep of this name; may be repeated.")] = None,
         plan: Annotated[bool, typer.Option("--plan", help="Say what would be reused, repeated and run.")] = False,
@@ -331,6 +331,8 @@ def resume(
         from sweeplab.experiment import CleaningSweep, apply_overrides
 
         header = _folder(sweep).header()
+        if "imported" in header:
+            raise InvalidInput(f"sweep {sweep!r} was imported from {header['imported']['file']}; nothing can go on")
         if own := header.get("own_code"):
             raise InvalidInput(
                 f"sweep {sweep!r} uses {', '.join(own)} of its own script, which its record does not hold; run that "
@@ -420,15 +422,25 @@ def leaderboard(
     sweep: str,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     limit: Annotated[int, typer.Option(help="Rows of the table.")] = 20,
+    by: Annotated[
+        str, typer.Option(help="`trial`, or `configuration`: mean, deviation and worst over its seeds.")
+    ] = "trial",
 ) -> None:
     """Rank a sweep's trials by the accuracy they keep below the ASR ceiling."""
 
     def work() -> None:
+        from sweeplab.ranking.configurations import group_by_configuration, render_configurations
         from sweeplab.ranking.leaderboard import render_table
 
+        if by not in ("trial", "configuration"):
+            raise InvalidInput(f"--by={by!r} is unknown; known: trial, configuration")
         _, board = _ranked(_folder(sweep))
+        groups = group_by_configuration(board)
         if as_json:
-            say(json.dumps(board.to_json(), indent=1, allow_nan=False))
+            values = {**board.to_json(), "configurations": [group.to_json() for group in groups]}
+            say(json.dumps(values, indent=1, allow_nan=False))
+        elif by == "configuration":
+            _console().print(render_configurations(board, groups, limit))
         else:
             _console().print(render_table(board, limit))
 
@@ -551,6 +563,140 @@ def report(sweep: str) -> None:
         say(str(build_page(*_ranked(folder), folder.page)))
 
     raise typer.Exit(guarded(work))
+
+
+# --- tables: import, replay, audit
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A .csv, .json or .parquet table, one row a point.")],
+    sweep: Annotated[str, typer.Option("--sweep", help="Name of the sweep that it becomes.")],
+    victim_accuracy: Annotated[float | None, typer.Option(help="A fraction; else epoch 0 says it.")] = None,
+    victim_asr: Annotated[float | None, typer.Option(help="A fraction; else epoch 0 says it.")] = None,
+    asr_ceiling: Annotated[float, typer.Option(help="A point is cleaned strictly below it.")] = 0.05,
+) -> None:
+    """Make a sweep of a table that was measured elsewhere.
+
+    Columns: trial, epoch, accuracy, asr (fractions); optional accuracy_k, accuracy_n, asr_k, asr_n, seed; every other
+    one is a parameter.
+    """
+
+    def work() -> None:
+        from sweeplab.orchestration.files import home_folder
+        from sweeplab.orchestration.importing import import_table
+
+        folder = import_table(
+            file,
+            home_folder(),
+            sweep,
+            victim_accuracy=victim_accuracy,
+            victim_asr=victim_asr,
+            asr_ceiling=asr_ceiling,
+        )
+        record = folder.record()
+        points = sum(len(trial.points) for trial in record.trials)
+        names = ", ".join(record.parameters) or "none"
+        say(f"{sweep}: {len(record.trials)} trials, {points} points, parameters {names}")
+        say(f"{folder.path}")
+
+    raise typer.Exit(guarded(work))
+
+
+PRUNING_HELP = '`default`, or JSON such as {"rules": [{"kind": "backdoor-stays", "after_epochs": 3}]}.'
+
+
+def pruning_of(text: str) -> Any:
+    """Stopping rules from a command's text.
+
+    Raises:
+        InvalidInput: for text that is no JSON object, or rules that do not exist.
+    """
+    from sweeplab.ranking.stopping import Pruning
+
+    if text == "default":
+        return Pruning()
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--pruning={text!r} is neither `default` nor JSON ({error})") from None
+    return Pruning.model_validate(values)
+
+
+@app.command()
+def replay(
+    sweep: str,
+    sampler: Annotated[
+        list[str] | None,
+        typer.Option(help="tpe, gp, random, qmc, nsga2, grid, shuffled-grid, tpe-unconstrained; may be repeated."),
+    ] = None,
+    pruning: Annotated[str | None, typer.Option(help=PRUNING_HELP)] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches of each kind.")] = 20,
+    startup_trials: Annotated[int, typer.Option(min=0, help="As in a search.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """How many trial-epochs a search would have needed to find the best of a finished or imported sweep.
+
+    Random search and TPE without constraint, both without pruning, stand beside it.
+    """
+
+    def work() -> None:
+        from sweeplab.orchestration.replay import UNCONSTRAINED, Contender, compare, replay_table
+
+        rules = pruning_of(pruning) if pruning is not None else None
+        contenders = [Contender(name, rules, startup_trials) for name in sampler or ["tpe"]]
+        plain = [Contender(name, None, startup_trials) for name in ("random", UNCONSTRAINED)]
+        contenders += [contender for contender in plain if contender not in contenders]
+        found = compare(replay_table(_folder(sweep)), contenders, seeds)
+        if as_json:
+            say(json.dumps(found, indent=1, allow_nan=False))
+            return
+        table = found["table"]
+        size = f"{table['configurations']} configurations, {table['trial_epochs']:g} trial-epochs"
+        say(f"{sweep}: {size}; {found['target']}")
+        for row in found["results"]:
+            costs = [row["trial_epochs"][name] for name in ("median", "lower_quartile", "upper_quartile")]
+            median, low, high = ("never" if cost is None else f"{cost:g}" for cost in costs)
+            share = row["share_of_table"]["median"]
+            name = row["sampler"] + (" + pruning" if row["pruning"] else "")
+            say(
+                f"  {name:30s} {median} trial-epochs [{low}, {high}]"
+                + ("" if share is None else f", {share:.0%} of the table")
+                + f"; {row['arrived']} of {row['seeds']} arrived"
+            )
+
+    raise typer.Exit(guarded(work))
+
+
+@app.command()
+def audit(
+    sweep: str,
+    pruning: Annotated[str, typer.Option(help=PRUNING_HELP)] = "default",
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """What stopping rules would have cost and saved in a sweep whose trials all ran to their end."""
+
+    def work() -> None:
+        from sweeplab.orchestration.replay import audit as audit_of
+
+        found = audit_of(_folder(sweep).record(), pruning_of(pruning))
+        if as_json:
+            say(json.dumps(found, indent=1, allow_nan=False))
+            return
+        say(f"{sweep}: {found['pruned']} of {found['trials']} trials would have been stopped early")
+        say(
+            f"  of those, {found['would_have_been_feasible']} would have become cleaned later on, and "
+            f"{found['would_have_become_best']} would have become the best"
+        )
+        say(f"  trial-epochs saved: {found['trial_epochs_saved']:g} of {found['trial_epochs']:g}")
+        best, kept = found["best_retention"], found["best_retention_with_pruning"]
+        say(f"  best retention {_share(best)}, with pruning {_share(kept)}")
+
+    raise typer.Exit(guarded(work))
+
+
+def _share(value: float | None) -> str:
+    return "none" if value is None else f"{value:.1%}"
 
 
 def _ranked(folder: "SweepFolder") -> "tuple[SweepRecord, Leaderboard]":

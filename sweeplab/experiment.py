@@ -22,6 +22,7 @@ from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.protocol import Protocol
+from sweeplab.ranking.stopping import Pruning
 from sweeplab.search_space import Grid, SearchSpace, check_names
 from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
 from sweeplab.training import ranks
@@ -262,12 +263,22 @@ class Search(Spec):
 
     NOT_IN_DIGEST = frozenset({"trials", "hours", "gpu_hours"})
 
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """`tpe`: Optuna's TPE under the ASR constraint. `random`: independent draws. `grid`: the sweep's grid, in order."""
+    sampler: Literal["tpe", "gp", "random", "qmc", "grid", "nsga2"] = "tpe"
+    """`tpe`: Optuna's TPE under the ASR constraint. `gp`: a Gaussian process under it. `nsga2`: an evolution under it.
+    `random`: independent draws. `qmc`: a scrambled Sobol sequence. `grid`: the sweep's grid, in order."""
     trials: int = Field(default=16, ge=1)
-    """Trials of the sweep; with `grid` the grid's size counts instead. May be raised later."""
+    """Trials of the sweep; with `grid` the grid's size (times the seeds) counts instead. May be raised later."""
     startup_trials: int = Field(default=8, ge=0)
-    """Random trials before TPE models anything."""
+    """Random configurations before TPE or the Gaussian process models anything; the size of NSGA-II's generations."""
+    grid_first: bool = False
+    """Run the sweep's grid before anything is drawn; parameters of the space that it leaves out keep the sweep's own
+    values."""
+    seeds_per_configuration: int = Field(default=1, ge=1)
+    """Consecutive trials with the same parameters and the seeds `seed`, `seed + 1`, ... of the sweep. The sampler sees
+    them as one: their mean score, cleaned where every one is."""
+    pruning: Pruning | None = None
+    """Rules that end trials early, after a point; None: every trial runs to its end. With `grid` every trial does in
+    any case: its table is to be whole."""
     asr_ceiling: float = Field(default=0.05, gt=0, le=1)
     """An epoch is cleaned when its ASR lies strictly below."""
     hours: float | None = Field(default=None, gt=0)
@@ -275,6 +286,21 @@ class Search(Spec):
     gpu_hours: float | None = Field(default=None, gt=0)
     """No new trial starts once the sweep's attempts, over all commands, took this many GPU-hours; None: no limit."""
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Search":
+        seeds = self.seeds_per_configuration
+        if self.sampler != "grid" and self.trials % seeds:
+            below, above = self.trials // seeds * seeds, (self.trials // seeds + 1) * seeds
+            raise ValueError(
+                f"trials={self.trials} must be a multiple of seeds_per_configuration={seeds}; "
+                f"choose {f'{below} or {above}' if below else above}"
+            )
+        return self
+
+    def active_pruning(self) -> Pruning | None:
+        """The rules that apply under this sampler."""
+        return None if self.sampler == "grid" else self.pruning
 
 
 class CleaningSweep(Spec):
@@ -318,6 +344,8 @@ class CleaningSweep(Spec):
             check_names(self.grid.axes, owners)
         if self.search.sampler == "grid" and self.grid is None:
             raise ValueError("search.sampler='grid' needs a `grid`; give one or choose 'tpe' or 'random'")
+        if self.search.grid_first:
+            self._check_grid_first()
         ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
         if isinstance(self.victim, SelectedTrial):
             self._check_selected(self.victim.sweep)
@@ -348,6 +376,34 @@ class CleaningSweep(Spec):
     def start_counts(self, setting: "Setting") -> bool:
         """Whether epoch 0 may win: where the start is another model than the original victim, or nothing is trained."""
         return self.epochs == 0 or setting.start.changes_victim or isinstance(self.victim, SelectedTrial)
+
+    def _check_grid_first(self) -> None:
+        if self.grid is None:
+            raise ValueError("search.grid_first=true needs a `grid`; give one or leave it out")
+        for setting in self.first_settings():
+            fault = self.space.fault_of(setting)
+            if fault is not None:
+                raise ValueError(
+                    f"search.grid_first=true: the space cannot hold the grid's setting {setting}: {fault}; "
+                    "widen the space or change the grid"
+                )
+
+    def first_settings(self) -> tuple[dict[str, Any], ...]:
+        """What `grid_first` runs before anything is drawn: the grid's settings as points of the space."""
+        if not self.search.grid_first or self.search.sampler == "grid":
+            return ()
+        assert self.grid is not None
+        own: dict[str, Any] = {}
+        for word, owner in self.owners().items():
+            own |= {name: getattr(getattr(self, word), name) for name in owner.model_fields if name != "kind"}
+        settings = []
+        for point in self.grid.points():
+            chosen: dict[str, Any] = {}
+            for name, dimension in self.space.dimensions.items():
+                if dimension.is_active(chosen):
+                    chosen[name] = point.get(name, own[name])
+            settings.append({**chosen, **point})
+        return tuple(settings)
 
     def owners(self) -> dict[str, type[Spec]]:
         """The specs whose fields a parameter may name."""
@@ -391,7 +447,7 @@ class CleaningSweep(Spec):
         """Trials that the sweep will have."""
         if self.search.sampler == "grid":
             assert self.grid is not None
-            return self.grid.grid_size()
+            return self.grid.grid_size() * self.search.seeds_per_configuration
         return self.search.trials
 
     def parameters(self) -> tuple[str, ...]:
@@ -481,7 +537,9 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         grid=_first_settings(sweep.grid, 2) if sweep.grid else None,
         # A miniature need not clean; of starts alone (epochs=0) another sweep may want the best, whatever it is.
         search=sweep.search.replace(
-            trials=2, startup_trials=1, asr_ceiling=sweep.search.asr_ceiling if sweep.epochs else 1.0
+            trials=2 * sweep.search.seeds_per_configuration,
+            startup_trials=1,
+            asr_ceiling=sweep.search.asr_ceiling if sweep.epochs else 1.0,
         ),
         resources=Resources(executor=sweep.resources.executor, workers=1, gpus_per_worker=0),
     )

@@ -65,6 +65,15 @@ class Measurement:
     """Of images, classes, templates, trigger, target and seed: only measurements with equal digests compare."""
     top5_k: int | None = None
     """Clean test images whose own class is among the five of highest score; None with five classes or fewer."""
+    is_counted: bool = True
+    """False where a table gave fractions alone: k / n are those fractions, and no count of images is known, so nothing
+    can be said about their uncertainty."""
+
+    @classmethod
+    def of_fractions(cls, accuracy: float, asr: float, evaluation_digest: str) -> Self:
+        """Where nothing but fractions in [0, 1] is known (an imported table)."""
+        n = 2**62  # a fraction of two such integers is the float again (within 1e-19), and both fit into 64 bits
+        return cls(round(accuracy * n), n, round(asr * n), n, evaluation_digest, is_counted=False)
 
     @property
     def accuracy(self) -> float:

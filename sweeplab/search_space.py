@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, cast
 
 import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from pydantic import Field, model_validator
 
 from sweeplab.specs import Spec
 
 Scalar = bool | int | float | str
+Distribution = FloatDistribution | CategoricalDistribution
 
 
 class _Dimension(Spec):
@@ -20,6 +22,18 @@ class _Dimension(Spec):
     def is_active(self, chosen: dict[str, Any]) -> bool:
         """Whether the dimension applies under the values chosen so far."""
         return self.when is None or all(chosen.get(name) == value for name, value in self.when.items())
+
+    def distribution(self) -> Distribution:
+        """As Optuna knows it."""
+        raise NotImplementedError
+
+    def holds(self, value: Any) -> bool:
+        """Whether the dimension could draw the value."""
+        distribution = self.distribution()
+        if isinstance(distribution, CategoricalDistribution):
+            return value in distribution.choices
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and distribution.low <= value <= distribution.high
 
 
 class Uniform(_Dimension):
@@ -34,6 +48,10 @@ class Uniform(_Dimension):
         if not self.low < self.high:
             raise ValueError(f"low={self.low} must be below high={self.high}")
         return self
+
+    def distribution(self) -> FloatDistribution:
+        """As Optuna knows it."""
+        return FloatDistribution(self.low, self.high)
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> float:
         """Draw a value through Optuna."""
@@ -53,6 +71,10 @@ class LogUniform(_Dimension):
             raise ValueError(f"low={self.low} must be below high={self.high}")
         return self
 
+    def distribution(self) -> FloatDistribution:
+        """As Optuna knows it."""
+        return FloatDistribution(self.low, self.high, log=True)
+
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> float:
         """Draw a value through Optuna."""
         return trial.suggest_float(name, self.low, self.high, log=True)
@@ -63,6 +85,10 @@ class Choice(_Dimension):
 
     kind: Literal["choice"] = "choice"
     values: tuple[Scalar, ...] = Field(min_length=1)
+
+    def distribution(self) -> CategoricalDistribution:
+        """As Optuna knows it."""
+        return CategoricalDistribution(list(self.values))
 
     def suggest(self, trial: optuna.trial.BaseTrial, name: str) -> Scalar:
         """Draw a value through Optuna."""
@@ -106,6 +132,19 @@ class SearchSpace(Spec):
                 chosen[name] = dimension.suggest(trial, name)
         return chosen
 
+    def fault_of(self, setting: dict[str, Any]) -> str | None:
+        """Why the space could not draw a setting, for a message; None: it could."""
+        chosen: dict[str, Any] = {}
+        for name, dimension in self.dimensions.items():
+            if dimension.is_active(chosen):
+                if name not in setting:
+                    return f"{name} is missing"
+                if not dimension.holds(setting[name]):
+                    return f"{name}={setting[name]!r} lies outside the space"
+                chosen[name] = setting[name]
+        left = sorted(set(setting) - set(chosen))
+        return f"{left[0]} is no parameter that the space would draw there" if left else None
+
     def log_parameters(self) -> tuple[str, ...]:
         """Names that are searched on a logarithmic scale."""
         return tuple(name for name, dimension in self.dimensions.items() if isinstance(dimension, LogUniform))
@@ -143,12 +182,20 @@ class Grid(Spec):
 
     def log_parameters(self) -> tuple[str, ...]:
         """Numeric axes whose positive values span a factor of ten or more."""
-        names = []
-        for name, values in self.axes.items():
-            numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-            if len(numbers) == len(values) and min(numbers) > 0 and max(numbers) >= 10 * min(numbers):
-                names.append(name)
-        return tuple(names)
+        return tuple(name for name, values in self.axes.items() if spans_magnitudes(values))
+
+    def as_space(self) -> SearchSpace:
+        """The axes as dimensions of choices."""
+        return SearchSpace(
+            dimensions={name: Choice(values=values) for name, values in self.axes.items()}, source=self.source
+        )
+
+
+def spans_magnitudes(values: Iterable[Any]) -> bool:
+    """Whether all values are positive numbers and the largest is ten times the smallest or more."""
+    values = list(values)
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    return len(numbers) == len(values) > 0 and min(numbers) > 0 and max(numbers) >= 10 * min(numbers)
 
 
 def check_names(names: Iterable[str], owners: dict[str, type[Spec]]) -> None:

@@ -50,6 +50,9 @@ def record(*trials: TrialRecord, digest: str = "0" * 16) -> SweepRecord:
     )
 
 
+PRUNED = trial(1, START, (89, 78), state="pruned", reason="its ASR stays")
+
+
 HEADER = {"identity": "first", "spec": {"name": "toy"}}
 
 
@@ -325,3 +328,11 @@ def test_an_experiment_that_was_deleted_in_mlflow_comes_back(home: Path, rows: R
     sync(home, CLEANED)
     assert rows("select lifecycle_stage from experiments where name = 'toy'") == [("active",)]
     assert metrics_of(rows, 0)["eval/accuracy"] == [0.9, 0.8, 0.7]
+
+
+def test_a_pruned_trial_is_finished_with_its_reason_and_what_it_reached(home: Path):
+    tracker = sync(home, PRUNED)
+    (run,) = [r for r in tracker.client.search_runs([tracker.experiment]) if r.data.tags["sweeplab.kind"] == "trial"]
+    assert run.info.status == "FINISHED"
+    assert (run.data.tags["sweeplab.state"], run.data.tags["sweeplab.reason"]) == ("pruned", "its ASR stays")
+    assert run.data.metrics["min/asr"] == 78 / 80

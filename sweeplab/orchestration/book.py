@@ -7,7 +7,7 @@ from bisect import insort
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import inf, nextafter
+from math import inf
 from typing import Any, Protocol
 
 import optuna
@@ -16,19 +16,19 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import TrialState as OptunaState
 
-from sweeplab.evaluation.retention import best_cleaned_point, lowest_asr, score
+from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
-from sweeplab.orchestration import workers
+from sweeplab.orchestration import search, workers
 from sweeplab.orchestration.costs import costs_of
 from sweeplab.orchestration.files import drop_torn_line, storage_faults
 from sweeplab.orchestration.ledger import TRIAL_FORMAT, SweepFolder
+from sweeplab.orchestration.pruning import Pruner
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.workers import CleaningJob, Machine
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim
 from sweeplab.specs import StorageFault, digest_of
-from sweeplab.training.randomness import stream_seed
 
 BACKOFF_SECONDS = (0.0, 5.0, 30.0)
 """Wait before a trial is tried again: at once after its first failure, later after the next ones."""
@@ -79,7 +79,7 @@ class _Journal(JournalFileBackend):
 def open_study(folder: SweepFolder, name: str) -> optuna.Study:
     """The sweep's Optuna study, in its journal file; made if needed. Call with the sweep's lock held."""
     drop_torn_line(folder.journal)
-    with quiet_optuna():
+    with search.quiet_optuna():
         storage = JournalStorage(_Journal(str(folder.journal), lock_obj=_NoLock()))
         return optuna.create_study(
             storage=storage,
@@ -88,17 +88,6 @@ def open_study(folder: SweepFolder, name: str) -> optuna.Study:
             load_if_exists=True,
             sampler=optuna.samplers.RandomSampler(),
         )
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Without Optuna's log lines."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 class TrialBook:
@@ -124,6 +113,13 @@ class TrialBook:
         """Why the book takes nothing in any more: the storage failed."""
         self.study = open_study(folder, sweep.name)
         self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
+        self.plan = search.Plan.of(sweep)
+        self._pruner = Pruner.of(sweep.search, victim.measurement)
+        self._stops: dict[int, str] = {}
+        """Reasons of the recorded decisions to end a trial early, by trial."""
+        self._reruns = deque(folder.header().get("reruns", ()))
+        """Trials whose setting is still to be tried once more."""
+        self._num_reruns = len(self._reruns)
         self._gpu_asked, self._gpu_seconds = -inf, 0.0
         self._gate = threading.RLock()
         self._closed = False
@@ -150,15 +146,21 @@ class TrialBook:
                 ended.add(event["trial"])
             elif event["event"] == "attempt failed":
                 self._failures[event["trial"]].append(event)
+            elif event["event"] == "stop decided":
+                self._stops[event["trial"]] = event["reason"]
         self._add_missing_trials()
         for trial in self.study.get_trials(deepcopy=False):
             if trial.state == OptunaState.WAITING:
                 continue
             self._num_begun += 1
             if not self.folder.has_trial(trial.number):
-                self.study.sampler = self._sampler(trial.number)
-                self._write_trial(optuna.Trial(self.study, trial._trial_id))
+                self._write_trial(search.ask_again(self.study, self.plan, trial.number))
+            again = self.folder.trial_header(trial.number).get("rerun_of")
+            if again is not None:
+                self._reruns.remove(again)
             result = self.folder.trial(trial.number).result()
+            if self._pruner is not None:
+                self._pruner.saw(self.record(trial.number))
             if result is None:
                 self._waiting.append(trial.number)
                 continue
@@ -175,8 +177,8 @@ class TrialBook:
             if number < known:
                 continue
             fixed = optuna.trial.FixedTrial(self.folder.trial_header(number)["params"])
-            self._draw(fixed)
-            with quiet_optuna():
+            self.plan.space.suggest(fixed)
+            with search.quiet_optuna():
                 self.study.add_trial(
                     optuna.create_trial(
                         state=OptunaState.RUNNING, params=fixed.params, distributions=fixed.distributions
@@ -204,7 +206,7 @@ class TrialBook:
             for listener in self.listeners:
                 listener.trial_began(record)
             return CleaningJob(
-                sweep=self.sweep,
+                sweep=self.sweep if record.seed == self.sweep.seed else self.sweep.replace(seed=record.seed),
                 victim=self.victim,
                 number=number,
                 attempt=attempt,
@@ -219,6 +221,7 @@ class TrialBook:
         """The next trial, and whether it is a new one; first those that were begun and may go on now."""
         if self._closed:
             return None, False
+        self._end_stopped()
         now = time.monotonic()
         for number in self._waiting:
             if self._not_before.get(number, 0.0) <= now:
@@ -228,10 +231,16 @@ class TrialBook:
             return self._ask(), True
         return None, False
 
+    def _end_stopped(self) -> None:
+        """End the waiting trials whose early end was decided before they were interrupted."""
+        for number in [number for number in self._waiting if number in self._stops]:
+            self._waiting.remove(number)
+            self.finished(number)
+
     def may_ask(self) -> bool:
         """Whether new trials are still to be begun."""
         in_time = self.deadline is None or time.monotonic() < self.deadline
-        is_open = in_time and not self._closed and self.num_begun() < self.sweep.num_trials()
+        is_open = in_time and not self._closed and self.num_begun() < self.num_trials()
         return is_open and self._is_within_gpu_hours()
 
     def _is_within_gpu_hours(self) -> bool:
@@ -243,6 +252,10 @@ class TrialBook:
             self._gpu_seconds = costs_of(self.folder.events(), (), time.time_ns() // 1_000_000).gpu_seconds
         return self._gpu_seconds < 3600 * limit
 
+    def num_trials(self) -> int:
+        """Trials that the sweep will have, those that are tried once more included."""
+        return self.sweep.num_trials() + self._num_reruns
+
     def num_begun(self) -> int:
         """Trials with parameters."""
         return self._num_begun
@@ -253,7 +266,7 @@ class TrialBook:
 
     def is_complete(self) -> bool:
         """Whether every trial of the sweep is over."""
-        return not self._running and not self._waiting and self.num_begun() >= self.sweep.num_trials()
+        return not self._running and not self._waiting and self.num_begun() >= self.num_trials()
 
     def close(self) -> None:
         """Take nothing in and hand nothing out any more; returns once nothing is being written."""
@@ -275,59 +288,35 @@ class TrialBook:
 
     def _ask(self) -> int:
         number = self.num_begun()
-        search = self.sweep.search
-        # A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far,
-        # not on how often the sweep was interrupted.
-        seed = stream_seed(search.seed, "sampler", number) % 2**32
-        if search.sampler == "tpe":
-            with quiet_optuna():
-                self.study.sampler = optuna.samplers.TPESampler(
-                    n_startup_trials=search.startup_trials, constant_liar=True, seed=seed
-                )
+        # Trials that are tried once more come after all others, whose numbers say what they are.
+        is_rerun = bool(self._reruns) and number - (self._num_reruns - len(self._reruns)) >= self.sweep.num_trials()
+        if is_rerun:
+            again = self._reruns.popleft()
+            self._write_trial(self._ask_again(self.folder.trial_header(again)["params"], number), rerun_of=again)
         else:
-            self.study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        if search.sampler == "grid":
-            assert self.sweep.grid is not None
-            if not any(t.state == OptunaState.WAITING for t in self.study.get_trials(deepcopy=False)):
-                with quiet_optuna():
-                    self.study.enqueue_trial(dict(self.sweep.grid.points()[number]))
-        trial = self.study.ask()
-        if trial.number != number:
-            raise RuntimeError(f"Optuna numbered trial {number} as {trial.number}; the journal has another writer")
-        self._write_trial(trial)
+            self._write_trial(search.ask(self.study, self.plan, number))
         self._num_begun += 1
         return number
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """A sampler of its own for every trial: the draw depends on the seed, the number and the trials told so far,
-        not on how often the sweep was interrupted.
-        """
-        search = self.sweep.search
-        seed = stream_seed(search.seed, "sampler", number) % 2**32
-        if search.sampler != "tpe":
-            return optuna.samplers.RandomSampler(seed=seed)
-        with quiet_optuna():
-            return optuna.samplers.TPESampler(n_startup_trials=search.startup_trials, constant_liar=True, seed=seed)
+    def _ask_again(self, params: dict[str, Any], number: int) -> optuna.Trial:
+        """Begin a trial with a given setting."""
+        with search.quiet_optuna():
+            if not any(t.state == OptunaState.WAITING for t in self.study.get_trials(deepcopy=False)[number:]):
+                self.study.enqueue_trial(params)
+            return self.study.ask()
 
-    def _draw(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        """The trial's parameters."""
-        if self.sweep.search.sampler == "grid":
-            assert self.sweep.grid is not None
-            return {
-                name: trial.suggest_categorical(name, list(values)) for name, values in self.sweep.grid.axes.items()
-            }
-        return self.sweep.space.suggest(trial)
-
-    def _write_trial(self, trial: optuna.Trial) -> None:
-        params = self._draw(trial)
+    def _write_trial(self, trial: optuna.Trial, rerun_of: int | None = None) -> None:
+        params = self.plan.space.suggest(trial)
         setting = self.sweep.setting(params)  # a value that a field refuses is refused here, before anything runs
+        seed = self.sweep.seed + trial.number % self.sweep.search.seeds_per_configuration
         self.folder.write_trial(
             trial.number,
             params,
             configuration=digest_of(setting.canonical()),
-            seed=self.sweep.seed,
+            seed=seed if rerun_of is None else self.folder.trial_header(rerun_of)["seed"],
             start_counts=self.sweep.start_counts(setting),
             storage=self._storage_of(trial.number),
+            rerun_of=rerun_of,
         )
 
     def _storage_of(self, number: int) -> str | None:
@@ -352,25 +341,42 @@ class TrialBook:
             best = self.best_point(record)
             keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
             run.keep_checkpoints(keep)
+            self._judge(record)
             for listener in self.listeners:
                 listener.point_made(record, point)
 
+    def _judge(self, record: TrialRecord) -> None:
+        """Decide whether the trial ends early, and record the decision before anyone acts on it."""
+        if self._pruner is None:
+            return
+        self._pruner.saw(record)
+        if record.number in self._stops or len(record.points) >= self.sweep.num_points():
+            return
+        stop = self._pruner.judge(record)
+        if stop is not None:
+            facts = {"point": record.points[-1].index, "rule": stop.rule, "reason": stop.reason, "saw": stop.saw}
+            self.folder.event("stop decided", durable=True, trial=record.number, **facts)
+            self._stops[record.number] = stop.reason
+
     def should_stop(self, number: int) -> bool:
-        """Whether the trial is to end after its last point."""
-        return self._closed
+        """Whether the trial is to end after its last point: that was decided, or the book takes nothing in any more."""
+        return self._closed or number in self._stops
 
     def finished(self, number: int) -> None:
-        """A trial has run all its epochs."""
+        """A trial has run all its epochs, or has stopped early where that was decided: then it is pruned."""
         if self._closed:
             return
         with self._intake():
             record = self.record(number)
-            if len(record.points) != self.sweep.num_points():
+            if len(record.points) == self.sweep.num_points():
+                self._end(number, {"state": "finished"})
+            elif number in self._stops:
+                self._end(number, {"state": "pruned", "reason": self._stops[number]})
+            else:
                 raise RuntimeError(
                     f"trial {number} ended with {len(record.points)} of {self.sweep.num_points()} points; "
                     "it is not finished"
                 )
-            self._end(number, {"state": "finished"})
 
     def failed(self, number: int, failure: Failure) -> None:
         """An attempt ended early: try again where that can help, else end the trial as failed, with the reason."""
@@ -418,25 +424,26 @@ class TrialBook:
         record = self.record(number)
         self._tell(record)
         self._running.discard(number)
+        if self._pruner is not None:
+            self._pruner.saw(record)
         self.folder.event("trial ended", trial=number, **result)
         self._settle_checkpoints(record)
         for listener in self.listeners:
             listener.trial_ended(record)
 
     def _tell(self, record: TrialRecord) -> None:
-        number, ceiling = record.number, self.sweep.search.asr_ceiling
-        with quiet_optuna():
-            if record.state == "failed":
-                self.study.tell(number, state=OptunaState.FAIL, skip_if_finished=True)
-                return
-            frozen = self.study.get_trials(deepcopy=False)[number]
-            lowest = lowest_asr(record.points, start_counts=record.start_counts)
-            # Optuna calls a value of 0 feasible, and an ASR equal to the ceiling is not: hence the next float.
-            if "asr" not in frozen.constraints:  # a kill may have come between this and what follows
-                constraint = nextafter(lowest - ceiling, inf)
-                optuna.Trial(self.study, frozen._trial_id).set_constraint("asr", constraint)
-            value = score(record.points, self.victim.measurement.accuracy, ceiling, start_counts=record.start_counts)
-            self.study.tell(number, value, skip_if_finished=True)
+        if record.state == "failed":
+            with search.quiet_optuna():
+                self.study.tell(record.number, state=OptunaState.FAIL, skip_if_finished=True)
+            return
+        search.tell(
+            self.study,
+            record.number,
+            record.points,
+            victim_accuracy=self.victim.measurement.accuracy,
+            asr_ceiling=self.sweep.search.asr_ceiling,
+            start_counts=record.start_counts,
+        )
 
     def _settle_checkpoints(self, record: TrialRecord) -> None:
         """Of all ended trials, only the best few keep weights: those of their best cleaned point."""

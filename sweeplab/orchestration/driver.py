@@ -196,7 +196,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         if folder.exists():
             check_same(folder, prepared)
             if _is_finished(folder, sweep):
-                say(f"{sweep.name}: all {sweep.num_trials()} trials are there already; nothing to run")
+                say(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
                 if _driver_was_killed(folder):
                     _bring_up_to_the_ledger(prepared, folder, home, say)
                 return folder.record()
@@ -254,7 +254,7 @@ def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
     if folder.victim_point() is None:
         return False
     over = sum(folder.trial(number).result() is not None for number in folder.trial_numbers())
-    return over >= sweep.num_trials()
+    return over >= sweep.num_trials() + len(folder.header().get("reruns", ()))
 
 
 def _driver_was_killed(folder: SweepFolder) -> bool:
@@ -284,7 +284,8 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
     if not records:
         return [text]
-    new = max(0, sweep.num_trials() - len(records))
+    reruns = folder.header().get("reruns", [])
+    new = max(0, sweep.num_trials() + len(reruns) - len(records))
     lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new"]
     if isinstance(sweep.victim, PretrainedVictim):
         run = victim_folder(home, sweep.victim, prepared.victim_digest)
@@ -638,7 +639,7 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: P
     tracker, record = _synced_tracker(sweep, folder, home, say)
     assert victim.measurement.asr is not None
     progress = SweepProgress(
-        total=sweep.num_trials(),
+        total=int(folder.header()["planned_trials"]),
         points_per_trial=sweep.num_points() - 1,
         victim_accuracy=victim.measurement.accuracy,
         asr_ceiling=sweep.search.asr_ceiling,

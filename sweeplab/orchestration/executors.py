@@ -39,7 +39,7 @@ class InlineContext:
         self._commit(point, outcomes)
 
     def should_stop(self) -> bool:
-        """Whether the driver has decided to end the run."""
+        """What the driver decided after the last point; pre-training goes to its end."""
         return self._should_stop()
 
     def alive(self) -> None:

@@ -104,7 +104,12 @@ def request_rerun(folder: SweepFolder, number: int) -> None:
         raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
     with folder.lock():
         header = folder.header()
-        write_json(folder.path / "sweep.json", {**header, "reruns": [*header.get("reruns", []), number]})
+        if header["spec"]["search"].get("seeds_per_configuration", 1) > 1:
+            raise InvalidInput(
+                "a sweep with several seeds per configuration numbers its trials by them; none can be added"
+            )
+        more = {"reruns": [*header.get("reruns", []), number], "planned_trials": header["planned_trials"] + 1}
+        write_json(folder.path / "sweep.json", {**header, **more})
         folder.event("rerun asked", durable=True, trial=number)
 
 

@@ -69,7 +69,7 @@ class SweepFolder:
                 "contents": contents,
                 "protocol": sweep.protocol,
                 "spec": sweep.to_json(),
-                "planned_trials": sweep.num_trials(),
+                "planned_trials": sweep.num_trials() + len(before.get("reruns", ())),
                 "parameters": list(sweep.parameters()),
                 "log_parameters": list(sweep.log_parameters()),
                 "target": sweep.victim.trigger().aim,
@@ -154,6 +154,7 @@ class SweepFolder:
         seed: int,
         start_counts: bool,
         storage: str | None = None,
+        rerun_of: int | None = None,
     ) -> None:
         """Write a trial's parameters; the journal holds them too, so that the disk is not awaited."""
         write_json(
@@ -166,6 +167,7 @@ class SweepFolder:
                 "start_counts": start_counts,
                 "attempts": 1,
                 **({"storage": storage} if storage else {}),
+                **({"rerun_of": rerun_of} if rerun_of is not None else {}),
             },
             durable=False,
         )

@@ -75,6 +75,8 @@ class SweepProgress:
         else:
             kept = retention(best.measurement.accuracy, self.victim_accuracy)
             outcome = f"keeps {kept:.1%} at ASR {best.measurement.asr:.1%} (epoch {best.epoch:g})"
+        if trial.state == "pruned":
+            outcome += f"; stopped: {trial.reason}"
         params = "  ".join(f"{name}={short(value)}" for name, value in trial.params.items())
         self.console.print(f"[{time.strftime('%H:%M:%S')}] trial {trial.number}: {outcome}  |  {params}", markup=False)
         self._refresh(force=True)
@@ -103,7 +105,11 @@ class SweepProgress:
         """Time left at this command's rate of points."""
         if not self._points_now:
             return "..."
-        done = sum(max(0, len(trial.points) - 1) for trial in self.trials.values() if trial.state != "failed")
+        done = sum(
+            self.points_per_trial if trial.state == "pruned" else max(0, len(trial.points) - 1)
+            for trial in self.trials.values()
+            if trial.state != "failed"
+        )
         failed = sum(trial.state == "failed" for trial in self.trials.values())
         left = max(0, (self.total - failed) * self.points_per_trial - done)
         seconds = left * (time.monotonic() - self.began) / self._points_now

@@ -86,6 +86,12 @@ class RunFolder:
         points.append(point)
         return True
 
+    def write_points(self, points: list[Point]) -> None:
+        """Write a whole history that was measured elsewhere, without outcomes per image."""
+        lines = "".join(json.dumps(point.to_json(), allow_nan=False) + "\n" for point in points)
+        write_atomically(self.path / "history.jsonl", lines.encode())
+        self._points = list(points)
+
     def outcomes(self, index: int) -> Outcomes | None:
         """Outcomes per image of a committed point; None where there are none."""
         path = self._outcomes_path(index)

@@ -109,7 +109,9 @@ def _row(sweep: SweepRecord, trial: TrialRecord, outcomes: ReadOutcomes) -> Lead
     candidates = counted(trial.points, start_counts=trial.start_counts)
     best = best_cleaned_point(candidates, sweep.asr_ceiling, start_counts=trial.start_counts)
     reported = _report(trial, outcomes, sweep.asr_ceiling)
-    low, high = wilson(best.measurement.accuracy_k, best.measurement.accuracy_n) if best else (None, None)
+    low = high = None
+    if best is not None and best.measurement.is_counted:
+        low, high = wilson(best.measurement.accuracy_k, best.measurement.accuracy_n)
     victim_accuracy = sweep.victim.accuracy
     return LeaderboardRow(
         rank=0,
@@ -117,6 +119,7 @@ def _row(sweep: SweepRecord, trial: TrialRecord, outcomes: ReadOutcomes) -> Lead
         state=trial.state,
         feasible=best is not None,
         certified=best is not None
+        and best.measurement.is_counted
         and asr_upper_bound(best.measurement.asr_k, best.measurement.asr_n) < sweep.asr_ceiling,
         epoch=best.epoch if best else None,
         accuracy=best.measurement.accuracy if best else None,

@@ -7,33 +7,45 @@ import pandas as pd
 from sweeplab.ranking.leaderboard import Leaderboard
 from sweeplab.records import SweepRecord
 
+NOT_PARAMETERS = (
+    *("trial", "epoch", "accuracy", "asr", "accuracy_k", "accuracy_n", "asr_k", "asr_n", "top5_accuracy"),
+    *("seed", "step", "train_loss", "learning_rate_now", "seconds", "start_counts"),
+)
+"""Columns of `epochs_table` with a meaning of their own; every other one is a parameter."""
+
 
 def epochs_table(sweep: SweepRecord) -> pd.DataFrame:
-    """One row a point: trial, epoch, accuracy and ASR (fractions, and as counts), seed, and every parameter."""
+    """One row a point: trial, epoch, accuracy and ASR (fractions, and as counts), seed, and every parameter.
+
+    `sweeplab import` reads these columns back; those that are no parameter are named in `NOT_PARAMETERS`.
+    """
+    counts = ("accuracy_k", "accuracy_n", "asr_k", "asr_n")
     rows = [
         {
             "trial": trial.number,
             "epoch": point.epoch,
             "accuracy": point.measurement.accuracy,
             "asr": point.measurement.asr,
-            "accuracy_k": point.measurement.accuracy_k,
-            "accuracy_n": point.measurement.accuracy_n,
-            "asr_k": point.measurement.asr_k,
-            "asr_n": point.measurement.asr_n,
+            **{name: getattr(point.measurement, name) if point.measurement.is_counted else None for name in counts},
             "top5_accuracy": point.measurement.top5_accuracy,
             "seed": trial.seed,
             "step": point.step,
             "train_loss": point.train.get("loss"),
             "learning_rate_now": point.train.get("learning_rate"),
             "seconds": point.train_seconds + point.evaluate_seconds,
+            "start_counts": trial.start_counts,
             **{name: trial.params.get(name) for name in sweep.parameters},
         }
         for trial in sweep.trials
         for point in trial.points
     ]
     table = pd.DataFrame(rows)
+    if not rows:
+        return table
+    if table[list(counts)].isna().any(axis=None):
+        table = table.astype(dict.fromkeys(counts, "Int64"))
     # A column without any number would be read back from CSV as another type than from Parquet.
-    return table.astype({"top5_accuracy": float}) if rows else table
+    return table.astype({"top5_accuracy": float})
 
 
 def curve_table(sweep: SweepRecord) -> pd.DataFrame:

@@ -1,0 +1,331 @@
+"""The search: which setting comes next, and what Optuna is told of a trial. The book and the replay both call this.
+
+Optuna 5 reads constraints from the trials (`set_constraint`; feasible means <= 0): TPE, the Gaussian process and
+NSGA-II use them; random and Sobol draws and the grid look at no result.
+
+Every draw comes from a sampler of its own, so that it depends on the search's seed, the trial's number and the trials
+told so far alone, not on how often the sweep was interrupted.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import exp, inf, log, nextafter
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+from scipy.stats import qmc
+
+from sweeplab.evaluation.retention import lowest_asr, score
+from sweeplab.experiment import CleaningSweep, Search
+from sweeplab.records import Point
+from sweeplab.search_space import Choice, SearchSpace
+from sweeplab.training.randomness import stream_seed
+
+CONSTRAINT = "asr"
+"""Its name in the study: positive where no point of the trial is cleaned."""
+
+Adjust = Callable[[dict[str, Any]], dict[str, Any]]
+"""A drawn setting to the one that is run; a replay takes the nearest one that was measured."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the draws depend on beside the results."""
+
+    search: Search
+    space: SearchSpace
+    first: tuple[dict[str, Any], ...] = ()
+    """Settings that are run before anything is drawn, in order: the grid, or nothing."""
+
+    @classmethod
+    def of(cls, sweep: CleaningSweep) -> "Plan":
+        """A sweep's."""
+        if sweep.search.sampler == "grid":
+            assert sweep.grid is not None
+            return cls(sweep.search, sweep.grid.as_space(), sweep.grid.points())
+        return cls(sweep.search, sweep.space, sweep.first_settings())
+
+    def configuration_of(self, number: int) -> int:
+        """Which configuration a trial runs: consecutive trials share one, with a seed each."""
+        return number // self.search.seeds_per_configuration
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Without Optuna's log lines and its notes on experimental arguments."""
+    before = optuna.logging.get_verbosity()
+    if before >= logging.ERROR:  # quiet already; setting it again would empty the caches of every logger
+        yield
+        return
+    optuna.logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def ask(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None = None) -> optuna.Trial:
+    """Begin trial `number` in the study; `plan.space.suggest` gives its setting.
+
+    Raises:
+        RuntimeError: if Optuna gives it another number, because something else writes to the study.
+    """
+    with quiet_optuna():
+        if not any(trial.state == OptunaState.WAITING for trial in study.get_trials(deepcopy=False)[number:]):
+            given = _given(study, plan, number, adjust)
+            if given is not None:
+                study.enqueue_trial(given)
+        study.sampler = sampler_for(plan, number, adjust or _without_repeats(study, plan, number))
+        trial = study.ask()
+    if trial.number != number:
+        raise RuntimeError(f"Optuna numbered trial {number} as {trial.number}; the journal has another writer")
+    return trial
+
+
+def _given(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None) -> dict[str, Any] | None:
+    """The setting of a trial that draws none of its own in this study; None: it is drawn here."""
+    seeds, configuration = plan.search.seeds_per_configuration, plan.configuration_of(number)
+    if number % seeds:
+        return dict(study.get_trials(deepcopy=False)[number - number % seeds].params)
+    if configuration < len(plan.first):
+        return plan.first[configuration]
+    if seeds == 1:
+        return None
+    view = by_configuration(study, plan)
+    view.sampler = sampler_for(plan, number, adjust or _without_repeats(study, plan, number))
+    return plan.space.suggest(view.ask())
+
+
+MOST_REDRAWS = 64
+
+
+def _without_repeats(study: optuna.Study, plan: Plan, number: int) -> Adjust | None:
+    """In place of a setting that was run before, which would give the same result again, a random one.
+
+    None where that cannot happen. A finite space whose settings have all been run repeats them.
+    """
+    is_finite = all(isinstance(dimension, Choice) for dimension in plan.space.dimensions.values())
+    if plan.search.sampler == "grid" or not (is_finite or plan.search.sampler == "nsga2"):
+        return None
+    known = [trial.params for trial in study.get_trials(deepcopy=False)[:number]]
+    seed = stream_seed(plan.search.seed, "instead of a repeat", number) % 2**32
+
+    def adjust(setting: dict[str, Any]) -> dict[str, Any]:
+        for index in range(MOST_REDRAWS):
+            if setting not in known:
+                return setting
+            setting = _suggest_alone(plan.space, Sobol(plan.space, seed, index))
+        return setting
+
+    return adjust
+
+
+def _suggest_alone(space: SearchSpace, sampler: BaseSampler) -> dict[str, Any]:
+    with quiet_optuna():
+        return space.suggest(optuna.create_study(sampler=sampler).ask())
+
+
+def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
+    """A study in which every configuration is one trial, so that a sampler sees it once, whatever its seeds.
+
+    Its value is the mean score over the seeds, its constraint the worst: it counts as cleaned where every seed is. It
+    is under way until all its seeds are over; seeds that failed do not count.
+    """
+    seeds = plan.search.seeds_per_configuration
+    with quiet_optuna():
+        view = optuna.create_study(direction="maximize", sampler=RandomSampler())
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != OptunaState.WAITING]
+    for start in range(0, len(trials), seeds):
+        members = trials[start : start + seeds]
+        over = [trial for trial in members if trial.state.is_finished()]
+        told = [trial for trial in over if trial.state == OptunaState.COMPLETE]
+        facts: dict[str, Any] = {"state": OptunaState.RUNNING}
+        if len(over) == seeds and told:
+            worst = max(told, key=lambda trial: trial.constraints.get(CONSTRAINT, -inf))
+            value = float(np.mean([trial.value for trial in told]))
+            facts = {"state": OptunaState.COMPLETE, "value": value, "constraints": worst.constraints}
+        elif len(over) == seeds:
+            facts = {"state": OptunaState.FAIL}
+        if plan.search.sampler == "nsga2":
+            generation = start // seeds // _population(plan.search)
+            facts["system_attrs"] = {NSGAIISampler._get_generation_key(): generation}
+        first = members[0]
+        view.add_trial(create_trial(params=first.params, distributions=first.distributions, **facts))
+    return view
+
+
+def tell(
+    study: optuna.Study,
+    number: int,
+    points: tuple[Point, ...],
+    *,
+    victim_accuracy: float,
+    asr_ceiling: float,
+    start_counts: bool,
+    constrained: bool = True,
+) -> None:
+    """Tell Optuna of an ended trial, finished or pruned, by all its points; again changes nothing.
+
+    A pruned trial is told as complete, with the score that it had when it was stopped, so that samplers learn from it.
+
+    Args:
+        study: where the trial was asked for.
+        number: the trial's.
+        points: all of them, in order.
+        victim_accuracy: a fraction.
+        asr_ceiling: a fraction.
+        start_counts: whether epoch 0 may win.
+        constrained: False is for comparison: no constraint, and a trial without a cleaned point is worth 0, however
+            far from one it was.
+    """
+    frozen = study.get_trials(deepcopy=False)[number]
+    if frozen.state.is_finished():
+        return
+    with quiet_optuna():
+        # Optuna calls a value of 0 feasible, and an ASR equal to the ceiling is not: hence the next float.
+        if constrained and CONSTRAINT not in frozen.constraints:  # a kill may have come between this and what follows
+            lowest = lowest_asr(points, start_counts=start_counts)
+            optuna.Trial(study, frozen._trial_id).set_constraint(CONSTRAINT, nextafter(lowest - asr_ceiling, inf))
+        value = score(points, victim_accuracy, asr_ceiling, start_counts=start_counts)
+        study.tell(number, value if constrained else max(0.0, value), skip_if_finished=True)
+
+
+def ask_again(study: optuna.Study, plan: Plan, number: int) -> optuna.Trial:
+    """A trial that was asked for by a driver that was killed before it wrote the setting down: it draws the same."""
+    with quiet_optuna():
+        study.sampler = sampler_for(plan, number, _without_repeats(study, plan, number))
+        return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+
+
+# --- samplers
+
+
+def sampler_for(plan: Plan, number: int, adjust: Adjust | None = None) -> BaseSampler:
+    """The sampler of one trial alone."""
+    search = plan.search
+    seed = stream_seed(search.seed, "sampler", number) % 2**32
+    with quiet_optuna():
+        inner = SAMPLERS[search.sampler](plan, number, seed)
+    return inner if adjust is None else _Adjusted(inner, plan.space, adjust)
+
+
+def _tpe(plan: Plan, number: int, seed: int) -> BaseSampler:
+    return TPESampler(n_startup_trials=plan.search.startup_trials, constant_liar=True, seed=seed)
+
+
+def _gp(plan: Plan, number: int, seed: int) -> BaseSampler:
+    # One completed trial is the least that it can be fitted to.
+    startup = max(1, plan.search.startup_trials)
+    return GPSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
+
+
+def _nsga2(plan: Plan, number: int, seed: int) -> BaseSampler:
+    return NSGAIISampler(population_size=_population(plan.search), seed=seed)
+
+
+def _population(search: Search) -> int:
+    return max(2, search.startup_trials)  # a crossover has two parents
+
+
+def _qmc(plan: Plan, number: int, seed: int) -> BaseSampler:
+    index = plan.configuration_of(number) - len(plan.first)
+    return Sobol(plan.space, stream_seed(plan.search.seed, "sobol") % 2**32, max(0, index))
+
+
+def _random(plan: Plan, number: int, seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+SAMPLERS: Mapping[str, Callable[[Plan, int, int], BaseSampler]] = {
+    "tpe": _tpe,
+    "gp": _gp,
+    "random": _random,
+    "qmc": _qmc,
+    "nsga2": _nsga2,
+    "grid": _random,  # every trial's setting is given
+}
+
+
+class Sobol(BaseSampler):
+    """Point `index` of a scrambled Sobol sequence over all dimensions of a space.
+
+    Optuna's own keeps its place in the study, where a kill between two writes skips a point, and draws conditional
+    parameters at random. Here a conditional parameter has its coordinate whether it applies or not.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int, index: int) -> None:
+        engine = qmc.Sobol(len(space.dimensions), scramble=True, seed=seed)
+        if index:
+            engine.fast_forward(index)
+        self.place = dict(zip(space.dimensions, engine.random(1)[0], strict=True))
+        """By parameter, in [0, 1)."""
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Every parameter by itself."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """None."""
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """The parameter's coordinate on its own scale."""
+        place = float(self.place[param_name])
+        if isinstance(param_distribution, FloatDistribution):
+            low, high = param_distribution.low, param_distribution.high
+            if param_distribution.log:
+                value = exp(log(low) + place * (log(high) - log(low)))
+            else:
+                value = low + place * (high - low)
+            return min(max(value, low), high)
+        assert isinstance(param_distribution, optuna.distributions.CategoricalDistribution)
+        return param_distribution.choices[int(place * len(param_distribution.choices))]
+
+
+class _Adjusted(BaseSampler):
+    """Draws a whole setting with another sampler and puts what `adjust` makes of it in its place."""
+
+    def __init__(self, inner: BaseSampler, space: SearchSpace, adjust: Adjust) -> None:
+        self.inner, self.space, self.adjust = inner, space, adjust
+        self._inner_space: dict[str, BaseDistribution] = {}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        self._inner_space = self.inner.infer_relative_search_space(study, trial)
+        return {name: dimension.distribution() for name, dimension in self.space.dimensions.items()}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        drawn = self.inner.sample_relative(study, trial, self._inner_space)
+        chosen: dict[str, Any] = {}
+        for name, dimension in self.space.dimensions.items():
+            if dimension.is_active(chosen):
+                independent = self.inner.sample_independent
+                known = name in drawn
+                chosen[name] = drawn[name] if known else independent(study, trial, name, dimension.distribution())
+        return self.adjust(chosen)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        raise RuntimeError(f"{param_name} is no part of the adjusted setting")
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.inner.before_trial(study, trial)
+
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: OptunaState, values: Any) -> None:
+        self.inner.after_trial(study, trial, state, values)

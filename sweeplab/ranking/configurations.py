@@ -1,0 +1,130 @@
+"""The leaderboard by configuration: mean, deviation and worst over the seeds that a setting was run with."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, short_value
+
+
+@dataclass(frozen=True)
+class ConfigurationRow:
+    """All trials of one setting; retentions are of their best cleaned points, as fractions of the victim's accuracy."""
+
+    rank: int
+    """1 is best."""
+    configuration: str
+    params: dict[str, Any]
+    trials: tuple[int, ...]
+    """Their numbers, ascending."""
+    seeds: tuple[int, ...]
+    """In the order of `trials`."""
+    measured: int
+    """Trials that have a point that may win; only these count below."""
+    feasible: int
+    """Trials with a cleaned point."""
+    retention_mean: float | None
+    """Over the feasible trials alone: read it beside `feasible`. None: there is none."""
+    retention_sd: float | None
+    """Sample standard deviation over the feasible trials; None with fewer than two."""
+    retention_worst: float | None
+    """The lowest; None where a measured trial is not feasible, which is worse than any retention."""
+    min_asr_worst: float | None
+    """The highest of the trials' lowest ASRs; None: nothing was measured."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "rank": self.rank,
+            "configuration": self.configuration,
+            "trials": list(self.trials),
+            "seeds": list(self.seeds),
+            "measured": self.measured,
+            "feasible": self.feasible,
+            "retention": {
+                "mean": self.retention_mean,
+                "sd": self.retention_sd,
+                "worst": self.retention_worst,
+            },
+            "min_asr_worst": self.min_asr_worst,
+            "params": self.params,
+        }
+
+
+def group_by_configuration(leaderboard: Leaderboard) -> tuple[ConfigurationRow, ...]:
+    """One row a configuration, best first.
+
+    Those whose every measured trial has a cleaned point come first, by mean retention; then the rest, by the share of
+    their trials that have one, then by the worst of their lowest ASRs; then those without a measured trial.
+    """
+    members: dict[str, list[LeaderboardRow]] = {}
+    for row in leaderboard.rows:
+        members.setdefault(row.configuration, []).append(row)
+    rows = [_row(sorted(group, key=lambda row: row.trial)) for group in members.values()]
+    rows.sort(key=_order)
+    return tuple(ConfigurationRow(**{**vars(row), "rank": rank}) for rank, row in enumerate(rows, start=1))
+
+
+def _row(group: Sequence[LeaderboardRow]) -> ConfigurationRow:
+    measured = [row for row in group if row.min_asr is not None]
+    kept = [row.retention for row in measured if row.retention is not None]
+    return ConfigurationRow(
+        rank=0,
+        configuration=group[0].configuration,
+        params=group[0].to_json()["params"],
+        trials=tuple(row.trial for row in group),
+        seeds=tuple(row.seed for row in group),
+        measured=len(measured),
+        feasible=len(kept),
+        retention_mean=statistics.fmean(kept) if kept else None,
+        retention_sd=statistics.stdev(kept) if len(kept) > 1 else None,
+        retention_worst=min(kept) if kept and len(kept) == len(measured) else None,
+        min_asr_worst=max((row.min_asr for row in measured if row.min_asr is not None), default=None),
+    )
+
+
+def _order(row: ConfigurationRow) -> tuple[int, float, float, int]:
+    first = row.trials[0]
+    if row.measured and row.feasible == row.measured:
+        assert row.retention_mean is not None
+        return 0, -row.retention_mean, 0.0, first
+    if row.measured:
+        assert row.min_asr_worst is not None
+        return 1, -row.feasible / row.measured, row.min_asr_worst, first
+    return 2, 0.0, 0.0, first
+
+
+def render_configurations(leaderboard: Leaderboard, rows: Sequence[ConfigurationRow], limit: int = 20) -> Table:
+    """The first `limit` configurations for the terminal; percentages with one decimal."""
+    table = Table(
+        title=Text(f"{leaderboard.sweep}: {len(rows)} configurations, over their seeds"),
+        caption=Text("mean and deviation over the seeds that were cleaned; worst: – where one was not"),
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
+    for heading in ("rank", "cleaned", "kept %\nmean", "\nsd", "\nworst", "lowest ASR %\nworst"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("parameters", overflow="fold")
+    for row in rows[:limit]:
+        table.add_row(
+            str(row.rank),
+            f"{row.feasible} of {row.measured}",
+            _percent(row.retention_mean),
+            _percent(row.retention_sd),
+            _percent(row.retention_worst),
+            _percent(row.min_asr_worst),
+            Text(" ".join(f"{name}={short_value(value)}" for name, value in row.params.items())),
+            style=None if row.feasible else "dim",
+        )
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"

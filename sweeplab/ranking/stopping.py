@@ -1,0 +1,216 @@
+"""Stopping rules: when a trial's points so far say that the rest of it is not worth its epochs.
+
+Rules are pure: they see the trial's own points and what the sweep knew at that moment, and give the reason with the
+numbers that they saw. A rule may be wrong; `sweeplab audit` replays it over a sweep whose trials all ran to their end.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+
+from sweeplab.evaluation.retention import counted
+from sweeplab.records import Point
+from sweeplab.specs import AnySpec, Spec, one_of
+
+SMALLEST_ASR = 1e-4
+"""ASRs are compared as ratios; smaller ones, which a test set can hardly measure, count as this one."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The points of one trial that may win, as three rows of equal length; rates are fractions."""
+
+    epochs: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    asr: tuple[float, ...]
+
+    @classmethod
+    def of(cls, points: Iterable[Point], *, start_counts: bool) -> "Trajectory":
+        """Of a trial's points; those without a measured ASR cannot be judged and are left out."""
+        rows = [
+            (point.epoch, point.measurement.accuracy, point.measurement.asr)
+            for point in counted(points, start_counts=start_counts)
+            if point.measurement.asr is not None
+        ]
+        return cls(tuple(row[0] for row in rows), tuple(row[1] for row in rows), tuple(row[2] for row in rows))
+
+    def upto(self, count: int) -> "Trajectory":
+        """The first `count` points."""
+        return Trajectory(self.epochs[:count], self.accuracy[:count], self.asr[:count])
+
+    def best_accuracy(self, asr_ceiling: float) -> float | None:
+        """Of the cleaned points; None where there is none."""
+        cleaned = [a for a, asr in zip(self.accuracy, self.asr, strict=True) if asr < asr_ceiling]
+        return max(cleaned, default=None)
+
+    @cached_property
+    def later_gain(self) -> dict[float, float]:
+        """By epoch: by how much accuracy rose above its value there at any later point; 0 where it never did."""
+        highest, gains = float("-inf"), {}
+        for epoch, accuracy in reversed(list(zip(self.epochs, self.accuracy, strict=True))):
+            highest = max(highest, accuracy)
+            gains[epoch] = highest - accuracy
+        return gains
+
+    @cached_property
+    def later_fall(self) -> dict[float, float]:
+        """By epoch: the lowest ASR from there on as a share of the ASR there, in (0, 1]."""
+        lowest, falls = float("inf"), {}
+        for epoch, asr in reversed(list(zip(self.epochs, self.asr, strict=True))):
+            lowest = min(lowest, max(asr, SMALLEST_ASR))
+            falls[epoch] = lowest / max(asr, SMALLEST_ASR)
+        return falls
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a sweep knows when a rule is asked; rates are fractions."""
+
+    victim_accuracy: float
+    victim_asr: float
+    asr_ceiling: float
+    best_accuracy: float | None
+    """Of all cleaned points of the sweep so far; None: there is none yet."""
+    lowest_asr: float | None
+    """Of all points of the sweep so far that may win."""
+    completed: Sequence[Trajectory] = ()
+    """Trials that ran to their end, in the order in which they did."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A decision to end a trial early."""
+
+    rule: str
+    reason: str
+    saw: dict[str, float]
+    """The numbers behind it."""
+
+
+class Rule(Protocol):
+    """What a stopping rule offers."""
+
+    def judge(self, trial: Trajectory, situation: Situation) -> Stop | None:
+        """Whether to stop after the trial's last point; `trial` has at least one."""
+        ...
+
+
+class BackdoorStays(Spec):
+    """The ASR has hardly moved: the setting is too weak to clean."""
+
+    kind: Literal["backdoor-stays"] = "backdoor-stays"
+    after_epochs: float = Field(default=2, gt=0)
+    """Not before this epoch."""
+    share: float = Field(default=0.9, gt=0, le=1)
+    """Stop where the lowest ASR so far is at least this share of the victim's, and not cleaned."""
+
+    def judge(self, trial: Trajectory, situation: Situation) -> Stop | None:
+        """Whether to stop after the trial's last point."""
+        lowest, limit = min(trial.asr), self.share * situation.victim_asr
+        if trial.epochs[-1] < self.after_epochs or lowest < max(limit, situation.asr_ceiling):
+            return None
+        return Stop(
+            self.kind,
+            f"after epoch {trial.epochs[-1]:g} its lowest ASR, {lowest:.2%}, is at least {self.share:g} of the "
+            f"victim's {situation.victim_asr:.2%}",
+            {"epoch": trial.epochs[-1], "lowest_asr": lowest, "limit": limit},
+        )
+
+
+class FallsBehind(Spec):
+    """The accuracy lies below what another point kept while cleaned, and is still falling."""
+
+    kind: Literal["falls-behind"] = "falls-behind"
+    after_epochs: float = Field(default=2, gt=0)
+    """Not before this epoch."""
+    margin: float = Field(default=0.1, ge=0, lt=1)
+    """How far below the best cleaned accuracy of the sweep, as a fraction of the victim's accuracy."""
+
+    def judge(self, trial: Trajectory, situation: Situation) -> Stop | None:
+        """Whether to stop after the trial's last point."""
+        best = situation.best_accuracy
+        if best is None or trial.epochs[-1] < self.after_epochs or len(trial.accuracy) < 2:
+            return None
+        before, now = trial.accuracy[-2:]
+        limit = best - self.margin * situation.victim_accuracy
+        if now >= limit or now >= before:
+            return None
+        return Stop(
+            self.kind,
+            f"after epoch {trial.epochs[-1]:g} its accuracy, {now:.2%}, is falling and more than {self.margin:g} of "
+            f"the victim's below the best cleaned one, {best:.2%}",
+            {"epoch": trial.epochs[-1], "accuracy": now, "accuracy_before": before, "limit": limit},
+        )
+
+
+class LearnedBound(Spec):
+    """Even the largest later improvement that any completed trial made would not be enough.
+
+    From the trials that ran to their end we know by how much accuracy ever rose, and to which share ASR ever fell,
+    after a given epoch. The trial is stopped where its accuracy plus the largest such rise stays below the best
+    cleaned accuracy, or its ASR times the deepest such fall does not come below the ceiling.
+    """
+
+    kind: Literal["learned-bound"] = "learned-bound"
+    after_epochs: float = Field(default=1, gt=0)
+    """Not before this epoch."""
+    learn_from: int = Field(default=5, ge=1)
+    """Completed trials that are needed first."""
+    accuracy_slack: float = Field(default=0.05, ge=0, lt=1)
+    """Added to the largest rise, as a fraction of the victim's accuracy."""
+    asr_slack: float = Field(default=0.5, gt=0, le=1)
+    """The deepest fall is multiplied by it: 0.5 allows for a fall twice as deep."""
+
+    def judge(self, trial: Trajectory, situation: Situation) -> Stop | None:
+        """Whether to stop after the trial's last point."""
+        epoch, accuracy, asr = trial.epochs[-1], trial.accuracy[-1], trial.asr[-1]
+        known = [other for other in situation.completed if epoch in other.later_gain]
+        if epoch < self.after_epochs or len(known) < self.learn_from:
+            return None
+        rise = max(other.later_gain[epoch] for other in known) + self.accuracy_slack * situation.victim_accuracy
+        fall = min(other.later_fall[epoch] for other in known) * self.asr_slack
+        accuracy_bound, asr_bound = accuracy + rise, asr * fall
+        numbers = {"epoch": epoch, "learned_from": float(len(known))}
+        best, ceiling = situation.best_accuracy, situation.asr_ceiling
+        if best is not None and accuracy_bound < best:
+            return Stop(
+                self.kind,
+                f"after epoch {epoch:g} its accuracy, {accuracy:.2%}, could rise to {accuracy_bound:.2%} as in "
+                f"{len(known)} completed trials, and the best cleaned one is {best:.2%}",
+                {**numbers, "accuracy": accuracy, "accuracy_bound": accuracy_bound, "best": best},
+            )
+        lowest = situation.lowest_asr
+        # Without a cleaned point anywhere the lowest ASR ranks, and a trial that may still reach it goes on.
+        limit = ceiling if best is not None or lowest is None else max(ceiling, lowest)
+        if asr_bound >= limit:
+            return Stop(
+                self.kind,
+                f"after epoch {epoch:g} its ASR, {asr:.2%}, could fall to {asr_bound:.2%} as in {len(known)} completed "
+                f"trials, and the limit is {limit:.2%}",
+                {**numbers, "asr": asr, "asr_bound": asr_bound, "limit": limit},
+            )
+        return None
+
+
+RULES = (BackdoorStays, FallsBehind, LearnedBound)
+
+
+class Pruning(Spec):
+    """Ends trials early, after a point, by the first rule that fires; off unless a search names it."""
+
+    rules: tuple[Annotated[AnySpec, one_of(lambda: RULES, "judge", "stopping rule")], ...] = Field(
+        default=(BackdoorStays(), FallsBehind(), LearnedBound()), min_length=1
+    )
+
+    def decide(self, trial: Trajectory, situation: Situation) -> Stop | None:
+        """The first rule's reason to stop after the trial's last point; None: go on."""
+        if not trial.epochs:
+            return None
+        for rule in self.rules:
+            stop: Stop | None = rule.judge(trial, situation)  # type: ignore[attr-defined]
+            if stop is not None:
+                return stop
+        return None

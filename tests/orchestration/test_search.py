@@ -1,0 +1,205 @@
+"""The search: every sampler draws the same whatever is interrupted, and sees each configuration once."""
+
+import math
+from pathlib import Path
+
+import fabricated
+import optuna
+import pytest
+from fabricated import SWEEP, Player, open_book
+from optuna.trial import TrialState
+
+from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration.search import CONSTRAINT, Plan, Sobol, ask, by_configuration
+from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
+from sweeplab.specs import InvalidInput
+
+CONDITIONAL = SearchSpace(
+    dimensions={
+        "learning_rate": LogUniform(low=1e-4, high=1e-1),
+        "shrink_perturb": Choice(values=(False, True)),
+        "shrink": Uniform(low=0.5, high=1.0, when={"shrink_perturb": True}),
+    },
+    source="made up",
+)
+
+
+def searching(sampler: str, trials: int = 6, **search: object) -> CleaningSweep:
+    return SWEEP.replace(
+        space=CONDITIONAL, search=SWEEP.search.replace(sampler=sampler, trials=trials, startup_trials=3, **search)
+    )
+
+
+def params_of(path: Path, sweep: CleaningSweep) -> list[dict[str, object]]:
+    folder = fabricated.finished_sweep(path, sweep)
+    return [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "nsga2"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_resumed_sweep_draws_what_an_uninterrupted_one_does(sampler: str, seeds: int, tmp_path: Path):
+    sweep = searching(sampler, trials=6, seeds_per_configuration=seeds)
+    undisturbed = params_of(tmp_path / "undisturbed", sweep)
+    folder = fabricated.prepared_folder(tmp_path / "resumed", sweep)
+    for _ in range(6):
+        book = open_book(folder, sweep)
+        Player(book).play(book.next_job())
+    assert [folder.trial_header(number)["params"] for number in folder.trial_numbers()] == undisturbed
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "nsga2"])
+def test_conditional_and_logarithmic_parameters_stay_in_their_space(sampler: str, tmp_path: Path):
+    sweep = searching(sampler)
+    drawn = params_of(tmp_path, sweep)
+    assert [sweep.space.fault_of(params) for params in drawn] == [None] * 6
+    assert len({str(params) for params in drawn}) == 6
+
+
+@pytest.mark.parametrize(
+    ("sampler", "trials"), [("tpe", 40), pytest.param("gp", 12, marks=pytest.mark.slow), ("nsga2", 60)]
+)
+def test_samplers_that_know_the_constraint_follow_it(sampler: str, trials: int):
+    """Every value is the same; where low rates violate the constraint, the later draws lie higher than where high ones
+    do."""
+    plan = Plan.of(SWEEP.replace(search=SWEEP.search.replace(sampler=sampler, startup_trials=6)))
+
+    def mean_rate_of_later_draws(sign: float) -> float:
+        study, rates = optuna.create_study(direction="maximize"), []
+        for number in range(trials):
+            trial = ask(study, plan, number)
+            rates.append(math.log10(plan.space.suggest(trial)["learning_rate"]))
+            trial.set_constraint(CONSTRAINT, sign * (rates[-1] + 2.5))
+            study.tell(trial, 1.0)
+        later = rates[trials // 2 :]
+        return sum(later) / len(later)
+
+    assert mean_rate_of_later_draws(1.0) < mean_rate_of_later_draws(-1.0) - 0.3
+
+
+def test_a_finite_space_is_run_through_before_anything_repeats(tmp_path: Path):
+    space = SearchSpace(dimensions={"learning_rate": Choice(values=(1e-4, 1e-3, 1e-2, 1e-1))}, source="made up")
+    for sampler in ("tpe", "random", "nsga2"):
+        sweep = searching(sampler, trials=4).replace(space=space)
+        assert {params["learning_rate"] for params in params_of(tmp_path / sampler, sweep)} == {1e-4, 1e-3, 1e-2, 1e-1}
+
+
+def test_an_unknown_sampler_lists_the_known_ones():
+    with pytest.raises(InvalidInput, match="'tpe', 'gp', 'random', 'qmc', 'grid' or 'nsga2'"):
+        searching("cmaes")
+
+
+# --- Sobol
+
+
+def test_sobol_points_are_those_of_one_scrambled_sequence():
+    """The first eight points of a Sobol sequence fill every eighth of every axis once."""
+    places = [Sobol(CONDITIONAL, 5, index).place for index in range(8)]
+    for name in CONDITIONAL.dimensions:
+        assert sorted(int(8 * place[name]) for place in places) == list(range(8))
+
+
+def test_sobol_scales_each_kind_of_dimension():
+    """A place of .5 is the geometric mean of a logarithmic range, the middle of a plain one, the later of two
+    choices."""
+    sampler = Sobol(CONDITIONAL, 5, 0)
+    sampler.place = dict.fromkeys(CONDITIONAL.dimensions, 0.5)
+    study = optuna.create_study(sampler=sampler)
+    params = CONDITIONAL.suggest(study.ask())
+    assert params == {"learning_rate": pytest.approx(10**-2.5), "shrink_perturb": True, "shrink": pytest.approx(0.75)}
+
+
+# --- the grid first
+
+
+GRID_FIRST = SWEEP.replace(search=SWEEP.search.replace(trials=8, grid_first=True))
+
+
+def test_the_grid_comes_first_where_that_is_asked_for(tmp_path: Path):
+    drawn = params_of(tmp_path, GRID_FIRST)
+    assert drawn[:6] == [dict(point) for point in GRID_FIRST.grid.points()]
+    assert drawn[6] not in drawn[:6]
+
+
+def test_what_the_grid_leaves_out_keeps_the_sweeps_own_value(tmp_path: Path):
+    space = SearchSpace(
+        dimensions={**SWEEP.space.dimensions, "weight_decay": LogUniform(low=1e-2, high=1.0)}, source="made up"
+    )
+    sweep = GRID_FIRST.replace(space=space, optimization=SWEEP.optimization.replace(weight_decay=0.3))
+    assert {params["weight_decay"] for params in params_of(tmp_path, sweep)[:6]} == {0.3}
+
+
+def test_a_grid_outside_the_space_is_refused_when_it_is_to_come_first():
+    space = SearchSpace(
+        dimensions={"ssl_weight": Uniform(low=0, high=4), "learning_rate": LogUniform(low=1e-4, high=1e-2)}, source=""
+    )
+    with pytest.raises(InvalidInput, match=r"learning_rate=0\.1 lies outside the space"):
+        GRID_FIRST.replace(space=space)
+
+
+def test_the_grid_first_needs_a_grid():
+    with pytest.raises(InvalidInput, match="grid_first=true needs a `grid`"):
+        GRID_FIRST.replace(grid=None)
+
+
+# --- seeds
+
+
+TWO_SEEDS = SWEEP.replace(search=SWEEP.search.replace(trials=8, seeds_per_configuration=2))
+
+
+def test_every_configuration_is_run_with_each_seed(tmp_path: Path):
+    folder = fabricated.finished_sweep(tmp_path, TWO_SEEDS)
+    headers = [folder.trial_header(number) for number in range(8)]
+    assert [header["seed"] for header in headers] == [0, 1] * 4
+    for one, other in zip(headers[::2], headers[1::2], strict=True):
+        assert one["params"] == other["params"]
+        assert one["configuration"] == other["configuration"]
+    assert len({header["configuration"] for header in headers}) == 4
+
+
+def test_a_job_carries_its_trials_seed(tmp_path: Path):
+    book = open_book(fabricated.prepared_folder(tmp_path, TWO_SEEDS), TWO_SEEDS)
+    jobs = [book.next_job() for _ in range(2)]
+    assert [job.sweep.seed for job in jobs] == [0, 1]
+
+
+def test_a_grid_runs_every_setting_with_each_seed(tmp_path: Path):
+    sweep = SWEEP.replace(search=SWEEP.search.replace(sampler="grid", seeds_per_configuration=2))
+    assert sweep.num_trials() == 12
+    drawn = params_of(tmp_path, sweep)
+    assert drawn[::2] == drawn[1::2] == [dict(point) for point in sweep.grid.points()]
+
+
+def test_trials_must_be_a_multiple_of_the_seeds():
+    with pytest.raises(InvalidInput, match="trials=6 must be a multiple of seeds_per_configuration=4; choose 4 or 8"):
+        SWEEP.replace(search=SWEEP.search.replace(seeds_per_configuration=4))
+
+
+def test_the_sampler_sees_a_configuration_as_one():
+    """Scores .8 and -.2, constraints -.01 and .2: one trial of value .3 that is not cleaned; the second is under way;
+    the third failed with both seeds."""
+    study = optuna.create_study(direction="maximize")
+    distributions = {"ssl_weight": optuna.distributions.FloatDistribution(0, 4)}
+
+    def add(weight: float, **facts: object) -> None:
+        study.add_trial(optuna.trial.create_trial(params={"ssl_weight": weight}, distributions=distributions, **facts))
+
+    add(1.0, value=0.8, constraints={CONSTRAINT: -0.01})
+    add(1.0, value=-0.2, constraints={CONSTRAINT: 0.2})
+    add(2.0, value=0.9, constraints={CONSTRAINT: -0.01})
+    add(2.0, state=TrialState.RUNNING)
+    add(3.0, state=TrialState.FAIL)
+    add(3.0, state=TrialState.FAIL)
+    seen = by_configuration(study, Plan.of(TWO_SEEDS)).get_trials()
+    assert [trial.state for trial in seen] == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.FAIL]
+    assert seen[0].value == pytest.approx(0.3)
+    assert seen[0].constraints == {CONSTRAINT: 0.2}
+
+
+# --- digests
+
+
+def test_new_fields_at_their_defaults_leave_digests_alone():
+    """Taken before `grid_first`, `seeds_per_configuration` and `pruning` existed."""
+    assert SWEEP.digest() == "73cbc2531fa38461"
+    assert SWEEP.search.replace(grid_first=True).canonical() != SWEEP.search.canonical()

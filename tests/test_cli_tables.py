@@ -1,0 +1,130 @@
+"""The commands over tables: import, replay, audit, the leaderboard by configuration."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pytest
+from fabricated import SWEEP
+from test_cli import command, refused
+
+from sweeplab.ranking.stopping import BackdoorStays, Pruning
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that only this test uses."""
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Three rates, two epochs: only the middle one is cleaned, and keeps 8/9."""
+    path = tmp_path / "table.csv"
+    rates = {1e-4: [(0.9, 0.8), (0.9, 0.8)], 1e-3: [(0.85, 0.3), (0.8, 0.01)], 1e-2: [(0.5, 0.3), (0.2, 0.2)]}
+    lines = ["trial,epoch,accuracy,asr,rate"]
+    for trial, (rate, points) in enumerate(rates.items()):
+        lines.append(f"{trial},0,0.9,0.8,{rate}")
+        lines += [f"{trial},{epoch},{accuracy},{asr},{rate}" for epoch, (accuracy, asr) in enumerate(points, 1)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def json_of(*words: str) -> Any:
+    code, stdout, _ = command(*words, "--json")
+    assert code == 0
+    return json.loads(stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_an_imported_table_serves_every_reading_command(home: Path, table: Path, tmp_path: Path):
+    code, stdout, _ = command("import", str(table), "--sweep", "elsewhere")
+    assert code == 0
+    assert "3 trials, 9 points, parameters rate" in stdout
+    best = json_of("leaderboard", "elsewhere")["trials"][0]
+    assert (best["trial"], best["retention"], best["certified"]) == (1, pytest.approx(0.8 / 0.9), False)
+    status = json_of("status", "elsewhere")
+    assert (status["state"], status["trial_epochs"], status["trials"]["finished"]) == ("finished", 6, 3)
+    assert [row["sweep"] for row in json_of("list")] == ["elsewhere"]
+    code, stdout, _ = command("report", "elsewhere")
+    assert code == 0
+    assert Path(stdout.strip()).stat().st_size > 10_000
+    assert command("export", "elsewhere", "--to", str(tmp_path / "out"))[0] == 0
+
+
+def test_an_imported_sweep_cannot_be_resumed(home: Path, table: Path):
+    command("import", str(table), "--sweep", "elsewhere")
+    assert "was imported from table.csv; nothing can go on" in refused("resume", "elsewhere")
+
+
+def test_a_bad_table_is_one_message(home: Path, table: Path):
+    table.write_text(table.read_text().replace("0.85", "85"))
+    assert "accuracy=85.0 in row 5 must be a fraction in [0, 1]" in refused("import", str(table), "--sweep", "x")
+
+
+def test_replay_compares_with_random_search_and_plain_tpe(home: Path, table: Path):
+    command("import", str(table), "--sweep", "elsewhere")
+    found = json_of("replay", "elsewhere", "--sampler", "qmc", "--sampler", "grid", "--seeds", "3")
+    assert [row["sampler"] for row in found["results"]] == ["qmc", "grid", "random", "tpe-unconstrained"]
+    assert found["table"] == {
+        "configurations": 3,
+        "trial_epochs": 6.0,
+        "best_retention": pytest.approx(0.8 / 0.9),
+        "lowest_asr": 0.01,
+    }
+    grid = found["results"][1]
+    assert (grid["seeds"], grid["arrived"], grid["trial_epochs"]["median"]) == (1, 1, 4.0)
+    code, stdout, _ = command("replay", "elsewhere", "--sampler", "random", "--seeds", "3")
+    assert code == 0
+    assert "3 of 3 arrived" in stdout
+
+
+def test_audit_reports_what_was_lost_and_saved(home: Path, table: Path):
+    command("import", str(table), "--sweep", "elsewhere")
+    rules = json.dumps({"rules": [{"kind": "backdoor-stays", "after_epochs": 1}]})
+    found = json_of("audit", "elsewhere", "--pruning", rules)
+    assert (found["pruned"], found["would_have_been_feasible"], found["trial_epochs_saved"]) == (1, 0, 1.0)
+    code, stdout, _ = command("audit", "elsewhere", "--pruning", rules)
+    assert code == 0
+    assert "1 of 3 trials would have been stopped early" in stdout
+
+
+def test_rules_that_are_no_rules_are_one_message(home: Path, table: Path):
+    command("import", str(table), "--sweep", "elsewhere")
+    assert "neither `default` nor JSON" in refused("audit", "elsewhere", "--pruning", "often")
+    assert "known: backdoor-stays" in refused("audit", "elsewhere", "--pruning", '{"rules": [{"kind": "median"}]}')
+
+
+def test_an_unknown_sampler_is_one_message(home: Path, table: Path):
+    command("import", str(table), "--sweep", "elsewhere")
+    assert "'cmaes' is unknown; known: tpe" in refused("replay", "elsewhere", "--sampler", "cmaes")
+
+
+def test_the_leaderboard_groups_seeds(home: Path):
+    sweep = SWEEP.replace(search=SWEEP.search.replace(seeds_per_configuration=2))
+    fabricated.finished_sweep(home / "sweeps", sweep)
+    groups = json_of("leaderboard", "made-up")["configurations"]
+    assert [(group["seeds"], len(group["trials"])) for group in groups] == [([0, 1], 2)] * 3
+    code, stdout, _ = command("leaderboard", "made-up", "--by", "configuration")
+    assert code == 0
+    assert "3 configurations, over their seeds" in stdout
+    assert "--by='seed' is unknown; known: trial, configuration" in refused("leaderboard", "made-up", "--by", "seed")
+
+
+def test_status_and_page_show_pruned_trials(home: Path):
+    sweep = SWEEP.replace(
+        epochs=3, search=SWEEP.search.replace(pruning=Pruning(rules=(BackdoorStays(after_epochs=1, share=0.1),)))
+    )
+    book = fabricated.open_book(fabricated.prepared_folder(home / "sweeps", sweep), sweep)
+    while (job := book.next_job()) is not None:
+        for made in fabricated.Player(book, rates=lambda params, index: (90, 70)).points(job):
+            book.point(job.number, made, fabricated.outcomes(made.measurement))
+            if book.should_stop(job.number):
+                break
+        book.finished(job.number)
+    status = json_of("status", "made-up")
+    assert (status["state"], status["trials"]["pruned"], status["trial_epochs"]) == ("finished", 6, 6)
+    code, stdout, _ = command("report", "made-up")
+    assert code == 0
+    assert "6 pruned" in Path(stdout.strip()).read_text()
