@@ -5,8 +5,8 @@
     python benchmarks/overhead.py --only trivial --num-trivial 500
 
 The work of a trial is sleep, cut into epochs, each with a point and a checkpoint of 1 MB: what is measured is what the
-executors, the ledger, Optuna and MLflow add, also on a machine whose cores are shared. Every measurement runs in a process
-of its own, one after the other; compare numbers of one run only.
+executors, the ledger, Optuna and MLflow add, also on a machine whose cores are shared. Every measurement runs in a
+process of its own, one after the other; compare numbers of one run only.
 """
 
 import argparse

@@ -360,6 +360,23 @@ class CleaningSweep(Spec):
             )
         return self
 
+    def _check_selected(self, other: "CleaningSweep") -> None:
+        if other.name == self.name:
+            raise ValueError(f"name={self.name!r} is the name of the sweep whose trial is selected too; choose another")
+        if (other.evaluation.canonical(), other.protocol) != (self.evaluation.canonical(), self.protocol):
+            raise ValueError(
+                f"evaluation and protocol must be those of the sweep {other.name!r} whose trial is selected: "
+                "retention compares with its victim on the same images"
+            )
+
+    def original_victim(self) -> PretrainedVictim | CheckpointVictim:
+        """The poisoned model behind all selected trials: what retention is relative to."""
+        return self.victim.sweep.original_victim() if isinstance(self.victim, SelectedTrial) else self.victim
+
+    def start_counts(self, setting: "Setting") -> bool:
+        """Whether epoch 0 may win: where the start is another model than the original victim, or nothing is trained."""
+        return self.epochs == 0 or setting.start.changes_victim or isinstance(self.victim, SelectedTrial)
+
     def _check_grid_first(self) -> None:
         if self.grid is None:
             raise ValueError("search.grid_first=true needs a `grid`; give one or leave it out")
@@ -387,23 +404,6 @@ class CleaningSweep(Spec):
                     chosen[name] = point.get(name, own[name])
             settings.append({**chosen, **point})
         return tuple(settings)
-
-    def _check_selected(self, other: "CleaningSweep") -> None:
-        if other.name == self.name:
-            raise ValueError(f"name={self.name!r} is the name of the sweep whose trial is selected too; choose another")
-        if (other.evaluation.canonical(), other.protocol) != (self.evaluation.canonical(), self.protocol):
-            raise ValueError(
-                f"evaluation and protocol must be those of the sweep {other.name!r} whose trial is selected: "
-                "retention compares with its victim on the same images"
-            )
-
-    def original_victim(self) -> PretrainedVictim | CheckpointVictim:
-        """The poisoned model behind all selected trials: what retention is relative to."""
-        return self.victim.sweep.original_victim() if isinstance(self.victim, SelectedTrial) else self.victim
-
-    def start_counts(self, setting: "Setting") -> bool:
-        """Whether epoch 0 may win: where the start is another model than the original victim, or nothing is trained."""
-        return self.epochs == 0 or setting.start.changes_victim or isinstance(self.victim, SelectedTrial)
 
     def owners(self) -> dict[str, type[Spec]]:
         """The specs whose fields a parameter may name."""

@@ -619,6 +619,8 @@ def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
 
 
 def _poison_text(plan: PoisonPlan) -> str:
+    if not plan.indices:
+        return "no pair poisoned"
     share = f"{len(plan.indices)} of {plan.num_training_pairs} pairs poisoned ({plan.rate:.3%})"
     return f"{share} towards {plan.aim}"
 
