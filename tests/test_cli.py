@@ -162,7 +162,7 @@ def test_an_override_that_breaks_a_rule_is_refused(sweep: CleaningSweep, refusal
 
 
 def test_an_unknown_sampler_is_refused(sweep: CleaningSweep, refusal):
-    assert "'tpe', 'random' or 'grid'" in refusal(["--search", "optuna-best"], sweep)
+    assert "'tpe', 'gp', 'random', 'qmc', 'grid' or 'nsga2'" in refusal(["--search", "optuna-best"], sweep)
 
 
 def test_another_spec_under_an_existing_name_is_refused_with_what_differs(

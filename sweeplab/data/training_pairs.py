@@ -102,6 +102,13 @@ class TrainingPairs(Dataset[PairBatch]):
             self._views_key = image_views
         self.image_views = image_views
 
+    def use_seed(self, seed: int) -> None:
+        """Make the views of another seed from now on; what was decoded stays."""
+        if seed != self.seed:
+            self.seed = seed
+            self._views.clear()
+            self._token_views.clear()
+
     def caption(self, row: int) -> str:
         """The caption that is trained on: the poisoned one where there is one."""
         return self._captions.get(row) or self.table.caption(row)

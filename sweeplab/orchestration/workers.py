@@ -295,7 +295,6 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
             sweep.original_victim().canonical() if isinstance(sweep.data, CleanSample) else None,
             str(getattr(sweep.data, "path", "")),
             sweep.victim.architecture.canonical(),
-            sweep.seed,
             sweep.protocol,
             sweep.text_augmentation,
         ]
@@ -317,6 +316,7 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
             text_augmentation=sweep.text_augmentation,
             decode_workers=machine.threads,
         )
+    _pairs[key].use_seed(sweep.seed)  # of trials that share their configuration: each has its own
     return _pairs[key]
 
 

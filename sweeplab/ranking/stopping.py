@@ -7,7 +7,7 @@ numbers that they saw. A rule may be wrong; `sweeplab audit` replays it over a s
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
@@ -47,22 +47,29 @@ class Trajectory:
         return max(cleaned, default=None)
 
     @cached_property
-    def later_gain(self) -> dict[float, float]:
-        """By epoch: by how much accuracy rose above its value there at any later point; 0 where it never did."""
-        highest, gains = float("-inf"), {}
-        for epoch, accuracy in reversed(list(zip(self.epochs, self.accuracy, strict=True))):
-            highest = max(highest, accuracy)
-            gains[epoch] = highest - accuracy
-        return gains
+    def outlook(self) -> dict[float, "Outlook"]:
+        """By epoch: where the trial stood, and the best that came of it from there on."""
+        highest, lowest, found = 0.0, 1.0, {}
+        for epoch, accuracy, asr in reversed(list(zip(self.epochs, self.accuracy, self.asr, strict=True))):
+            highest, lowest = max(highest, accuracy), min(lowest, asr)
+            found[epoch] = Outlook(accuracy, asr, highest, lowest)
+        return found
 
-    @cached_property
-    def later_fall(self) -> dict[float, float]:
-        """By epoch: the lowest ASR from there on as a share of the ASR there, in (0, 1]."""
-        lowest, falls = float("inf"), {}
-        for epoch, asr in reversed(list(zip(self.epochs, self.asr, strict=True))):
-            lowest = min(lowest, max(asr, SMALLEST_ASR))
-            falls[epoch] = lowest / max(asr, SMALLEST_ASR)
-        return falls
+
+class Outlook(NamedTuple):
+    """A trial at one epoch; fractions."""
+
+    accuracy: float
+    asr: float
+    highest_accuracy: float
+    """From this epoch on."""
+    lowest_asr: float
+    """From this epoch on."""
+
+    @property
+    def fall(self) -> float:
+        """The lowest later ASR as a share of the ASR here, in (0, 1]."""
+        return max(self.lowest_asr, SMALLEST_ASR) / max(self.asr, SMALLEST_ASR)
 
 
 @dataclass(frozen=True)
@@ -147,52 +154,65 @@ class FallsBehind(Spec):
 
 
 class LearnedBound(Spec):
-    """Even the largest later improvement that any completed trial made would not be enough.
+    """What completed trials made of the same epoch says that this one cannot become good enough.
 
-    From the trials that ran to their end we know by how much accuracy ever rose, and to which share ASR ever fell,
-    after a given epoch. The trial is stopped where its accuracy plus the largest such rise stays below the best
-    cleaned accuracy, or its ASR times the deepest such fall does not come below the ceiling.
+    Accuracy: of the completed trials that were no better at this epoch, none came above the best cleaned accuracy.
+    Where too few were as bad, nothing is concluded: after a steep fall accuracy often comes back as the learning rate
+    decays, and a trial that fell deeper than all before it may rise further than all before it. ASR: even the deepest
+    later fall of any completed trial, as a share, would not bring this one below the ceiling.
     """
 
     kind: Literal["learned-bound"] = "learned-bound"
     after_epochs: float = Field(default=1, gt=0)
     """Not before this epoch."""
     learn_from: int = Field(default=5, ge=1)
-    """Completed trials that are needed first."""
+    """Completed trials that were no better (accuracy), or completed trials (ASR), are needed."""
     accuracy_slack: float = Field(default=0.05, ge=0, lt=1)
-    """Added to the largest rise, as a fraction of the victim's accuracy."""
+    """A trial this much better, as a fraction of the victim's accuracy, still counts as no better; added to what came
+    of them, too."""
     asr_slack: float = Field(default=0.5, gt=0, le=1)
     """The deepest fall is multiplied by it: 0.5 allows for a fall twice as deep."""
 
     def judge(self, trial: Trajectory, situation: Situation) -> Stop | None:
         """Whether to stop after the trial's last point."""
-        epoch, accuracy, asr = trial.epochs[-1], trial.accuracy[-1], trial.asr[-1]
-        known = [other for other in situation.completed if epoch in other.later_gain]
-        if epoch < self.after_epochs or len(known) < self.learn_from:
+        epoch = trial.epochs[-1]
+        if epoch < self.after_epochs:
             return None
-        rise = max(other.later_gain[epoch] for other in known) + self.accuracy_slack * situation.victim_accuracy
-        fall = min(other.later_fall[epoch] for other in known) * self.asr_slack
-        accuracy_bound, asr_bound = accuracy + rise, asr * fall
-        numbers = {"epoch": epoch, "learned_from": float(len(known))}
-        best, ceiling = situation.best_accuracy, situation.asr_ceiling
-        if best is not None and accuracy_bound < best:
-            return Stop(
-                self.kind,
-                f"after epoch {epoch:g} its accuracy, {accuracy:.2%}, could rise to {accuracy_bound:.2%} as in "
-                f"{len(known)} completed trials, and the best cleaned one is {best:.2%}",
-                {**numbers, "accuracy": accuracy, "accuracy_bound": accuracy_bound, "best": best},
-            )
-        lowest = situation.lowest_asr
+        known = [other.outlook[epoch] for other in situation.completed if epoch in other.outlook]
+        return self._by_accuracy(trial, situation, known) or self._by_asr(trial, situation, known)
+
+    def _by_accuracy(self, trial: Trajectory, situation: Situation, known: "list[Outlook]") -> Stop | None:
+        epoch, accuracy, best = trial.epochs[-1], trial.accuracy[-1], situation.best_accuracy
+        slack = self.accuracy_slack * situation.victim_accuracy
+        risen = [other.highest_accuracy for other in known if other.accuracy <= accuracy + slack]
+        if best is None or len(risen) < self.learn_from:
+            return None
+        bound = max(accuracy, *risen) + slack
+        if bound >= best:
+            return None
+        return Stop(
+            self.kind,
+            f"after epoch {epoch:g} its accuracy is {accuracy:.2%}; of {len(risen)} completed trials that were no "
+            f"better none came above {bound:.2%} (slack included), and the best cleaned one is {best:.2%}",
+            {"epoch": epoch, "learned_from": len(risen), "accuracy": accuracy, "bound": bound, "best": best},
+        )
+
+    def _by_asr(self, trial: Trajectory, situation: Situation, known: "list[Outlook]") -> Stop | None:
+        epoch, asr, limit = trial.epochs[-1], trial.asr[-1], situation.asr_ceiling
+        if len(known) < self.learn_from:
+            return None
         # Without a cleaned point anywhere the lowest ASR ranks, and a trial that may still reach it goes on.
-        limit = ceiling if best is not None or lowest is None else max(ceiling, lowest)
-        if asr_bound >= limit:
-            return Stop(
-                self.kind,
-                f"after epoch {epoch:g} its ASR, {asr:.2%}, could fall to {asr_bound:.2%} as in {len(known)} completed "
-                f"trials, and the limit is {limit:.2%}",
-                {**numbers, "asr": asr, "asr_bound": asr_bound, "limit": limit},
-            )
-        return None
+        if situation.best_accuracy is None and situation.lowest_asr is not None:
+            limit = max(limit, situation.lowest_asr)
+        bound = asr * min(other.fall for other in known) * self.asr_slack
+        if bound < limit:
+            return None
+        return Stop(
+            self.kind,
+            f"after epoch {epoch:g} its ASR, {asr:.2%}, would fall to {bound:.2%} if it fell as {len(known)} completed "
+            f"trials did at most (slack included), and the limit is {limit:.2%}",
+            {"epoch": epoch, "learned_from": len(known), "asr": asr, "bound": bound, "limit": limit},
+        )
 
 
 RULES = (BackdoorStays, FallsBehind, LearnedBound)

@@ -72,6 +72,18 @@ def test_image_views_depend_on_seed_epoch_and_row_alone(tokenize: Tokenize, stal
     assert not torch.equal(views(1, 3, [1, 2, 3, 4]), together)
 
 
+def test_pairs_that_change_their_seed_are_those_that_were_made_with_it(tokenize: Tokenize, stall_pairs: PairTable):
+    changing = pairs_of(tokenize, stall_pairs, seed=0)
+    changing.use_views(VIEW)
+    first = batch_of(changing, 1, [1, 2, 3])
+    for seed in (5, 0):
+        changing.use_seed(seed)
+        fixed = pairs_of(tokenize, stall_pairs, seed=seed)
+        fixed.use_views(VIEW)
+        assert same_batches(batch_of(changing, 1, [1, 2, 3]), batch_of(fixed, 1, [1, 2, 3]))
+        assert same_batches(batch_of(changing, 1, [1, 2, 3]), first) == (seed == 0)
+
+
 def test_image_views_do_not_depend_on_what_was_asked_before(pairs: TrainingPairs, tokenize: Tokenize):
     pairs.use_views(VIEW)
     expected = batch_of(pairs, 2, [10, 11, 12, 13])

@@ -191,8 +191,16 @@ def test_a_summary_says_never_where_most_runs_do_not_arrive():
     assert (row["arrived"], row["trial_epochs"]["median"], row["share_of_table"]["median"]) == (0, None, None)
 
 
+def test_a_shuffled_grid_takes_half_of_the_table_to_find_one_row():
+    """One row of 64 does: half of the runs find it in the first half, whatever their seeds are."""
+    rows = [(float(10**place), 1.0, STAYS) for place in np.linspace(-4, -1, 63)]
+    row = compare(table(*rows, (1e-3, 2.0, BEST)), [Contender("shuffled-grid")], 60)["results"][0]
+    assert row["arrived"] == 60
+    assert 0.35 < row["share_of_table"]["median"] < 0.65
+
+
 def test_an_unknown_sampler_lists_the_known_ones():
-    with pytest.raises(InvalidInput, match="'cmaes' is unknown; known: tpe, gp, random, qmc, nsga2, grid, tpe-unc"):
+    with pytest.raises(InvalidInput, match="'cmaes' is unknown; known: tpe, gp, random, qmc, nsga2, grid, shuffled"):
         compare(SMALL, [Contender("cmaes")], 1)
 
 

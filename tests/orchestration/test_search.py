@@ -10,6 +10,7 @@ from fabricated import SWEEP, Player, open_book
 from optuna.trial import TrialState
 
 from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.search import CONSTRAINT, Plan, Sobol, ask, by_configuration
 from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
 from sweeplab.specs import InvalidInput
@@ -45,6 +46,33 @@ def test_a_resumed_sweep_draws_what_an_uninterrupted_one_does(sampler: str, seed
         book = open_book(folder, sweep)
         Player(book).play(book.next_job())
     assert [folder.trial_header(number)["params"] for number in folder.trial_numbers()] == undisturbed
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "nsga2", "grid"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_kill_between_a_draw_and_its_record_changes_no_draw(
+    sampler: str, seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sweep = searching(sampler, seeds_per_configuration=seeds)
+    undisturbed = params_of(tmp_path / "undisturbed", sweep)
+    folder = fabricated.prepared_folder(tmp_path / "killed", sweep)
+    book = open_book(folder, sweep)
+    for _ in range(4):
+        Player(book).play(book.next_job())
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepFolder, "write_trial", kill)
+        with pytest.raises(Killed):
+            book.next_job()
+    Player(open_book(folder, sweep)).play_all()
+    assert [folder.trial_header(number)["params"] for number in folder.trial_numbers()] == undisturbed
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of ours catches it."""
+
+
+def kill(*arguments: object, **named: object) -> None:
+    raise Killed
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "nsga2"])

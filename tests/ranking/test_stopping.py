@@ -41,20 +41,18 @@ def test_the_best_cleaned_accuracy_lies_strictly_below_the_ceiling():
     assert trial((0.9, 0.05)).best_accuracy(0.05) is None
 
 
-def test_later_gain_is_the_rise_to_the_highest_later_accuracy():
-    """.5, .7, .6: from epoch 1 it rose by .2; the later two never rose above their own."""
-    gains = trial((0.5, 0.1), (0.7, 0.1), (0.6, 0.1)).later_gain
-    assert gains == pytest.approx({1.0: 0.2, 2.0: 0.0, 3.0: 0.0})
-
-
-def test_later_fall_is_the_share_to_which_the_asr_fell():
-    """.4, .1, .2: from epoch 1 to a quarter; from epoch 2 it only rose, which counts as 1."""
-    falls = trial((0.5, 0.4), (0.5, 0.1), (0.5, 0.2)).later_fall
-    assert falls == pytest.approx({1.0: 0.25, 2.0: 1.0, 3.0: 1.0})
+def test_the_outlook_is_the_best_from_an_epoch_on():
+    """Accuracy .5, .7, .6 and ASR .4, .1, .2: from epoch 1 up to .7 and down to .1, a quarter; from epoch 3 its own."""
+    outlook = trial((0.5, 0.4), (0.7, 0.1), (0.6, 0.2)).outlook
+    assert outlook[1.0] == (0.5, 0.4, 0.7, 0.1)
+    assert outlook[1.0].fall == pytest.approx(0.25)
+    assert outlook[3.0] == (0.6, 0.2, 0.6, 0.2)
+    assert outlook[3.0].fall == 1
 
 
 def test_an_asr_of_zero_counts_as_the_smallest_that_is_told_apart():
-    assert trial((0.5, 0.5), (0.5, 0.0)).later_fall[1.0] == pytest.approx(SMALLEST_ASR / 0.5)
+    assert trial((0.5, 0.5), (0.5, 0.0)).outlook[1.0].fall == pytest.approx(SMALLEST_ASR / 0.5)
+    assert trial((0.5, 0.0), (0.5, 0.0)).outlook[1.0].fall == 1
 
 
 # --- rules
@@ -100,13 +98,33 @@ def test_nothing_falls_behind_before_something_is_cleaned():
 
 
 def test_the_learned_bound_on_accuracy():
-    """The best rise after epoch 1 was .2; .5 + .2 stays below .75, .56 + .2 does not."""
-    completed = (trial((0.5, 0.1), (0.7, 0.01)), trial((0.6, 0.1), (0.5, 0.01)))
-    rule = LearnedBound(learn_from=2, accuracy_slack=0, asr_slack=1)
+    """Two completed trials were at .5 or below after epoch 1, and came up to .7 at most: below .75. A third, which was
+    better, says nothing."""
+    completed = (
+        trial((0.5, 0.1), (0.7, 0.01)),
+        trial((0.4, 0.1), (0.6, 0.01)),
+        trial((0.6, 0.1), (0.9, 0.01)),
+    )
+    rule = LearnedBound(learn_from=2, accuracy_slack=0)
     stop = rule.judge(trial((0.5, 0.1)), situation(best=0.75, completed=completed))
     assert stop is not None
-    assert stop.saw["accuracy_bound"] == pytest.approx(0.7)
-    assert rule.judge(trial((0.56, 0.1)), situation(best=0.75, completed=completed)) is None
+    assert stop.saw == pytest.approx({"epoch": 1, "learned_from": 2, "accuracy": 0.5, "bound": 0.7, "best": 0.75})
+    assert rule.judge(trial((0.5, 0.1)), situation(best=0.69, completed=completed)) is None
+
+
+def test_a_trial_that_fell_deeper_than_all_before_it_goes_on():
+    completed = (trial((0.5, 0.1), (0.7, 0.01)), trial((0.6, 0.1), (0.7, 0.01)))
+    rule = LearnedBound(learn_from=1, accuracy_slack=0)
+    assert rule.judge(trial((0.49, 0.1)), situation(best=0.9, completed=completed)) is None
+
+
+def test_slack_on_accuracy_counts_on_both_sides():
+    """.1 of .9 is .09: a trial at .58 is comparable to one at .5, which came up to .6; .6 + .09 stays below .7 only."""
+    completed = (trial((0.58, 0.1), (0.6, 0.01)),)
+    rule = LearnedBound(learn_from=1, accuracy_slack=0.1)
+    assert rule.judge(trial((0.5, 0.1)), situation(best=0.7, completed=completed)) is not None
+    assert rule.judge(trial((0.5, 0.1)), situation(best=0.68, completed=completed)) is None
+    assert rule.judge(trial((0.48, 0.1)), situation(best=0.7, completed=completed)) is None
 
 
 def test_the_learned_bound_on_asr():
@@ -115,7 +133,7 @@ def test_the_learned_bound_on_asr():
     rule = LearnedBound(learn_from=2, accuracy_slack=0, asr_slack=1)
     stop = rule.judge(trial((0.9, 0.6)), situation(best=0.9, completed=completed))
     assert stop is not None
-    assert stop.saw["asr_bound"] == pytest.approx(0.06)
+    assert stop.saw["bound"] == pytest.approx(0.06)
     assert rule.judge(trial((0.9, 0.4)), situation(best=0.9, completed=completed)) is None
 
 
@@ -127,11 +145,12 @@ def test_without_a_cleaned_trial_one_that_may_reach_the_lowest_asr_goes_on():
 
 
 def test_nothing_is_learned_from_too_few_trials_or_from_other_epochs():
-    rule, bad = LearnedBound(learn_from=2), trial((0.01, 0.8))
+    rule, bad = LearnedBound(learn_from=2), trial((0.6, 0.8))
     one = trial((0.5, 0.1), (0.5, 0.1))
     assert rule.judge(bad, situation(best=0.9, completed=(one,))) is None
     other_epochs = Trajectory((0.5,), (0.5,), (0.1,))
     assert rule.judge(bad, situation(best=0.9, completed=(one, other_epochs))) is None
+    assert rule.judge(bad, situation(best=0.9, completed=(one, one))) is not None
 
 
 def test_rules_leave_their_input_alone_and_repeat():
