@@ -101,6 +101,7 @@ def _panel(model: nn.Module, measure: Measure, sweep: CleaningSweep) -> dict[str
                 "target": row.target,
                 "asr": row.asr_k / row.asr_n,
                 "interval": list(wilson(row.asr_k, row.asr_n)),
+                "triggered_accuracy": row.correct_k / row.asr_n,
                 "changed": row.changed_k / len(measure.images),
                 "most_common": row.most_common,
             }
