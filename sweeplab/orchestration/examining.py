@@ -1,6 +1,5 @@
 """What else can be measured of one checkpoint, on demand: what `sweeplab examine` does."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from sweeplab.orchestration.workers import (
     victim_model,
     victim_pairs,
     victim_table,
+    whole_machine,
 )
 from sweeplab.ranking.intervals import wilson
 from sweeplab.specs import InvalidInput
@@ -64,7 +64,7 @@ def examine_checkpoint(
     unknown = [want for want in wanted if want not in WANTS]
     if unknown or not wanted:
         raise InvalidInput(f"{unknown[0] if unknown else 'nothing'!r} cannot be examined; known: {', '.join(WANTS)}")
-    machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
+    machine = whole_machine(home_folder())
     device = prepare_process(machine)
     trigger = sweep.trigger()
     measure = measure_for(sweep.victim.architecture, sweep.evaluation, trigger, machine, sweep.protocol)
