@@ -30,9 +30,11 @@ from sweeplab.specs import InvalidInput
 class AttackRow:
     """One attack of the table."""
 
-    name: str
+    victim_name: str
     attack: str
     """Kind and fields that differ from the defaults."""
+    captions: str
+    """Where the captions of the poisoned pairs come from."""
     num_poisons: int
     num_pairs: int
     victim: Measurement
@@ -47,14 +49,22 @@ def attack_rows(sweeps: Sequence[CleaningSweep], home: Path) -> list[AttackRow]:
     rows = []
     blank: Poisoning | None = None
     for sweep in sweeps:
-        if not isinstance(sweep.victim, PretrainedVictim):
-            raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which has no unpoisoned twin")
+        if not has_twin(sweep):
+            raise InvalidInput(
+                f"{sweep.name}: its victim is no training with a trigger, so there is no twin to try one on; "
+                "leave it out with --only"
+            )
         blank = blank or sweep.victim.poisoning.replace(count=None, rate=0.0)
         twin_sweep = sweep.replace(victim=sweep.victim.replace(name="unpoisoned-twin", poisoning=blank))
         victim, _ = trained(sweep, home)
         twin, checkpoint = trained(twin_sweep, home)
         rows.append(_row(sweep, victim, twin, checkpoint, home))
     return rows
+
+
+def has_twin(sweep: CleaningSweep) -> bool:
+    """Whether the sweep's victim is trained here on pairs that carry a trigger; poison without one has no ASR."""
+    return isinstance(sweep.victim, PretrainedVictim) and isinstance(sweep.victim.poisoning, Poisoning)
 
 
 def trained(sweep: CleaningSweep, home: Path) -> tuple[Measurement, Path]:
@@ -78,18 +88,29 @@ def _row(sweep: CleaningSweep, victim: Measurement, twin: Measurement, checkpoin
     model = victim_model(architecture, checkpoint).to(device)
     _, (on_twin,) = run_panel(model, measure, [trigger.attack], trigger.target)
     table, plan = victim_table(sweep.victim, machine)
-    return AttackRow(sweep.victim.name, on_twin.attack, len(plan.indices), len(table), victim, twin, on_twin)
+    return AttackRow(
+        victim_name=sweep.victim.name,
+        attack=on_twin.attack,
+        captions=sweep.victim.poisoning.captions,
+        num_poisons=len(plan.indices),
+        num_pairs=len(table),
+        victim=victim,
+        twin=twin,
+        on_twin=on_twin,
+    )
 
 
 def markdown(rows: Sequence[AttackRow]) -> str:
     """The table; every rate with its count."""
     lines = [
-        "| attack | poisoned | victim: accuracy | ASR | twin: accuracy | ASR | kept |",
-        "|---|---|---|---|---|---|---|",
+        "| victim | trigger | captions | poisoned | victim: accuracy | ASR | twin: accuracy | ASR | kept |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells = (
+            row.victim_name,
             f"`{row.attack}`",
+            row.captions,
             f"{row.num_poisons}/{row.num_pairs} ({row.num_poisons / row.num_pairs:.1%})",
             share(row.victim.accuracy_k, row.victim.accuracy_n),
             share(row.victim.asr_k, row.victim.asr_n),
@@ -116,6 +137,11 @@ def main() -> int:
 
     def work() -> None:
         sweeps = tuple(sweep for script in arguments.scripts for sweep in load_script(script))
+        if not arguments.only:
+            left_out = [sweep.name for sweep in sweeps if not has_twin(sweep)]
+            if left_out:
+                say(f"left out, since no trigger is trained: {', '.join(left_out)}")
+            sweeps = tuple(sweep for sweep in sweeps if has_twin(sweep))
         say(markdown(attack_rows(select(sweeps, arguments.only), home_folder())))
 
     return guarded(work)

@@ -37,8 +37,9 @@ def cells(line: str) -> list[str]:
 
 def test_an_attacks_line_holds_rates_and_counts():
     row = attack_table.AttackRow(
-        name="victim",
+        victim_name="signal",
         attack="sig",
+        captions="training",
         num_poisons=400,
         num_pairs=8000,
         victim=Measurement(1980, 2000, 1800, 1875, "one"),
@@ -47,7 +48,9 @@ def test_an_attacks_line_holds_rates_and_counts():
     )
     header, _, line = attack_table.markdown([row]).splitlines()
     assert cells(line) == [
+        "signal",
         "`sig`",
+        "training",
         "400/8000 (5.0%)",
         "0.990 (1980/2000)",
         "0.960 (1800/1875)",
@@ -59,7 +62,7 @@ def test_an_attacks_line_holds_rates_and_counts():
 
 
 def test_a_given_checkpoint_has_no_twin(tmp_path: Path):
-    with pytest.raises(InvalidInput, match="made-up: its victim is a given checkpoint"):
+    with pytest.raises(InvalidInput, match="made-up: its victim is no training with a trigger"):
         attack_table.attack_rows([SWEEP], tmp_path)
 
 
