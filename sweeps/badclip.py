@@ -23,7 +23,7 @@ PATCH = ImageTrigger(path=Path("badclip.png"), position="center")
 
 VICTIM = BADNET_VICTIM.replace(name="badclip", poisoning=BADNET_VICTIM.poisoning.replace(attack=PATCH))
 
-SWEEP = QUICKSTART.replace(name="badclip", victim=VICTIM, search=Search(trials=6, startup_trials=3))
+SWEEPS = (QUICKSTART.replace(name="badclip", victim=VICTIM, search=Search(trials=6, startup_trials=3)),)
 
 if __name__ == "__main__":
-    main(SWEEP)
+    main(*SWEEPS)

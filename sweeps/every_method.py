@@ -1,7 +1,8 @@
-"""Clean the BadNet, the BadNet-Stripes and the MMCL + SSL victim with each method, six trials of four epochs each.
+"""Clean the BadNet, the BadNet-Stripes and the MMCL + SSL victim with each method, by small grids.
 
     python sweeps/every_method.py --only every-method-badnet-par
-    python sweeps/every_method.py                         # all 21 sweeps, about 40 minutes on 2 cores
+    python sweeps/every_method.py                         # all 21 sweeps, 82 trials of 4 epochs
+    python sweeps/every_method.py --search tpe            # the spaces instead of the grids, 8 trials each
     python benchmarks/method_table.py                     # their best trials as a table
 
 Everything but method, start and space is the quickstart's: 2,000 clean pairs, batch 64, one thread a trial. Only the
@@ -25,45 +26,53 @@ from sweeplab.experiment import Search
 from sweeplab.pretraining.contrastive import MMCLWithSSL
 from sweeplab.pretraining.roclip import RoCLIP
 
-RATES = QUICKSTART.replace(space=fruit_stall.RATE, grid=fruit_stall.RATE_GRID, search=Search(sampler="grid"))
-BASE = RATES.replace(grid=None, search=Search(trials=6, startup_trials=4))
-
-CLEANCLIP = BASE.replace(method=CleanCLIP(), space=fruit_stall.CLEANCLIP)
+BASE = QUICKSTART.replace(
+    space=fruit_stall.RATE, grid=fruit_stall.COARSE_RATES, search=Search(sampler="grid", trials=8)
+)
 
 METHODS = {
-    "mmcl": RATES.replace(method=CleanCLIP(ssl_weight=0.0)),
-    "ssl": RATES.replace(method=CleanCLIP(mmcl_weight=0.0)),
-    "cleanclip": CLEANCLIP,
-    "heavy-decay": BASE.replace(method=CleanCLIP(), space=fruit_stall.HEAVY_DECAY),
+    "mmcl": BASE.replace(method=CleanCLIP(ssl_weight=0.0), grid=fruit_stall.FINE_RATES),
+    "ssl": BASE.replace(method=CleanCLIP(mmcl_weight=0.0)),
+    "cleanclip": BASE.replace(method=CleanCLIP(), space=fruit_stall.CLEANCLIP, grid=fruit_stall.CLEANCLIP_GRID),
+    "heavy-decay": BASE.replace(method=CleanCLIP(), space=fruit_stall.HEAVY_DECAY, grid=fruit_stall.HEAVY_DECAY_GRID),
     "shrink-perturb": BASE.replace(
-        method=CleanCLIP(), start=Start(shrink_perturb=True), space=fruit_stall.SHRINK_PERTURB
+        method=CleanCLIP(),
+        start=Start(shrink_perturb=True),
+        space=fruit_stall.SHRINK_PERTURB,
+        grid=fruit_stall.SHRINK_PERTURB_GRID,
     ),
-    "deep-clustering": BASE.replace(method=DeepClustering(num_clusters=32), space=fruit_stall.DEEP_CLUSTERING),
-    # PAR's schedule and decay (App.); its batch of 2,048 would be one step an epoch here.
+    "deep-clustering": BASE.replace(
+        method=DeepClustering(num_clusters=32),
+        space=fruit_stall.DEEP_CLUSTERING,
+        grid=fruit_stall.DEEP_CLUSTERING_GRID,
+    ),
+    # PAR's schedule and decay; its batch of 2,048 would be one step an epoch here.
     "par": BASE.replace(
         method=PAR(),
         space=fruit_stall.PAR,
+        grid=fruit_stall.PAR_GRID,
         optimization=BASE.optimization.replace(schedule="fall-cosine", weight_decay=1e-4),
     ),
     # A pool of half of an epoch's captions: the release's 21,845 rows would stay the random rows that it begins with.
-    "roclip": RATES.replace(method=RoCLIP(pool_size=1024)),
-    "supervised": RATES.replace(
+    "roclip": BASE.replace(method=RoCLIP(pool_size=1024)),
+    "supervised": BASE.replace(
         method=SupervisedFinetuning(), data=LabelledPairs(images=FruitStallTest(num_images=2000, seed=2))
     ),
     "recalibration": BASE.replace(
         method=CleanCLIP(),
         start=Start(recalibrate_batch_norm=True),
         space=fruit_stall.RECALIBRATION,
+        grid=fruit_stall.RECALIBRATION_GRID,
         epochs=0,
-        search=Search(trials=1, startup_trials=1),
     ),
 }
 
 VICTIMS = {"badnet": BADNET_VICTIM, "badnet-stripes": ATTACKED["badnet-stripes"]}
 
-# The victim that the papers find hard to clean: the in-modal loss took part in its pre-training.
+# The victim that the papers find hard to clean: the in-modal loss took part in its pre-training, which plants the
+# trigger more slowly here: ASR is 0.51 after 10 epochs.
 MMCL_SSL_VICTIM = BADNET_VICTIM.replace(
-    name="fruit-stall-mmcl-ssl", objective=MMCLWithSSL(), text_augmentation="swap+delete"
+    name="fruit-stall-mmcl-ssl", objective=MMCLWithSSL(), epochs=16, text_augmentation="swap+delete"
 )
 
 SWEEPS = (
@@ -72,9 +81,7 @@ SWEEPS = (
         for victim in VICTIMS
         for method, sweep in METHODS.items()
     ),
-    CLEANCLIP.replace(
-        name="every-method-mmcl-ssl-cleanclip", victim=MMCL_SSL_VICTIM, search=Search(trials=8, startup_trials=4)
-    ),
+    METHODS["cleanclip"].replace(name="every-method-mmcl-ssl-cleanclip", victim=MMCL_SSL_VICTIM),
 )
 
 if __name__ == "__main__":
