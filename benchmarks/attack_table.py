@@ -48,6 +48,7 @@ def attack_rows(sweeps: Sequence[CleaningSweep], home: Path) -> list[AttackRow]:
     """Pre-train what is missing and measure; in the order of the sweeps."""
     rows = []
     blank: Poisoning | None = None
+    twins: dict[str, tuple[Measurement, Path]] = {}
     for sweep in sweeps:
         if not has_twin(sweep):
             raise InvalidInput(
@@ -57,8 +58,10 @@ def attack_rows(sweeps: Sequence[CleaningSweep], home: Path) -> list[AttackRow]:
         blank = blank or sweep.victim.poisoning.replace(count=None, rate=0.0)
         twin_sweep = sweep.replace(victim=sweep.victim.replace(name="unpoisoned-twin", poisoning=blank))
         victim, _ = trained(sweep, home)
-        twin, checkpoint = trained(twin_sweep, home)
-        rows.append(_row(sweep, victim, twin, checkpoint, home))
+        key = twin_sweep.victim.digest()
+        if key not in twins:
+            twins[key] = trained(twin_sweep, home)
+        rows.append(_row(sweep, victim, *twins[key], home))
     return rows
 
 
