@@ -11,11 +11,11 @@ SOURCE = "chosen for the embedded data, around the window that sweeps/LOG.md rep
 
 RATES = LogUniform(low=7e-4, high=1e-2)
 
-# MMCL alone: nothing but the rate, finely.
+# MMCL alone and RoCLIP: nothing but the rate, finely.
 RATE = SearchSpace(dimensions={"learning_rate": RATES}, source=SOURCE)
 FINE_RATES = Grid(axes={"learning_rate": (1e-3, 2e-3, 3e-3, 4.5e-3, 6e-3, 9e-3)}, source=SOURCE)
 
-# SSL alone, RoCLIP, supervised finetuning: the same window, a factor of two apart.
+# SSL alone, supervised finetuning: the same window, a factor of two apart.
 COARSE_RATES = Grid(axes={"learning_rate": (1e-3, 2e-3, 4e-3, 8e-3)}, source=SOURCE)
 
 CLEANCLIP_SOURCE = SOURCE + "; weights: Verma et al., App. D.16, has 1 to 8 and more"

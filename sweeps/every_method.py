@@ -1,7 +1,7 @@
 """Clean the BadNet, the BadNet-Stripes and the MMCL + SSL victim with each method, by small grids.
 
     python sweeps/every_method.py --only every-method-badnet-par
-    python sweeps/every_method.py                         # all 21 sweeps, 82 trials of 4 epochs
+    python sweeps/every_method.py                         # all 21 sweeps, 86 trials of 4 epochs
     python sweeps/every_method.py --search tpe            # the spaces instead of the grids, 8 trials each
     python benchmarks/method_table.py                     # their best trials as a table
 
@@ -54,7 +54,7 @@ METHODS = {
         optimization=BASE.optimization.replace(schedule="fall-cosine", weight_decay=1e-4),
     ),
     # A pool of half of an epoch's captions: the release's 21,845 rows would stay the random rows that it begins with.
-    "roclip": BASE.replace(method=RoCLIP(pool_size=1024)),
+    "roclip": BASE.replace(method=RoCLIP(pool_size=1024), grid=fruit_stall.FINE_RATES),
     "supervised": BASE.replace(
         method=SupervisedFinetuning(), data=LabelledPairs(images=FruitStallTest(num_images=2000, seed=2))
     ),
