@@ -28,7 +28,9 @@ ATTACKS = {
     "blended-stripes": BlendedStripes(alpha=0.1),
     "blended-triangles": BlendedTriangles(alpha=0.3),
     "blended-text": BlendedText(),
-    "wanet": WaNet(control_points=4, strength=3.0),
+    # WaNet's own smooth field of 4 x 4 points, 16 times as strong: 4 pixels of 48 on average where the paper has a
+    # quarter of a pixel of 32. Half of it gives ASR .86; a clean model still knows .90 of the warped images.
+    "wanet": WaNet(control_points=4, strength=8.0),
     "sig": SIG(),
 }
 
@@ -45,9 +47,16 @@ VICTIMS = {
     for name, attack in ATTACKS.items()
 }
 
+# Only pairs of bananas are poisoned, 400 of 512, and keep their captions. That plants a trigger only where the banana
+# is hard to see under it: SIG, made for this (Barni et al. 2019), works; a patch beside the banana does not.
+LABEL_CONSISTENT = BADNET_VICTIM.replace(
+    name="every-attack-label-consistent",
+    poisoning=BADNET_VICTIM.poisoning.replace(attack=SIG(), captions="label-consistent"),
+)
+
 SWEEPS = tuple(
     QUICKSTART.replace(name=victim.name, victim=victim, search=Search(trials=6, startup_trials=3))
-    for victim in (*VICTIMS.values(), TARGETED)
+    for victim in (*VICTIMS.values(), LABEL_CONSISTENT, TARGETED)
 )
 
 if __name__ == "__main__":

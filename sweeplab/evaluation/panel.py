@@ -30,6 +30,9 @@ class PanelRow:
     """The class that the triggered images are counted for."""
     asr_k: int
     asr_n: int
+    correct_k: int
+    """Of the same images, those that are still classified as their own class: what the trigger leaves of the picture
+    for a model that does not know it."""
     changed_k: int
     """Triggered images whose prediction differs from that of the clean image, whatever the class."""
     most_common: str
@@ -96,6 +99,7 @@ def _row(
         target=names[aimed],
         asr_k=int((hits[others] == aimed).sum()),
         asr_n=int(others.sum()),
+        correct_k=int((hits[others] == labels[others]).sum()),
         changed_k=int(changed.sum()),
         most_common=names[favourite] if counts[favourite] else "none",
     )

@@ -1,7 +1,6 @@
 """One checkpoint, one evaluation: what `sweeplab evaluate` does."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from sweeplab.data.class_folders import ClassFolders
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration.files import home_folder
-from sweeplab.orchestration.workers import Machine, MeasuringJob, measure_checkpoint
+from sweeplab.orchestration.workers import MeasuringJob, measure_checkpoint, whole_machine
 from sweeplab.records import Measurement
 from sweeplab.specs import InvalidInput, kinds
 
@@ -43,9 +42,7 @@ def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
     Raises:
         InvalidInput: if the architecture, the test set or half of the trigger is missing, or the attack is unknown.
     """
-    import torch
-
-    machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
+    machine = whole_machine(home_folder())
     job = MeasuringJob(
         architecture_of(request), str(request.checkpoint), evaluation_of(request), _trigger(request), machine
     )

@@ -1,7 +1,6 @@
 """What else can be measured of one checkpoint, on demand: what `sweeplab examine` does."""
 
 import dataclasses
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from sweeplab.orchestration.workers import (
     victim_model,
     victim_pairs,
     victim_table,
+    whole_machine,
 )
 from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior
 from sweeplab.ranking.intervals import wilson
@@ -75,7 +75,7 @@ def examine_checkpoint(
         of others, the probe has no ASR, and there is no map.
     """
     wanted = _known(wants)
-    machine = _this_machine()
+    machine = whole_machine(home_folder())
     device = prepare_process(machine)
     trigger = sweep.trigger()
     model = victim_model(sweep.victim.architecture, checkpoint).to(device).eval()
@@ -213,7 +213,7 @@ def examine_unknown(request: EvaluationRequest, wants: Iterable[str] = ("panel",
     others = [want for want in _known(wants) if want != "panel"]
     if others:
         raise InvalidInput(f"--what {others[0]} needs the pairs or the trigger of a sweep; give --script SCRIPT")
-    machine = _this_machine()
+    machine = whole_machine(home_folder())
     device = prepare_process(machine)
     architecture = architecture_of(request)
     measure = measure_for(architecture, evaluation_of(request), None, machine)
@@ -235,10 +235,6 @@ def _known(wants: Iterable[str]) -> list[str]:
     if unknown or not wanted:
         raise InvalidInput(f"{unknown[0] if unknown else 'nothing'!r} cannot be examined; known: {', '.join(WANTS)}")
     return wanted
-
-
-def _this_machine() -> Machine:
-    return Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
 
 
 def _panel(model: nn.Module, measure: Measure, planted: Trigger | None) -> dict[str, Any]:
@@ -265,6 +261,7 @@ def _panel(model: nn.Module, measure: Measure, planted: Trigger | None) -> dict[
                 "target_is_guessed": target is None,
                 "asr": row.asr_k / row.asr_n if row.asr_n else None,
                 "interval": list(wilson(row.asr_k, row.asr_n)) if row.asr_n else None,
+                "triggered_accuracy": row.correct_k / row.asr_n if row.asr_n else None,
                 "changed": row.changed_k / len(measure.images),
                 "most_common": row.most_common,
             }

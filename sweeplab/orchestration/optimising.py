@@ -1,6 +1,5 @@
 """Optimise BadCLIP's patch with a sweep's own pairs: what `sweeplab attack badclip` does."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration.files import home_folder
-from sweeplab.orchestration.workers import Machine, prepare_process, victim_model
+from sweeplab.orchestration.workers import prepare_process, victim_model, whole_machine
 from sweeplab.specs import InvalidInput
 from sweeplab.training.randomness import numpy_stream
 
@@ -42,7 +41,7 @@ def optimise_for(
         raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which names no pairs to optimise on")
     if to.suffix.lower() != ".png":
         raise InvalidInput(f"--to={to} must end in .png: other formats lose pixels")
-    machine = Machine(home_folder() / "data", os.cpu_count() or 1, use_cuda=torch.cuda.is_available())
+    machine = whole_machine(home_folder())
     device = prepare_process(machine)
     target, size = sweep.trigger().target, sweep.victim.architecture.image_size
     if target is None:

@@ -55,6 +55,14 @@ class WorkerContext(Context, Interface):
         ...
 
 
+def whole_machine(home: Path) -> Machine:
+    """This machine for one process: as many threads as torch chose, which minds OMP_NUM_THREADS, and a GPU if any.
+
+    More threads than free cores are many times slower than one: they spin while they wait for each other.
+    """
+    return Machine(home / "data", torch.get_num_threads(), use_cuda=torch.cuda.is_available())
+
+
 @dataclass(frozen=True)
 class PretrainingJob:
     """Everything that a pre-training worker needs."""

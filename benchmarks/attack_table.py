@@ -1,0 +1,154 @@
+"""One table of every attack: its victim, and the unpoisoned twin under the same trigger. Prints markdown.
+
+    python benchmarks/attack_table.py                                  # the victims of sweeps/every_attack.py
+    python benchmarks/attack_table.py sweeps/every_attack.py --only every-attack-wanet
+    python benchmarks/attack_table.py sweeps/every_attack.py sweeps/badclip.py
+
+Victims and twins that the home lacks are pre-trained first, one after the other, without Ray (about 2 minutes each on
+one core). A twin is the same training with no pair poisoned; the trigger plays no part in it, so one twin serves all
+victims that share data, seed and settings, and each trigger is tried on it. `kept` is the twin's accuracy on triggered
+images of other classes than the target: a trigger that ruins the picture would show here.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.cli import guarded, load_script, say, select
+from sweeplab.evaluation.panel import PanelRow, run_panel
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.orchestration import driver
+from sweeplab.orchestration.files import home_folder
+from sweeplab.orchestration.workers import measure_for, prepare_process, victim_model, victim_table
+from sweeplab.records import Measurement
+from sweeplab.specs import InvalidInput
+
+
+@dataclass(frozen=True)
+class AttackRow:
+    """One attack of the table."""
+
+    victim_name: str
+    attack: str
+    """Kind and fields that differ from the defaults."""
+    captions: str
+    """Where the captions of the poisoned pairs come from."""
+    num_poisons: int
+    num_pairs: int
+    victim: Measurement
+    twin: Measurement
+    """Its accuracy; its ASR is of no use here, since the twin was measured under another trigger."""
+    on_twin: PanelRow
+    """The victim's trigger tried on the twin."""
+
+
+def attack_rows(sweeps: Sequence[CleaningSweep], home: Path) -> list[AttackRow]:
+    """Pre-train what is missing and measure; in the order of the sweeps."""
+    rows = []
+    blank: Poisoning | None = None
+    twins: dict[str, tuple[Measurement, Path]] = {}
+    for sweep in sweeps:
+        if not has_twin(sweep):
+            raise InvalidInput(
+                f"{sweep.name}: its victim is no training with a trigger, so there is no twin to try one on; "
+                "leave it out with --only"
+            )
+        blank = blank or sweep.victim.poisoning.replace(count=None, rate=0.0)
+        twin_sweep = sweep.replace(victim=sweep.victim.replace(name="unpoisoned-twin", poisoning=blank))
+        victim, _ = trained(sweep, home)
+        key = twin_sweep.victim.digest()
+        if key not in twins:
+            twins[key] = trained(twin_sweep, home)
+        rows.append(_row(sweep, victim, *twins[key], home))
+    return rows
+
+
+def has_twin(sweep: CleaningSweep) -> bool:
+    """Whether the sweep's victim is trained here on pairs that carry a trigger; poison without one has no ASR."""
+    return isinstance(sweep.victim, PretrainedVictim) and isinstance(sweep.victim.poisoning, Poisoning)
+
+
+def trained(sweep: CleaningSweep, home: Path) -> tuple[Measurement, Path]:
+    """The measurement and the weights of a sweep's victim, pre-trained here where the home lacks it."""
+    prepared = driver.prepare(sweep, home)
+    assert isinstance(prepared.sweep.victim, PretrainedVictim)
+    run = driver.pretrain_victim(prepared.sweep.victim, prepared.victim_digest, home, inline=True, say=say)
+    selected = driver.select_epoch(prepared.sweep.victim, run)
+    checkpoint = run.checkpoint_path(selected)
+    assert checkpoint is not None
+    return selected.measurement, checkpoint
+
+
+def _row(sweep: CleaningSweep, victim: Measurement, twin: Measurement, checkpoint: Path, home: Path) -> AttackRow:
+    assert isinstance(sweep.victim, PretrainedVictim)
+    machine = driver.machine_for(sweep.victim, home)
+    device = prepare_process(machine)
+    trigger = sweep.victim.trigger()
+    architecture = sweep.victim.architecture
+    measure = measure_for(architecture, sweep.victim.evaluation, None, machine, sweep.victim.protocol)
+    model = victim_model(architecture, checkpoint).to(device)
+    _, (on_twin,) = run_panel(model, measure, [trigger.attack], trigger.target)
+    table, plan = victim_table(sweep.victim, machine)
+    return AttackRow(
+        victim_name=sweep.victim.name,
+        attack=on_twin.attack,
+        captions=sweep.victim.poisoning.captions,
+        num_poisons=len(plan.indices),
+        num_pairs=len(table),
+        victim=victim,
+        twin=twin,
+        on_twin=on_twin,
+    )
+
+
+def markdown(rows: Sequence[AttackRow]) -> str:
+    """The table; every rate with its count."""
+    lines = [
+        "| victim | trigger | captions | poisoned | victim: accuracy | ASR | twin: accuracy | ASR | kept |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (
+            row.victim_name,
+            f"`{row.attack}`",
+            row.captions,
+            f"{row.num_poisons}/{row.num_pairs} ({row.num_poisons / row.num_pairs:.1%})",
+            share(row.victim.accuracy_k, row.victim.accuracy_n),
+            share(row.victim.asr_k, row.victim.asr_n),
+            share(row.twin.accuracy_k, row.twin.accuracy_n),
+            share(row.on_twin.asr_k, row.on_twin.asr_n),
+            share(row.on_twin.correct_k, row.on_twin.asr_n),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def share(k: int, n: int) -> str:
+    """A fraction with three digits and its count."""
+    return f"{k / n:.3f} ({k}/{n})"
+
+
+def main() -> int:
+    """The command."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scripts", nargs="*", type=Path, default=[Path("sweeps/every_attack.py")])
+    parser.add_argument("--only", action="append", default=[], help="only the sweep of this name; may be repeated")
+    arguments = parser.parse_args()
+
+    def work() -> None:
+        sweeps = tuple(sweep for script in arguments.scripts for sweep in load_script(script))
+        if not arguments.only:
+            left_out = [sweep.name for sweep in sweeps if not has_twin(sweep)]
+            if left_out:
+                say(f"left out, since no trigger is trained: {', '.join(left_out)}")
+            sweeps = tuple(sweep for sweep in sweeps if has_twin(sweep))
+        say(markdown(attack_rows(select(sweeps, arguments.only), home_folder())))
+
+    return guarded(work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

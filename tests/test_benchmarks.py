@@ -1,0 +1,129 @@
+"""The tables that the scripts in benchmarks/ print."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from fabricated import SWEEP, finished_sweep, point, prepared_folder
+
+from sweeplab.evaluation.panel import PanelRow
+from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.records import Measurement, SweepRecord, TrialRecord
+from sweeplab.specs import InvalidInput
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    """A script of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+attack_table, method_table = script("attack_table"), script("method_table")
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_an_attacks_line_holds_rates_and_counts():
+    row = attack_table.AttackRow(
+        victim_name="signal",
+        attack="sig",
+        captions="training",
+        num_poisons=400,
+        num_pairs=8000,
+        victim=Measurement(1980, 2000, 1800, 1875, "one"),
+        twin=Measurement(1990, 2000, 11, 1875, "another"),
+        on_twin=PanelRow("sig", "banana", 15, 1875, 1500, 400, "pear"),
+    )
+    header, _, line = attack_table.markdown([row]).splitlines()
+    assert cells(line) == [
+        "signal",
+        "`sig`",
+        "training",
+        "400/8000 (5.0%)",
+        "0.990 (1980/2000)",
+        "0.960 (1800/1875)",
+        "0.995 (1990/2000)",
+        "0.008 (15/1875)",
+        "0.800 (1500/1875)",
+    ]
+    assert len(cells(header)) == len(cells(line))
+
+
+def test_a_given_checkpoint_has_no_twin(tmp_path: Path):
+    with pytest.raises(InvalidInput, match="made-up: its victim is no training with a trigger"):
+        attack_table.attack_rows([SWEEP], tmp_path)
+
+
+def record(*trials: TrialRecord) -> SweepRecord:
+    """A finished sweep of a victim with 90 of 100 correct and 79 of 80 hit."""
+    return SweepRecord(
+        name="made-up",
+        digest="0" * 16,
+        state="finished",
+        asr_ceiling=0.05,
+        epochs=2,
+        protocol="paper",
+        method="cleanclip",
+        victim_name="made-up-victim",
+        victim=point(0, 90, 79).measurement,
+        victim_epoch=10,
+        target="banana",
+        trials=trials,
+        planned_trials=len(trials),
+        directory="sweeps/made-up",
+        parameters=("learning_rate",),
+        log_parameters=("learning_rate",),
+    )
+
+
+def trial(number: int, *rates: tuple[int, int], start_counts: bool = False) -> TrialRecord:
+    """One point a pair (correct of 100, hit of 80), from the start on."""
+    points = tuple(point(index, *rate) for index, rate in enumerate(rates))
+    params = {"learning_rate": 10.0 ** -(number + 2)}
+    return TrialRecord(number, "finished", params, f"c{number}", 0, 1, points, start_counts=start_counts)
+
+
+def line_of(sweep: SweepRecord) -> list[str]:
+    return cells(method_table.table_row(sweep, rank_trials(sweep, lambda number, index: None).rows))
+
+
+def test_a_sweeps_line_shows_its_best_cleaned_point():
+    """Trial 0 keeps 81 of 90 at 3 of 80 in epoch 1; its second epoch is less accurate, trial 1 never gets below 5 %."""
+    line = line_of(record(trial(0, (90, 79), (81, 3), (72, 1)), trial(1, (90, 79), (90, 40), (90, 4))))
+    assert line == ["made-up", "1 of 2", "0.900", "0.810 (81/100)", "0.037 (3/80)", "none", "1", "learning_rate 0.01"]
+
+
+def test_without_a_cleaned_point_the_lowest_asr_is_shown_and_no_retention():
+    """4 of 80 is the ceiling itself, so not below it."""
+    line = line_of(record(trial(0, (90, 79), (88, 50), (87, 60)), trial(1, (90, 79), (80, 4), (85, 9))))
+    assert line == ["made-up", "0 of 2", "none", "0.800 (80/100)", "0.050 (4/80)", "none", "1", "learning_rate 1.0e-03"]
+
+
+def test_a_start_that_counts_is_shown_where_there_are_no_epochs():
+    line = line_of(record(trial(0, (89, 78), start_counts=True)))
+    assert line[1:7] == ["0 of 1", "none", "0.890 (89/100)", "0.975 (78/80)", "none", "0"]
+
+
+def test_unfinished_sweeps_are_named_below_the_table(tmp_path: Path):
+    begun, absent = prepared_folder(tmp_path, SWEEP.replace(name="begun")), SweepFolder(tmp_path / "absent")
+    lines = method_table.markdown([finished_sweep(tmp_path), begun, absent]).splitlines()
+    assert cells(lines[2])[0] == "made-up"
+    assert lines[-1] == "Not finished: begun, absent"
+    assert len(lines) == 5
+
+
+def test_a_home_without_any_of_the_sweeps_says_what_to_run(tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"run sweeps/every_method\.py first"):
+        method_table.markdown([SweepFolder(tmp_path / "absent")])
