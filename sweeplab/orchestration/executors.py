@@ -272,7 +272,8 @@ class Pool:
                 self._failed(slot, [pickle.loads(said) for said in content[0]])
 
     def _ranks_began_anew(self, slot: _Slot, key: tuple[int, str, int]) -> None:
-        if slot.job is not None and slot.key != key:
+        # Within a session another rank may ask for the next job before rank 0 has said that this one is done.
+        if slot.job is not None and slot.key is not None and slot.key[1] != key[1]:
             self._failed(slot, [(Failure("the trial's process died", False), "a worker of the pool died")])
 
     def _failed(self, slot: _Slot, said: list[tuple[Failure, str]]) -> None:
@@ -303,7 +304,7 @@ class Pool:
         from ray import cloudpickle
 
         for slot in self.slots:
-            if slot.asking is None:
+            if slot.asking is None or slot.job is not None:
                 continue
             job = self.book.next_job()
             if job is not None:
