@@ -202,13 +202,15 @@ def run_all(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool 
     """Run sweeps one after the other; each ends with its leaderboard, page and the way to MLflow."""
     from sweeplab.orchestration.driver import Options, run_sweep
     from sweeplab.orchestration.files import home_folder
+    from sweeplab.orchestration.watch import signals_as_interrupts
 
     check_sources(sweeps)
     home = home_folder()
     say(f"home: {home}")
-    for sweep in sweeps:
-        run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline), say)
-        show_results(home, sweep.name)
+    with signals_as_interrupts():
+        for sweep in sweeps:
+            run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline), say)
+            show_results(home, sweep.name)
     say(f"home: {home}")
 
 
@@ -312,7 +314,7 @@ def run(context: typer.Context, script: Path) -> None:
         sys.path.insert(0, str(script.parent.resolve()))
         runpy.run_path(str(script), run_name="__main__")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -358,7 +360,7 @@ def stop(sweep: str) -> None:
 
         say(housekeeping.stop(_folder(sweep)))
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -374,7 +376,7 @@ def logs(
         folder = _folder(sweep)
         say("\n".join(sweep_log(folder) if trial is None else trial_log(folder, trial)))
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -387,7 +389,7 @@ def rerun(sweep: str, trial: int) -> None:
         request_rerun(_folder(sweep), trial)
         say(f"trial {trial} will be tried again as a new trial; now `sweeplab resume {sweep}` or the script's command")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -414,7 +416,7 @@ def gc(
         else:
             say(f"{len(rubbish)} things removed, {readable(remove(rubbish))} freed")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -444,7 +446,7 @@ def leaderboard(
         else:
             _console().print(render_table(board, limit))
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -468,7 +470,7 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
         for failure in values["failures"]:
             say(f"  trial {failure['trial']} failed: {failure['reason']}")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
@@ -521,7 +523,7 @@ def list_(
             else:
                 say(f"{row['sweep']:40s} {row['state']:12s} {row['trials']['finished']}/{row['planned_trials']} trials")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 def list_scripts(folder: Path) -> list[dict[str, Any]]:
@@ -549,7 +551,7 @@ def export(sweep: str, to: Annotated[Path, typer.Option("--to", help="A folder."
         for path in files:
             say(str(path))
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -562,7 +564,7 @@ def report(sweep: str) -> None:
         folder = _folder(sweep)
         say(str(build_page(*_ranked(folder), folder.page)))
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 # --- tables: import, replay, audit
@@ -600,7 +602,7 @@ def import_(
         say(f"{sweep}: {len(record.trials)} trials, {points} points, parameters {names}")
         say(f"{folder.path}")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 PRUNING_HELP = '`default`, or JSON such as {"rules": [{"kind": "backdoor-stays", "after_epochs": 3}]}.'
@@ -665,7 +667,7 @@ def replay(
                 + f"; {row['arrived']} of {row['seeds']} arrived"
             )
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -692,7 +694,7 @@ def audit(
         best, kept = found["best_retention"], found["best_retention_with_pruning"]
         say(f"  best retention {_share(best)}, with pruning {_share(kept)}")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 def _share(value: float | None) -> str:
@@ -760,7 +762,7 @@ def pretrain(
         _say_measurement(selected.measurement)
         say(f"weights: {run.checkpoint_path(selected)}")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -790,7 +792,7 @@ def clean(
         )
         run_all([single.replace(name=f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}")], inline=inline)
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -837,7 +839,7 @@ def evaluate(
         )
         _say_measurement(measurement, as_json=as_json)
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @app.command()
@@ -889,7 +891,7 @@ def examine(
             found = examining.examine_checkpoints(sweep, checkpoints, what or ["pairs"], to)
         say(json.dumps(found, indent=1))
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 def _say_measurement(measurement: Any, *, as_json: bool = False) -> None:
@@ -931,7 +933,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
         if any(finding.level == "fault" for finding in findings):
             raise InvalidInput("the faults above stop sweeps from running")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 # --- attacks
@@ -963,7 +965,7 @@ def attack_preview(
             ) from None
         say(f"clean, triggered, difference: {to}")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @attack_app.command("list")
@@ -982,7 +984,7 @@ def attack_list() -> None:
             )
             say(f"{member.model_fields['kind'].default:18} {fields}")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @attack_app.command("badclip")
@@ -1006,7 +1008,7 @@ def attack_badclip(
         optimise_for(sweep, checkpoint, settings, to, say)
         say(f"patch: {to}; stamp it with ImageTrigger(path={str(to)!r}, position='center')")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 @attack_app.command("export")
@@ -1035,7 +1037,7 @@ def attack_export(
         written = export_poisoned_csv(table, plan, to, image_size=sweep.victim.architecture.image_size)
         say(f"{len(plan.indices)} poisoned and {len(table) - len(plan.indices)} clean pairs: {written}")
 
-    raise typer.Exit(guarded(work))
+    end(guarded(work))
 
 
 def attack_of(text: str, fields: list[str]) -> Any:

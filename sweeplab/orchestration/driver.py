@@ -240,14 +240,24 @@ def storage_of(sweep: CleaningSweep | PretrainedVictim, home: Path) -> str:
 
 
 def places_of(sweep: CleaningSweep) -> list[str]:
-    """Paths that every node has to see."""
-    sources: list[Any] = [sweep.data, sweep.evaluation.test]
+    """Paths that every node has to see: of data, test images, pictures of triggers, files of a method; not of weights,
+    which are brought there."""
     victim = sweep.original_victim()
-    sources.append(getattr(victim.trigger().attack, "images", None))
+    parts: list[Any] = [sweep.data, sweep.evaluation, sweep.method, victim.trigger().attack]
     if isinstance(victim, PretrainedVictim):
-        sources += [victim.data, victim.evaluation.test]
-    paths = [getattr(source, "path", None) for source in sources]
-    return sorted({str(path.absolute()) for path in paths if isinstance(path, Path)})
+        parts += [victim.data, victim.evaluation, victim.poisoning, victim.objective]
+    return sorted({str(path.absolute()) for part in parts for path in _paths_in(part)})
+
+
+def _paths_in(value: Any) -> Iterator[Path]:
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Spec):
+        for name in type(value).model_fields:
+            yield from _paths_in(getattr(value, name))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _paths_in(item)
 
 
 def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
