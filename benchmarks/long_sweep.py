@@ -3,8 +3,8 @@
     python benchmarks/long_sweep.py                 # 200 trials of two epochs on the embedded data, minutes on 2 cores
     python benchmarks/long_sweep.py --trials 50
 
-The sweep is the quickstart's smoke version with more trials. The driver's resident memory is read from /proc after every
-tenth trial; its growth is the slope of a line through the readings from the second tenth on, when all caches are warm.
+The sweep is the quickstart's smoke version with more trials. The driver's resident memory is read from /proc after each
+tenth trial; its growth is the slope of a line through the readings after the twentieth, when all caches are warm.
 """
 
 import argparse
