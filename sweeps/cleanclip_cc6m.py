@@ -30,6 +30,7 @@ from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, Resources, Search
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
+from sweeplab.ranking.stopping import Pruning
 from sweeplab.training.optimisation import Optimization
 
 IMAGENET = Evaluation(
@@ -71,7 +72,7 @@ MMCL_SWEEP = CleaningSweep(
     evaluation=IMAGENET,
     space=cleanclip.CC6M,
     grid=cleanclip.CC6M_MMCL_GRID,
-    search=Search(trials=48, startup_trials=12),
+    search=Search(trials=48, startup_trials=12, pruning=Pruning()),  # a grid is never pruned
     resources=Resources(cpus_per_worker=4, loader_workers=4),
 )
 MMCL_SSL_SWEEP = MMCL_SWEEP.replace(

@@ -1,5 +1,6 @@
 """Executors: how the worker functions are run. `inline` in this process, `tune`, `train` and `pool` on Ray."""
 
+import contextlib
 import dataclasses
 import pickle
 import shutil
@@ -131,45 +132,33 @@ def run_trials_on_tune(book: TrialBook, home: Path, watch: Watch, *, through_tra
             ),
         ).fit()
 
-    pulse = _Pulse(desk, watch)
+    watch.listen(_Beats(desk))
     try:
-        attend(fit, pulse)
+        attend(fit, watch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-class _Pulse(Watch):
-    """A watch that also counts the workers' signs of life as movement."""
+class _Beats:
+    """How many signs of life the desk has counted; asked now and then, without waiting for the answer."""
 
-    def __init__(self, desk: Any, watch: Watch) -> None:
-        self._desk, self._watch = desk, watch
-        self._known, self._asked, self._pending = 0, time.monotonic(), None
+    def __init__(self, desk: Any) -> None:
+        self._desk = desk
+        self._known, self._asked = 0, time.monotonic()
+        self._pending: Any = None
 
-    def moved(self) -> None:
-        """Something progressed."""
-        self._watch.moved()
-
-    def explain(self, error: BaseException) -> None:
-        """As the watch."""
-        self._watch.explain(error)
-
-    def check(self) -> None:
-        """As the watch."""
+    def __call__(self) -> int:
+        """The newest count that has arrived."""
         import ray
 
         if self._pending is None and time.monotonic() - self._asked > remote.BEAT_SECONDS:
             self._asked = time.monotonic()
             self._pending = self._desk.beats.remote()
         if self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
-            try:
-                beats = ray.get(self._pending)
-            except ray.exceptions.RayError:  # the desk's process was killed; what it brought anew is asked next time
-                beats = self._known
-            self._pending = None
-            if beats != self._known:
-                self._known = beats
-                self._watch.moved()
-        self._watch.check()
+            pending, self._pending = self._pending, None
+            with contextlib.suppress(ray.exceptions.RayError):  # a desk that died is noticed where it is needed
+                self._known = ray.get(pending)
+        return self._known
 
 
 # --- the pool
@@ -388,8 +377,9 @@ def pretrain_on_ray(
             deliver()
         deliver()
 
+    watch.listen(_Beats(desk))
     try:
-        attend(work, _Pulse(desk, watch))
+        attend(work, watch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return failures[0] if failures else None

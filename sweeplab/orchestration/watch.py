@@ -63,6 +63,8 @@ class Watch:
         self.stall_minutes = stall_minutes
         self._cluster_fault, self._storage_fault = cluster_fault, storage_fault
         self._moved = time.monotonic()
+        self._beats: Callable[[], int] = lambda: 0
+        self._known_beats = 0
         self._fault: str | None = None
         self._fault_since: float | None = None
         self._looking = False
@@ -72,11 +74,19 @@ class Watch:
         """Something progressed: a point, a step, a job handed out."""
         self._moved = time.monotonic()
 
+    def listen(self, beats: Callable[[], int]) -> None:
+        """Count the workers' signs of life as movement: `beats` says, at once, how many there were."""
+        self._beats, self._known_beats = beats, beats()
+
     def check(self) -> None:
         """Raise Unfinished or StorageFault, with the reason, where waiting on would be in vain."""
         storage_fault = self._storage_fault()
         if storage_fault is not None:
             raise storage_fault
+        beats = self._beats()
+        if beats != self._known_beats:
+            self._known_beats = beats
+            self.moved()
         still = time.monotonic() - self._moved
         if still > 60 * self.stall_minutes:
             raise Unfinished(

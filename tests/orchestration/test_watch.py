@@ -56,6 +56,18 @@ def test_movement_keeps_the_work_going(quick: None):
     attend(work, watch)
 
 
+def test_signs_of_life_are_movement(quick: None):
+    watch, beats = Watch(stall_minutes=0.005), iter(range(10_000))
+    watch.listen(lambda: next(beats))
+    attend(lambda: time.sleep(0.8), watch)
+    done = threading.Event()
+    watch.listen(lambda: 7)
+    watch.moved()
+    with pytest.raises(Unfinished, match="nothing has moved"):
+        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+    done.set()
+
+
 def test_a_lost_cluster_ends_the_work(quick: None):
     done = threading.Event()
     watch = Watch(stall_minutes=1, cluster_fault=lambda: "this command's Ray node died")
