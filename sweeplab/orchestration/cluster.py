@@ -78,19 +78,45 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         Path(folder, OWNER).write_text(str(os.getpid()))
         try:
             if not _attach(quiet):
-                ray.init(
-                    address="local",
-                    include_dashboard=needs_train,
-                    dashboard_host="127.0.0.1",
-                    _temp_dir=folder,
-                    **quiet,
-                )
+                with _own_address():
+                    ray.init(
+                        address="local",
+                        include_dashboard=needs_train,
+                        dashboard_host="127.0.0.1",
+                        _temp_dir=folder,
+                        **quiet,
+                    )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
         try:
             yield
         finally:
             _shut_down()
+
+
+@contextmanager
+def _own_address() -> Iterator[None]:
+    """Choose the private cluster's address beforehand, so that its own processes know it.
+
+    Ray Train frees a dead run's workers by asking the cluster's state, whose address it would otherwise look for among
+    all clusters of this machine: with two of them it finds none, and the resources are never freed.
+    """
+    import ray
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    chosen = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
+    before = {name: os.environ.get(name) for name in chosen}
+    os.environ.update(chosen)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 SHUTDOWN_SECONDS = 1.5
