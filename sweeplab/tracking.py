@@ -59,8 +59,8 @@ class Tracker:
         self.experiment = self._experiment(home)
         self._offer_view()
         self._runs = self._known_runs()
-        self._logged: dict[int, int] = {}
-        """Points that this command has logged, by trial under way."""
+        self._logged: dict[int, tuple[int, ...]] = {}
+        """Times of the points that are known to be logged, by trial under way."""
         self._log_victim(spec)
 
     def sync(self, settings: Mapping[int, Mapping[str, Any]], trials: tuple[TrialRecord, ...]) -> None:
@@ -88,6 +88,7 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         key = self._key(trial.number)
+        self._drop_if_rewound(key, trial)
         is_over = trial.state in OVER
         tags = {
             "sweeplab.sweep": self.sweep.name,
@@ -113,7 +114,7 @@ class Tracker:
             self.client.update_run(self._runs[key][0], status="RUNNING")
         run_id = self._runs[key][0]
         self._runs[key] = (run_id, "running")
-        first = self._logged.get(trial.number, 0)
+        first = len(self._logged.get(trial.number, ()))
         metrics = [metric for point in trial.points[first:] for metric in self._metrics(point)]
         changed = {} if is_new else {"sweeplab.attempts": tags["sweeplab.attempts"], STATE: "running"}
         params = {**setting, "seed": trial.seed} if trial.number not in self._logged else {}
@@ -133,13 +134,33 @@ class Tracker:
                 params=[Param(name, _text(value)) for name, value in params.items()],
                 tags=[RunTag(name, value) for name, value in changed.items()],
             )
-        self._logged[trial.number] = len(trial.points)
+        self._logged[trial.number] = _times(trial)
         if is_over:
             status = "FAILED" if trial.state == "failed" else "FINISHED"
             self.client.set_terminated(run_id, status=status, end_time=self._ended(trial))
             self.client.set_tag(run_id, STATE, trial.state)  # last: a run that has it is complete
             self._runs[key] = (run_id, trial.state)
             del self._logged[trial.number]
+
+    def _drop_if_rewound(self, key: str, trial: TrialRecord) -> None:
+        """Set aside a run that holds points which the trial lost with their checkpoint, and made, or will make, again.
+
+        MLflow takes no metric back, so the trial gets another run; the old one goes to MLflow's trash.
+        """
+        if key not in self._runs:
+            return
+        run_id, times = self._runs[key][0], _times(trial)
+        if trial.number in self._logged:
+            logged = set(enumerate(self._logged[trial.number]))
+        else:
+            history = self.client.get_metric_history(run_id, "eval/accuracy")
+            logged = {(metric.step, metric.timestamp) for metric in history}
+        if logged <= set(enumerate(times)):
+            return
+        self.client.set_tag(run_id, KEY, f"{key}/rewound")
+        self.client.delete_run(run_id)
+        del self._runs[key]
+        self._logged.pop(trial.number, None)
 
     def _ended(self, trial: TrialRecord) -> int:
         return trial.points[-1].timestamp_ms if trial.points else time.time_ns() // 1_000_000
@@ -256,6 +277,10 @@ class Tracker:
             self.client.log_dict(run_id, dict(spec), "sweep.json")
         self.client.set_terminated(run_id)
         self.client.set_tag(run_id, STATE, "finished")  # last: a run that has it is complete
+
+
+def _times(trial: TrialRecord) -> tuple[int, ...]:
+    return tuple(point.timestamp_ms for point in trial.points)
 
 
 def _batches(metrics: list[Any]) -> list[list[Any]]:
