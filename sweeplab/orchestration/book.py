@@ -483,7 +483,8 @@ class TrialBook:
 
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback in the trial's log."""
-        with (self.folder.trial(number).path / "log.txt").open("a") as file:
+        path = self.folder.trial(number).path / "log.txt"
+        with self._intake(), storage_faults(path), path.open("a") as file:
             file.write(text.rstrip() + "\n")
 
     def running(self) -> tuple[int, ...]:
