@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import sqlite3
 import time
 import zlib
 from collections.abc import Mapping
@@ -43,6 +44,9 @@ class Tracker:
             sweep: as the ledger holds it.
             spec: what sweep.json says.
             write_ahead: let SQLite write ahead, which is faster and needs a disk of this machine.
+
+        Raises:
+            sqlite3.DatabaseError: if the store's file is no database.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -50,6 +54,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow.tracking import MlflowClient
 
+        check_store(home)
         if write_ahead:
             _write_ahead()
         for name in ("mlflow", "alembic"):
@@ -327,12 +332,28 @@ def _write_ahead() -> None:
 
 
 def page_address(home: Path, sweep: str) -> str:
-    """Where the sweep's saved view lies once the server runs."""
+    """Where the sweep's saved view lies once the server runs; the server's first page where the store does not tell."""
     from mlflow.tracking import MlflowClient
 
-    found = MlflowClient(tracking_uri=store_uri(home)).get_experiment_by_name(sweep)
+    found = None
+    with contextlib.suppress(Exception):  # MLflow's store raises many kinds, and the driver has told of it
+        check_store(home)
+        found = MlflowClient(tracking_uri=store_uri(home)).get_experiment_by_name(sweep)
     place = f"/#/experiments/{found.experiment_id}/runs?viewStateShareKey={VIEW}" if found is not None else ""
     return f"http://127.0.0.1:5000{place}"
+
+
+def check_store(home: Path) -> None:
+    """Raise sqlite3.DatabaseError where the store's file is no database, or a damaged one, over which MLflow would
+    try for minutes. A locked one, which MLflow waits for, passes."""
+    path = home / "mlflow.db"
+    if not path.exists():
+        return
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(path, timeout=0.1)) as store,
+    ):
+        store.execute("PRAGMA schema_version").fetchone()
 
 
 def store_uri(home: Path) -> str:

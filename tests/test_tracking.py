@@ -13,7 +13,7 @@ import pytest
 
 from sweeplab.orchestration.driver import full_setting
 from sweeplab.records import SweepRecord, TrialRecord
-from sweeplab.tracking import Tracker, store_uri
+from sweeplab.tracking import Tracker, check_store, page_address, store_uri
 
 PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]
 
@@ -208,6 +208,21 @@ def test_points_that_were_lost_with_their_checkpoint_and_made_again_are_there_on
     assert rows(query, run) == [(0, times[0]), (1, times[1] + 7), (2, times[2] + 7)]
     active = rows("select run_uuid from runs where lifecycle_stage = 'active' and name like 'trial%'")
     assert active == [(run,)]
+
+
+def test_a_store_that_is_no_database_is_refused_at_once(home: Path):
+    (home / "mlflow.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        sync(home, CLEANED)
+    assert page_address(home, "toy") == "http://127.0.0.1:5000"
+
+
+def test_a_store_that_is_locked_or_not_there_yet_is_left_to_mlflow(home: Path, tmp_path: Path):
+    check_store(tmp_path / "nowhere")
+    with sqlite3.connect(home / "mlflow.db", isolation_level=None) as store:
+        store.execute("begin exclusive")
+        check_store(home)
+        store.execute("rollback")
 
 
 CURVE = tuple({"step": 25.0 * step, "loss": 3.0 / step, "mmcl": 4.0 / step} for step in range(1, 4))
