@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sweeplab.specs import InvalidInput, Spec, Unfinished
+from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -62,7 +62,7 @@ def guarded(work: Callable[[], None]) -> int:
     except InvalidInput as error:
         say_error(str(error))
         return BAD_INPUT
-    except Unfinished as error:
+    except (Unfinished, StorageFault) as error:
         say_error(str(error))
         return INTERRUPTED
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import sqlite3
 import time
 import zlib
 from collections.abc import Mapping
@@ -43,6 +44,9 @@ class Tracker:
             sweep: as the ledger holds it.
             spec: what sweep.json says.
             write_ahead: let SQLite write ahead, which is faster and needs a disk of this machine.
+
+        Raises:
+            sqlite3.DatabaseError: if the store's file is no database.
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -50,6 +54,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow.tracking import MlflowClient
 
+        check_store(home)
         if write_ahead:
             _write_ahead()
         for name in ("mlflow", "alembic"):
@@ -59,8 +64,8 @@ class Tracker:
         self.experiment = self._experiment(home)
         self._offer_view()
         self._runs = self._known_runs()
-        self._logged: dict[int, int] = {}
-        """Points that this command has logged, by trial under way."""
+        self._logged: dict[int, tuple[int, ...]] = {}
+        """Times of the points that are known to be logged, by trial under way."""
         self._log_victim(spec)
 
     def sync(self, settings: Mapping[int, Mapping[str, Any]], trials: tuple[TrialRecord, ...]) -> None:
@@ -88,6 +93,7 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         key = self._key(trial.number)
+        self._drop_if_rewound(key, trial)
         is_over = trial.state in OVER
         tags = {
             "sweeplab.sweep": self.sweep.name,
@@ -113,7 +119,7 @@ class Tracker:
             self.client.update_run(self._runs[key][0], status="RUNNING")
         run_id = self._runs[key][0]
         self._runs[key] = (run_id, "running")
-        first = self._logged.get(trial.number, 0)
+        first = len(self._logged.get(trial.number, ()))
         metrics = [metric for point in trial.points[first:] for metric in self._metrics(point)]
         changed = {} if is_new else {"sweeplab.attempts": tags["sweeplab.attempts"], STATE: "running"}
         params = {**setting, "seed": trial.seed} if trial.number not in self._logged else {}
@@ -133,13 +139,33 @@ class Tracker:
                 params=[Param(name, _text(value)) for name, value in params.items()],
                 tags=[RunTag(name, value) for name, value in changed.items()],
             )
-        self._logged[trial.number] = len(trial.points)
+        self._logged[trial.number] = _times(trial)
         if is_over:
             status = "FAILED" if trial.state == "failed" else "FINISHED"
             self.client.set_terminated(run_id, status=status, end_time=self._ended(trial))
             self.client.set_tag(run_id, STATE, trial.state)  # last: a run that has it is complete
             self._runs[key] = (run_id, trial.state)
             del self._logged[trial.number]
+
+    def _drop_if_rewound(self, key: str, trial: TrialRecord) -> None:
+        """Set aside a run that holds points which the trial lost with their checkpoint, and made, or will make, again.
+
+        MLflow takes no metric back, so the trial gets another run; the old one goes to MLflow's trash.
+        """
+        if key not in self._runs:
+            return
+        run_id, times = self._runs[key][0], _times(trial)
+        if trial.number in self._logged:
+            logged = set(enumerate(self._logged[trial.number]))
+        else:
+            history = self.client.get_metric_history(run_id, "eval/accuracy")
+            logged = {(metric.step, metric.timestamp) for metric in history}
+        if logged <= set(enumerate(times)):
+            return
+        self.client.set_tag(run_id, KEY, f"{key}/rewound")
+        self.client.delete_run(run_id)
+        del self._runs[key]
+        self._logged.pop(trial.number, None)
 
     def _ended(self, trial: TrialRecord) -> int:
         return trial.points[-1].timestamp_ms if trial.points else time.time_ns() // 1_000_000
@@ -258,6 +284,10 @@ class Tracker:
         self.client.set_tag(run_id, STATE, "finished")  # last: a run that has it is complete
 
 
+def _times(trial: TrialRecord) -> tuple[int, ...]:
+    return tuple(point.timestamp_ms for point in trial.points)
+
+
 def _batches(metrics: list[Any]) -> list[list[Any]]:
     return [metrics[start : start + BATCH_METRICS] for start in range(0, len(metrics), BATCH_METRICS)]
 
@@ -302,12 +332,28 @@ def _write_ahead() -> None:
 
 
 def page_address(home: Path, sweep: str) -> str:
-    """Where the sweep's saved view lies once the server runs."""
+    """Where the sweep's saved view lies once the server runs; the server's first page where the store does not tell."""
     from mlflow.tracking import MlflowClient
 
-    found = MlflowClient(tracking_uri=store_uri(home)).get_experiment_by_name(sweep)
+    found = None
+    with contextlib.suppress(Exception):  # MLflow's store raises many kinds, and the driver has told of it
+        check_store(home)
+        found = MlflowClient(tracking_uri=store_uri(home)).get_experiment_by_name(sweep)
     place = f"/#/experiments/{found.experiment_id}/runs?viewStateShareKey={VIEW}" if found is not None else ""
     return f"http://127.0.0.1:5000{place}"
+
+
+def check_store(home: Path) -> None:
+    """Raise sqlite3.DatabaseError where the store's file is no database, or a damaged one, over which MLflow would
+    try for minutes. A locked one, which MLflow waits for, passes."""
+    path = home / "mlflow.db"
+    if not path.exists():
+        return
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(path, timeout=0.1)) as store,
+    ):
+        store.execute("PRAGMA schema_version").fetchone()
 
 
 def store_uri(home: Path) -> str:

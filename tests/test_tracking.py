@@ -13,7 +13,7 @@ import pytest
 
 from sweeplab.orchestration.driver import full_setting
 from sweeplab.records import SweepRecord, TrialRecord
-from sweeplab.tracking import Tracker, store_uri
+from sweeplab.tracking import Tracker, check_store, page_address, store_uri
 
 PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]
 
@@ -174,6 +174,55 @@ def test_a_resumed_trial_goes_on_in_its_run(home: Path, rows: Rows):
     assert metrics_of(rows, 0)["eval/accuracy"] == [0.9, 0.8, 0.7]
     assert rows("select status from runs where run_uuid = ?", first) == [("FINISHED",)]
     assert rows("select value from tags where key = 'sweeplab.attempts' and run_uuid = ?", first) == [("2",)]
+
+
+def at(record: TrialRecord, *times: int) -> TrialRecord:
+    """The same trial with other times of its points."""
+    made = [dataclasses.replace(point, timestamp_ms=time) for point, time in zip(record.points, times, strict=True)]
+    return dataclasses.replace(record, points=tuple(made))
+
+
+def test_a_clock_that_went_back_between_points_changes_nothing_but_times(home: Path, rows: Rows):
+    """And a replay of it adds nothing."""
+    back = at(CLEANED, 9_000, 5_000, 2_000)
+    for state in ("running", "running", "finished", "finished"):
+        sync(home, dataclasses.replace(back, state=state))
+    query = "select step, value, timestamp from metrics where key = 'eval/accuracy' and run_uuid = ? order by step"
+    assert rows(query, run_of(rows, 0)) == [(0, 0.9, 9_000), (1, 0.8, 5_000), (2, 0.7, 2_000)]
+    assert metrics_of(rows, 0)["best/retention"] == [pytest.approx(80 / 90)]
+
+
+@pytest.mark.parametrize("by", ["the same command", "the next command"])
+def test_points_that_were_lost_with_their_checkpoint_and_made_again_are_there_once(by: str, home: Path, rows: Rows):
+    """MLflow takes no metric back, so the trial gets another run, and the old one goes to its trash."""
+    tracker = sync(home, dataclasses.replace(CLEANED, state="running"))
+    times = [point.timestamp_ms for point in CLEANED.points]
+    again = at(dataclasses.replace(CLEANED, attempts=2), times[0], times[1] + 7, times[2] + 7)
+    if by == "the next command":
+        tracker = sync(home)
+    tracker.bring(dataclasses.replace(again, state="running", points=again.points[:2]), settings(CLEANED)[0])
+    tracker.bring(again, settings(CLEANED)[0])
+    key = f"toy/{'0' * 16}/first/0"
+    ((run,),) = rows("select run_uuid from tags where key = 'sweeplab.key' and value = ?", key)
+    query = "select step, timestamp from metrics where key = 'eval/accuracy' and run_uuid = ? order by step"
+    assert rows(query, run) == [(0, times[0]), (1, times[1] + 7), (2, times[2] + 7)]
+    active = rows("select run_uuid from runs where lifecycle_stage = 'active' and name like 'trial%'")
+    assert active == [(run,)]
+
+
+def test_a_store_that_is_no_database_is_refused_at_once(home: Path):
+    (home / "mlflow.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        sync(home, CLEANED)
+    assert page_address(home, "toy") == "http://127.0.0.1:5000"
+
+
+def test_a_store_that_is_locked_or_not_there_yet_is_left_to_mlflow(home: Path, tmp_path: Path):
+    check_store(tmp_path / "nowhere")
+    with sqlite3.connect(home / "mlflow.db", isolation_level=None) as store:
+        store.execute("begin exclusive")
+        check_store(home)
+        store.execute("rollback")
 
 
 CURVE = tuple({"step": 25.0 * step, "loss": 3.0 / step, "mmcl": 4.0 / step} for step in range(1, 4))

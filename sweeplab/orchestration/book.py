@@ -154,7 +154,8 @@ class TrialBook:
                 continue
             self._num_begun += 1
             if not self.folder.has_trial(trial.number):
-                self._write_trial(search.ask_again(self.study, self.plan, trial.number))
+                rerun_of = self._reruns[0] if self._is_rerun(trial.number) else None
+                self._write_trial(search.ask_again(self.study, self.plan, trial.number), rerun_of)
             again = self.folder.trial_header(trial.number).get("rerun_of")
             if again is not None:
                 self._reruns.remove(again)
@@ -167,7 +168,7 @@ class TrialBook:
             if not trial.state.is_finished():
                 self._tell(self.record(trial.number))
             if trial.number not in ended:
-                self.folder.event("trial ended", trial=trial.number, **result)
+                self.folder.event("trial ended", trial=trial.number, made_up_for=True, **result)
             self._settle_checkpoints(self.record(trial.number))
 
     def _add_missing_trials(self) -> None:
@@ -288,15 +289,18 @@ class TrialBook:
 
     def _ask(self) -> int:
         number = self.num_begun()
-        # Trials that are tried once more come after all others, whose numbers say what they are.
-        is_rerun = bool(self._reruns) and number - (self._num_reruns - len(self._reruns)) >= self.sweep.num_trials()
-        if is_rerun:
+        if self._is_rerun(number):
             again = self._reruns.popleft()
             self._write_trial(self._ask_again(self.folder.trial_header(again)["params"], number), rerun_of=again)
         else:
             self._write_trial(search.ask(self.study, self.plan, number))
         self._num_begun += 1
         return number
+
+    def _is_rerun(self, number: int) -> bool:
+        """Whether a trial that is begun now tries another once more: these come after all others, whose numbers say
+        what they are."""
+        return bool(self._reruns) and number - (self._num_reruns - len(self._reruns)) >= self.sweep.num_trials()
 
     def _ask_again(self, params: dict[str, Any], number: int) -> optuna.Trial:
         """Begin a trial with a given setting."""
@@ -479,7 +483,8 @@ class TrialBook:
 
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback in the trial's log."""
-        with (self.folder.trial(number).path / "log.txt").open("a") as file:
+        path = self.folder.trial(number).path / "log.txt"
+        with self._intake(), storage_faults(path), path.open("a") as file:
             file.write(text.rstrip() + "\n")
 
     def running(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from sweeplab.experiment import Resources
+from sweeplab.orchestration.files import storage_faults
 from sweeplab.specs import InvalidInput, StorageFault
 
 SETTINGS = {
@@ -262,5 +263,6 @@ def cluster_fault() -> str | None:
 def scratch_folder(home: Path) -> Path:
     """Where Ray keeps state that nobody reads again."""
     folder = home / "ray"
-    folder.mkdir(parents=True, exist_ok=True)
+    with storage_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder

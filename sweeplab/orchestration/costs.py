@@ -46,6 +46,10 @@ class Attempt:
     gpus: float = 0.0
 
 
+OUTSIDE = ("rerun asked", "mlflow behind")
+"""Events that are no sign of a driver's life. Nor are ends that a later driver made up for (`made_up_for`)."""
+
+
 def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
     """The attempts that events tell of; those of a killed driver end with its last event."""
     done: list[Attempt] = []
@@ -70,8 +74,9 @@ def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
         elif kind == "attempt failed":
             close(event["trial"], now, is_broken=True)
         elif kind == "trial ended":
-            close(event["trial"], now, is_broken=False)
-        last = now
+            close(event["trial"], last if event.get("made_up_for") else now, is_broken=False)
+        if kind not in OUTSIDE and not event.get("made_up_for"):
+            last = now
     return done + list(running.values())
 
 

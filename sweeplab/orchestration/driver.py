@@ -22,7 +22,7 @@ from sweeplab.orchestration.book import Listener, TrialBook
 from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
 from sweeplab.orchestration.doctor import NETWORK, file_system
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
-from sweeplab.orchestration.ledger import SweepFolder, environment, victim_folder, write_victim
+from sweeplab.orchestration.ledger import SweepFolder, environment, making_lock, victim_folder, write_victim
 from sweeplab.orchestration.mirror import Mirror
 from sweeplab.orchestration.progress import SweepProgress
 from sweeplab.orchestration.remote import Failure
@@ -503,7 +503,7 @@ def _accuracy_of(other: PretrainedVictim | None, home: Path, *, inline: bool, sa
 def exclusively(path: Path, what: str, say: Say) -> Iterator[None]:
     """Hold `path` alone; says so before it waits for the process that holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    lock = FileLock(making_lock(path))
     try:
         lock.acquire(timeout=0)
     except Timeout:

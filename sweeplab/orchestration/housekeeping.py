@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeplab.orchestration.files import read_json, write_json
-from sweeplab.orchestration.ledger import SweepFolder, sweep_folders
+from filelock import FileLock, Timeout
+
+from sweeplab.orchestration.files import write_json
+from sweeplab.orchestration.ledger import SweepFolder, making_lock, sweep_folders
 from sweeplab.specs import InvalidInput
 
 STOP_SECONDS = 60.0
 """So long `stop` waits for the driver to let go."""
+SETTLE_SECONDS = 0.2
+"""Between two looks at the lock, so that nothing is stopped but the process that holds it for good."""
 
 
 def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
@@ -25,8 +29,10 @@ def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
         InvalidInput: if nobody runs the sweep, the driver is on another host, or it does not end in time.
     """
     folder.header()
-    if not folder.is_locked():
-        raise InvalidInput(f"sweep {folder.name!r} is not running; nothing to stop")
+    for _ in range(2):  # `status` holds the lock for a moment too, and the holder's file may be a killed driver's
+        if not folder.is_locked():
+            raise InvalidInput(f"sweep {folder.name!r} is not running; nothing to stop")
+        time.sleep(SETTLE_SECONDS)
     holder = folder.holder()
     if holder is None:
         raise InvalidInput(f"sweep {folder.name!r} is only just being begun or ended; try again in a moment")
@@ -69,10 +75,7 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     Raises:
         InvalidInput: if there is no such trial.
     """
-    known = folder.trial_numbers()
-    if number not in known:
-        shown = f"0 to {known[-1]}" if known else "none yet"
-        raise InvalidInput(f"sweep {folder.name!r} has no trial {number}; known: {shown}")
+    _check_trial(folder, number)
     record = folder.trial_record(number, is_driven=folder.is_locked())
     lines = [f"trial {number}: {record.state}" + (f" ({record.reason})" if record.reason else "")]
     lines += [f"  {name} = {value}" for name, value in record.params.items()]
@@ -96,10 +99,9 @@ def request_rerun(folder: SweepFolder, number: int) -> None:
     Raises:
         InvalidInput: if the trial does not exist or is not over, or a driver is at work.
     """
-    known = folder.trial_numbers()
-    if number not in known:
-        shown = f"0 to {known[-1]}" if known else "none yet"
-        raise InvalidInput(f"sweep {folder.name!r} has no trial {number}; known: {shown}")
+    if "imported" in folder.header():
+        raise InvalidInput(f"sweep {folder.name!r} was imported; its trials cannot be run here")
+    _check_trial(folder, number)
     if folder.trial(number).result() is None:
         raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
     with folder.lock():
@@ -111,6 +113,14 @@ def request_rerun(folder: SweepFolder, number: int) -> None:
         more = {"reruns": [*header.get("reruns", []), number], "planned_trials": header["planned_trials"] + 1}
         write_json(folder.path / "sweep.json", {**header, **more})
         folder.event("rerun asked", durable=True, trial=number)
+
+
+def _check_trial(folder: SweepFolder, number: int) -> None:
+    folder.header()
+    known = folder.trial_numbers()
+    if number not in known:
+        shown = f"0 to {known[-1]}" if known else "none yet"
+        raise InvalidInput(f"sweep {folder.name!r} has no trial {number}; known: {shown}")
 
 
 # --- disk space
@@ -188,12 +198,12 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False) 
                 continue
             known = {point.checkpoint for point in run.points()}
             for name in sorted(run.storage.names() - known):
-                path = run.checkpoints / name
+                path = Path(run.storage.location) / name
                 found.append(Rubbish(path, size_of(path), "a checkpoint that no point names"))
     if victims:
-        named = {str(Path(v).parent.parent) for folder in folders if (v := _victim_of(folder)) is not None}
+        named = {_victim_of(folder) for folder in folders}
         for path in sorted((home / "victims").glob("[!.]*")):
-            if str(path) not in named:
+            if path.name not in named and not _is_being_made(path):
                 found.append(Rubbish(path, size_of(path), "a victim that no sweep names"))
     return found
 
@@ -204,8 +214,21 @@ def is_set_aside(folder: SweepFolder) -> bool:
 
 
 def _victim_of(folder: SweepFolder) -> str | None:
-    path = folder.path / "victim" / "victim.json"
-    return str(read_json(path)["checkpoint"]) if path.exists() else None
+    """Name of the folder of a sweep's victim, which may not be finished yet; None where it is not pre-trained here."""
+    header = folder.header()
+    digest = header["contents"].get("victim")
+    return f"{header['victim_name']}-{digest}" if digest else None
+
+
+def _is_being_made(victim: Path) -> bool:
+    """Whether a command pre-trains the victim now."""
+    lock = FileLock(making_lock(victim))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def remove(rubbish: list[Rubbish]) -> int:

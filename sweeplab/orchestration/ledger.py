@@ -269,6 +269,11 @@ def victim_folder(home: Path, victim: "PretrainedVictim", digest: str) -> RunFol
     return RunFolder(home / "victims" / f"{victim.name}-{digest}")
 
 
+def making_lock(path: Path) -> Path:
+    """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, or MLflow's tables."""
+    return path.with_name(f".{path.name}.lock")
+
+
 def write_victim(folder: SweepFolder, victim: Victim) -> None:
     """Store where the victim came from beside its measurement."""
     values = {f.name: getattr(victim, f.name) for f in dataclasses.fields(victim) if f.name != "outcomes"}

@@ -84,13 +84,16 @@ class Mirror:
             else:
                 if self.trouble is not None:
                     self.trouble = None
-                    self.say("MLflow answers again and catches up")
+                    self._tell("MLflow answers again and catches up")
                 return True
             if pause is None or self._is_over:
                 break
             time.sleep(pause)
         if self.trouble is None:
-            with contextlib.suppress(ValueError, OSError):  # the terminal may be gone
-                self.say(f"note: MLflow takes nothing in ({trouble}); the sweep goes on, and MLflow catches up later")
+            self._tell(f"note: MLflow takes nothing in ({trouble}); the sweep goes on, and MLflow catches up later")
         self.trouble = trouble
         return False
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(ValueError, OSError):  # the terminal may be gone
+            self.say(text)

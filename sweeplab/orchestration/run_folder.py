@@ -138,8 +138,10 @@ class RunFolder:
         """The point's checkpoint if it is still on the disk, or in the object store: then it is fetched first."""
         if point.checkpoint is None or not self.storage.exists(point.checkpoint):
             return None
+        if not self.storage.is_remote:
+            return Path(self.storage.location) / point.checkpoint
         path = self.checkpoints / point.checkpoint
-        if self.storage.is_remote and not path.exists():
+        if not path.exists():
             self.storage.download(point.checkpoint, path)
         return path
 

@@ -1,6 +1,7 @@
 """Watch: runs a sweep's work beside the main thread, which ends it on a signal, or when nothing moves any more."""
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -99,7 +100,10 @@ class Watch:
             raise Unfinished(f"{self._fault}; everything committed is kept, and the same command goes on")
 
     def explain(self, error: BaseException) -> None:
-        """Raise Unfinished where the cluster's end is behind an error of the work."""
+        """Raise what is behind an error of the work: StorageFault for a disk, Unfinished for the cluster's end."""
+        storage_fault = self._storage_fault() or full_disk_behind(error)
+        if storage_fault is not None:
+            raise storage_fault from error
         faults: list[str] = []
 
         def ask() -> None:
@@ -142,6 +146,17 @@ class Watch:
             self._fault, self._looking = fault, False
 
         threading.Thread(target=ask, name="cluster", daemon=True).start()
+
+
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def full_disk_behind(error: BaseException) -> StorageFault | None:
+    """A full disk that Ray met while it wrote its own state; it passes on no more than the text of what it met."""
+    for line in str(error).splitlines():
+        if any(text in line for text in FULL):
+            return StorageFault(f"{line.strip()[:300]}; free space, then run the same command again")
+    return None
 
 
 def attend(work: Callable[[], None], watch: Watch) -> None:

@@ -173,6 +173,8 @@ def epoch_loader(pairs: Pairs, batches: EpochBatches, *, num_workers: int, pin: 
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        # Else every loader draws a seed from the global stream, and one more where a run goes on inside an epoch.
+        generator=torch.Generator(),
     )
 
 

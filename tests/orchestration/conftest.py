@@ -77,17 +77,21 @@ class Workplace:
         others = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         return {**others, **own, **({"RAY_ADDRESS": ray_address} if ray_address else {})}
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
+    def start(self, *words: str, ray_address: str | None = None) -> subprocess.Popen[bytes]:
         """Begin a command in a process group of its own; its output goes to a file."""
         with (self.path / "output.txt").open("wb") as output:
             return subprocess.Popen(
                 [sys.executable, *(words or ("experiment.py",))],
                 cwd=self.path,
-                env=self.environment(None),
+                env=self.environment(ray_address),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def output(self) -> str:
+        """What the command begun last has printed."""
+        return (self.path / "output.txt").read_text()
 
     def run(self, *words: str, ray_address: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

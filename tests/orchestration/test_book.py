@@ -469,6 +469,15 @@ def test_a_tracebacks_text_is_kept_in_the_trials_log(folder: SweepFolder):
     assert (folder.trial(0).path / "log.txt").read_text() == "Traceback: one\nTraceback: two\n"
 
 
+def test_a_log_that_the_disk_does_not_take_is_a_fault_of_the_storage(folder: SweepFolder):
+    book = open_book(folder)
+    book.next_job()
+    (folder.trial(0).path / "log.txt").mkdir()  # stands for whatever refuses the write
+    with pytest.raises(StorageFault, match=r"log\.txt"):
+        book.log(0, "Traceback: one")
+    assert book.fault is not None
+
+
 # --- what Optuna is told
 
 

@@ -180,3 +180,89 @@ def test_a_history_with_a_hole_is_bad_input(run: RunFolder):
     (run.path / "history.jsonl").write_text("\n".join([lines[0], "\x00" * 40, lines[2]]) + "\n")
     with pytest.raises(InvalidInput, match=r"history\.jsonl is damaged"):
         reopened(run).points()
+
+
+# --- checkpoints inside an epoch
+
+
+def rolling(run: RunFolder, after: int, step: int, attempt: int = 1) -> str:
+    """Write a checkpoint as a worker does inside an epoch; the fabricated epochs have four steps."""
+    name = f"attempt-{attempt}-after-point-{after:04d}-step-{step:010d}.pt"
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    (run.checkpoints / name).write_bytes(b"weights")
+    return name
+
+
+def test_a_checkpoint_inside_the_epoch_after_the_last_point_is_gone_on_from(run: RunFolder):
+    name = rolling(run, 2, 10)
+    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name)
+
+
+def test_of_several_the_one_furthest_on_counts_whichever_attempt_wrote_it(run: RunFolder):
+    rolling(run, 2, 9, attempt=2)
+    name = rolling(run, 2, 11, attempt=1)
+    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name)
+
+
+@pytest.mark.parametrize(("after", "step"), [(1, 7), (1, 8), (3, 13), (2, 8)])
+def test_a_checkpoint_that_does_not_follow_the_last_point_is_not(after: int, step: int, run: RunFolder):
+    """Behind it, of a point that was never committed, or of the point's own step."""
+    rolling(run, after, step)
+    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name_of(2))
+
+
+def test_inside_the_first_epoch_a_run_goes_on_too(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    commit(run, 0)
+    name = rolling(run, 0, 3)
+    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name)
+
+
+def test_nothing_counts_before_the_start_was_committed(tmp_path: Path):
+    run = RunFolder(tmp_path)
+    rolling(run, 0, 3)
+    assert run.latest_checkpoint() is None
+    run.clear_abandoned()
+    assert checkpoints_of(run) == []
+
+
+def test_with_a_checkpoint_inside_the_epoch_no_point_is_forgotten(run: RunFolder):
+    rolling(run, 2, 10)
+    run.keep_checkpoints(set())
+    assert checkpoints_of(run) == [f"attempt-1-after-point-0002-step-{10:010d}.pt"]
+    assert run.rewind() == 0
+    assert len(reopened(run).points()) == 3
+
+
+def test_clearing_keeps_the_newest_and_removes_stale_ones(run: RunFolder):
+    for after, step in ((1, 7), (2, 9), (3, 13)):
+        rolling(run, after, step)
+    newest = rolling(run, 2, 11, attempt=2)
+    run.clear_abandoned()
+    assert checkpoints_of(run) == sorted([name_of(1), name_of(2), newest])
+
+
+def test_a_committed_point_makes_those_before_it_superfluous(run: RunFolder):
+    rolling(run, 2, 11)
+    under_way = rolling(run, 3, 13)
+    commit(run, 3)
+    run.keep_checkpoints({name_of(3)})
+    assert checkpoints_of(run) == sorted([name_of(3), under_way])
+
+
+def test_a_run_that_is_over_keeps_none(run: RunFolder):
+    rolling(run, 2, 11)
+    run.finish({"state": "failed", "reason": "no"})
+    run.keep_checkpoints(set())
+    assert checkpoints_of(run) == []
+
+
+def test_weights_in_a_folder_of_their_own_are_found_there(tmp_path: Path):
+    storage = tmp_path / "shared" / "0000"
+    run = RunFolder(tmp_path / "run")
+    run_folder.write_json(run.path / "trial.json", {"storage": str(storage)})
+    point = fabricated.point(1, 80, 10, checkpoint=name_of(1))
+    assert run.checkpoint_path(point) is None
+    storage.mkdir(parents=True)
+    (storage / name_of(1)).write_bytes(b"weights")
+    assert run.checkpoint_path(point) == storage / name_of(1)

@@ -118,6 +118,22 @@ def test_a_storage_that_failed_ends_the_work(quick: None):
     done.set()
 
 
+def test_a_storage_that_failed_is_named_where_the_work_raises_something_else_because_of_it(quick: None):
+    """Ray Tune wraps what its callbacks raise; and it writes files of its own."""
+
+    def work() -> None:
+        raise RuntimeError("callback failed")
+
+    with pytest.raises(StorageFault, match="the book's disk is full"):
+        attend(work, Watch(stall_minutes=1, storage_fault=lambda: StorageFault("the book's disk is full")))
+
+    def write() -> None:
+        raise RuntimeError("Traceback\n  OSError: [Errno 28] No space left on device: 'state'\nmore")
+
+    with pytest.raises(StorageFault, match=r"^OSError: \[Errno 28\] No space left on device: 'state'; free space"):
+        attend(write, Watch(stall_minutes=1))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_interrupts_the_main_thread(number: signal.Signals):
     with pytest.raises(Interrupted, match=number.name), signals_as_interrupts():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -225,6 +226,101 @@ def test_a_checkpoint_holds_the_state_of_its_point(tiny: Architecture, pairs: Tr
     assert (held["epoch"], held["step"], held["point"], held["config"]) == (2, 8, 2, '{"x": 1}')
     assert float(held["state"]["steps"]) == 8
     assert all(torch.equal(tensor, held["model"][name]) for name, tensor in model.state_dict().items())
+
+
+# --- resuming inside an epoch
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+def cut_after(step: int) -> tuple[list[Path], Callable[[Path, str | None], None]]:
+    """A place for the checkpoints that were written, and a hook that dies once one inside an epoch reaches the step."""
+    written: list[Path] = []
+
+    def saved(path: Path, replaced: str | None) -> None:
+        written.append(path)
+        if path.name.endswith(f"-step-{step:010d}.pt"):
+            raise Cut
+
+    return written, saved
+
+
+EAGER = 1e-9
+"""Minutes between checkpoints: one after every step."""
+
+
+@pytest.mark.parametrize("objective", [CleanCLIP(), Remembering()], ids=["cleanclip", "remembering"])
+@pytest.mark.parametrize("step", [2, 7])
+def test_a_run_that_was_cut_inside_an_epoch_ends_as_an_undisturbed_one(
+    objective: Spec, step: int, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
+    """Four steps an epoch: cut in the first and in the second one. Weights, means and curve are the same to the bit."""
+    common = {"objective": objective, "log_every": 1, "checkpoint_minutes": EAGER}
+    torch.manual_seed(5)
+    whole, points = trained(tiny, pairs, checkpoint_folder=tmp_path / "whole", **common)
+    torch.manual_seed(5)
+    written, saved = cut_after(step)
+    with pytest.raises(Cut):
+        trained(tiny, pairs, checkpoint_folder=tmp_path / "cut", checkpoint_prefix="a1-", saved=saved, **common)
+    last = written[-1]
+    assert last.name == f"a1-after-point-{(step - 1) // 4:04d}-step-{step:010d}.pt"
+    torch.manual_seed(6)
+    resumed, later = trained(
+        tiny,
+        pairs,
+        model=build(tiny, seed=77),
+        checkpoint_folder=tmp_path / "cut",
+        checkpoint_prefix="a2-",
+        resume_from=last,
+        **common,
+    )
+    assert same_weights(resumed, whole)
+    expected = points[1 + (step - 1) // 4 :]
+    for found, wanted in zip(later, expected, strict=True):
+        assert (found.index, found.epoch, found.step) == (wanted.index, wanted.epoch, wanted.step)
+        assert found.train == wanted.train
+        assert found.curve == wanted.curve
+        assert len(found.curve) == 4
+
+
+def test_a_cut_between_points_inside_an_epoch_goes_on_between_them(
+    tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
+    """Points after steps 2 and 4 of each epoch; cut after step 7, the first one after the third point."""
+    common = {"measure_at": (2,), "log_every": 1, "checkpoint_minutes": EAGER}
+    whole, points = trained(tiny, pairs, checkpoint_folder=tmp_path / "whole", **common)
+    written, saved = cut_after(7)
+    with pytest.raises(Cut):
+        trained(tiny, pairs, checkpoint_folder=tmp_path / "cut", saved=saved, **common)
+    assert written[-1].name == "after-point-0003-step-0000000007.pt"
+    resumed, later = trained(tiny, pairs, model=build(tiny, seed=77), resume_from=written[-1], **common)
+    assert same_weights(resumed, whole)
+    assert [(p.index, p.epoch, p.train, p.curve) for p in later] == [
+        (p.index, p.epoch, p.train, p.curve) for p in points[4:]
+    ]
+
+
+def test_of_the_checkpoints_inside_an_epoch_only_the_newest_stays_and_is_named_to_the_uploads(
+    tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
+    told: list[tuple[str, str | None]] = []
+
+    def saved(path: Path, replaced: str | None) -> None:
+        told.append((path.name, replaced))
+
+    trained(tiny, pairs, epochs=1, checkpoint_folder=tmp_path, checkpoint_minutes=EAGER, saved=saved)
+    inside = [f"after-point-0000-step-{step:010d}.pt" for step in (1, 2, 3)]
+    assert told == [(inside[0], None), (inside[1], inside[0]), (inside[2], inside[1]), ("epoch-0001.pt", None)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [inside[2], "epoch-0001.pt"]
+
+
+def test_no_checkpoint_is_written_inside_an_epoch_before_it_is_due(
+    tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
+    trained(tiny, pairs, epochs=1, checkpoint_folder=tmp_path, checkpoint_minutes=10.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-0001.pt"]
 
 
 # --- BatchNorm, clamp, precision ------------------------------------------------------------------------------------

@@ -1,0 +1,311 @@
+"""Faults of the world around a sweep: disks, databases, other commands, signals, hung workers. Nothing is lost."""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeplab.orchestration.files import read_lines
+from sweeplab.orchestration.ledger import SweepFolder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "chaos"))
+
+from checker import Checker
+from harness import MARKS, descendants
+
+pytestmark = pytest.mark.slow
+
+EXPERIMENT = """
+from quickstart import SWEEP as QUICKSTART
+from sweeplab.cli import main
+from sweeplab.experiment import smoke_sweep
+
+SMALL = smoke_sweep(QUICKSTART)
+SWEEP = SMALL.replace(
+    name="faulty",
+    epochs=3,
+    search=SMALL.search.replace(trials=3),
+    resources=SMALL.resources.replace({resources}),
+)
+if __name__ == "__main__":
+    main(SWEEP)
+"""
+
+CLI = ("-c", "from sweeplab.cli import app; app()")
+NOWHERE = "127.0.0.1:1"
+"""An address at which no Ray answers: whoever wants Ray fails."""
+
+Make = Callable[..., Any]
+
+
+def script(**resources: Any) -> str:
+    return EXPERIMENT.format(resources=", ".join(f"{name}={value!r}" for name, value in resources.items()))
+
+
+def num_points(folder: SweepFolder) -> int:
+    return sum(len(read_lines(path)) for path in (folder.path / "trials").glob("*/history.jsonl"))
+
+
+def num_finished(folder: SweepFolder) -> int:
+    return len(list((folder.path / "trials").glob("*/result.json")))
+
+
+def is_under_way(folder: SweepFolder) -> bool:
+    """Whether a trial has an epoch behind it and others before it."""
+    histories = {path.parent: len(read_lines(path)) for path in (folder.path / "trials").glob("*/history.jsonl")}
+    return any(1 < count < 4 and not (run / "result.json").exists() for run, count in histories.items())
+
+
+def faults(place: Any) -> list[str]:
+    """What the independent checker finds wrong with the finished sweep."""
+    return Checker(place.home, "faulty").check(is_finished=True)
+
+
+def one_message(text: str) -> str:
+    """The only error that a command printed."""
+    assert "Traceback" not in text, text[-3000:]
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, text[-3000:]
+    return errors[0]
+
+
+# --- disks
+
+
+def mount(*words: str) -> None:
+    """Skips the test where this system does not let us."""
+    found = subprocess.run(["mount", *words], capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip(f"mount is refused: {found.stderr.strip()}")
+
+
+@pytest.fixture
+def mounted(new_workplace: Make) -> Iterator[Callable[..., Any]]:
+    """Makes a workplace whose home is a mount of its own."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("needs root and mount")
+    places: list[Any] = []
+
+    def make(text: str, *options: str) -> Any:
+        place = new_workplace(text)
+        place.home.mkdir()
+        mount(*options, str(place.home))
+        places.append(place)
+        return place
+
+    yield make
+    for place in places:
+        place.end_leftovers()
+        for _ in range(20):
+            if subprocess.run(["umount", str(place.home)], capture_output=True).returncode == 0:
+                break
+            time.sleep(0.2)
+        else:
+            subprocess.run(["umount", "-l", str(place.home)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Take the rest of a disk, to the last byte."""
+    with path.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while file.write(b"x" * size) == size:
+                    pass
+            except OSError:
+                continue
+
+
+def test_a_disk_that_fills_up_ends_the_sweep_in_order_and_loses_nothing(mounted: Make, victim_home: Path):
+    place = mounted(script(executor="tune"), "-t", "tmpfs", "-o", "size=1g", "none")
+    shutil.copytree(victim_home, place.home, dirs_exist_ok=True)
+    folder = place.sweep("faulty")
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(folder))
+    used = shutil.disk_usage(place.home).used
+    mount("-o", f"remount,size={used + 3 * 2**20}", str(place.home))
+    fill(place.home / "filler")
+    assert process.wait(timeout=120) == 75, place.output()[-3000:]
+    assert "No space left" in one_message(place.output())
+    before = num_points(folder)
+    mount("-o", "remount,size=2g", str(place.home))
+    again = place.run()
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert num_points(folder) == 12 >= before
+    assert faults(place) == []
+
+
+def test_a_home_that_cannot_be_written_is_refused_and_left_as_it_was(new_workplace: Make, mounted: Make):
+    place = mounted(script(executor="tune"), "-t", "tmpfs", "none")
+    mount("-o", "remount,ro", str(place.home))
+    refused = place.run(ray_address=NOWHERE)
+    assert refused.returncode == 2
+    assert f"SWEEPLAB_HOME={place.home} cannot be written (Read-only file system)" in one_message(refused.stderr)
+    assert list(place.home.iterdir()) == []
+
+
+# --- MLflow
+
+
+def test_a_sweep_goes_on_without_mlflow_and_brings_it_up_to_date_later(new_workplace: Make, victim_home: Path):
+    place = new_workplace(script(executor="inline"), victim_home)
+    whole = (place.home / "mlflow.db").read_bytes()
+    for leftover in place.home.glob("mlflow.db*"):
+        leftover.unlink()
+    (place.home / "mlflow.db").write_bytes(b"garbage" * 1000)
+    ran = place.run()
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.count("note: MLflow's store") == 1
+    assert num_finished(place.sweep("faulty")) == 3
+    (place.home / "mlflow.db").write_bytes(whole)
+    again = place.run(ray_address=NOWHERE)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "nothing to run" in again.stdout
+    assert faults(place) == []
+
+
+def test_a_locked_mlflow_delays_no_trial(new_workplace: Make, victim_home: Path):
+    place = new_workplace(script(executor="inline"), victim_home)
+    folder = place.sweep("faulty")
+    process = place.start()
+    place.wait_until(process, lambda: num_points(folder) >= 1)
+    with sqlite3.connect(place.home / "mlflow.db", isolation_level=None, timeout=30) as store:
+        store.execute("begin exclusive")
+        at_lock = num_points(folder)
+        place.wait_until(process, lambda: num_points(folder) >= min(12, at_lock + 3))
+        store.execute("rollback")
+    assert process.wait(timeout=120) == 0, place.output()[-3000:]
+    again = place.run(ray_address=NOWHERE)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert faults(place) == []
+
+
+# --- checkpoints
+
+
+def test_a_corrupt_checkpoint_costs_its_trial_what_it_held_and_no_more(new_workplace: Make, victim_home: Path):
+    place = new_workplace(script(executor="tune", concurrent_trials=1), victim_home)
+    folder = place.sweep("faulty")
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(folder))
+    place.kill(process)
+    spoilt = []
+    for number in folder.trial_numbers():
+        if folder.trial(number).result() is None:
+            for path in folder.trial(number).checkpoints.glob("*.pt"):
+                path.write_bytes(b"garbage" * 1000)
+                spoilt.append(path)
+    assert spoilt
+    again = place.run()
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert any(event.get("kind") == "checkpoint" for event in folder.events())
+    # The points of that trial were made again, which is told, and is the only thing to find.
+    assert [fault for fault in faults(place) if not fault.startswith("points were forgotten")] == []
+
+
+def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_on(
+    new_workplace: Make, victim_home: Path, tmp_path: Path
+):
+    store = tmp_path / "store"
+    place = new_workplace(script(executor="tune", concurrent_trials=1, storage=store.as_uri()), victim_home)
+    folder = place.sweep("faulty")
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(folder))
+    place.kill(process)
+    at_kill = num_points(folder)
+    again = place.run()
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert at_kill < num_points(folder) == 12
+    assert faults(place) == []
+    kept = {path.name for path in store.rglob("*.pt")}
+    named = {p["checkpoint"] for path in folder.path.glob("trials/*/history.jsonl") for p in read_lines(path)}
+    assert kept <= named
+    assert not list(folder.path.glob("trials/*/checkpoints/*.pt"))
+    assert any("goes on after epoch" in line for line in again.stdout.splitlines())
+
+
+# --- other commands
+
+
+def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(new_workplace: Make, victim_home: Path):
+    place = new_workplace(script(executor="tune", concurrent_trials=1), victim_home)
+    folder = place.sweep("faulty")
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(folder))
+    second = place.run(ray_address=NOWHERE)
+    assert second.returncode == 2
+    text = one_message(second.stderr)
+    assert f"'faulty' is being run by process {process.pid} on {socket.gethostname()} since 20" in text
+    assert process.poll() is None
+
+    stopper = place.run(*CLI, "stop", "faulty")
+    assert stopper.returncode == 0, stopper.stderr
+    assert "stopped" in stopper.stdout
+    assert process.wait(timeout=5) == 75
+    assert "the same command goes on" in one_message(place.output())
+
+    finished, points = num_finished(folder), num_points(folder)
+    planned = place.run(*CLI, "resume", "faulty", "--plan", "search.trials=4", ray_address=NOWHERE)
+    assert planned.returncode == 0, planned.stderr
+    assert f"4 trials of 3 epochs on 320 pairs; {finished} are done and stay" in planned.stdout
+    assert num_points(folder) == points
+
+    resumed = place.run(*CLI, "resume", "faulty", "search.trials=4")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert num_finished(folder) == 4
+    assert faults(place) == []
+
+
+# --- signals and hung workers
+
+POLITE_SECONDS = 3.0
+"""What `ray job stop` leaves."""
+SLACK = 2.0
+"""Of a busy machine."""
+
+
+@pytest.mark.parametrize(("executor", "workers"), [("pool", 2), ("train", 1)])
+def test_sigterm_ends_a_sweep_of_train_workers_in_time(
+    executor: str, workers: int, new_workplace: Make, victim_home: Path
+):
+    place = new_workplace(script(executor=executor, workers=workers, concurrent_trials=1), victim_home)
+    folder = place.sweep("faulty")
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(folder))
+    began = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=60) == 75, place.output()[-3000:]
+    took = time.monotonic() - began
+    print(f"SIGTERM to exit with {executor}: {took:.2f} s")
+    assert took < SLACK * POLITE_SECONDS
+    assert "the same command goes on" in one_message(place.output())
+
+
+@pytest.mark.parametrize(("executor", "workers", "mark"), [("tune", 1, "actor"), ("pool", 2, "worker")])
+def test_a_hung_worker_ends_the_sweep_with_the_reason(
+    executor: str, workers: int, mark: str, new_workplace: Make, victim_home: Path
+):
+    minutes = 0.4  # longer than workers take to start on a busy machine
+    resources = {"executor": executor, "workers": workers, "concurrent_trials": 1, "stall_minutes": minutes}
+    place = new_workplace(script(**resources), victim_home)
+    folder = place.sweep("faulty")
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(folder))
+    (hung, *_) = [number for number, line in descendants(process.pid).items() if MARKS[mark] in line]
+    began = time.monotonic()
+    os.kill(hung, signal.SIGSTOP)
+    assert process.wait(timeout=60 * minutes + 60) == 75, place.output()[-3000:]
+    took = time.monotonic() - began
+    print(f"hung {executor} worker to exit: {took:.1f} s")
+    assert took < 60 * minutes + 20
+    text = one_message(place.output())
+    assert "nothing has moved" in text
+    assert f"resources.stall_minutes={minutes:g}" in text

@@ -1,0 +1,218 @@
+"""Trials that are tried once more: trials of their own with the same setting and seed, whatever is killed when."""
+
+from pathlib import Path
+
+import fabricated
+import optuna
+import pytest
+from fabricated import SWEEP, Player, open_book
+
+from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration import housekeeping
+from sweeplab.orchestration.book import TrialBook
+from sweeplab.orchestration.housekeeping import request_rerun
+from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.remote import Failure
+from sweeplab.specs import InvalidInput
+
+GRID = SWEEP.replace(search=SWEEP.search.replace(sampler="grid"))
+assert GRID.grid is not None
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler of ours catches it."""
+
+
+def kill(*arguments: object, **named: object) -> None:
+    raise Killed
+
+
+def reruns_of(folder: SweepFolder) -> dict[int, int]:
+    """The trial that each rerun repeats."""
+    headers = {number: folder.trial_header(number) for number in folder.trial_numbers()}
+    return {number: header["rerun_of"] for number, header in headers.items() if "rerun_of" in header}
+
+
+def play_all(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[int]:
+    return [job.number for job in Player(open_book(folder, sweep)).play_all()]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    """A finished sweep."""
+    return fabricated.finished_sweep(tmp_path / "sweeps")
+
+
+def test_a_rerun_is_a_new_trial_of_the_same_setting_and_seed_and_the_old_one_stays(folder: SweepFolder):
+    before = folder.trial_record(2, is_driven=False)
+    request_rerun(folder, 2)
+    assert folder.record().state == "interrupted"
+    assert play_all(folder) == [6]
+    again = folder.trial_record(6, is_driven=False)
+    assert (again.params, again.seed, again.configuration) == (before.params, before.seed, before.configuration)
+    assert folder.trial_record(2, is_driven=False) == before
+    assert reruns_of(folder) == {6: 2}
+    record = folder.record()
+    assert (record.state, record.planned_trials) == ("finished", 7)
+
+
+def test_a_failed_trial_may_succeed_the_second_time(tmp_path: Path):
+    folder = fabricated.prepared_folder(tmp_path)
+    book = open_book(folder)
+    book.next_job()
+    book.failed(0, Failure("ValueError: no", True))
+    Player(book).play_all()
+    request_rerun(folder, 0)
+    assert play_all(folder) == [6]
+    assert [folder.record().trials[number].state for number in (0, 6)] == ["failed", "finished"]
+
+
+def test_a_rerun_of_an_unfinished_grid_comes_after_the_grid_whose_numbers_stay(tmp_path: Path):
+    folder = fabricated.prepared_folder(tmp_path, GRID)
+    book = open_book(folder, GRID)
+    for _ in range(2):
+        Player(book).play(book.next_job())
+    request_rerun(folder, 1)
+    assert play_all(folder, GRID) == [2, 3, 4, 5, 6]
+    points = GRID.grid.points()
+    assert [folder.trial_header(n)["params"] for n in range(7)] == [*points, points[1]]
+    assert reruns_of(folder) == {6: 1}
+
+
+def test_the_number_of_trials_may_be_raised_after_a_rerun(folder: SweepFolder):
+    request_rerun(folder, 0)
+    assert play_all(folder) == [6]
+    more = SWEEP.replace(search=SWEEP.search.replace(trials=8))
+    assert play_all(folder, more) == [7, 8]
+    assert reruns_of(folder) == {6: 0}
+
+
+def test_a_trial_may_be_tried_more_than_once_more(folder: SweepFolder):
+    for number in (0, 0, 3):
+        request_rerun(folder, number)
+    assert play_all(folder) == [6, 7, 8]
+    assert reruns_of(folder) == {6: 0, 7: 0, 8: 3}
+    assert play_all(folder) == []
+
+
+def test_the_drivers_header_keeps_the_reruns(folder: SweepFolder):
+    request_rerun(folder, 0)
+    folder.write_header(SWEEP, SWEEP.digest(), {})
+    assert (folder.header()["reruns"], folder.header()["planned_trials"]) == ([0], 7)
+
+
+MOMENTS = {
+    "before anything": (TrialBook, "_ask_again"),
+    "between enqueue and ask": (optuna.Study, "ask"),
+    "between ask and trial": (TrialBook, "_write_trial"),
+    "between parameters and trial.json": (SweepFolder, "write_trial"),
+    "between trial.json and event": (SweepFolder, "event"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_rerun_survives_a_kill_between_any_two_writes(
+    moment: str, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+):
+    """Two are asked for; the driver is killed while it begins the first, and each is still tried exactly once."""
+    for number in (2, 4):
+        request_rerun(folder, number)
+    book = open_book(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(*MOMENTS[moment], kill)
+        with pytest.raises(Killed):
+            book.next_job()
+    play_all(folder)
+    assert reruns_of(folder) == {6: 2, 7: 4}
+    for again, old in ((6, 2), (7, 4)):
+        assert folder.trial_header(again)["params"] == folder.trial_header(old)["params"]
+    assert [trial.params for trial in open_book(folder).study.get_trials()] == [
+        folder.trial_header(number)["params"] for number in folder.trial_numbers()
+    ]
+    assert folder.record().state == "finished"
+
+
+def test_a_rerun_that_was_interrupted_goes_on(folder: SweepFolder):
+    request_rerun(folder, 2)
+    book = open_book(folder)
+    Player(book).play(book.next_job(), num_points=2)
+    resumed = open_book(folder)
+    job = resumed.next_job()
+    assert (job.number, job.attempt) == (6, 2)
+    assert job.resume_from is not None
+
+
+# --- what is refused
+
+
+def test_a_trial_that_is_not_over_is_not_tried_again(tmp_path: Path):
+    folder = fabricated.prepared_folder(tmp_path)
+    Player(book := open_book(folder)).play(book.next_job(), num_points=1)
+    with pytest.raises(InvalidInput, match="trial 0 is not over yet; resuming the sweep goes on with it"):
+        request_rerun(folder, 0)
+
+
+def test_a_trial_that_is_not_there_is_refused_with_the_known_ones(folder: SweepFolder):
+    with pytest.raises(InvalidInput, match="has no trial 6; known: 0 to 5"):
+        request_rerun(folder, 6)
+
+
+def test_a_sweep_that_is_not_there_is_refused_with_the_known_ones(folder: SweepFolder):
+    with pytest.raises(InvalidInput, match=r"no sweep named 'mad-up' in .*; known: made-up"):
+        request_rerun(SweepFolder(folder.path.with_name("mad-up")), 0)
+
+
+def test_while_a_driver_is_at_work_nothing_is_added(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    with folder.lock(), pytest.raises(InvalidInput, match="is being run by process"):
+        request_rerun(SweepFolder(folder.path), 0)
+    assert "reruns" not in folder.header()
+
+
+def test_seeds_of_a_configuration_are_numbered_and_take_no_addition(tmp_path: Path):
+    sweep = SWEEP.replace(search=SWEEP.search.replace(seeds_per_configuration=2))
+    folder = fabricated.finished_sweep(tmp_path, sweep)
+    with pytest.raises(InvalidInput, match="several seeds per configuration"):
+        request_rerun(folder, 0)
+
+
+def test_an_imported_sweep_cannot_run_its_trials(folder: SweepFolder):
+    from sweeplab.orchestration.files import write_json
+
+    write_json(folder.path / "sweep.json", {**folder.header(), "imported": {"file": "table.csv"}})
+    with pytest.raises(InvalidInput, match="was imported; its trials cannot be run here"):
+        housekeeping.request_rerun(folder, 0)
+    assert folder.record().state == "finished"
+
+
+# --- GPU-hours
+
+
+def test_gpu_hours_end_the_handing_out_of_new_trials_and_not_those_that_were_begun(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+):
+    """Two finished attempts of 1 h with half a GPU are 1 GPU-hour."""
+    more = SWEEP.replace(search=SWEEP.search.replace(trials=9))
+    hour, now = 3_600_000, folder.events()[-1]["time_ms"]
+    lines = [
+        {"time_ms": now, "event": "driver began", "workers": 1, "gpus_per_worker": 0.5},
+        {"time_ms": now, "event": "trial began", "trial": 0},
+        {"time_ms": now, "event": "trial began", "trial": 1},
+        {"time_ms": now + hour, "event": "trial ended", "trial": 0},
+        {"time_ms": now + hour, "event": "trial ended", "trial": 1},
+    ]
+    monkeypatch.setattr(folder, "events", lambda: lines)
+    assert not open_book(folder, more.replace(search=more.search.replace(gpu_hours=1.0))).may_ask()
+    book = open_book(folder, more.replace(search=more.search.replace(gpu_hours=1.01)))
+    job = book.next_job()
+    assert job.number == 6
+    lines += [
+        {"time_ms": now + hour, "event": "trial began", "trial": 2},
+        {"time_ms": now + hour + 100_000, "event": "trial ended", "trial": 2},
+    ]
+    again = open_book(folder, more.replace(search=more.search.replace(gpu_hours=1.01)))
+    assert not again.may_ask()
+    assert again.next_job().number == 6
+    assert again.next_job() is None
+    Player(again).play(job)
+    assert again.is_done()
+    assert not again.is_complete()
