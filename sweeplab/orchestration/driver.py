@@ -36,6 +36,7 @@ from sweeplab.orchestration.workers import (
     PretrainingJob,
     cleaning_poison,
     cleaning_table,
+    has_cleanclips_trainer,
     load_optimizer_state,
     measure_checkpoint,
     victim_model,
@@ -111,7 +112,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         contents["victim"] = victim_digest
     else:
         model = victim_model(sweep.victim.architecture, sweep.victim.path)
-        if sweep.protocol == "authors" and sweep.epochs:
+        if has_cleanclips_trainer(sweep) and sweep.epochs:
             build_optimizer(model, sweep.optimization, carried=load_optimizer_state(sweep.victim.path))
         victim_digest = file_digest(sweep.victim.path)
         contents["victim"] = victim_digest
