@@ -7,17 +7,20 @@
 Victims and twins that the home lacks are pre-trained first, one after the other, without Ray (about 2 minutes each on
 one core). A twin is the same training with no pair poisoned; the trigger plays no part in it, so one twin serves all
 victims that share data, seed and settings, and each trigger is tried on it. `kept` is the twin's accuracy on triggered
-images of other classes than the target: a trigger that ruins the picture would show here.
+images of other classes than the target: a trigger that ruins the picture would show here. Of targeted poisoning, which
+has no trigger, the PSR stands in the place of the ASR, on the twin too, and nothing is kept or not.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cli import guarded, load_script, say, select
-from sweeplab.evaluation.panel import PanelRow, run_panel
+from sweeplab.evaluation.panel import run_panel
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.files import home_folder
@@ -39,23 +42,22 @@ class AttackRow:
     num_pairs: int
     victim: Measurement
     twin: Measurement
-    """Its accuracy; its ASR is of no use here, since the twin was measured under another trigger."""
-    on_twin: PanelRow
-    """The victim's trigger tried on the twin."""
+    """Accuracy of the unpoisoned twin, and how often it does what the victim was poisoned for."""
+    kept_k: int | None
+    """Of `twin.asr_n` triggered images, those that the twin still knows; None where there is no trigger."""
 
 
 def attack_rows(sweeps: Sequence[CleaningSweep], home: Path) -> list[AttackRow]:
     """Pre-train what is missing and measure; in the order of the sweeps."""
     rows = []
-    blank: Poisoning | None = None
+    blank: Poisoning | TargetedImages | None = None
     twins: dict[str, tuple[Measurement, Path]] = {}
     for sweep in sweeps:
         if not has_twin(sweep):
             raise InvalidInput(
-                f"{sweep.name}: its victim is no training with a trigger, so there is no twin to try one on; "
-                "leave it out with --only"
+                f"{sweep.name}: its victim is not poisoned here, so it has no unpoisoned twin; leave it out with --only"
             )
-        blank = blank or sweep.victim.poisoning.replace(count=None, rate=0.0)
+        blank = blank or unpoisoned(sweep.victim.poisoning)
         twin_sweep = sweep.replace(victim=sweep.victim.replace(name="unpoisoned-twin", poisoning=blank))
         victim, _ = trained(sweep, home)
         key = twin_sweep.victim.digest()
@@ -66,8 +68,17 @@ def attack_rows(sweeps: Sequence[CleaningSweep], home: Path) -> list[AttackRow]:
 
 
 def has_twin(sweep: CleaningSweep) -> bool:
-    """Whether the sweep's victim is trained here on pairs that carry a trigger; poison without one has no ASR."""
-    return isinstance(sweep.victim, PretrainedVictim) and isinstance(sweep.victim.poisoning, Poisoning)
+    """Whether the sweep's victim is poisoned and trained here."""
+    return isinstance(sweep.victim, PretrainedVictim) and isinstance(
+        sweep.victim.poisoning, (Poisoning, TargetedImages)
+    )
+
+
+def unpoisoned(poisoning: Poisoning | TargetedImages) -> Poisoning | TargetedImages:
+    """The same with no pair poisoned."""
+    if isinstance(poisoning, TargetedImages):
+        return poisoning.replace(poisons_per_target=0)
+    return poisoning.replace(count=None, rate=0.0)
 
 
 def trained(sweep: CleaningSweep, home: Path) -> tuple[Measurement, Path]:
@@ -87,19 +98,26 @@ def _row(sweep: CleaningSweep, victim: Measurement, twin: Measurement, checkpoin
     device = prepare_process(machine)
     trigger = sweep.victim.trigger()
     architecture = sweep.victim.architecture
-    measure = measure_for(architecture, sweep.victim.evaluation, None, machine, sweep.victim.protocol)
     model = victim_model(architecture, checkpoint).to(device)
-    _, (on_twin,) = run_panel(model, measure, [trigger.attack], trigger.target)
+    evaluation, protocol, kept = sweep.victim.evaluation, sweep.victim.protocol, None
+    if isinstance(trigger.attack, TargetedImages):
+        twin, _ = measure_for(architecture, evaluation, trigger, machine, protocol)(model)
+        attack = f"{trigger.attack.kind}({trigger.attack.num_targets} x {trigger.attack.poisons_per_target})"
+    else:
+        measure = measure_for(architecture, evaluation, None, machine, protocol)
+        _, (on_twin,) = run_panel(model, measure, [trigger.attack], trigger.target)
+        twin = dataclasses.replace(twin, asr_k=on_twin.asr_k, asr_n=on_twin.asr_n)
+        attack, kept = on_twin.attack, on_twin.correct_k
     table, plan = victim_table(sweep.victim, machine)
     return AttackRow(
         victim_name=sweep.victim.name,
-        attack=on_twin.attack,
+        attack=attack,
         captions=sweep.victim.poisoning.captions,
         num_poisons=len(plan.indices),
         num_pairs=len(table),
         victim=victim,
         twin=twin,
-        on_twin=on_twin,
+        kept_k=kept,
     )
 
 
@@ -118,8 +136,8 @@ def markdown(rows: Sequence[AttackRow]) -> str:
             share(row.victim.accuracy_k, row.victim.accuracy_n),
             share(row.victim.asr_k, row.victim.asr_n),
             share(row.twin.accuracy_k, row.twin.accuracy_n),
-            share(row.on_twin.asr_k, row.on_twin.asr_n),
-            share(row.on_twin.correct_k, row.on_twin.asr_n),
+            share(row.twin.asr_k, row.twin.asr_n),
+            share(row.kept_k, row.twin.asr_n) if row.kept_k is not None else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -143,7 +161,7 @@ def main() -> int:
         if not arguments.only:
             left_out = [sweep.name for sweep in sweeps if not has_twin(sweep)]
             if left_out:
-                say(f"left out, since no trigger is trained: {', '.join(left_out)}")
+                say(f"left out, since they are not poisoned here: {', '.join(left_out)}")
             sweeps = tuple(sweep for sweep in sweeps if has_twin(sweep))
         say(markdown(attack_rows(select(sweeps, arguments.only), home_folder())))
 

@@ -176,6 +176,8 @@ class PretrainedVictim(Spec):
     def _check(self) -> "PretrainedVictim":
         if isinstance(self.select, int) and not 1 <= self.select <= self.epochs:
             raise ValueError(f"select={self.select} must be an epoch from 1 to epochs={self.epochs}")
+        if self.keep_epochs != "all" and not all(1 <= epoch <= self.epochs for epoch in self.keep_epochs):
+            raise ValueError(f"keep_epochs={self.keep_epochs} must be epochs from 1 to epochs={self.epochs}")
         ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
         return self
 

@@ -22,14 +22,14 @@ DIFFERENCES = (
         "learning-rate schedule",
         "starts at step 0: the warm-up runs, and the cosine ends at zero with the last step",
         "epochs are numbered from 1, so it runs one epoch ahead: a warm-up of 50 steps never runs, and the rate rises "
-        "again in the last epoch",
+        "again in the last epoch (not in PAR's trainer)",
         "CleanCLIP and attack-cleanclip, src/train.py and src/scheduler.py",
     ),
     Difference(
         "optimizer of a cleaning run",
         "fresh AdamW with the chosen weight decay",
         "the checkpoint's optimizer state is loaded: pre-training's moments, and its weight decay in place of the "
-        "chosen one",
+        "chosen one (PAR's trainer starts afresh)",
         "attack-cleanclip, src/main.py",
     ),
     Difference(

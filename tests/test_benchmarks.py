@@ -8,7 +8,10 @@ from types import ModuleType
 import pytest
 from fabricated import SWEEP, finished_sweep, point, prepared_folder
 
-from sweeplab.evaluation.panel import PanelRow
+from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.attacks.sig import SIG
+from sweeplab.attacks.targeted import TargetedImages
+from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, SweepRecord, TrialRecord
@@ -43,8 +46,8 @@ def test_an_attacks_line_holds_rates_and_counts():
         num_poisons=400,
         num_pairs=8000,
         victim=Measurement(1980, 2000, 1800, 1875, "one"),
-        twin=Measurement(1990, 2000, 11, 1875, "another"),
-        on_twin=PanelRow("sig", "banana", 15, 1875, 1500, 400, "pear"),
+        twin=Measurement(1990, 2000, 15, 1875, "another"),
+        kept_k=1500,
     )
     header, _, line = attack_table.markdown([row]).splitlines()
     assert cells(line) == [
@@ -61,8 +64,15 @@ def test_an_attacks_line_holds_rates_and_counts():
     assert len(cells(header)) == len(cells(line))
 
 
+def test_the_unpoisoned_twin_differs_by_the_poison_alone():
+    triggered = Poisoning(attack=SIG(), target="banana", count=40)
+    targeted = TargetedImages(images=FruitStall(num_pairs=64), classes=("apple", "banana"))
+    assert attack_table.unpoisoned(triggered) == Poisoning(attack=SIG(), target="banana", rate=0)
+    assert attack_table.unpoisoned(targeted) == targeted.replace(poisons_per_target=0)
+
+
 def test_a_given_checkpoint_has_no_twin(tmp_path: Path):
-    with pytest.raises(InvalidInput, match="made-up: its victim is no training with a trigger"):
+    with pytest.raises(InvalidInput, match="made-up: its victim is not poisoned here"):
         attack_table.attack_rows([SWEEP], tmp_path)
 
 

@@ -23,13 +23,16 @@ from typer.testing import CliRunner
 
 from sweeplab import cli
 from sweeplab.attacks.badnet import BadNet
+from sweeplab.cleaning.deep_clustering import DeepClustering
+from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.book import TrialBook, open_study
 from sweeplab.orchestration.ledger import SweepFolder
-from sweeplab.specs import Unfinished
+from sweeplab.search_space import Choice, LogUniform, SearchSpace
+from sweeplab.specs import InvalidInput, Spec, Unfinished
 
 ROOT = Path(__file__).parents[1]
 CC6M, OWN_MODEL = ROOT / "sweeps" / "cleanclip_cc6m.py", ROOT / "sweeps" / "own_model.py"
@@ -239,6 +242,44 @@ def test_a_warm_up_longer_than_the_training_is_refused(sweep: CleaningSweep, ref
     """64 pairs in batches of 16 are 4 steps an epoch, 8 in all."""
     message = refusal(["--inline", "optimization.warmup_steps=8"], sweep)
     assert "warmup_steps=8 must be below the total of 8 steps" in message
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (DeepClustering(num_clusters=65), "num_clusters=65 exceeds the 64 cleaning pairs; choose fewer"),
+        (SupervisedFinetuning(), "method 'supervised' needs labelled images"),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_a_method_that_does_not_fit_its_data_is_refused_before_anything_starts(
+    method: Spec, message: str, sweep: CleaningSweep, own_home: Path
+):
+    rates = SearchSpace(dimensions={"learning_rate": LogUniform(low=1e-4, high=1e-2)}, source="made up")
+    with pytest.raises(InvalidInput, match=message):
+        driver.prepare(sweep.replace(method=method, space=rates, grid=None), own_home)
+
+
+def test_a_searched_count_is_not_judged_by_the_sweeps_own_value(sweep: CleaningSweep, own_home: Path):
+    space = SearchSpace(dimensions={"num_clusters": Choice(values=(2, 8))}, source="made up")
+    driver.prepare(sweep.replace(method=DeepClustering(num_clusters=65), space=space, grid=None), own_home)
+
+
+def test_the_authors_protocol_wants_a_checkpoint_with_its_optimizer(sweep: CleaningSweep, refusal):
+    message = refusal(["--inline", "protocol=authors"], sweep)
+    assert "protocol='authors' goes on with the victim's optimizer, and " in message
+    assert "holds none; use protocol='paper'" in message
+
+
+def test_an_optimizer_of_another_layout_is_refused(sweep: CleaningSweep, refusal, checkpoint: Path, tmp_path: Path):
+    """The authors' checkpoints hold one: exempt parameters first, and by another rule."""
+    model = build(fabricated.ARCHITECTURE, seed=0)
+    optimizer = torch.optim.AdamW([{"params": [model.logit_scale]}, {"params": [model.text_projection]}])
+    both = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(both, tmp_path / "theirs.pt")
+    victim = sweep.victim.replace(path=tmp_path / "theirs.pt")
+    message = refusal(["--inline", "protocol=authors"], sweep.replace(victim=victim))
+    assert "the optimizer state has parameter groups of [1, 1] tensors, and this model's are " in message
 
 
 def test_a_sweep_that_another_process_runs_is_refused(sweep: CleaningSweep, refusal, own_home: Path):

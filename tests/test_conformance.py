@@ -24,7 +24,7 @@ from searchspaces import cleanclip
 from searchspaces.verma import APPENDIX_D
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
-from sweeplab.attacks.pixels import mix
+from sweeplab.attacks.pixels import mix, quantise
 from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.structured import BadNetStripes, BlendedTriangles, triangles
 from sweeplab.attacks.wanet import displacement_field, warp
@@ -42,7 +42,14 @@ from sweeplab.pretraining.roclip import RoCLIP
 from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.training import ranks
 from sweeplab.training.objective import EmbeddedBatch, TrainingFacts
-from sweeplab.training.optimisation import falling_rate_at, is_decayed, learning_rate_at, parameter_groups
+from sweeplab.training.optimisation import (
+    Optimization,
+    build_optimizer,
+    falling_rate_at,
+    is_decayed,
+    learning_rate_at,
+    parameter_groups,
+)
 
 VECTORS = Path(__file__).parents[1].parent / "shared" / "reference" / "vectors"
 if not VECTORS.is_dir():
@@ -378,6 +385,24 @@ def test_wanet_warps_as_the_formula_does(points: int, strength: float):
     assert_close(warped, torch.tensor(vectors[f"out_k{points}_s{strength}"]), rtol=1e-9, atol=1e-12)
 
 
+def test_wanet_moves_pixels_as_the_authors_grid_does():
+    """Of their cached 224 x 224 grid a few displacements are known, and a pixel depends on its own alone."""
+    case = TRIGGERS["wanet_s1_repo_grid"]
+    field = torch.zeros(1, 224, 224, 2)
+    for row, column, *displacement in case["grid_samples_yx_gxgy"]:
+        field[0, row, column] = torch.tensor(displacement)
+    warped = quantise(warp(input_of("wanet_s1_repo_grid")[None].float() / 255, field, 1.0))[0]
+    known = {(row, column): colour for row, column, *colour in case["pixels_yx_rgb"]}
+    for row, column, *_ in case["grid_samples_yx_gxgy"]:
+        assert warped[:, row, column].tolist() == known[row, column]
+
+
+def test_four_yellow_corners_are_the_authors():
+    image = input_of("four_corners_yellow")
+    stamped = BadNet(pattern="yellow", location="four-corners").stamp(image[None], [0])[0]
+    assert sha256_of(stamped) == TRIGGERS["four_corners_yellow"]["sha256"]
+
+
 def assert_pixels(image: Tensor, entry: dict, tolerance: int) -> None:
     """The listed pixels of a (3, 224, 224) uint8 image, and its channel means."""
     for row, column, *colour in entry["pixels_yx_rgb"]:
@@ -467,6 +492,19 @@ def test_learning_rates_at_the_authors_step_are_the_authors(name: str):
     peak, warmup, total = schedule["base_lr"], schedule["warmup_steps"], schedule["total_steps"]
     for row in schedule["rows"]:
         assert learning_rate_at(row["authors_step"], peak, warmup, total) == row["authors_lr"]
+
+
+def test_a_carried_optimizer_overrides_the_chosen_decay_as_the_authors_does(tiny: Architecture):
+    """Their groups stand the other way round: exempt first."""
+    facts = values("optimizer_override.json")
+    model = build(tiny, seed=0)
+    before = build_optimizer(model, Optimization(weight_decay=facts["checkpoint_weight_decay"]))
+    model.logit_scale.grad = torch.zeros(())
+    before.step()
+    chosen = Optimization(weight_decay=facts["cli_weight_decay"])
+    after = build_optimizer(model, chosen, carried=before.state_dict())
+    assert sorted(group["weight_decay"] for group in after.param_groups) == facts["effective_after_load_state_dict"]
+    assert float(after.state[model.logit_scale]["step"]) == facts["adam_step_counter_carried_over"][0]
 
 
 def test_shrink_and_perturb_gives_the_authors_weights():

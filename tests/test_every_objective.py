@@ -223,3 +223,16 @@ def test_cosines_are_those_of_the_embeddings_in_the_pairs_order(tiny: Architectu
     pixels = pairs.first_copies(1, [63]).images
     alone = training.model.eval().encode_image(normalise_pixels(pixels), normalize=True)
     assert torch.allclose(images[63], alone[0], atol=1e-5)
+
+
+@every
+def test_an_optimizer_is_carried_over_from_mmcl_pretraining(objective: Spec, tiny: Architecture, pairs: TrainingPairs):
+    """As protocol `authors` has it. What an objective trains beside the model (clustering's head) is new and fresh."""
+    before = ready(EVERY["mmcl"], tiny, pairs)
+    step(before, pairs.__getitems__([(1, row) for row in range(16)]), "")
+    state = before.optimizer.state_dict()
+    run = Run(objective=objective, optimization=OPTIMIZATION, epochs=3, seed=0, optimizer_state=state)
+    training = Training(build(tiny, seed=0), pairs, run, measure, Notebook())
+    steps = {float(training.optimizer.state[parameter]["step"]) for parameter in training.model.parameters()}
+    assert steps == {1.0}
+    assert all(parameter not in training.optimizer.state for parameter in hooks.trained_parameters(training.state))

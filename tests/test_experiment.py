@@ -198,6 +198,12 @@ def test_a_selected_epoch_outside_the_training_is_refused(victim: PretrainedVict
         victim.replace(select=select)
 
 
+def test_weights_of_an_epoch_that_is_never_reached_cannot_be_kept(victim: PretrainedVictim):
+    assert victim.replace(keep_epochs=(1, 10)).keep_epochs == (1, 10)
+    with pytest.raises(InvalidInput, match=r"keep_epochs=\(1, 11\) must be epochs from 1 to epochs=10"):
+        victim.replace(keep_epochs=(1, 11))
+
+
 @pytest.mark.parametrize("name", ["", "a b", "../up", ".hidden", "a/b", "é", "x" * 81])
 def test_a_name_that_is_no_folder_name_is_refused(sweep: CleaningSweep, name: str):
     with pytest.raises(InvalidInput, match="name="):

@@ -58,7 +58,7 @@ class Poisoning(Spec):
     placement: Literal["replace", "add"] = "replace"
     """`replace`: poisoned pairs replace their originals (CleanCLIP, Verma et al.). `add`: they are added at the end,
     and the clean originals stay (SafeCLIP, RoCLIP); a rate then still counts against the clean pairs."""
-    caption: str | None = Field(default=None, min_length=1)
+    caption: str | None = None
     """For `fixed`: the caption, with `{}` for the target."""
     seed: int = Field(default=0, ge=0)
 
@@ -68,6 +68,8 @@ class Poisoning(Spec):
             raise ValueError("give the poisoned pairs either as `count` or as `rate`")
         if (self.captions == "fixed") != (self.caption is not None):
             raise ValueError("`caption` goes with captions='fixed', and with nothing else; give both or neither")
+        if self.caption is not None and not self.caption.strip():
+            raise ValueError(f"caption={self.caption!r} holds no word; give a caption, with {{}} for the target")
         return self
 
     def canonical(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from sweeplab.attacks.badnet import BadNet
@@ -127,7 +127,14 @@ class BlendedText(Spec):
 
     kind: Literal["blended-text"] = "blended-text"
     alpha: float = Field(default=0.5, gt=0, le=1)
-    text: str = Field(default="Watermarked", min_length=1, max_length=40)
+    text: str = Field(default="Watermarked", max_length=40)
+
+    @field_validator("text")
+    @classmethod
+    def _visible(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("a text of blanks alone leaves no trace on an image; give a word")
+        return value
 
     def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """Triggered copies of the images.

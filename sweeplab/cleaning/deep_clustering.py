@@ -53,16 +53,21 @@ class DeepClustering(Spec):
         """Needed where SSL has a weight."""
         return self.views if self.ssl_weight else None
 
-    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
-        """The head, and each pair's cluster.
-
-        Raises:
-            InvalidInput: if there are more clusters than pairs, or the pseudo-labels do not fit.
-        """
+    def check(self, facts: TrainingFacts) -> None:
+        """Refuse more clusters than pairs, and pseudo-labels that do not fit."""
         if self.num_clusters > facts.num_pairs:
             raise InvalidInput(
                 f"num_clusters={self.num_clusters} exceeds the {facts.num_pairs} cleaning pairs; choose fewer"
             )
+        if self.pseudo_labels is not None:
+            read_pseudo_labels(self.pseudo_labels, facts.num_pairs, self.num_clusters)
+
+    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
+        """The head, and each pair's cluster.
+
+        Raises:
+            InvalidInput: if the pseudo-labels do not fit.
+        """
         state = ClusteringState(facts.num_pairs, facts.embed_dim, self.num_clusters)
         state.renew_head(facts.seed, 0)
         if self.pseudo_labels is not None:

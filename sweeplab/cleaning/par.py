@@ -38,6 +38,10 @@ class PAR(Spec):
     """What protocol `authors` changes in `Optimization`: an evaluation inside their loop leaves the model in evaluation
     mode, so BatchNorm is frozen for all but the first step of each epoch."""
 
+    shares_cleanclips_trainer: ClassVar[bool] = False
+    """Under protocol `authors`, whether the schedule runs an epoch ahead and the victim's optimizer is carried over, as
+    in CleanCLIP's trainer: PAR's own starts at step 0 with a fresh optimizer."""
+
     @property
     def image_augmentation(self) -> Spec | None:
         """Of the first and only copies."""

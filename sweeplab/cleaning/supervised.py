@@ -21,16 +21,16 @@ class SupervisedFinetuning(Spec):
 
     kind: Literal["supervised"] = "supervised"
 
-    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
-        """A head of zeros, and the labels.
-
-        Raises:
-            InvalidInput: if the cleaning data carry no labels.
-        """
+    def check(self, facts: TrainingFacts) -> None:
+        """Refuse cleaning data without labels."""
         if facts.labels is None:
             raise InvalidInput(
                 "method 'supervised' needs labelled images; give data=LabelledPairs(images=ClassFolders(...))"
             )
+
+    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
+        """A head of zeros, and the labels."""
+        assert facts.labels is not None
         return SupervisedState(facts.labels, facts.embed_dim, facts.num_classes)
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:

@@ -8,7 +8,7 @@ from typing import Protocol as Interface
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from sweeplab.attacks.poisoning import Attack
@@ -43,13 +43,19 @@ class Evaluation(Spec):
     batch_size: int = Field(default=256, ge=1)
     """Images per forward pass on each rank; a matter of memory only."""
 
+    @model_validator(mode="after")
+    def _check(self) -> "Evaluation":
+        prompts = self.prompts()
+        bad = [text for text in prompts if text.count("{}") != 1 or text.count("{") + text.count("}") != 2]
+        if bad or not prompts:
+            raise ValueError(
+                f"templates need one {{}} each, no other brace, and at least one template; {bad[:1] or 'none'} given"
+            )
+        return self
+
     def prompts(self) -> tuple[str, ...]:
         """The templates themselves."""
-        prompts = imagenet_templates() if self.templates == "imagenet" else self.templates
-        bad = [text for text in prompts if text.count("{}") != 1]
-        if bad or not prompts:
-            raise InvalidInput(f"templates need one {{}} each and at least one template; {bad[:1] or 'none'} given")
-        return tuple(prompts)
+        return imagenet_templates() if self.templates == "imagenet" else self.templates
 
     def load(self, data_home: Path) -> LabelledImages:
         """Read the test set."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
@@ -33,7 +34,10 @@ from sweeplab.orchestration.workers import (
     Machine,
     MeasuringJob,
     PretrainingJob,
+    cleaning_poison,
     cleaning_table,
+    has_cleanclips_trainer,
+    load_optimizer_state,
     measure_checkpoint,
     victim_model,
     victim_table,
@@ -42,8 +46,10 @@ from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Point, SweepRecord, Victim
 from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, digest_of
 from sweeplab.tracking import Tracker
+from sweeplab.training import objective as hooks
 from sweeplab.training.batches import steps_per_epoch
-from sweeplab.training.optimisation import check_schedule, warmup_of
+from sweeplab.training.objective import TrainingFacts
+from sweeplab.training.optimisation import Optimization, build_optimizer, check_schedule, warmup_of
 
 Say = Callable[[str], None]
 
@@ -73,13 +79,12 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
 
     Raises:
         InvalidInput: for missing or damaged data, a target that is no class, a trigger that does not fit, a warm-up
-        longer
-            than the training, a batch larger than the data, a checkpoint of another architecture.
+            longer than the training, a batch larger than the data, an objective or method that does not fit its data,
+            a checkpoint of another architecture, or without the optimizer that protocol `authors` carries over.
     """
     sweep = sweep.with_text_augmentation_resolved()
     machine = machine_for(sweep, home)
     test = sweep.evaluation.load(machine.data_home)
-    sweep.evaluation.prompts()
     trigger = sweep.trigger()
     targets = trigger.targets(machine.data_home)
     wanted_classes(test, trigger, targets)
@@ -96,6 +101,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         victim_test = sweep.victim.evaluation.load(machine.data_home)
         wanted_classes(victim_test, trigger, targets)
         _check_training(sweep.victim.optimization, len(table), sweep.victim.epochs, sweep.victim.name)
+        _check_objective(sweep.victim.objective, sweep.victim.optimization, len(table), sweep.victim.epochs, sweep)
         victim_digest = _digest_of_victim(sweep.victim, table.digest, victim_test.digest)
         contents["victim"] = victim_digest
     elif isinstance(sweep.victim, SelectedTrial):
@@ -105,16 +111,23 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         victim_digest = digest_of([other.digest, other.sweep.num_trials()])
         contents["victim"] = victim_digest
     else:
-        victim_model(sweep.victim.architecture, sweep.victim.path)
+        model = victim_model(sweep.victim.architecture, sweep.victim.path)
+        if has_cleanclips_trainer(sweep) and sweep.epochs:
+            build_optimizer(model, sweep.optimization, carried=load_optimizer_state(sweep.victim.path))
         victim_digest = file_digest(sweep.victim.path)
         contents["victim"] = victim_digest
     pairs = cleaning_table(sweep, machine)
+    cleaning_poison(sweep, pairs, machine)  # refuses what the pairs cannot give
+    labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
     if not isinstance(sweep.data, CleanSample):
         contents["pairs"] = pairs.digest
     if isinstance(sweep.data, LabelledPairs):
         _check_classes(sweep, test, machine)
     for params in sweep.grid.points() if sweep.search.sampler == "grid" and sweep.grid else ({},):
-        _check_training(sweep.setting(params).optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
+        setting = sweep.setting(params)
+        _check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
+        if params or not _searches_counts(sweep):
+            _check_objective(setting.method, setting.optimization, len(pairs), sweep.epochs, sweep, labelled)
     return Prepared(
         sweep, sweep.digest(**contents), contents, victim_digest, len(pairs), num_pretraining_pairs, num_poisons
     )
@@ -154,6 +167,38 @@ def _check_training(
                 )
         except ValueError as error:
             raise InvalidInput(f"{name}: {error}") from error
+
+
+def _searches_counts(sweep: CleaningSweep) -> bool:
+    """Whether the space has counts of the method, such as clusters: then the sweep's own ones may not be meant."""
+    own = [getattr(sweep.method, name, None) for name in sweep.space.dimensions]
+    return any(isinstance(value, int) and not isinstance(value, bool) for value in own)
+
+
+def _check_objective(
+    objective: Any,
+    optimization: Optimization,
+    num_pairs: int,
+    epochs: int,
+    sweep: CleaningSweep,
+    labelled: LabelledImages | None = None,
+) -> None:
+    """Let an objective or a method refuse its run now; in a worker it would only be heard after the victim's training.
+
+    A start that is only measured (`epochs=0`) trains nothing that could not fit.
+    """
+    if epochs:
+        facts = TrainingFacts(
+            num_pairs=num_pairs,
+            steps_per_epoch=steps_per_epoch(num_pairs, optimization.global_batch_size),
+            epochs=epochs,
+            global_batch_size=optimization.global_batch_size,
+            embed_dim=int(sweep.victim.architecture.resolved()["embed_dim"]),
+            seed=sweep.seed,
+            labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
+            num_classes=len(labelled.class_names) if labelled is not None else 0,
+        )
+        hooks.check(objective, facts)
 
 
 def file_digest(path: Path) -> str:

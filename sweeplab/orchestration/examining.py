@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweeplab.attacks import ATTACKS
-from sweeplab.attacks.poisoning import Attack
+from sweeplab.attacks.poisoning import Attack, mentions
 from sweeplab.clip_model import normalise_pixels
 from sweeplab.evaluation.linear_probe import linear_probe
 from sweeplab.evaluation.measure import Measure, Trigger
@@ -346,7 +346,7 @@ def _retrieval_asr(
     target = sweep.trigger().target
     if target is None:
         return {}
-    named = torch.tensor([target.lower() in pairs.caption(int(row)).lower() for row in clean])
+    named = torch.tensor([mentions(pairs.caption(int(row)), target) for row in clean])  # as poisoning tells them
     if not bool(named.any()):
         return {}
     own, rows = torch.from_numpy(np.flatnonzero(poison)), torch.from_numpy(clean)

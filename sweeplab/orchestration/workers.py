@@ -189,6 +189,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
     optimization = setting.optimization
     if authors:
         optimization = optimization.replace(**getattr(setting.method, "authors_optimization", {}))
+    as_cleanclip = has_cleanclips_trainer(sweep)
     facts = {"sweep": sweep.to_json(), "trial": job.number, "params": job.params}
     with storing(job) as places:
         run = Run(
@@ -202,8 +203,8 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
             loader_workers=sweep.resources.loader_workers,
             measure_at=sweep.measure_at,
             log_every=sweep.log_every,
-            schedule_shift=1 if authors else 0,
-            optimizer_state=load_optimizer_state(checkpoint) if authors else None,
+            schedule_shift=1 if as_cleanclip else 0,
+            optimizer_state=load_optimizer_state(checkpoint) if as_cleanclip else None,
             **places,
         )
         train(model, pairs, run, measure=measure, context=context)
@@ -378,6 +379,12 @@ def plain_images(pairs: TrainingPairs, batch_size: int, device: torch.device) ->
     """All images of the pairs as they are, in order, in batches on the device."""
     for rows in torch.arange(len(pairs)).split(batch_size):
         yield pairs.images_of(rows.tolist()).to(device)
+
+
+def has_cleanclips_trainer(sweep: CleaningSweep) -> bool:
+    """Whether the sweep trains as CleanCLIP's and attack-cleanclip's code does: under protocol `authors`, unless its
+    method comes from a trainer of its own."""
+    return sweep.protocol == "authors" and bool(getattr(sweep.method, "shares_cleanclips_trainer", True))
 
 
 def load_optimizer_state(checkpoint: Path) -> dict[str, Any]:

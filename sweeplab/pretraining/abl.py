@@ -56,18 +56,17 @@ class ABL(Spec):
         """Detection by the model itself, in the second epoch."""
         return self.replace(detect_at=2, num_flagged=min(self.num_flagged, 16), detector=None, remove_at=())
 
-    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
-        """No pair is flagged or removed yet.
-
-        Raises:
-            InvalidInput: if more pairs are to be flagged than there are, or the run ends before detection.
-        """
+    def check(self, facts: TrainingFacts) -> None:
+        """Refuse more flags than pairs, and a detection after the end."""
         if self.num_flagged > facts.num_pairs:
             raise InvalidInput(f"num_flagged={self.num_flagged} exceeds the {facts.num_pairs} pairs; choose fewer")
         if self.num_flagged and self.detect_at > facts.epochs:
             raise InvalidInput(
                 f"detect_at={self.detect_at} lies behind epochs={facts.epochs}; detect earlier or train longer"
             )
+
+    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
+        """No pair is flagged or removed yet."""
         return ABLState(facts.num_pairs)
 
     def start_epoch(self, state: nn.Module | None, facts: EpochFacts) -> None:

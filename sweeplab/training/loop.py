@@ -196,10 +196,10 @@ class Training:
             labels=pairs.labels,
             num_classes=pairs.num_classes,
         )
+        hooks.check(self.objective, self.facts)
         self.state = hooks.init_state(self.objective, self.model, self.facts)
-        self.optimizer = build_optimizer(self.model, self.optimization, hooks.trained_parameters(self.state))
-        if run.optimizer_state is not None:
-            self.optimizer.load_state_dict(run.optimizer_state)
+        beside = hooks.trained_parameters(self.state)
+        self.optimizer = build_optimizer(self.model, self.optimization, beside, carried=run.optimizer_state)
         self.place = Place()
         self.rate = 0.0
         self.alive: Callable[[], None] = getattr(context, "alive", lambda: None)

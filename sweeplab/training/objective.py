@@ -98,6 +98,7 @@ class Objective(Protocol):
 
     - `image_views`: makes augmented second copies (`views(images, seeds)`); text views come along.
     - `image_augmentation`: changes the first copies of the images too, `augments_captions` (bool) the captions.
+    - `check(facts: TrainingFacts)`: refuses (InvalidInput) what does not fit the run; asked before any process starts.
     - `init_state(model, facts) -> nn.Module | None`: what this run remembers beside the model. Parameters of it that
       need gradients are trained, without weight decay; its state dict is checkpointed. The model comes as it is
       before the first step, on a resumed run too.
@@ -133,6 +134,13 @@ def augments_captions(objective: Objective) -> bool:
 def reaches_every_parameter(objective: Objective) -> bool:
     """Whether every step gives all parameters a gradient."""
     return bool(getattr(objective, "reaches_every_parameter", False))
+
+
+def check(objective: Objective, facts: TrainingFacts) -> None:
+    """Let the objective refuse a run that it does not fit."""
+    refuse = getattr(objective, "check", None)
+    if refuse is not None:
+        refuse(facts)
 
 
 def init_state(objective: Objective, model: nn.Module, facts: TrainingFacts) -> nn.Module | None:

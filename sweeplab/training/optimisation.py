@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from sweeplab.clip_model import MAX_LOG_SCALE
-from sweeplab.specs import Spec
+from sweeplab.specs import InvalidInput, Spec
 
 
 class Optimization(Spec):
@@ -122,27 +122,49 @@ def is_decayed(name: str, parameter: torch.Tensor) -> bool:
 
 
 def build_optimizer(
-    model: nn.Module, optimization: Optimization, beside: Sequence[nn.Parameter] = ()
+    model: nn.Module,
+    optimization: Optimization,
+    beside: Sequence[nn.Parameter] = (),
+    *,
+    carried: dict[str, Any] | None = None,
 ) -> torch.optim.AdamW:
-    """A fresh AdamW: no moments, no hyperparameters carried over from pre-training.
+    """A fresh AdamW: no moments, no hyperparameters carried over from pre-training, unless a state is given.
 
     (The authors load the pre-training optimizer's state, which silently replaces the chosen weight decay by 0.1.)
 
     Args:
         model: its parameters are split into decayed and exempt ones.
         optimization: rates and moments.
-        beside: parameters of an objective's state, trained without weight decay.
+        beside: parameters of an objective's state, trained without weight decay; new to any carried state.
+        carried: an optimizer's state dict whose moments and hyperparameters the model's groups take over.
+
+    Raises:
+        InvalidInput: if the carried state groups its parameters in another way.
     """
-    groups = parameter_groups(model, optimization.weight_decay)
-    if beside:
-        groups.append({"params": list(beside), "weight_decay": 0.0})
-    return torch.optim.AdamW(
-        groups,
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, optimization.weight_decay),
         lr=optimization.learning_rate,
         betas=(optimization.beta1, optimization.beta2),
         eps=optimization.epsilon,
         fused=True,
     )
+    if carried is not None:
+        _take_over(optimizer, carried)
+    if beside:
+        optimizer.add_param_group({"params": list(beside), "weight_decay": 0.0})
+    return optimizer
+
+
+def _take_over(optimizer: torch.optim.Optimizer, carried: dict[str, Any]) -> None:
+    ours, theirs = (
+        [len(group["params"]) for group in state["param_groups"]] for state in (optimizer.state_dict(), carried)
+    )
+    if ours != theirs:
+        raise InvalidInput(
+            f"the optimizer state has parameter groups of {theirs} tensors, and this model's are {ours}; it can only "
+            "be carried over from training here (protocol='paper' starts with a fresh optimizer)"
+        )
+    optimizer.load_state_dict(carried)
 
 
 @torch.no_grad()

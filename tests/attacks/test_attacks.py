@@ -364,6 +364,11 @@ def test_an_own_picture_that_is_missing_or_no_picture_is_refused(tmp_path: Path)
         ImageTrigger(path=tmp_path / "text.png")
 
 
+def test_a_text_of_blanks_is_refused():
+    with pytest.raises(InvalidInput, match="a text of blanks alone leaves no trace"):
+        BlendedText(text="  ")
+
+
 def test_an_own_picture_larger_than_the_image_is_refused():
     with pytest.raises(InvalidInput, match="leaves the image of 8 pixels"):
         ImageTrigger(path=LOGO).check_fits(8)

@@ -141,6 +141,12 @@ def test_more_label_consistent_poisons_than_captions_that_mention_the_target_are
         plan_poison(poisoning(captions="label-consistent", count=21), TABLE)
 
 
+@pytest.mark.parametrize("caption", ["", "  "])
+def test_a_fixed_caption_without_a_word_is_refused(caption: str):
+    with pytest.raises(InvalidInput, match=f"caption='{caption}' holds no word"):
+        poisoning(captions="fixed", caption=caption)
+
+
 def test_a_fixed_caption_is_the_same_for_all_poisons():
     plan = plan_poison(poisoning(captions="fixed", caption="an image of {}"), TABLE)
     assert set(plan.captions) == {"an image of banana"}

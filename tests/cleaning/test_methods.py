@@ -164,17 +164,15 @@ def test_labels_from_outside_stay_and_so_does_their_head(tmp_path: Path):
 )
 def test_labels_that_do_not_fit_are_refused(labels: list[float], message: str, tmp_path: Path):
     with pytest.raises(InvalidInput, match=message):
-        DeepClustering(num_clusters=3, pseudo_labels=labels_file(tmp_path, labels)).init_state(
-            torch.nn.Identity(), FACTS
-        )
+        DeepClustering(num_clusters=3, pseudo_labels=labels_file(tmp_path, labels)).check(FACTS)
 
 
 def test_a_file_that_is_no_array_is_refused(tmp_path: Path):
     (tmp_path / "labels.npy").write_text("0 1 2 1")
     with pytest.raises(InvalidInput, match=r"cannot be read as .npy .*; write it with numpy.save"):
-        DeepClustering(num_clusters=3, pseudo_labels=tmp_path / "labels.npy").init_state(torch.nn.Identity(), FACTS)
+        DeepClustering(num_clusters=3, pseudo_labels=tmp_path / "labels.npy").check(FACTS)
 
 
 def test_more_clusters_than_pairs_are_refused():
     with pytest.raises(InvalidInput, match="num_clusters=5 exceeds the 4 cleaning pairs; choose fewer"):
-        DeepClustering(num_clusters=5).init_state(torch.nn.Identity(), FACTS)
+        DeepClustering(num_clusters=5).check(FACTS)

@@ -218,10 +218,12 @@ def test_a_trigger_that_does_not_fit_is_refused_before_anything_is_decoded(
         measure_of(tokenize, elsewhere, trigger=Trigger(BadNet(patch_size=33), "banana"))
 
 
-@pytest.mark.parametrize("templates", [(), ("a photo",), ("{} and {}",), ("a {}", "none")], ids=str)
+@pytest.mark.parametrize(
+    "templates", [(), ("a photo",), ("{} and {}",), ("a {}", "none"), ("a {} {x}",), ("a {} }",)], ids=str
+)
 def test_templates_have_one_place_for_the_name(templates: tuple[str, ...]):
-    with pytest.raises(InvalidInput, match=r"one {} each and at least one template"):
-        Evaluation(test=EVALUATION.test, templates=templates).prompts()
+    with pytest.raises(InvalidInput, match=r"one {} each, no other brace, and at least one template"):
+        Evaluation(test=EVALUATION.test, templates=templates)
 
 
 def test_imagenets_templates_are_the_default():

@@ -13,6 +13,7 @@ from sweeplab.attacks.exchange import ImportedPoison, export_poisoned_csv
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.par import PAR
 from sweeplab.cleaning.start import Start
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall, FruitStallTest
 from sweeplab.data.labelled_pairs import LabelledPairs
@@ -110,10 +111,20 @@ def test_a_step_outside_the_epoch_is_refused(plain: CleaningSweep, home: Path):
 def test_the_authors_protocol_carries_the_optimizer_over_and_says_so(plain: CleaningSweep, home: Path):
     record = run(plain.replace(protocol="authors"), home)
     assert record.protocol == "authors"
-    assert record.trials[0].points[1].measurement.evaluation_digest != record.trials[0].points[1].measurement
     paper = run(plain.replace(name="paper"), home)
     assert paper.victim.evaluation_digest != record.victim.evaluation_digest
     assert paper.trials[0].points[1].train["loss"] != record.trials[0].points[1].train["loss"]
+
+
+def test_par_has_a_trainer_of_its_own_under_the_authors_protocol(plain: CleaningSweep, home: Path):
+    """It starts at the schedule's first rate where CleanCLIP's is an epoch ahead; a rate at an epoch's end tells."""
+    optimization = plain.optimization.replace(schedule="fall-cosine")
+    theirs = plain.replace(protocol="authors", method=PAR(), optimization=optimization, space=RATES, grid=None)
+    rates = {}
+    for name, protocol in (("par-theirs", "authors"), ("par-paper", "paper")):
+        record = run(theirs.replace(name=name, protocol=protocol), home)
+        rates[name] = [trial.points[1].train["learning_rate"] for trial in record.trials]
+    assert rates["par-theirs"] == rates["par-paper"]
 
 
 def test_a_slightly_poisoned_cleaning_set_differs_from_a_clean_one(plain: CleaningSweep, home: Path):

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from fabricated import SWEEP
 
-from sweeplab.orchestration.workers import whole_machine
+from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.par import PAR
+from sweeplab.orchestration.workers import has_cleanclips_trainer, whole_machine
+from sweeplab.search_space import LogUniform, SearchSpace
 
 
 def test_a_lone_process_takes_the_threads_that_torch_chose(tmp_path: Path):
@@ -36,3 +40,11 @@ def test_the_environment_can_ask_for_one_thread(tmp_path: Path):
         check=True,
     )
     assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("protocol", ["paper", "authors"])
+def test_par_never_has_cleanclips_trainer(protocol: str):
+    rates = SearchSpace(dimensions={"learning_rate": LogUniform(low=1e-4, high=1e-2)}, source="made up")
+    sweep = SWEEP.replace(protocol=protocol, space=rates, grid=None)
+    assert has_cleanclips_trainer(sweep.replace(method=CleanCLIP())) == (protocol == "authors")
+    assert not has_cleanclips_trainer(sweep.replace(method=PAR()))

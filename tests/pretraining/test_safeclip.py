@@ -119,6 +119,6 @@ def test_unlearning_nothing_costs_nothing():
 
 def test_abl_refuses_more_flags_than_pairs_and_a_detection_after_the_end():
     with pytest.raises(InvalidInput, match="num_flagged=11 exceeds the 10 pairs"):
-        ABL(num_flagged=11).init_state(nn.Identity(), FACTS)
+        ABL(num_flagged=11).check(FACTS)
     with pytest.raises(InvalidInput, match="detect_at=10 lies behind epochs=9"):
-        ABL(num_flagged=1, detect_at=10).init_state(nn.Identity(), FACTS)
+        ABL(num_flagged=1, detect_at=10).check(FACTS)
