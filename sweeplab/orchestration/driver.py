@@ -254,6 +254,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         inline = options.inline or sweep.resources.resolved_executor() == "inline"
         with workplace(sweep, inline):
             if not inline:
+                check_batch_norm(sweep)
                 check_nodes(places_of(sweep), storage_of(sweep, home))
             victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
             _run_trials(prepared, folder, victim, home, inline=inline, say=say)
@@ -277,6 +278,25 @@ def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
             yield
     except StorageFault as fault:
         raise Unfinished(f"{sweep.name}: {fault}") from fault
+
+
+def check_batch_norm(sweep: CleaningSweep) -> None:
+    """Refuse `sync` where several workers have no GPU; torch has no such layer for the CPU.
+
+    Raises:
+        InvalidInput: naming the run.
+    """
+    runs: list[tuple[str, Any, Any]] = [(sweep.name, sweep.optimization, sweep.resources)]
+    victim = sweep.original_victim()
+    if isinstance(victim, PretrainedVictim):
+        runs.append((victim.name, victim.optimization, victim.resources))
+    for name, optimization, resources in runs:
+        has_gpu = resources_per_worker(resources).get("GPU", 0.0) > 0
+        if optimization.batch_norm == "sync" and resources.workers > 1 and not has_gpu:
+            raise InvalidInput(
+                f"{name}: optimization.batch_norm='sync' runs on CUDA only, and its workers have no GPU; choose 'local' "
+                "or 'frozen'"
+            )
 
 
 def storage_of(sweep: CleaningSweep | PretrainedVictim, home: Path) -> str:
