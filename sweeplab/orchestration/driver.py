@@ -294,8 +294,8 @@ def check_batch_norm(sweep: CleaningSweep) -> None:
         has_gpu = resources_per_worker(resources).get("GPU", 0.0) > 0
         if optimization.batch_norm == "sync" and resources.workers > 1 and not has_gpu:
             raise InvalidInput(
-                f"{name}: optimization.batch_norm='sync' runs on CUDA only, and its workers have no GPU; choose 'local' "
-                "or 'frozen'"
+                f"{name}: optimization.batch_norm='sync' runs on CUDA only, and its workers have no GPU; "
+                "choose 'local' or 'frozen'"
             )
 
 
