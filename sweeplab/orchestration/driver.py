@@ -747,7 +747,9 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: P
     finally:
         book.close()
         folder.event("driver ended", finished=book.is_complete(), reason=reason)
-        if mirror is not None and not mirror.close(patience) and patience == MIRROR_SECONDS:
+        if mirror is None:  # said again after the driver's end, so that the next command knows
+            folder.event("mlflow behind", reason="its store could not be used")
+        elif not mirror.close(patience) and patience == MIRROR_SECONDS:
             say("note: MLflow is behind the ledger; the same command brings it up to date")
             folder.event("mlflow behind", reason=mirror.trouble or "slow")
 
