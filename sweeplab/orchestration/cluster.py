@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 from sweeplab.experiment import Resources
+from sweeplab.orchestration import watch
 from sweeplab.orchestration.files import storage_faults
 from sweeplab.specs import InvalidInput, StorageFault
 
@@ -75,7 +76,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     remove_abandoned_folders()
-    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, ignore_cleanup_errors=True) as folder:
+    with _private_folder() as folder:
         Path(folder, OWNER).write_text(str(os.getpid()))
         try:
             if not _attach(quiet):
@@ -118,6 +119,20 @@ def _own_address() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """A temporary folder, which an interrupted command leaves to the next one: to remove it may take seconds."""
+    folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        watch.hurry()
+        raise
+    finally:
+        if not watch.is_in_a_hurry():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 SHUTDOWN_SECONDS = 1.5

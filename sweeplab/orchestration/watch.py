@@ -185,9 +185,23 @@ def attend(work: Callable[[], None], watch: Watch) -> None:
         raise raised[0]
 
 
+_hurry = threading.Event()
+
+
+def hurry() -> None:
+    """This process is to end without the interpreter's and Ray's own goodbyes, which take seconds."""
+    _hurry.set()
+
+
+def is_in_a_hurry() -> bool:
+    """Whether someone said so."""
+    return _hurry.is_set()
+
+
 def leave(code: int) -> None:
-    """End the process now, where threads were left behind that would keep it or crash it on the way out."""
-    if any(thread.name == "work" and thread.is_alive() for thread in threading.enumerate()):
+    """End the process now, where that was asked for, or where threads were left behind that would keep it or crash it
+    on the way out."""
+    if is_in_a_hurry() or any(thread.name == "work" and thread.is_alive() for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

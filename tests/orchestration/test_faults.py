@@ -238,7 +238,7 @@ def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_o
 def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(new_workplace: Make, victim_home: Path):
     place = new_workplace(script(executor="tune", concurrent_trials=1), victim_home)
     folder = place.sweep("faulty")
-    process = place.start()
+    process = place.start("experiment.py", "search.trials=100")
     place.wait_until(process, lambda: is_under_way(folder))
     second = place.run(ray_address=NOWHERE)
     assert second.returncode == 2
@@ -246,21 +246,24 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
     assert f"'faulty' is being run by process {process.pid} on {socket.gethostname()} since 20" in text
     assert process.poll() is None
 
+    began = time.monotonic()
     stopper = place.run(*CLI, "stop", "faulty")
+    print(f"`sweeplab stop`, its own start included: {time.monotonic() - began:.2f} s")
     assert stopper.returncode == 0, stopper.stderr
     assert "stopped" in stopper.stdout
     assert process.wait(timeout=5) == 75
     assert "the same command goes on" in one_message(place.output())
 
     finished, points = num_finished(folder), num_points(folder)
-    planned = place.run(*CLI, "resume", "faulty", "--plan", "search.trials=4", ray_address=NOWHERE)
+    more = len(folder.trial_numbers()) + 1
+    planned = place.run(*CLI, "resume", "faulty", "--plan", f"search.trials={more}", ray_address=NOWHERE)
     assert planned.returncode == 0, planned.stderr
-    assert f"4 trials of 3 epochs on 320 pairs; {finished} are done and stay" in planned.stdout
+    assert f"{more} trials of 3 epochs on 320 pairs; {finished} are done and stay" in planned.stdout
     assert num_points(folder) == points
 
-    resumed = place.run(*CLI, "resume", "faulty", "search.trials=4")
+    resumed = place.run(*CLI, "resume", "faulty", f"search.trials={more}")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert num_finished(folder) == 4
+    assert num_finished(folder) == more
     assert faults(place) == []
 
 
@@ -278,7 +281,7 @@ def test_sigterm_ends_a_sweep_of_train_workers_in_time(
 ):
     place = new_workplace(script(executor=executor, workers=workers, concurrent_trials=1), victim_home)
     folder = place.sweep("faulty")
-    process = place.start()
+    process = place.start("experiment.py", "search.trials=100")
     place.wait_until(process, lambda: is_under_way(folder))
     began = time.monotonic()
     process.terminate()
