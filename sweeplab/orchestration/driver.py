@@ -345,8 +345,10 @@ def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path,
     assert point is not None
     victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
     TrialBook(sweep, folder, victim, machine_for(sweep, home), ())
-    _synced_tracker(sweep, folder, home, say)
+    tracker, _ = _synced_tracker(sweep, folder, home, say)
     folder.event("driver ended", finished=True, reason="brought up to the ledger")
+    if tracker is None:
+        folder.event("mlflow behind", reason=UNUSABLE)
 
 
 def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str]:
@@ -707,6 +709,7 @@ MIRROR_SECONDS = 120.0
 """So long may MLflow catch up at the end of a sweep; what it lacks then is brought by the next command."""
 LEAVING_SECONDS = 1.0
 """The same where the command was interrupted."""
+UNUSABLE = "its store could not be used at the start"
 
 
 def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say) -> None:
@@ -748,7 +751,7 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: P
         book.close()
         folder.event("driver ended", finished=book.is_complete(), reason=reason)
         if mirror is None:  # said again after the driver's end, so that the next command knows
-            folder.event("mlflow behind", reason="its store could not be used")
+            folder.event("mlflow behind", reason=UNUSABLE)
         elif not mirror.close(patience) and patience == MIRROR_SECONDS:
             say("note: MLflow is behind the ledger; the same command brings it up to date")
             folder.event("mlflow behind", reason=mirror.trouble or "slow")
@@ -790,7 +793,6 @@ def _synced_tracker(
             f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({reason}); the sweep runs without it, and the "
             "same command brings MLflow up to date once it is mended"
         )
-        folder.event("mlflow behind", reason=reason)
         return None, record
     return tracker, record
 

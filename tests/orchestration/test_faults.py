@@ -165,6 +165,9 @@ def test_a_sweep_goes_on_without_mlflow_and_brings_it_up_to_date_later(new_workp
     assert ran.returncode == 0, ran.stderr[-3000:]
     assert ran.stdout.count("note: MLflow's store") == 1
     assert num_finished(place.sweep("faulty")) == 3
+    still = place.run(ray_address=NOWHERE)
+    assert still.returncode == 0
+    assert still.stdout.count("note: MLflow's store") == 1  # nobody forgets that it is behind
     (place.home / "mlflow.db").write_bytes(whole)
     again = place.run(ray_address=NOWHERE)
     assert again.returncode == 0, again.stderr[-3000:]
