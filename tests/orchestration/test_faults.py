@@ -254,7 +254,7 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
     print(f"`sweeplab stop`, its own start included: {time.monotonic() - began:.2f} s")
     assert stopper.returncode == 0, stopper.stderr
     assert "stopped" in stopper.stdout
-    assert process.wait(timeout=5) == 75
+    assert process.wait(timeout=20) == 75
     assert "the same command goes on" in one_message(place.output())
 
     finished, points = num_finished(folder), num_points(folder)
@@ -274,7 +274,7 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
 
 POLITE_SECONDS = 3.0
 """What `ray job stop` leaves."""
-SLACK = 2.0
+SLACK = 4.0
 """Of a busy machine."""
 
 
