@@ -55,11 +55,11 @@ class Tracker:
         from mlflow.tracking import MlflowClient
 
         check_store(home)
-        _check_store(home)
         if write_ahead:
             _write_ahead()
+        # What the store raises is raised to the caller, who tells it in a line; MLflow would print each as a traceback.
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.sweep, self.identity = sweep, spec["identity"]
         self.client = MlflowClient(tracking_uri=store_uri(home))
         self.experiment = self._experiment(home)
@@ -314,22 +314,6 @@ def _view(name: str, columns: list[str]) -> str:
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     made = 0  # a fixed time: writing the view again changes nothing
     return json.dumps({"name": name, "createdAt": made, "updatedAt": made, "state": f"deflate;{packed}"})
-
-
-def _check_store(home: Path) -> None:
-    """Refuse a damaged database at once; MLflow would try it again and again for minutes.
-
-    Raises:
-        sqlite3.DatabaseError: if the file is no database.
-    """
-    path = home / "mlflow.db"
-    if not path.exists():
-        return
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as store:
-        try:
-            store.execute("select count(*) from sqlite_master").fetchone()
-        except sqlite3.OperationalError:  # busy, which MLflow waits for
-            return
 
 
 @functools.cache

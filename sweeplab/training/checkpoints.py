@@ -48,8 +48,10 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    except (OSError, RuntimeError) as error:
+        # torch.save turns a full disk into a RuntimeError about positions in the file; what the system said is behind.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = (str(cause).splitlines() or [type(error).__name__])[0][:200]
         raise StorageFault(f"cannot write checkpoint {path}: {reason}; free space or choose another storage") from error
     finally:
         with contextlib.suppress(OSError):  # written, it has its own name by now; or its folder never came to be

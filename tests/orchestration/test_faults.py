@@ -125,13 +125,11 @@ def fill(path: Path) -> None:
 
 
 def test_a_disk_that_fills_up_ends_the_sweep_in_order_and_loses_nothing(mounted: Make, victim_home: Path):
-    place = mounted(script(executor="tune"), "-t", "tmpfs", "-o", "size=1g", "none")
+    place = mounted(script(executor="tune"), "-t", "tmpfs", "-o", "size=200m", "none")
     shutil.copytree(victim_home, place.home, dirs_exist_ok=True)
     folder = place.sweep("faulty")
     process = place.start()
     place.wait_until(process, lambda: is_under_way(folder))
-    used = shutil.disk_usage(place.home).used
-    mount("-o", f"remount,size={used + 3 * 2**20}", str(place.home))
     fill(place.home / "filler")
     assert process.wait(timeout=120) == 75, place.output()[-3000:]
     assert "No space left" in one_message(place.output())
@@ -254,7 +252,7 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
     print(f"`sweeplab stop`, its own start included: {time.monotonic() - began:.2f} s")
     assert stopper.returncode == 0, stopper.stderr
     assert "stopped" in stopper.stdout
-    assert process.wait(timeout=20) == 75
+    assert process.wait(timeout=5) == 75
     assert "the same command goes on" in one_message(place.output())
 
     finished, points = num_finished(folder), num_points(folder)
@@ -274,7 +272,7 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
 
 POLITE_SECONDS = 3.0
 """What `ray job stop` leaves."""
-SLACK = 4.0
+SLACK = 1.5
 """Of a busy machine."""
 
 

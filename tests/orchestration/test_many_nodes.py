@@ -109,6 +109,8 @@ def test_a_job_that_is_stopped_in_mid_epoch_goes_on_when_it_is_submitted_again(n
     environment = {**place.environment(None), "RAY_AUTH_MODE": "token", "RAY_worker_niceness": "0"}
     words = [sys.executable, "-m", "ray.scripts.scripts"]
     places = [f"--port={port}", f"--dashboard-port={page}", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
+    # Another cluster of this machine may hold the agent's usual port, and without its agent a node takes no job.
+    places += [f"--dashboard-agent-listen-port={free_port()}", f"--ray-client-server-port={free_port()}"]
     head = subprocess.Popen(
         [*words, "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={scratch}", *places],
         env=environment,

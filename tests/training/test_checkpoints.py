@@ -111,3 +111,15 @@ def test_a_file_of_something_else_is_invalid_input(content: object, tmp_path: Pa
     torch.save(content, tmp_path / "epoch.pt")
     with pytest.raises(InvalidInput, match=r"lacks .*it was not written by SweepLab"):
         checkpoints.load(tmp_path / "epoch.pt")
+
+
+def test_what_the_system_said_is_told_and_not_what_torch_made_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*arguments: object, **named: object) -> None:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904 - as torch does it
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(StorageFault, match=r"No space left on device; free space"):
+        checkpoints.save({}, tmp_path / "x.pt")  # type: ignore[typeddict-item]
