@@ -107,7 +107,7 @@ def through_sweeplab(executor: str, trials: int, epochs: int, seconds: float, wo
     from sweeplab.orchestration.driver import execute, full_setting
     from sweeplab.orchestration.ledger import SweepFolder, write_victim
     from sweeplab.orchestration.mirror import Mirror
-    from sweeplab.tracking import Tracker
+    from sweeplab.orchestration.tracking_process import Ledger, TrackingProcess
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         home = Path(place)
@@ -121,7 +121,7 @@ def through_sweeplab(executor: str, trials: int, epochs: int, seconds: float, wo
         folder.victim_run().commit(Point(0, 0.0, 0, 1, measurement, timestamp_ms=1), outcomes)
         began = time.perf_counter()
         mirror = Mirror(
-            Tracker(home, folder.record(), folder.header(), write_ahead=True),
+            TrackingProcess(lambda: Ledger(home, folder.path, folder.record(), folder.header(), {}, True)),
             lambda params: full_setting(sweep.setting(params)),
             lambda text: print(text, file=sys.stderr),
         )

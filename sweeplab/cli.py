@@ -285,7 +285,8 @@ def _console() -> Console:
 def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
     """The sweeps that a script defines, in order, without running them.
 
-    Those of its tuple `SWEEPS` where it has one, else every variable that holds a sweep.
+    Those of its tuple `SWEEPS` where it has one, else every variable that holds a sweep; one that it imported from
+    another module counts only where it has none of its own.
     """
     from sweeplab.experiment import CleaningSweep
 
@@ -293,8 +294,12 @@ def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
         raise InvalidInput(f"script {path} does not exist")
     sys.path.insert(0, str(path.parent.resolve()))
     variables = runpy.run_path(str(path), run_name="sweeplab_script")
-    values = variables.get("SWEEPS", variables.values())
-    sweeps = {value.name: value for value in values if isinstance(value, CleaningSweep)}
+    found = [value for value in variables.get("SWEEPS", variables.values()) if isinstance(value, CleaningSweep)]
+    if "SWEEPS" not in variables:
+        modules = [vars(module) for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
+        others = {id(value) for names in modules for value in names.values() if isinstance(value, CleaningSweep)}
+        found = [value for value in found if id(value) not in others] or found
+    sweeps = {value.name: value for value in found}
     if not sweeps:
         raise InvalidInput(f"script {path} defines no CleaningSweep")
     return tuple(sweeps.values())
@@ -386,7 +391,7 @@ def rerun(sweep: str, trial: int) -> None:
     def work() -> None:
         from sweeplab.orchestration.housekeeping import request_rerun
 
-        request_rerun(_folder(sweep), trial)
+        request_rerun(_folder(sweep, to_read=False), trial)
         say(f"trial {trial} will be tried again as a new trial; now `sweeplab resume {sweep}` or the script's command")
 
     end(guarded(work))
@@ -514,7 +519,7 @@ def list_(
             from sweeplab.orchestration.files import home_folder
             from sweeplab.orchestration.ledger import sweep_folders
 
-            rows = [sweep_status(folder) for folder in sweep_folders(home_folder())]
+            rows = [sweep_status(folder) for folder in sweep_folders(home_folder(to_read=True))]
         if as_json:
             say(json.dumps(rows, indent=1, allow_nan=False))
         for row in [] if as_json else rows:
@@ -561,7 +566,7 @@ def report(sweep: str) -> None:
     def work() -> None:
         from dashboards.build import build_page
 
-        folder = _folder(sweep)
+        folder = _folder(sweep, to_read=False)
         say(str(build_page(*_ranked(folder), folder.page)))
 
     end(guarded(work))
@@ -708,11 +713,11 @@ def _ranked(folder: "SweepFolder") -> "tuple[SweepRecord, Leaderboard]":
     return record, rank_trials(record, folder.outcomes)
 
 
-def _folder(sweep: str) -> "SweepFolder":
+def _folder(sweep: str, *, to_read: bool = True) -> "SweepFolder":
     from sweeplab.orchestration.files import home_folder
     from sweeplab.orchestration.ledger import SweepFolder
 
-    return SweepFolder(home_folder() / "sweeps" / sweep)
+    return SweepFolder(home_folder(to_read=to_read) / "sweeps" / sweep)
 
 
 # --- single runs

@@ -20,8 +20,9 @@ KEY = "sweeplab.key"
 """Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
 STATE = "sweeplab.state"
 OVER = ("finished", "pruned", "failed")
-BATCH_METRICS = 1000
-"""MLflow takes no more at once."""
+TERMINATED = ("FINISHED", "FAILED")
+BATCH_METRICS = 800
+"""MLflow takes 1000 metrics, params and tags at once."""
 VIEW = "sweeplab"
 """Key of the saved view."""
 
@@ -132,19 +133,22 @@ class Tracker:
                 "sweeplab.feasible": str("best/retention" in values).lower(),
                 "sweeplab.reason": trial.reason or "",
             }
-        for batch in _batches(metrics):
+        if is_over:
+            changed[STATE] = trial.state
+        batches = _batches(metrics)
+        for batch in batches[:-1]:
             self.client.log_batch(run_id, metrics=batch)
-        if params or changed:
+        if batches[-1] or params or changed:
             self.client.log_batch(
                 run_id,
+                metrics=batches[-1],
                 params=[Param(name, _text(value)) for name, value in params.items()],
                 tags=[RunTag(name, value) for name, value in changed.items()],
             )
         self._logged[trial.number] = _times(trial)
-        if is_over:
+        if is_over:  # last: a run that is terminated is complete
             status = "FAILED" if trial.state == "failed" else "FINISHED"
             self.client.set_terminated(run_id, status=status, end_time=self._ended(trial))
-            self.client.set_tag(run_id, STATE, trial.state)  # last: a run that has it is complete
             self._runs[key] = (run_id, trial.state)
             del self._logged[trial.number]
 
@@ -253,7 +257,8 @@ class Tracker:
             page = self.client.search_runs([self.experiment], max_results=1000, page_token=token)
             for run in page:
                 if KEY in run.data.tags:
-                    runs[run.data.tags[KEY]] = (run.info.run_id, run.data.tags.get(STATE, "running"))
+                    state = run.data.tags.get(STATE, "running") if run.info.status in TERMINATED else "running"
+                    runs[run.data.tags[KEY]] = (run.info.run_id, state)
             token = page.token
             if not token:
                 return runs
@@ -281,8 +286,8 @@ class Tracker:
         self.client.log_batch(run_id, metrics=[Metric(name, value, began, 0) for name, value in values.items()])
         with contextlib.suppress(OSError):
             self.client.log_dict(run_id, dict(spec), "sweep.json")
-        self.client.set_terminated(run_id)
-        self.client.set_tag(run_id, STATE, "finished")  # last: a run that has it is complete
+        self.client.set_tag(run_id, STATE, "finished")
+        self.client.set_terminated(run_id)  # last: a run that is terminated is complete
 
 
 def _times(trial: TrialRecord) -> tuple[int, ...]:
@@ -290,7 +295,8 @@ def _times(trial: TrialRecord) -> tuple[int, ...]:
 
 
 def _batches(metrics: list[Any]) -> list[list[Any]]:
-    return [metrics[start : start + BATCH_METRICS] for start in range(0, len(metrics), BATCH_METRICS)]
+    """At least one, the last of which may be empty."""
+    return [metrics[start : start + BATCH_METRICS] for start in range(0, max(1, len(metrics)), BATCH_METRICS)]
 
 
 def _view(name: str, columns: list[str]) -> str:

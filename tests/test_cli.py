@@ -207,6 +207,18 @@ def test_resume_and_fresh_exclude_each_other(sweep: CleaningSweep, refusal):
     assert "--resume and --fresh exclude each other" in refusal(["--resume", "--fresh"], sweep)
 
 
+def test_a_scripts_own_sweeps_count_and_not_those_it_imports(sweep: CleaningSweep, tmp_path: Path):
+    (tmp_path / "base_of_scripts.py").write_text(
+        f"from sweeplab.experiment import CleaningSweep\n"
+        f"SWEEP = CleaningSweep.model_validate_json({sweep.model_dump_json()!r})\n"
+    )
+    derived, same = tmp_path / "derived.py", tmp_path / "same.py"
+    derived.write_text("from base_of_scripts import SWEEP as BASE\nMINE = BASE.replace(name='mine')\n")
+    same.write_text("from base_of_scripts import SWEEP\n")
+    assert [found.name for found in cli.load_script(derived)] == ["mine"]
+    assert [found.name for found in cli.load_script(same)] == [sweep.name]
+
+
 def test_all_missing_paths_are_in_one_message(refusal):
     message = refusal(["--inline"], *cli.load_script(OWN_MODEL))
     assert message.startswith("3 input(s) missing:")

@@ -259,7 +259,7 @@ def kill(*arguments: object, **named: object) -> None:
     raise Killed
 
 
-@pytest.mark.parametrize("call", ["create_run", "log_batch", "set_terminated", "set_tag"])
+@pytest.mark.parametrize("call", ["create_run", "log_batch", "set_terminated"])
 def test_a_kill_at_any_call_leaves_a_store_that_the_next_start_completes(
     call: str, home: Path, rows: Rows, synced: Rows, monkeypatch: pytest.MonkeyPatch
 ):

@@ -159,6 +159,7 @@ class TrialBook:
             again = self.folder.trial_header(trial.number).get("rerun_of")
             if again is not None:
                 self._reruns.remove(again)
+                self.plan.reruns.add(trial.number)
             result = self.folder.trial(trial.number).result()
             if self._pruner is not None:
                 self._pruner.saw(self.record(trial.number))
@@ -292,6 +293,7 @@ class TrialBook:
         if self._is_rerun(number):
             again = self._reruns.popleft()
             self._write_trial(self._ask_again(self.folder.trial_header(again)["params"], number), rerun_of=again)
+            self.plan.reruns.add(number)
         else:
             self._write_trial(search.ask(self.study, self.plan, number))
         self._num_begun += 1

@@ -28,7 +28,9 @@ from sweeplab.orchestration.mirror import Mirror
 from sweeplab.orchestration.progress import SweepProgress
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import ROLLING, RunFolder
+from sweeplab.orchestration.search import quiet_optuna
 from sweeplab.orchestration.storage import Storage
+from sweeplab.orchestration.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
 from sweeplab.orchestration.watch import Watch, signals_as_interrupts
 from sweeplab.orchestration.workers import (
     Machine,
@@ -45,7 +47,6 @@ from sweeplab.orchestration.workers import (
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Point, SweepRecord, Victim
 from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, digest_of
-from sweeplab.tracking import Tracker
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import steps_per_epoch
 from sweeplab.training.objective import TrainingFacts
@@ -345,10 +346,12 @@ def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path,
     assert point is not None
     victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
     TrialBook(sweep, folder, victim, machine_for(sweep, home), ())
-    tracker, _ = _synced_tracker(sweep, folder, home, say)
+    tracking, _ = _synced_tracking(sweep, folder, home, say, inline=True)
     folder.event("driver ended", finished=True, reason="brought up to the ledger")
-    if tracker is None:
+    if tracking is None:
         folder.event("mlflow behind", reason=UNUSABLE)
+    else:
+        tracking.close()
 
 
 def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str]:
@@ -714,7 +717,7 @@ UNUSABLE = "its store could not be used at the start"
 
 def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say) -> None:
     sweep = prepared.sweep
-    tracker, record = _synced_tracker(sweep, folder, home, say)
+    tracking, record = _synced_tracking(sweep, folder, home, say, inline=inline)
     assert victim.measurement.asr is not None
     progress = SweepProgress(
         total=int(folder.header()["planned_trials"]),
@@ -725,8 +728,8 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: P
     progress.known(record.trials)
     del record
     mirror = None
-    if tracker is not None:
-        mirror = Mirror(tracker, lambda params: full_setting(sweep.setting(params)), say)
+    if tracking is not None:
+        mirror = Mirror(tracking, lambda params: full_setting(sweep.setting(params)), say)
     listeners: tuple[Listener, ...] = (progress,) if mirror is None else (progress, mirror)
     book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)
     resources = sweep.resources
@@ -764,37 +767,41 @@ def execute(book: TrialBook, home: Path, *, inline: bool = False) -> None:
         Unfinished: where nothing moves any more, the cluster is gone, or the storage fails.
         Interrupted: on a signal.
     """
-    if inline:
-        executors.run_trials_inline(book)
-        return
-    resources = book.sweep.resources
-    watch = Watch(stall_minutes=resources.stall_minutes, cluster_fault=cluster_fault, storage_fault=lambda: book.fault)
-    executor = resources.resolved_executor()
-    if executor == "pool":
-        executors.run_trials_in_pool(book, home, watch)
-    else:
-        executors.run_trials_on_tune(book, home, watch, through_train=executor == "train")
+    with quiet_optuna():
+        if inline:
+            executors.run_trials_inline(book)
+            return
+        resources = book.sweep.resources
+        watch = Watch(
+            stall_minutes=resources.stall_minutes, cluster_fault=cluster_fault, storage_fault=lambda: book.fault
+        )
+        executor = resources.resolved_executor()
+        if executor == "pool":
+            executors.run_trials_in_pool(book, home, watch)
+        else:
+            executors.run_trials_on_tune(book, home, watch, through_train=executor == "train")
 
 
-def _synced_tracker(
-    sweep: CleaningSweep, folder: SweepFolder, home: Path, say: Say
-) -> tuple[Tracker | None, SweepRecord]:
+def _synced_tracking(
+    sweep: CleaningSweep, folder: SweepFolder, home: Path, say: Say, *, inline: bool
+) -> tuple[Tracking | None, SweepRecord]:
     """MLflow brought up to the ledger, and what the ledger holds; None where MLflow's store does not answer."""
     record = folder.record()
     write_ahead = file_system(home) not in NETWORK
-    settings = {trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}
+
+    def ledger(record: SweepRecord | None = None) -> Ledger:
+        record = record or folder.record()
+        settings = {trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}
+        return Ledger(home, folder.path, record, folder.header(), settings, write_ahead)
+
     try:
-        with exclusively(home / "mlflow.db", "MLflow's tables", say):
-            tracker = Tracker(home, record, folder.header(), write_ahead=write_ahead)
-        tracker.sync(settings, record.trials)
+        return TrackingHere(ledger(record)) if inline else TrackingProcess(ledger), record
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         say(
-            f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({reason}); the sweep runs without it, and the "
-            "same command brings MLflow up to date once it is mended"
+            f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({trouble_of(error)}); the sweep runs without "
+            "it, and the same command brings MLflow up to date once it is mended"
         )
         return None, record
-    return tracker, record
 
 
 def full_setting(setting: Setting) -> dict[str, Any]:

@@ -21,13 +21,18 @@ PATIENCE_SECONDS = (0.1, 0.5, 2.0, 5.0, 10.0)
 """Pauses before a write that met one of them is tried again."""
 
 
-def home_folder() -> Path:
+def home_folder(*, to_read: bool = False) -> Path:
     """`$SWEEPLAB_HOME`, else `~/sweeplab`; made if needed.
+
+    Args:
+        to_read: it need not be writable, nor there: a colleague's, or a copy on a read-only disk.
 
     Raises:
         InvalidInput: if it cannot be made or written.
     """
     home = Path(os.environ.get("SWEEPLAB_HOME") or Path.home() / "sweeplab").expanduser().absolute()
+    if to_read:
+        return home
     try:
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):

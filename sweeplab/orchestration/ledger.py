@@ -1,6 +1,7 @@
 """The ledger of a sweep: its folder, its lock, and the record that ranking, tracking and dashboards read."""
 
 import dataclasses
+import fcntl
 import importlib.metadata
 import os
 import platform
@@ -122,13 +123,26 @@ class SweepFolder:
         return FileLock(self.path / "lock")
 
     def is_locked(self) -> bool:
-        """Whether a driver is at work on the sweep now."""
+        """Whether a driver is at work on the sweep now; of a folder that may only be read, as far as can be seen."""
         lock = self._lock()
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return True
+        except OSError:
+            return self._is_locked_by_others()
         lock.release()
+        return False
+
+    def _is_locked_by_others(self) -> bool:
+        """The same, writing nothing: a shared lock needs no more than to read."""
+        if not (self.path / "lock").is_file():
+            return False
+        with (self.path / "lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
         return False
 
     def trial(self, number: int) -> RunFolder:
@@ -243,7 +257,8 @@ class SweepFolder:
             is_driven: whether a driver is at work on it.
             run: its folder where it has been opened already.
         """
-        folder, header = run or self.trial(number), self.trial_header(number)
+        folder = run or self.trial(number)
+        header = folder.facts()
         result = folder.result()
         state: TrialState = result["state"] if result else ("running" if is_driven else "waiting")
         return TrialRecord(

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sweeplab.orchestration.tracking_process import Tracking, trouble_of
 from sweeplab.records import Point, TrialRecord
-from sweeplab.tracking import Tracker
 
 PAUSES = (0.2, 1.0, 5.0)
 """Seconds before MLflow's store, busy or out of reach, is tried again."""
@@ -23,9 +23,9 @@ class Mirror:
     """
 
     def __init__(
-        self, tracker: Tracker, setting: Callable[[dict[str, Any]], Mapping[str, Any]], say: Callable[[str], None]
+        self, tracking: Tracking, setting: Callable[[dict[str, Any]], Mapping[str, Any]], say: Callable[[str], None]
     ) -> None:
-        self.tracker, self.setting, self.say = tracker, setting, say
+        self.tracking, self.setting, self.say = tracking, setting, say
         self.trouble: str | None = None
         """Why MLflow is behind; None while all is well."""
         self._dirty: dict[int, TrialRecord] = {}
@@ -52,7 +52,9 @@ class Mirror:
             self._is_over = True
             self._news.notify()
         self._thread.join(seconds)
-        return not self._thread.is_alive() and self.trouble is None
+        has_ended = not self._thread.is_alive()
+        self.tracking.close()
+        return has_ended and self.trouble is None
 
     def _note(self, trial: TrialRecord) -> None:
         with self._news:
@@ -78,9 +80,9 @@ class Mirror:
     def _bring(self, trial: TrialRecord) -> bool:
         for pause in (*PAUSES, None):
             try:
-                self.tracker.bring(trial, self.setting(trial.params))
+                self.tracking.bring(trial, self.setting(trial.params))
             except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; told, and made up for later
-                trouble = f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}"
+                trouble = trouble_of(error)
             else:
                 if self.trouble is not None:
                     self.trouble = None

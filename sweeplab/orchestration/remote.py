@@ -246,7 +246,7 @@ def pool_loop(config: dict[str, Any]) -> None:
                 raise
         else:
             if rank == 0:
-                ray.get(desk.put.remote(("done", *key)))
+                desk.put.remote(("done", *key))  # a desk that died is noticed by the next question
         index += 1
 
 

@@ -31,6 +31,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self._points: list[Point] | None = None
         self._storage: Storage | None = None
+        self._facts: dict[str, Any] | None = None
 
     @property
     def storage(self) -> Storage:
@@ -41,10 +42,14 @@ class RunFolder:
         return self._storage
 
     def facts(self) -> dict[str, Any]:
-        """What was written about the run before it began; empty where nothing was."""
+        """What was written about the run before it began; empty where nothing was. A trial's is never written again."""
+        if self._facts is not None:
+            return self._facts
         for name in ("trial.json", "victim.json"):
             if (self.path / name).exists():
                 facts: dict[str, Any] = read_json(self.path / name)
+                if name == "trial.json":
+                    self._facts = facts
                 return facts
         return {}
 

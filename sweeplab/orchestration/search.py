@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, inf, log, nextafter
 from typing import Any
 
@@ -44,6 +44,8 @@ class Plan:
     space: SearchSpace
     first: tuple[dict[str, Any], ...] = ()
     """Settings that are run before anything is drawn, in order: the grid, or nothing."""
+    reruns: set[int] = field(default_factory=set)
+    """Trials that try another one once more, and so take no place among the settings."""
 
     @classmethod
     def of(cls, sweep: CleaningSweep) -> "Plan":
@@ -55,7 +57,8 @@ class Plan:
 
     def configuration_of(self, number: int) -> int:
         """Which configuration a trial runs: consecutive trials share one, with a seed each."""
-        return number // self.search.seeds_per_configuration
+        place = number - sum(rerun < number for rerun in self.reruns)
+        return place // self.search.seeds_per_configuration
 
 
 @contextmanager

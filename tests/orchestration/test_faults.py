@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import pytest
 
 from sweeplab.orchestration.files import read_lines
@@ -148,6 +149,21 @@ def test_a_home_that_cannot_be_written_is_refused_and_left_as_it_was(new_workpla
     assert refused.returncode == 2
     assert f"SWEEPLAB_HOME={place.home} cannot be written (Read-only file system)" in one_message(refused.stderr)
     assert list(place.home.iterdir()) == []
+
+
+def test_what_only_reads_needs_no_home_that_can_be_written(mounted: Make):
+    place = mounted(script(executor="tune"), "-t", "tmpfs", "none")
+    folder = fabricated.finished_sweep(place.home / "sweeps")
+    mount("-o", "remount,ro", str(place.home))
+    for words in (["status"], ["leaderboard"], ["logs"], ["audit"], ["replay", "--seeds", "1"]):
+        ran = place.run(*CLI, words[0], folder.name, *words[1:])
+        assert ran.returncode == 0, ran.stderr[-3000:]
+    listed = place.run(*CLI, "list")
+    assert f"{folder.name} " in listed.stdout
+    assert "finished" in listed.stdout
+    refused = place.run(*CLI, "rerun", folder.name, "0")
+    assert refused.returncode == 2
+    assert "cannot be written (Read-only file system)" in one_message(refused.stderr)
 
 
 # --- MLflow

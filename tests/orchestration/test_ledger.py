@@ -1,5 +1,6 @@
 """A sweep's folder: its lock, its state, and the record that everything downstream reads."""
 
+import errno
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import fabricated
 import pytest
+from filelock import FileLock
 
 from sweeplab.orchestration.driver import set_aside
 from sweeplab.orchestration.files import read_lines
@@ -54,6 +56,21 @@ def test_the_lock_is_free_after_its_holder_was_killed(folder: SweepFolder, holde
     assert not folder.is_locked()
     with folder.lock():
         assert folder.is_locked()
+
+
+def test_the_lock_of_a_folder_that_may_only_be_read_is_seen_too(
+    folder: SweepFolder, holder: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert folder.is_locked()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert not folder.is_locked()
+    (folder.path / "lock").unlink()
+    assert not folder.is_locked()
 
 
 def test_looking_at_the_lock_does_not_take_it(folder: SweepFolder):

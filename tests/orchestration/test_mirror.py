@@ -22,6 +22,7 @@ class Store:
     def __init__(self, failures: int = 0, before: Callable[[], Any] = lambda: None) -> None:
         self.failures, self.before = failures, before
         self.tries = 0
+        self.is_closed = False
         self.taken: list[tuple[TrialRecord, Mapping[str, Any]]] = []
 
     def bring(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
@@ -30,6 +31,9 @@ class Store:
         if self.tries <= self.failures:
             raise OSError("database is locked\nmore of it")
         self.taken.append((trial, setting))
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +53,7 @@ def test_what_is_noted_reaches_the_store_with_its_setting():
     mirror.trial_began(record(3))
     assert mirror.close(5)
     assert store.taken == [(record(3), {"all": {"learning_rate": 0.1}})]
+    assert store.is_closed
 
 
 def test_of_a_trial_only_its_newest_record_is_brought():

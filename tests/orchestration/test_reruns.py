@@ -87,6 +87,26 @@ def test_the_number_of_trials_may_be_raised_after_a_rerun(folder: SweepFolder):
     assert reruns_of(folder) == {6: 0}
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "qmc"])
+def test_a_rerun_before_the_number_of_trials_is_raised_takes_no_place_of_the_search(sampler: str, tmp_path: Path):
+    """The grid comes first; trial 2 is a rerun, and still every grid point is run, in order."""
+    points = GRID.grid.points()
+    few = GRID.replace(search=SWEEP.search.replace(sampler=sampler, grid_first=True, trials=2))
+    more = few.replace(search=few.search.replace(trials=len(points) + 2))
+    folder = fabricated.prepared_folder(tmp_path / "with", few)
+    play_all(folder, few)
+    request_rerun(folder, 0)
+    play_all(folder, few)
+    play_all(folder, more)
+    params = [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
+    assert reruns_of(folder) == {2: 0}
+    assert [*params[:2], *params[3 : len(points) + 1]] == [*points]
+    if sampler == "qmc":
+        without = fabricated.prepared_folder(tmp_path / "without", more)
+        play_all(without, more)
+        assert params[:2] + params[3:] == [without.trial_header(number)["params"] for number in without.trial_numbers()]
+
+
 def test_a_trial_may_be_tried_more_than_once_more(folder: SweepFolder):
     for number in (0, 0, 3):
         request_rerun(folder, number)
