@@ -3,8 +3,9 @@
     python tests/chaos/harness.py --kills 100                                  # the long run, about an hour on 2 cores
     python tests/chaos/harness.py --kills 6 --executors pool --targets worker controller
 
-Targets: `driver`, `actor` (Tune's trial), `worker` (a Ray Train rank), `controller` (Ray Train's), `raylet`. A kill of
-the driver or of the raylet ends the command, which is then started again; after any other it has to go on by itself.
+Targets: `driver`, `actor` (Tune's trial), `worker` (a Ray Train rank), `controller` (Ray Train's), `raylet`, `mlflow`
+(the driver's process that writes there). A kill of the driver or of the raylet ends the command, which is then started
+again; after any other it has to go on by itself.
 """
 
 import argparse
@@ -57,13 +58,14 @@ MARKS = {
     "worker": "RayTrainWorker",
     "controller": "TrainController",
     "raylet": "raylet/raylet",
+    "mlflow": "tracking_process",
 }
 TARGETS = {
-    "tune": ("driver", "actor", "raylet"),
-    "pool": ("driver", "worker", "controller", "raylet"),
-    "train": ("driver", "actor", "worker", "controller", "raylet"),
+    "tune": ("driver", "actor", "raylet", "mlflow"),
+    "pool": ("driver", "worker", "controller", "raylet", "mlflow"),
+    "train": ("driver", "actor", "worker", "controller", "raylet", "mlflow"),
 }
-WEIGHTS = {"driver": 3, "raylet": 1, "actor": 3, "worker": 3, "controller": 2}
+WEIGHTS = {"driver": 3, "raylet": 1, "actor": 3, "worker": 3, "controller": 2, "mlflow": 1}
 ENDS_COMMAND = ("driver", "raylet")
 
 
