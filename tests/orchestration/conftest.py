@@ -1,6 +1,7 @@
 """Fixtures of the ledger, the search and the executors: made-up folders, and whole sweeps as processes of their own."""
 
 import contextlib
+import logging
 import os
 import runpy
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import fabricated
 import pytest
@@ -48,6 +50,25 @@ def victim_home(tmp_path_factory: pytest.TempPathFactory, smoke: CleaningSweep) 
     prepared = driver.prepare(smoke, home)
     driver.pretrain_victim(smoke.victim, prepared.victim_digest, home, inline=True, say=lambda text: None)
     return home
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty bucket in an S3 server of this process, which the environment names, to children too."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    known = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "name", "SECRET_ACCESS_KEY": "secret"}
+    for name, value in {**known, "REGION": "us-east-1", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = f"bucket-{uuid4().hex[:8]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}"
+    server.stop()
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Any
 
 import fabricated
 import pytest
+from pyarrow import fs
 
 from sweeplab.orchestration.files import read_lines
 from sweeplab.orchestration.ledger import SweepFolder
@@ -228,11 +229,19 @@ def test_a_corrupt_checkpoint_costs_its_trial_what_it_held_and_no_more(new_workp
     assert [fault for fault in faults(place) if not fault.startswith("points were forgotten")] == []
 
 
+def files_of(url: str) -> list[str]:
+    """Names of all files below a URL."""
+    system, path = fs.FileSystem.from_uri(url)
+    found = system.get_file_info(fs.FileSelector(path, recursive=True))
+    return [info.base_name for info in found if info.type == fs.FileType.File]
+
+
+@pytest.mark.parametrize("scheme", ["file", "s3"])
 def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_on(
-    new_workplace: Make, victim_home: Path, tmp_path: Path
+    scheme: str, new_workplace: Make, victim_home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ):
-    store = tmp_path / "store"
-    place = new_workplace(script(executor="tune", concurrent_trials=1, storage=store.as_uri()), victim_home)
+    store = request.getfixturevalue("bucket") if scheme == "s3" else (tmp_path / "store").as_uri()
+    place = new_workplace(script(executor="tune", concurrent_trials=1, storage=f"{store}/mine"), victim_home)
     folder = place.sweep("faulty")
     process = place.start()
     place.wait_until(process, lambda: is_under_way(folder))
@@ -242,7 +251,7 @@ def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_o
     assert again.returncode == 0, again.stderr[-3000:]
     assert at_kill < num_points(folder) == 12
     assert faults(place) == []
-    kept = {path.name for path in store.rglob("*.pt")}
+    kept = set(files_of(store))
     named = {p["checkpoint"] for path in folder.path.glob("trials/*/history.jsonl") for p in read_lines(path)}
     assert kept <= named
     assert not list(folder.path.glob("trials/*/checkpoints/*.pt"))

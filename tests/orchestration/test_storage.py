@@ -13,9 +13,11 @@ from sweeplab.orchestration.storage import Storage, Uploads
 from sweeplab.specs import InvalidInput, StorageFault
 
 
-@pytest.fixture(params=["path", "url"])
+@pytest.fixture(params=["path", "url", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """A folder, by its path and through pyarrow's file system of the same folder."""
+    """A folder, by its path and through pyarrow's file system of the same folder; and a folder of an object store."""
+    if request.param == "s3":
+        return Storage(f"{request.getfixturevalue('bucket')}/folder")
     place = tmp_path / "store"
     return Storage(place if request.param == "path" else place.as_uri())
 
@@ -57,6 +59,28 @@ def test_an_upload_comes_back_byte_for_byte(tmp_path: Path):
 def test_a_download_of_nothing_is_a_fault_of_the_storage(tmp_path: Path):
     with pytest.raises(StorageFault, match=r"a\.pt"):
         Storage((tmp_path / "store").as_uri()).download("a.pt", tmp_path / "copy.pt")
+
+
+def test_an_object_store_gives_back_what_it_took_and_names_what_it_lacks(bucket: str, tmp_path: Path):
+    storage = Storage(bucket) / "sweeps" / "mine"
+    put(storage, "a.pt", b"weights" * 10**6, tmp_path)
+    storage.download("a.pt", tmp_path / "copy.pt")
+    assert (tmp_path / "copy.pt").read_bytes() == b"weights" * 10**6
+    with pytest.raises(StorageFault, match=r"has no such file .*b\.pt"):
+        storage.download("b.pt", tmp_path / "copy.pt")
+    with pytest.raises(StorageFault, match=r"storage s3://no-bucket/a\.pt failed: .*bucket does not exist"):
+        Storage("s3://no-bucket").upload(tmp_path / "copy.pt", "a.pt")
+
+
+@pytest.mark.slow
+def test_an_object_store_out_of_reach_is_a_fault_that_shows_no_secret(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "a.pt").write_bytes(b"weights")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(StorageFault, match="storage s3://") as caught:
+        Storage(bucket).upload(tmp_path / "a.pt", "a.pt")
+    assert "secret" not in str(caught.value)
 
 
 def test_a_scheme_that_nobody_knows_is_refused():

@@ -22,7 +22,7 @@ from sweeplab.orchestration.tracking_process import Ledger, TrackingFault, Track
 def ledger_of(folder: SweepFolder) -> Ledger:
     record = folder.record()
     settings = {trial.number: full_setting(fabricated.SWEEP.setting(trial.params)) for trial in record.trials}
-    return Ledger(folder.path.parents[1], folder.path, record, folder.header(), settings, True)
+    return Ledger(folder.path.parents[1], folder.path, record, folder.header(), settings, False)
 
 
 def bring_all(tracking: TrackingHere | TrackingProcess, folder: SweepFolder) -> None:
@@ -124,6 +124,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_it_ends_with_a_driver_that_is_killed_and_the_next_takes_over(folder: SweepFolder):
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     program = DRIVER.format(paths=paths, folder=str(folder.path))
