@@ -79,6 +79,9 @@ def guarded(work: Callable[[], None]) -> int:
 
 def main(*sweeps: "CleaningSweep") -> None:
     """Run a script's sweeps, one after the other, and exit with the command's code."""
+    if _handed is not None:
+        _handed.extend(sweeps)
+        raise SystemExit(DONE)
 
     def script(
         overrides: Annotated[list[str] | None, typer.Argument(help="field.subfield=value")] = None,
@@ -132,28 +135,42 @@ def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> 
         for sweep in chosen:
             say("\n".join(plan(sweep).lines()))
     elif command.plan:
-        say_plans(chosen)
+        say_plans(chosen, resume=command.resume, fresh=command.fresh)
     elif command.supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
         _supervise([sweep.name for sweep in chosen], fresh=command.fresh)
     else:
-        run_all(chosen, resume=command.resume, fresh=command.fresh, inline=command.inline)
+        try:
+            run_all(chosen, resume=command.resume, fresh=command.fresh, inline=command.inline)
+        except (Unfinished, StorageFault, KeyboardInterrupt):
+            if command.fresh:
+                say("note: leave --fresh out to go on; it would set this work aside again")
+            raise
 
 
 def _supervise(names: list[str], *, fresh: bool = False) -> None:
     """Run this very command again and again, without the flag, until it is done; exits with its code."""
     from sweeplab.orchestration.files import home_folder
+    from sweeplab.orchestration.ledger import SweepFolder
     from sweeplab.orchestration.supervising import committed, supervise
 
     words = [word for word in sys.argv if word != "--supervise"]
     if fresh:  # once is enough: each start would set the last one's work aside
         raise InvalidInput("--supervise and --fresh exclude each other; run once with --fresh, then supervise")
     home = home_folder()
-    raise SystemExit(supervise([sys.executable, *words], lambda: committed(home, names), say))
+    folders = [SweepFolder(home / "sweeps" / name) for name in names]
+
+    def was_stopped() -> bool:
+        return any(folder.stop_mark.exists() for folder in folders)
+
+    for folder in folders:
+        folder.stop_mark.unlink(missing_ok=True)
+    command = [sys.executable, *words]
+    raise SystemExit(supervise(command, lambda: committed(home, names), say, was_stopped=was_stopped))
 
 
-def say_plans(sweeps: "list[CleaningSweep]") -> None:
+def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False) -> None:
     """What a start would reuse, repeat and run of each sweep; starts nothing."""
-    from sweeplab.orchestration.driver import check_same, prepare, resume_plan
+    from sweeplab.orchestration.driver import check_is_there, check_same, prepare, resume_plan
     from sweeplab.orchestration.files import home_folder
     from sweeplab.orchestration.ledger import SweepFolder
 
@@ -161,9 +178,17 @@ def say_plans(sweeps: "list[CleaningSweep]") -> None:
     home = home_folder()
     for sweep in sweeps:
         folder = SweepFolder(home / "sweeps" / sweep.name)
+        if resume:
+            check_is_there(folder)
         prepared = prepare(sweep, home)
+        if folder.exists() and fresh:
+            say(f"{sweep.name}: what is there would be set aside, and nothing of its trials be used")
+            folder = SweepFolder(folder.path.with_name(f".{sweep.name}.fresh"))
         if folder.exists():
             check_same(folder, prepared)
+            if folder.is_locked():
+                who = folder.holder() or {}
+                say(f"{sweep.name}: process {who.get('process', '?')} on {who.get('host', '?')} runs it now")
         for line in resume_plan(folder, prepared, home):
             say(line)
 
@@ -195,7 +220,11 @@ def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, sm
         if not any(override.startswith("name=") for override in overrides):
             changes["name"] = f"{sweep.name}-{search}"
         sweep = sweep.replace(**changes)
-    return smoke_sweep(sweep) if smoke else sweep
+    if not smoke:
+        return sweep
+    # What was asked for stands also where the miniature has a value of its own; its data and models are its own.
+    own = ("name=", "data", "evaluation", "victim.data", "victim.architecture", "victim.evaluation", "victim.poisoning")
+    return apply_overrides(smoke_sweep(sweep), [text for text in overrides if not text.startswith((*own, "grid"))])
 
 
 def run_all(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, inline: bool = False) -> None:
@@ -285,8 +314,8 @@ def _console() -> Console:
 def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
     """The sweeps that a script defines, in order, without running them.
 
-    Those of its tuple `SWEEPS` where it has one, else every variable that holds a sweep; one that it imported from
-    another module counts only where it has none of its own.
+    Those of its tuple `SWEEPS` where it has one, else every variable that holds a sweep of its own, not one that it
+    imported; else what it would run: the sweeps that it hands to `main`.
     """
     from sweeplab.experiment import CleaningSweep
 
@@ -298,11 +327,29 @@ def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
     if "SWEEPS" not in variables:
         modules = [vars(module) for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
         others = {id(value) for names in modules for value in names.values() if isinstance(value, CleaningSweep)}
-        found = [value for value in found if id(value) not in others] or found
+        found = [value for value in found if id(value) not in others] or _handed_to_main(path) or found
     sweeps = {value.name: value for value in found}
     if not sweeps:
         raise InvalidInput(f"script {path} defines no CleaningSweep")
     return tuple(sweeps.values())
+
+
+def _handed_to_main(path: Path) -> "list[CleaningSweep]":
+    """The sweeps that a script hands to `main`, which does not run them here."""
+    global _handed
+    before, words = _handed, sys.argv
+    _handed, sys.argv = [], [str(path)]
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit:
+        pass
+    finally:
+        found, _handed, sys.argv = _handed, before, words
+    return found
+
+
+_handed: "list[CleaningSweep] | None" = None
+"""Where `main` leaves a script's sweeps instead of running them; None: it runs them."""
 
 
 # --- sweeps
@@ -338,6 +385,11 @@ def resume(
         from sweeplab.experiment import CleaningSweep, apply_overrides
 
         header = _folder(sweep).header()
+        if header["name"] != sweep:
+            raise InvalidInput(
+                f"{sweep!r} is what --fresh set aside of sweep {header['name']!r}, and cannot go on; `sweeplab resume "
+                f"{header['name']}` goes on with that sweep itself"
+            )
         if "imported" in header:
             raise InvalidInput(f"sweep {sweep!r} was imported from {header['imported']['file']}; nothing can go on")
         if own := header.get("own_code"):
@@ -465,7 +517,7 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
             return
         trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
         say(f"{values['sweep']}: {values['state']}\n  trials: {trials} (of {values['planned_trials']})")
-        say(f"  {values['trial_epochs']} trial-epochs in {values['seconds']:.0f} s of work")
+        say(f"  {values['trial_epochs']:g} trial-epochs in {values['seconds']:.0f} s of work")
         costs = values["costs"]
         say(
             f"  {costs['worker_seconds']:.0f} worker-seconds, {costs['gpu_seconds']:.0f} GPU-seconds; "
@@ -490,15 +542,16 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
     over = counts["finished"] + counts["pruned"] + counts["failed"]
     counts["waiting"] += max(0, header["planned_trials"] - len(trials))
     done = over >= header["planned_trials"]
+    costs = costs_of(folder.events(), trials, time.time_ns() // 1_000_000).to_json()
     return {
         "sweep": folder.name,
         "state": "running" if locked else "finished" if done else "interrupted",
         "planned_trials": header["planned_trials"],
         "trials": counts,
-        "trial_epochs": sum(max(0, len(trial.points) - 1) for trial in trials),
+        "trial_epochs": costs["trial_epochs"],
         "seconds": sum(trial.seconds for trial in trials),
         "attempts": sum(trial.attempts for trial in trials),
-        "costs": costs_of(folder.events(), trials, time.time_ns() // 1_000_000).to_json(),
+        "costs": costs,
         "holder": folder.holder() if locked else None,
         "failures": [{"trial": t.number, "reason": t.reason} for t in trials if t.state == "failed"],
         "folder": str(folder.path),

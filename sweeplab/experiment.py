@@ -24,7 +24,7 @@ from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.protocol import Protocol
 from sweeplab.ranking.stopping import Pruning
 from sweeplab.search_space import Grid, SearchSpace, check_names
-from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
+from sweeplab.specs import AnySpec, InvalidInput, Spec, check_storage_url, one_of
 from sweeplab.training import ranks
 from sweeplab.training.objective import augments_captions, image_views
 from sweeplab.training.optimisation import Optimization
@@ -111,10 +111,11 @@ class Resources(Spec):
 
     @field_validator("storage")
     @classmethod
-    def _no_credentials(cls, value: str | None) -> str | None:
-        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
-            raise ValueError("a storage URL holds no credentials, which would reach records; use the environment")
-        return value
+    def _storage(cls, value: str | None) -> str | None:
+        """A URL without credentials, or an absolute path: workers run in folders of their own."""
+        if value is None or "://" in value:
+            return value if value is None else check_storage_url(value)
+        return str(Path(value).expanduser().absolute())
 
     def resolved_executor(self) -> Literal["inline", "tune", "train", "pool"]:
         """`auto` decided."""

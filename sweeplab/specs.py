@@ -223,6 +223,31 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+CONTAINER_SCHEMES = ("abfs", "abfss")
+"""Their URLs name a container before an `@`: abfs://container@account.dfs.core.windows.net/folder."""
+
+
+def check_storage_url(url: str) -> str:
+    """The URL, which reaches records and logs, and so must hold no secret.
+
+    Raises:
+        ValueError: if it holds credentials, or options, among which they could be.
+    """
+    scheme, _, rest = url.partition("://")
+    user = rest.partition("/")[0].rpartition("@")[0]
+    if user and (scheme not in CONTAINER_SCHEMES or ":" in user):
+        raise ValueError(
+            "a storage URL holds no credentials, which would reach records; use the environment "
+            "(AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS)"
+        )
+    if "?" in url:
+        raise ValueError(
+            "a storage URL holds no options after `?`, among which credentials would reach records; use the "
+            "environment (AWS_ENDPOINT_URL for a server of your own, AWS_REGION)"
+        )
+    return url
+
+
 def finite(value: float, name: str) -> float:
     """The value itself, or FloatingPointError when it is not a finite number."""
     if not math.isfinite(value):

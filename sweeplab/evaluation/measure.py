@@ -144,6 +144,8 @@ class Measure:
         self._clean: Tensor | None = None
         self._triggered: Tensor | None = None
         self._draw: tuple[str, ...] = ()
+        self.alive: Callable[[], None] = lambda: None
+        """Called with every batch."""
         if 2 * len(images) * 3 * image_size**2 <= CACHE_BYTES:
             self._clean = load_all(images, image_size, workers=decode_workers)
             if protocol == "paper":
@@ -220,6 +222,7 @@ class Measure:
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             for start in range(0, len(share), self.evaluation.batch_size):
+                self.alive()
                 rows = share[start : start + self.evaluation.batch_size].tolist()
                 yield self.clean_pixels(rows), labels[rows]
 
@@ -237,6 +240,7 @@ class Measure:
 
         def batches() -> Iterator[Tensor]:
             for start in range(0, len(share), self.evaluation.batch_size):
+                self.alive()
                 yield pixels(share[start : start + self.evaluation.batch_size].tolist())
 
         return torch.cat(ranks.gather_objects(predict(model, batches(), classify, device=device)))

@@ -28,12 +28,16 @@ from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.workers import CleaningJob, Machine
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim
-from sweeplab.specs import StorageFault, digest_of
+from sweeplab.specs import InvalidInput, StorageFault, digest_of
 
 BACKOFF_SECONDS = (0.0, 5.0, 30.0)
 """Wait before a trial is tried again: at once after its first failure, later after the next ones."""
 
 
+BLAMELESS = ("storage", "checkpoint")
+"""Kinds of failures that are not counted against a trial."""
+ALIKE = 5
+"""So many trials in a row may fail with the same words before they train."""
 GPU_SECONDS = 10.0
 """Between two looks at the GPU time spent."""
 
@@ -109,8 +113,8 @@ class TrialBook:
         self.listeners = listeners
         self.work: Callable[[CleaningJob, Any], None] = workers.clean
         """What a worker does with a job."""
-        self.fault: StorageFault | None = None
-        """Why the book takes nothing in any more: the storage failed."""
+        self.fault: StorageFault | InvalidInput | None = None
+        """Why the book takes nothing in any more: the storage failed, or every trial meets the same."""
         self.study = open_study(folder, sweep.name)
         self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
         self.plan = search.Plan.of(sweep)
@@ -132,6 +136,8 @@ class TrialBook:
         self._running: set[int] = set()
         self._best: list[tuple[float, float, int]] = []
         """(-accuracy, number) of the ended trials that keep their weights, best first."""
+        self._alike: list[str] = []
+        """Reasons of the last trials in a row that failed alike before their first epoch."""
         self._failures: dict[int, list[dict[str, Any]]] = defaultdict(list)
         """Events of a trial's failed attempts."""
         self.reconcile()
@@ -144,7 +150,7 @@ class TrialBook:
         for event in self.folder.events():
             if event["event"] == "trial ended":
                 ended.add(event["trial"])
-            elif event["event"] == "attempt failed":
+            elif event["event"] == "attempt failed" and event.get("kind") not in BLAMELESS:
                 self._failures[event["trial"]].append(event)
             elif event["event"] == "stop decided":
                 self._stops[event["trial"]] = event["reason"]
@@ -159,12 +165,15 @@ class TrialBook:
             again = self.folder.trial_header(trial.number).get("rerun_of")
             if again is not None:
                 self._reruns.remove(again)
-                self.plan.reruns.add(trial.number)
+                self.plan.reruns[trial.number] = again
             result = self.folder.trial(trial.number).result()
             if self._pruner is not None:
                 self._pruner.saw(self.record(trial.number))
             if result is None:
-                self._waiting.append(trial.number)
+                if verdict := self._verdict(trial.number):  # a kill came between the last failure and the result
+                    self._end(trial.number, verdict)
+                else:
+                    self._waiting.append(trial.number)
                 continue
             if not trial.state.is_finished():
                 self._tell(self.record(trial.number))
@@ -241,9 +250,15 @@ class TrialBook:
 
     def may_ask(self) -> bool:
         """Whether new trials are still to be begun."""
-        in_time = self.deadline is None or time.monotonic() < self.deadline
-        is_open = in_time and not self._closed and self.num_begun() < self.num_trials()
-        return is_open and self._is_within_gpu_hours()
+        return not self._closed and self.num_begun() < self.num_trials() and self.limit_reached() is None
+
+    def limit_reached(self) -> str | None:
+        """The bound that keeps new trials from being begun, in words; None: there is none."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return f"search.hours={self.sweep.search.hours:g} of this command are used up"
+        if not self._is_within_gpu_hours():
+            return f"search.gpu_hours={self.sweep.search.gpu_hours:g} of this sweep are used up"
+        return None
 
     def _is_within_gpu_hours(self) -> bool:
         limit, now = self.sweep.search.gpu_hours, time.monotonic()
@@ -293,7 +308,7 @@ class TrialBook:
         if self._is_rerun(number):
             again = self._reruns.popleft()
             self._write_trial(self._ask_again(self.folder.trial_header(again)["params"], number), rerun_of=again)
-            self.plan.reruns.add(number)
+            self.plan.reruns[number] = again
         else:
             self._write_trial(search.ask(self.study, self.plan, number))
         self._num_begun += 1
@@ -314,7 +329,7 @@ class TrialBook:
     def _write_trial(self, trial: optuna.Trial, rerun_of: int | None = None) -> None:
         params = self.plan.space.suggest(trial)
         setting = self.sweep.setting(params)  # a value that a field refuses is refused here, before anything runs
-        seed = self.sweep.seed + trial.number % self.sweep.search.seeds_per_configuration
+        seed = self.sweep.seed + self.plan.seed_of(trial.number)
         self.folder.write_trial(
             trial.number,
             params,
@@ -374,6 +389,7 @@ class TrialBook:
             return
         with self._intake():
             record = self.record(number)
+            self._alike = []
             if len(record.points) == self.sweep.num_points():
                 self._end(number, {"state": "finished"})
             elif number in self._stops:
@@ -396,6 +412,7 @@ class TrialBook:
                 "points": len(run.points()),
                 "reason": failure.reason,
                 **({"kind": failure.kind} if failure.kind else {}),
+                **({"for_good": True} if failure.is_deterministic else {}),
             }
             self.folder.event("attempt failed", durable=True, **event)
             if failure.kind == "storage":
@@ -407,16 +424,46 @@ class TrialBook:
                 self._again(number, 0.0)
                 return
             self._failures[number].append(event)
-            failures = [known for known in self._failures[number] if known.get("kind") != "storage"]
-            twice = len(failures) > 1 and all(
-                (known.get("kind"), known.get("points")) == ("memory", event["points"]) for known in failures[-2:]
+            if verdict := self._verdict(number):
+                self._end(number, verdict)
+                self._mind_likeness(number, failure)
+            else:
+                failures = len(self._failures[number])
+                self._again(number, BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1])
+
+    def _verdict(self, number: int) -> dict[str, Any] | None:
+        """The result of a trial that is not tried again after its failed attempts so far; None: it is."""
+        failures = self._failures.get(number)
+        if not failures:
+            return None
+        last = failures[-1]
+        for_good = bool(last.get("for_good"))
+        twice = len(failures) > 1 and all(
+            (known.get("kind"), known.get("points")) == ("memory", last["points"]) for known in failures[-2:]
+        )
+        if not for_good and not twice and len(failures) < self.sweep.resources.max_attempts:
+            return None
+        tries = "" if for_good else f" ({len(failures)} attempts)"
+        advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
+        return {"state": "failed", "reason": last["reason"] + tries + advice}
+
+    def _mind_likeness(self, number: int, failure: Failure) -> None:
+        """Hand out nothing more once so many trials in a row failed alike before they trained: it is not their
+        settings, but something that all share, and the rest of the sweep would be lost to it too."""
+        trained = len(self.folder.trial(number).points()) > 1
+        if trained or self._alike[:1] not in ([], [failure.reason]):
+            self._alike = []
+        if not trained:
+            self._alike.append(failure.reason)
+        if len(self._alike) >= ALIKE:
+            self.fault, self._closed = (
+                InvalidInput(
+                    f"{ALIKE} trials in a row failed alike before their first epoch, last trial {number}: "
+                    f"{failure.reason}; nothing more is begun. Mend what they share, then run the same command again, "
+                    f"and `sweeplab rerun {self.sweep.name} TRIAL` for each of them"
+                ),
+                True,
             )
-            if not failure.is_deterministic and not twice and len(failures) < self.sweep.resources.max_attempts:
-                self._again(number, BACKOFF_SECONDS[min(len(failures), len(BACKOFF_SECONDS)) - 1])
-                return
-            tries = "" if failure.is_deterministic else f" ({len(failures)} attempts)"
-            advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
-            self._end(number, {"state": "failed", "reason": failure.reason + tries + advice})
 
     def _again(self, number: int, seconds: float) -> None:
         """Queue a trial for another attempt, not before so many seconds."""

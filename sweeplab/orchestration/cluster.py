@@ -17,6 +17,7 @@ from uuid import uuid4
 from sweeplab.experiment import Resources
 from sweeplab.orchestration import watch
 from sweeplab.orchestration.files import storage_faults
+from sweeplab.orchestration.watch import RAYLET_DIED
 from sweeplab.specs import InvalidInput, StorageFault
 
 SETTINGS = {
@@ -56,6 +57,10 @@ def remove_abandoned_folders() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+LOOPBACK = "127.0.0.1"
+"""Ray's processes that are told of this address listen on it alone."""
+
+
 @contextmanager
 def ray_session(*, needs_train: bool) -> Iterator[None]:
     """Attach to the running cluster (a Ray job, `RAY_ADDRESS`) or start one for this process, on loopback.
@@ -84,12 +89,14 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
                     ray.init(
                         address="local",
                         include_dashboard=needs_train,
-                        dashboard_host="127.0.0.1",
+                        dashboard_host=LOOPBACK,
+                        _node_ip_address=LOOPBACK,
                         _temp_dir=folder,
                         **quiet,
                     )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
+        _find_raylet()
         try:
             yield
         finally:
@@ -103,12 +110,10 @@ def _own_address() -> Iterator[None]:
     Ray Train frees a dead run's workers by asking the cluster's state, whose address it would otherwise look for among
     all clusters of this machine: with two of them it finds none, and the resources are never freed.
     """
-    import ray
-
     with socket.socket() as probe:
-        probe.bind(("", 0))
+        probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
-    chosen = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
+    chosen = {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{LOOPBACK}:{port}"}
     before = {name: os.environ.get(name) for name in chosen}
     os.environ.update(chosen)
     try:
@@ -190,15 +195,23 @@ def resources_per_worker(resources: Resources) -> dict[str, float]:
                 f"workers={resources.workers} x {unit}={each:g} exceeds the cluster's {have.get(word, 0):g} {word}s; "
                 f"lower resources.{unit} or resources.workers, or add nodes"
             )
+        largest = max(node["Resources"].get(word, 0) for node in ray.nodes() if node["Alive"])
+        if each > largest + 1e-9:
+            raise InvalidInput(
+                f"{unit}={each:g} exceeds the {largest:g} {word}s of the cluster's largest node, and a worker runs on "
+                f"one node; lower resources.{unit}"
+            )
     return {"CPU": float(resources.cpus_per_worker), **({"GPU": gpus} if gpus else {})}
 
 
 def concurrent_trials(resources: Resources, per_worker: dict[str, float]) -> int:
-    """Trials that the cluster holds at a time, at most what was asked for."""
+    """Trials that the cluster's nodes hold at a time, at most what was asked for; a worker runs on one node."""
     import ray
 
-    have = ray.cluster_resources()
-    fits = min(int(have.get(word, 0) / (need * resources.workers) + 1e-9) for word, need in per_worker.items() if need)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = [(word, need) for word, need in per_worker.items() if need]
+    workers = sum(min(int(node.get(word, 0) / need + 1e-9) for word, need in needs) for node in nodes)
+    fits = workers // resources.workers
     return max(1, min(fits, resources.concurrent_trials or fits))
 
 
@@ -261,17 +274,47 @@ def check_nodes(paths: list[str], storage: str) -> None:
         )
 
 
+def raylet_is_gone() -> bool:
+    """Whether the raylet of this command's node is known to be dead: nobody listens at its port any more."""
+    if _raylet is None:
+        return False
+    try:
+        with socket.create_connection(_raylet, timeout=1):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+
+
+_raylet: tuple[str, int] | None = None
+"""Where it listens."""
+
+
+def _find_raylet() -> None:
+    """Keep its address while the cluster can be asked."""
+    global _raylet
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        if node["NodeID"] == here:
+            _raylet = (node["NodeManagerAddress"], int(node["NodeManagerPort"]))
+
+
 def cluster_fault() -> str | None:
     """What is wrong with the cluster, as this driver sees it; None where its node is alive."""
     import ray
 
+    if raylet_is_gone():
+        return RAYLET_DIED
     try:
         here = ray.get_runtime_context().get_node_id()
         nodes = {node["NodeID"]: node for node in ray.nodes()}
     except Exception as error:  # noqa: BLE001 - a dying cluster raises many kinds; the watch reports it
         return f"the Ray cluster cannot be asked ({type(error).__name__})"
     if not nodes.get(here, {}).get("Alive"):
-        return "this command's Ray node (its raylet) died"
+        return RAYLET_DIED
     return None
 
 

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
+from sweeplab.clip_model import load_weights
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.measure import evaluation_digest, wanted_classes
@@ -222,6 +223,14 @@ class Options:
     """One process, no Ray."""
 
 
+def check_is_there(folder: SweepFolder) -> None:
+    """Raise InvalidInput where there is no sweep to resume."""
+    if not folder.exists():
+        raise InvalidInput(
+            f"--resume: there is no sweep {folder.name!r} in {folder.path.parent}; leave the flag out to start it"
+        )
+
+
 def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> SweepRecord:
     """Start a sweep, or go on with it; the same command does either.
 
@@ -230,10 +239,8 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         Unfinished: when interrupted, or when the storage fails.
     """
     folder = SweepFolder(home / "sweeps" / sweep.name)
-    if options.resume and not folder.exists():
-        raise InvalidInput(
-            f"--resume: there is no sweep {sweep.name!r} in {home / 'sweeps'}; leave the flag out to start it"
-        )
+    if options.resume:
+        check_is_there(folder)
     prepared = prepare(sweep, home)
     sweep = prepared.sweep
     if options.fresh and folder.exists():
@@ -258,9 +265,15 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
                 check_batch_norm(sweep)
                 check_nodes(places_of(sweep), storage_of(sweep, home))
             victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
-            _run_trials(prepared, folder, victim, home, inline=inline, say=say)
+            check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
+            limit = _run_trials(prepared, folder, victim, home, inline=inline, say=say)
     record = folder.record()
-    if record.state != "finished":
+    if record.state != "finished" and limit is not None:
+        say(
+            f"{sweep.name}: {limit} after {len(record.trials)} of {record.planned_trials} trials; raise it to go on: "
+            f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
+        )
+    elif record.state != "finished":
         raise Unfinished(f"{sweep.name}: not finished; everything so far is kept, and the same command goes on")
     return record
 
@@ -329,8 +342,9 @@ def _paths_in(value: Any) -> Iterator[Path]:
 def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
     if folder.victim_point() is None:
         return False
-    over = sum(folder.trial(number).result() is not None for number in folder.trial_numbers())
-    return over >= sweep.num_trials() + len(folder.header().get("reruns", ()))
+    numbers = folder.trial_numbers()
+    is_over = all(folder.trial(number).result() is not None for number in numbers)
+    return is_over and len(numbers) >= sweep.num_trials() + len(folder.header().get("reruns", ()))
 
 
 def _driver_was_killed(folder: SweepFolder) -> bool:
@@ -362,6 +376,8 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     over = [record for record in records if record.state in ("finished", "pruned", "failed")]
     begun = [record for record in records if record.state == "waiting"]
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
+    if sweep.num_trials() < len(records):
+        text += f" (search.trials={sweep.num_trials()}, but {len(records)} were begun and stay)"
     if not records:
         return [text]
     reruns = folder.header().get("reruns", [])
@@ -377,18 +393,16 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
             lines.append(f"  trial {record.number}: failed for good ({record.reason}); `sweeplab rerun` tries it again")
     for record in begun:
         run = folder.trial(record.number)
-        place = run.latest_checkpoint()
-        if place is None:
-            points = len(record.points)
-            why = (
-                "has no epoch yet" if points <= 1 else f"its checkpoint is gone, so {points - 1} points are made again"
-            )
-            lines.append(f"  trial {record.number}: starts again ({why})")
+        place, points = run.latest_checkpoint(), len(record.points)
+        kept = points if place is not None else run.num_kept()
+        lost = f"; its newest checkpoint is gone, so {points - kept} points are made again" if kept < points else ""
+        if place is None and kept <= 1:
+            lines.append(f"  trial {record.number}: starts again{lost or ' (has no epoch yet)'}")
             continue
-        epoch = record.points[-1].epoch
-        inside = " and inside the next epoch" if ROLLING.fullmatch(place.rpartition("/")[2]) else ""
+        epoch = record.points[kept - 1].epoch
+        inside = " and inside the next epoch" if place and ROLLING.fullmatch(place.rpartition("/")[2]) else ""
         lines.append(
-            f"  trial {record.number}: goes on after epoch {epoch:g}{inside}; what ran after that is repeated "
+            f"  trial {record.number}: goes on after epoch {epoch:g}{inside}{lost}; what ran after that is repeated "
             f"(attempt {record.attempts + 1})"
         )
     return lines
@@ -484,7 +498,8 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
             if inline:
                 point = measure_checkpoint(job)
             else:
-                point = executors.measure_on_ray(job, resources_per_worker(sweep.resources))
+                watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+                point = executors.measure_on_ray(job, resources_per_worker(sweep.resources), watch)
         victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
         write_victim(folder, victim)
         stamp = time.time_ns() // 1_000_000
@@ -504,6 +519,23 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
     if victim.measurement.accuracy_k == 0:
         raise InvalidInput(f"victim {victim.name!r} classifies no test image correctly; nothing could be retained")
     return victim
+
+
+def check_weights(victim: Victim, *, is_pretrained: bool) -> None:
+    """Read the victim's weights once, before every trial meets what is wrong with them. Those of an object store are
+    read by the workers alone.
+
+    Raises:
+        InvalidInput: if they are damaged or gone.
+    """
+    path = Path(victim.checkpoint)
+    if Storage(victim.checkpoint).is_remote:
+        return
+    try:
+        load_weights(path)
+    except (InvalidInput, OSError) as error:
+        remedy = "remove the file, and the same command trains it again" if is_pretrained else "restore the file"
+        raise InvalidInput(f"the weights of victim {victim.name!r} cannot be read: {error}; {remedy}") from error
 
 
 def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home: Path, say: Say) -> Victim:
@@ -715,7 +747,10 @@ LEAVING_SECONDS = 1.0
 UNUSABLE = "its store could not be used at the start"
 
 
-def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say) -> None:
+def _run_trials(
+    prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say
+) -> str | None:
+    """Run what is missing; returns the bound that left trials unbegun, if one did."""
     sweep = prepared.sweep
     tracking, record = _synced_tracking(sweep, folder, home, say, inline=inline)
     assert victim.measurement.asr is not None
@@ -758,6 +793,7 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, home: P
         elif not mirror.close(patience) and patience == MIRROR_SECONDS:
             say("note: MLflow is behind the ledger; the same command brings it up to date")
             folder.event("mlflow behind", reason=mirror.trouble or "slow")
+    return book.limit_reached()
 
 
 def execute(book: TrialBook, home: Path, *, inline: bool = False) -> None:

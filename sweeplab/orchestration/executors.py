@@ -15,13 +15,13 @@ from uuid import uuid4
 from sweeplab.orchestration import remote
 from sweeplab.orchestration.book import TrialBook
 from sweeplab.orchestration.bringing import local_copy
-from sweeplab.orchestration.cluster import concurrent_trials, resources_per_worker, scratch_folder
+from sweeplab.orchestration.cluster import concurrent_trials, raylet_is_gone, resources_per_worker, scratch_folder
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import RunFolder
-from sweeplab.orchestration.watch import Watch, attend
+from sweeplab.orchestration.watch import RAYLET_DIED, Watch, attend
 from sweeplab.orchestration.workers import CleaningJob, MeasuringJob, PretrainingJob
 from sweeplab.records import Measurement, Outcomes, Point
-from sweeplab.specs import StorageFault, Unfinished
+from sweeplab.specs import Unfinished
 
 # --- inline
 
@@ -68,7 +68,7 @@ def run_trials_inline(book: TrialBook) -> None:
 
         try:
             job.work(job, InlineContext(job.attempt, commit, should_stop))
-        except (*remote.DETERMINISTIC_ERRORS, MemoryError, RuntimeError, StorageFault) as error:
+        except Exception as error:  # noqa: BLE001 - recorded as the trial's failure
             book.log(number, traceback.format_exc())
             book.failed(number, remote.failure_of(error))
         else:
@@ -181,7 +181,7 @@ class _Slot:
 
 
 MAX_IDLE_STARTS = 3
-"""So often in a row may a slot's run die without bringing a point before the command gives up."""
+"""So often in a row may a slot's run die without bringing a point before it is given up."""
 RANK_RESTARTS = 1000
 """Restarts of a slot's ranks that Ray Train makes by itself; each costs its trial one of its few attempts."""
 
@@ -209,6 +209,8 @@ class Pool:
                 self._take_messages()
                 self._mind_runs()
                 self._hand_out()
+                if self.book.is_done() and all(slot.asking is None and slot.job is None for slot in self.slots):
+                    return  # a slot that is still being started is not needed any more
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -273,21 +275,30 @@ class Pool:
         self.book.failed(job.number, failure)
 
     def _mind_runs(self) -> None:
-        """Start a slot's run anew where its controller died; give up where that does not help."""
+        """Start a slot's run anew where its controller died; do without the slot where that does not help."""
         for slot in self.slots:
             if slot.thread is None or slot.thread.is_alive() or slot.is_over:
                 continue
+            if raylet_is_gone():
+                raise Unfinished(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on")
             reason = _first_line(slot.error) if slot.error is not None else "it ended too early"
             slot.asking = None
             if slot.job is not None:
                 self._failed(slot, [(Failure(f"the slot's Ray Train run died: {reason}", False), f"{reason}")])
             slot.starts_without_a_point += 1
-            if slot.starts_without_a_point > MAX_IDLE_STARTS:
+            if slot.starts_without_a_point <= MAX_IDLE_STARTS:
+                self._start(slot)
+                continue
+            slot.is_over = True
+            told = f"slot {slot.number} of the pool died {slot.starts_without_a_point} times without a point: {reason}"
+            self.book.folder.event("slot given up", slot=slot.number, reason=reason)
+            needs = " and ".join(f"{need:g} {word}" for word, need in self.per_worker.items())
+            if all(other.is_over for other in self.slots):
                 raise Unfinished(
-                    f"slot {slot.number} of the pool died {slot.starts_without_a_point} times without a point, last: "
-                    f"{reason}; the same command goes on"
+                    f"{told}; see whether {self.workers} x {needs} find room on the cluster's nodes "
+                    "(resources.concurrent_trials, resources.workers, resources.cpus_per_worker); the same command "
+                    "goes on"
                 )
-            self._start(slot)
 
     def _hand_out(self) -> None:
         from ray import cloudpickle
@@ -305,6 +316,9 @@ class Pool:
 
 
 def _first_line(error: BaseException) -> str:
+    """What went wrong: Ray Train wraps it, and its own first line says little."""
+    while isinstance(inner := getattr(error, "controller_failure", None) or error.__cause__, BaseException):
+        error = inner
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200] if text else 'no message'}"
 
@@ -385,7 +399,7 @@ def pretrain_on_ray(
     return failures[0] if failures else None
 
 
-def measure_on_ray(job: MeasuringJob, per_worker: dict[str, float]) -> tuple[Measurement, Outcomes]:
+def measure_on_ray(job: MeasuringJob, per_worker: dict[str, float], watch: Watch) -> tuple[Measurement, Outcomes]:
     """Measure weights in a Ray task."""
     import ray
 
@@ -394,8 +408,14 @@ def measure_on_ray(job: MeasuringJob, per_worker: dict[str, float]) -> tuple[Mea
     task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=2)(
         remote.measure_checkpoint
     )
-    try:
-        result: tuple[Measurement, Outcomes] = ray.get(task.remote(dataclasses.replace(job, machine=machine), desk))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause or error from None
-    return result
+    results: list[tuple[Measurement, Outcomes]] = []
+
+    def work() -> None:
+        try:
+            results.append(ray.get(task.remote(dataclasses.replace(job, machine=machine), desk)))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause or error from None
+
+    watch.listen(_Beats(desk))
+    attend(work, watch)
+    return results[0]

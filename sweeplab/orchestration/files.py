@@ -5,20 +5,13 @@ import errno
 import json
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from sweeplab.patience import patiently
 from sweeplab.specs import InvalidInput, StorageFault
-
-T = TypeVar("T")
-
-PASSING_ERRORS = (errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.EINTR, errno.ENOLCK)
-"""Faults of network file systems that often pass by themselves."""
-PATIENCE_SECONDS = (0.1, 0.5, 2.0, 5.0, 10.0)
-"""Pauses before a write that met one of them is tried again."""
 
 
 def home_folder(*, to_read: bool = False) -> Path:
@@ -54,18 +47,6 @@ def storage_faults(path: Path | str) -> Iterator[None]:
         raise StorageFault(
             f"cannot write {path} ({error.strerror}); free space or mend permissions, then run the same command again"
         ) from error
-
-
-def patiently(write: Callable[[], T]) -> T:
-    """Try a write again, after growing pauses, where the fault may pass by itself."""
-    for pause in PATIENCE_SECONDS:
-        try:
-            return write()
-        except OSError as error:
-            if error.errno not in PASSING_ERRORS:
-                raise
-        time.sleep(pause)
-    return write()
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:

@@ -41,6 +41,7 @@ def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
             f"sweep {folder.name!r} is run by process {holder['process']} on {holder['host']}; run this command there, "
             "or `ray job stop` its job"
         )
+    folder.stop_mark.touch()  # who supervises the driver does not start it again
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(holder["process"]), signal.SIGTERM)
     deadline = time.monotonic() + wait_seconds
@@ -106,10 +107,6 @@ def request_rerun(folder: SweepFolder, number: int) -> None:
         raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
     with folder.lock():
         header = folder.header()
-        if header["spec"]["search"].get("seeds_per_configuration", 1) > 1:
-            raise InvalidInput(
-                "a sweep with several seeds per configuration numbers its trials by them; none can be added"
-            )
         more = {"reruns": [*header.get("reruns", []), number], "planned_trials": header["planned_trials"] + 1}
         write_json(folder.path / "sweep.json", {**header, **more})
         folder.event("rerun asked", durable=True, trial=number)

@@ -105,6 +105,7 @@ class SweepFolder:
             ) from None
         try:
             since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+            self.stop_mark.unlink(missing_ok=True)
             write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": since})
             yield
         finally:
@@ -118,6 +119,11 @@ class SweepFolder:
             return None
         holder: dict[str, Any] = read_json(path)
         return holder
+
+    @property
+    def stop_mark(self) -> Path:
+        """A file that is there from `sweeplab stop` to the next start."""
+        return self.path / "stop"
 
     def _lock(self) -> FileLock:
         return FileLock(self.path / "lock")

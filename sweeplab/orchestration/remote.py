@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
     from sweeplab.records import Outcomes, Point
 
-DETERMINISTIC_ERRORS = (ValueError, TypeError, KeyError, AttributeError, FloatingPointError, FileNotFoundError)
+DETERMINISTIC_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    FileNotFoundError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
 """Errors that another attempt would meet again."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "OutOfMemory")
@@ -256,8 +267,9 @@ def measure_checkpoint(job: Any, desk: Any) -> Any:
 
     from sweeplab.orchestration import workers
 
-    place = SendingContext(1, lambda message: None, desk).bring(job.checkpoint, job.checkpoint_name)
-    return workers.measure_checkpoint(replace(job, checkpoint=str(place)))
+    context = SendingContext(1, lambda message: None, desk)
+    place = context.bring(job.checkpoint, job.checkpoint_name)
+    return workers.measure_checkpoint(replace(job, checkpoint=str(place)), context.alive)
 
 
 def missing_here(paths: list[str], storage: str, mark: str) -> tuple[str, list[str]]:

@@ -170,14 +170,19 @@ class RunFolder:
                 found.append((int(match[2]), name))
         return max(found)[1] if found else None
 
-    def rewind(self) -> int:
-        """Forget points whose state cannot be continued, because no checkpoint of the last one is left; how many."""
-        if self._rolling():
-            return 0
+    def num_kept(self) -> int:
+        """Points from which the run can go on: all, or those up to the newest whose checkpoint is left."""
         points = self.points()
         kept = len(points)
+        if self._rolling():
+            return kept
         while kept and points[kept - 1].index > 0 and not self.has_checkpoint(points[kept - 1]):
             kept -= 1
+        return kept
+
+    def rewind(self) -> int:
+        """Forget points whose state cannot be continued, because no checkpoint of the last one is left; how many."""
+        points, kept = self.points(), self.num_kept()
         lost = len(points) - kept
         if lost:
             lines = "".join(json.dumps(p.to_json(), allow_nan=False) + "\n" for p in points[:kept])
@@ -188,14 +193,14 @@ class RunFolder:
     def keep_checkpoints(self, keep: set[str]) -> None:
         """Remove the committed points' checkpoints but those in `keep`; what a worker is about to report stays.
 
-        In an object store that of the last point but one stays too until the run is over: the last may still be under
+        In an object store the newest that has arrived stays too until the run is over: the last ones may still be under
         way.
         """
-        points, is_over = self.points(), self.result() is not None
-        if self.storage.is_remote and not is_over and len(points) > 1 and points[-2].checkpoint:
-            keep = keep | {points[-2].checkpoint}
+        points, is_over, names = self.points(), self.result() is not None, self.storage.names()
+        if self.storage.is_remote and not is_over:
+            keep = keep | {next((point.checkpoint for point in reversed(points) if point.checkpoint in names), "")}
         stale = {point.checkpoint for point in points if point.checkpoint is not None} - keep
-        for name in self.storage.names():
+        for name in names:
             match = ROLLING.fullmatch(name)
             if name in stale or (match and (is_over or int(match[1]) < points[-1].index)):
                 self.storage.remove(name)

@@ -44,8 +44,8 @@ class Plan:
     space: SearchSpace
     first: tuple[dict[str, Any], ...] = ()
     """Settings that are run before anything is drawn, in order: the grid, or nothing."""
-    reruns: set[int] = field(default_factory=set)
-    """Trials that try another one once more, and so take no place among the settings."""
+    reruns: dict[int, int] = field(default_factory=dict)
+    """Trials that try another one once more, and so take no place among the settings; with the number of the other."""
 
     @classmethod
     def of(cls, sweep: CleaningSweep) -> "Plan":
@@ -56,9 +56,22 @@ class Plan:
         return cls(sweep.search, sweep.space, sweep.first_settings())
 
     def configuration_of(self, number: int) -> int:
-        """Which configuration a trial runs: consecutive trials share one, with a seed each."""
-        place = number - sum(rerun < number for rerun in self.reruns)
-        return place // self.search.seeds_per_configuration
+        """Which configuration a trial runs: trials in consecutive places share one, with a seed each."""
+        return self.place_of(number) // self.search.seeds_per_configuration
+
+    def place_of(self, number: int) -> int:
+        """A trial's place among those that are no reruns."""
+        return number - sum(rerun < number for rerun in self.reruns)
+
+    def seed_of(self, number: int) -> int:
+        """Which of its configuration's seeds a trial has, from 0."""
+        return self.place_of(number) % self.search.seeds_per_configuration
+
+    def original_of(self, number: int) -> int:
+        """The trial that a rerun repeats, in the end; the trial itself where it is none."""
+        while number in self.reruns:
+            number = self.reruns[number]
+        return number
 
 
 @contextmanager
@@ -98,8 +111,9 @@ def ask(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None = No
 def _given(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None) -> dict[str, Any] | None:
     """The setting of a trial that draws none of its own in this study; None: it is drawn here."""
     seeds, configuration = plan.search.seeds_per_configuration, plan.configuration_of(number)
-    if number % seeds:
-        return dict(study.get_trials(deepcopy=False)[number - number % seeds].params)
+    if plan.seed_of(number):
+        before = next(n for n in reversed(range(number)) if n not in plan.reruns)
+        return dict(study.get_trials(deepcopy=False)[before].params)
     if configuration < len(plan.first):
         return plan.first[configuration]
     if seeds == 1:
@@ -142,12 +156,20 @@ def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
     """A study in which every configuration is one trial, so that a sampler sees it once, whatever its seeds.
 
     Its value is the mean score over the seeds, its constraint the worst: it counts as cleaned where every seed is. It
-    is under way until all its seeds are over; seeds that failed do not count.
+    is under way until all its seeds are over; seeds that failed do not count, unless a rerun stands for them.
     """
     seeds = plan.search.seeds_per_configuration
     with quiet_optuna():
         view = optuna.create_study(direction="maximize", sampler=RandomSampler())
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != OptunaState.WAITING]
+    known = [trial for trial in study.get_trials(deepcopy=False) if trial.state != OptunaState.WAITING]
+    instead = {
+        plan.original_of(t.number): t for t in known if t.number in plan.reruns and t.state == OptunaState.COMPLETE
+    }
+    trials = [
+        instead.get(trial.number, trial) if trial.state == OptunaState.FAIL else trial
+        for trial in known
+        if trial.number not in plan.reruns
+    ]
     for start in range(0, len(trials), seeds):
         members = trials[start : start + seeds]
         over = [trial for trial in members if trial.state.is_finished()]

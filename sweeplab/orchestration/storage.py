@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from sweeplab.specs import InvalidInput, StorageFault
+from sweeplab.specs import InvalidInput, StorageFault, check_storage_url
 
 MARK = "://"
 """Tells a URL from a path."""
@@ -29,11 +29,10 @@ class Storage:
     def _file_system(self) -> tuple[Any, str]:
         from pyarrow import fs
 
-        if "@" in self.location.split(MARK, 1)[-1].split("/", 1)[0]:
-            raise InvalidInput(
-                "a storage URL must hold no credentials: they would be written into records; use the environment "
-                "(AWS_ACCESS_KEY_ID, GOOGLE_APPLICATION_CREDENTIALS)"
-            )
+        try:
+            check_storage_url(self.location)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
         try:
             system, path = fs.FileSystem.from_uri(self.location)
         except (ValueError, TypeError, NotImplementedError, OSError) as error:
@@ -46,7 +45,8 @@ class Storage:
         """Files that are there; empty where the folder is not."""
         if not self.is_remote:
             folder = Path(self.location)
-            return {path.name for path in folder.iterdir() if path.is_file()} if folder.exists() else set()
+            with _faults(self.location):
+                return {path.name for path in folder.iterdir() if path.is_file()} if folder.exists() else set()
         from pyarrow import fs
 
         system, path = self._file_system()
@@ -67,7 +67,8 @@ class Storage:
     def remove(self, name: str) -> None:
         """Remove a file; nothing where it is not there."""
         if not self.is_remote:
-            (Path(self.location) / name).unlink(missing_ok=True)
+            with _faults(f"{self.location}/{name}"):
+                (Path(self.location) / name).unlink(missing_ok=True)
             return
         system, path = self._file_system()
         with _faults(self.location), contextlib.suppress(FileNotFoundError):
@@ -118,6 +119,12 @@ class _faults(contextlib.AbstractContextManager[None]):
             raise StorageFault(f"storage {self.place} has no such file ({error})") from error
 
 
+MOST_WAITING = 2
+"""Files that may wait for their upload: where training is faster than the network for long, it waits for it."""
+UPLOAD_PAUSES = (1.0, 5.0, 20.0)
+"""Seconds before an upload that failed is tried again."""
+
+
 class Uploads:
     """Brings files to a storage in a thread of its own, in order, so that training does not wait."""
 
@@ -126,7 +133,8 @@ class Uploads:
         self.scratch = tempfile.TemporaryDirectory(prefix="sweeplab-checkpoints-", ignore_cleanup_errors=True)
         self.folder = Path(self.scratch.name)
         """Where files are written first."""
-        self._queue: queue.Queue[tuple[Path, str | None] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[Path, str | None] | None] = queue.Queue(MOST_WAITING)
+        self._is_closed = threading.Event()
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
         self._thread.start()
@@ -154,17 +162,28 @@ class Uploads:
 
     def close(self) -> None:
         """Remove the scratch folder; what has not been uploaded by now is given up."""
-        self._queue.put(None)
+        self._is_closed.set()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
         self.scratch.cleanup()
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (item := self._queue.get()) is not None and not self._is_closed.is_set():
             path, replaced = item
             try:
                 if self._fault is None:
-                    self.storage.upload(path, path.name)
+                    self._upload(path)
                     if replaced is not None:
                         self.storage.remove(replaced)
             except Exception as error:  # noqa: BLE001 - raised again where the next file is added
                 self._fault = error
             path.unlink(missing_ok=True)
+
+    def _upload(self, path: Path) -> None:
+        for pause in UPLOAD_PAUSES:
+            try:
+                return self.storage.upload(path, path.name)
+            except StorageFault:
+                if self._is_closed.wait(pause):
+                    raise
+        return self.storage.upload(path, path.name)

@@ -3,12 +3,12 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweeplab.orchestration.files import read_lines
+from sweeplab.orchestration.watch import heeded_signals
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 75
 MAX_STARTS = 100
@@ -30,6 +30,7 @@ def supervise(
     progress: Callable[[], int],
     say: Callable[[str], None],
     *,
+    was_stopped: Callable[[], bool] = lambda: False,
     pause: Callable[[float], None] = time.sleep,
 ) -> int:
     """Run the command until it is done, refuses its input, or gets nowhere.
@@ -38,6 +39,7 @@ def supervise(
         command: with its program.
         progress: counts what is committed; more of it after a start means that the start brought something.
         say: tells the user.
+        was_stopped: whether someone has asked for the end of what ran last (`sweeplab stop`).
         pause: waits so many seconds.
 
     Returns:
@@ -47,7 +49,7 @@ def supervise(
     for start in range(1, MAX_STARTS + 1):
         before = progress()
         code, was_told = _run(command)
-        if code in (DONE, BAD_INPUT) or was_told:
+        if code in (DONE, BAD_INPUT) or was_told or was_stopped():
             return code
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         fruitless = 0 if progress() > before else fruitless + 1
@@ -64,15 +66,14 @@ def supervise(
 def _run(command: Sequence[str]) -> tuple[int, bool]:
     """The command's exit code, and whether it ended because this process was told to end."""
     told: list[int] = []
-    child = subprocess.Popen(command, env={**os.environ, "SWEEPLAB_SUPERVISED": "1"})
+    # In a session of its own, so that a signal to the whole group reaches it once, from here.
+    child = subprocess.Popen(command, env={**os.environ, "SWEEPLAB_SUPERVISED": "1"}, start_new_session=True)
 
     def forward(number: int, frame: object) -> None:
         told.append(number)
-        if number != signal.SIGINT or not sys.stdin.isatty():  # a terminal has sent Ctrl-C to the child too
-            child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, forward) for number in handled}
+    before = {number: signal.signal(number, forward) for number in heeded_signals()}
     try:
         code = child.wait()
     finally:

@@ -10,6 +10,7 @@ from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from sweeplab.orchestration.book import TrialBook
+from sweeplab.orchestration.cluster import raylet_is_gone
 from sweeplab.orchestration.remote import Failure, says_out_of_memory
 from sweeplab.orchestration.watch import Watch
 
@@ -88,7 +89,7 @@ class BookCallback(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process died."""
-        if trial.trial_id in self._ended:
+        if trial.trial_id in self._ended or raylet_is_gone():  # the latter is no fault of the trial's
             return
         number = self.search.numbers[trial.trial_id]
         # Not `trial.get_error()`: it looks into the storage, where the file arrives later.

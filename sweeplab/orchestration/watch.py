@@ -14,7 +14,7 @@ from types import FrameType
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 
 POLL_SECONDS = 0.1
-CLUSTER_SECONDS = 2.0
+CLUSTER_SECONDS = 1.0
 """Between two looks at the cluster."""
 GONE_SECONDS = 8.0
 """So long may the cluster lack this command's node, or not answer, before the work ends."""
@@ -22,8 +22,18 @@ ASK_SECONDS = 6.0
 """So long after an error is the cluster asked whether it is the reason: it notices a dead node with a delay."""
 
 
+RAYLET_DIED = "this command's Ray node (its raylet) died"
+"""A fault that is certain, and so is not waited out."""
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, SIGTERM or SIGHUP: what is committed stays, and the command ends with exit code 75."""
+
+
+def heeded_signals() -> list[signal.Signals]:
+    """Signals that end a command: those that are not ignored already, as `nohup` and background jobs have it."""
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    return [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
@@ -42,8 +52,7 @@ def signals_as_interrupts() -> Iterator[None]:
         seen.append(number)
         raise Interrupted(signal.Signals(number).name)
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in handled}
+    before = {number: signal.signal(number, handle) for number in heeded_signals()}
     try:
         yield
     finally:
@@ -59,7 +68,7 @@ class Watch:
         *,
         stall_minutes: float,
         cluster_fault: Callable[[], str | None] | None = None,
-        storage_fault: Callable[[], StorageFault | None] = lambda: None,
+        storage_fault: Callable[[], StorageFault | InvalidInput | None] = lambda: None,
     ) -> None:
         self.stall_minutes = stall_minutes
         self._cluster_fault, self._storage_fault = cluster_fault, storage_fault
@@ -80,7 +89,7 @@ class Watch:
         self._beats, self._known_beats = beats, beats()
 
     def check(self) -> None:
-        """Raise Unfinished or StorageFault, with the reason, where waiting on would be in vain."""
+        """Raise Unfinished, StorageFault or InvalidInput, with the reason, where waiting on would be in vain."""
         storage_fault = self._storage_fault()
         if storage_fault is not None:
             raise storage_fault
@@ -141,6 +150,8 @@ class Watch:
             fault = self._cluster_fault()
             if fault is None:
                 self._fault_since = None
+            elif fault == RAYLET_DIED:
+                self._fault_since = 0.0
             elif self._fault_since is None:
                 self._fault_since = time.monotonic()
             self._fault, self._looking = fault, False

@@ -50,6 +50,10 @@ class Machine:
 class WorkerContext(Context, Interface):
     """What a worker function is given beside its job."""
 
+    def alive(self) -> None:
+        """Say that something moves."""
+        ...
+
     def bring(self, location: str, name: str) -> Path:
         """A path on this node to a file of the driver's node or of an object store; equal names are equal files."""
         ...
@@ -151,6 +155,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     victim, device = job.victim, prepare_process(job.machine)
     pairs = victim_pairs(victim, job.machine)
     measure = measure_for(victim.architecture, victim.evaluation, victim.trigger(), job.machine, victim.protocol)
+    measure.alive = context.alive
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
     if victim.initial is not None:
         initial = context.bring(str(victim.initial), f"initial-{job.digest}")
@@ -177,6 +182,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
     setting = sweep.setting(job.params)
     pairs = cleaning_pairs(sweep, job.machine)
     measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.trigger(), job.machine, sweep.protocol)
+    measure.alive = context.alive
     checkpoint = context.bring(job.victim.checkpoint, f"victim-{job.victim.digest}-{job.victim.epoch:g}")
     model = victim_model(sweep.victim.architecture, checkpoint).to(device)
     # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
@@ -210,10 +216,11 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         train(model, pairs, run, measure=measure, context=context)
 
 
-def measure_checkpoint(job: MeasuringJob) -> tuple[Measurement, Outcomes]:
-    """checkpoint -> evaluation."""
+def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: None) -> tuple[Measurement, Outcomes]:
+    """checkpoint -> evaluation; `alive` is called with every batch."""
     device = prepare_process(job.machine)
     measure = measure_for(job.architecture, job.evaluation, job.trigger, job.machine, job.protocol)
+    measure.alive = alive
     return measure(victim_model(job.architecture, Path(job.checkpoint)).to(device))
 
 

@@ -62,11 +62,19 @@ def group_by_configuration(leaderboard: Leaderboard) -> tuple[ConfigurationRow, 
     their trials that have one, then by the worst of their lowest ASRs; then those without a measured trial.
     """
     members: dict[str, list[LeaderboardRow]] = {}
-    for row in leaderboard.rows:
+    for row in _one_a_seed(leaderboard.rows):
         members.setdefault(row.configuration, []).append(row)
     rows = [_row(sorted(group, key=lambda row: row.trial)) for group in members.values()]
     rows.sort(key=_order)
     return tuple(ConfigurationRow(**{**vars(row), "rank": rank}) for rank, row in enumerate(rows, start=1))
+
+
+def _one_a_seed(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
+    """Of trials with the same setting and seed, the last that was measured: the others were tried once more."""
+    chosen: dict[tuple[str, int], LeaderboardRow] = {}
+    for row in sorted(rows, key=lambda row: (row.min_asr is not None, row.trial)):
+        chosen[row.configuration, row.seed] = row
+    return list(chosen.values())
 
 
 def _row(group: Sequence[LeaderboardRow]) -> ConfigurationRow:

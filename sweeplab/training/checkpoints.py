@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from sweeplab.patience import patiently
 from sweeplab.specs import DamagedCheckpoint, StorageFault
 
 
@@ -41,17 +42,25 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         StorageFault: if the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+
+    def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            torch.save(dict(checkpoint), file)
+            try:
+                torch.save(dict(checkpoint), file)
+            except RuntimeError as error:
+                # It turns what the system said into an error about positions in the file; that is behind it.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+    try:
+        patiently(write)
     except (OSError, RuntimeError) as error:
-        # torch.save turns a full disk into a RuntimeError about positions in the file; what the system said is behind.
-        cause = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = (str(cause).splitlines() or [type(error).__name__])[0][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise StorageFault(f"cannot write checkpoint {path}: {reason}; free space or choose another storage") from error
     finally:
         with contextlib.suppress(OSError):  # written, it has its own name by now; or its folder never came to be

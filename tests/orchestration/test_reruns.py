@@ -13,6 +13,9 @@ from sweeplab.orchestration.book import TrialBook
 from sweeplab.orchestration.housekeeping import request_rerun
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.search import by_configuration
+from sweeplab.ranking.configurations import group_by_configuration
+from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.specs import InvalidInput
 
 GRID = SWEEP.replace(search=SWEEP.search.replace(sampler="grid"))
@@ -107,6 +110,33 @@ def test_a_rerun_before_the_number_of_trials_is_raised_takes_no_place_of_the_sea
         assert params[:2] + params[3:] == [without.trial_header(number)["params"] for number in without.trial_numbers()]
 
 
+def test_a_seed_of_a_configuration_that_failed_is_tried_again_and_stands_for_it(tmp_path: Path):
+    """Two seeds each: trial 1 fails, and its rerun, trial 6, is the seed that it was; what follows keeps its pairs."""
+    sweep = SWEEP.replace(search=SWEEP.search.replace(seeds_per_configuration=2, startup_trials=1))
+    folder = fabricated.prepared_folder(tmp_path, sweep)
+    book = open_book(folder, sweep)
+    Player(book).play(book.next_job())
+    book.next_job()
+    book.failed(1, Failure("ValueError: no", True))
+    Player(book).play_all()
+    request_rerun(folder, 1)
+    assert play_all(folder, sweep) == [6]
+    more = sweep.replace(search=sweep.search.replace(trials=8))
+    assert play_all(folder, more) == [7, 8]
+    headers = [folder.trial_header(number) for number in range(9)]
+    assert [header["seed"] for header in headers] == [sweep.seed + n for n in (0, 1, 0, 1, 0, 1, 1, 0, 1)]
+    assert headers[6]["params"] == headers[1]["params"]
+    assert headers[7]["params"] == headers[8]["params"]
+    again = open_book(folder, more)
+    view = by_configuration(again.study, again.plan)
+    assert [trial.state.name for trial in view.trials] == ["COMPLETE"] * 4
+    values = [trial.value for trial in again.study.trials]
+    assert view.trials[0].value == pytest.approx((values[0] + values[6]) / 2)
+    board = rank_trials(folder.record(), folder.outcomes)
+    rows = {row.trials for row in group_by_configuration(board)}
+    assert rows == {(0, 6), (2, 3), (4, 5), (7, 8)}
+
+
 def test_a_trial_may_be_tried_more_than_once_more(folder: SweepFolder):
     for number in (0, 0, 3):
         request_rerun(folder, number)
@@ -186,13 +216,6 @@ def test_while_a_driver_is_at_work_nothing_is_added(folder: SweepFolder, monkeyp
     with folder.lock(), pytest.raises(InvalidInput, match="is being run by process"):
         request_rerun(SweepFolder(folder.path), 0)
     assert "reruns" not in folder.header()
-
-
-def test_seeds_of_a_configuration_are_numbered_and_take_no_addition(tmp_path: Path):
-    sweep = SWEEP.replace(search=SWEEP.search.replace(seeds_per_configuration=2))
-    folder = fabricated.finished_sweep(tmp_path, sweep)
-    with pytest.raises(InvalidInput, match="several seeds per configuration"):
-        request_rerun(folder, 0)
 
 
 def test_an_imported_sweep_cannot_run_its_trials(folder: SweepFolder):
