@@ -219,6 +219,34 @@ def test_a_scripts_own_sweeps_count_and_not_those_it_imports(sweep: CleaningSwee
     assert [found.name for found in cli.load_script(same)] == [sweep.name]
 
 
+def test_what_a_script_makes_of_an_imported_sweep_for_main_is_what_it_would_run(sweep: CleaningSweep, tmp_path: Path):
+    (tmp_path / "other_base.py").write_text(
+        f"from sweeplab.experiment import CleaningSweep\n"
+        f"SWEEP = CleaningSweep.model_validate_json({sweep.model_dump_json()!r})\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from other_base import SWEEP\nfrom sweeplab.cli import main\n"
+        "if __name__ == '__main__':\n    main(SWEEP.replace(name='mine'))\n"
+    )
+    assert [found.name for found in cli.load_script(script)] == ["mine"]
+
+
+def test_what_was_asked_for_stands_in_a_smoke_run_too(sweep: CleaningSweep):
+    small = cli.resolve(sweep, ["epochs=1", "search.trials=3", "resources.max_attempts=7"], None, True)
+    assert (small.epochs, small.search.trials, small.resources.max_attempts) == (1, 3, 7)
+    assert small.name == f"{sweep.name}-smoke"
+
+
+def test_a_sweep_that_was_set_aside_cannot_go_on(sweep: CleaningSweep, own_home: Path):
+    from sweeplab.orchestration.driver import set_aside
+
+    folder = fabricated.finished_sweep(own_home / "sweeps")
+    aside = set_aside(folder)
+    code, _, stderr = command("resume", aside.name)
+    assert f"'{aside.name}' is what --fresh set aside of sweep 'made-up'" in one_message(code, stderr)
+
+
 def test_all_missing_paths_are_in_one_message(refusal):
     message = refusal(["--inline"], *cli.load_script(OWN_MODEL))
     assert message.startswith("3 input(s) missing:")

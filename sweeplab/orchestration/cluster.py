@@ -58,7 +58,6 @@ def remove_abandoned_folders() -> None:
 
 
 LOOPBACK = "127.0.0.1"
-"""Ray's processes that are told of this address listen on it alone."""
 
 
 @contextmanager
@@ -85,12 +84,11 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         Path(folder, OWNER).write_text(str(os.getpid()))
         try:
             if not _attach(quiet):
-                with _own_address():
+                with _own_address(), _loopback_alone():
                     ray.init(
                         address="local",
                         include_dashboard=needs_train,
                         dashboard_host=LOOPBACK,
-                        _node_ip_address=LOOPBACK,
                         _temp_dir=folder,
                         **quiet,
                     )
@@ -124,6 +122,27 @@ def _own_address() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _loopback_alone() -> Iterator[None]:
+    """Have every process of a private cluster listen on this machine's loopback alone, as Ray has it on macOS.
+
+    Given the address, Ray listens on it only for some of them; without clusters of several machines, for all.
+    """
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, was_enabled = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = was_enabled
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextmanager

@@ -134,6 +134,20 @@ class Chaos:
         path = self.folder / "events.jsonl"
         return path.read_bytes().count(b'"driver began"') if path.exists() else 0
 
+    def failed_attempts(self) -> int:
+        path = self.folder / "events.jsonl"
+        return path.read_bytes().count(b'"attempt failed"') if path.exists() else 0
+
+    def after_raylet(self, code: int, failures: int) -> None:
+        """A lost raylet ends the command in order, and no trial is blamed for it."""
+        if code != 75:
+            self.tally.faults.append(f"{self.name}: a lost raylet ended the command with {code}")
+        elif self.failed_attempts() > failures:
+            self.tally.faults.append(f"{self.name}: a lost raylet was counted as a trial's failed attempt")
+        else:
+            return
+        print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
+
     def wait_for(self, condition, seconds: float) -> bool:
         """Whether the condition came true while the command lived."""
         assert self.process is not None
@@ -207,7 +221,7 @@ class Chaos:
             return
         if not appeared:
             return
-        before, begun = look(self.folder), self.drivers_begun()
+        before, begun, failures = look(self.folder), self.drivers_begun(), self.failed_attempts()
         self.leftovers = descendants(self.process.pid)
         victims = self.victims(target)
         if not victims:
@@ -224,8 +238,8 @@ class Chaos:
         )
         if target in ENDS_COMMAND:
             code = self.end()
-            if target == "raylet" and code not in (75, 1):
-                self.tally.faults.append(f"{self.name}: a lost raylet ended the command with {code}")
+            if target == "raylet":
+                self.after_raylet(code, failures)
             before = look(self.folder)
             self.check(before, is_finished=False, has_been_started=False)
             self.start()
@@ -249,7 +263,7 @@ class Chaos:
             self.tally.finished_trials += len(look(self.folder).results)
             self.tally.finished_sweeps += 1
             self.round += 1
-        elif code not in (75, 1, -9):
+        elif code not in (75, -9):
             self.tally.faults.append(f"{self.name}: ended with exit code {code}")
             print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
 

@@ -1,5 +1,6 @@
 """The book of a sweep: every trial exactly once, whatever is killed when; no training here, points are made up."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from math import inf, nextafter
@@ -15,13 +16,13 @@ from optuna.trial import TrialState
 from sweeplab.evaluation.retention import score
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import book as book_module
-from sweeplab.orchestration.book import TrialBook
+from sweeplab.orchestration.book import ALIKE, TrialBook
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import TrialRecord
 from sweeplab.search_space import SearchSpace
-from sweeplab.specs import StorageFault
+from sweeplab.specs import InvalidInput, StorageFault
 
 
 class Killed(BaseException):
@@ -142,6 +143,69 @@ def test_begun_trials_go_on_after_the_hours_are_over(folder: SweepFolder):
     book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1e-9)))
     jobs = Player(book).play_all()
     assert [(job.number, job.attempt) for job in jobs] == [(0, 2)]
+
+
+def test_the_limit_that_was_reached_is_named(folder: SweepFolder):
+    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1e-9)))
+    assert book.limit_reached() == "search.hours=1e-09 of this command are used up"
+    assert open_book(folder).limit_reached() is None
+
+
+def test_trials_that_fail_alike_before_they_train_end_the_command(folder: SweepFolder):
+    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(trials=20)))
+    for number in range(ALIKE):
+        assert book.next_job().number == number
+        book.failed(number, Failure("FileNotFoundError: pairs.csv", True))
+    with pytest.raises(InvalidInput, match=r"5 trials in a row failed alike .*, last trial 4: FileNotFoundError"):
+        book.next_job()
+    assert len(folder.trial_numbers()) == ALIKE
+
+
+@pytest.mark.parametrize("between", ["another reason", "a trial that trained", "a trial that finished"])
+def test_trials_that_fail_for_reasons_of_their_own_do_not(folder: SweepFolder, between: str):
+    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(trials=20)))
+    for number in range(2 * ALIKE):
+        job = book.next_job()
+        if number == ALIKE - 1 and between == "a trial that finished":
+            Player(book).play(job)
+            continue
+        if number == ALIKE - 1 and between == "a trial that trained":
+            Player(book).play(job, num_points=2)
+        reason = "ValueError: b" if number == ALIKE - 1 and between == "another reason" else "ValueError: a"
+        book.failed(number, Failure(reason, True))
+        if number == 2 * ALIKE - 2:
+            break
+    assert book.next_job() is not None
+
+
+def test_a_kill_between_the_last_failure_and_the_result_gives_no_further_attempt(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+):
+    one = SWEEP.replace(resources=SWEEP.resources.replace(max_attempts=1))
+    book = open_book(folder, one)
+    book.next_job()
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialBook, "_end", lambda *arguments: None)
+        book.failed(0, Failure("RuntimeError: the process died", False))
+    again = open_book(folder, one)
+    assert again.folder.trial(0).result() == {
+        "state": "failed",
+        "reason": "RuntimeError: the process died (1 attempts)",
+    }
+    assert again.next_job().number == 1
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "storage"])
+def test_failures_that_are_not_the_trials_do_not_count_after_a_restart_either(folder: SweepFolder, kind: str):
+    two = SWEEP.replace(resources=SWEEP.resources.replace(max_attempts=2))
+    book = open_book(folder, two)
+    Player(book).play(book.next_job(), num_points=2)
+    with contextlib.suppress(StorageFault):
+        book.failed(0, Failure("no", False, kind))  # type: ignore[arg-type]
+    again = open_book(folder, two)
+    again.next_job()
+    again.failed(0, Failure("RuntimeError: the process died", False))
+    assert not again.is_over(0)
 
 
 # --- kills

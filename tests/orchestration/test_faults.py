@@ -1,5 +1,6 @@
 """Faults of the world around a sweep: disks, databases, other commands, signals, hung workers. Nothing is lost."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -291,6 +292,73 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert num_finished(folder) == more
     assert faults(place) == []
+
+
+BREAKING = """
+from typing import Literal
+from sweeplab.cleaning.cleanclip import CleanCLIP
+
+class Breaking(CleanCLIP):
+    kind: Literal["breaking"] = "breaking"
+
+    def loss(self, state, batch):
+        raise IndexError("no such thing")
+
+SMALL = smoke"""
+
+
+def test_trials_that_raise_whatever_do_not_end_an_inline_sweep(new_workplace: Make, victim_home: Path):
+    text = script(executor="inline").replace("SMALL = smoke", BREAKING, 1)
+    place = new_workplace(text.replace('name="faulty",', 'name="faulty", method=Breaking(),', 1), victim_home)
+    ran = place.run()
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    record = place.sweep("faulty").record()
+    assert {(trial.state, trial.reason) for trial in record.trials} == {("failed", "IndexError: no such thing")}
+    assert len(record.trials) == 3
+
+
+def test_damaged_weights_of_the_victim_end_the_command_and_no_trial(new_workplace: Make, victim_home: Path):
+    place = new_workplace(script(executor="tune"), victim_home)
+    (weights,) = place.home.glob("victims/*/checkpoints/*.pt")
+    weights.write_bytes(b"not weights")
+    ran = place.run()
+    assert ran.returncode == 2
+    text = one_message(ran.stderr)
+    assert str(weights) in text
+    assert "remove the file, and the same command trains it again" in text
+    assert place.sweep("faulty").trial_numbers() == []
+    weights.unlink()
+    again = place.run()
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert num_finished(place.sweep("faulty")) == 3
+
+
+LISTEN = "0A"
+
+
+def listening(processes: set[int]) -> set[str]:
+    """Addresses, as in /proc/net/tcp, at which the processes wait for connections."""
+    sockets = set()
+    for number in processes:
+        with contextlib.suppress(OSError):
+            sockets |= {os.readlink(path) for path in Path(f"/proc/{number}/fd").iterdir()}
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, address, _, state, *_, inode = line.split()[:10]
+            if state == LISTEN and f"socket:[{inode}]" in sockets:
+                addresses.add(address.partition(":")[0])
+    return addresses
+
+
+def test_a_private_cluster_listens_on_loopback_alone(new_workplace: Make, victim_home: Path):
+    place = new_workplace(script(executor="tune"), victim_home)
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(place.sweep("faulty")))
+    found = listening({process.pid, *descendants(process.pid)})
+    place.kill(process)
+    assert found
+    assert found <= {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 
 
 # --- signals and hung workers

@@ -164,3 +164,42 @@ def test_a_run_that_dies_is_started_again_but_not_for_ever(
     ):
         pool._mind_runs()
     assert len(started) == 1 + executors.MAX_IDLE_STARTS
+
+
+def test_a_slot_that_finds_no_room_is_done_without_while_another_serves(
+    pool: Pool, book: TrialBook, monkeypatch: pytest.MonkeyPatch
+):
+    pool.slots.append(executors._Slot(1))
+
+    def start(slot: Any) -> None:
+        slot.thread, slot.error = Dead(), RuntimeError("no room")
+
+    monkeypatch.setattr(pool, "_start", start)
+    start(pool.slots[1])
+    for _ in range(executors.MAX_IDLE_STARTS + 1):
+        pool._mind_runs()
+    assert [slot.is_over for slot in pool.slots] == [False, True]
+    (event,) = [event for event in book.folder.events() if event["event"] == "slot given up"]
+    assert (event["slot"], event["reason"]) == (1, "RuntimeError: no room")
+    tell(pool, ("ready", 0, "a", 0))
+    assert book.running() == (0,)
+
+
+def test_a_slot_that_is_still_starting_does_not_keep_a_finished_sweep_waiting(
+    pool: Pool, book: TrialBook, monkeypatch: pytest.MonkeyPatch
+):
+    pool.slots.append(executors._Slot(1))
+    fabricated.Player(book).play_all()
+    monkeypatch.setattr(pool, "_start", lambda slot: None)
+    pool.desk.messages += [("ready", 0, "a", 0)]
+    pool.run()
+    assert [slot.is_over for slot in pool.slots] == [True, False]
+
+
+def test_a_dead_raylet_is_no_fault_of_the_trial(pool: Pool, book: TrialBook, monkeypatch: pytest.MonkeyPatch):
+    tell(pool, ("ready", 0, "a", 0))
+    pool.slots[0].thread, pool.slots[0].error = Dead(), RuntimeError("connection lost")  # type: ignore[assignment]
+    monkeypatch.setattr(executors, "raylet_is_gone", lambda: True)
+    with pytest.raises(Unfinished, match="its raylet"):
+        pool._mind_runs()
+    assert not [event for event in book.folder.events() if event["event"] == "attempt failed"]

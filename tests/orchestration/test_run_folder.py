@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sweeplab.orchestration import run_folder
+from sweeplab.orchestration.files import write_json
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import Outcomes
 from sweeplab.specs import InvalidInput, StorageFault
@@ -266,3 +267,23 @@ def test_weights_in_a_folder_of_their_own_are_found_there(tmp_path: Path):
     storage.mkdir(parents=True)
     (storage / name_of(1)).write_bytes(b"weights")
     assert run.checkpoint_path(point) == storage / name_of(1)
+
+
+def test_of_a_store_that_lags_behind_the_newest_that_arrived_stays(tmp_path: Path):
+    """Points 1 to 3 are committed while only the first one's checkpoint has arrived: a restart goes on from it."""
+    store = tmp_path / "store"
+    store.mkdir()
+    run = RunFolder(tmp_path / "run")
+    write_json(run.path / "trial.json", {"storage": store.as_uri()})
+    for index in range(4):
+        made = fabricated.point(index, 80, 10, checkpoint=name_of(index) if index else None)
+        run.commit(made, fabricated.outcomes(made.measurement))
+        if index == 1:
+            (store / name_of(1)).write_bytes(b"weights")
+        run.keep_checkpoints({name_of(index)})
+        assert os.listdir(store) == ([name_of(1)] if index else [])
+    assert run.num_kept() == 2
+    for index in (2, 3):
+        (store / name_of(index)).write_bytes(b"weights")
+        run.keep_checkpoints({name_of(3)})
+        assert os.listdir(store) == [name_of(index)]

@@ -2,12 +2,14 @@
 
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from sweeplab.experiment import Resources
 from sweeplab.orchestration import bringing
+from sweeplab.orchestration import storage as storage_module
 from sweeplab.orchestration.bringing import local_copy
 from sweeplab.orchestration.storage import Storage, Uploads
 from sweeplab.specs import InvalidInput, StorageFault
@@ -94,6 +96,75 @@ def test_a_url_with_credentials_is_refused_before_anything_runs():
     assert Resources(storage="s3://bucket/a@b").storage == "s3://bucket/a@b"
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/folder?access_key=a", "s3://bucket?endpoint_override=host:9000"])
+def test_a_url_with_options_is_refused_with_the_way_to_say_them(url: str):
+    with pytest.raises(InvalidInput, match=r"holds no options after .*AWS_ENDPOINT_URL"):
+        Resources(storage=url)
+    with pytest.raises(InvalidInput, match="holds no options"):
+        Storage(url).names()
+
+
+def test_azures_container_is_no_credential():
+    url = "abfs://container@account.dfs.core.windows.net/folder"
+    assert Resources(storage=url).storage == url
+    with pytest.raises(InvalidInput, match="holds no credentials"):
+        Resources(storage="abfs://container:key@account.dfs.core.windows.net/folder")
+
+
+def test_a_path_is_absolute_since_workers_run_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert Resources(storage="checkpoints").storage == str(tmp_path / "checkpoints")
+    assert Resources(storage="~/checkpoints").storage == "/home/someone/checkpoints"
+
+
+def test_training_waits_where_uploads_are_slower_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One is under way and two wait: the fourth has to wait for the first, so nothing piles up on the node."""
+    gate, upload = threading.Event(), Storage.upload
+
+    def slow(self: Storage, source: Path, name: str) -> None:
+        gate.wait(10)
+        upload(self, source, name)
+
+    monkeypatch.setattr(Storage, "upload", slow)
+    uploads = Uploads(Storage((tmp_path / "store").as_uri()))
+    names = [f"{number}.pt" for number in range(5)]
+    added: list[str] = []
+
+    def add() -> None:
+        for name in names:
+            (uploads.folder / name).write_bytes(b"weights")
+            uploads.add(uploads.folder / name)
+            added.append(name)
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    thread.join(0.3)
+    assert len(added) in (2, 3)
+    gate.set()
+    thread.join(10)
+    uploads.finish()
+    assert Storage((tmp_path / "store").as_uri()).names() == set(names)
+    uploads.close()
+
+
+def test_an_upload_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage_module, "UPLOAD_PAUSES", (0.01, 0.01))
+    upload, failures = Storage.upload, iter([True, True, False])
+
+    def flaky(self: Storage, source: Path, name: str) -> None:
+        if next(failures):
+            raise StorageFault("503 slow down")
+        upload(self, source, name)
+
+    monkeypatch.setattr(Storage, "upload", flaky)
+    uploads = Uploads(Storage((tmp_path / "store").as_uri()))
+    (uploads.folder / "a.pt").write_bytes(b"weights")
+    uploads.add(uploads.folder / "a.pt")
+    uploads.finish()
+    assert Storage((tmp_path / "store").as_uri()).names() == {"a.pt"}
+
+
 def test_uploads_go_on_beside_the_caller_and_leave_nothing_behind(tmp_path: Path):
     storage = Storage((tmp_path / "store").as_uri())
     uploads = Uploads(storage)
@@ -109,7 +180,8 @@ def test_uploads_go_on_beside_the_caller_and_leave_nothing_behind(tmp_path: Path
     assert not scratch.exists()
 
 
-def test_an_upload_that_fails_is_raised_at_the_end(tmp_path: Path):
+def test_an_upload_that_fails_is_raised_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage_module, "UPLOAD_PAUSES", ())
     (tmp_path / "store").write_text("a file, not a folder")
     uploads = Uploads(Storage((tmp_path / "store").as_uri()))
     (uploads.folder / "one.pt").write_bytes(b"weights")

@@ -118,3 +118,38 @@ def test_progress_counts_points_of_the_sweeps_trials_and_of_victims(tmp_path: Pa
         (tmp_path / folder / "history.jsonl").write_text('{"index": 0}\n' * lines + '{"torn')
     assert committed(tmp_path, ["mine"]) == 5
     assert committed(tmp_path, ["none"]) == 2
+
+
+def test_a_command_that_was_asked_to_stop_is_not_started_again(diary: Path):
+    command = [sys.executable, "-S", "-c", SCRIPTED, str(diary), "75"]
+    assert supervise(command, lambda: 0, print, was_stopped=lambda: True) == 75
+    assert len(diary.read_text().splitlines()) == 1
+
+
+GROUP = """
+import signal, sys, time
+from sweeplab.orchestration.supervising import supervise
+child = '''
+import signal, sys, time
+seen = []
+signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+print("up", flush=True)
+time.sleep(1.5)
+print(len(seen), "signals", flush=True)
+sys.exit(75)
+'''
+sys.exit(supervise([sys.executable, "-S", "-c", child], lambda: 0, print))
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_reaches_the_command_once():
+    """As `timeout`, schedulers and `ray job stop` send it: a second signal would end it at once."""
+    with subprocess.Popen(
+        [sys.executable, "-c", GROUP], stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == "up\n"
+        os.killpg(supervisor.pid, signal.SIGTERM)
+        assert supervisor.stdout.readline() == "1 signals\n"
+        assert supervisor.wait(10) == 75

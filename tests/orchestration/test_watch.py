@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sweeplab.orchestration import watch as watch_module
-from sweeplab.orchestration.watch import Interrupted, Watch, attend, signals_as_interrupts
+from sweeplab.orchestration.watch import RAYLET_DIED, Interrupted, Watch, attend, signals_as_interrupts
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,25 @@ def test_a_lost_cluster_ends_the_work(quick: None):
     with pytest.raises(Unfinished, match="Ray node died; everything committed is kept"):
         attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
     done.set()
+
+
+def test_a_raylet_that_is_known_to_be_dead_is_not_waited_for(quick: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watch_module, "GONE_SECONDS", 60.0)
+    done = threading.Event()
+    with pytest.raises(Unfinished, match="its raylet"):
+        attend(lambda: done.wait(10), Watch(stall_minutes=1, cluster_fault=lambda: RAYLET_DIED))  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+def test_signals_that_are_ignored_already_stay_ignored():
+    """As `nohup` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_as_interrupts():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_cluster_that_does_not_answer_ends_the_work(quick: None):
