@@ -5,7 +5,8 @@
 
 Targets: `driver`, `actor` (Tune's trial), `worker` (a Ray Train rank), `controller` (Ray Train's), `raylet`, `mlflow`
 (the driver's process that writes there). A kill of the driver or of the raylet ends the command, which is then started
-again; after any other it has to go on by itself.
+again; after any other it has to go on by itself. Each executor begins without a victim, so that its first kills meet
+pre-training.
 """
 
 import argparse
@@ -110,6 +111,8 @@ class Chaos:
         self.round = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.leftovers: dict[int, str] = {}
+        self.victims_known: dict[Path, list[str]] = {}
+        """Committed points of every victim's pre-training, as they were last seen."""
 
     @property
     def name(self) -> str:
@@ -147,6 +150,17 @@ class Chaos:
         else:
             return
         print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
+
+    def check_victims(self) -> None:
+        """What pre-training has committed stays as it is, and goes on."""
+        for path, before in self.victims_known.items():
+            now = path.read_text().splitlines()[: len(before)] if path.exists() else []
+            if now != before:
+                self.tally.faults.append(f"{self.name}: committed points of pre-training changed in {path}")
+                print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
+        self.tally.checks += 1
+        for path in self.home.glob("victims/*/history.jsonl"):
+            self.victims_known[path] = [line for line in path.read_text().splitlines() if line.endswith("}")]
 
     def wait_for(self, condition, seconds: float) -> bool:
         """Whether the condition came true while the command lived."""
@@ -221,6 +235,7 @@ class Chaos:
             return
         if not appeared:
             return
+        self.check_victims()
         before, begun, failures = look(self.folder), self.drivers_begun(), self.failed_attempts()
         self.leftovers = descendants(self.process.pid)
         victims = self.victims(target)
@@ -233,7 +248,7 @@ class Chaos:
         points = sum(len(p) for p in before.points.values())
         print(
             f"[{time.strftime('%H:%M:%S')}] {sum(self.tally.kills.values()):3d} {self.name}: killed {target} at "
-            f"{done} trials, {points} points",
+            f"{done} trials, {points} points" + ("" if begun else ", in pre-training"),
             flush=True,
         )
         if target in ENDS_COMMAND:
@@ -258,6 +273,7 @@ class Chaos:
 
     def finish_round(self, code: int) -> None:
         """The command ended by itself: a finished sweep is checked strictly, and the next round gets a new one."""
+        self.check_victims()
         if code == 0:
             self.check(None, is_finished=True, has_been_started=True)
             self.tally.finished_trials += len(look(self.folder).results)
@@ -287,7 +303,7 @@ class Chaos:
 
 
 def prepare_home(place: Path) -> Path:
-    """A home with data and victim, so that kills meet trials rather than pre-training."""
+    """A home with data, a victim, and MLflow's tables."""
     home = place / "prepared"
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "sweeps")])
     environment = {**os.environ, "SWEEPLAB_HOME": str(home), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
@@ -303,14 +319,24 @@ def prepare_home(place: Path) -> Path:
     return home
 
 
-def run(kills: int, executors: list[str], seed: int, place: Path, targets: list[str] | None = None) -> Tally:
-    """Spread the kills over the executors and their targets."""
+def run(
+    kills: int,
+    executors: list[str],
+    seed: int,
+    place: Path,
+    targets: list[str] | None = None,
+    *,
+    pretraining: bool = False,
+) -> Tally:
+    """Spread the kills over the executors and their targets; with `pretraining` the first of each meet that."""
     (place / "experiment.py").write_text(EXPERIMENT)
     prepared, tally = prepare_home(place), Tally()
     for index, executor in enumerate(executors):
         rng = random.Random(f"{seed}/{executor}")
         home = place / f"home-{executor}"
         shutil.copytree(prepared, home)
+        if pretraining:
+            shutil.rmtree(home / "victims")
         share = kills // len(executors) + (index < kills % len(executors))
         chaos = Chaos(executor, 2 if executor == "pool" else 1, home, place, rng, tally)
         allowed = [target for target in TARGETS[executor] if targets is None or target in targets]
@@ -337,7 +363,7 @@ def main() -> None:
     place = arguments.place or Path(tempfile.mkdtemp(prefix="sweeplab-chaos-"))
     place.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    tally = run(arguments.kills, arguments.executors, arguments.seed, place, arguments.targets)
+    tally = run(arguments.kills, arguments.executors, arguments.seed, place, arguments.targets, pretraining=True)
     print(
         f"\n{sum(tally.kills.values())} kills in {time.monotonic() - began:.0f} s: {dict(sorted(tally.kills.items()))}"
     )
