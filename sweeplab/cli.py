@@ -326,7 +326,8 @@ def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
     found = [value for value in variables.get("SWEEPS", variables.values()) if isinstance(value, CleaningSweep)]
     if "SWEEPS" not in variables:
         modules = [vars(module) for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
-        others = {id(value) for names in modules for value in names.values() if isinstance(value, CleaningSweep)}
+        # By type: to ask an object for its class makes some of them, such as torch's, warn of their own end.
+        others = {id(v) for names in modules for v in list(names.values()) if issubclass(type(v), CleaningSweep)}
         found = [value for value in found if id(value) not in others] or _handed_to_main(path) or found
     sweeps = {value.name: value for value in found}
     if not sweeps:
