@@ -46,8 +46,12 @@ sys.excepthook = _explain
 
 
 def say(text: str) -> None:
-    """A line of news, seen at once in a job's log."""
-    print(text, flush=True)
+    """A line of news, seen at once in a job's log. Where nobody reads on (`| head`), it is dropped, and so is the
+    rest: a sweep does not end because its reader did."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_error(text: str) -> None:

@@ -18,7 +18,7 @@ from sweeplab.experiment import Resources
 from sweeplab.orchestration import watch
 from sweeplab.orchestration.files import storage_faults
 from sweeplab.orchestration.watch import RAYLET_DIED
-from sweeplab.specs import InvalidInput, StorageFault
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",  # said explicitly: the command line and the library differ in their default
@@ -58,6 +58,8 @@ def remove_abandoned_folders() -> None:
 
 
 LOOPBACK = "127.0.0.1"
+_raylet: tuple[str, int] | None = None
+"""Where the raylet of this command's node listens."""
 
 
 @contextmanager
@@ -92,13 +94,24 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
                         _temp_dir=folder,
                         **quiet,
                     )
+            _find_raylet()
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
-        _find_raylet()
+        except Exception as error:
+            # One of its processes died or was too slow, for which Ray has no error of its own.
+            raise Unfinished(f"Ray did not come up ({_first_line(error)}); the same command tries again") from error
         try:
             yield
+        except Exception as error:
+            if isinstance(error, (Unfinished, StorageFault)) or not raylet_is_gone():
+                raise
+            raise Unfinished(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on") from error
         finally:
             _shut_down()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager
@@ -164,7 +177,10 @@ SHUTDOWN_SECONDS = 1.5
 
 
 def _shut_down() -> None:
+    global _raylet
     import ray
+
+    _raylet = None
 
     ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
     ending.start()
@@ -304,10 +320,6 @@ def raylet_is_gone() -> bool:
         return True
     except OSError:
         return False
-
-
-_raylet: tuple[str, int] | None = None
-"""Where it listens."""
 
 
 def _find_raylet() -> None:

@@ -86,7 +86,7 @@ def file_system(path: Path) -> str:
     mounts = Path("/proc/mounts")
     if not mounts.exists():
         return "unknown"
-    best, kind = "", "unknown"
+    path, best, kind = path.resolve(), "", "unknown"
     for line in mounts.read_text().splitlines():
         _, place, name = line.split()[:3]
         inside = str(path) == place or str(path).startswith(place.rstrip("/") + "/")
@@ -104,7 +104,7 @@ def _ray() -> Finding:
     shm = Path("/dev/shm")
     if sys.platform == "linux" and shm.exists() and shutil.disk_usage(shm).total < 1e9:
         return Finding("ray", "note", "/dev/shm is below 1 GB: Ray's object store falls back to the disk")
-    return Finding("ray", "good", "starts on this machine, on loopback")
+    return Finding("ray", "good", "starts on this machine, on loopback but for torch's rendezvous of Ray Train")
 
 
 def _port(number: int) -> Finding:

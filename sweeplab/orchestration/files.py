@@ -144,7 +144,7 @@ def read_lines(path: Path) -> list[Any]:
     if not path.exists():
         return []
     values = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(errors="replace").split("\n"):  # a value may hold other line ends
         with contextlib.suppress(json.JSONDecodeError):
             values.append(json.loads(line))
     return values

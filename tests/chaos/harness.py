@@ -248,7 +248,7 @@ class Chaos:
         points = sum(len(p) for p in before.points.values())
         print(
             f"[{time.strftime('%H:%M:%S')}] {sum(self.tally.kills.values()):3d} {self.name}: killed {target} at "
-            f"{done} trials, {points} points" + ("" if begun else ", in pre-training"),
+            f"{done} trials, {points} points" + ("" if begun else ", before any trial"),
             flush=True,
         )
         if target in ENDS_COMMAND:

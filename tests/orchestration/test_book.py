@@ -1,11 +1,13 @@
 """The book of a sweep: every trial exactly once, whatever is killed when; no training here, points are made up."""
 
 import contextlib
+import json
 import time
 from collections.abc import Callable
 from math import inf, nextafter
 from pathlib import Path
 from typing import Any
+from wsgiref.util import setup_testing_defaults
 
 import fabricated
 import optuna
@@ -681,3 +683,24 @@ def test_a_failed_trial_keeps_no_weights(folder: SweepFolder):
     Player(book, rates_by_learning_rate).play(book.next_job(), num_points=3)
     book.failed(0, Failure("ValueError: no", True))
     assert kept_checkpoints(folder) == {}
+
+
+def test_optuna_dashboard_opens_the_study(tmp_path: Path):
+    """Through its own server application, as `optuna-dashboard study.journal` does."""
+    optuna_dashboard = pytest.importorskip("optuna_dashboard")
+    folder = fabricated.finished_sweep(tmp_path)
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder.journal)))
+    app = optuna_dashboard.wsgi(storage)
+
+    def get(path: str) -> Any:
+        codes: list[str] = []
+        environ: dict[str, Any] = {}
+        setup_testing_defaults(environ)
+        body = app({**environ, "PATH_INFO": path}, lambda status, headers, *rest: codes.append(status))
+        assert codes == ["200 OK"]
+        return json.loads(b"".join(body))
+
+    (study,) = get("/api/studies")["study_summaries"]
+    assert study["study_name"] == folder.name
+    trials = get(f"/api/studies/{study['study_id']}")["trials"]
+    assert [trial["state"] for trial in trials] == ["Complete"] * len(folder.trial_numbers())

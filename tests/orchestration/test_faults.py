@@ -296,20 +296,39 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
 
 BREAKING = """
 from typing import Literal
+import torch
 from sweeplab.cleaning.cleanclip import CleanCLIP
 
 class Breaking(CleanCLIP):
     kind: Literal["breaking"] = "breaking"
 
     def loss(self, state, batch):
-        raise IndexError("no such thing")
+        {does}
 
 SMALL = smoke"""
 
 
+def breaking(does: str, **resources: Any) -> str:
+    """A sweep whose method does something else than to return a loss."""
+    text = script(**resources).replace("SMALL = smoke", BREAKING.format(does=does), 1)
+    return text.replace('name="faulty",', 'name="faulty", method=Breaking(),', 1)
+
+
+def test_a_worker_without_memory_fails_twice_at_the_same_place_and_for_good(new_workplace: Make, victim_home: Path):
+    """A petabyte, which no machine gives; the allocator's own error, and the sweep goes on to its end."""
+    place = new_workplace(breaking("torch.empty(10**15)", executor="tune"), victim_home)
+    ran = place.run()
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    record = place.sweep("faulty").record()
+    assert [(trial.state, trial.attempts) for trial in record.trials] == [("failed", 2)] * 3
+    for trial in record.trials:
+        assert trial.reason is not None
+        assert "memory" in trial.reason
+        assert trial.reason.endswith("lower optimization.global_batch_size or give it more memory")
+
+
 def test_trials_that_raise_whatever_do_not_end_an_inline_sweep(new_workplace: Make, victim_home: Path):
-    text = script(executor="inline").replace("SMALL = smoke", BREAKING, 1)
-    place = new_workplace(text.replace('name="faulty",', 'name="faulty", method=Breaking(),', 1), victim_home)
+    place = new_workplace(breaking('raise IndexError("no such thing")', executor="inline"), victim_home)
     ran = place.run()
     assert ran.returncode == 0, ran.stderr[-3000:]
     record = place.sweep("faulty").record()

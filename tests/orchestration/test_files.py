@@ -120,3 +120,11 @@ def test_a_home_without_write_permission_is_bad_input(tmp_path: Path, monkeypatc
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path))
     with pytest.raises(InvalidInput, match="Permission denied"):
         files.home_folder()
+
+
+def test_a_value_may_hold_any_line_end(tmp_path: Path):
+    """U+2028 and U+0085 end a line elsewhere, and JSON leaves them as they are."""
+    value = {"reason": "one\u2028two\u0085three\rfour"}
+    for _ in range(2):
+        files.append_line(tmp_path / "events.jsonl", value)
+    assert files.read_lines(tmp_path / "events.jsonl") == [value, value]
