@@ -263,14 +263,17 @@ def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_o
 
 
 def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(new_workplace: Make, victim_home: Path):
+    """The first one is supervised, and whoever stops it stops its supervisor."""
     place = new_workplace(script(executor="tune", concurrent_trials=1), victim_home)
     folder = place.sweep("faulty")
-    process = place.start("experiment.py", "search.trials=100")
+    process = place.start("experiment.py", "search.trials=100", "--supervise")
     place.wait_until(process, lambda: is_under_way(folder))
+    holder = folder.holder()
+    assert holder is not None
     second = place.run(ray_address=NOWHERE)
     assert second.returncode == 2
     text = one_message(second.stderr)
-    assert f"'faulty' is being run by process {process.pid} on {socket.gethostname()} since 20" in text
+    assert f"'faulty' is being run by process {holder['process']} on {socket.gethostname()} since 20" in text
     assert process.poll() is None
 
     began = time.monotonic()
@@ -280,6 +283,7 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
     assert "stopped" in stopper.stdout
     assert process.wait(timeout=5) == 75
     assert "the same command goes on" in one_message(place.output())
+    assert "starting again" not in place.output()
 
     finished, points = num_finished(folder), num_points(folder)
     more = len(folder.trial_numbers()) + 1
