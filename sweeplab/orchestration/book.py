@@ -449,8 +449,9 @@ class TrialBook:
 
     def _mind_likeness(self, number: int, failure: Failure) -> None:
         """Hand out nothing more once so many trials in a row failed alike before they trained: it is not their
-        settings, but something that all share, and the rest of the sweep would be lost to it too."""
-        trained = len(self.folder.trial(number).points()) > 1
+        settings, but something that all share, and the rest of the sweep would be lost to it too. To diverge, as the
+        high rates of a grid do one after the other, is a matter of settings."""
+        trained = len(self.folder.trial(number).points()) > 1 or failure.reason.startswith("FloatingPointError")
         if trained or self._alike[:1] not in ([], [failure.reason]):
             self._alike = []
         if not trained:

@@ -163,7 +163,9 @@ def test_trials_that_fail_alike_before_they_train_end_the_command(folder: SweepF
     assert len(folder.trial_numbers()) == ALIKE
 
 
-@pytest.mark.parametrize("between", ["another reason", "a trial that trained", "a trial that finished"])
+@pytest.mark.parametrize(
+    "between", ["another reason", "a trial that trained", "a trial that finished", "a loss that is not finite"]
+)
 def test_trials_that_fail_for_reasons_of_their_own_do_not(folder: SweepFolder, between: str):
     book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(trials=20)))
     for number in range(2 * ALIKE):
@@ -174,6 +176,8 @@ def test_trials_that_fail_for_reasons_of_their_own_do_not(folder: SweepFolder, b
         if number == ALIKE - 1 and between == "a trial that trained":
             Player(book).play(job, num_points=2)
         reason = "ValueError: b" if number == ALIKE - 1 and between == "another reason" else "ValueError: a"
+        if between == "a loss that is not finite":
+            reason = "FloatingPointError: the loss is not finite at step 1"
         book.failed(number, Failure(reason, True))
         if number == 2 * ALIKE - 2:
             break
