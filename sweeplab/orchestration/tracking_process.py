@@ -28,6 +28,10 @@ ENDING_SECONDS = 2.0
 """The process is killed if it takes longer to end; the ledger makes up for what it leaves undone."""
 
 
+MOST_STARTS = 3
+"""So often is it started where it dies while it opens MLflow's store."""
+
+
 @dataclass(frozen=True)
 class Ledger:
     """What MLflow is brought up to."""
@@ -56,6 +60,10 @@ class Tracking(Protocol):
 
 class TrackingFault(RuntimeError):
     """MLflow's store failed, or the process that writes to it."""
+
+
+class ProcessEnded(TrackingFault):
+    """The process that writes to MLflow died."""
 
 
 class TrackingHere:
@@ -102,6 +110,11 @@ class TrackingProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         with self._gate:
+            for _ in range(MOST_STARTS - 1):
+                try:
+                    return self._start()
+                except ProcessEnded:
+                    continue
             self._start()
 
     def bring(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
@@ -155,7 +168,7 @@ class TrackingProcess:
             answer: str | None = self._pipe.recv()
         except (EOFError, OSError):
             self._end()
-            raise TrackingFault("MLflow's process ended") from None
+            raise ProcessEnded("MLflow's process ended") from None
         if answer is not None:
             raise TrackingFault(answer)
 

@@ -85,6 +85,26 @@ def test_one_that_was_killed_is_started_again_and_brings_what_it_missed(folder: 
     assert len(content(folder.path.parents[1])["states"]) == 7
 
 
+def test_one_that_is_killed_while_it_opens_the_store_is_started_again(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+):
+    """The first is killed as soon as it is there, before it can answer."""
+    popen, started = subprocess.Popen, []
+
+    def start(*arguments: object, **named: object) -> object:
+        process = popen(*arguments, **named)  # type: ignore[call-overload]
+        started.append(process)
+        if len(started) == 1:
+            process.kill()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    tracking = TrackingProcess(lambda: ledger_of(folder))
+    tracking.close()
+    assert len(started) == 2
+    assert len(content(folder.path.parents[1])["states"]) == 7
+
+
 def test_signals_that_are_meant_for_the_driver_do_not_end_it(folder: SweepFolder, apart: TrackingProcess):
     first = process_of(apart)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
