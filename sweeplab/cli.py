@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.terminal import PatientConsole, without_reader
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -51,12 +52,15 @@ def say(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        without_reader(sys.stdout)
 
 
 def say_error(text: str) -> None:
     """A message about bad input."""
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    try:
+        print(f"error: {text}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        without_reader(sys.stderr)
 
 
 def guarded(work: Callable[[], None]) -> int:
@@ -141,7 +145,7 @@ def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> 
     elif command.plan:
         say_plans(chosen, resume=command.resume, fresh=command.fresh)
     elif command.supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
-        _supervise([sweep.name for sweep in chosen], fresh=command.fresh)
+        _supervise(chosen, fresh=command.fresh)
     else:
         try:
             run_all(chosen, resume=command.resume, fresh=command.fresh, inline=command.inline)
@@ -151,7 +155,7 @@ def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> 
             raise
 
 
-def _supervise(names: list[str], *, fresh: bool = False) -> None:
+def _supervise(sweeps: "list[CleaningSweep]", *, fresh: bool = False) -> None:
     """Run this very command again and again, without the flag, until it is done; exits with its code."""
     from sweeplab.orchestration.files import home_folder
     from sweeplab.orchestration.ledger import SweepFolder
@@ -161,6 +165,7 @@ def _supervise(names: list[str], *, fresh: bool = False) -> None:
     if fresh:  # once is enough: each start would set the last one's work aside
         raise InvalidInput("--supervise and --fresh exclude each other; run once with --fresh, then supervise")
     home = home_folder()
+    names = [name for sweep in sweeps for name in _names_within(sweep)]
     folders = [SweepFolder(home / "sweeps" / name) for name in names]
 
     def was_stopped() -> bool:
@@ -170,6 +175,12 @@ def _supervise(names: list[str], *, fresh: bool = False) -> None:
         folder.stop_mark.unlink(missing_ok=True)
     command = [sys.executable, *words]
     raise SystemExit(supervise(command, lambda: committed(home, names), say, was_stopped=was_stopped))
+
+
+def _names_within(sweep: "CleaningSweep") -> list[str]:
+    """The sweep's name, and that of the sweep whose best trial it starts from, and so on."""
+    inner = getattr(sweep.victim, "sweep", None)
+    return [sweep.name, *(_names_within(inner) if inner is not None else [])]
 
 
 def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False) -> None:
@@ -226,9 +237,10 @@ def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, sm
         sweep = sweep.replace(**changes)
     if not smoke:
         return sweep
-    # What was asked for stands also where the miniature has a value of its own; its data and models are its own.
-    own = ("name=", "data", "evaluation", "victim.data", "victim.architecture", "victim.evaluation", "victim.poisoning")
-    return apply_overrides(smoke_sweep(sweep), [text for text in overrides if not text.startswith((*own, "grid"))])
+    # Of these the miniature has values of its own, and what was asked for stands; all else was in what it was made of.
+    small = smoke_sweep(sweep)
+    again = ("epochs=", "search.", "resources.", *(("victim.epochs=",) if hasattr(small.victim, "epochs") else ()))
+    return apply_overrides(small, [text for text in overrides if text.startswith(again)])
 
 
 def run_all(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, inline: bool = False) -> None:
@@ -312,7 +324,7 @@ def show_results(home: Path, name: str) -> None:
 
 def _console() -> Console:
     width = None if sys.stdout.isatty() else 120
-    return Console(width=width, highlight=False)
+    return PatientConsole(width=width, highlight=False)
 
 
 def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
@@ -406,7 +418,7 @@ def resume(
         if plan:
             say_plans(chosen)
         elif supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
-            _supervise([sweep])
+            _supervise(chosen)
         else:
             run_all(chosen, resume=True, inline=inline)
 

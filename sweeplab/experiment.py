@@ -113,8 +113,10 @@ class Resources(Spec):
     @classmethod
     def _storage(cls, value: str | None) -> str | None:
         """A URL without credentials, or an absolute path: workers run in folders of their own."""
-        if value is None or "://" in value:
-            return value if value is None else check_storage_url(value)
+        if not value:
+            return None
+        if "://" in value:
+            return check_storage_url(value)
         return str(Path(value).expanduser().absolute())
 
     def resolved_executor(self) -> Literal["inline", "tune", "train", "pool"]:

@@ -79,7 +79,7 @@ class Tracker:
         """
         for trial in trials:
             known = self._runs.get(self._key(trial.number))
-            if known is None and not trial.points:
+            if known is None and not trial.points and trial.state not in OVER:
                 continue
             if known is not None and known[1] == trial.state and trial.state in OVER:
                 continue

@@ -233,7 +233,8 @@ def test_what_a_script_makes_of_an_imported_sweep_for_main_is_what_it_would_run(
 
 
 def test_what_was_asked_for_stands_in_a_smoke_run_too(sweep: CleaningSweep):
-    small = cli.resolve(sweep, ["epochs=1", "search.trials=3", "resources.max_attempts=7"], None, True)
+    words = ["epochs=1", "search.trials=3", "resources.max_attempts=7", "optimization.global_batch_size=16"]
+    small = cli.resolve(sweep, words, None, True)
     assert (small.epochs, small.search.trials, small.resources.max_attempts) == (1, 3, 7)
     assert small.name == f"{sweep.name}-smoke"
 

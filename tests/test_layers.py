@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-TOOLS = ("specs", "protocol", "records", "search_space", "losses", "clip_model", "training", "patience")
+TOOLS = ("specs", "protocol", "records", "search_space", "losses", "clip_model", "training", "patience", "terminal")
 """Import no stage."""
 STAGES = ("data", "attacks", "pretraining", "cleaning", "evaluation", "tracking", "ranking", "dashboards")
 """Import tools, themselves, and stages to their left."""

@@ -34,10 +34,8 @@ BACKOFF_SECONDS = (0.0, 5.0, 30.0)
 """Wait before a trial is tried again: at once after its first failure, later after the next ones."""
 
 
-BLAMELESS = ("storage", "checkpoint")
-"""Kinds of failures that are not counted against a trial."""
 ALIKE = 5
-"""So many trials in a row may fail with the same words before they train."""
+"""So many settings in a row may fail with the same words before they train."""
 GPU_SECONDS = 10.0
 """Between two looks at the GPU time spent."""
 
@@ -136,8 +134,8 @@ class TrialBook:
         self._running: set[int] = set()
         self._best: list[tuple[float, float, int]] = []
         """(-accuracy, number) of the ended trials that keep their weights, best first."""
-        self._alike: list[str] = []
-        """Reasons of the last trials in a row that failed alike before their first epoch."""
+        self._alike: tuple[str, set[str]] = ("", set())
+        """Why the last trials in a row failed alike before their first epoch, and their configurations."""
         self._failures: dict[int, list[dict[str, Any]]] = defaultdict(list)
         """Events of a trial's failed attempts."""
         self.reconcile()
@@ -150,7 +148,7 @@ class TrialBook:
         for event in self.folder.events():
             if event["event"] == "trial ended":
                 ended.add(event["trial"])
-            elif event["event"] == "attempt failed" and event.get("kind") not in BLAMELESS:
+            elif event["event"] == "attempt failed" and not event.get("blameless"):
                 self._failures[event["trial"]].append(event)
             elif event["event"] == "stop decided":
                 self._stops[event["trial"]] = event["reason"]
@@ -389,7 +387,7 @@ class TrialBook:
             return
         with self._intake():
             record = self.record(number)
-            self._alike = []
+            self._alike = ("", set())
             if len(record.points) == self.sweep.num_points():
                 self._end(number, {"state": "finished"})
             elif number in self._stops:
@@ -406,6 +404,9 @@ class TrialBook:
             return
         with self._intake():
             run = self._run(number)
+            resumed_from = run.latest_checkpoint()
+            damaged = resumed_from if failure.kind == "checkpoint" else None
+            is_blameless = failure.kind == "storage" or damaged is not None
             event = {
                 "trial": number,
                 "attempt": run.attempts(),
@@ -413,14 +414,14 @@ class TrialBook:
                 "reason": failure.reason,
                 **({"kind": failure.kind} if failure.kind else {}),
                 **({"for_good": True} if failure.is_deterministic else {}),
+                **({"blameless": True} if is_blameless else {}),
             }
             self.folder.event("attempt failed", durable=True, **event)
             if failure.kind == "storage":
                 self._again(number, 0.0)
                 raise StorageFault(failure.reason)
-            resumed_from = run.latest_checkpoint()
-            if failure.kind == "checkpoint" and resumed_from is not None:
-                run.storage.remove(resumed_from.rpartition("/")[2])
+            if damaged is not None:
+                run.storage.remove(damaged.rpartition("/")[2])
                 self._again(number, 0.0)
                 return
             self._failures[number].append(event)
@@ -448,22 +449,22 @@ class TrialBook:
         return {"state": "failed", "reason": last["reason"] + tries + advice}
 
     def _mind_likeness(self, number: int, failure: Failure) -> None:
-        """Hand out nothing more once so many trials in a row failed alike before they trained: it is not their
-        settings, but something that all share, and the rest of the sweep would be lost to it too. To diverge, as the
-        high rates of a grid do one after the other, is a matter of settings."""
-        trained = len(self.folder.trial(number).points()) > 1 or failure.reason.startswith("FloatingPointError")
-        if trained or self._alike[:1] not in ([], [failure.reason]):
-            self._alike = []
-        if not trained:
-            self._alike.append(failure.reason)
-        if len(self._alike) >= ALIKE:
-            self.fault, self._closed = (
-                InvalidInput(
-                    f"{ALIKE} trials in a row failed alike before their first epoch, last trial {number}: "
-                    f"{failure.reason}; nothing more is begun. Mend what they share, then run the same command again, "
-                    f"and `sweeplab rerun {self.sweep.name} TRIAL` for each of them"
-                ),
-                True,
+        """Hand out nothing more once so many settings in a row failed alike before they trained: it is something that
+        all share, and the rest of the sweep would be lost to it too. To diverge, or to need too much memory, as
+        neighbours in a grid do one after the other, is a matter of settings."""
+        of_settings = failure.kind == "memory" or failure.reason.startswith("FloatingPointError")
+        if of_settings or len(self.folder.trial(number).points()) > 1:
+            self._alike = ("", set())
+            return
+        reason, configurations = self._alike if self._alike[0] == failure.reason else (failure.reason, set())
+        configurations.add(self.folder.trial_header(number)["configuration"])
+        self._alike = (reason, configurations)
+        if len(configurations) >= ALIKE:
+            self._closed = True
+            self.fault = InvalidInput(
+                f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: {reason}; "
+                "nothing more is begun. Mend what they share, then run the same command again, and `sweeplab rerun "
+                f"{self.sweep.name} TRIAL` for each of them"
             )
 
     def _again(self, number: int, seconds: float) -> None:

@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,13 +95,15 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
                         _temp_dir=folder,
                         **quiet,
                     )
-            _find_raylet()
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
         except Exception as error:
             # One of its processes died or was too slow, for which Ray has no error of its own.
             raise Unfinished(f"Ray did not come up ({_first_line(error)}); the same command tries again") from error
         try:
+            _find_raylet()
+            if needs_train:
+                threading.Thread(target=_free_abandoned_groups, name="placement groups", daemon=True).start()
             yield
         except Exception as error:
             if isinstance(error, (Unfinished, StorageFault)) or not raylet_is_gone():
@@ -245,9 +248,68 @@ def concurrent_trials(resources: Resources, per_worker: dict[str, float]) -> int
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     needs = [(word, need) for word, need in per_worker.items() if need]
-    workers = sum(min(int(node.get(word, 0) / need + 1e-9) for word, need in needs) for node in nodes)
+    workers = sum(min(_fit(node.get(word, 0), need) for word, need in needs) for node in nodes)
     fits = workers // resources.workers
-    return max(1, min(fits, resources.concurrent_trials or fits))
+    if not fits:
+        needed = " and ".join(f"{need:g} {word}" for word, need in needs)
+        raise InvalidInput(
+            f"resources.workers={resources.workers}, each with {needed} on one node, find no room: the cluster's "
+            f"{len(nodes)} nodes hold {workers} of them; lower resources.workers or what each takes, or add nodes"
+        )
+    return min(fits, resources.concurrent_trials or fits)
+
+
+def _fit(have: float, need: float) -> int:
+    """Workers on a node; those that take a fraction of a GPU take it of one."""
+    if need < 1:
+        return int(have + 1e-9) * int(1 / need + 1e-9)
+    return int(have / need + 1e-9)
+
+
+GROUP_SECONDS = 10.0
+"""Between two looks for placement groups that nobody uses."""
+
+
+def _free_abandoned_groups() -> None:
+    """Look for them until the session ends."""
+    seen: set[str] = set()
+    while _raylet is not None:
+        time.sleep(GROUP_SECONDS)
+        with contextlib.suppress(Exception):  # the state service is busy, or the cluster is going: next time
+            seen = free_abandoned_groups(seen)
+
+
+def free_abandoned_groups(seen: set[str]) -> set[str]:
+    """Remove this job's placement groups of workers that no actor lives in, if they were seen so before.
+
+    Ray Train's controller makes a group, and then tells a guard of it, which frees it once the controller is dead: a
+    controller that dies in between leaves the group's CPUs and GPUs taken, and its successor waits for them in vain.
+
+    Args:
+        seen: those that were empty at the last look.
+
+    Returns:
+        Those that are empty now and were not before.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup
+    from ray.util.state import list_actors, list_placement_groups
+
+    context = ray.get_runtime_context()
+    where: dict[str, Any] = {"address": context.gcs_address, "limit": 10_000, "detail": True}
+    mine = [("creator_job_id", "=", context.get_job_id()), ("state", "=", "CREATED")]
+    groups = [
+        group.placement_group_id
+        for group in list_placement_groups(filters=mine, **where)
+        if any({"CPU", "GPU"} & set(bundle["unit_resources"]) for bundle in group.bundles or ())
+    ]
+    if not groups:
+        return set()
+    used = {actor.placement_group_id for actor in list_actors(filters=[("state", "!=", "DEAD")], **where)}
+    empty = set(groups) - used
+    for group in empty & seen:
+        ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
+    return empty - seen
 
 
 NODE_SECONDS = 120.0

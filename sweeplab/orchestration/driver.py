@@ -256,7 +256,9 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         folder.write_header(sweep, prepared.digest, prepared.contents)
         if isinstance(sweep.victim, SelectedTrial):
             say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
-            run_sweep(sweep.victim.sweep, home, Options(inline=options.inline), say)
+            inner = run_sweep(sweep.victim.sweep, home, Options(inline=options.inline), say)
+            if inner.state != "finished":  # its best trial may yet be another
+                raise Unfinished(f"{sweep.name} begins once {inner.name} is finished")
         for line in resume_plan(folder, prepared, home):
             say(line)
         inline = options.inline or sweep.resources.resolved_executor() == "inline"
@@ -806,6 +808,8 @@ def execute(book: TrialBook, home: Path, *, inline: bool = False) -> None:
     with quiet_optuna():
         if inline:
             executors.run_trials_inline(book)
+            if book.fault is not None:
+                raise book.fault
             return
         resources = book.sweep.resources
         watch = Watch(
@@ -816,6 +820,8 @@ def execute(book: TrialBook, home: Path, *, inline: bool = False) -> None:
             executors.run_trials_in_pool(book, home, watch)
         else:
             executors.run_trials_on_tune(book, home, watch, through_train=executor == "train")
+        if book.fault is not None:
+            raise book.fault
 
 
 def _synced_tracking(

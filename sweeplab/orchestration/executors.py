@@ -246,6 +246,8 @@ class Pool:
             self.watch.moved()
         for kind, number, session, index, *content in messages:
             slot, key = self.slots[number], (number, session, index)
+            if kind == "ready" and slot.is_over:
+                continue  # it was given up before its ranks were there
             if kind == "ready":
                 self._ranks_began_anew(slot, key)
                 slot.asking = key

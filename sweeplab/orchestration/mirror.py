@@ -91,7 +91,7 @@ class Mirror:
             if pause is None or self._is_over:
                 break
             time.sleep(pause)
-        if self.trouble is None:
+        if self.trouble is None and not self._is_over:
             self._tell(f"note: MLflow takes nothing in ({trouble}); the sweep goes on, and MLflow catches up later")
         self.trouble = trouble
         return False

@@ -1,15 +1,16 @@
 """Progress: done, running, best so far, time left; a live line on a terminal, plain lines in a log."""
 
+import contextlib
 import sys
 import time
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from sweeplab.evaluation.retention import best_cleaned_point, retention
 from sweeplab.records import Point, TrialRecord
+from sweeplab.terminal import PatientConsole
 
 
 class SweepProgress:
@@ -27,7 +28,7 @@ class SweepProgress:
         self.total, self.points_per_trial = total, points_per_trial
         self.victim_accuracy, self.asr_ceiling = victim_accuracy, asr_ceiling
         self.stream = stream or sys.stdout
-        self.console = Console(file=self.stream, highlight=False, soft_wrap=True)
+        self.console = PatientConsole(file=self.stream, highlight=False, soft_wrap=True)
         self.trials: dict[int, TrialRecord] = {}
         self.began = time.monotonic()
         self._points_now = 0
@@ -128,7 +129,8 @@ class SweepProgress:
         elif force or time.monotonic() - self._last_line > 30:
             self._last_line = time.monotonic()
             self.console.print(f"[{time.strftime('%H:%M:%S')}] {self.line()}", markup=False)
-            self.stream.flush()
+            with contextlib.suppress(BrokenPipeError):
+                self.stream.flush()
 
 
 def duration(seconds: float) -> str:

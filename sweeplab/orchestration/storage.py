@@ -175,15 +175,18 @@ class Uploads:
                     self._upload(path)
                     if replaced is not None:
                         self.storage.remove(replaced)
+                path.unlink(missing_ok=True)
             except Exception as error:  # noqa: BLE001 - raised again where the next file is added
                 self._fault = error
-            path.unlink(missing_ok=True)
 
     def _upload(self, path: Path) -> None:
-        for pause in UPLOAD_PAUSES:
+        """Upload a file, with patience; one that is gone meanwhile was replaced by a newer one before its turn came."""
+        for pause in (*UPLOAD_PAUSES, None):
             try:
-                return self.storage.upload(path, path.name)
+                return self.storage.upload(path, path.name) if path.exists() else None
             except StorageFault:
-                if self._is_closed.wait(pause):
+                if not path.exists():
+                    return None
+                if pause is None or self._is_closed.wait(pause):
                     raise
-        return self.storage.upload(path, path.name)
+        return None

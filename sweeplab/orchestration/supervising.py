@@ -67,14 +67,19 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     """The command's exit code, and whether it ended because this process was told to end."""
     told: list[int] = []
     # In a session of its own, so that a signal to the whole group reaches it once, from here.
-    child = subprocess.Popen(command, env={**os.environ, "SWEEPLAB_SUPERVISED": "1"}, start_new_session=True)
+    children: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, frame: object) -> None:
         told.append(number)
-        child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+        for child in children:
+            child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     before = {number: signal.signal(number, forward) for number in heeded_signals()}
     try:
+        child = subprocess.Popen(command, env={**os.environ, "SWEEPLAB_SUPERVISED": "1"}, start_new_session=True)
+        children.append(child)
+        if told:  # between the two lines above
+            child.send_signal(signal.SIGTERM)
         code = child.wait()
     finally:
         for number, handler in before.items():

@@ -73,7 +73,9 @@ class TrackingHere:
         self._lock = FileLock(ledger.folder / "mlflow.lock")
         self._lock.acquire(timeout=LOCK_SECONDS)
         try:
-            with FileLock(making_lock(ledger.home / "mlflow.db")):  # sweeps that begin together make the tables once
+            with FileLock(
+                making_lock(ledger.home / "mlflow.db"), timeout=LOCK_SECONDS
+            ):  # sweeps that begin together make the tables once
                 self.tracker = Tracker(ledger.home, ledger.record, ledger.header, write_ahead=ledger.write_ahead)
             self.tracker.sync(ledger.settings, ledger.record.trials)
         except BaseException:
@@ -123,8 +125,9 @@ class TrackingProcess:
             if self._is_closed:
                 raise TrackingFault("MLflow's process was ended")
             if self._pipe is None:
-                self._start()
-            self._ask("bring", trial, setting)
+                self._start()  # which brings all that the ledger holds, and it may hold more than this record by now
+            else:
+                self._ask("bring", trial, setting)
 
     def close(self) -> None:
         """End the process, whatever it is at."""
@@ -146,7 +149,7 @@ class TrackingProcess:
         packages = str(Path(__file__).parents[2])
         known = os.environ.get("PYTHONPATH")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program, str(theirs.fileno())],
+            [sys.executable, "-P", "-c", program, str(theirs.fileno()), str(os.getpid())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -155,9 +158,13 @@ class TrackingProcess:
         )
         theirs.close()
         self._pipe = ours
+        if self._is_closed:
+            self._process.kill()
         try:
             self._ask("open", self._ledger())
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, TrackingFault):  # a signal, while the process is at work: nobody waits for it
+                self._process.kill()
             self._end()
             raise
 
@@ -189,8 +196,7 @@ def serve() -> None:
     """What the process runs: opens MLflow's store and takes trials in, until the driver is gone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the driver, whose end ends this too
         signal.signal(number, signal.SIG_IGN)
-    parent = os.getppid()
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     pipe = Connection(int(sys.argv[1]))
     tracking: TrackingHere | None = None
     while True:

@@ -158,7 +158,7 @@ def test_trials_that_fail_alike_before_they_train_end_the_command(folder: SweepF
     for number in range(ALIKE):
         assert book.next_job().number == number
         book.failed(number, Failure("FileNotFoundError: pairs.csv", True))
-    with pytest.raises(InvalidInput, match=r"5 trials in a row failed alike .*, last trial 4: FileNotFoundError"):
+    with pytest.raises(InvalidInput, match=r"5 settings in a row failed alike .*, last trial 4: FileNotFoundError"):
         book.next_job()
     assert len(folder.trial_numbers()) == ALIKE
 
@@ -212,6 +212,15 @@ def test_failures_that_are_not_the_trials_do_not_count_after_a_restart_either(fo
     again.next_job()
     again.failed(0, Failure("RuntimeError: the process died", False))
     assert not again.is_over(0)
+
+
+def test_seeds_of_one_setting_that_fail_alike_count_once(tmp_path: Path):
+    sweep = SWEEP.replace(search=SWEEP.search.replace(trials=20, seeds_per_configuration=ALIKE))
+    book = open_book(prepared_folder(tmp_path, sweep), sweep)
+    for number in range(ALIKE):
+        book.next_job()
+        book.failed(number, Failure("ValueError: no", True))
+    assert book.next_job() is not None
 
 
 # --- kills

@@ -165,6 +165,30 @@ def test_an_upload_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkey
     assert Storage((tmp_path / "store").as_uri()).names() == {"a.pt"}
 
 
+def test_a_file_that_was_replaced_before_its_turn_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Checkpoints inside an epoch are removed by the next, which may come before they are uploaded."""
+    gate, upload = threading.Event(), Storage.upload
+
+    def slow(self: Storage, source: Path, name: str) -> None:
+        gate.wait(10)
+        upload(self, source, name)
+
+    monkeypatch.setattr(Storage, "upload", slow)
+    uploads = Uploads(Storage((tmp_path / "store").as_uri()))
+    before: Path | None = None
+    for number in range(3):
+        path = uploads.folder / f"rolling-{number}.pt"
+        path.write_bytes(b"weights")
+        uploads.add(path, before.name if before else None)
+        if before is not None:
+            before.unlink()
+        before = path
+    gate.set()
+    uploads.finish()
+    assert Storage((tmp_path / "store").as_uri()).names() == {"rolling-2.pt"}
+    uploads.close()
+
+
 def test_uploads_go_on_beside_the_caller_and_leave_nothing_behind(tmp_path: Path):
     storage = Storage((tmp_path / "store").as_uri())
     uploads = Uploads(storage)
