@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sweeplab.experiment import Resources
 from sweeplab.orchestration import cluster
 from sweeplab.orchestration.cluster import FOLDER_PREFIX, OWNER, check_nodes, remove_abandoned_folders
 from sweeplab.orchestration.remote import missing_here
@@ -108,3 +109,89 @@ def test_a_storage_that_cannot_be_written_is_refused_by_name(tmp_path: Path, mon
     (tmp_path / "store").write_text("a file")
     with pytest.raises(InvalidInput, match=r"resources\.storage='.*store' cannot be written"):
         check_nodes([], str(tmp_path / "store"))
+
+
+# --- what finds room
+
+
+class Nodes:
+    """Stands in for a cluster of nodes with so many CPUs and GPUs each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *nodes: tuple[float, float]) -> None:
+        import ray
+
+        resources = [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]
+        total = {word: sum(node[word] for node in resources) for word in ("CPU", "GPU")}
+        monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in resources])
+        monkeypatch.setattr(ray, "cluster_resources", lambda: total)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "trials"),
+    [
+        ([(8, 0)], {"cpus_per_worker": 2}, 4),
+        ([(3, 0), (3, 0)], {"cpus_per_worker": 2}, 2),  # six CPUs hold three, two nodes of three hold two
+        ([(4, 0), (4, 0)], {"workers": 4, "cpus_per_worker": 1}, 2),
+        ([(16, 2)], {"gpus_per_worker": 0.4}, 4),  # two on each GPU, though 2 / 0.4 is five
+        ([(16, 2)], {"gpus_per_worker": 0.6}, 2),
+        ([(16, 2), (16, 1)], {"gpus_per_worker": 0.25}, 12),
+        ([(4, 8)], {"gpus_per_worker": 1}, 4),
+        ([(8, 0)], {"concurrent_trials": 3}, 3),
+    ],
+)
+def test_trials_at_a_time_are_what_the_nodes_hold(
+    nodes: list[tuple[float, float]], resources: dict[str, Any], trials: int, monkeypatch: pytest.MonkeyPatch
+):
+    Nodes(monkeypatch, *nodes)
+    asked = Resources(**{"gpus_per_worker": 0, **resources})
+    assert cluster.concurrent_trials(asked, cluster.resources_per_worker(asked)) == trials
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "message"),
+    [
+        ([(4, 0), (4, 0)], {"cpus_per_worker": 6}, "exceeds the 4 CPUs of the cluster's largest node"),
+        ([(4, 0), (2, 0)], {"workers": 2, "cpus_per_worker": 3}, "find no room: the cluster's 2 nodes hold 1 of them"),
+        ([(16, 2)], {"workers": 3, "gpus_per_worker": 0.6}, "find no room: the cluster's 1 nodes hold 2 of them"),
+        ([(4, 0)], {"workers": 5}, "exceeds the cluster's 4 CPUs"),
+    ],
+)
+def test_what_no_nodes_hold_is_refused(
+    nodes: list[tuple[float, float]], resources: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    Nodes(monkeypatch, *nodes)
+    asked = Resources(**{"gpus_per_worker": 0, **resources})
+    with pytest.raises(InvalidInput, match=message):
+        cluster.concurrent_trials(asked, cluster.resources_per_worker(asked))
+
+
+@pytest.mark.slow
+def test_a_group_that_no_worker_lives_in_is_freed_at_the_second_look():
+    """In a process of its own, with a real cluster."""
+    program = """
+import ray
+from ray.util.placement_group import placement_group, placement_group_table
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
+from sweeplab.orchestration import cluster
+
+@ray.remote(num_cpus=1)
+class Worker:
+    def works(self):
+        return True
+
+with cluster.ray_session(needs_train=True):
+    used, empty = (placement_group([{"CPU": 1}]) for _ in range(2))
+    ray.get([used.ready(), empty.ready()])
+    worker = Worker.options(scheduling_strategy=In(placement_group=used)).remote()
+    assert ray.get(worker.works.remote())
+    seen = cluster.free_abandoned_groups(set())
+    assert seen == {empty.id.hex()}, seen
+    assert placement_group_table(empty)["state"] == "CREATED"
+    assert cluster.free_abandoned_groups(seen) == set()
+    assert placement_group_table(empty)["state"] == "REMOVED"
+    assert ray.get(worker.works.remote())
+    print("freed")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, env=environment)
+    assert ran.stdout.strip().endswith("freed"), ran.stderr[-3000:]
