@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 from sweeplab.orchestration.tracking_process import Tracking, trouble_of
@@ -30,7 +31,7 @@ class Mirror:
         """Why MLflow is behind; None while all is well."""
         self._dirty: dict[int, TrialRecord] = {}
         self._news = threading.Condition()
-        self._is_over = False
+        self._is_over, self._deadline = False, inf
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -49,7 +50,7 @@ class Mirror:
     def close(self, seconds: float) -> bool:
         """Let it catch up for so long; whether it did."""
         with self._news:
-            self._is_over = True
+            self._is_over, self._deadline = True, time.monotonic() + seconds
             self._news.notify()
         self._thread.join(seconds)
         has_ended = not self._thread.is_alive()
@@ -88,7 +89,7 @@ class Mirror:
                     self.trouble = None
                     self._tell("MLflow answers again and catches up")
                 return True
-            if pause is None or self._is_over:
+            if pause is None or time.monotonic() + pause > self._deadline:
                 break
             time.sleep(pause)
         if self.trouble is None and not self._is_over:

@@ -99,6 +99,15 @@ def test_a_store_that_fails_for_longer_is_told_of_once_and_catches_up():
     assert [trial.number for trial, _ in store.taken] == [0]
 
 
+def test_a_store_that_fails_for_a_moment_at_the_very_end_is_tried_again():
+    """The last record meets it while the mirror is closed already."""
+    store = Store(failures=2, before=lambda: time.sleep(0.05))
+    mirror = mirror_of(store)
+    mirror.trial_ended(record(0))
+    assert mirror.close(5)
+    assert [trial.number for trial, _ in store.taken] == [0]
+
+
 def test_a_store_that_never_works_is_left_behind_and_says_why():
     store = Store(failures=10**9)
     mirror = mirror_of(store)
