@@ -1,5 +1,6 @@
 """What many tests share: one thread, a home of their own, a tiny CLIP, and a few drawn fruits."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,13 @@ from torch import Tensor
 from sweeplab.clip_model import Architecture, SmallCLIP, tokenizer
 from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.data.tables import LabelledImages, PairTable
+
+
+def pytest_configure() -> None:
+    """Signals that whoever started pytest ignores (`nohup`, a background job) would be ignored by every command here."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
