@@ -14,7 +14,7 @@ from sweeplab.data.tables import LabelledImages, PairTable
 
 
 def pytest_configure() -> None:
-    """Signals that whoever started pytest ignores (`nohup`, a background job) would be ignored by every command here."""
+    """Signals that whoever started pytest ignores (`nohup`, a background job) would be ignored by every command."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)

@@ -73,6 +73,7 @@ def test_it_writes_what_this_process_would(folder: SweepFolder, apart: TrackingP
     assert len(content(tmp_path)["states"]) == 7  # six trials and the victim
 
 
+@pytest.mark.slow
 def test_one_that_was_killed_is_started_again_and_brings_what_it_missed(folder: SweepFolder, apart: TrackingProcess):
     first = process_of(apart)
     os.kill(first, signal.SIGKILL)
@@ -85,6 +86,7 @@ def test_one_that_was_killed_is_started_again_and_brings_what_it_missed(folder: 
     assert len(content(folder.path.parents[1])["states"]) == 7
 
 
+@pytest.mark.slow
 def test_one_that_is_killed_while_it_opens_the_store_is_started_again(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ):
@@ -105,6 +107,7 @@ def test_one_that_is_killed_while_it_opens_the_store_is_started_again(
     assert len(content(folder.path.parents[1])["states"]) == 7
 
 
+@pytest.mark.slow
 def test_signals_that_are_meant_for_the_driver_do_not_end_it(folder: SweepFolder, apart: TrackingProcess):
     first = process_of(apart)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -120,6 +123,7 @@ def test_a_store_that_cannot_be_used_is_told_in_one_line_and_leaves_no_process(t
     FileLock(folder.path / "mlflow.lock").acquire(timeout=0)
 
 
+@pytest.mark.slow
 def test_after_its_end_nothing_is_brought_and_no_process_is_left(folder: SweepFolder, apart: TrackingProcess):
     number = process_of(apart)
     apart.close()
@@ -162,6 +166,7 @@ def test_it_ends_with_a_driver_that_is_killed_and_the_next_takes_over(folder: Sw
         assert not Path(f"/proc/{number}").exists()
 
 
+@pytest.mark.slow
 def test_two_never_write_at_once(folder: SweepFolder, apart: TrackingProcess, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tracking_process, "LOCK_SECONDS", 0.1)
     with pytest.raises(TimeoutError):
