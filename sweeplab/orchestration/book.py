@@ -404,8 +404,7 @@ class TrialBook:
             return
         with self._intake():
             run = self._run(number)
-            resumed_from = run.latest_checkpoint()
-            damaged = resumed_from if failure.kind == "checkpoint" else None
+            damaged = run.latest_checkpoint() if failure.kind == "checkpoint" else None
             is_blameless = failure.kind == "storage" or damaged is not None
             event = {
                 "trial": number,

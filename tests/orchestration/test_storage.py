@@ -113,13 +113,13 @@ def test_azures_container_is_no_credential():
 
 def test_a_path_is_absolute_since_workers_run_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", str(tmp_path / "someone"))
     assert Resources(storage="checkpoints").storage == str(tmp_path / "checkpoints")
-    assert Resources(storage="~/checkpoints").storage == "/home/someone/checkpoints"
+    assert Resources(storage="~/checkpoints").storage == str(tmp_path / "someone" / "checkpoints")
 
 
-def test_training_waits_where_uploads_are_slower_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """One is under way and two wait: the fourth has to wait for the first, so nothing piles up on the node."""
+def gated_uploads(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have every upload wait for the event."""
     gate, upload = threading.Event(), Storage.upload
 
     def slow(self: Storage, source: Path, name: str) -> None:
@@ -127,6 +127,12 @@ def test_training_waits_where_uploads_are_slower_for_long(tmp_path: Path, monkey
         upload(self, source, name)
 
     monkeypatch.setattr(Storage, "upload", slow)
+    return gate
+
+
+def test_training_waits_where_uploads_are_slower_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One is under way and two wait: the fourth has to wait for the first, so nothing piles up on the node."""
+    gate = gated_uploads(monkeypatch)
     uploads = Uploads(Storage((tmp_path / "store").as_uri()))
     names = [f"{number}.pt" for number in range(5)]
     added: list[str] = []
@@ -167,13 +173,7 @@ def test_an_upload_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkey
 
 def test_a_file_that_was_replaced_before_its_turn_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Checkpoints inside an epoch are removed by the next, which may come before they are uploaded."""
-    gate, upload = threading.Event(), Storage.upload
-
-    def slow(self: Storage, source: Path, name: str) -> None:
-        gate.wait(10)
-        upload(self, source, name)
-
-    monkeypatch.setattr(Storage, "upload", slow)
+    gate = gated_uploads(monkeypatch)
     uploads = Uploads(Storage((tmp_path / "store").as_uri()))
     before: Path | None = None
     for number in range(3):
