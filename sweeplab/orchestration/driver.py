@@ -248,28 +248,16 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
     with folder.lock():
         if folder.exists():
             check_same(folder, prepared)
-            if _is_finished(folder, sweep):
-                say(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
-                if _driver_was_killed(folder):
-                    _bring_up_to_the_ledger(prepared, folder, home, say)
-                return folder.record()
-        folder.write_header(sweep, prepared.digest, prepared.contents)
-        if isinstance(sweep.victim, SelectedTrial):
-            say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
-            inner = run_sweep(sweep.victim.sweep, home, Options(inline=options.inline), say)
-            if inner.state != "finished":  # its best trial may yet be another
-                raise Unfinished(f"{sweep.name} begins once {inner.name} is finished")
-        for line in resume_plan(folder, prepared, home):
-            say(line)
-        inline = options.inline or sweep.resources.resolved_executor() == "inline"
-        with workplace(sweep, inline):
-            if not inline:
-                check_batch_norm(sweep)
-                check_nodes(places_of(sweep), storage_of(sweep, home))
-            victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
-            check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
-            limit = _run_trials(prepared, folder, victim, home, inline=inline, say=say)
-    record = folder.record()
+        is_finished = folder.exists() and _is_finished(folder, sweep)
+        if is_finished:
+            say(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
+            if _driver_was_killed(folder):
+                _bring_up_to_the_ledger(prepared, folder, home, say)
+        else:
+            limit = _run_what_is_left(prepared, folder, home, options, say)
+    record = folder.record()  # of a sweep that is locked it would say that it runs
+    if is_finished:
+        return record
     if record.state != "finished" and limit is not None:
         say(
             f"{sweep.name}: {limit} after {len(record.trials)} of {record.planned_trials} trials; raise it to go on: "
@@ -278,6 +266,28 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
     elif record.state != "finished":
         raise Unfinished(f"{sweep.name}: not finished; everything so far is kept, and the same command goes on")
     return record
+
+
+def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options, say: Say) -> str | None:
+    """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
+    sweep = prepared.sweep
+    folder.write_header(sweep, prepared.digest, prepared.contents)
+    if isinstance(sweep.victim, SelectedTrial):
+        say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
+        inner = sweep.victim.sweep
+        run_sweep(inner, home, Options(inline=options.inline), say)
+        if not _is_finished(SweepFolder(home / "sweeps" / inner.name), inner):  # its best trial may yet be another
+            raise Unfinished(f"{sweep.name} begins once {inner.name} is finished")
+    for line in resume_plan(folder, prepared, home):
+        say(line)
+    inline = options.inline or sweep.resources.resolved_executor() == "inline"
+    with workplace(sweep, inline):
+        if not inline:
+            check_batch_norm(sweep)
+            check_nodes(places_of(sweep), storage_of(sweep, home))
+        victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
+        check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
+        return _run_trials(prepared, folder, victim, home, inline=inline, say=say)
 
 
 @contextmanager
