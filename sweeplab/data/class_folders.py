@@ -73,6 +73,15 @@ class ClassFolders(Spec):
             class_names=names,
         )
 
+    def files(self) -> list[str]:
+        """Absolute paths of all images.
+
+        Raises:
+            InvalidInput: as `read` does.
+        """
+        images = self.read(Path())
+        return [images.image(row) for row in range(len(images))]
+
     def _names(self, root: Path, folders: list[str]) -> tuple[str, ...]:
         if self.class_names == "imagenet":
             from sweeplab.clip_model import imagenet_class_names  # open_clip takes seconds to import

@@ -3,8 +3,9 @@
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +23,14 @@ CHUNK_ROWS = 65_536
 class PairsCSV(Spec):
     """A CSV file with a header, a column of image paths and one of captions (UTF-8, quoted where needed)."""
 
-    NOT_IN_DIGEST = frozenset({"path"})
+    NOT_IN_DIGEST = frozenset({"path", "absolute_below"})
 
     kind: Literal["csv"] = "csv"
     path: Path
     """The file; images are relative to its folder unless absolute."""
+    absolute_below: Path | None = None
+    """Folder below which absolute image paths are looked up, for a file that was written on another machine: with
+    /mnt/copy, /data/1.jpg is /mnt/copy/data/1.jpg. None: as they are."""
     image_column: str = "image"
     caption_column: str = "caption"
     num_pairs: int | None = Field(default=None, ge=1)
@@ -43,7 +47,7 @@ class PairsCSV(Spec):
                 `num_pairs`, a caption is empty, or an image file is missing or empty. Rows count from 1 after
                 the header, without blank lines.
         """
-        path = Path(os.path.abspath(self.path.expanduser()))
+        path = self._file()
         images, captions = self._columns(path)
         if self.num_pairs is not None and self.num_pairs > len(images):
             raise InvalidInput(
@@ -51,21 +55,77 @@ class PairsCSV(Spec):
                 f"choose num_pairs <= {len(images)}, or leave it out to use all rows"
             )
         if not len(images):
-            raise InvalidInput(f"path={path} has a header but no rows; give one row for each pair")
+            raise InvalidInput(_no_rows(path))
         rows = np.arange(self.num_pairs or len(images))
         images, captions = images.take(rows), captions.take(rows)
         _refuse_blank(images, path, self.image_column, "the path of an image")
         _refuse_blank(captions, path, self.caption_column, "a caption")
-        root, images = _relative(str(path.parent), images)
+        root, images = self._placed(path, images)
         sizes = _file_sizes(root, images)
         _refuse_missing(sizes, root, images, path)
         return PairTable.of(root, images, captions, sizes)
 
+    def files(self) -> list[str]:
+        """Absolute paths of all that `read` needs: the file, and the images of the rows that are used.
+
+        Raises:
+            InvalidInput: as `read` does.
+        """
+        table = self.read(Path())
+        return [str(self._file()), *(table.image(row) for row in range(len(table)))]
+
+    def example(self) -> str:
+        """Absolute path of the first row's image; reads no more of the file than that takes.
+
+        Raises:
+            InvalidInput: if the file cannot be read, a column is missing, or there is no row.
+        """
+        path = self._file()
+        with self._options(path) as options, pyarrow.csv.open_csv(path, **options) as reader:
+            images = next((batch.column(self.image_column) for batch in reader if len(batch)), None)
+        if images is None:
+            raise InvalidInput(_no_rows(path))
+        root, images = self._placed(path, images[:1])
+        return os.path.join(root, images[0].as_py())
+
+    def below(self, root: Path) -> Self:
+        """The same pairs in a copy of all files that lies below `root`: /data/1.jpg at root/data/1.jpg."""
+        elsewhere = _below(root, self.absolute_below) if self.absolute_below is not None else root
+        return self.replace(path=_below(root, self.path), absolute_below=elsewhere)
+
+    def _file(self) -> Path:
+        return Path(os.path.abspath(self.path.expanduser()))
+
+    def _placed(self, path: Path, images: pa.LargeStringArray) -> tuple[str, pa.LargeStringArray]:
+        """The folder that the images are in, and their paths relative to it where they have one; see `_relative`."""
+        folder = str(path.parent)
+        if self.absolute_below is None:
+            return _relative(folder, images)
+        below = os.path.abspath(self.absolute_below.expanduser())
+        is_inside = path.is_relative_to(below)  # then the file was moved together with its images
+        origin = str(Path("/") / path.parent.relative_to(below)) if is_inside else folder
+        root, images = _relative(origin, images)
+        moved = pc.replace_substring_regex(images, pattern="^/", replacement=below.replace("\\", "\\\\") + "/")
+        return (below + root if is_inside or root != origin else root), moved
+
     def _columns(self, path: Path) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
         """All rows of the two columns."""
+        with self._options(path) as options:
+            table = pyarrow.csv.read_csv(path, **options)
+        images, captions = (_one_array(table[name]) for name in (self.image_column, self.caption_column))
+        return images, captions
+
+    @contextmanager
+    def _options(self, path: Path) -> Iterator[dict[str, Any]]:
+        """What pyarrow has to be told to read the two columns; says what is wrong with a file that cannot be read."""
         if not path.is_file():
             raise InvalidInput(f"path={path} is no file; give a CSV file with the columns {self._wanted()}")
         parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        convert = pyarrow.csv.ConvertOptions(
+            include_columns=[self.image_column, self.caption_column],
+            column_types={name: pa.large_string() for name in (self.image_column, self.caption_column)},
+            strings_can_be_null=False,
+        )
         try:
             with pyarrow.csv.open_csv(path, parse_options=parse) as reader:
                 found = reader.schema.names
@@ -76,15 +136,7 @@ class PairsCSV(Spec):
                         f"columns found: {', '.join(map(repr, found))}; "
                         "set image_column and caption_column, or mend the header"
                     )
-            table = pyarrow.csv.read_csv(
-                path,
-                parse_options=parse,
-                convert_options=pyarrow.csv.ConvertOptions(
-                    include_columns=[self.image_column, self.caption_column],
-                    column_types={name: pa.large_string() for name in (self.image_column, self.caption_column)},
-                    strings_can_be_null=False,
-                ),
-            )
+            yield {"parse_options": parse, "convert_options": convert}
         except pa.ArrowInvalid as error:
             raise InvalidInput(
                 f"path={path} is not readable as CSV ({str(error).strip()}); "
@@ -92,11 +144,17 @@ class PairsCSV(Spec):
             ) from None
         except OSError as error:
             raise InvalidInput(f"path={path} cannot be read ({error}); check its permissions") from None
-        images, captions = (_one_array(table[name]) for name in (self.image_column, self.caption_column))
-        return images, captions
 
     def _wanted(self) -> str:
         return f"{self.image_column!r} and {self.caption_column!r}"
+
+
+def _no_rows(path: Path) -> str:
+    return f"path={path} has a header but no rows; give one row for each pair"
+
+
+def _below(root: Path, path: Path) -> Path:
+    return root / os.path.relpath(os.path.abspath(path.expanduser()), "/")
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.LargeStringArray:

@@ -19,6 +19,7 @@ from optuna.trial import TrialState as OptunaState
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import search, workers
+from sweeplab.orchestration.bringing import Sources
 from sweeplab.orchestration.costs import costs_of
 from sweeplab.orchestration.files import drop_torn_line, storage_faults
 from sweeplab.orchestration.ledger import TRIAL_FORMAT, SweepFolder
@@ -108,6 +109,8 @@ class TrialBook:
         listeners: tuple[Listener, ...],
     ) -> None:
         self.sweep, self.folder, self.victim, self.machine = sweep, folder, victim, machine
+        self.sources: Sources | None = None
+        """What workers on other nodes may not see; the executor knows."""
         self.listeners = listeners
         self.work: Callable[[CleaningJob, Any], None] = workers.clean
         """What a worker does with a job."""
@@ -223,6 +226,7 @@ class TrialBook:
                 machine=self.machine,
                 checkpoints=run.storage.location,
                 resume_from=run.latest_checkpoint(),
+                sources=self.sources,
                 work=self.work,
             )
 

@@ -1,17 +1,39 @@
 """Bringing: files of the driver's node reach every other node once, where no shared folder holds them."""
 
+import contextlib
+import hashlib
 import os
+import pickle
+import shutil
+import socket
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from filelock import FileLock
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
 
+from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
+from sweeplab.orchestration.files import storage_faults, write_atomically
 from sweeplab.orchestration.storage import MARK, Storage
-from sweeplab.specs import StorageFault
+from sweeplab.specs import InvalidInput, Spec, StorageFault
 
 CHUNK_BYTES = 32 * 2**20
-"""Of a file, in one message."""
+"""In one message."""
+
+LOCK_SECONDS = 5.0
+"""So often does whoever waits for a copy that another process makes say that it is alive."""
+KEPT_DAYS = 14
+"""Copies that were not used for so long are removed when others are made."""
+
+S = TypeVar("S")
 
 Read = Callable[[str, int, int], bytes]
 """Path, offset and size to bytes of a file of the driver's node."""
@@ -35,8 +57,10 @@ def local_copy(location: str, name: str, read: Read | None) -> Path:
         raise FileNotFoundError(f"{location} does not exist")
     folder = node_cache()
     copy = folder / f"{name}{Path(location).suffix}"
-    with FileLock(folder / f".{copy.name}.lock"):
-        if not copy.exists():
+    with FileLock(_lock_of(copy)):
+        if copy.exists():
+            os.utime(copy)
+        else:
             if MARK in location:
                 parent, _, file = location.rpartition("/")
                 Storage(parent).download(file, copy)
@@ -64,3 +88,358 @@ def node_cache() -> Path:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise StorageFault(f"{folder} belongs to someone else; remove it, or set TMPDIR to a folder of yours")
     return folder
+
+
+def _lock_of(copy: Path) -> Path:
+    return copy.with_name(f".{copy.name}.lock")
+
+
+# --- the files that an experiment reads
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Paths that an experiment reads, as the driver's node sees them."""
+
+    places: dict[str, str]
+    """Absolute path of every path in the specs, which may be relative to where the driver was started."""
+    probes: tuple[str, ...]
+    """Some of the files, absolute: a node that sees these is taken to see all."""
+
+    def missing(self) -> list[str]:
+        """Those of the probes that this node does not see."""
+        return [path for path in self.probes if not os.path.exists(path)]
+
+    def on_this_node(self, spec: S, mirror: Callable[[], Path]) -> S:
+        """The spec with the paths under which this node has the files.
+
+        Args:
+            spec: one of those that the sources were made of.
+            mirror: gives the folder below which copies of all files lie; called where this node does not see them.
+        """
+        spec = _replaced(spec, lambda path: Path(self.places.get(str(path), path)))
+        if not self.missing():
+            return spec
+        root, known = mirror(), set(self.places.values())
+        return _replaced(spec, lambda path: root / str(path)[1:] if str(path) in known else path, below=root)
+
+
+def parts_of(spec: CleaningSweep | PretrainedVictim) -> list[Any]:
+    """What of a spec names files to be read: data, test images, pictures of triggers, files of a method. Not the
+    weights of victims, which are brought by themselves."""
+    if isinstance(spec, PretrainedVictim):
+        parts: list[Any] = [spec.data, spec.evaluation, spec.poisoning, spec.objective]
+        if isinstance(spec.select, ClosestTo) and spec.select.victim is not None:
+            parts += parts_of(spec.select.victim)
+        return parts
+    victim = spec.original_victim()
+    parts = [spec.data, spec.evaluation, spec.method, victim.trigger().attack]
+    return parts + (parts_of(victim) if isinstance(victim, PretrainedVictim) else [])
+
+
+def sources_of(spec: CleaningSweep | PretrainedVictim) -> Sources | None:
+    """The files that a spec reads; None where it reads none. They have been looked at before: a fault is a bug."""
+    parts = parts_of(spec)
+    places = {str(path): _absolute(path) for part in parts for path in _paths_in(part)}
+    examples = {reader.example() for part in parts for reader in _specs_in(part) if hasattr(reader, "example")}
+    return Sources(places, tuple(sorted({*places.values(), *examples}))) if places else None
+
+
+def packed_parts_of(spec: CleaningSweep | PretrainedVictim) -> bytes:
+    """The parts with absolute paths, pickled, for a process that was started elsewhere."""
+    from ray import cloudpickle
+
+    return cloudpickle.dumps([_replaced(part, lambda path: Path(_absolute(path))) for part in parts_of(spec)])
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path.expanduser())
+
+
+def _specs_in(value: Any) -> Iterator[Any]:
+    """A spec and all those inside it."""
+    if isinstance(value, Spec):
+        yield value
+        for name in type(value).model_fields:
+            yield from _specs_in(getattr(value, name))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _specs_in(item)
+
+
+def _paths_in(value: Any) -> Iterator[Path]:
+    for spec in _specs_in(value):
+        for name in type(spec).model_fields:
+            held = getattr(spec, name)
+            yield from (
+                item for item in (held if isinstance(held, (tuple, list)) else [held]) if isinstance(item, Path)
+            )
+
+
+def _replaced(value: Any, where: Callable[[Path], Path], below: Path | None = None) -> Any:
+    """A copy of a spec with other paths; what names further files in its own way has a method `below`."""
+    if isinstance(value, Path):
+        return where(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_replaced(item, where, below) for item in value)
+    if not isinstance(value, Spec):
+        return value
+    if below is not None and hasattr(value, "below"):
+        return value.below(below)
+    held = {name: getattr(value, name) for name in type(value).model_fields}
+    changed = {name: new for name, old in held.items() if (new := _replaced(old, where, below)) != old}
+    return value.replace(**changed) if changed else value
+
+
+def files_of(value: Any) -> Iterator[str]:
+    """Absolute paths of all files that a spec reads: what its parts with a method `files` say, else its paths, folders
+    with all that is in them."""
+    if isinstance(value, Spec) and hasattr(value, "files"):
+        yield from value.files()
+    elif isinstance(value, Spec):
+        for name in type(value).model_fields:
+            yield from files_of(getattr(value, name))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from files_of(item)
+    elif isinstance(value, Path):
+        path = _absolute(value)
+        if not os.path.isdir(path):
+            yield path
+        for folder, _, names in os.walk(path, followlinks=True):
+            yield from (os.path.join(folder, name) for name in names)
+
+
+# --- from the driver's node
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files to be brought, one after the other as if they were a single long one."""
+
+    names: pa.LargeStringArray
+    """(N,) absolute paths, normalised, sorted, each once."""
+    sizes: np.ndarray
+    """(N,) int64, bytes."""
+    digest: str
+    """Sixteen hexadecimal digits of names, sizes and times of change."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files."""
+        return int(self.sizes.sum())
+
+    @property
+    def num_chunks(self) -> int:
+        """Messages that bring them."""
+        return -(-self.num_bytes // CHUNK_BYTES)
+
+    def pieces(self, chunk: int) -> Iterator[tuple[int, int, int]]:
+        """File, offset in it and bytes of each piece of a chunk, in order."""
+        ends = self._ends
+        start, stop = chunk * CHUNK_BYTES, min((chunk + 1) * CHUNK_BYTES, self.num_bytes)
+        file = int(np.searchsorted(ends, start, side="right"))  # past those that end here: empty ones have no piece
+        while start < stop:
+            size = min(stop, int(ends[file])) - start
+            if size:
+                yield file, start - int(ends[file] - self.sizes[file]), size
+            start, file = start + size, file + 1
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.sizes)
+
+
+def listing_of(paths: Iterable[str]) -> Listing:
+    """The listing of these files.
+
+    Raises:
+        InvalidInput: if one is gone.
+    """
+    names = sorted({os.path.normpath(path) for path in paths})
+    try:
+        found = [os.stat(name) for name in names]
+    except OSError as error:
+        raise InvalidInput(
+            f"{error.filename} cannot be read ({error.strerror}) and so not be brought to nodes"
+        ) from None
+    sizes = np.array([status.st_size for status in found], dtype=np.int64)
+    times = np.array([status.st_mtime_ns for status in found], dtype=np.int64)
+    content = hashlib.sha256("\0".join(names).encode(errors="surrogateescape"))
+    content.update(sizes.tobytes())
+    content.update(times.tobytes())
+    return Listing(pa.array(names, pa.large_string()), sizes, content.hexdigest()[:16])
+
+
+class Porter:
+    """A Ray actor on the driver's node that reads an experiment's files to nodes that do not see them; it looks for
+    them when it is asked first."""
+
+    def __init__(self, parts: bytes) -> None:
+        self._parts: list[Any] = pickle.loads(parts)
+        self._listing: Listing | None = None
+        self._lock = threading.Lock()
+        self._served = 0
+
+    def listing(self) -> Listing:
+        """What there is to bring."""
+        with self._lock:
+            if self._listing is None:
+                self._listing = listing_of(path for part in self._parts for path in files_of(part))
+            return self._listing
+
+    def digest(self) -> str:
+        """Of the listing."""
+        return self.listing().digest
+
+    def chunk(self, number: int) -> bytes:
+        """The bytes of one chunk.
+
+        Raises:
+            InvalidInput: if a file is shorter than it was.
+        """
+        listing, content = self.listing(), bytearray()
+        for file, offset, size in listing.pieces(number):
+            path = listing.names[file].as_py()
+            with open(path, "rb") as opened:
+                opened.seek(offset)
+                piece = opened.read(size)
+            if len(piece) != size:
+                raise InvalidInput(f"{path} became shorter while it was brought to other nodes; start again")
+            content += piece
+        self._served += 1
+        return bytes(content)
+
+    def beats(self) -> int:
+        """Chunks so far."""
+        return self._served
+
+
+# --- to a node
+
+
+class Carrier(Protocol):
+    """What a node asks the driver's: a `Porter`, or what calls one."""
+
+    def digest(self) -> str:
+        """See `Porter.digest`."""
+        ...
+
+    def listing(self) -> Listing:
+        """See `Porter.listing`."""
+        ...
+
+    def chunk(self, number: int) -> bytes:
+        """See `Porter.chunk`."""
+        ...
+
+
+COMPLETE = "complete"
+"""In a mirror's folder: everything has arrived; its time says when the mirror was used last."""
+ARRIVED = "arrived"
+"""In a mirror's folder: how many chunks have."""
+
+
+def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify: bool = False) -> Path:
+    """The folder below which copies of all files lie, made once a node: /data/1.jpg at FOLDER/data/1.jpg.
+
+    Whoever is killed is followed by another process, which goes on where it was.
+
+    Args:
+        carrier: gives the files.
+        alive: called now and then.
+        verify: look whether all files of a mirror that is there are still there, as a tidy system may have removed
+            some.
+
+    Raises:
+        StorageFault: if the disk of this node is too small, or fails.
+    """
+    folder = node_cache() / f"data-{carrier.digest()}"
+    root = folder / "files"
+    with storage_faults(folder), _patiently_locked(_lock_of(folder), alive):
+        if (folder / COMPLETE).exists() and (not verify or _is_whole(root, carrier.listing())):
+            os.utime(folder / COMPLETE)
+            return root
+        if (folder / COMPLETE).exists():
+            shutil.rmtree(folder)
+        _fill(folder, root, carrier, alive)
+    return root
+
+
+def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None]) -> None:
+    listing, arrived = carrier.listing(), 0
+    root.mkdir(parents=True, exist_ok=True)
+    if (folder / ARRIVED).exists():
+        arrived = int((folder / ARRIVED).read_text())
+    needed, free = listing.num_bytes - arrived * CHUNK_BYTES, shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageFault(
+            f"{folder.parent} of node {socket.gethostname()} has {free / 1e9:.1f} GB free, and the data to be brought "
+            f"there are {listing.num_bytes / 1e9:.1f} GB; free space, start that node's Ray with TMPDIR on a larger "
+            "disk, or put the data on a path that all nodes share"
+        )
+    for chunk in range(arrived, listing.num_chunks):
+        content = memoryview(carrier.chunk(chunk))
+        for file, offset, size in listing.pieces(chunk):
+            _write(_place(root, listing.names[file].as_py()), offset, content[:size])
+            content = content[size:]
+        write_atomically(folder / ARRIVED, str(chunk + 1).encode(), durable=False)
+        alive()
+    for file in np.flatnonzero(listing.sizes == 0).tolist():
+        _write(_place(root, listing.names[file].as_py()), 0, memoryview(b""))
+    (folder / COMPLETE).touch()
+
+
+def _place(root: Path, name: str) -> Path:
+    if not name.startswith("/") or os.path.normpath(name) != name:
+        raise StorageFault(f"{name!r} is no absolute path that a file could be brought to")
+    return root / name.lstrip("/")
+
+
+def _write(path: Path, offset: int, content: memoryview) -> None:
+    try:
+        file = path.open("r+b" if offset else "wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+    with file:
+        file.seek(offset)
+        file.write(content)
+
+
+def _is_whole(root: Path, listing: Listing) -> bool:
+    try:
+        return all(
+            os.stat(_place(root, name)).st_size == size
+            for name, size in zip(listing.names.to_pylist(), listing.sizes.tolist(), strict=True)
+        )
+    except OSError:
+        return False
+
+
+@contextmanager
+def _patiently_locked(path: Path, alive: Callable[[], None]) -> Iterator[None]:
+    lock = FileLock(path)
+    while True:
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+            break
+        except Timeout:
+            alive()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_old_copies() -> None:
+    """Remove copies of this node that were not used for KEPT_DAYS, and that nobody is at."""
+    oldest = time.time() - KEPT_DAYS * 86_400
+    for copy in node_cache().iterdir():
+        mark = copy / COMPLETE if copy.is_dir() else copy
+        if copy.name.startswith("."):
+            continue
+        with contextlib.suppress(OSError, Timeout), FileLock(_lock_of(copy), timeout=0):
+            used = (mark if mark.exists() else copy).stat().st_mtime
+            if used < oldest:
+                shutil.rmtree(copy) if copy.is_dir() else copy.unlink()

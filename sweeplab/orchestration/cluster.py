@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from sweeplab.experiment import Resources
 from sweeplab.orchestration import watch
+from sweeplab.orchestration.bringing import Sources
 from sweeplab.orchestration.files import storage_faults
 from sweeplab.orchestration.watch import RAYLET_DIED
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
@@ -317,8 +318,11 @@ NODE_SECONDS = 120.0
 """So long may a node take to say what it sees."""
 
 
-def check_nodes(paths: list[str], storage: str) -> None:
-    """Make sure that every node of the cluster sees the data and the storage of checkpoints.
+def check_nodes(sources: Sources | None, storage: str) -> list[str]:
+    """Make sure that every node of the cluster sees the storage of checkpoints.
+
+    Returns:
+        Ids of the nodes that do not see all the data.
 
     Raises:
         InvalidInput: naming the nodes and what they do not see.
@@ -332,7 +336,7 @@ def check_nodes(paths: list[str], storage: str) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     place = Storage(storage)
     if len(nodes) < 2 and not place.is_remote:
-        return
+        return []
     mark = f".seen-{uuid4().hex[:12]}"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / mark).write_text("SweepLab looks whether every node sees this folder\n")
@@ -347,19 +351,21 @@ def check_nodes(paths: list[str], storage: str) -> None:
     task = ray.remote(num_cpus=0, max_retries=1)(remote.missing_here)
     asked = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            paths, storage, mark
+            sources, storage, mark
         ): node
         for node in nodes
     }
-    faults = []
+    faults, blind = [], []
     try:
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
         for answer in ready:
             try:
-                host, missing = ray.get(answer)
+                host, missing, unreached = ray.get(answer)
             except ray.exceptions.RayError as error:
-                host, missing = asked[answer]["NodeManagerHostname"], [f"(it died: {type(error).__name__})"]
-            faults += [f"node {asked[answer]['NodeID'][:8]} ({host}) does not see {what}" for what in missing]
+                host, missing = asked[answer]["NodeManagerHostname"], []
+                unreached = [f"(it died: {type(error).__name__})"]
+            faults += [f"node {asked[answer]['NodeID'][:8]} ({host}) does not see {what}" for what in unreached]
+            blind += [asked[answer]["NodeID"]] if missing else []
         faults += [f"node {asked[answer]['NodeID'][:8]} did not answer within {NODE_SECONDS:g} s" for answer in late]
     finally:
         with contextlib.suppress(StorageFault, OSError):
@@ -368,8 +374,9 @@ def check_nodes(paths: list[str], storage: str) -> None:
         listed = "\n  ".join(faults)
         raise InvalidInput(
             f"not every node of the cluster can take part:\n  {listed}\n"
-            "put data on a path that all nodes share, and set resources.storage to a shared folder, s3:// or gs://"
+            "set resources.storage to a folder that all nodes share, s3:// or gs://"
         )
+    return blind
 
 
 def raylet_is_gone() -> bool:

@@ -21,6 +21,7 @@ from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, Search, SelectedTrial, Setting
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
+from sweeplab.orchestration.bringing import sources_of
 from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
 from sweeplab.orchestration.doctor import NETWORK, file_system
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
@@ -284,7 +285,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     with workplace(sweep, inline):
         if not inline:
             check_batch_norm(sweep)
-            check_nodes(places_of(sweep), storage_of(sweep, home))
+            make_ready_nodes(sweep, home, say)
         victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
         check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
         return _run_trials(prepared, folder, victim, home, inline=inline, say=say)
@@ -330,25 +331,16 @@ def storage_of(sweep: CleaningSweep | PretrainedVictim, home: Path) -> str:
     return sweep.resources.storage or str(home)
 
 
-def places_of(sweep: CleaningSweep) -> list[str]:
-    """Paths that every node has to see: of data, test images, pictures of triggers, files of a method; not of weights,
-    which are brought there."""
-    victim = sweep.original_victim()
-    parts: list[Any] = [sweep.data, sweep.evaluation, sweep.method, victim.trigger().attack]
-    if isinstance(victim, PretrainedVictim):
-        parts += [victim.data, victim.evaluation, victim.poisoning, victim.objective]
-    return sorted({str(path.absolute()) for part in parts for path in _paths_in(part)})
+def make_ready_nodes(sweep: CleaningSweep, home: Path, say: Say) -> None:
+    """Make sure that every node of the cluster sees the storage, and bring it the data that it does not see.
 
-
-def _paths_in(value: Any) -> Iterator[Path]:
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, Spec):
-        for name in type(value).model_fields:
-            yield from _paths_in(getattr(value, name))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _paths_in(item)
+    Raises:
+        InvalidInput: naming the nodes that cannot take part, and why.
+    """
+    blind = check_nodes(sources_of(sweep), storage_of(sweep, home))
+    if blind:
+        watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+        executors.bring_data(sweep, blind, watch, say)
 
 
 def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
@@ -511,7 +503,7 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
                 point = measure_checkpoint(job)
             else:
                 watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-                point = executors.measure_on_ray(job, resources_per_worker(sweep.resources), watch)
+                point = executors.measure_on_ray(job, sweep, resources_per_worker(sweep.resources), watch)
         victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
         write_victim(folder, victim)
         stamp = time.time_ns() // 1_000_000

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration import remote
 from sweeplab.orchestration.book import TrialBook
-from sweeplab.orchestration.bringing import local_copy
+from sweeplab.orchestration.bringing import local_copy, packed_parts_of, sources_of
 from sweeplab.orchestration.cluster import concurrent_trials, raylet_is_gone, resources_per_worker, scratch_folder
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.orchestration.watch import RAYLET_DIED, Watch, attend
 from sweeplab.orchestration.workers import CleaningJob, MeasuringJob, PretrainingJob
 from sweeplab.records import Measurement, Outcomes, Point
-from sweeplab.specs import Unfinished
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 
 # --- inline
 
@@ -49,6 +50,10 @@ class InlineContext:
     def bring(self, location: str, name: str) -> Path:
         """The file itself: the worker is on the driver's node."""
         return local_copy(location, name, None)
+
+    def mirror(self) -> Path:
+        """The files themselves."""
+        return Path("/")
 
 
 def run_trials_inline(book: TrialBook) -> None:
@@ -78,14 +83,46 @@ def run_trials_inline(book: TrialBook) -> None:
 # --- Ray
 
 
-def new_desk(*files: str) -> Any:
-    """Where the workers of one command leave their messages, and find the given files of this node."""
+def new_desk(*files: str, reads: CleaningSweep | PretrainedVictim | None = None) -> Any:
+    """Where the workers of one command leave their messages, find the given files of this node, and ask for the data
+    that an experiment reads."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
-    return ray.remote(**options)(remote.Desk).remote(files)
+    return ray.remote(**options)(remote.Desk).remote(files, packed_parts_of(reads) if reads is not None else b"")
+
+
+def bring_data(sweep: CleaningSweep, nodes: list[str], watch: Watch, say: Callable[[str], None]) -> None:
+    """Have nodes get copies of the data that they do not see, all at a time, before anything is trained.
+
+    Raises:
+        InvalidInput: if a node's disk is too small, or it does not get them.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    desk = new_desk(reads=sweep)
+    task = ray.remote(num_cpus=0, max_retries=2)(remote.bring_data)
+    began = time.monotonic()
+
+    def work() -> None:
+        try:
+            listing = ray.get(ray.get(desk.porter.remote()).listing.remote())
+            receivers = "1 node that sees" if len(nodes) == 1 else f"{len(nodes)} nodes that see"
+            say(f"bringing {len(listing.names)} files ({listing.num_bytes / 1e9:.2f} GB) to {receivers} none of them")
+            del listing
+            strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+            ray.get([task.options(scheduling_strategy=strategy).remote(desk) for strategy in strategies])
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, StorageFault):
+                raise InvalidInput(str(error.cause)) from None
+            raise error.cause or error from None
+
+    watch.listen(_Beats(desk))
+    attend(work, watch)
+    say(f"  done in {time.monotonic() - began:.0f} s")
 
 
 def run_trials_on_tune(book: TrialBook, home: Path, watch: Watch, *, through_train: bool) -> None:
@@ -103,7 +140,8 @@ def run_trials_on_tune(book: TrialBook, home: Path, watch: Watch, *, through_tra
     at_a_time = concurrent_trials(resources, per_worker)
     book.machine = dataclasses.replace(book.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"tune-{uuid4().hex[:8]}"
-    desk = new_desk(book.victim.checkpoint)
+    book.sources = sources_of(book.sweep)
+    desk = new_desk(book.victim.checkpoint, reads=book.sweep)
     trainable: Any
     if through_train:
         settings = {"workers": resources.workers, "per_worker": per_worker, "scratch": str(scratch)}
@@ -196,7 +234,8 @@ class Pool:
         self.workers = resources.workers
         book.machine = dataclasses.replace(book.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
         self.scratch = scratch_folder(home) / f"pool-{uuid4().hex[:8]}"
-        self.desk = new_desk(book.victim.checkpoint)
+        book.sources = sources_of(book.sweep)
+        self.desk = new_desk(book.victim.checkpoint, reads=book.sweep)
         self.beats = 0
         self.slots = [_Slot(number) for number in range(concurrent_trials(resources, self.per_worker))]
 
@@ -358,7 +397,8 @@ def pretrain_on_ray(
     per_worker = resources_per_worker(resources)
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"pretrain-{uuid4().hex[:8]}"
-    desk = new_desk(*([str(job.victim.initial)] if job.victim.initial else []))
+    job = dataclasses.replace(job, sources=sources_of(job.victim))
+    desk = new_desk(*([str(job.victim.initial)] if job.victim.initial else []), reads=job.victim)
     trainer = remote.torch_trainer(
         remote.train_loop,
         {"job": cloudpickle.dumps(dataclasses.replace(job, machine=machine)), "desk": desk},
@@ -401,12 +441,15 @@ def pretrain_on_ray(
     return failures[0] if failures else None
 
 
-def measure_on_ray(job: MeasuringJob, per_worker: dict[str, float], watch: Watch) -> tuple[Measurement, Outcomes]:
-    """Measure weights in a Ray task."""
+def measure_on_ray(
+    job: MeasuringJob, sweep: CleaningSweep, per_worker: dict[str, float], watch: Watch
+) -> tuple[Measurement, Outcomes]:
+    """Measure weights under a sweep's evaluation in a Ray task."""
     import ray
 
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
-    desk = new_desk(str(job.checkpoint))
+    job = dataclasses.replace(job, sources=sources_of(sweep))
+    desk = new_desk(str(job.checkpoint), reads=sweep)
     task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=2)(
         remote.measure_checkpoint
     )

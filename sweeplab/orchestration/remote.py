@@ -13,6 +13,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sweeplab.orchestration.bringing import Sources
     from sweeplab.records import Outcomes, Point
 
 DETERMINISTIC_ERRORS = (
@@ -111,6 +112,58 @@ class _RemoteContext:
             return content
 
         return local_copy(location, name, read)
+
+    def mirror(self, *, verify: bool = False) -> "Path":
+        """The folder of this node below which copies of all files that the experiment reads lie; see
+        `bringing.mirror`."""
+        import ray
+
+        from sweeplab.orchestration.bringing import mirror
+
+        porter = _Caller(ray.get(self._desk.porter.remote()), self.alive)
+        return mirror(porter, self.alive, verify=verify)
+
+
+class _Caller:
+    """Calls a `Porter` in another process; the next chunk is on its way while one is being written."""
+
+    def __init__(self, porter: Any, alive: Callable[[], None] = lambda: None) -> None:
+        self._porter, self._alive = porter, alive
+        self._next: tuple[int, Any] | None = None
+
+    def digest(self) -> str:
+        """See `Porter.digest`."""
+        return str(self._get(self._porter.digest.remote()))
+
+    def listing(self) -> Any:
+        """See `Porter.listing`."""
+        return self._get(self._porter.listing.remote())
+
+    def chunk(self, number: int) -> bytes:
+        """See `Porter.chunk`; the one after it is asked for too, which past the last one is empty."""
+        asked = self._next[1] if self._next and self._next[0] == number else self._porter.chunk.remote(number)
+        self._next = (number + 1, self._porter.chunk.remote(number + 1))
+        content: bytes = self._get(asked)
+        return content
+
+    def _get(self, answer: Any) -> Any:
+        """Wait for an answer, saying that this process is alive: of millions of files, a listing takes a while."""
+        import ray
+
+        while not ray.wait([answer], timeout=BEAT_SECONDS)[0]:
+            self._alive()
+        try:
+            return ray.get(answer)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause or error from None
+
+
+def bring_data(desk: Any) -> None:
+    """A Ray task: have this node get its copies of all files."""
+    from sweeplab.orchestration.bringing import remove_old_copies
+
+    remove_old_copies()
+    SendingContext(1, lambda message: None, desk).mirror(verify=True)
 
 
 class SendingContext(_RemoteContext):
@@ -269,24 +322,23 @@ def measure_checkpoint(job: Any, desk: Any) -> Any:
 
     context = SendingContext(1, lambda message: None, desk)
     place = context.bring(job.checkpoint, job.checkpoint_name)
-    return workers.measure_checkpoint(replace(job, checkpoint=str(place)), context.alive)
+    return workers.measure_checkpoint(replace(job, checkpoint=str(place)), context)
 
 
-def missing_here(paths: list[str], storage: str, mark: str) -> tuple[str, list[str]]:
-    """A Ray task: this node's name, and which of the paths, or of the marker in the storage, it does not see."""
-    import os
+def missing_here(sources: "Sources | None", storage: str, mark: str) -> tuple[str, list[str], list[str]]:
+    """A Ray task: this node's name, the data that it does not see, and the storage where it does not see the marker."""
     import socket
 
     from sweeplab.orchestration.storage import Storage
     from sweeplab.specs import InvalidInput, StorageFault
 
-    missing = [path for path in paths if not os.path.exists(path)]
+    unreached = []
     try:
         if not Storage(storage).exists(mark):
-            missing.append(storage)
+            unreached.append(storage)
     except (StorageFault, InvalidInput, OSError) as error:
-        missing.append(f"{storage} ({error})")
-    return socket.gethostname(), missing
+        unreached.append(f"{storage} ({error})")
+    return socket.gethostname(), sources.missing() if sources is not None else [], unreached
 
 
 @dataclass
@@ -306,9 +358,13 @@ class Desk:
     node.
     """
 
-    def __init__(self, files: tuple[str, ...] = ()) -> None:
+    def __init__(self, files: tuple[str, ...] = (), parts: bytes = b"") -> None:
         self._files = files
         """Paths that workers may read."""
+        self._parts = parts
+        """Of the specs, those that read files, for a porter."""
+        self._porter: Any = None
+        self._porter_is_made = asyncio.Lock()
         self._messages: list[Any] = []
         self._news = asyncio.Event()
         self._questions: dict[int, asyncio.Future[Any]] = {}
@@ -401,6 +457,13 @@ class Desk:
             file.seek(offset)
             return file.read(size)
 
+    async def porter(self) -> Any:
+        """Who reads the experiment's data to nodes that do not see them: made beside this desk when first asked for."""
+        async with self._porter_is_made:
+            if self._porter is None:
+                self._porter = await asyncio.to_thread(_new_porter, self._parts)
+            return self._porter
+
     async def is_stopped(self, number: int) -> bool:
         """Whether the trial is to end."""
         return number in self._stopped
@@ -408,6 +471,17 @@ class Desk:
     async def beat(self) -> None:
         """A worker is alive."""
         self._beats += 1
+
+
+def _new_porter(parts: bytes) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from sweeplab.orchestration.bringing import Porter
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"num_cpus": 0, "max_concurrency": 8, "max_restarts": -1, "max_task_retries": 3}
+    return ray.remote(**options, scheduling_strategy=here)(Porter).remote(parts)
 
 
 def desk_callback(desk: Any) -> Any:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
@@ -28,6 +28,7 @@ from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.orchestration.bringing import S, Sources
 from sweeplab.orchestration.storage import Storage, Uploads
 from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes, Victim
@@ -58,6 +59,10 @@ class WorkerContext(Context, Interface):
         """A path on this node to a file of the driver's node or of an object store; equal names are equal files."""
         ...
 
+    def mirror(self) -> Path:
+        """The folder of this node below which copies of the driver's data lie."""
+        ...
+
 
 def whole_machine(home: Path) -> Machine:
     """This machine for one process: as many threads as torch chose, which minds OMP_NUM_THREADS, and a GPU if any.
@@ -80,6 +85,8 @@ class PretrainingJob:
     """A checkpoint's path or URL."""
     digest: str = ""
     """The victim's."""
+    sources: Sources | None = None
+    """The data, where another node may not see them."""
     work: Callable[["PretrainingJob", WorkerContext], None] = field(default_factory=lambda: pretrain)
 
     def checkpoint_minutes(self) -> float | None:
@@ -100,6 +107,8 @@ class MeasuringJob:
     protocol: Protocol = "paper"
     checkpoint_name: str = ""
     """Tells the weights: their digest."""
+    sources: Sources | None = None
+    """The data, where another node may not see them."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,8 @@ class CleaningJob:
     """Folder or URL."""
     resume_from: str | None
     """A checkpoint's path or URL."""
+    sources: Sources | None = None
+    """The data, where another node may not see them."""
     work: Callable[["CleaningJob", WorkerContext], None] = field(default_factory=lambda: clean)
 
     def checkpoint_minutes(self) -> float | None:
@@ -152,7 +163,7 @@ def storing(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
 
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
-    victim, device = job.victim, prepare_process(job.machine)
+    victim, device = on_this_node(job.victim, job.sources, context), prepare_process(job.machine)
     pairs = victim_pairs(victim, job.machine)
     measure = measure_for(victim.architecture, victim.evaluation, victim.trigger(), job.machine, victim.protocol)
     measure.alive = context.alive
@@ -168,7 +179,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
             epochs=victim.epochs,
             stop_after=victim.select if isinstance(victim.select, int) else None,
             seed=victim.seed,
-            config=checkpoint_config(victim.architecture, {"victim": victim.to_json()}),
+            config=checkpoint_config(victim.architecture, {"victim": job.victim.to_json()}),
             loader_workers=victim.resources.loader_workers,
             schedule_shift=1 if victim.protocol == "authors" else 0,
             **places,
@@ -178,7 +189,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
 
 def clean(job: CleaningJob, context: WorkerContext) -> None:
     """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
-    sweep, device = job.sweep, prepare_process(job.machine)
+    sweep, device = on_this_node(job.sweep, job.sources, context), prepare_process(job.machine)
     setting = sweep.setting(job.params)
     pairs = cleaning_pairs(sweep, job.machine)
     measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.trigger(), job.machine, sweep.protocol)
@@ -196,7 +207,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
     if authors:
         optimization = optimization.replace(**getattr(setting.method, "authors_optimization", {}))
     as_cleanclip = has_cleanclips_trainer(sweep)
-    facts = {"sweep": sweep.to_json(), "trial": job.number, "params": job.params}
+    facts = {"sweep": job.sweep.to_json(), "trial": job.number, "params": job.params}
     with storing(job) as places:
         run = Run(
             objective=setting.method,  # type: ignore[arg-type]
@@ -216,12 +227,23 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         train(model, pairs, run, measure=measure, context=context)
 
 
-def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: None) -> tuple[Measurement, Outcomes]:
-    """checkpoint -> evaluation; `alive` is called with every batch."""
+def measure_checkpoint(job: MeasuringJob, context: WorkerContext | None = None) -> tuple[Measurement, Outcomes]:
+    """checkpoint -> evaluation; without a context, in the driver's process."""
     device = prepare_process(job.machine)
-    measure = measure_for(job.architecture, job.evaluation, job.trigger, job.machine, job.protocol)
-    measure.alive = alive
+    evaluation, trigger = job.evaluation, job.trigger
+    if context is not None:
+        evaluation = on_this_node(evaluation, job.sources, context)
+        if trigger is not None:
+            trigger = replace(trigger, attack=on_this_node(trigger.attack, job.sources, context))
+    measure = measure_for(job.architecture, evaluation, trigger, job.machine, job.protocol)
+    if context is not None:
+        measure.alive = context.alive
     return measure(victim_model(job.architecture, Path(job.checkpoint)).to(device))
+
+
+def on_this_node(spec: S, sources: Sources | None, context: WorkerContext) -> S:
+    """The spec with the paths under which this node has its files, which are brought here first if need be."""
+    return spec if sources is None else sources.on_this_node(spec, context.mirror)
 
 
 def prepare_process(machine: Machine) -> torch.device:

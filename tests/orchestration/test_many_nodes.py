@@ -1,5 +1,6 @@
 """Many nodes: a cluster of three on this machine, one of which dies; and a node that does not see the storage."""
 
+import csv
 import os
 import shutil
 import signal
@@ -14,6 +15,9 @@ from typing import Any
 
 import pytest
 from test_faults import faults, is_under_way, num_finished, num_points, one_message, script
+
+from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
+from sweeplab.orchestration.ledger import SweepFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "chaos"))
 
@@ -63,35 +67,102 @@ def test_a_sweep_runs_on_all_nodes_and_survives_the_loss_of_one(cluster: Any, ne
     assert faults(place) == []
 
 
-def test_a_node_that_does_not_see_the_storage_is_named_before_anything_runs(
-    cluster: Any, new_workplace: Make, victim_home: Path, tmp_path: Path
-):
+@pytest.fixture
+def blind_node(cluster: Any) -> Iterator[Callable[..., None]]:
+    """Adds a node of one CPU to the cluster, which sees empty folders where this one has files."""
     if os.geteuid() != 0 or shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"]).returncode:
         pytest.skip("needs root and unshare")
-    store = tmp_path / "store"
-    store.mkdir()
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--num-cpus=1"]
-    blind = subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(store), *ray, "--block"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        place = new_workplace(script(executor="tune", storage=str(store)), victim_home)
+    nodes: list[subprocess.Popen[bytes]] = []
+
+    def add(place: Any, *hidden: Path, scratch: Path) -> None:
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", f"--address={cluster.address}", "--num-cpus=1"]
+        hide = " && ".join(f"mount -t tmpfs none {folder}" for folder in hidden)
+        scratch.mkdir()
+        nodes.append(
+            subprocess.Popen(
+                ["unshare", "-m", "sh", "-c", f'{hide} && exec "$@"', "sh", *ray, "--block"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"},
+            )
+        )
         count = "import ray; ray.init(log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
         deadline = time.monotonic() + 60
         while place.run("-c", count, ray_address=cluster.address).stdout.split()[-1:] != ["2"]:
             assert time.monotonic() < deadline, "the second node did not come"
-        refused = place.run(ray_address=cluster.address)
-        assert refused.returncode == 2, refused.stderr[-3000:]
-        assert f"does not see {store}" in refused.stderr
-        assert one_message(refused.stderr).startswith("error: not every node of the cluster can take part")
-        assert num_points(place.sweep("faulty")) == 0
-    finally:
-        for number in (blind.pid, *descendants(blind.pid)):
+
+    yield add
+    for node in nodes:
+        for number in (node.pid, *descendants(node.pid)):
             os.kill(number, signal.SIGKILL)
-        blind.wait()
+        node.wait()
+
+
+def test_a_node_that_does_not_see_the_storage_is_named_before_anything_runs(
+    cluster: Any, blind_node: Callable[..., None], new_workplace: Make, victim_home: Path, tmp_path: Path
+):
+    store = tmp_path / "store"
+    store.mkdir()
+    place = new_workplace(script(executor="tune", storage=str(store)), victim_home)
+    blind_node(place, store, scratch=tmp_path / "scratch")
+    refused = place.run(ray_address=cluster.address)
+    assert refused.returncode == 2, refused.stderr[-3000:]
+    assert f"does not see {store}" in refused.stderr
+    assert one_message(refused.stderr).startswith("error: not every node of the cluster can take part")
+    assert num_points(place.sweep("faulty")) == 0
+
+
+OWN_DATA = """
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.pairs import PairsCSV
+
+SWEEP = SWEEP.replace(
+    data=PairsCSV(path="pairs/pairs.csv"),
+    evaluation=SWEEP.evaluation.replace(test=ClassFolders(path="test")),
+    search=SWEEP.search.replace(sampler="random"),  # whose draws no order of events can change
+)
+"""
+
+
+def own_data(folder: Path, home: Path) -> None:
+    """Pairs in a CSV file and test images in class folders, of drawn fruits."""
+    pairs = FruitStall(num_pairs=320, image_size=32, seed=1).read(home / "data")
+    (folder / "pairs").mkdir(parents=True)
+    with (folder / "pairs" / "pairs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        for row in range(len(pairs)):
+            shutil.copy(pairs.image(row), folder / "pairs" / f"{row}.png")
+            writer.writerow([f"{row}.png", pairs.caption(row)])
+    images = FruitStallTest(num_images=160, image_size=32).read(home / "data")
+    for row, label in enumerate(images.labels):
+        place = folder / "test" / images.class_names[label].replace(" ", "_") / f"{row:03d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(images.image(row), place)
+
+
+def test_data_are_brought_once_to_a_node_that_does_not_see_them(
+    cluster: Any, blind_node: Callable[..., None], new_workplace: Make, victim_home: Path, tmp_path: Path
+):
+    text = script(executor="tune").replace("if __name__", f"{OWN_DATA}\nif __name__")
+    place = new_workplace(text, victim_home)
+    own_data(place.path, place.home)
+    scratch = tmp_path / "scratch"
+    blind_node(place, place.path / "pairs", place.path / "test", scratch=scratch)
+    done = place.run(ray_address=cluster.address)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "bringing 481 files (0.00 GB) to 1 node that sees none of them" in done.stdout
+    mirrors = list(scratch.glob("sweeplab-*/data-*"))
+    assert [(mirror / "complete").exists() for mirror in mirrors] == [True]
+    assert len(list((mirrors[0] / "files" / str(place.path)[1:]).rglob("*.png"))) == 480
+    assert faults(place) == []
+    one_node = place.run("experiment.py", "--fresh", "resources.executor=inline")  # the numbers of one process
+    assert one_node.returncode == 0, one_node.stderr[-3000:]
+    sweeps = [SweepFolder(path) for path in (place.home / "sweeps").glob("faulty*") if path.is_dir()]
+    assert len(sweeps) == 2
+    first, second = ([point.measurement for t in s.record().trials for point in t.points] for s in sweeps)
+    assert first == second
 
 
 def free_port() -> int:
