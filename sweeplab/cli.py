@@ -454,14 +454,29 @@ def logs(
 
 
 @app.command()
-def rerun(sweep: str, trial: int) -> None:
-    """Have the next start of a sweep try a trial's setting once more, as a new trial; the old one stays on record."""
+def rerun(
+    sweep: str,
+    trials: Annotated[list[int] | None, typer.Argument(help="Their numbers.")] = None,
+    pruned: Annotated[bool, typer.Option("--pruned", help="All that rules have stopped, for `audit`.")] = False,
+) -> None:
+    """Have the next start of a sweep try trials' settings once more, as new trials; the old ones stay on record.
+
+    What a stopping rule had ended is then run to its end.
+    """
 
     def work() -> None:
-        from sweeplab.orchestration.housekeeping import request_rerun
+        from sweeplab.orchestration.housekeeping import pruned_trials, request_reruns
 
-        request_rerun(_folder(sweep, to_read=False), trial)
-        say(f"trial {trial} will be tried again as a new trial; now `sweeplab resume {sweep}` or the script's command")
+        if bool(trials) == pruned:
+            raise InvalidInput("give either numbers of trials or --pruned")
+        folder = _folder(sweep, to_read=False)
+        wanted = pruned_trials(folder) if pruned else trials or []
+        request_reruns(folder, wanted)
+        if not wanted:
+            say(f"no trial of {sweep} was stopped by a rule and not run to its end since")
+            return
+        named = f"trial{'s' if len(wanted) > 1 else ''} {', '.join(map(str, wanted))}"
+        say(f"{named} will be tried again as new; now `sweeplab resume {sweep}` or the script's command")
 
     end(guarded(work))
 
@@ -751,14 +766,25 @@ def audit(
     pruning: Annotated[str, typer.Option(help=PRUNING_HELP)] = "default",
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """What stopping rules would have cost and saved in a sweep whose trials all ran to their end."""
+    """What stopping rules cost and saved: of a pruned sweep what its stopped trials became in reruns, of another what
+    the rules would have done."""
 
     def work() -> None:
-        from sweeplab.orchestration.replay import audit as audit_of
+        from sweeplab.orchestration import replay
 
-        found = audit_of(_folder(sweep).record(), pruning_of(pruning))
+        record = _folder(sweep).record()
+        is_pruned = replay.was_pruned(record)
+        if is_pruned and pruning != "default":
+            raise InvalidInput(
+                f"--pruning={pruning}: trials of sweep {sweep!r} were stopped by its own rules, whose decisions are "
+                "what can be audited; leave the flag out, or audit a sweep without pruning"
+            )
+        found = replay.audit_decisions(record) if is_pruned else replay.audit(record, pruning_of(pruning))
         if as_json:
             say(json.dumps(found, indent=1, allow_nan=False))
+            return
+        if is_pruned:
+            _say_decisions(found)
             return
         say(f"{sweep}: {found['pruned']} of {found['trials']} trials would have been stopped early")
         say(
@@ -770,6 +796,30 @@ def audit(
         say(f"  best retention {_share(best)}, with pruning {_share(kept)}")
 
     end(guarded(work))
+
+
+def _say_decisions(found: dict[str, Any]) -> None:
+    name, left = found["sweep"], found["pruned"] - found["run_to_their_end"]
+    say(
+        f"{name}: {found['pruned']} of {found['trials']} trials were stopped early, "
+        f"{found['trial_epochs_saved']:g} trial-epochs saved; best retention {_share(found['best_retention'])}"
+    )
+    if found["run_to_their_end"]:
+        say(
+            f"  of the {found['run_to_their_end']} that were run to their end since, "
+            f"{found['would_have_been_feasible']} became cleaned later on, and "
+            f"{found['would_have_become_best']} became better than the best"
+        )
+    for row in found["decisions"]:
+        ending = "not run to its end"
+        if row["rerun"] is not None:
+            ending = f"trial {row['rerun']} " + (
+                f"keeps {row['retention']:.1%}" if row["retention"] is not None else "was never cleaned"
+            )
+            ending += "" if row["same_until_stop"] else " (and differs before the stop: this machine is not exact)"
+        say(f"  trial {row['trial']}: {row['reason']} (epoch {row['epoch']:g}); {ending}")
+    if left:
+        say(f"  {left} could still become anything: `sweeplab rerun {name} --pruned` runs them to their end")
 
 
 def _share(value: float | None) -> str:

@@ -162,6 +162,8 @@ class TrialRecord:
     """Why it failed or was pruned."""
     start_counts: bool = False
     """Whether epoch 0 may win: where shrink and perturb made the start, or the sweep has no epochs."""
+    rerun_of: int | None = None
+    """The trial whose setting and seed were tried once more."""
 
     @property
     def seconds(self) -> float:

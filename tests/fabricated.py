@@ -119,6 +119,8 @@ class Player:
 
     book: TrialBook
     rates: Rates = rates_by_learning_rate
+    asks: bool = True
+    """Whether it asks after every point if it should stop."""
 
     def points(self, job: CleaningJob) -> Iterable[Point]:
         """The points that a worker with this job reports, each with its checkpoint written before."""
@@ -133,9 +135,11 @@ class Player:
             yield point(index, *self.rates(job.params, index), attempt=job.attempt, checkpoint=name)
 
     def play(self, job: CleaningJob, *, num_points: int | None = None) -> None:
-        """Run an attempt; with `num_points`, only that many points of it, and no end."""
+        """Run an attempt as long as the book lets it; with `num_points`, only that many points of it, and no end."""
         for made in itertools.islice(self.points(job), num_points):
             self.book.point(job.number, made, outcomes(made.measurement))
+            if self.asks and self.book.should_stop(job.number):
+                break
         if num_points is None:
             self.book.finished(job.number)
 

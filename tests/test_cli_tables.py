@@ -90,6 +90,27 @@ def test_audit_reports_what_was_lost_and_saved(home: Path, table: Path):
     assert "1 of 3 trials would have been stopped early" in stdout
 
 
+def test_a_pruned_sweeps_own_decisions_are_audited_once_its_stopped_trials_were_run_to_their_end(home: Path):
+    rules = Pruning(rules=(BackdoorStays(after_epochs=1, share=0.7),))
+    sweep = SWEEP.replace(search=SWEEP.search.replace(sampler="random", trials=8, pruning=rules))
+    folder = fabricated.prepared_folder(home / "sweeps", sweep)
+    fabricated.Player(fabricated.open_book(folder, sweep)).play_all()
+    before = command("audit", sweep.name)[1]
+    assert "trials were stopped early" in before
+    assert f"`sweeplab rerun {sweep.name} --pruned` runs them to their end" in before
+    assert "leave the flag out" in refused("audit", sweep.name, "--pruning", "{}")
+    assert "give either" in refused("rerun", sweep.name)
+    assert "give either" in refused("rerun", sweep.name, "0", "--pruned")
+    assert "will be tried again as new" in command("rerun", sweep.name, "--pruned")[1]
+    assert "not run to its end since" in command("rerun", sweep.name, "--pruned")[1]
+    fabricated.Player(fabricated.open_book(folder, sweep)).play_all()
+    after = command("audit", sweep.name)[1]
+    assert "could still become anything" not in after
+    assert "were run to their end since" in after
+    found = json_of("audit", sweep.name)
+    assert found["run_to_their_end"] == found["pruned"] > 0
+
+
 def test_rules_that_are_no_rules_are_one_message(home: Path, table: Path):
     command("import", str(table), "--sweep", "elsewhere")
     assert "neither `default` nor JSON" in refused("audit", "elsewhere", "--pruning", "often")

@@ -122,6 +122,8 @@ class TrialBook:
         self._pruner = Pruner.of(sweep.search, victim.measurement)
         self._stops: dict[int, str] = {}
         """Reasons of the recorded decisions to end a trial early, by trial."""
+        self._whole: set[int] = set()
+        """Reruns of pruned trials, which no rule ends."""
         self._reruns = deque(folder.header().get("reruns", ()))
         """Trials whose setting is still to be tried once more."""
         self._num_reruns = len(self._reruns)
@@ -166,7 +168,7 @@ class TrialBook:
             again = self.folder.trial_header(trial.number).get("rerun_of")
             if again is not None:
                 self._reruns.remove(again)
-                self.plan.reruns[trial.number] = again
+                self._note_rerun(trial.number, again)
             result = self.folder.trial(trial.number).result()
             if self._pruner is not None:
                 self._pruner.saw(self.record(trial.number))
@@ -310,11 +312,17 @@ class TrialBook:
         if self._is_rerun(number):
             again = self._reruns.popleft()
             self._write_trial(self._ask_again(self.folder.trial_header(again)["params"], number), rerun_of=again)
-            self.plan.reruns[number] = again
+            self._note_rerun(number, again)
         else:
             self._write_trial(search.ask(self.study, self.plan, number))
         self._num_begun += 1
         return number
+
+    def _note_rerun(self, number: int, again: int) -> None:
+        self.plan.reruns[number] = again
+        result = self.folder.trial(again).result()
+        if again in self._whole or (result is not None and result["state"] == "pruned"):
+            self._whole.add(number)
 
     def _is_rerun(self, number: int) -> bool:
         """Whether a trial that is begun now tries another once more: these come after all others, whose numbers say
@@ -373,7 +381,8 @@ class TrialBook:
         if self._pruner is None:
             return
         self._pruner.saw(record)
-        if record.number in self._stops or len(record.points) >= self.sweep.num_points():
+        is_spared = record.number in self._whole or len(record.points) >= self.sweep.num_points()
+        if record.number in self._stops or is_spared:
             return
         stop = self._pruner.judge(record)
         if stop is not None:

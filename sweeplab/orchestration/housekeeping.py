@@ -94,22 +94,32 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     return lines + (log.read_text(errors="replace").splitlines() if log.exists() else [])
 
 
-def request_rerun(folder: SweepFolder, number: int) -> None:
-    """Have the next start of the sweep try a trial's setting once more, as a trial of its own; the old one stays.
+def request_reruns(folder: SweepFolder, numbers: list[int]) -> None:
+    """Have the next start of the sweep try trials' settings once more, as trials of their own; the old ones stay.
 
     Raises:
-        InvalidInput: if the trial does not exist or is not over, or a driver is at work.
+        InvalidInput: if a trial does not exist or is not over, or a driver is at work; then none is asked for.
     """
     if "imported" in folder.header():
         raise InvalidInput(f"sweep {folder.name!r} was imported; its trials cannot be run here")
-    _check_trial(folder, number)
-    if folder.trial(number).result() is None:
-        raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
+    for number in numbers:
+        _check_trial(folder, number)
+        if folder.trial(number).result() is None:
+            raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
     with folder.lock():
         header = folder.header()
-        more = {"reruns": [*header.get("reruns", []), number], "planned_trials": header["planned_trials"] + 1}
+        asked = [*header.get("reruns", []), *numbers]
+        more = {"reruns": asked, "planned_trials": header["planned_trials"] + len(numbers)}
         write_json(folder.path / "sweep.json", {**header, **more})
-        folder.event("rerun asked", durable=True, trial=number)
+        for number in numbers:
+            folder.event("rerun asked", durable=True, trial=number)
+
+
+def pruned_trials(folder: SweepFolder) -> list[int]:
+    """Trials that a rule has stopped and that have not been asked for again."""
+    asked = set(folder.header().get("reruns", ()))
+    results = {number: folder.trial(number).result() for number in folder.trial_numbers()}
+    return [n for n, result in results.items() if result and result["state"] == "pruned" and n not in asked]
 
 
 def _check_trial(folder: SweepFolder, number: int) -> None:

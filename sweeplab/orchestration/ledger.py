@@ -277,6 +277,7 @@ class SweepFolder:
             points=tuple(folder.points()),
             reason=result.get("reason") if result else None,
             start_counts=header["start_counts"],
+            rerun_of=header.get("rerun_of"),
         )
 
 

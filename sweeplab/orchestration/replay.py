@@ -352,15 +352,11 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
     """What rules would have cost and saved in a sweep whose trials ran to their end, taken in order of their numbers.
 
     Raises:
-        InvalidInput: if the sweep was pruned itself: what its stopped trials would have become is not known; if no
-            trial ran to its end; if no ASR was measured.
+        InvalidInput: if the sweep was pruned itself (see `audit_decisions`); if no trial ran to its end; if no ASR was
+            measured.
     """
-    stopped = sum(trial.state == "pruned" for trial in sweep.trials)
-    if stopped:
-        raise InvalidInput(
-            f"sweep {sweep.name!r} was pruned itself ({stopped} trials), so what they would have become is not known; "
-            "audit a sweep without pruning, such as its grid"
-        )
+    if was_pruned(sweep):
+        raise InvalidInput(f"sweep {sweep.name!r} was pruned itself; its own decisions can be audited")
     trials = [
         trial
         for trial in sweep.trials
@@ -421,6 +417,70 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
         "trial_epochs_saved": total - spent,
         "decisions": rows,
     }
+
+
+def was_pruned(sweep: SweepRecord) -> bool:
+    """Whether rules have ended trials of the sweep."""
+    return any(trial.state == "pruned" for trial in sweep.trials)
+
+
+def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
+    """What became of a pruned sweep's stopped trials where they were tried once more, which no rule then ends.
+
+    The rerun has the setting and the seed of the stopped trial, so up to the stop it is the same trial, as far as the
+    machine is deterministic (`same_until_stop` says so).
+    """
+    trials = {trial.number: trial for trial in sweep.trials}
+    whole: dict[int, TrialRecord] = {}
+    for trial in sweep.trials:
+        first = trial
+        while first.rerun_of is not None:
+            first = trials[first.rerun_of]
+        if first.state == "pruned" and trial.state == "finished":
+            whole[first.number] = trial
+    reruns = {trial.number for trial in whole.values()}
+    best = max(
+        (found for trial in sweep.trials if trial.number not in reruns and (found := _best(trial, sweep)) is not None),
+        default=None,
+    )
+    pruned = [trial for trial in sweep.trials if trial.state == "pruned"]
+    rows = []
+    for stopped in pruned:
+        end = whole.get(stopped.number)
+        reached = _best(end, sweep) if end is not None else None
+        rows.append(
+            {
+                "trial": stopped.number,
+                "epoch": stopped.points[-1].epoch,
+                "reason": stopped.reason,
+                "rerun": end.number if end is not None else None,
+                "same_until_stop": None
+                if end is None
+                else all(a.measurement == b.measurement for a, b in zip(stopped.points, end.points, strict=False)),
+                "would_have_been_feasible": None
+                if end is None
+                else _best(stopped, sweep) is None and reached is not None,
+                "retention": _retention(reached, sweep.victim.accuracy),
+                "would_have_become_best": None if end is None else _beats(reached, best),
+            }
+        )
+    return {
+        "sweep": sweep.name,
+        "trials": len(sweep.trials) - len(reruns),
+        "pruned": len(rows),
+        "run_to_their_end": len(whole),
+        "would_have_been_feasible": sum(bool(row["would_have_been_feasible"]) for row in rows),
+        "would_have_become_best": sum(bool(row["would_have_become_best"]) for row in rows),
+        "best_retention": _retention(best, sweep.victim.accuracy),
+        "trial_epochs_saved": sum(sweep.epochs - trial.points[-1].epoch for trial in pruned),
+        "trial_epochs_of_reruns": sum(trial.points[-1].epoch for trial in whole.values()),
+        "decisions": rows,
+    }
+
+
+def _best(trial: TrialRecord, sweep: SweepRecord) -> float | None:
+    trajectory = Trajectory.of(trial.points, start_counts=trial.start_counts)
+    return trajectory.best_accuracy(sweep.asr_ceiling)
 
 
 def _retention(accuracy: float | None, victim_accuracy: float) -> float | None:

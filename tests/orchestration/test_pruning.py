@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import fabricated
 import pytest
 from fabricated import SWEEP, Player, open_book, outcomes, point, prepared_folder
 from optuna.trial import TrialState
@@ -194,9 +193,10 @@ def test_weights_of_a_pruned_trial_that_leads_are_kept(tmp_path: Path):
 
 
 def test_a_player_that_asks_nothing_still_completes_the_sweep(tmp_path: Path):
-    folder = fabricated.finished_sweep(tmp_path, PRUNED)
+    folder = prepared_folder(tmp_path, PRUNED)
+    Player(open_book(folder, PRUNED), asks=False).play_all()
     assert {trial.state for trial in folder.record().trials} == {"finished"}
-    Player(open_book(folder, PRUNED)).play_all()
+    assert Player(open_book(folder, PRUNED)).play_all() == []
 
 
 def test_a_sweep_with_rules_reads_back_from_its_own_record(tmp_path: Path):

@@ -1,6 +1,8 @@
 """Replay and audit over small tables: the search's own code, costs by hand."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fabricated
 import numpy as np
@@ -15,6 +17,7 @@ from sweeplab.orchestration.replay import (
     Row,
     Table,
     audit,
+    audit_decisions,
     compare,
     replay_once,
     replay_table,
@@ -256,9 +259,52 @@ def test_an_audit_without_a_decision_saves_nothing():
     assert found["best_retention"] == found["best_retention_with_pruning"]
 
 
-def test_a_sweep_that_was_pruned_cannot_be_audited():
-    with pytest.raises(InvalidInput, match=r"was pruned itself \(1 trials\)"):
+def test_what_other_rules_would_do_in_a_pruned_sweep_is_not_known():
+    with pytest.raises(InvalidInput, match="was pruned itself"):
         audit(audited(CLEAN[:2], state="pruned"), Pruning())
+
+
+def with_states(sweep: SweepRecord, **changes: dict[str, Any]) -> SweepRecord:
+    """The sweep with other fields of some trials: `t3={...}`."""
+    trials = tuple(replace(trial, **changes.get(f"t{trial.number}", {})) for trial in sweep.trials)
+    return replace(sweep, trials=trials)
+
+
+LATE = points((90, 80), (90, 79), (89, 4), (89, 4))
+"""Cleaned at its third epoch, better than CLEAN."""
+
+
+def test_an_audit_of_own_decisions_counts_what_stopped_trials_became_when_they_were_run_to_their_end():
+    """Trials 0, 2 and 3 were stopped after one epoch of four; 4 and 5 are 0 and 2 to their end, and 2 became best."""
+    made = audited(STAYS[:2], CLEAN, LATE[:2], STAYS[:2], STAYS, LATE)
+    stopped = {"state": "pruned", "reason": "no hope"}
+    found = audit_decisions(
+        with_states(made, t0=stopped, t2=stopped, t3=stopped, t4={"rerun_of": 0}, t5={"rerun_of": 2})
+    )
+    assert (found["trials"], found["pruned"], found["run_to_their_end"]) == (4, 3, 2)
+    assert (found["would_have_been_feasible"], found["would_have_become_best"]) == (1, 1)
+    assert found["best_retention"] == pytest.approx(80 / 90)
+    assert (found["trial_epochs_saved"], found["trial_epochs_of_reruns"]) == (9, 8)
+    rows = {row["trial"]: row for row in found["decisions"]}
+    assert [rows[n]["rerun"] for n in (0, 2, 3)] == [4, 5, None]
+    assert [rows[n]["would_have_been_feasible"] for n in (0, 2, 3)] == [False, True, None]
+    assert [rows[n]["same_until_stop"] for n in (0, 2, 3)] == [True, True, None]
+    assert rows[2]["retention"] == pytest.approx(89 / 90)
+    assert rows[0]["reason"] == "no hope"
+
+
+def test_a_rerun_that_differs_before_the_stop_is_told():
+    made = audited(LATE[:2], points((88, 80), (90, 79), (89, 4), (89, 4)))
+    found = audit_decisions(with_states(made, t0={"state": "pruned"}, t1={"rerun_of": 0}))
+    assert found["decisions"][0]["same_until_stop"] is False
+
+
+def test_a_rerun_of_a_failed_rerun_counts_for_the_trial_that_was_stopped():
+    made = audited(LATE[:2], LATE[:1], LATE)
+    found = audit_decisions(
+        with_states(made, t0={"state": "pruned"}, t1={"state": "failed", "rerun_of": 0}, t2={"rerun_of": 1})
+    )
+    assert found["decisions"][0]["rerun"] == 2
 
 
 def test_a_book_stops_where_the_audit_says(tmp_path: Path):
@@ -267,13 +313,7 @@ def test_a_book_stops_where_the_audit_says(tmp_path: Path):
     plain = fabricated.finished_sweep(tmp_path / "plain", SWEEP.replace(search=SWEEP.search.replace(sampler="random")))
     pruned = SWEEP.replace(search=SWEEP.search.replace(sampler="random", pruning=rules))
     book = open_book(fabricated.prepared_folder(tmp_path / "pruned", pruned), pruned)
-    player = Player(book)
-    while (job := book.next_job()) is not None:
-        for made in player.points(job):
-            book.point(job.number, made, fabricated.outcomes(made.measurement))
-            if book.should_stop(job.number):
-                break
-        book.finished(job.number)
+    Player(book).play_all()
     decided = [(e["trial"], e["rule"]) for e in book.folder.events() if e["event"] == "stop decided"]
     assert decided
     assert [(row["trial"], row["rule"]) for row in audit(plain.record(), rules)["decisions"]] == decided

@@ -10,12 +10,14 @@ from fabricated import SWEEP, Player, open_book
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import housekeeping
 from sweeplab.orchestration.book import TrialBook
-from sweeplab.orchestration.housekeeping import request_rerun
+from sweeplab.orchestration.housekeeping import pruned_trials, request_reruns
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.replay import audit_decisions
 from sweeplab.orchestration.search import by_configuration
 from sweeplab.ranking.configurations import group_by_configuration
 from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.ranking.stopping import BackdoorStays, Pruning
 from sweeplab.specs import InvalidInput
 
 GRID = SWEEP.replace(search=SWEEP.search.replace(sampler="grid"))
@@ -48,7 +50,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 
 def test_a_rerun_is_a_new_trial_of_the_same_setting_and_seed_and_the_old_one_stays(folder: SweepFolder):
     before = folder.trial_record(2, is_driven=False)
-    request_rerun(folder, 2)
+    request_reruns(folder, [2])
     assert folder.record().state == "interrupted"
     assert play_all(folder) == [6]
     again = folder.trial_record(6, is_driven=False)
@@ -65,7 +67,7 @@ def test_a_failed_trial_may_succeed_the_second_time(tmp_path: Path):
     book.next_job()
     book.failed(0, Failure("ValueError: no", True))
     Player(book).play_all()
-    request_rerun(folder, 0)
+    request_reruns(folder, [0])
     assert play_all(folder) == [6]
     assert [folder.record().trials[number].state for number in (0, 6)] == ["failed", "finished"]
 
@@ -75,7 +77,7 @@ def test_a_rerun_of_an_unfinished_grid_comes_after_the_grid_whose_numbers_stay(t
     book = open_book(folder, GRID)
     for _ in range(2):
         Player(book).play(book.next_job())
-    request_rerun(folder, 1)
+    request_reruns(folder, [1])
     assert play_all(folder, GRID) == [2, 3, 4, 5, 6]
     points = GRID.grid.points()
     assert [folder.trial_header(n)["params"] for n in range(7)] == [*points, points[1]]
@@ -83,7 +85,7 @@ def test_a_rerun_of_an_unfinished_grid_comes_after_the_grid_whose_numbers_stay(t
 
 
 def test_the_number_of_trials_may_be_raised_after_a_rerun(folder: SweepFolder):
-    request_rerun(folder, 0)
+    request_reruns(folder, [0])
     assert play_all(folder) == [6]
     more = SWEEP.replace(search=SWEEP.search.replace(trials=8))
     assert play_all(folder, more) == [7, 8]
@@ -98,7 +100,7 @@ def test_a_rerun_before_the_number_of_trials_is_raised_takes_no_place_of_the_sea
     more = few.replace(search=few.search.replace(trials=len(points) + 2))
     folder = fabricated.prepared_folder(tmp_path / "with", few)
     play_all(folder, few)
-    request_rerun(folder, 0)
+    request_reruns(folder, [0])
     play_all(folder, few)
     play_all(folder, more)
     params = [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
@@ -119,7 +121,7 @@ def test_a_seed_of_a_configuration_that_failed_is_tried_again_and_stands_for_it(
     book.next_job()
     book.failed(1, Failure("ValueError: no", True))
     Player(book).play_all()
-    request_rerun(folder, 1)
+    request_reruns(folder, [1])
     assert play_all(folder, sweep) == [6]
     more = sweep.replace(search=sweep.search.replace(trials=8))
     assert play_all(folder, more) == [7, 8]
@@ -139,14 +141,14 @@ def test_a_seed_of_a_configuration_that_failed_is_tried_again_and_stands_for_it(
 
 def test_a_trial_may_be_tried_more_than_once_more(folder: SweepFolder):
     for number in (0, 0, 3):
-        request_rerun(folder, number)
+        request_reruns(folder, [number])
     assert play_all(folder) == [6, 7, 8]
     assert reruns_of(folder) == {6: 0, 7: 0, 8: 3}
     assert play_all(folder) == []
 
 
 def test_the_drivers_header_keeps_the_reruns(folder: SweepFolder):
-    request_rerun(folder, 0)
+    request_reruns(folder, [0])
     folder.write_header(SWEEP, SWEEP.digest(), {})
     assert (folder.header()["reruns"], folder.header()["planned_trials"]) == ([0], 7)
 
@@ -166,7 +168,7 @@ def test_a_rerun_survives_a_kill_between_any_two_writes(
 ):
     """Two are asked for; the driver is killed while it begins the first, and each is still tried exactly once."""
     for number in (2, 4):
-        request_rerun(folder, number)
+        request_reruns(folder, [number])
     book = open_book(folder)
     with monkeypatch.context() as patch:
         patch.setattr(*MOMENTS[moment], kill)
@@ -183,7 +185,7 @@ def test_a_rerun_survives_a_kill_between_any_two_writes(
 
 
 def test_a_rerun_that_was_interrupted_goes_on(folder: SweepFolder):
-    request_rerun(folder, 2)
+    request_reruns(folder, [2])
     book = open_book(folder)
     Player(book).play(book.next_job(), num_points=2)
     resumed = open_book(folder)
@@ -199,22 +201,22 @@ def test_a_trial_that_is_not_over_is_not_tried_again(tmp_path: Path):
     folder = fabricated.prepared_folder(tmp_path)
     Player(book := open_book(folder)).play(book.next_job(), num_points=1)
     with pytest.raises(InvalidInput, match="trial 0 is not over yet; resuming the sweep goes on with it"):
-        request_rerun(folder, 0)
+        request_reruns(folder, [0])
 
 
 def test_a_trial_that_is_not_there_is_refused_with_the_known_ones(folder: SweepFolder):
     with pytest.raises(InvalidInput, match="has no trial 6; known: 0 to 5"):
-        request_rerun(folder, 6)
+        request_reruns(folder, [6])
 
 
 def test_a_sweep_that_is_not_there_is_refused_with_the_known_ones(folder: SweepFolder):
     with pytest.raises(InvalidInput, match=r"no sweep named 'mad-up' in .*; known: made-up"):
-        request_rerun(SweepFolder(folder.path.with_name("mad-up")), 0)
+        request_reruns(SweepFolder(folder.path.with_name("mad-up")), [0])
 
 
 def test_while_a_driver_is_at_work_nothing_is_added(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
     with folder.lock(), pytest.raises(InvalidInput, match="is being run by process"):
-        request_rerun(SweepFolder(folder.path), 0)
+        request_reruns(SweepFolder(folder.path), [0])
     assert "reruns" not in folder.header()
 
 
@@ -223,7 +225,7 @@ def test_an_imported_sweep_cannot_run_its_trials(folder: SweepFolder):
 
     write_json(folder.path / "sweep.json", {**folder.header(), "imported": {"file": "table.csv"}})
     with pytest.raises(InvalidInput, match="was imported; its trials cannot be run here"):
-        housekeeping.request_rerun(folder, 0)
+        housekeeping.request_reruns(folder, [0])
     assert folder.record().state == "finished"
 
 
@@ -259,3 +261,62 @@ def test_gpu_hours_end_the_handing_out_of_new_trials_and_not_those_that_were_beg
     Player(again).play(job)
     assert again.is_done()
     assert not again.is_complete()
+
+
+# --- of trials that a rule has stopped
+
+
+PRUNED = SWEEP.replace(
+    search=SWEEP.search.replace(
+        sampler="random", trials=8, pruning=Pruning(rules=(BackdoorStays(after_epochs=1, share=0.7),))
+    )
+)
+
+
+@pytest.fixture
+def pruned(tmp_path: Path) -> SweepFolder:
+    """A sweep of eight trials, some of which a rule has stopped."""
+    folder = fabricated.prepared_folder(tmp_path, PRUNED)
+    play_all(folder, PRUNED)
+    return folder
+
+
+def states(folder: SweepFolder) -> list[str]:
+    return [trial.state for trial in folder.record().trials]
+
+
+def test_a_stopped_trial_runs_to_its_end_when_it_is_tried_again(pruned: SweepFolder):
+    stopped = pruned_trials(pruned)
+    assert 0 < len(stopped) < 8
+    request_reruns(pruned, stopped)
+    assert pruned_trials(pruned) == []
+    play_all(pruned, PRUNED)
+    assert states(pruned)[8:] == ["finished"] * len(stopped)
+    assert reruns_of(pruned) == {8 + place: number for place, number in enumerate(stopped)}
+    found = audit_decisions(pruned.record())
+    assert (found["pruned"], found["run_to_their_end"]) == (len(stopped), len(stopped))
+    assert all(row["same_until_stop"] for row in found["decisions"])
+
+
+def test_a_killed_driver_does_not_forget_that_no_rule_ends_it(pruned: SweepFolder):
+    request_reruns(pruned, pruned_trials(pruned)[:1])
+    player = Player(open_book(pruned, PRUNED))
+    player.play(
+        player.book.next_job(), num_points=2
+    )  # the first epoch, after which the rule would stop it, is committed
+    play_all(pruned, PRUNED)
+    assert states(pruned)[8:] == ["finished"]
+
+
+def test_a_rerun_of_such_a_rerun_is_spared_too(pruned: SweepFolder):
+    request_reruns(pruned, pruned_trials(pruned)[:1])
+    play_all(pruned, PRUNED)
+    request_reruns(pruned, [8])
+    play_all(pruned, PRUNED)
+    assert states(pruned)[8:] == ["finished", "finished"]
+
+
+def test_where_one_of_several_cannot_be_tried_again_none_is(pruned: SweepFolder):
+    with pytest.raises(InvalidInput, match="has no trial 99"):
+        request_reruns(pruned, [0, 99])
+    assert "reruns" not in pruned.header()

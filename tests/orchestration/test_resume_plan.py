@@ -7,7 +7,7 @@ from fabricated import SWEEP, Player, open_book
 
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration.driver import Prepared, resume_plan
-from sweeplab.orchestration.housekeeping import request_rerun
+from sweeplab.orchestration.housekeeping import request_reruns
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.remote import Failure
 
@@ -66,7 +66,7 @@ def test_planning_changes_nothing(begun: SweepFolder):
 
 
 def test_more_trials_and_reruns_are_new(begun: SweepFolder):
-    request_rerun(begun, 1)
+    request_reruns(begun, [1])
     more = SWEEP.replace(search=SWEEP.search.replace(trials=9))
     assert plan(begun, more)[0].endswith("2 are done and stay, 3 go on, 5 are new")
 
