@@ -70,7 +70,9 @@ def fixed_work(job: CleaningJob, context: Any) -> None:
         ranks.broadcast_object(context.should_stop())
 
 
-def sweep_of(name: str, *, trials: int, epochs: int, seconds: float, executor: Any, workers: int) -> CleaningSweep:
+def sweep_of(
+    name: str, *, trials: int, epochs: int, seconds: float, executor: Any, workers: int, sampler: Any = "random"
+) -> CleaningSweep:
     """A sweep whose optimization carries the seconds of an epoch."""
     architecture = SmallCLIP(image_size=32).architecture()
     return CleaningSweep(
@@ -95,12 +97,14 @@ def sweep_of(name: str, *, trials: int, epochs: int, seconds: float, executor: A
             },
             source="made up",
         ),
-        search=Search(sampler="random", trials=trials),
+        search=Search(sampler=sampler, trials=trials),
         resources=Resources(executor=executor, workers=workers, gpus_per_worker=0),
     )
 
 
-def through_sweeplab(executor: str, trials: int, epochs: int, seconds: float, workers: int) -> dict[str, float]:
+def through_sweeplab(
+    executor: str, trials: int, epochs: int, seconds: float, workers: int, sampler: str = "random"
+) -> dict[str, float]:
     """Run trials through the real driver's parts: book, executor, ledger, Optuna's journal, MLflow."""
     from sweeplab.orchestration.book import TrialBook
     from sweeplab.orchestration.cluster import ray_session
@@ -111,7 +115,15 @@ def through_sweeplab(executor: str, trials: int, epochs: int, seconds: float, wo
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         home = Path(place)
-        sweep = sweep_of("overhead", trials=trials, epochs=epochs, seconds=seconds, executor=executor, workers=workers)
+        sweep = sweep_of(
+            "overhead",
+            trials=trials,
+            epochs=epochs,
+            seconds=seconds,
+            executor=executor,
+            workers=workers,
+            sampler=sampler,
+        )
         folder = SweepFolder(home / "sweeps" / sweep.name)
         folder.write_header(sweep, sweep.digest(), {})
         measurement, outcomes = measured(0)
@@ -165,7 +177,7 @@ def bare_loop(trials: int, epochs: int, seconds: float) -> dict[str, float]:
         return {"seconds": time.perf_counter() - began}
 
 
-def stock_tune(trials: int, *, with_records: bool) -> dict[str, float]:
+def stock_tune(trials: int, *, with_records: bool, sampler: str = "random") -> dict[str, float]:
     """Ray Tune as it comes, reused actors, one report a trial; with Optuna on SQLite and MLflow's callback, or bare."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -190,8 +202,9 @@ def stock_tune(trials: int, *, with_records: bool) -> dict[str, float]:
 
             optuna.logging.set_verbosity(optuna.logging.ERROR)
             storage = optuna.storages.RDBStorage(f"sqlite:///{place}/optuna.db")
+            samplers = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
             search = OptunaSearch(
-                metric="score", mode="max", storage=storage, study_name="s", sampler=optuna.samplers.RandomSampler()
+                metric="score", mode="max", storage=storage, study_name="s", sampler=samplers[sampler]()
             )
             callbacks = [MLflowLoggerCallback(tracking_uri=f"sqlite:///{place}/mlflow.db", experiment_name="s")]
         began = time.perf_counter()
@@ -247,12 +260,13 @@ def fixed(seconds: list[float], trials: int, slots: int, executors: list[str]) -
             )
 
 
-def trivial(trials: int, stock_trials: int) -> None:
+def trivial(trials: int, stock_trials: int, sampler: str) -> None:
     """Trivial trials with all records on, against stock Ray Tune."""
     bare = measure("stock", trials=trials, with_records=False)
-    ours = measure("tune", trials=trials, epochs=0, seconds=0.0, workers=1)
-    pool = measure("pool", trials=trials, epochs=0, seconds=0.0, workers=1)
-    stock = measure("stock", trials=stock_trials, with_records=True)
+    ours = measure("tune", trials=trials, epochs=0, seconds=0.0, workers=1, sampler=sampler)
+    pool = measure("pool", trials=trials, epochs=0, seconds=0.0, workers=1, sampler=sampler)
+    stock = measure("stock", trials=stock_trials, with_records=True, sampler=sampler)
+    print(f"sampler of all but bare Ray Tune: {sampler}")
     print("| what | trials | seconds | a trial | peak memory |")
     print("|---|---|---|---|---|")
     rows = [
@@ -285,6 +299,7 @@ def main() -> None:
     parser.add_argument("--executors", nargs="+", default=["tune", "pool", "train"])
     parser.add_argument("--num-trivial", type=int, default=2000)
     parser.add_argument("--num-stock", type=int, default=500, help="trials of stock Ray Tune with records")
+    parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="of the trivial trials")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -294,7 +309,7 @@ def main() -> None:
     if arguments.only != "trivial":
         fixed(arguments.seconds, arguments.trials, cores, arguments.executors)
     if arguments.only != "fixed":
-        trivial(arguments.num_trivial, arguments.num_stock)
+        trivial(arguments.num_trivial, arguments.num_stock, arguments.sampler)
 
 
 if __name__ == "__main__":
