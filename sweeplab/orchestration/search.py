@@ -156,7 +156,7 @@ def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
     """A study in which every configuration is one trial, so that a sampler sees it once, whatever its seeds.
 
     Its value is the mean score over the seeds, its constraint the worst: it counts as cleaned where every seed is. It
-    is under way until all its seeds are over; seeds that failed do not count, unless a rerun stands for them.
+    is under way until all its seeds are over; seeds that failed do not count. A rerun stands for what it repeats.
     """
     seeds = plan.search.seeds_per_configuration
     with quiet_optuna():
@@ -165,11 +165,7 @@ def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
     instead = {
         plan.original_of(t.number): t for t in known if t.number in plan.reruns and t.state == OptunaState.COMPLETE
     }
-    trials = [
-        instead.get(trial.number, trial) if trial.state == OptunaState.FAIL else trial
-        for trial in known
-        if trial.number not in plan.reruns
-    ]
+    trials = [instead.get(trial.number, trial) for trial in known if trial.number not in plan.reruns]
     for start in range(0, len(trials), seeds):
         members = trials[start : start + seeds]
         over = [trial for trial in members if trial.state.is_finished()]
