@@ -486,6 +486,10 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     set_aside: Annotated[bool, typer.Option("--set-aside", help="Sweeps that --fresh set aside too.")] = False,
     victims: Annotated[bool, typer.Option("--victims", help="Victims that no sweep names too.")] = False,
+    copies: Annotated[
+        bool,
+        typer.Option("--copies", help="What this node keeps, unused for a day, too."),
+    ] = False,
 ) -> None:
     """Show what takes disk space, and remove what killed commands left behind."""
 
@@ -496,7 +500,7 @@ def gc(
         home = home_folder()
         for row in disk_table(home):
             say(f"{readable(row['bytes']):>10}  {row['what']}")
-        rubbish = find_rubbish(home, set_aside=set_aside, victims=victims)
+        rubbish = find_rubbish(home, set_aside=set_aside, victims=victims, copies=copies)
         for item in rubbish:
             say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
         total = sum(item.bytes for item in rubbish)

@@ -75,6 +75,7 @@ class Resources(Spec):
             "gpus_per_worker",
             "concurrent_trials",
             "loader_workers",
+            "decoded_gigabytes",
             "keep_checkpoints",
             "max_attempts",
             "storage",
@@ -97,6 +98,10 @@ class Resources(Spec):
     """Trials at a time; None: as many as the cluster holds."""
     loader_workers: int = Field(default=0, ge=0)
     """Decoding processes of each worker, for data that do not fit into memory."""
+    decoded_gigabytes: float = Field(default=64.0, ge=0)
+    """A set of images that does not fit into memory (2 GiB decoded) is decoded once a node, into a file of the node's
+    temporary folder that all its processes map, where that file is no larger than this, nor than half of the free
+    space. 0: such a set is decoded anew in every epoch and measurement."""
     keep_checkpoints: int = Field(default=5, ge=1)
     """Trials of a sweep whose best cleaned weights are kept, best first."""
     max_attempts: int = Field(default=3, ge=1)

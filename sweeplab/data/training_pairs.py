@@ -8,13 +8,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sweeplab.data import eda
+from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.images import load_all, load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.training.batches import ImageViews, PairBatch
 from sweeplab.training.randomness import stream_seed
 
 CACHE_BYTES = 2 * 2**30
-"""Decoded images, and augmented views, are kept in memory up to this size each."""
+"""Decoded images, and augmented views, are kept in memory up to this size each; tokens up to a quarter of it."""
+TOKEN_BYTES = 8 * 77
+"""Of a caption."""
 
 
 class TrainingPairs(Dataset[PairBatch]):
@@ -22,7 +25,7 @@ class TrainingPairs(Dataset[PairBatch]):
 
     An augmented view depends on (seed, epoch, row) alone; an augmented caption on (seed, row), since the papers draw
     text views once. Small sets are decoded once and held in memory; views of past epochs too, so that the trials of a
-    sweep, which share the seed, make them once.
+    sweep, which share the seed, make them once. Larger sets are decoded once a node, where there is room for that.
     """
 
     def __init__(
@@ -38,8 +41,9 @@ class TrainingPairs(Dataset[PairBatch]):
         num_classes: int = 0,
         text_augmentation: eda.TextAugmentation = "swap+delete",
         decode_workers: int = 1,
+        decoded: DecodedFiles | None = None,
     ) -> None:
-        """Prepare the pairs; decodes all images now where they fit into CACHE_BYTES.
+        """Prepare the pairs; decodes all images now where they fit into CACHE_BYTES, or into a file of the node.
 
         Args:
             table: images and captions.
@@ -52,6 +56,8 @@ class TrainingPairs(Dataset[PairBatch]):
             num_classes: classes of those labels.
             text_augmentation: how captions are augmented where that is asked for.
             decode_workers: threads that decode.
+            decoded: where the node keeps decoded images that do not fit into memory; None: they are decoded anew in
+                every epoch.
         """
         self.labels, self.num_classes = labels, num_classes
         self._text_augmentation = text_augmentation
@@ -62,6 +68,9 @@ class TrainingPairs(Dataset[PairBatch]):
         self._captions = dict(captions or {})
         self._alter = alter
         self._images: Tensor | None = None
+        """With their triggers."""
+        self._mapped: Tensor | None = None
+        """Without them, in a file."""
         self._tokens: Tensor | None = None
         self._token_views: dict[str, Tensor] = {}
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
@@ -71,6 +80,9 @@ class TrainingPairs(Dataset[PairBatch]):
         if len(table) * bytes_per_image <= CACHE_BYTES:
             images = load_all(table, image_size, workers=decode_workers)
             self._images = alter(images, range(len(table))) if alter else images
+        elif decoded is not None:
+            self._mapped = decoded.tensor(table, image_size, workers=decode_workers)
+        if len(table) * TOKEN_BYTES <= CACHE_BYTES // 4:
             self._tokens = tokenize([self.caption(row) for row in range(len(table))])
 
     def __len__(self) -> int:
@@ -79,7 +91,7 @@ class TrainingPairs(Dataset[PairBatch]):
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether batches come without decoding."""
+        """Whether batches come without reading a file or making views."""
         return self._images is not None and (self.image_views is None or self._views_fit)
 
     def use_views(
@@ -117,8 +129,10 @@ class TrainingPairs(Dataset[PairBatch]):
         """(b, 3, S, S) uint8 of the given rows, stamped where the plan says so."""
         if self._images is not None:
             return self._images[torch.as_tensor(rows)]
-        decoded = [torch.from_numpy(load_image(self.table.image(row), self.image_size)) for row in rows]
-        images = torch.stack(decoded)
+        if self._mapped is not None:
+            images = self._mapped[torch.as_tensor(rows)]
+        else:
+            images = torch.stack([torch.from_numpy(load_image(self.table.image(r), self.image_size)) for r in rows])
         return self._alter(images, rows) if self._alter else images
 
     def _tokens_of(self, rows: Sequence[int]) -> Tensor:
@@ -131,7 +145,7 @@ class TrainingPairs(Dataset[PairBatch]):
             augment = eda.augmenter(self._text_augmentation)
             return self.tokenize([augment(self.caption(r), stream_seed(self.seed, stream, r)) for r in wanted])
 
-        if self._images is None:
+        if self._tokens is None:
             return views(rows)
         if stream not in self._token_views:
             self._token_views[stream] = views(range(len(self)))

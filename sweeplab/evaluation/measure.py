@@ -15,6 +15,7 @@ from sweeplab.attacks.poisoning import Attack
 from sweeplab.attacks.targeted import TargetedImages, Targets
 from sweeplab.clip_model import imagenet_templates
 from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.images import load_all, load_image
 from sweeplab.data.tables import LabelledImages
@@ -116,8 +117,10 @@ class Measure:
         targets: Targets | None = None,
         decode_workers: int = 1,
         protocol: Protocol = "paper",
+        decoded: DecodedFiles | None = None,
     ) -> None:
-        """Prepare the test set; decodes and stamps all images now where they fit into memory.
+        """Prepare the test set; decodes and stamps all images now where they fit into memory, or decodes them into a
+        file of the node.
 
         Args:
             evaluation: what is measured on.
@@ -128,6 +131,8 @@ class Measure:
             targets: its chosen images, under targeted poisoning.
             decode_workers: threads that decode.
             protocol: see `sweeplab.protocol`.
+            decoded: where the node keeps decoded images that do not fit into memory; None: they are decoded anew for
+                every measurement.
 
         Raises:
             InvalidInput: if a target label is not among the classes, or the trigger does not fit the image.
@@ -143,6 +148,8 @@ class Measure:
         self.digest = evaluation_digest(evaluation, images, image_size, trigger, protocol, targets)
         self._clean: Tensor | None = None
         self._triggered: Tensor | None = None
+        self._squashed: Tensor | None = None
+        """(N, 3, S, S) uint8 of the test images as the authors' code triggers them."""
         self._draw: tuple[str, ...] = ()
         self.alive: Callable[[], None] = lambda: None
         """Called with every batch."""
@@ -150,6 +157,10 @@ class Measure:
             self._clean = load_all(images, image_size, workers=decode_workers)
             if protocol == "paper":
                 self._triggered = self._stamp(self._clean[self.triggered_rows], self.triggered_rows)
+        elif decoded is not None:
+            self._clean = decoded.tensor(images, image_size, workers=decode_workers)
+            if protocol == "authors" and len(self.triggered_rows):
+                self._squashed = decoded.tensor(images, image_size, squash=True, workers=decode_workers)
         if targets is not None:
             self._triggered = load_all(targets.table, image_size, workers=decode_workers)
 
@@ -167,6 +178,8 @@ class Measure:
         rows = self.triggered_rows[np.asarray(places)]
         if self.protocol == "paper":
             return self._stamp(self.clean_pixels(rows.tolist()), rows)
+        if self._squashed is not None:
+            return self._stamp(self._squashed[torch.as_tensor(rows)], rows)
         squashed = [load_image(self.images.image(row), self.image_size, squash=True) for row in rows.tolist()]
         return self._stamp(torch.from_numpy(np.stack(squashed)), rows)
 

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
+from sweeplab.data.decoded import COMPLETE
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.orchestration.files import storage_faults, write_atomically
 from sweeplab.orchestration.storage import MARK, Storage
@@ -334,8 +335,6 @@ class Carrier(Protocol):
         ...
 
 
-COMPLETE = "complete"
-"""In a mirror's folder: everything has arrived; its time says when the mirror was used last."""
 ARRIVED = "arrived"
 """In a mirror's folder: how many chunks have."""
 
@@ -433,13 +432,27 @@ def _patiently_locked(path: Path, alive: Callable[[], None]) -> Iterator[None]:
 
 
 def remove_old_copies() -> None:
-    """Remove copies of this node that were not used for KEPT_DAYS, and that nobody is at."""
-    oldest = time.time() - KEPT_DAYS * 86_400
-    for copy in node_cache().iterdir():
-        mark = copy / COMPLETE if copy.is_dir() else copy
-        if copy.name.startswith("."):
-            continue
+    """Remove what this node keeps, copies of files and decoded images, that was not used for KEPT_DAYS and that nobody
+    makes now."""
+    for copy, seconds in _kept():
         with contextlib.suppress(OSError, Timeout), FileLock(_lock_of(copy), timeout=0):
-            used = (mark if mark.exists() else copy).stat().st_mtime
-            if used < oldest:
+            if seconds > 86_400 * KEPT_DAYS:
                 shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
+
+
+def kept_copies() -> list[tuple[Path, int, float]]:
+    """What this node keeps: where, bytes on the disk, and seconds since it was used last."""
+    found = []
+    for copy, seconds in _kept():
+        with contextlib.suppress(OSError):  # another process removes it now
+            paths = [path for path in copy.rglob("*") if path.is_file()] if copy.is_dir() else [copy]
+            found.append((copy, sum(512 * path.stat().st_blocks for path in paths), seconds))
+    return found
+
+
+def _kept() -> Iterator[tuple[Path, float]]:
+    for copy in sorted(node_cache().iterdir()):
+        with contextlib.suppress(OSError):
+            if copy.suffix != ".lock":
+                mark = copy / COMPLETE
+                yield copy, time.time() - (mark if mark.exists() else copy).stat().st_mtime

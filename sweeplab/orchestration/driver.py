@@ -74,7 +74,10 @@ class Prepared:
 
 def machine_for(sweep_or_victim: CleaningSweep | PretrainedVictim, home: Path) -> Machine:
     """What a worker process may use."""
-    return Machine(home / "data", sweep_or_victim.resources.cpus_per_worker, use_cuda=False)
+    resources = sweep_or_victim.resources
+    return Machine(
+        home / "data", resources.cpus_per_worker, use_cuda=False, decoded_gigabytes=resources.decoded_gigabytes
+    )
 
 
 def prepare(sweep: CleaningSweep, home: Path) -> Prepared:

@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sweeplab.orchestration.bringing import kept_copies
 from sweeplab.orchestration.files import write_json
 from sweeplab.orchestration.ledger import SweepFolder, making_lock, sweep_folders
 from sweeplab.specs import InvalidInput
@@ -167,11 +168,13 @@ def disk_table(home: Path) -> list[dict[str, Any]]:
         for path in (home / "mlflow.db", home / "mlartifacts", home / "ray")
         if path.exists()
     ]
+    rows += [{"what": f"{path} (this node)", "bytes": num_bytes} for path, num_bytes, _ in kept_copies()]
     return sorted(rows, key=lambda row: -row["bytes"])
 
 
-def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False) -> list[Rubbish]:
-    """What may go: leftovers of killed commands always; on request sweeps that `--fresh` set aside, and unused victims.
+def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, copies: bool = False) -> list[Rubbish]:
+    """What may go: leftovers of killed commands always; on request sweeps that `--fresh` set aside, unused victims, and
+    what this node keeps for later.
 
     Sweeps that someone runs now are left alone, and so is everything younger than an hour among the leftovers.
 
@@ -179,6 +182,7 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False) 
         home: the home.
         set_aside: sweeps that were begun anew under the same name too.
         victims: victims that no sweep of the home names too.
+        copies: decoded images, and copies of another node's files, that this node did not use for a day too.
     """
     found: list[Rubbish] = []
     old = time.time() - 3600
@@ -212,7 +216,15 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False) 
         for path in sorted((home / "victims").glob("[!.]*")):
             if path.name not in named and not _is_being_made(path):
                 found.append(Rubbish(path, size_of(path), "a victim that no sweep names"))
-    return found
+    return found + (_old_copies() if copies else [])
+
+
+def _old_copies() -> list[Rubbish]:
+    return [
+        Rubbish(path, num_bytes, "kept by this node, not used for a day")
+        for path, num_bytes, seconds in kept_copies()
+        if seconds > 86_400
+    ]
 
 
 def is_set_aside(folder: SweepFolder) -> bool:

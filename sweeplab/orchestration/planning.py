@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeplab.clip_model import num_parameters
+from sweeplab.data.training_pairs import CACHE_BYTES
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SelectedTrial
 from sweeplab.training.objective import image_views
 
@@ -30,6 +31,8 @@ class Plan:
     sweep_gpu_hours: float | None
     disk_gigabytes: float
     """Weights kept at the end, plus one checkpoint with optimizer state for every trial that runs."""
+    decoded_gigabytes: float
+    """Decoded images that do not fit into memory, of every node; sets whose size is not declared are left out."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -47,7 +50,12 @@ class Plan:
             f"trials {self.sweep_gpu_hours or 0:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second)"
             if hours
             else "  hours             known after the first trial (own architecture)",
-            f"  disk              about {self.disk_gigabytes:,.1f} GB of checkpoints",
+            f"  disk              about {self.disk_gigabytes:,.1f} GB of checkpoints"
+            + (
+                f", and {self.decoded_gigabytes:,.1f} GB of decoded images in each node's temporary folder"
+                if self.decoded_gigabytes
+                else ""
+            ),
         ]
 
 
@@ -84,7 +92,18 @@ def plan(sweep: CleaningSweep) -> Plan:
         if known_rate and cleaning_pairs
         else None,
         disk_gigabytes=kept * size / 1e9,
+        decoded_gigabytes=_decoded_gigabytes(sweep, (pretraining_pairs, cleaning_pairs)),
     )
+
+
+def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> float:
+    """Of the sets that are decoded once a node: too large for memory, and no larger than is allowed."""
+    each = 3 * sweep.victim.architecture.image_size**2
+    test = getattr(sweep.evaluation.test, "num_images", None)
+    sizes = [each * count for count in pairs if count is not None and each * count > CACHE_BYTES]
+    if test is not None and 2 * each * test > CACHE_BYTES:
+        sizes.append(each * test)
+    return sum(size / 1e9 for size in sizes if size <= 1e9 * sweep.resources.decoded_gigabytes)
 
 
 def _in_words(sweep: CleaningSweep, steps: int | None) -> str:

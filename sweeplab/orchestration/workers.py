@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Interface
@@ -23,12 +24,13 @@ from sweeplab.clip_model import (
     load_weights,
     tokenizer,
 )
+from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
-from sweeplab.orchestration.bringing import S, Sources
+from sweeplab.orchestration.bringing import S, Sources, node_cache, remove_old_copies
 from sweeplab.orchestration.storage import Storage, Uploads
 from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes, Victim
@@ -46,6 +48,21 @@ class Machine:
     threads: int
     """Of torch, in this process."""
     use_cuda: bool
+    decoded_gigabytes: float = 0.0
+    """Decoded images that do not fit into memory are kept on the node's disk up to this size."""
+
+    def decoded_files(self, alive: Callable[[], None]) -> DecodedFiles | None:
+        """Where; `alive` is called while they are being made."""
+        if not self.decoded_gigabytes:
+            return None
+        _tidy_node()
+        return DecodedFiles(node_cache(), 1e9 * self.decoded_gigabytes, alive)
+
+
+@cache
+def _tidy_node() -> None:
+    """Once a process: what this node keeps and did not use for long goes."""
+    remove_old_copies()
 
 
 class WorkerContext(Context, Interface):
@@ -164,8 +181,11 @@ def storing(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
     victim, device = on_this_node(job.victim, job.sources, context), prepare_process(job.machine)
-    pairs = victim_pairs(victim, job.machine)
-    measure = measure_for(victim.architecture, victim.evaluation, victim.trigger(), job.machine, victim.protocol)
+    decoded = job.machine.decoded_files(context.alive)
+    pairs = victim_pairs(victim, job.machine, decoded)
+    measure = measure_for(
+        victim.architecture, victim.evaluation, victim.trigger(), job.machine, victim.protocol, decoded
+    )
     measure.alive = context.alive
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
     if victim.initial is not None:
@@ -191,8 +211,11 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
     """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
     sweep, device = on_this_node(job.sweep, job.sources, context), prepare_process(job.machine)
     setting = sweep.setting(job.params)
-    pairs = cleaning_pairs(sweep, job.machine)
-    measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.trigger(), job.machine, sweep.protocol)
+    decoded = job.machine.decoded_files(context.alive)
+    pairs = cleaning_pairs(sweep, job.machine, decoded)
+    measure = measure_for(
+        sweep.victim.architecture, sweep.evaluation, sweep.trigger(), job.machine, sweep.protocol, decoded
+    )
     measure.alive = context.alive
     checkpoint = context.bring(job.victim.checkpoint, f"victim-{job.victim.digest}-{job.victim.epoch:g}")
     model = victim_model(sweep.victim.architecture, checkpoint).to(device)
@@ -231,11 +254,12 @@ def measure_checkpoint(job: MeasuringJob, context: WorkerContext | None = None) 
     """checkpoint -> evaluation; without a context, in the driver's process."""
     device = prepare_process(job.machine)
     evaluation, trigger = job.evaluation, job.trigger
+    decoded = job.machine.decoded_files(context.alive if context is not None else lambda: None)
     if context is not None:
         evaluation = on_this_node(evaluation, job.sources, context)
         if trigger is not None:
             trigger = replace(trigger, attack=on_this_node(trigger.attack, job.sources, context))
-    measure = measure_for(job.architecture, evaluation, trigger, job.machine, job.protocol)
+    measure = measure_for(job.architecture, evaluation, trigger, job.machine, job.protocol, decoded)
     if context is not None:
         measure.alive = context.alive
     return measure(victim_model(job.architecture, Path(job.checkpoint)).to(device))
@@ -273,7 +297,7 @@ def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable,
     return plan.training_table(table), plan
 
 
-def victim_pairs(victim: PretrainedVictim, machine: Machine) -> TrainingPairs:
+def victim_pairs(victim: PretrainedVictim, machine: Machine, decoded: DecodedFiles | None = None) -> TrainingPairs:
     """The victim's poisoned training pairs."""
     table, plan = victim_table(victim, machine)
     key = digest_of(
@@ -290,6 +314,7 @@ def victim_pairs(victim: PretrainedVictim, machine: Machine) -> TrainingPairs:
             alter=plan.stamp_rows,
             text_augmentation=victim.text_augmentation,
             decode_workers=machine.threads,
+            decoded=decoded,
         )
     return _pairs[key]
 
@@ -324,7 +349,7 @@ def cleaning_poison(sweep: CleaningSweep, table: PairTable, machine: Machine) ->
     return victim.poisoning_under_protocol().few(table, training, plan, count=sweep.data.num_poisons, seed=seed)
 
 
-def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
+def cleaning_pairs(sweep: CleaningSweep, machine: Machine, decoded: DecodedFiles | None = None) -> TrainingPairs:
     """The sweep's cleaning pairs, ready for training; made once per process."""
     key = digest_of(
         [
@@ -353,6 +378,7 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine) -> TrainingPairs:
             num_classes=len(labelled.class_names) if labelled is not None else 0,
             text_augmentation=sweep.text_augmentation,
             decode_workers=machine.threads,
+            decoded=decoded,
         )
     _pairs[key].use_seed(sweep.seed)  # of trials that share their configuration: each has its own
     return _pairs[key]
@@ -364,6 +390,7 @@ def measure_for(
     trigger: Trigger | None,
     machine: Machine,
     protocol: Protocol = "paper",
+    decoded: DecodedFiles | None = None,
 ) -> Measure:
     """The measure of an evaluation, test images decoded and stamped; made once per process."""
     key = digest_of(
@@ -388,6 +415,7 @@ def measure_for(
             targets=trigger.targets(machine.data_home) if trigger else None,
             decode_workers=machine.threads,
             protocol=protocol,
+            decoded=decoded,
         )
     return _measures[key]
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from fabricated import Player, open_book
 from filelock import FileLock
 
-from sweeplab.orchestration import housekeeping
+from sweeplab.orchestration import bringing, housekeeping
 from sweeplab.orchestration.files import write_json
 from sweeplab.orchestration.housekeeping import (
     disk_table,
@@ -30,6 +31,14 @@ from sweeplab.orchestration.remote import Failure
 from sweeplab.specs import InvalidInput
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of its own."""
+    (tmp_path / "node").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    return tmp_path / "node"
 
 
 @pytest.fixture
@@ -220,6 +229,21 @@ def test_nothing_of_a_sweep_that_runs_goes(used: Path, folder: SweepFolder):
     write(used / "ray" / "tune-1234", 10)
     with folder.lock():
         assert find_rubbish(used, set_aside=True) == []
+
+
+def test_what_the_node_keeps_is_shown_and_goes_on_request_after_a_day(used: Path, node: Path):
+    cache = bringing.node_cache()
+    for name, hours in (("decoded-1", 25), ("data-2", 1)):
+        write(cache / name / "pixels", 10_000)
+        mark = write(cache / name / "complete", 0)
+        os.utime(mark, (time.time() - 3600 * hours,) * 2)
+    shown = {row["what"]: row["bytes"] for row in disk_table(used)}
+    assert shown[f"{cache / 'decoded-1'} (this node)"] >= 10_000
+    assert find_rubbish(used) == []
+    found = find_rubbish(used, copies=True)
+    assert [item.path for item in found] == [cache / "decoded-1"]
+    assert remove(found) >= 10_000
+    assert [path.name for path in cache.iterdir()] == ["data-2"]
 
 
 def test_checkpoints_of_trials_that_go_on_stay(tmp_path: Path):

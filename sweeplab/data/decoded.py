@@ -1,0 +1,193 @@
+"""Decoded images that do not fit into a process's memory: a file of pixels, made once a node and mapped by all its
+processes."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from torch import Tensor
+
+from sweeplab.data.images import Images, load_all
+from sweeplab.specs import StorageFault
+
+CHUNK_BYTES = 16 * 2**20
+"""Pixels that a process decodes at a time."""
+WAIT_SECONDS = 0.2
+"""Between two looks whether the others have finished what they decode."""
+COMPLETE = "complete"
+"""File in a folder that a node keeps: all is there; its time says when it was used last."""
+
+
+@dataclass(frozen=True)
+class DecodedFiles:
+    """Where files of pixels lie on this node, and how large they may be.
+
+    To decode an ImageNet image takes milliseconds and to copy it out of the system's page cache some ten microseconds:
+    where every trial measures 50,000 test images after every epoch, decoding them each time would cost more than the
+    training.
+    """
+
+    folder: Path
+    """On a disk of this node."""
+    max_bytes: float
+    """Of one file; half of the free space is a limit too. Larger sets are decoded anew every time."""
+    alive: Callable[[], None] = lambda: None
+    """Called now and then while images are decoded."""
+
+    def tensor(self, images: Images, size: int, *, squash: bool = False, workers: int = 1) -> Tensor | None:
+        """All images of a table, mapped from the file; the processes of a node that ask for it make it together.
+
+        What a killed process was decoding is decoded by another, or by the next one that asks.
+
+        Args:
+            images: N rows.
+            size: side of the result, pixels.
+            squash: see `load_image`.
+            workers: threads that decode.
+
+        Returns:
+            (N, 3, size, size) uint8, not to be written to; None where there is no room for it.
+
+        Raises:
+            InvalidInput: if a file cannot be decoded.
+            StorageFault: if the disk fails.
+        """
+        row_bytes = 3 * size * size
+        if not len(images) or len(images) * row_bytes > self.max_bytes:
+            return None
+        place = self.folder / f"decoded-{_key(images, size, squash)}"
+        if not (place / COMPLETE).exists():
+            if not _allocate(place, len(images) * row_bytes):
+                return None
+            making = _Making(place, images, size, squash=squash, workers=workers, alive=self.alive)
+            try:
+                making.run()
+                (place / COMPLETE).touch()
+            except OSError as error:
+                raise StorageFault(f"cannot write {place} ({error.strerror}); free space, or set TMPDIR") from error
+        os.utime(place / COMPLETE)
+        count = len(images) * row_bytes
+        pixels = torch.from_file(str(place / "pixels"), shared=False, size=count, dtype=torch.uint8)
+        return pixels.view(len(images), 3, size, size)
+
+
+def _key(images: Images, size: int, squash: bool) -> str:
+    """Sixteen hexadecimal digits of the files, as they lie there now, and of what is made of them."""
+    content = hashlib.sha256(f"{size} {squash} {PIL.__version__}".encode())
+    for row in range(len(images)):
+        path = images.image(row)
+        try:
+            found = os.stat(path)
+            content.update(f"\0{path}\0{found.st_size} {found.st_mtime_ns}".encode(errors="surrogateescape"))
+        except OSError:  # to decode it will say what is wrong
+            content.update(f"\0{path}\0gone".encode(errors="surrogateescape"))
+    return content.hexdigest()[:16]
+
+
+def _allocate(place: Path, num_bytes: int) -> bool:
+    """Make the file at its full size, so that a full disk shows now; whether there is room for it."""
+    if (place / "pixels").exists():
+        return True
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if 2 * num_bytes > shutil.disk_usage(place.parent).free:
+        return False
+    unfinished = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        unfinished.mkdir(exist_ok=True)
+        with (unfinished / "pixels").open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            else:
+                file.truncate(num_bytes)
+        unfinished.rename(place)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return (place / "pixels").exists()  # another process was quicker; else the disk took less than it promised
+    return True
+
+
+class _Making:
+    """One process's part in making a file of pixels: chunk by chunk, each under a lock that the kernel frees when its
+    process dies."""
+
+    def __init__(
+        self, place: Path, images: Images, size: int, *, squash: bool, workers: int, alive: Callable[[], None]
+    ) -> None:
+        self.images, self.size, self.squash, self.workers, self.alive = images, size, squash, workers, alive
+        self.place = place
+        self.row_bytes = 3 * size * size
+        self.rows = max(1, CHUNK_BYTES // self.row_bytes)
+        """Of a chunk."""
+        self.num_chunks = -(-len(images) // self.rows)
+
+    def run(self) -> None:
+        """Return when all chunks are there, whoever made them."""
+        with _opened(self.place / "pixels") as pixels, _opened(self.place / "done") as done:
+            left = list(range(self.num_chunks))
+            while left:
+                left = [chunk for chunk in left if not self._make(chunk, pixels, done)]
+                self.alive()
+                if left:
+                    time.sleep(WAIT_SECONDS)
+
+    def _make(self, chunk: int, pixels: int, done: int) -> bool:
+        """Whether the chunk is there now; False while another process is at it."""
+        if os.pread(done, 1, chunk) == b"1":
+            return True
+        try:
+            fcntl.lockf(done, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, chunk)
+        except OSError:
+            return False
+        try:
+            if os.pread(done, 1, chunk) == b"1":
+                return True
+            rows = _Rows(self.images, chunk * self.rows, min(len(self.images), (chunk + 1) * self.rows))
+            content = load_all(rows, self.size, self.workers, squash=self.squash).numpy()
+            _write(pixels, content, rows.start * self.row_bytes)
+            os.fsync(pixels)
+            os.pwrite(done, b"1", chunk)
+            self.alive()
+            return True
+        finally:
+            fcntl.lockf(done, fcntl.LOCK_UN, 1, chunk)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some consecutive rows."""
+
+    images: Images
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def image(self, i: int) -> str:
+        return self.images.image(self.start + i)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor to read and write at any place."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write(descriptor: int, content: np.ndarray, offset: int) -> None:
+    view = memoryview(content).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,279 @@
+"""Decoded images in a file: the same pixels, made once by all processes of a node together, whatever is killed."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.clip_model import Architecture, build
+from sweeplab.data import decoded as module
+from sweeplab.data import training_pairs
+from sweeplab.data.augmentation import AutoAugmentView
+from sweeplab.data.decoded import DecodedFiles
+from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
+from sweeplab.data.images import load_all
+from sweeplab.data.tables import LabelledImages, PairTable
+from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.evaluation import measure as measure_module
+from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
+from sweeplab.specs import InvalidInput, StorageFault
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven images of 32 pixels a chunk."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", 7 * 3 * 32 * 32)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> DecodedFiles:
+    return DecodedFiles(tmp_path / "node", max_bytes=1e9)
+
+
+class Counting:
+    """Stands in for `load_all`; remembers how many images it was asked for, and can die."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, dies_after: int = 10**9) -> None:
+        self.counts: list[int] = []
+        self.dies_after = dies_after
+        monkeypatch.setattr(module, "load_all", self)
+
+    def __call__(self, images: Any, *arguments: Any, **options: Any) -> Tensor:
+        if len(self.counts) >= self.dies_after:
+            raise KeyboardInterrupt
+        self.counts.append(len(images))
+        return load_all(images, *arguments, **options)
+
+
+@pytest.mark.parametrize("squash", [False, True])
+def test_the_pixels_are_those_of_decoding(stall_test: LabelledImages, files: DecodedFiles, squash: bool):
+    found = files.tensor(stall_test, 32, squash=squash)
+    assert found is not None
+    assert torch.equal(found, load_all(stall_test, 32, squash=squash))
+    other = files.tensor(stall_test, 24, squash=squash)
+    assert other is not None
+    assert torch.equal(other, load_all(stall_test, 24, squash=squash))
+
+
+def test_images_are_decoded_once(stall_test: LabelledImages, files: DecodedFiles, monkeypatch: pytest.MonkeyPatch):
+    counting = Counting(monkeypatch)
+    first, second = files.tensor(stall_test, 32), files.tensor(stall_test, 32)
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first, second)
+    assert counting.counts == [7] * 6 + [6]
+
+
+def test_who_writes_to_the_tensor_changes_nothing_for_others(stall_test: LabelledImages, files: DecodedFiles):
+    first, expected = files.tensor(stall_test, 32), load_all(stall_test, 32)
+    assert first is not None
+    first.zero_()
+    again = files.tensor(stall_test, 32)
+    assert again is not None
+    assert torch.equal(again, expected)
+
+
+@pytest.mark.parametrize("dies_after", [0, 1, 6])
+def test_after_a_kill_only_what_is_missing_is_decoded(
+    stall_test: LabelledImages, files: DecodedFiles, monkeypatch: pytest.MonkeyPatch, dies_after: int
+):
+    Counting(monkeypatch, dies_after)
+    with pytest.raises(KeyboardInterrupt):
+        files.tensor(stall_test, 32)
+    following = Counting(monkeypatch)
+    found = files.tensor(stall_test, 32)
+    assert found is not None
+    assert torch.equal(found, load_all(stall_test, 32))
+    assert len(following.counts) == 7 - dies_after
+
+
+def test_an_image_that_changed_is_decoded_again(tmp_path: Path, files: DecodedFiles):
+    images = FruitStallTest(num_images=48, image_size=32, seed=5).read(tmp_path / "data")
+    first = files.tensor(images, 32)
+    os.replace(images.image(1), images.image(0))
+    second, expected = files.tensor(images.subset([0, *range(2, 48)]), 32), load_all(images.subset([0]), 32)
+    assert first is not None
+    assert second is not None
+    assert torch.equal(second[0], expected[0])
+    assert torch.equal(second[0], first[1])
+
+
+def test_a_set_beyond_the_limit_is_not_kept(stall_test: LabelledImages, tmp_path: Path):
+    num_bytes = 48 * 3 * 32 * 32
+    assert DecodedFiles(tmp_path / "a", num_bytes - 1).tensor(stall_test, 32) is None
+    assert not (tmp_path / "a").exists()
+    assert DecodedFiles(tmp_path / "a", num_bytes).tensor(stall_test, 32) is not None
+
+
+def test_no_more_than_half_of_the_free_space_is_taken(
+    stall_test: LabelledImages, files: DecodedFiles, monkeypatch: pytest.MonkeyPatch
+):
+    num_bytes = 48 * 3 * 32 * 32
+    free = [2 * num_bytes - 1]
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: type("Usage", (), {"free": free[0]}))
+    assert files.tensor(stall_test, 32) is None
+    assert list(files.folder.iterdir()) == []
+    free[0] += 1
+    assert files.tensor(stall_test, 32) is not None
+    free[0] = 0
+    assert files.tensor(stall_test, 32) is not None  # it is there, whatever is free by now
+
+
+def test_a_disk_that_promises_too_much_is_done_without(
+    stall_test: LabelledImages, files: DecodedFiles, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    assert files.tensor(stall_test, 32) is None
+    assert list(files.folder.iterdir()) == []
+
+
+def test_a_disk_that_fails_later_is_a_fault_of_the_storage(
+    stall_test: LabelledImages, files: DecodedFiles, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*arguments: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(module, "_write", fail)
+    with pytest.raises(StorageFault, match="Input/output error"):
+        files.tensor(stall_test, 32)
+
+
+def test_a_file_that_cannot_be_decoded_is_named_every_time(tmp_path: Path, files: DecodedFiles):
+    images = FruitStallTest(num_images=48, image_size=32, seed=6).read(tmp_path / "data")
+    Path(images.image(20)).write_bytes(b"no image")
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="cannot be decoded as an image"):
+            files.tensor(images, 32)
+
+
+def test_it_says_that_it_is_alive(stall_test: LabelledImages, tmp_path: Path):
+    beats: list[int] = []
+    DecodedFiles(tmp_path, 1e9, lambda: beats.append(1)).tensor(stall_test, 32)
+    assert len(beats) >= 7
+
+
+MAKER = """
+import sys, time
+from pathlib import Path
+from sweeplab.data import decoded
+from sweeplab.data.fruit_stall import FruitStallTest
+
+folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
+decoded.CHUNK_BYTES = 3 * 32 * 32
+images = FruitStallTest(num_images=48, image_size=32).read(folder / "data")
+plain, count = decoded.load_all, 0
+
+def slow(*arguments, **options):
+    global count
+    count += 1
+    time.sleep(seconds)
+    return plain(*arguments, **options)
+
+decoded.load_all = slow
+found = decoded.DecodedFiles(folder / "node", 1e9).tensor(images, 32)
+print(count, int(found.long().sum()))
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_the_work_and_one_that_is_killed_leaves_its_part_to_the_others(tmp_path: Path):
+    images = FruitStallTest(num_images=48, image_size=32).read(tmp_path / "data")
+
+    def start(seconds: float) -> subprocess.Popen[str]:
+        words = [sys.executable, "-c", MAKER, str(tmp_path), str(seconds)]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+    hanging = start(600.0)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "node").glob("decoded-*/done")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [start(0.3), start(0.3)]
+    time.sleep(3.0)
+    hanging.kill()
+    hanging.wait()
+    counts = []
+    for worker in workers:
+        count, total = map(int, worker.communicate(timeout=60)[0].split())
+        assert total == int(load_all(images, 32).long().sum())
+        counts.append(count)
+    assert sum(counts) == 48
+    assert min(counts) > 0
+
+
+# --- where it is used
+
+
+def pairs_of(table: PairTable, tokenize: Callable[[list[str]], Tensor], files: DecodedFiles | None) -> TrainingPairs:
+    plan = Poisoning(attack=BadNet(patch_size=8), target="banana", count=16).plan(table, Path())
+    pairs = TrainingPairs(
+        table,
+        32,
+        tokenize=tokenize,
+        seed=3,
+        captions=plan.caption_changes(),
+        alter=plan.stamp_rows,
+        decoded=files,
+    )
+    pairs.use_views(AutoAugmentView(), augments_captions=True)
+    return pairs
+
+
+def test_batches_from_the_file_are_those_from_memory(
+    stall_pairs: PairTable,
+    tokenize: Callable[[list[str]], Tensor],
+    files: DecodedFiles,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    in_memory = pairs_of(stall_pairs, tokenize, None)
+    monkeypatch.setattr(training_pairs, "CACHE_BYTES", 4 * 64 * training_pairs.TOKEN_BYTES)
+    counting = Counting(monkeypatch)
+    mapped = pairs_of(stall_pairs, tokenize, files)
+    assert sum(counting.counts) == 64
+    assert not mapped.is_in_memory
+    monkeypatch.setattr(training_pairs, "load_image", lambda *arguments: pytest.fail("decoded again"))
+    keys = [(1, row) for row in (5, 63, 0, 17)]
+    for _ in range(2):
+        first, second = in_memory.__getitems__(keys), mapped.__getitems__(keys)
+        for name in ("rows", "images", "tokens", "image_views", "token_views"):
+            assert torch.equal(getattr(first, name), getattr(second, name)), name
+
+
+@pytest.mark.parametrize("protocol", ["paper", "authors"])
+def test_a_measurement_from_the_file_is_that_from_memory(
+    stall_test: LabelledImages,
+    tiny: Architecture,
+    tokenize: Callable[[list[str]], Tensor],
+    files: DecodedFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: Any,
+):
+    evaluation = Evaluation(
+        test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES, batch_size=7
+    )
+    trigger = Trigger(BadNet(patch_size=8), "banana")
+    model = build(tiny, seed=4)
+
+    def measure(decoded: DecodedFiles | None) -> Measure:
+        return Measure(
+            evaluation, stall_test, 32, tokenize=tokenize, trigger=trigger, protocol=protocol, decoded=decoded
+        )
+
+    expected = measure(None)(model)
+    monkeypatch.setattr(measure_module, "CACHE_BYTES", 0)
+    mapped = measure(files)
+    monkeypatch.setattr(measure_module, "load_image", lambda *arguments, **options: pytest.fail("decoded again"))
+    assert mapped(model) == expected
+    assert len(list(files.folder.glob("decoded-*"))) == (2 if protocol == "authors" else 1)
