@@ -886,7 +886,11 @@ def pretrain(
         sweep = prepared.sweep
         assert isinstance(sweep.victim, PretrainedVictim)
         with driver.workplace(sweep, inline):
-            run = driver.pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say)
+            if not inline:
+                driver.make_ready_nodes(prepared, home, say, runs_trials=False)
+            run = driver.pretrain_victim(
+                sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=sweep
+            )
         selected = driver.select_epoch(sweep.victim, run)
         _say_measurement(selected.measurement)
         say(f"weights: {run.checkpoint_path(selected)}")

@@ -82,6 +82,14 @@ class ClassFolders(Spec):
         images = self.read(Path())
         return [images.image(row) for row in range(len(images))]
 
+    def example(self) -> str:
+        """Absolute path of the first image.
+
+        Raises:
+            InvalidInput: as `read` does.
+        """
+        return self.read(Path()).image(0)
+
     def _names(self, root: Path, folders: list[str]) -> tuple[str, ...]:
         if self.class_names == "imagenet":
             from sweeplab.clip_model import imagenet_class_names  # open_clip takes seconds to import

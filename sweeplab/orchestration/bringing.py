@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -31,6 +32,8 @@ CHUNK_BYTES = 32 * 2**20
 
 LOCK_SECONDS = 5.0
 """So often does whoever waits for a copy that another process makes say that it is alive."""
+BLOCK_BYTES = 4096
+"""Of a disk: what a small file may take beyond its size."""
 KEPT_DAYS = 14
 """Copies that were not used for so long are removed when others are made."""
 
@@ -73,13 +76,14 @@ def local_copy(location: str, name: str, read: Read | None) -> Path:
 
 def _receive(location: str, copy: Path, read: Read) -> None:
     part = copy.with_name(f".{copy.name}.part")
-    try:
-        with part.open("wb") as file:
-            while chunk := read(location, file.tell(), CHUNK_BYTES):
-                file.write(chunk)
+    part.unlink(missing_ok=True)
+    position = 0
+    while chunk := read(location, position, CHUNK_BYTES):
+        with storage_faults(f"{copy} of node {socket.gethostname()}"), part.open("ab") as file:
+            file.write(chunk)
+        position += len(chunk)
+    with storage_faults(f"{copy} of node {socket.gethostname()}"):
         part.replace(copy)
-    except OSError as error:
-        raise StorageFault(f"cannot write {copy} ({error.strerror}); free space in {copy.parent}") from error
 
 
 def node_cache() -> Path:
@@ -142,8 +146,18 @@ def sources_of(spec: CleaningSweep | PretrainedVictim) -> Sources | None:
     """The files that a spec reads; None where it reads none. They have been looked at before: a fault is a bug."""
     parts = parts_of(spec)
     places = {str(path): _absolute(path) for part in parts for path in _paths_in(part)}
-    examples = {reader.example() for part in parts for reader in _specs_in(part) if hasattr(reader, "example")}
+    examples = {example for part in parts for spec in _specs_in(part) for example in _examples_of(spec)}
     return Sources(places, tuple(sorted({*places.values(), *examples}))) if places else None
+
+
+def _examples_of(spec: Any) -> Iterator[str]:
+    """One file of each kind that a spec reads, not of its parts: a folder may be there and be an empty mount point."""
+    if hasattr(spec, "example"):
+        yield spec.example()
+        return
+    for path in _own_paths(spec):
+        if os.path.isdir(_absolute(path)):
+            yield from islice(files_of(path), 1)
 
 
 def packed_parts_of(spec: CleaningSweep | PretrainedVictim) -> bytes:
@@ -170,11 +184,15 @@ def _specs_in(value: Any) -> Iterator[Any]:
 
 def _paths_in(value: Any) -> Iterator[Path]:
     for spec in _specs_in(value):
-        for name in type(spec).model_fields:
-            held = getattr(spec, name)
-            yield from (
-                item for item in (held if isinstance(held, (tuple, list)) else [held]) if isinstance(item, Path)
-            )
+        yield from _own_paths(spec)
+
+
+def _own_paths(spec: Spec) -> Iterator[Path]:
+    for name in type(spec).model_fields:
+        held = getattr(spec, name)
+        for item in held if isinstance(held, (tuple, list)) else [held]:
+            if isinstance(item, Path):
+                yield item
 
 
 def _replaced(value: Any, where: Callable[[Path], Path], below: Path | None = None) -> Any:
@@ -355,13 +373,13 @@ def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify
     """
     folder = node_cache() / f"data-{carrier.digest()}"
     root = folder / "files"
-    with storage_faults(folder), _patiently_locked(_lock_of(folder), alive):
-        if (folder / COMPLETE).exists() and (not verify or _is_whole(root, carrier.listing())):
-            os.utime(folder / COMPLETE)
-            return root
+    with storage_faults(f"{folder} of node {socket.gethostname()}"), _patiently_locked(_lock_of(folder), alive):
         if (folder / COMPLETE).exists():
-            shutil.rmtree(folder)
-        _fill(folder, root, carrier, alive)
+            if verify:
+                _make_whole(root, carrier, alive)
+            os.utime(folder / COMPLETE)
+        else:
+            _fill(folder, root, carrier, alive)
     return root
 
 
@@ -370,7 +388,8 @@ def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None])
     root.mkdir(parents=True, exist_ok=True)
     if (folder / ARRIVED).exists():
         arrived = int((folder / ARRIVED).read_text())
-    needed, free = listing.num_bytes - arrived * CHUNK_BYTES, shutil.disk_usage(folder).free
+    needed = listing.num_bytes - arrived * CHUNK_BYTES + BLOCK_BYTES * len(listing.names)
+    free = shutil.disk_usage(folder).free
     if needed > free:
         raise StorageFault(
             f"{folder.parent} of node {socket.gethostname()} has {free / 1e9:.1f} GB free, and the data to be brought "
@@ -378,15 +397,48 @@ def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None])
             "disk, or put the data on a path that all nodes share"
         )
     for chunk in range(arrived, listing.num_chunks):
-        content = memoryview(carrier.chunk(chunk))
-        for file, offset, size in listing.pieces(chunk):
-            _write(_place(root, listing.names[file].as_py()), offset, content[:size])
-            content = content[size:]
+        _write_chunk(chunk, root, listing, carrier)
         write_atomically(folder / ARRIVED, str(chunk + 1).encode(), durable=False)
         alive()
     for file in np.flatnonzero(listing.sizes == 0).tolist():
         _write(_place(root, listing.names[file].as_py()), 0, memoryview(b""))
     (folder / COMPLETE).touch()
+
+
+def _write_chunk(
+    chunk: int, root: Path, listing: Listing, carrier: Carrier, wanted: Callable[[int], bool] = lambda file: True
+) -> None:
+    content = memoryview(carrier.chunk(chunk))
+    for file, offset, size in listing.pieces(chunk):
+        if wanted(file):
+            _write(_place(root, listing.names[file].as_py()), offset, content[:size])
+        content = content[size:]
+
+
+def _make_whole(root: Path, carrier: Carrier, alive: Callable[[], None]) -> None:
+    """Bring again what a tidy system has removed, and touch nothing else: other processes may be reading."""
+    listing = carrier.listing()
+    lacking = {
+        file
+        for file, (name, size) in enumerate(zip(listing.names.to_pylist(), listing.sizes.tolist(), strict=True))
+        if not _has_size(_place(root, name), size)
+    }
+    if not lacking:
+        return
+    for chunk in range(listing.num_chunks):
+        if any(file in lacking for file, _, _ in listing.pieces(chunk)):
+            _write_chunk(chunk, root, listing, carrier, lacking.__contains__)
+            alive()
+    for file in lacking:
+        if not listing.sizes[file]:
+            _write(_place(root, listing.names[file].as_py()), 0, memoryview(b""))
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
 
 
 def _place(root: Path, name: str) -> Path:
@@ -404,16 +456,6 @@ def _write(path: Path, offset: int, content: memoryview) -> None:
     with file:
         file.seek(offset)
         file.write(content)
-
-
-def _is_whole(root: Path, listing: Listing) -> bool:
-    try:
-        return all(
-            os.stat(_place(root, name)).st_size == size
-            for name, size in zip(listing.names.to_pylist(), listing.sizes.tolist(), strict=True)
-        )
-    except OSError:
-        return False
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from sweeplab.experiment import Resources
 from sweeplab.orchestration import watch
 from sweeplab.orchestration.bringing import Sources
 from sweeplab.orchestration.files import storage_faults
+from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.watch import RAYLET_DIED
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 
@@ -34,6 +34,7 @@ SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the book, not Tune, knows the metric
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a call outside a session is an error, not a cluster of its own
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -101,16 +102,18 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         except Exception as error:
             # One of its processes died or was too slow, for which Ray has no error of its own.
             raise Unfinished(f"Ray did not come up ({_first_line(error)}); the same command tries again") from error
+        is_over = threading.Event()
         try:
             _find_raylet()
             if needs_train:
-                threading.Thread(target=_free_abandoned_groups, name="placement groups", daemon=True).start()
+                threading.Thread(target=_free_abandoned_groups, args=(is_over,), daemon=True).start()
             yield
         except Exception as error:
             if isinstance(error, (Unfinished, StorageFault)) or not raylet_is_gone():
                 raise
             raise Unfinished(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on") from error
         finally:
+            is_over.set()
             _shut_down()
 
 
@@ -272,11 +275,10 @@ GROUP_SECONDS = 10.0
 """Between two looks for placement groups that nobody uses."""
 
 
-def _free_abandoned_groups() -> None:
+def _free_abandoned_groups(is_over: threading.Event) -> None:
     """Look for them until the session ends."""
     seen: set[str] = set()
-    while _raylet is not None:
-        time.sleep(GROUP_SECONDS)
+    while not is_over.wait(GROUP_SECONDS):
         with contextlib.suppress(Exception):  # the state service is busy, or the cluster is going: next time
             seen = free_abandoned_groups(seen)
 
@@ -318,8 +320,8 @@ NODE_SECONDS = 120.0
 """So long may a node take to say what it sees."""
 
 
-def check_nodes(sources: Sources | None, storage: str) -> list[str]:
-    """Make sure that every node of the cluster sees the storage of checkpoints.
+def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
+    """Make sure that every node of the cluster sees the storages of checkpoints.
 
     Returns:
         Ids of the nodes that do not see all the data.
@@ -331,27 +333,18 @@ def check_nodes(sources: Sources | None, storage: str) -> list[str]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from sweeplab.orchestration import remote
-    from sweeplab.orchestration.storage import Storage
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    place = Storage(storage)
-    if len(nodes) < 2 and not place.is_remote:
+    places = [Storage(storage) for storage in storages]
+    if len(nodes) < 2 and not any(place.is_remote for place in places):
         return []
     mark = f".seen-{uuid4().hex[:12]}"
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / mark).write_text("SweepLab looks whether every node sees this folder\n")
-        try:
-            if place.is_remote:
-                place.upload(Path(folder) / mark, mark)
-            else:
-                Path(storage).mkdir(parents=True, exist_ok=True)
-                shutil.copy(Path(folder) / mark, Path(storage) / mark)
-        except (OSError, StorageFault) as error:
-            raise InvalidInput(f"resources.storage={storage!r} cannot be written: {error}") from error
+    for place in places:
+        _leave_mark(place, mark)
     task = ray.remote(num_cpus=0, max_retries=1)(remote.missing_here)
     asked = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            sources, storage, mark
+            sources, storages, mark
         ): node
         for node in nodes
     }
@@ -368,8 +361,9 @@ def check_nodes(sources: Sources | None, storage: str) -> list[str]:
             blind += [asked[answer]["NodeID"]] if missing else []
         faults += [f"node {asked[answer]['NodeID'][:8]} did not answer within {NODE_SECONDS:g} s" for answer in late]
     finally:
-        with contextlib.suppress(StorageFault, OSError):
-            place.remove(mark)
+        for place in places:
+            with contextlib.suppress(StorageFault, OSError):
+                place.remove(mark)
     if faults:
         listed = "\n  ".join(faults)
         raise InvalidInput(
@@ -377,6 +371,19 @@ def check_nodes(sources: Sources | None, storage: str) -> list[str]:
             "set resources.storage to a folder that all nodes share, s3:// or gs://"
         )
     return blind
+
+
+def _leave_mark(place: Storage, mark: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / mark).write_text("SweepLab looks whether every node sees this folder\n")
+        try:
+            if place.is_remote:
+                place.upload(Path(folder) / mark, mark)
+            else:
+                Path(place.location).mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(folder) / mark, Path(place.location) / mark)
+        except (OSError, StorageFault) as error:
+            raise InvalidInput(f"resources.storage={place.location!r} cannot be written: {error}") from error
 
 
 def raylet_is_gone() -> bool:

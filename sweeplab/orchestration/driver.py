@@ -1,6 +1,7 @@
 """The driver: prepares a sweep, makes sure of its victim, runs what is missing, and leaves table and page behind."""
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,16 @@ from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.measure import evaluation_digest, wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
-from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim, Search, SelectedTrial, Setting
+from sweeplab.experiment import (
+    CleaningSweep,
+    CleanSample,
+    ClosestTo,
+    PretrainedVictim,
+    Resources,
+    Search,
+    SelectedTrial,
+    Setting,
+)
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook
 from sweeplab.orchestration.bringing import sources_of
@@ -33,7 +43,7 @@ from sweeplab.orchestration.run_folder import ROLLING, RunFolder
 from sweeplab.orchestration.search import quiet_optuna
 from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
-from sweeplab.orchestration.watch import Watch, signals_as_interrupts
+from sweeplab.orchestration.watch import Interrupted, Watch, signals_as_interrupts
 from sweeplab.orchestration.workers import (
     Machine,
     MeasuringJob,
@@ -88,7 +98,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
             longer than the training, a batch larger than the data, an objective or method that does not fit its data,
             a checkpoint of another architecture, or without the optimizer that protocol `authors` carries over.
     """
-    sweep = sweep.with_text_augmentation_resolved()
+    sweep = with_shared_storage(sweep.with_text_augmentation_resolved())
     machine = machine_for(sweep, home)
     test = sweep.evaluation.load(machine.data_home)
     trigger = sweep.trigger()
@@ -288,7 +298,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     with workplace(sweep, inline):
         if not inline:
             check_batch_norm(sweep)
-            make_ready_nodes(sweep, home, say)
+            make_ready_nodes(prepared, home, say)
         victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
         check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
         return _run_trials(prepared, folder, victim, home, inline=inline, say=say)
@@ -308,6 +318,10 @@ def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
             yield
     except StorageFault as fault:
         raise Unfinished(f"{sweep.name}: {fault}") from fault
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        raise Interrupted("SIGTERM") from None  # Ray's handler, which stands while it starts, says it so
 
 
 def check_batch_norm(sweep: CleaningSweep) -> None:
@@ -334,13 +348,42 @@ def storage_of(sweep: CleaningSweep | PretrainedVictim, home: Path) -> str:
     return sweep.resources.storage or str(home)
 
 
-def make_ready_nodes(sweep: CleaningSweep, home: Path, say: Say) -> None:
-    """Make sure that every node of the cluster sees the storage, and bring it the data that it does not see.
+def with_shared_storage(sweep: CleaningSweep) -> CleaningSweep:
+    """The sweep with victims whose checkpoints go where the sweep's go, unless they say otherwise."""
+    if sweep.resources.storage is None or not isinstance(sweep.victim, PretrainedVictim):
+        return sweep
+    return sweep.replace(victim=_stored_at(sweep.victim, sweep.resources.storage))
+
+
+def _stored_at(victim: PretrainedVictim, storage: str) -> PretrainedVictim:
+    changes: dict[str, Any] = {}
+    if victim.resources.storage is None:
+        changes["resources"] = victim.resources.replace(storage=storage)
+    if isinstance(victim.select, ClosestTo) and victim.select.victim is not None:
+        changes["select"] = victim.select.replace(victim=_stored_at(victim.select.victim, storage))
+    return victim.replace(**changes) if changes else victim
+
+
+def make_ready_nodes(prepared: Prepared, home: Path, say: Say, *, runs_trials: bool = True) -> None:
+    """Make sure that every node of the cluster sees the storages, and bring it the data that it does not see.
+
+    Args:
+        prepared: the sweep.
+        home: the home.
+        say: prints progress.
+        runs_trials: whether trials are run, or the victim alone is trained.
 
     Raises:
         InvalidInput: naming the nodes that cannot take part, and why.
     """
-    blind = check_nodes(sources_of(sweep), storage_of(sweep, home))
+    sweep = prepared.sweep
+    storages = [storage_of(sweep, home)] if runs_trials else []
+    if isinstance(sweep.victim, PretrainedVictim):
+        if victim_folder(home, sweep.victim, prepared.victim_digest).result() is None:
+            storages.append(storage_of(sweep.victim, home))
+        if isinstance(sweep.victim.select, ClosestTo) and sweep.victim.select.victim is not None:
+            storages.append(storage_of(sweep.victim.select.victim, home))
+    blind = check_nodes(sources_of(sweep), sorted(set(storages)))
     if blind:
         watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
         executors.bring_data(sweep, blind, watch, say)
@@ -451,7 +494,7 @@ def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = 
         for name in sorted(set(old) | set(new)):
             if spec is not None and name in spec.NOT_IN_DIGEST:
                 continue
-            if path == "" and name in ("resources",):
+            if path.rpartition(".")[2] == "resources" and name in Resources.NOT_IN_DIGEST:
                 continue
             if path == "search" and name in Search.NOT_IN_DIGEST:
                 continue
@@ -470,7 +513,7 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
     if isinstance(sweep.victim, SelectedTrial):
         return selected_victim(sweep, prepared.victim_digest, folder, home, say)
     if isinstance(sweep.victim, PretrainedVictim):
-        run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say)
+        run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=sweep)
         selected = select_epoch(sweep.victim, run)
         assert selected.checkpoint is not None
         checkpoint, epoch = (run.storage / selected.checkpoint).location, selected.epoch
@@ -541,7 +584,9 @@ def check_weights(victim: Victim, *, is_pretrained: bool) -> None:
     try:
         load_weights(path)
     except (InvalidInput, OSError) as error:
-        remedy = "remove the file, and the same command trains it again" if is_pretrained else "restore the file"
+        remedy = "restore the file"
+        if is_pretrained and path.exists():
+            remedy = "remove the file, and the same command trains it again"
         raise InvalidInput(f"the weights of victim {victim.name!r} cannot be read: {error}; {remedy}") from error
 
 
@@ -583,28 +628,49 @@ def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home
     return victim
 
 
-def pretrain_victim(victim: PretrainedVictim, digest: str, home: Path, *, inline: bool, say: Say) -> RunFolder:
-    """Pre-train a victim, or go on with it, or find it finished; waits where another process is at it already."""
+def pretrain_victim(
+    victim: PretrainedVictim,
+    digest: str,
+    home: Path,
+    *,
+    inline: bool,
+    say: Say,
+    reads: CleaningSweep | None = None,
+) -> RunFolder:
+    """Pre-train a victim, or go on with it, or find it finished; waits where another process is at it already.
+
+    Args:
+        victim: what is trained.
+        digest: its own.
+        home: the home.
+        inline: whether in this process.
+        say: prints progress.
+        reads: the sweep whose data were made ready on every node; None: the victim's alone.
+    """
     run = victim_folder(home, victim, digest)
     if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
-        accuracy = victim.select.accuracy or _accuracy_of(victim.select.victim, home, inline=inline, say=say)
+        accuracy = victim.select.accuracy or _accuracy_of(
+            victim.select.victim, home, inline=inline, say=say, reads=reads
+        )
         write_json(run.path / REFERENCE, {"accuracy": accuracy})
     with exclusively(run.path, f"victim {victim.name}", say):
-        return _pretrain_victim(victim, digest, run, home, inline=inline, say=say)
+        return _pretrain_victim(victim, digest, run, home, inline=inline, say=say, reads=reads)
 
 
 REFERENCE = "reference.json"
 """In a victim's folder: the accuracy that its selected epoch comes closest to."""
 
 
-def _accuracy_of(other: PretrainedVictim | None, home: Path, *, inline: bool, say: Say) -> float:
+def _accuracy_of(
+    other: PretrainedVictim | None, home: Path, *, inline: bool, say: Say, reads: CleaningSweep | None
+) -> float:
     """Pre-train another victim where it is not there yet; the accuracy of its selected epoch."""
     assert other is not None
     machine = machine_for(other, home)
     table, _ = victim_table(other, machine)
     test = other.evaluation.load(machine.data_home)
     digest = _digest_of_victim(other, table.digest, test.digest)
-    run = pretrain_victim(other, digest, home, inline=inline, say=say)
+    run = pretrain_victim(other, digest, home, inline=inline, say=say, reads=reads)
     return select_epoch(other, run).measurement.accuracy
 
 
@@ -625,7 +691,14 @@ def exclusively(path: Path, what: str, say: Say) -> Iterator[None]:
 
 
 def _pretrain_victim(
-    victim: PretrainedVictim, digest: str, run: RunFolder, home: Path, *, inline: bool, say: Say
+    victim: PretrainedVictim,
+    digest: str,
+    run: RunFolder,
+    home: Path,
+    *,
+    inline: bool,
+    say: Say,
+    reads: CleaningSweep | None,
 ) -> RunFolder:
     if run.result() is not None and _selected_is_there(victim, run):
         say(f"victim {victim.name} is there already ({run.path})")
@@ -662,13 +735,19 @@ def _pretrain_victim(
         run.clear_abandoned()
         run.rewind()
         job = PretrainingJob(
-            victim, machine, run.storage.location, run.begin_attempt(), run.latest_checkpoint(), digest=digest
+            victim,
+            machine,
+            run.storage.location,
+            run.begin_attempt(),
+            run.latest_checkpoint(),
+            digest=digest,
+            initial=str(victim.initial.expanduser().absolute()) if victim.initial is not None else None,
         )
         if inline:
             executors.pretrain_inline(job, run, on_point)
             break
         watch = Watch(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
-        failure = executors.pretrain_on_ray(job, run, on_point, home, watch)
+        failure = executors.pretrain_on_ray(job, run, on_point, home, watch, reads or victim)
         if failure is None:
             break
         append_line(

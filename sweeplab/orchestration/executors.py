@@ -94,8 +94,10 @@ def new_desk(*files: str, reads: CleaningSweep | PretrainedVictim | None = None)
     return ray.remote(**options)(remote.Desk).remote(files, packed_parts_of(reads) if reads is not None else b"")
 
 
-def bring_data(sweep: CleaningSweep, nodes: list[str], watch: Watch, say: Callable[[str], None]) -> None:
+def bring_data(reads: CleaningSweep, nodes: list[str], watch: Watch, say: Callable[[str], None]) -> None:
     """Have nodes get copies of the data that they do not see, all at a time, before anything is trained.
+
+    A node that is lost meanwhile is done without.
 
     Raises:
         InvalidInput: if a node's disk is too small, or it does not get them.
@@ -103,18 +105,34 @@ def bring_data(sweep: CleaningSweep, nodes: list[str], watch: Watch, say: Callab
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    desk = new_desk(reads=sweep)
+    desk = new_desk(reads=reads)
     task = ray.remote(num_cpus=0, max_retries=2)(remote.bring_data)
     began = time.monotonic()
+
+    def bring(node: str) -> Any:
+        return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(desk)
 
     def work() -> None:
         try:
             listing = ray.get(ray.get(desk.porter.remote()).listing.remote())
-            receivers = "1 node that sees" if len(nodes) == 1 else f"{len(nodes)} nodes that see"
-            say(f"bringing {len(listing.names)} files ({listing.num_bytes / 1e9:.2f} GB) to {receivers} none of them")
+            receivers = "1 node does" if len(nodes) == 1 else f"{len(nodes)} nodes do"
+            say(
+                f"{receivers} not see all data: bringing what is lacking of {len(listing.names)} files "
+                f"({listing.num_bytes / 1e9:.2f} GB)"
+            )
             del listing
-            strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
-            ray.get([task.options(scheduling_strategy=strategy).remote(desk) for strategy in strategies])
+            asked = {bring(node): node for node in nodes}
+            while asked:
+                ready = ray.wait(list(asked))[0][0]
+                node = asked.pop(ready)
+                try:
+                    ray.get(ready)
+                except ray.exceptions.RayTaskError:
+                    raise
+                except ray.exceptions.RayError as error:
+                    if any(known["NodeID"] == node and known["Alive"] for known in ray.nodes()):
+                        raise Unfinished(f"node {node[:8]} did not get the data ({_first_line(error)})") from error
+                    say(f"  node {node[:8]} was lost meanwhile; going on without it")
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StorageFault):
                 raise InvalidInput(str(error.cause)) from None
@@ -383,9 +401,22 @@ def pretrain_inline(job: PretrainingJob, run: RunFolder, on_point: Callable[[Poi
 
 
 def pretrain_on_ray(
-    job: PretrainingJob, run: RunFolder, on_point: Callable[[Point], None], home: Path, watch: Watch
+    job: PretrainingJob,
+    run: RunFolder,
+    on_point: Callable[[Point], None],
+    home: Path,
+    watch: Watch,
+    reads: CleaningSweep | PretrainedVictim,
 ) -> Failure | None:
     """Pre-train in a Ray Train run; the driver commits every point as it arrives.
+
+    Args:
+        job: what is trained.
+        run: where points are committed.
+        on_point: called with every one.
+        home: the home.
+        watch: notices when nothing moves.
+        reads: what the command reads in all, the victim's data among it: they are brought to nodes together.
 
     Returns:
         None when training came to its end, else why it did not.
@@ -397,8 +428,8 @@ def pretrain_on_ray(
     per_worker = resources_per_worker(resources)
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"pretrain-{uuid4().hex[:8]}"
-    job = dataclasses.replace(job, sources=sources_of(job.victim))
-    desk = new_desk(*([str(job.victim.initial)] if job.victim.initial else []), reads=job.victim)
+    job = dataclasses.replace(job, sources=sources_of(reads))
+    desk = new_desk(*([job.initial] if job.initial else []), reads=reads)
     trainer = remote.torch_trainer(
         remote.train_loop,
         {"job": cloudpickle.dumps(dataclasses.replace(job, machine=machine)), "desk": desk},

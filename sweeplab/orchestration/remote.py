@@ -36,6 +36,11 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memo
 BEAT_SECONDS = 5.0
 """At most so often does a worker say that it is alive."""
 
+LOOK_SECONDS = 600.0
+"""So long does a process trust that nobody has removed files of a mirror."""
+_looked: float | None = None
+"""When this process looked, in seconds of the monotonic clock."""
+
 Send = Callable[[bytes], None]
 
 
@@ -113,15 +118,20 @@ class _RemoteContext:
 
         return local_copy(location, name, read)
 
-    def mirror(self, *, verify: bool = False) -> "Path":
+    def mirror(self) -> "Path":
         """The folder of this node below which copies of all files that the experiment reads lie; see
-        `bringing.mirror`."""
+        `bringing.mirror`. Now and then it looks whether all are still there."""
         import ray
 
         from sweeplab.orchestration.bringing import mirror
 
+        global _looked
+        now = time.monotonic()
+        verify = _looked is None or now - _looked > LOOK_SECONDS
         porter = _Caller(ray.get(self._desk.porter.remote()), self.alive)
-        return mirror(porter, self.alive, verify=verify)
+        root = mirror(porter, self.alive, verify=verify)
+        _looked = now if verify else _looked
+        return root
 
 
 class _Caller:
@@ -163,7 +173,7 @@ def bring_data(desk: Any) -> None:
     from sweeplab.orchestration.bringing import remove_old_copies
 
     remove_old_copies()
-    SendingContext(1, lambda message: None, desk).mirror(verify=True)
+    SendingContext(1, lambda message: None, desk).mirror()
 
 
 class SendingContext(_RemoteContext):
@@ -325,19 +335,20 @@ def measure_checkpoint(job: Any, desk: Any) -> Any:
     return workers.measure_checkpoint(replace(job, checkpoint=str(place)), context)
 
 
-def missing_here(sources: "Sources | None", storage: str, mark: str) -> tuple[str, list[str], list[str]]:
-    """A Ray task: this node's name, the data that it does not see, and the storage where it does not see the marker."""
+def missing_here(sources: "Sources | None", storages: list[str], mark: str) -> tuple[str, list[str], list[str]]:
+    """A Ray task: this node's name, the data that it does not see, and the storages where it sees no marker."""
     import socket
 
     from sweeplab.orchestration.storage import Storage
     from sweeplab.specs import InvalidInput, StorageFault
 
     unreached = []
-    try:
-        if not Storage(storage).exists(mark):
-            unreached.append(storage)
-    except (StorageFault, InvalidInput, OSError) as error:
-        unreached.append(f"{storage} ({error})")
+    for storage in storages:
+        try:
+            if not Storage(storage).exists(mark):
+                unreached.append(storage)
+        except (StorageFault, InvalidInput, OSError) as error:
+            unreached.append(f"{storage} ({error})")
     return socket.gethostname(), sources.missing() if sources is not None else [], unreached
 
 

@@ -102,6 +102,8 @@ class PretrainingJob:
     """A checkpoint's path or URL."""
     digest: str = ""
     """The victim's."""
+    initial: str | None = None
+    """Absolute path, on the driver's node, of the checkpoint from which training starts."""
     sources: Sources | None = None
     """The data, where another node may not see them."""
     work: Callable[["PretrainingJob", WorkerContext], None] = field(default_factory=lambda: pretrain)
@@ -189,7 +191,8 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     measure.alive = context.alive
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
     if victim.initial is not None:
-        initial = context.bring(str(victim.initial), f"initial-{job.digest}")
+        assert job.initial is not None
+        initial = context.bring(job.initial, f"initial-{job.digest}")
         load_into(model, load_weights(initial), str(victim.initial))
     model.to(device)
     with storing(job) as places:

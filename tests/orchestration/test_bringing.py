@@ -126,10 +126,8 @@ def test_a_sweep_reads_what_it_and_its_victims_name(tmp_path: Path, smoke: Clean
     assert found is not None
     named = [own.path, theirs.path, others.path, test.path, stamp]
     assert set(found.places.values()) == set(map(str, named))
-    assert set(found.probes) == {
-        *map(str, named),
-        *(str(tmp_path / f"{n}/{n}.png") for n in ("own", "theirs", "others")),
-    }
+    examples = [f"{name}/{name}.png" for name in ("own", "theirs", "others")] + ["test/apple/1.png"]
+    assert set(found.probes) == {*map(str, named), *(str(tmp_path / place) for place in examples)}
     assert {path for part in parts_of(sweep) for path in files_of(part)} >= {str(stamp), str(tmp_path / "own/own.png")}
 
 
@@ -266,10 +264,35 @@ def test_at_the_start_files_that_the_system_tidied_away_are_noticed(tmp_path: Pa
     assert same(mirror(Counting(paths), verify=True), paths)
 
 
+@pytest.mark.usefixtures("node", "small_chunks")
+def test_only_what_is_lacking_is_brought_again(tmp_path: Path):
+    paths = files(tmp_path / "data", [7, 7, 0, 14, 7])
+    carrier = Counting(paths)
+    root = mirror(carrier)
+    untouched = (root / paths[0][1:]).stat()
+    for number in (2, 3):
+        (root / paths[number][1:]).unlink()
+    carrier.chunks.clear()
+    assert same(mirror(carrier, verify=True), paths)
+    assert carrier.chunks == [2, 3]
+    assert (root / paths[0][1:]).stat() == untouched
+    mirror(carrier, verify=True)
+    assert carrier.chunks == [2, 3]
+
+
+def test_a_folder_that_is_an_empty_mount_point_is_not_taken_for_the_data(tmp_path: Path, smoke: CleaningSweep):
+    test = class_folders(tmp_path / "test")
+    sources = sources_of(smoke.replace(evaluation=Evaluation(test=test, templates=("a {}",))))
+    assert sources is not None
+    (tmp_path / "test").rename(tmp_path / "moved")
+    (tmp_path / "test").mkdir()
+    assert sources.missing() == [str(tmp_path / "test" / "apple" / "1.png")]
+
+
 @pytest.mark.usefixtures("node")
 def test_a_node_without_room_says_so_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths = files(tmp_path / "data", SIZES)
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=28))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=29 + 6 * 4096 - 1))
     carrier = Counting(paths)
     with pytest.raises(StorageFault, match=r"has 0\.0 GB free, and the data to be brought there are 0\.0 GB"):
         mirror(carrier)

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,9 +42,9 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "mark").write_text("seen")
     store, sources = str(tmp_path / "store"), Sources({}, (str(tmp_path / "data"), str(tmp_path / "gone")))
-    assert missing_here(sources, store, "mark")[1:] == ([str(tmp_path / "gone")], [])
-    assert missing_here(None, store, "other mark")[1:] == ([], [store])
-    assert missing_here(None, f"file://{store}", "mark")[1:] == ([], [])
+    assert missing_here(sources, [store], "mark")[1:] == ([str(tmp_path / "gone")], [])
+    assert missing_here(None, [store], "other mark")[1:] == ([], [store])
+    assert missing_here(None, [f"file://{store}"], "mark")[1:] == ([], [])
 
 
 class Answers:
@@ -64,8 +66,8 @@ class Answers:
         self.asked = int(scheduling_strategy[0])
         return self
 
-    def remote(self, sources: Sources | None, storage: str, mark: str) -> tuple[int, Any]:
-        return self.asked, repr(self.says(self.asked, storage, mark))
+    def remote(self, sources: Sources | None, storages: list[str], mark: str) -> tuple[int, Any]:
+        return self.asked, repr(self.says(self.asked, storages[0], mark))
 
     def wait(self, asked: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
         return [a for a in asked if a[1] != "None"], [a for a in asked if a[1] == "None"]
@@ -77,8 +79,8 @@ class Answers:
 def test_a_cluster_whose_nodes_all_see_the_storage_passes_and_nothing_is_left_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    Answers(monkeypatch, lambda node, storage, mark: missing_here(None, storage, mark)[2])
-    check_nodes(None, str(tmp_path / "store"))
+    Answers(monkeypatch, lambda node, storage, mark: missing_here(None, [storage], mark)[2])
+    check_nodes(None, [str(tmp_path / "store")])
     assert list((tmp_path / "store").iterdir()) == []
 
 
@@ -88,7 +90,7 @@ def test_nodes_that_do_not_see_the_storage_or_do_not_answer_are_named_in_one_mes
     store = str(tmp_path / "store")
     Answers(monkeypatch, lambda node, storage, mark: [storage] if node == 1 else None)
     with pytest.raises(InvalidInput) as refusal:
-        check_nodes(None, store)
+        check_nodes(None, [store])
     assert str(refusal.value).splitlines() == [
         "not every node of the cluster can take part:",
         f"  node 1aaaaaaa (host-1) does not see {store}",
@@ -100,15 +102,15 @@ def test_nodes_that_do_not_see_the_storage_or_do_not_answer_are_named_in_one_mes
 
 def test_nodes_that_do_not_see_the_data_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     answers = Answers(monkeypatch, lambda node, storage, mark: [])
-    assert check_nodes(None, str(tmp_path / "store")) == []
+    assert check_nodes(None, [str(tmp_path / "store")]) == []
     answers.blind = 2
-    assert check_nodes(None, str(tmp_path / "store")) == [f"2{'a' * 20}"]
+    assert check_nodes(None, [str(tmp_path / "store")]) == [f"2{'a' * 20}"]
 
 
 def test_one_node_needs_no_shared_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     answers = Answers(monkeypatch, lambda node, storage, mark: [storage])
     answers.nodes[1]["Alive"] = False
-    check_nodes(None, str(tmp_path / "store"))
+    check_nodes(None, [str(tmp_path / "store")])
     assert not (tmp_path / "store").exists()
 
 
@@ -116,7 +118,7 @@ def test_a_storage_that_cannot_be_written_is_refused_by_name(tmp_path: Path, mon
     Answers(monkeypatch, lambda node, storage, mark: [])
     (tmp_path / "store").write_text("a file")
     with pytest.raises(InvalidInput, match=r"resources\.storage='.*store' cannot be written"):
-        check_nodes(None, str(tmp_path / "store"))
+        check_nodes(None, [str(tmp_path / "store")])
 
 
 # --- what finds room
@@ -203,3 +205,32 @@ with cluster.ray_session(needs_train=True):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, env=environment)
     assert ran.stdout.strip().endswith("freed"), ran.stderr[-3000:]
+
+
+def test_a_session_that_is_over_is_not_looked_after(monkeypatch: pytest.MonkeyPatch):
+    """Else a question to Ray would begin a cluster of its own."""
+    looks: list[set[str]] = []
+    monkeypatch.setattr(cluster, "GROUP_SECONDS", 0.05)
+    monkeypatch.setattr(cluster, "free_abandoned_groups", lambda seen: looks.append(seen) or seen)
+    is_over = threading.Event()
+    thread = threading.Thread(target=cluster._free_abandoned_groups, args=(is_over,))
+    thread.start()
+    while not looks:
+        time.sleep(0.01)
+    is_over.set()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+@pytest.mark.slow
+def test_outside_a_session_nothing_begins_a_cluster():
+    code = (
+        "from sweeplab.orchestration.cluster import ray_session\n"
+        "with ray_session(needs_train=False): pass\n"
+        "import ray\n"
+        "try: ray.get_runtime_context().get_node_id()\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "print(ray.is_initialized())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split()[-1:] == ["False"], done.stdout + done.stderr
