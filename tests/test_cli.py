@@ -182,6 +182,13 @@ def test_another_spec_under_an_existing_name_is_refused_with_what_differs(
     assert (folder.path / "sweep.json").read_bytes() == before
 
 
+def test_of_the_resources_the_number_of_workers_is_part_of_the_spec(sweep: CleaningSweep, refusal, own_home: Path):
+    prepared = driver.prepare(sweep, own_home)
+    SweepFolder(own_home / "sweeps" / sweep.name).write_header(sweep, prepared.digest, prepared.contents)
+    message = refusal(["--inline", "resources.workers=2", "resources.loader_workers=3"], sweep)
+    assert "exists with another spec:\n  resources.workers: 1 -> 2\n" in message
+
+
 def test_a_home_that_cannot_be_written_is_refused(
     sweep: CleaningSweep, refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
