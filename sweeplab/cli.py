@@ -486,10 +486,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     set_aside: Annotated[bool, typer.Option("--set-aside", help="Sweeps that --fresh set aside too.")] = False,
     victims: Annotated[bool, typer.Option("--victims", help="Victims that no sweep names too.")] = False,
-    copies: Annotated[
-        bool,
-        typer.Option("--copies", help="What this node keeps, unused for a day, too."),
-    ] = False,
+    copies: Annotated[bool, typer.Option("--copies", help="What this node keeps, unused for a day, too.")] = False,
 ) -> None:
     """Show what takes disk space, and remove what killed commands left behind."""
 

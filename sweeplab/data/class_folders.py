@@ -42,23 +42,12 @@ class ClassFolders(Spec):
             InvalidInput: if the folder is missing, a class has no images or no name of its own, or the
                 numbers differ from what is declared.
         """
-        root = Path(os.path.abspath(self.path.expanduser()))
-        if not root.is_dir():
-            raise InvalidInput(f"path={root} is no folder; give the folder that holds one folder per class")
-        try:
-            folders = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
-            found = [_images_in(root, folder) for folder in folders]
-        except OSError as error:
-            raise InvalidInput(f"path={root} cannot be read ({error}); check its permissions") from None
-        if not folders:
-            raise InvalidInput(f"path={root} holds no class folders; put the images into one folder per class")
+        root, folders = self._folders()
+        found = [_images_in(root, folder) for folder in folders]
         names = self._names(root, folders)
         for folder, images in zip(folders, found, strict=True):
             if not images:
-                raise InvalidInput(
-                    f"{root / folder} holds no images ({' '.join(IMAGE_SUFFIXES)}); every class needs one: "
-                    "add images or remove the folder"
-                )
+                raise InvalidInput(_no_images(root / folder))
         total = sum(map(len, found))
         if self.num_images not in (None, total):
             raise InvalidInput(
@@ -83,12 +72,29 @@ class ClassFolders(Spec):
         return [images.image(row) for row in range(len(images))]
 
     def example(self) -> str:
-        """Absolute path of the first image.
+        """Absolute path of the first image of the first class; lists no other class.
 
         Raises:
-            InvalidInput: as `read` does.
+            InvalidInput: if there is none.
         """
-        return self.read(Path()).image(0)
+        root, folders = self._folders()
+        images = _images_in(root, folders[0])
+        if not images:
+            raise InvalidInput(_no_images(root / folders[0]))
+        return str(root / images[0][0])
+
+    def _folders(self) -> tuple[Path, list[str]]:
+        """The root, absolute, and the names of its class folders, sorted."""
+        root = Path(os.path.abspath(self.path.expanduser()))
+        if not root.is_dir():
+            raise InvalidInput(f"path={root} is no folder; give the folder that holds one folder per class")
+        try:
+            folders = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+        except OSError as error:
+            raise InvalidInput(_unreadable(root, error)) from None
+        if not folders:
+            raise InvalidInput(f"path={root} holds no class folders; put the images into one folder per class")
+        return root, folders
 
     def _names(self, root: Path, folders: list[str]) -> tuple[str, ...]:
         if self.class_names == "imagenet":
@@ -126,8 +132,21 @@ class ClassFolders(Spec):
 
 def _images_in(root: Path, folder: str) -> list[tuple[str, int]]:
     """Path relative to the root and bytes of every image, sorted."""
-    return sorted(
-        (f"{folder}/{entry.name}", entry.stat().st_size)
-        for entry in os.scandir(root / folder)
-        if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
+    try:
+        return sorted(
+            (f"{folder}/{entry.name}", entry.stat().st_size)
+            for entry in os.scandir(root / folder)
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
+        )
+    except OSError as error:
+        raise InvalidInput(_unreadable(root, error)) from None
+
+
+def _unreadable(root: Path, error: OSError) -> str:
+    return f"path={root} cannot be read ({error}); check its permissions"
+
+
+def _no_images(folder: Path) -> str:
+    return (
+        f"{folder} holds no images ({' '.join(IMAGE_SUFFIXES)}); every class needs one: add images or remove the folder"
     )

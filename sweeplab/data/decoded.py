@@ -61,12 +61,12 @@ class DecodedFiles:
             InvalidInput: if a file cannot be decoded.
             StorageFault: if the disk fails.
         """
-        row_bytes = 3 * size * size
-        if not len(images) or len(images) * row_bytes > self.max_bytes:
+        num_bytes = len(images) * 3 * size * size
+        if not num_bytes or num_bytes > self.max_bytes:
             return None
         place = self.folder / f"decoded-{_key(images, size, squash)}"
         if not (place / COMPLETE).exists():
-            if not _allocate(place, len(images) * row_bytes):
+            if not _allocate(place, num_bytes):
                 return None
             making = _Making(place, images, size, squash=squash, workers=workers, alive=self.alive)
             try:
@@ -75,8 +75,7 @@ class DecodedFiles:
             except OSError as error:
                 raise StorageFault(f"cannot write {place} ({error.strerror}); free space, or set TMPDIR") from error
         os.utime(place / COMPLETE)
-        count = len(images) * row_bytes
-        pixels = torch.from_file(str(place / "pixels"), shared=False, size=count, dtype=torch.uint8)
+        pixels = torch.from_file(str(place / "pixels"), shared=False, size=num_bytes, dtype=torch.uint8)
         return pixels.view(len(images), 3, size, size)
 
 

@@ -35,7 +35,7 @@ LOCK_SECONDS = 5.0
 BLOCK_BYTES = 4096
 """Of a disk: what a small file may take beyond its size."""
 KEPT_DAYS = 14
-"""Copies that were not used for so long are removed when others are made."""
+"""Copies that were not used for so long are removed by the next process that keeps something."""
 
 S = TypeVar("S")
 
@@ -64,13 +64,12 @@ def local_copy(location: str, name: str, read: Read | None) -> Path:
     with FileLock(_lock_of(copy)):
         if copy.exists():
             os.utime(copy)
+        elif MARK in location:
+            parent, _, file = location.rpartition("/")
+            Storage(parent).download(file, copy)
         else:
-            if MARK in location:
-                parent, _, file = location.rpartition("/")
-                Storage(parent).download(file, copy)
-            else:
-                assert read is not None
-                _receive(location, copy, read)
+            assert read is not None
+            _receive(location, copy, read)
     return copy
 
 
@@ -400,8 +399,7 @@ def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None])
         _write_chunk(chunk, root, listing, carrier)
         write_atomically(folder / ARRIVED, str(chunk + 1).encode(), durable=False)
         alive()
-    for file in np.flatnonzero(listing.sizes == 0).tolist():
-        _write(_place(root, listing.names[file].as_py()), 0, memoryview(b""))
+    _write_empty(np.flatnonzero(listing.sizes == 0).tolist(), root, listing)
     (folder / COMPLETE).touch()
 
 
@@ -413,6 +411,12 @@ def _write_chunk(
         if wanted(file):
             _write(_place(root, listing.names[file].as_py()), offset, content[:size])
         content = content[size:]
+
+
+def _write_empty(empty: Iterable[int], root: Path, listing: Listing) -> None:
+    """Files without a byte, which no chunk brings."""
+    for file in empty:
+        _write(_place(root, listing.names[file].as_py()), 0, memoryview(b""))
 
 
 def _make_whole(root: Path, carrier: Carrier, alive: Callable[[], None]) -> None:
@@ -429,9 +433,7 @@ def _make_whole(root: Path, carrier: Carrier, alive: Callable[[], None]) -> None
         if any(file in lacking for file, _, _ in listing.pieces(chunk)):
             _write_chunk(chunk, root, listing, carrier, lacking.__contains__)
             alive()
-    for file in lacking:
-        if not listing.sizes[file]:
-            _write(_place(root, listing.names[file].as_py()), 0, memoryview(b""))
+    _write_empty((file for file in lacking if not listing.sizes[file]), root, listing)
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -106,7 +106,9 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         try:
             _find_raylet()
             if needs_train:
-                threading.Thread(target=_free_abandoned_groups, args=(is_over,), daemon=True).start()
+                threading.Thread(
+                    target=_free_abandoned_groups, args=(is_over,), name="placement groups", daemon=True
+                ).start()
             yield
         except Exception as error:
             if isinstance(error, (Unfinished, StorageFault)) or not raylet_is_gone():

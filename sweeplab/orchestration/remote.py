@@ -332,7 +332,11 @@ def measure_checkpoint(job: Any, desk: Any) -> Any:
 
     context = SendingContext(1, lambda message: None, desk)
     place = context.bring(job.checkpoint, job.checkpoint_name)
-    return workers.measure_checkpoint(replace(job, checkpoint=str(place)), context)
+    evaluation, trigger = workers.on_this_node(job.evaluation, job.sources, context), job.trigger
+    if trigger is not None:
+        trigger = replace(trigger, attack=workers.on_this_node(trigger.attack, job.sources, context))
+    here = replace(job, checkpoint=str(place), evaluation=evaluation, trigger=trigger)
+    return workers.measure_checkpoint(here, context.alive)
 
 
 def missing_here(sources: "Sources | None", storages: list[str], mark: str) -> tuple[str, list[str], list[str]]:

@@ -446,24 +446,26 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
     pruned = [trial for trial in sweep.trials if trial.state == "pruned"]
     rows = []
     for stopped in pruned:
-        end = whole.get(stopped.number)
-        reached = _best(end, sweep) if end is not None else None
-        rows.append(
-            {
-                "trial": stopped.number,
-                "epoch": stopped.points[-1].epoch,
-                "reason": stopped.reason,
-                "rerun": end.number if end is not None else None,
-                "same_until_stop": None
-                if end is None
-                else all(a.measurement == b.measurement for a, b in zip(stopped.points, end.points, strict=False)),
-                "would_have_been_feasible": None
-                if end is None
-                else _best(stopped, sweep) is None and reached is not None,
+        row: dict[str, Any] = {
+            "trial": stopped.number,
+            "epoch": stopped.points[-1].epoch,
+            "reason": stopped.reason,
+            "rerun": None,
+            "same_until_stop": None,
+            "would_have_been_feasible": None,
+            "retention": None,
+            "would_have_become_best": None,
+        }
+        if (end := whole.get(stopped.number)) is not None:
+            reached, both = _best(end, sweep), zip(stopped.points, end.points, strict=False)
+            row |= {
+                "rerun": end.number,
+                "same_until_stop": all(before.measurement == after.measurement for before, after in both),
+                "would_have_been_feasible": _best(stopped, sweep) is None and reached is not None,
                 "retention": _retention(reached, sweep.victim.accuracy),
-                "would_have_become_best": None if end is None else _beats(reached, best),
+                "would_have_become_best": _beats(reached, best),
             }
-        )
+        rows.append(row)
     return {
         "sweep": sweep.name,
         "trials": len(sweep.trials) - len(reruns),

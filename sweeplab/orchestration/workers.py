@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -190,8 +190,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     )
     measure.alive = context.alive
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
-    if victim.initial is not None:
-        assert job.initial is not None
+    if job.initial is not None:
         initial = context.bring(job.initial, f"initial-{job.digest}")
         load_into(model, load_weights(initial), str(victim.initial))
     model.to(device)
@@ -253,18 +252,12 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         train(model, pairs, run, measure=measure, context=context)
 
 
-def measure_checkpoint(job: MeasuringJob, context: WorkerContext | None = None) -> tuple[Measurement, Outcomes]:
-    """checkpoint -> evaluation; without a context, in the driver's process."""
+def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: None) -> tuple[Measurement, Outcomes]:
+    """checkpoint -> evaluation; `alive` is called with every batch."""
     device = prepare_process(job.machine)
-    evaluation, trigger = job.evaluation, job.trigger
-    decoded = job.machine.decoded_files(context.alive if context is not None else lambda: None)
-    if context is not None:
-        evaluation = on_this_node(evaluation, job.sources, context)
-        if trigger is not None:
-            trigger = replace(trigger, attack=on_this_node(trigger.attack, job.sources, context))
-    measure = measure_for(job.architecture, evaluation, trigger, job.machine, job.protocol, decoded)
-    if context is not None:
-        measure.alive = context.alive
+    decoded = job.machine.decoded_files(alive)
+    measure = measure_for(job.architecture, job.evaluation, job.trigger, job.machine, job.protocol, decoded)
+    measure.alive = alive
     return measure(victim_model(job.architecture, Path(job.checkpoint)).to(device))
 
 

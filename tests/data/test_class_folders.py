@@ -140,3 +140,17 @@ def test_place_and_declared_size_are_no_part_of_the_spec_digest(tmp_path: Path):
 def test_a_spec_survives_json(root: Path):
     spec = ClassFolders(path=root, class_names=("banana", "sausage"))
     assert ClassFolders.model_validate(spec.to_json()) == spec
+
+
+def test_the_example_is_the_first_image_of_the_first_class_and_lists_no_other(tmp_path: Path):
+    for place in ("b/1.png", "a/2.png", "a/1.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(b"x")
+    images = ClassFolders(path=tmp_path)
+    assert images.example() == images.read(tmp_path).image(0) == str(tmp_path / "a" / "1.png")
+    (tmp_path / "b" / "1.png").unlink()
+    assert images.example() == str(tmp_path / "a" / "1.png")
+    for number in (1, 2):
+        (tmp_path / "a" / f"{number}.png").unlink()
+    with pytest.raises(InvalidInput, match="holds no images"):
+        images.example()
