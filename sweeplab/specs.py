@@ -168,6 +168,16 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def file_digest(path: Path) -> str:
+    """Sixteen hexadecimal digits of a file's SHA-256.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 def one_of(known: Callable[[], tuple[type[Spec], ...]], needs: str, what: str) -> Any:
     """Annotation arguments for a field that holds one member of a family.
 

@@ -57,7 +57,7 @@ class Tracker:
 
         check_store(home)
         if write_ahead:
-            _write_ahead()
+            _write_ahead(home)
         # What the store raises is raised to the caller, who tells it in a line; MLflow would print each as a traceback.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -322,20 +322,32 @@ def _view(name: str, columns: list[str]) -> str:
     return json.dumps({"name": name, "createdAt": made, "updatedAt": made, "state": f"deflate;{packed}"})
 
 
-@functools.cache
-def _write_ahead() -> None:
-    """SQLite connections of this process write ahead and leave the waiting for the disk to the system.
+_written_ahead: set[str] = set()
+"""Paths, resolved, of stores whose connections write ahead."""
+
+
+def _write_ahead(home: Path) -> None:
+    """Connections to the home's store write ahead and leave the waiting for the disk to the system.
 
     A kill loses nothing; what a power failure takes is derived from the ledger again.
     """
+    _written_ahead.add(os.path.realpath(home / "mlflow.db"))
+    _listen()
+
+
+@functools.cache
+def _listen() -> None:
+    # MLflow makes its engine itself, so that every engine has to be listened to.
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
     @event.listens_for(Engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
         if type(connection).__module__.startswith("sqlite3"):
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
+            files = {file for _, name, file in connection.execute("PRAGMA database_list") if name == "main"}
+            if files & _written_ahead:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def page_address(home: Path, sweep: str) -> str:

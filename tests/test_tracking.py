@@ -385,3 +385,14 @@ def test_a_pruned_trial_is_finished_with_its_reason_and_what_it_reached(home: Pa
     assert run.info.status == "FINISHED"
     assert (run.data.tags["sweeplab.state"], run.data.tags["sweeplab.reason"]) == ("pruned", "its ASR stays")
     assert run.data.metrics["min/asr"] == 78 / 80
+
+
+def test_only_the_homes_own_store_writes_ahead(home: Path, tmp_path: Path):
+    import sqlalchemy
+
+    def mode(path: Path) -> Any:
+        with sqlalchemy.create_engine(f"sqlite:///{path}").connect() as connection:
+            return connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+
+    Tracker(home, record(CLEANED), HEADER, write_ahead=True)
+    assert (mode(home / "mlflow.db"), mode(tmp_path / "other.db")) == ("wal", "delete")

@@ -1,6 +1,5 @@
 """The user's own trigger: a picture pasted or blended into the image. (An own function is a Spec with `stamp`.)"""
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from sweeplab.attacks.pixels import quantise
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, file_digest
 
 MAX_SIDE = 4096
 """Pixels; larger pictures are refused unread."""
@@ -116,7 +115,7 @@ class ImageTrigger(Spec):
 
 def _file_digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.expanduser().read_bytes()).hexdigest()[:16]
+        return file_digest(path.expanduser())
     except OSError as error:
         raise ValueError(f"path={path} cannot be read ({error.strerror}); give a picture file") from None
 

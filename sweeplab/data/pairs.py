@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from pydantic import Field
 
-from sweeplab.data.tables import PairTable
+from sweeplab.data.tables import PairTable, image_path
 from sweeplab.specs import InvalidInput, Spec
 
 CHUNK_ROWS = 65_536
@@ -60,10 +60,10 @@ class PairsCSV(Spec):
         images, captions = images.take(rows), captions.take(rows)
         _refuse_blank(images, path, self.image_column, "the path of an image")
         _refuse_blank(captions, path, self.caption_column, "a caption")
-        root, images = self._placed(path, images)
-        sizes = _file_sizes(root, images)
-        _refuse_missing(sizes, root, images, path)
-        return PairTable.of(root, images, captions, sizes)
+        root, images, below = self._placed(path, images)
+        table = PairTable.of(root, images, captions, _file_sizes(root, images, below), below)
+        self._refuse_missing(table, path)
+        return table
 
     def files(self) -> list[str]:
         """Absolute paths of all that `read` needs: the file, and the images of the rows that are used.
@@ -85,8 +85,8 @@ class PairsCSV(Spec):
             images = next((batch.column(self.image_column) for batch in reader if len(batch)), None)
         if images is None:
             raise InvalidInput(_no_rows(path))
-        root, images = self._placed(path, images[:1])
-        return os.path.join(root, images[0].as_py())
+        root, images, below = self._placed(path, images[:1])
+        return image_path(root, images[0].as_py(), below)
 
     def below(self, root: Path) -> Self:
         """The same pairs in a copy of all files that lies below `root`: /data/1.jpg at root/data/1.jpg."""
@@ -96,17 +96,29 @@ class PairsCSV(Spec):
     def _file(self) -> Path:
         return Path(os.path.abspath(self.path.expanduser()))
 
-    def _placed(self, path: Path, images: pa.LargeStringArray) -> tuple[str, pa.LargeStringArray]:
-        """The folder that the images are in, and their paths relative to it where they have one; see `_relative`."""
+    def _placed(self, path: Path, images: pa.LargeStringArray) -> tuple[str, pa.LargeStringArray, str]:
+        """The folder that the images are in, their paths relative to it where they have one (see `_relative`), and the
+        folder below which the absolute ones are in, if not where they say."""
         folder = str(path.parent)
         if self.absolute_below is None:
-            return _relative(folder, images)
-        below = os.path.abspath(self.absolute_below.expanduser())
+            return *_relative(folder, images), ""
+        below = os.path.abspath(self.absolute_below.expanduser()).rstrip("/")
         is_inside = path.is_relative_to(below)  # then the file was moved together with its images
         origin = str(Path("/") / path.parent.relative_to(below)) if is_inside else folder
         root, images = _relative(origin, images)
-        moved = pc.replace_substring_regex(images, pattern="^/", replacement=below.replace("\\", "\\\\") + "/")
-        return (below + root if is_inside or root != origin else root), moved
+        return (below + root if is_inside or root != origin else root), images, below
+
+    def _refuse_missing(self, table: PairTable, path: Path) -> None:
+        missing = np.flatnonzero(table.sizes == 0)
+        if len(missing):
+            row = int(missing[0])
+            below = self.absolute_below
+            where = "" if below is None else f", which are below absolute_below={below}"
+            raise InvalidInput(
+                f"{path}: {len(missing)} of {len(table)} images are missing or empty files, the first in row "
+                f"{row + 1}: {table.image(row)}; paths are relative to the CSV's folder unless "
+                f"absolute{where}: mend the paths or remove the rows"
+            )
 
     def _columns(self, path: Path) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
         """All rows of the two columns."""
@@ -193,7 +205,7 @@ def _without_prefix(images: pa.LargeStringArray, prefix: str) -> pa.LargeStringA
     return pc.if_else(starts, pc.utf8_slice_codeunits(images, len(prefix)), images)
 
 
-def _file_sizes(root: str, images: pa.LargeStringArray) -> np.ndarray:
+def _file_sizes(root: str, images: pa.LargeStringArray, absolute_below: str) -> np.ndarray:
     """(N,) bytes of each file, 0 where there is none.
 
     One stat a file: measured at 2.5-5 us, cheaper than a scan of the folder (which needs the
@@ -202,27 +214,16 @@ def _file_sizes(root: str, images: pa.LargeStringArray) -> np.ndarray:
     sizes = np.zeros(len(images), dtype=np.int64)
     for start in range(0, len(images), CHUNK_ROWS):
         names = images[start : start + CHUNK_ROWS].to_pylist()
-        sizes[start : start + len(names)] = list(_sizes_in(root, names))
+        sizes[start : start + len(names)] = list(_sizes_in(root, names, absolute_below))
     return sizes
 
 
-def _sizes_in(root: str, names: list[str]) -> Iterator[int]:
+def _sizes_in(root: str, names: list[str], absolute_below: str) -> Iterator[int]:
     for name in names:
-        file = os.path.join(root, name)
+        file = image_path(root, name, absolute_below)
         try:
             found = os.stat(file)
         except (OSError, ValueError):  # ValueError: a null character in the path
             yield 0
         else:
             yield found.st_size if stat.S_ISREG(found.st_mode) else 0
-
-
-def _refuse_missing(sizes: np.ndarray, root: str, images: pa.LargeStringArray, path: Path) -> None:
-    missing = np.flatnonzero(sizes == 0)
-    if len(missing):
-        row = int(missing[0])
-        raise InvalidInput(
-            f"{path}: {len(missing)} of {len(images)} images are missing or empty files, the first in row "
-            f"{row + 1}: {os.path.join(root, images[row].as_py())}; "
-            "paths are relative to the CSV's folder unless absolute: mend the paths or remove the rows"
-        )

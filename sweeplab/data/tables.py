@@ -24,12 +24,21 @@ class PairTable:
     sizes: np.ndarray
     """(N,) int64, bytes of each image file."""
     digest: str
-    """Sixteen hexadecimal digits of captions, image paths and file sizes; independent of `root`."""
+    """Sixteen hexadecimal digits of captions, image paths and file sizes; independent of the two folders."""
+    absolute_below: str = ""
+    """Absolute folder below which absolute images are in; empty: they are where they say."""
 
     @classmethod
-    def of(cls, root: str, images: pa.LargeStringArray, captions: pa.LargeStringArray, sizes: np.ndarray) -> Self:
+    def of(
+        cls,
+        root: str,
+        images: pa.LargeStringArray,
+        captions: pa.LargeStringArray,
+        sizes: np.ndarray,
+        absolute_below: str = "",
+    ) -> Self:
         """The table of these columns, with its digest."""
-        return cls(root, images, captions, sizes, _content_digest(images, captions, sizes))
+        return cls(root, images, captions, sizes, _content_digest(images, captions, sizes), absolute_below)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -37,7 +46,7 @@ class PairTable:
 
     def image(self, i: int) -> str:
         """Absolute path of image i."""
-        return os.path.join(self.root, self.images[i].as_py())
+        return image_path(self.root, self.images[i].as_py(), self.absolute_below)
 
     def caption(self, i: int) -> str:
         """Caption i."""
@@ -47,22 +56,33 @@ class PairTable:
     def subset(self, indices: Sequence[int] | np.ndarray) -> Self:
         """The rows `indices`, in that order, with the digest that a file of these rows alone would have."""
         rows = np.asarray(indices, dtype=np.int64)
-        return self.of(self.root, self.images.take(rows), self.captions.take(rows), self.sizes[rows])
+        return self.of(
+            self.root, self.images.take(rows), self.captions.take(rows), self.sizes[rows], self.absolute_below
+        )
 
     def joined(self, other: Self) -> Self:
         """These rows and then those of another table, which may lie in another folder (its images become absolute).
 
         The digest is that of the two tables, so that it stays independent of where they lie.
         """
-        theirs = pa.array([other.image(row) for row in range(len(other))], pa.large_string())
+        theirs = other._absolute_images()
+        ours = self._absolute_images() if self.absolute_below else self.images
         content = hashlib.sha256(f"{self.digest}+{other.digest}".encode()).hexdigest()[:16]
         return type(self)(
             self.root,
-            pa.concat_arrays([self.images, theirs]),
+            pa.concat_arrays([ours, theirs]),
             pa.concat_arrays([self.captions, other.captions]),
             np.concatenate([self.sizes, other.sizes]),
             content,
         )
+
+    def _absolute_images(self) -> pa.LargeStringArray:
+        return pa.array([self.image(row) for row in range(len(self))], pa.large_string())
+
+
+def image_path(root: str, name: str, absolute_below: str = "") -> str:
+    """The absolute path of an image as a table names it; see the fields of `PairTable`."""
+    return absolute_below + name if name.startswith("/") else os.path.join(root, name)
 
 
 @dataclass(frozen=True, eq=False)

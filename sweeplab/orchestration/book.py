@@ -27,7 +27,7 @@ from sweeplab.orchestration.pruning import Pruner
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.orchestration.storage import Storage
-from sweeplab.orchestration.workers import CleaningJob, Machine
+from sweeplab.orchestration.workers import CleaningJob, Contents, Machine
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
 
@@ -111,6 +111,8 @@ class TrialBook:
         self.sweep, self.folder, self.victim, self.machine = sweep, folder, victim, machine
         self.sources: Sources | None = None
         """What workers on other nodes may not see; the executor knows."""
+        self.contents = Contents()
+        """What workers must find."""
         self.listeners = listeners
         self.work: Callable[[CleaningJob, Any], None] = workers.clean
         """What a worker does with a job."""
@@ -229,6 +231,7 @@ class TrialBook:
                 checkpoints=run.storage.location,
                 resume_from=run.latest_checkpoint(),
                 sources=self.sources,
+                contents=self.contents,
                 work=self.work,
             )
 

@@ -20,7 +20,7 @@ from sweeplab.orchestration.bringing import Sources
 from sweeplab.orchestration.files import storage_faults
 from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.watch import RAYLET_DIED
-from sweeplab.specs import InvalidInput, StorageFault, Unfinished
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",  # said explicitly: the command line and the library differ in their default
@@ -323,7 +323,7 @@ NODE_SECONDS = 120.0
 
 
 def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
-    """Make sure that every node of the cluster sees the storages of checkpoints.
+    """Make sure that every node of the cluster sees the storages of checkpoints, and no other data than this one.
 
     Returns:
         Ids of the nodes that do not see all the data.
@@ -340,13 +340,14 @@ def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
     places = [Storage(storage) for storage in storages]
     if len(nodes) < 2 and not any(place.is_remote for place in places):
         return []
+    digests = {path: file_digest(Path(path)) for path in sources.probes if os.path.isfile(path)} if sources else {}
     mark = f".seen-{uuid4().hex[:12]}"
     for place in places:
         _leave_mark(place, mark)
     task = ray.remote(num_cpus=0, max_retries=1)(remote.missing_here)
     asked = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            sources, storages, mark
+            sources, digests, storages, mark
         ): node
         for node in nodes
     }
@@ -355,11 +356,11 @@ def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
         for answer in ready:
             try:
-                host, missing, unreached = ray.get(answer)
+                host, missing, found = ray.get(answer)
             except ray.exceptions.RayError as error:
                 host, missing = asked[answer]["NodeManagerHostname"], []
-                unreached = [f"(it died: {type(error).__name__})"]
-            faults += [f"node {asked[answer]['NodeID'][:8]} ({host}) does not see {what}" for what in unreached]
+                found = [f"died ({type(error).__name__})"]
+            faults += [f"node {asked[answer]['NodeID'][:8]} ({host}) {fault}" for fault in found]
             blind += [asked[answer]["NodeID"]] if missing else []
         faults += [f"node {asked[answer]['NodeID'][:8]} did not answer within {NODE_SECONDS:g} s" for answer in late]
     finally:
@@ -370,7 +371,8 @@ def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
         listed = "\n  ".join(faults)
         raise InvalidInput(
             f"not every node of the cluster can take part:\n  {listed}\n"
-            "set resources.storage to a folder that all nodes share, s3:// or gs://"
+            "resources.storage must be a folder that all nodes share, s3:// or gs://; a file must be the same on all "
+            "nodes, or be on this one alone, which then brings it"
         )
     return blind
 

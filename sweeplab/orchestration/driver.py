@@ -14,9 +14,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
-from sweeplab.clip_model import load_weights
+from sweeplab.attacks.targeted import Targets
+from sweeplab.clip_model import Architecture, load_weights
 from sweeplab.data.labelled_pairs import LabelledPairs
-from sweeplab.data.tables import LabelledImages
+from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import evaluation_digest, wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import (
@@ -45,6 +46,7 @@ from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
 from sweeplab.orchestration.watch import Interrupted, Watch, signals_as_interrupts
 from sweeplab.orchestration.workers import (
+    Contents,
     Machine,
     MeasuringJob,
     PretrainingJob,
@@ -58,7 +60,7 @@ from sweeplab.orchestration.workers import (
 )
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Point, SweepRecord, Victim
-from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, digest_of
+from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, digest_of, file_digest
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import steps_per_epoch
 from sweeplab.training.objective import TrainingFacts
@@ -74,7 +76,9 @@ class Prepared:
     sweep: CleaningSweep
     digest: str
     contents: dict[str, str]
-    """Digests of the data by content."""
+    """Digests of the data by content, which are part of the sweep's own."""
+    expected: Contents
+    """What its workers must find."""
     victim_digest: str
     num_pairs: int
     """Cleaning pairs."""
@@ -133,7 +137,9 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         victim_digest = file_digest(sweep.victim.path)
         contents["victim"] = victim_digest
     pairs = cleaning_table(sweep, machine)
-    cleaning_poison(sweep, pairs, machine)  # refuses what the pairs cannot give
+    few = cleaning_poison(sweep, pairs, machine)
+    trained = few.training_table(pairs) if few is not None else pairs
+    expected = _contents(sweep, sweep.victim.architecture, trained, test, targets)
     labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
     if not isinstance(sweep.data, CleanSample):
         contents["pairs"] = pairs.digest
@@ -145,8 +151,28 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         if params or not _searches_counts(sweep):
             _check_objective(setting.method, setting.optimization, len(pairs), sweep.epochs, sweep, labelled)
     return Prepared(
-        sweep, sweep.digest(**contents), contents, victim_digest, len(pairs), num_pretraining_pairs, num_poisons
+        sweep,
+        sweep.digest(**contents),
+        contents,
+        expected,
+        victim_digest,
+        len(pairs),
+        num_pretraining_pairs,
+        num_poisons,
     )
+
+
+def _contents(
+    spec: CleaningSweep | PretrainedVictim,
+    architecture: Architecture,
+    pairs: PairTable,
+    test: LabelledImages,
+    targets: Targets | None,
+) -> Contents:
+    evaluation = evaluation_digest(
+        spec.evaluation, test, architecture.image_size, spec.trigger(), spec.protocol, targets
+    )
+    return Contents(pairs.digest, evaluation)
 
 
 def _digest_of_victim(victim: PretrainedVictim, pairs: str, test: str) -> str:
@@ -215,14 +241,6 @@ def _check_objective(
             num_classes=len(labelled.class_names) if labelled is not None else 0,
         )
         hooks.check(objective, facts)
-
-
-def file_digest(path: Path) -> str:
-    """Sixteen hexadecimal digits of a file's SHA-256."""
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -522,28 +540,18 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
         checkpoint, epoch, measured = str(sweep.victim.path.absolute()), 0.0, None
     point = folder.victim_point()
     if point is None:
-        machine = machine_for(sweep, home)
-        trigger = sweep.trigger()
-        test = sweep.evaluation.load(machine.data_home)
-        wanted = evaluation_digest(
-            sweep.evaluation,
-            test,
-            sweep.victim.architecture.image_size,
-            trigger,
-            sweep.protocol,
-            trigger.targets(machine.data_home),
-        )
-        if measured and measured[1] and measured[0].measurement.evaluation_digest == wanted:
+        if measured and measured[1] and measured[0].measurement.evaluation_digest == prepared.expected.evaluation:
             point = (measured[0].measurement, measured[1])
         else:
             job = MeasuringJob(
                 sweep.victim.architecture,
                 checkpoint,
                 sweep.evaluation,
-                trigger,
-                machine,
+                sweep.trigger(),
+                machine_for(sweep, home),
                 sweep.protocol,
                 checkpoint_name=f"victim-{prepared.victim_digest}-{epoch:g}",
+                contents=prepared.expected,
             )
             if inline:
                 point = measure_checkpoint(job)
@@ -721,6 +729,8 @@ def _pretrain_victim(
             },
         )
     say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
+    test, targets = victim.evaluation.load(machine.data_home), victim.trigger().targets(machine.data_home)
+    contents = _contents(victim, victim.architecture, table, test, targets)
 
     def on_point(point: Point) -> None:
         _keep_victim_checkpoints(victim, run)
@@ -741,6 +751,7 @@ def _pretrain_victim(
             run.begin_attempt(),
             run.latest_checkpoint(),
             digest=digest,
+            contents=contents,
             initial=str(victim.initial.expanduser().absolute()) if victim.initial is not None else None,
         )
         if inline:
@@ -853,6 +864,7 @@ def _run_trials(
         mirror = Mirror(tracking, lambda params: full_setting(sweep.setting(params)), say)
     listeners: tuple[Listener, ...] = (progress,) if mirror is None else (progress, mirror)
     book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)
+    book.contents = prepared.expected
     resources = sweep.resources
     folder.event(
         "driver began",

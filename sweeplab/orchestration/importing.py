@@ -1,6 +1,5 @@
 """Tables that were measured elsewhere, as sweeps of the home: ranked, drawn, exported and replayed like any other."""
 
-import hashlib
 import math
 import os
 import re
@@ -18,7 +17,7 @@ from sweeplab.orchestration.ledger import SweepFolder, environment, write_victim
 from sweeplab.ranking.tables import NOT_PARAMETERS
 from sweeplab.records import Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import spans_magnitudes
-from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of
+from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of, file_digest
 
 REQUIRED = ("trial", "epoch", "accuracy", "asr")
 COUNTS = ("accuracy_k", "accuracy_n", "asr_k", "asr_n")
@@ -147,7 +146,7 @@ def read_table(file: Path, *, victim_accuracy: float | None = None, victim_asr: 
     if frame.empty:
         raise InvalidInput(f"{file} has no rows")
     _check_numbers(file, frame)
-    content = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    content = file_digest(file)
     given = _given_victim(victim_accuracy, victim_asr)
     victim = _victim(file, frame, given, f"imported-{content}")
     parameters = tuple(str(column) for column in frame.columns if column not in NOT_PARAMETERS)

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
@@ -339,21 +340,36 @@ def measure_checkpoint(job: Any, desk: Any) -> Any:
     return workers.measure_checkpoint(here, context.alive)
 
 
-def missing_here(sources: "Sources | None", storages: list[str], mark: str) -> tuple[str, list[str], list[str]]:
-    """A Ray task: this node's name, the data that it does not see, and the storages where it sees no marker."""
+def missing_here(
+    sources: "Sources | None", digests: dict[str, str], storages: list[str], mark: str
+) -> tuple[str, list[str], list[str]]:
+    """A Ray task: this node's name, the data that it does not see, and what else is wrong with it: storages where it
+    sees no marker, and files that are others than the driver's."""
     import socket
 
     from sweeplab.orchestration.storage import Storage
     from sweeplab.specs import InvalidInput, StorageFault
 
-    unreached = []
+    faults = []
     for storage in storages:
         try:
             if not Storage(storage).exists(mark):
-                unreached.append(storage)
+                faults.append(f"does not see {storage}")
         except (StorageFault, InvalidInput, OSError) as error:
-            unreached.append(f"{storage} ({error})")
-    return socket.gethostname(), sources.missing() if sources is not None else [], unreached
+            faults.append(f"does not see {storage} ({error})")
+    missing = sources.missing() if sources is not None else []
+    if not missing:  # else it reads copies of the driver's
+        faults += [fault for path, digest in digests.items() if (fault := _fault_of_file(path, digest))]
+    return socket.gethostname(), missing, faults
+
+
+def _fault_of_file(path: str, digest: str) -> str | None:
+    from sweeplab.specs import file_digest
+
+    try:
+        return None if file_digest(Path(path)) == digest else f"has another {path}"
+    except OSError as error:
+        return f"cannot read {path} ({error.strerror})"
 
 
 @dataclass

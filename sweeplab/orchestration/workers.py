@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ from sweeplab.orchestration.bringing import S, Sources, node_cache, remove_old_c
 from sweeplab.orchestration.storage import Storage, Uploads
 from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes, Victim
-from sweeplab.specs import InvalidInput, digest_of
+from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.training.loop import Context, Run, train
 from sweeplab.training.randomness import numpy_stream, stream_seed
 
@@ -90,6 +91,35 @@ def whole_machine(home: Path) -> Machine:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What the driver has read, by content; empty where nobody has."""
+
+    pairs: str = ""
+    """Digest of the table of training pairs, poisons that come with the data included."""
+    evaluation: str = ""
+    """Of the evaluation: see `evaluation_digest`."""
+
+
+def check_same(what: str, known: str, found: str) -> None:
+    """Refuse to work on other data than the driver has read.
+
+    Args:
+        what: names them.
+        known: digest of what the driver has read; empty where nobody has.
+        found: digest of what this process has read.
+
+    Raises:
+        StorageFault: if they differ: no trial is at fault, and the same command goes on once the files are restored.
+    """
+    if known and found != known:
+        raise StorageFault(
+            f"the {what} that node {socket.gethostname()} sees are not those that the command has read (digest {known} "
+            f"-> {found}): files were changed meanwhile, or are others there; restore them, then run the same command "
+            "again"
+        )
+
+
+@dataclass(frozen=True)
 class PretrainingJob:
     """Everything that a pre-training worker needs."""
 
@@ -106,6 +136,8 @@ class PretrainingJob:
     """Absolute path, on the driver's node, of the checkpoint from which training starts."""
     sources: Sources | None = None
     """The data, where another node may not see them."""
+    contents: Contents = Contents()
+    """The data as they were when the command began."""
     work: Callable[["PretrainingJob", WorkerContext], None] = field(default_factory=lambda: pretrain)
 
     def checkpoint_minutes(self) -> float | None:
@@ -128,6 +160,8 @@ class MeasuringJob:
     """Tells the weights: their digest."""
     sources: Sources | None = None
     """The data, where another node may not see them."""
+    contents: Contents = Contents()
+    """The data as they were when the command began."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +180,8 @@ class CleaningJob:
     """A checkpoint's path or URL."""
     sources: Sources | None = None
     """The data, where another node may not see them."""
+    contents: Contents = Contents()
+    """The data as they were when the command began."""
     work: Callable[["CleaningJob", WorkerContext], None] = field(default_factory=lambda: clean)
 
     def checkpoint_minutes(self) -> float | None:
@@ -184,9 +220,15 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
     victim, device = on_this_node(job.victim, job.sources, context), prepare_process(job.machine)
     decoded = job.machine.decoded_files(context.alive)
-    pairs = victim_pairs(victim, job.machine, decoded)
+    pairs = victim_pairs(victim, job.machine, decoded, job.contents.pairs)
     measure = measure_for(
-        victim.architecture, victim.evaluation, victim.trigger(), job.machine, victim.protocol, decoded
+        victim.architecture,
+        victim.evaluation,
+        victim.trigger(),
+        job.machine,
+        victim.protocol,
+        decoded,
+        job.contents.evaluation,
     )
     measure.alive = context.alive
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
@@ -214,9 +256,15 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
     sweep, device = on_this_node(job.sweep, job.sources, context), prepare_process(job.machine)
     setting = sweep.setting(job.params)
     decoded = job.machine.decoded_files(context.alive)
-    pairs = cleaning_pairs(sweep, job.machine, decoded)
+    pairs = cleaning_pairs(sweep, job.machine, decoded, job.contents.pairs)
     measure = measure_for(
-        sweep.victim.architecture, sweep.evaluation, sweep.trigger(), job.machine, sweep.protocol, decoded
+        sweep.victim.architecture,
+        sweep.evaluation,
+        sweep.trigger(),
+        job.machine,
+        sweep.protocol,
+        decoded,
+        job.contents.evaluation,
     )
     measure.alive = context.alive
     checkpoint = context.bring(job.victim.checkpoint, f"victim-{job.victim.digest}-{job.victim.epoch:g}")
@@ -256,7 +304,15 @@ def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: No
     """checkpoint -> evaluation; `alive` is called with every batch."""
     device = prepare_process(job.machine)
     decoded = job.machine.decoded_files(alive)
-    measure = measure_for(job.architecture, job.evaluation, job.trigger, job.machine, job.protocol, decoded)
+    measure = measure_for(
+        job.architecture,
+        job.evaluation,
+        job.trigger,
+        job.machine,
+        job.protocol,
+        decoded,
+        job.contents.evaluation,
+    )
     measure.alive = alive
     return measure(victim_model(job.architecture, Path(job.checkpoint)).to(device))
 
@@ -293,9 +349,12 @@ def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable,
     return plan.training_table(table), plan
 
 
-def victim_pairs(victim: PretrainedVictim, machine: Machine, decoded: DecodedFiles | None = None) -> TrainingPairs:
-    """The victim's poisoned training pairs."""
+def victim_pairs(
+    victim: PretrainedVictim, machine: Machine, decoded: DecodedFiles | None = None, known: str = ""
+) -> TrainingPairs:
+    """The victim's poisoned training pairs, which must have a known digest, if any."""
     table, plan = victim_table(victim, machine)
+    check_same("training pairs", known, table.digest)
     key = digest_of(
         ["victim", plan.digest, victim.architecture.canonical(), victim.seed, victim.protocol, victim.text_augmentation]
     )
@@ -345,8 +404,10 @@ def cleaning_poison(sweep: CleaningSweep, table: PairTable, machine: Machine) ->
     return victim.poisoning_under_protocol().few(table, training, plan, count=sweep.data.num_poisons, seed=seed)
 
 
-def cleaning_pairs(sweep: CleaningSweep, machine: Machine, decoded: DecodedFiles | None = None) -> TrainingPairs:
-    """The sweep's cleaning pairs, ready for training; made once per process."""
+def cleaning_pairs(
+    sweep: CleaningSweep, machine: Machine, decoded: DecodedFiles | None = None, known: str = ""
+) -> TrainingPairs:
+    """The sweep's cleaning pairs, ready for training; made once per process and known digest."""
     key = digest_of(
         [
             "cleaning",
@@ -356,6 +417,7 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine, decoded: DecodedFiles
             sweep.victim.architecture.canonical(),
             sweep.protocol,
             sweep.text_augmentation,
+            known,
         ]
     )
     if key not in _pairs:
@@ -363,8 +425,11 @@ def cleaning_pairs(sweep: CleaningSweep, machine: Machine, decoded: DecodedFiles
         labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
         table = cleaning_table(sweep, machine)
         plan = cleaning_poison(sweep, table, machine)
+        if plan is not None:
+            table = plan.training_table(table)
+        check_same("training pairs", known, table.digest)
         _pairs[key] = TrainingPairs(
-            plan.training_table(table) if plan is not None else table,
+            table,
             sweep.victim.architecture.image_size,
             tokenize=tokenizer(sweep.victim.architecture, sweep.protocol),
             seed=sweep.seed,
@@ -387,8 +452,9 @@ def measure_for(
     machine: Machine,
     protocol: Protocol = "paper",
     decoded: DecodedFiles | None = None,
+    known: str = "",
 ) -> Measure:
-    """The measure of an evaluation, test images decoded and stamped; made once per process."""
+    """The measure of an evaluation, test images decoded and stamped; made once per process and known digest."""
     key = digest_of(
         [
             architecture.canonical(),
@@ -398,11 +464,12 @@ def measure_for(
             str(getattr(getattr(trigger.attack, "images", None), "path", "")) if trigger else None,
             trigger.target if trigger else None,
             protocol,
+            known,
         ]
     )
     if key not in _measures:
         _measures.clear()
-        _measures[key] = Measure(
+        measure = Measure(
             evaluation,
             evaluation.load(machine.data_home),
             architecture.image_size,
@@ -413,6 +480,8 @@ def measure_for(
             protocol=protocol,
             decoded=decoded,
         )
+        check_same("test images, classes or trigger", known, measure.digest)
+        _measures[key] = measure
     return _measures[key]
 
 

@@ -369,8 +369,9 @@ def moved(tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         ["{}/csv/images/1.png", "{}/csv/images/2.png"],
         ["{}/far/1.png", "{}/far/sub/2.png"],
         ["../beside/1.png", "../beside/2.png"],
+        ["images/1.png", "{}/far/2.png"],
     ],
-    ids=["relative", "absolute below the file", "absolute elsewhere", "relative beside"],
+    ids=["relative", "absolute below the file", "absolute elsewhere", "relative beside", "of both kinds"],
 )
 def test_pairs_are_the_same_there(tmp_path: Path, images: list[str], moved: Callable[[Any], Any]):
     data = pairs(tmp_path / "csv", [image.format(tmp_path) for image in images])
@@ -379,6 +380,7 @@ def test_pairs_are_the_same_there(tmp_path: Path, images: list[str], moved: Call
     there = brought.read(tmp_path)
     assert not Path(here.image(0)).exists()
     assert there.digest == here.digest
+    assert there.subset([1]).digest == here.subset([1]).digest
     assert brought.canonical() == data.canonical()
     assert there.image(1).endswith(os.path.normpath(here.image(1))) or "/../" in there.image(1)
     assert Image.open(there.image(1)).size == (8, 9)

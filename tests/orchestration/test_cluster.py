@@ -17,7 +17,7 @@ from sweeplab.orchestration import cluster
 from sweeplab.orchestration.bringing import Sources
 from sweeplab.orchestration.cluster import FOLDER_PREFIX, OWNER, check_nodes, remove_abandoned_folders
 from sweeplab.orchestration.remote import missing_here
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, file_digest
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
@@ -42,9 +42,24 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "mark").write_text("seen")
     store, sources = str(tmp_path / "store"), Sources({}, (str(tmp_path / "data"), str(tmp_path / "gone")))
-    assert missing_here(sources, [store], "mark")[1:] == ([str(tmp_path / "gone")], [])
-    assert missing_here(None, [store], "other mark")[1:] == ([], [store])
-    assert missing_here(None, [f"file://{store}"], "mark")[1:] == ([], [])
+    assert missing_here(sources, {}, [store], "mark")[1:] == ([str(tmp_path / "gone")], [])
+    assert missing_here(None, {}, [store], "other mark")[1:] == ([], [f"does not see {store}"])
+    assert missing_here(None, {}, [f"file://{store}"], "mark")[1:] == ([], [])
+
+
+def test_a_node_names_files_that_are_not_those_of_the_driver(tmp_path: Path):
+    pairs, test = tmp_path / "pairs.csv", tmp_path / "1.png"
+    for path in (pairs, test):
+        path.write_text(path.name)
+    sources = Sources({}, (str(pairs), str(test)))
+    digests = {str(path): file_digest(path) for path in (pairs, test)}
+    assert missing_here(sources, digests, [], "mark")[2] == []
+    pairs.write_text("pairs.CSV")
+    assert missing_here(sources, digests, [], "mark")[2] == [f"has another {pairs}"]
+    test.unlink()  # then it gets copies of all files
+    assert missing_here(sources, digests, [], "mark")[1:] == ([str(test)], [])
+    test.mkdir()
+    assert missing_here(sources, digests, [], "mark")[2][1] == f"cannot read {test} (Is a directory)"
 
 
 class Answers:
@@ -66,7 +81,9 @@ class Answers:
         self.asked = int(scheduling_strategy[0])
         return self
 
-    def remote(self, sources: Sources | None, storages: list[str], mark: str) -> tuple[int, Any]:
+    def remote(
+        self, sources: Sources | None, digests: dict[str, str], storages: list[str], mark: str
+    ) -> tuple[int, Any]:
         return self.asked, repr(self.says(self.asked, storages[0], mark))
 
     def wait(self, asked: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
@@ -79,7 +96,7 @@ class Answers:
 def test_a_cluster_whose_nodes_all_see_the_storage_passes_and_nothing_is_left_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    Answers(monkeypatch, lambda node, storage, mark: missing_here(None, [storage], mark)[2])
+    Answers(monkeypatch, lambda node, storage, mark: missing_here(None, {}, [storage], mark)[2])
     check_nodes(None, [str(tmp_path / "store")])
     assert list((tmp_path / "store").iterdir()) == []
 
@@ -88,14 +105,15 @@ def test_nodes_that_do_not_see_the_storage_or_do_not_answer_are_named_in_one_mes
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     store = str(tmp_path / "store")
-    Answers(monkeypatch, lambda node, storage, mark: [storage] if node == 1 else None)
+    Answers(monkeypatch, lambda node, storage, mark: [f"does not see {storage}"] if node == 1 else None)
     with pytest.raises(InvalidInput) as refusal:
         check_nodes(None, [store])
     assert str(refusal.value).splitlines() == [
         "not every node of the cluster can take part:",
         f"  node 1aaaaaaa (host-1) does not see {store}",
         "  node 2aaaaaaa did not answer within 0.5 s",
-        "set resources.storage to a folder that all nodes share, s3:// or gs://",
+        "resources.storage must be a folder that all nodes share, s3:// or gs://; a file must be the same on all "
+        "nodes, or be on this one alone, which then brings it",
     ]
     assert list((tmp_path / "store").iterdir()) == []
 

@@ -10,10 +10,13 @@ from sweeplab.orchestration.driver import Prepared, resume_plan
 from sweeplab.orchestration.housekeeping import request_reruns
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.workers import Contents
 
 
 def plan(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[str]:
-    prepared = Prepared(sweep, sweep.digest(), {}, "0" * 16, num_pairs=64, num_pretraining_pairs=0, num_poisons=0)
+    prepared = Prepared(
+        sweep, sweep.digest(), {}, Contents(), "0" * 16, num_pairs=64, num_pretraining_pairs=0, num_poisons=0
+    )
     return resume_plan(folder, prepared, folder.path.parent.parent)
 
 

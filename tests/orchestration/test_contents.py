@@ -1,0 +1,73 @@
+"""Data that change while a sweep runs, or are others on a node, end it with a reason; no trial trains on them."""
+
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pytest
+import torch
+from PIL import Image
+
+from sweeplab.clip_model import build
+from sweeplab.data.pairs import PairsCSV
+from sweeplab.experiment import CleaningSweep
+from sweeplab.orchestration import driver
+from sweeplab.orchestration.driver import Options
+from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.workers import check_same
+from sweeplab.specs import StorageFault, Unfinished
+
+
+def test_data_that_are_the_same_or_unknown_pass():
+    check_same("pairs", "a", "a")
+    check_same("pairs", "", "a")
+
+
+def test_other_data_are_named_with_both_digests():
+    with pytest.raises(StorageFault, match=r"the pairs that node .* \(digest a -> b\).*restore them"):
+        check_same("pairs", "a", "b")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """32 pictures with captions."""
+    for number in range(32):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [f"{number}.png,a photo of apple {number}" for number in range(32)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,caption", *lines]))
+    return tmp_path / "pairs.csv"
+
+
+@pytest.fixture
+def sweep(pairs: Path) -> CleaningSweep:
+    """One trial of one epoch on them."""
+    path = pairs.parent / "victim.pt"
+    torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), path)
+    made_up = fabricated.SWEEP
+    return made_up.replace(
+        victim=made_up.victim.replace(path=path),
+        data=PairsCSV(path=pairs),
+        epochs=1,
+        search=made_up.search.replace(trials=1),
+    )
+
+
+def test_a_sweep_whose_data_change_stops_and_goes_on_once_they_are_restored(
+    sweep: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    measured, original = driver.ensure_victim, pairs.read_text()
+
+    def change_meanwhile(*arguments: Any, **named: Any) -> Any:
+        victim = measured(*arguments, **named)
+        pairs.write_text(original.replace("apple 7", "pear 7"))
+        return victim
+
+    monkeypatch.setattr(driver, "ensure_victim", change_meanwhile)
+    with pytest.raises(Unfinished, match=r"the training pairs that node .* are not those that the command has read"):
+        driver.run_sweep(sweep, tmp_path / "home", Options(inline=True), lambda text: None)
+    (trial,) = SweepFolder(tmp_path / "home" / "sweeps" / sweep.name).record().trials
+    assert (trial.state, trial.points) == ("waiting", ())
+    monkeypatch.setattr(driver, "ensure_victim", measured)
+    pairs.write_text(original)
+    record = driver.run_sweep(sweep, tmp_path / "home", Options(inline=True), lambda text: None)
+    assert [(trial.state, len(trial.points)) for trial in record.trials] == [("finished", 2)]
