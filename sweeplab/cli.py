@@ -882,9 +882,10 @@ def pretrain(
         prepared = driver.prepare(sweep, home)
         sweep = prepared.sweep
         assert isinstance(sweep.victim, PretrainedVictim)
+        driver.check_storages(prepared, home, runs_trials=False)
         with driver.workplace(sweep, inline):
             if not inline:
-                driver.make_ready_nodes(prepared, home, say, runs_trials=False)
+                driver.make_ready_nodes(prepared, None, home, say)
             run = driver.pretrain_victim(
                 sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=sweep
             )

@@ -93,6 +93,15 @@ def open_study(folder: SweepFolder, name: str) -> optuna.Study:
         )
 
 
+def storage_of_trial(sweep: CleaningSweep, folder: SweepFolder, number: int) -> str | None:
+    """Where a trial's checkpoints go, if not into its folder; apart from those of sweeps that were set aside."""
+    root = sweep.resources.storage
+    if root is None:
+        return None
+    name = f"{sweep.name}-{folder.header()['identity']}"
+    return (Storage(root) / "sweeps" / name / TRIAL_FORMAT.format(number)).location
+
+
 class TrialBook:
     """What executors talk to, in the driver process only.
 
@@ -139,6 +148,8 @@ class TrialBook:
         self._not_before: dict[int, float] = {}
         """When a trial that failed may be tried again, in seconds of the monotonic clock."""
         self._running: set[int] = set()
+        self._unheeded: set[str] = set()
+        """Storages that did not answer when checkpoints of trials were to be removed."""
         self._best: list[tuple[float, float, int]] = []
         """(-accuracy, number) of the ended trials that keep their weights, best first."""
         self._alike: tuple[str, set[str]] = ("", set())
@@ -215,6 +226,7 @@ class TrialBook:
                 lost = run.rewind()
                 if lost:
                     self.folder.event("points lost", trial=number, points=lost)
+            run.make_checkpoint_folder()
             attempt = 1 if is_new else run.begin_attempt()
             self._running.add(number)
             record = self.record(number)
@@ -349,17 +361,9 @@ class TrialBook:
             configuration=digest_of(setting.canonical()),
             seed=seed if rerun_of is None else self.folder.trial_header(rerun_of)["seed"],
             start_counts=self.sweep.start_counts(setting),
-            storage=self._storage_of(trial.number),
+            storage=storage_of_trial(self.sweep, self.folder, trial.number),
             rerun_of=rerun_of,
         )
-
-    def _storage_of(self, number: int) -> str | None:
-        """Where the trial's checkpoints go, if not into its folder; apart from those of sweeps that were set aside."""
-        root = self.sweep.resources.storage
-        if root is None:
-            return None
-        sweep = f"{self.sweep.name}-{self.folder.header()['identity']}"
-        return (Storage(root) / "sweeps" / sweep / TRIAL_FORMAT.format(number)).location
 
     # --- taking in
 
@@ -374,7 +378,7 @@ class TrialBook:
             record = self.record(number)
             best = self.best_point(record)
             keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
-            run.keep_checkpoints(keep)
+            self._keep(run, keep)
             self._judge(record)
             for listener in self.listeners:
                 listener.point_made(record, point)
@@ -519,14 +523,25 @@ class TrialBook:
         """Of all ended trials, only the best few keep weights: those of their best cleaned point."""
         best = self.best_point(record) if record.state in ("finished", "pruned") else None
         keep = {best.checkpoint} if best is not None and best.checkpoint is not None else set()
-        self._run(record.number).keep_checkpoints(keep)
+        self._keep(self._run(record.number), keep)
         self._runs.pop(record.number, None)
         if best is None:
             return
         insort(self._best, (-best.measurement.accuracy, best.measurement.asr or 0.0, record.number))
         for *_, number in self._best[self.sweep.resources.keep_checkpoints :]:
-            self.folder.trial(number).keep_checkpoints(set())
+            self._keep(self.folder.trial(number), set())
         del self._best[self.sweep.resources.keep_checkpoints :]
+
+    def _keep(self, run: RunFolder, keep: set[str]) -> None:
+        """Remove a run's other checkpoints; a storage that does not let go of them is no reason to end a sweep."""
+        place = run.storage.location.rpartition("/")[0]
+        if place in self._unheeded and run.result() is not None:
+            return
+        try:
+            run.keep_checkpoints(keep)
+        except StorageFault as fault:
+            self._unheeded.add(place)
+            self.folder.event("checkpoints left", storage=place, reason=str(fault))
 
     # --- reading
 

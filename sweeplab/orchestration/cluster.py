@@ -8,7 +8,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -320,16 +321,20 @@ def free_abandoned_groups(seen: set[str]) -> set[str]:
 
 NODE_SECONDS = 120.0
 """So long may a node take to say what it sees."""
+LOST_SECONDS = 15.0
+"""So long may the cluster take to notice that a node is gone."""
 
 
-def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
-    """Make sure that every node of the cluster sees the storages of checkpoints, and no other data than this one.
+def check_nodes(sources: Sources | None, storages: list[str], say: Callable[[str], None]) -> list[str]:
+    """Make sure that every node of the cluster sees the storages of checkpoints, and no other data than this one. A
+    node that is lost meanwhile is done without.
 
     Returns:
         Ids of the nodes that do not see all the data.
 
     Raises:
         InvalidInput: naming the nodes and what they do not see.
+        Unfinished: if a node does not answer.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -343,7 +348,7 @@ def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
     digests = {path: file_digest(Path(path)) for path in sources.probes if os.path.isfile(path)} if sources else {}
     mark = f".seen-{uuid4().hex[:12]}"
     for place in places:
-        _leave_mark(place, mark)
+        place.leave_mark(mark)
     task = ray.remote(num_cpus=0, max_retries=1)(remote.missing_here)
     asked = {
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
@@ -351,18 +356,20 @@ def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
         ): node
         for node in nodes
     }
-    faults, blind = [], []
+    faults: list[str] = []
+    blind: list[str] = []
+    mute: dict[str, str] = {}
     try:
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
         for answer in ready:
             try:
                 host, missing, found = ray.get(answer)
             except ray.exceptions.RayError as error:
-                host, missing = asked[answer]["NodeManagerHostname"], []
-                found = [f"died ({type(error).__name__})"]
+                mute[asked[answer]["NodeID"]] = f"({type(error).__name__})"
+                continue
             faults += [f"node {asked[answer]['NodeID'][:8]} ({host}) {fault}" for fault in found]
             blind += [asked[answer]["NodeID"]] if missing else []
-        faults += [f"node {asked[answer]['NodeID'][:8]} did not answer within {NODE_SECONDS:g} s" for answer in late]
+        mute |= {asked[answer]["NodeID"]: f"within {NODE_SECONDS:g} s" for answer in late}
     finally:
         for place in places:
             with contextlib.suppress(StorageFault, OSError):
@@ -374,20 +381,23 @@ def check_nodes(sources: Sources | None, storages: list[str]) -> list[str]:
             "resources.storage must be a folder that all nodes share, s3:// or gs://; a file must be the same on all "
             "nodes, or be on this one alone, which then brings it"
         )
+    for node, how in mute.items():
+        if is_alive(node):
+            raise Unfinished(f"node {node[:8]} did not say what it sees {how}; the same command asks again")
+        say(f"  node {node[:8]} was lost meanwhile; going on without it")
     return blind
 
 
-def _leave_mark(place: Storage, mark: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / mark).write_text("SweepLab looks whether every node sees this folder\n")
-        try:
-            if place.is_remote:
-                place.upload(Path(folder) / mark, mark)
-            else:
-                Path(place.location).mkdir(parents=True, exist_ok=True)
-                shutil.copy(Path(folder) / mark, Path(place.location) / mark)
-        except (OSError, StorageFault) as error:
-            raise InvalidInput(f"resources.storage={place.location!r} cannot be written: {error}") from error
+def is_alive(node: str) -> bool:
+    """Whether the cluster counts on the node; of one that has just died, its head may take seconds to say so."""
+    import ray
+
+    deadline = time.monotonic() + LOST_SECONDS
+    while any(known["NodeID"] == node and known["Alive"] for known in ray.nodes()):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def raylet_is_gone() -> bool:

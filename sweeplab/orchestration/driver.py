@@ -31,7 +31,7 @@ from sweeplab.experiment import (
     Setting,
 )
 from sweeplab.orchestration import executors
-from sweeplab.orchestration.book import Listener, TrialBook
+from sweeplab.orchestration.book import Listener, TrialBook, storage_of_trial
 from sweeplab.orchestration.bringing import sources_of
 from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
 from sweeplab.orchestration.doctor import NETWORK, file_system
@@ -303,23 +303,36 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
 def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options, say: Say) -> str | None:
     """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
     sweep = prepared.sweep
-    folder.write_header(sweep, prepared.digest, prepared.contents)
+    with storage_faults_as_unfinished(sweep):
+        check_storages(prepared, home)
+        folder.write_header(sweep, prepared.digest, prepared.contents)
     if isinstance(sweep.victim, SelectedTrial):
         say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
         inner = sweep.victim.sweep
         run_sweep(inner, home, Options(inline=options.inline), say)
         if not _is_finished(SweepFolder(home / "sweeps" / inner.name), inner):  # its best trial may yet be another
             raise Unfinished(f"{sweep.name} begins once {inner.name} is finished")
+    with storage_faults_as_unfinished(sweep):
+        _settle_storages(sweep, folder, say)
     for line in resume_plan(folder, prepared, home):
         say(line)
     inline = options.inline or sweep.resources.resolved_executor() == "inline"
     with workplace(sweep, inline):
         if not inline:
             check_batch_norm(sweep)
-            make_ready_nodes(prepared, home, say)
+            make_ready_nodes(prepared, folder, home, say)
         victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
         check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
         return _run_trials(prepared, folder, victim, home, inline=inline, say=say)
+
+
+@contextmanager
+def storage_faults_as_unfinished(sweep: CleaningSweep) -> Iterator[None]:
+    """A storage that fails interrupts the sweep."""
+    try:
+        yield
+    except StorageFault as fault:
+        raise Unfinished(f"{sweep.name}: {fault}") from fault
 
 
 @contextmanager
@@ -327,15 +340,18 @@ def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
     """A Ray session, or nothing where everything runs in this process; signals and failing storage end it in order."""
     try:
         if inline:
-            with signals_as_interrupts():
+            with storage_faults_as_unfinished(sweep), signals_as_interrupts():
                 yield
             return
         needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() != "tune"
         # Ray puts handlers of its own there when it starts, hence twice.
-        with signals_as_interrupts(), ray_session(needs_train=needs_train), signals_as_interrupts():
+        with (
+            storage_faults_as_unfinished(sweep),
+            signals_as_interrupts(),
+            ray_session(needs_train=needs_train),
+            signals_as_interrupts(),
+        ):
             yield
-    except StorageFault as fault:
-        raise Unfinished(f"{sweep.name}: {fault}") from fault
     except SystemExit as end:
         if end.code != signal.SIGTERM:
             raise
@@ -382,29 +398,108 @@ def _stored_at(victim: PretrainedVictim, storage: str) -> PretrainedVictim:
     return victim.replace(**changes) if changes else victim
 
 
-def make_ready_nodes(prepared: Prepared, home: Path, say: Say, *, runs_trials: bool = True) -> None:
-    """Make sure that every node of the cluster sees the storages, and bring it the data that it does not see.
+def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) -> None:
+    """Refuse storages that cannot be written, before anything is written that names them.
 
     Args:
         prepared: the sweep.
         home: the home.
-        say: prints progress.
         runs_trials: whether trials are run, or the victim alone is trained.
+
+    Raises:
+        InvalidInput: naming the storage.
+        StorageFault: if an object store does not answer.
+    """
+    sweep = prepared.sweep
+    roots = {sweep.resources.storage} if runs_trials else set()
+    if isinstance(sweep.victim, PretrainedVictim) and not _is_trained(prepared, home):
+        roots.add(sweep.victim.resources.storage)
+    for root in sorted(filter(None, roots)):
+        Storage(root).check_writable()
+
+
+def _is_trained(prepared: Prepared, home: Path) -> bool:
+    """Whether the sweep's pre-trained victim is there, weights and all."""
+    assert isinstance(prepared.sweep.victim, PretrainedVictim)
+    run = victim_folder(home, prepared.sweep.victim, prepared.victim_digest)
+    return run.result() is not None and _selected_is_there(prepared.sweep.victim, run)
+
+
+def _settle_storages(sweep: CleaningSweep, folder: SweepFolder, say: Say) -> None:
+    """Trials that are not over go on where their checkpoints lie; those of a storage that cannot be written any more go
+    where the spec says now, from their beginning."""
+    faults: dict[str, Exception | None] = {}
+    for number in folder.trial_numbers():
+        run = folder.trial(number)
+        if run.result() is None:
+            _settle_storage(run, storage_of_trial(sweep, folder, number), f"trial {number}", faults, say)
+
+
+def _settle_storage(
+    run: RunFolder, wanted: str | None, name: str, faults: dict[str, Exception | None], say: Say
+) -> None:
+    """Move a run's checkpoints if need be.
+
+    Args:
+        run: a run that is not over.
+        wanted: its storage by the spec.
+        name: of the run.
+        faults: what is known of storages, by the folder that several runs have in common.
+        say: prints what is moved.
+
+    Raises:
+        InvalidInput: if neither storage can be written.
+        StorageFault: if an object store does not answer, and the spec names no other.
+    """
+    place = run.storage.location.rpartition("/")[0]
+    if place not in faults:
+        try:
+            run.storage.check_writable()
+            faults[place] = None
+        except (InvalidInput, StorageFault) as error:
+            faults[place] = error
+    fault = faults[place]
+    if fault is None:
+        return
+    if wanted == run.facts().get("storage"):
+        raise fault
+    run.move_storage(wanted)
+    say(f"{name}: {fault}; from now on its checkpoints lie in {run.storage.location}, and its epochs are made again")
+
+
+def make_ready_nodes(prepared: Prepared, folder: SweepFolder | None, home: Path, say: Say) -> None:
+    """Make sure that every node of the cluster sees the storages, and bring it the data that it does not see.
+
+    Args:
+        prepared: the sweep.
+        folder: the sweep's, where its trials are run and not the victim alone is trained.
+        home: the home.
+        say: prints progress.
 
     Raises:
         InvalidInput: naming the nodes that cannot take part, and why.
     """
     sweep = prepared.sweep
-    storages = [storage_of(sweep, home)] if runs_trials else []
+    storages: list[str] = []
+    if folder is not None:
+        begun = (folder.trial(number) for number in folder.trial_numbers())
+        storages += [storage_of(sweep, home), *(_root_of(run, home, 3) for run in begun if run.result() is None)]
     if isinstance(sweep.victim, PretrainedVictim):
-        if victim_folder(home, sweep.victim, prepared.victim_digest).result() is None:
-            storages.append(storage_of(sweep.victim, home))
+        if not _is_trained(prepared, home):
+            run = victim_folder(home, sweep.victim, prepared.victim_digest)
+            storages.append(_root_of(run, home, 2) if run.facts() else storage_of(sweep.victim, home))
         if isinstance(sweep.victim.select, ClosestTo) and sweep.victim.select.victim is not None:
             storages.append(storage_of(sweep.victim.select.victim, home))
-    blind = check_nodes(sources_of(sweep), sorted(set(storages)))
+    blind = check_nodes(sources_of(sweep), sorted(set(storages)), say)
     if blind:
         watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
         executors.bring_data(sweep, blind, watch, say)
+
+
+def _root_of(run: RunFolder, home: Path, depth: int) -> str:
+    """The `resources.storage` under which a run was begun, whose own one lies so many folders below."""
+    location = run.facts().get("storage")
+    return location.rsplit("/", depth)[0] if location else str(home)
 
 
 def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
@@ -728,6 +823,9 @@ def _pretrain_victim(
                 **_storage_fact(victim, run),
             },
         )
+    else:
+        _settle_storage(run, _storage_fact(victim, run).get("storage"), f"victim {victim.name}", {}, say)
+    run.make_checkpoint_folder()
     say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
     test, targets = victim.evaluation.load(machine.data_home), victim.trigger().targets(machine.data_home)
     contents = _contents(victim, victim.architecture, table, test, targets)

@@ -16,7 +16,13 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration import remote
 from sweeplab.orchestration.book import TrialBook
 from sweeplab.orchestration.bringing import local_copy, packed_parts_of, sources_of
-from sweeplab.orchestration.cluster import concurrent_trials, raylet_is_gone, resources_per_worker, scratch_folder
+from sweeplab.orchestration.cluster import (
+    concurrent_trials,
+    is_alive,
+    raylet_is_gone,
+    resources_per_worker,
+    scratch_folder,
+)
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.orchestration.watch import RAYLET_DIED, Watch, attend
@@ -130,7 +136,7 @@ def bring_data(reads: CleaningSweep, nodes: list[str], watch: Watch, say: Callab
                 except ray.exceptions.RayTaskError:
                     raise
                 except ray.exceptions.RayError as error:
-                    if any(known["NodeID"] == node and known["Alive"] for known in ray.nodes()):
+                    if is_alive(node):
                         raise Unfinished(f"node {node[:8]} did not get the data ({_first_line(error)})") from error
                     say(f"  node {node[:8]} was lost meanwhile; going on without it")
         except ray.exceptions.RayTaskError as error:

@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from sweeplab.orchestration.files import append_line, read_json, read_lines, write_atomically, write_json
+from sweeplab.orchestration.files import (
+    append_line,
+    read_json,
+    read_lines,
+    storage_faults,
+    write_atomically,
+    write_json,
+)
 from sweeplab.orchestration.storage import Storage
 from sweeplab.records import Outcomes, Point
 from sweeplab.specs import InvalidInput
@@ -42,7 +49,7 @@ class RunFolder:
         return self._storage
 
     def facts(self) -> dict[str, Any]:
-        """What was written about the run before it began; empty where nothing was. A trial's is never written again."""
+        """What was written about the run before it began, if anything; `move_storage` alone changes a trial's."""
         if self._facts is not None:
             return self._facts
         for name in ("trial.json", "victim.json"):
@@ -52,6 +59,23 @@ class RunFolder:
                     self._facts = facts
                 return facts
         return {}
+
+    def make_checkpoint_folder(self) -> None:
+        """Make the folder of its checkpoints, by which a worker knows that its node sees it."""
+        if not self.storage.is_remote:
+            with storage_faults(self.storage.location):
+                Path(self.storage.location).mkdir(parents=True, exist_ok=True)
+
+    def move_storage(self, location: str | None) -> None:
+        """Have the run's next checkpoints go elsewhere; those that lie where they went before are given up.
+
+        Args:
+            location: of the storage; None: the run's own folder.
+        """
+        name = "trial.json" if (self.path / "trial.json").exists() else "victim.json"
+        facts = {key: value for key, value in read_json(self.path / name).items() if key != "storage"}
+        write_json(self.path / name, {**facts, **({"storage": location} if location else {})})
+        self._storage, self._facts = None, None
 
     def points(self) -> list[Point]:
         """The committed points by index.

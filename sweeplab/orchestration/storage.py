@@ -2,15 +2,20 @@
 
 import contextlib
 import queue
+import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sweeplab.specs import InvalidInput, StorageFault, check_storage_url
 
 MARK = "://"
 """Tells a URL from a path."""
+FOLDER_PAUSES = (0.0, 0.5, 5.0, 30.0)
+"""Seconds before a node looks again for a folder that the driver has made."""
 
 
 class Storage:
@@ -34,12 +39,70 @@ class Storage:
         except ValueError as error:
             raise InvalidInput(str(error)) from None
         try:
-            system, path = fs.FileSystem.from_uri(self.location)
-        except (ValueError, TypeError, NotImplementedError, OSError) as error:
+            with _faults(self.location):  # S3's region is asked for
+                system, path = fs.FileSystem.from_uri(self.location)
+        except (ValueError, TypeError, NotImplementedError) as error:
             raise InvalidInput(
                 f"storage {self.location!r} is none that pyarrow opens ({error}); use a path, s3://, gs:// or abfs://"
             ) from error
         return system, path
+
+    def leave_mark(self, name: str) -> None:
+        """Write a small file, whose presence tells who sees the storage.
+
+        Raises:
+            InvalidInput: if the folder cannot be written, or the URL is none.
+            StorageFault: if the object store does not take it, however often it is asked.
+        """
+        text = "SweepLab looks whether this folder can be written and seen\n"
+        if not self.is_remote:
+            try:
+                Path(self.location).mkdir(parents=True, exist_ok=True)
+                (Path(self.location) / name).write_text(text)
+            except OSError as error:
+                raise InvalidInput(
+                    f"resources.storage={self.location!r} cannot be written ({error.strerror}); give a folder that "
+                    "can, or mend its permissions"
+                ) from error
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / name).write_text(text)
+            for pause in (*UPLOAD_PAUSES, None):
+                try:
+                    return self.upload(Path(folder) / name, name)
+                except StorageFault:
+                    if pause is None:
+                        raise
+                    time.sleep(pause)
+
+    def check_writable(self) -> None:
+        """Write a small file and remove it again.
+
+        Raises:
+            InvalidInput: as `leave_mark` does.
+            StorageFault: as `leave_mark` does.
+        """
+        mark = f".writable-{uuid4().hex[:12]}"
+        self.leave_mark(mark)
+        with contextlib.suppress(StorageFault):
+            self.remove(mark)
+
+    def wait_for_folder(self) -> None:
+        """Wait until this node sees the folder, which the driver has made: a network file system may take a while.
+
+        Raises:
+            StorageFault: if it does not.
+        """
+        if self.is_remote:
+            return
+        for pause in FOLDER_PAUSES:
+            time.sleep(pause)
+            if Path(self.location).is_dir():
+                return
+        raise StorageFault(
+            f"node {socket.gethostname()} does not see {self.location}, which the driver has made for checkpoints; set "
+            "resources.storage to a folder that all nodes share, s3:// or gs://"
+        )
 
     def names(self) -> set[str]:
         """Files that are there; empty where the folder is not."""

@@ -201,6 +201,7 @@ def storing(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
         "checkpoint_minutes": job.checkpoint_minutes(),
     }
     if not storage.is_remote:
+        storage.wait_for_folder()
         resume = Path(job.resume_from) if job.resume_from else None
         yield {**fields, "checkpoint_folder": Path(job.checkpoints), "resume_from": resume}
         return

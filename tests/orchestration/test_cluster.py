@@ -1,5 +1,6 @@
 """The cluster: folders that killed drivers leave, and nodes that do not see what they need."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sweeplab.orchestration import cluster
 from sweeplab.orchestration.bringing import Sources
 from sweeplab.orchestration.cluster import FOLDER_PREFIX, OWNER, check_nodes, remove_abandoned_folders
 from sweeplab.orchestration.remote import missing_here
-from sweeplab.specs import InvalidInput, file_digest
+from sweeplab.specs import InvalidInput, Unfinished, file_digest
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
@@ -97,38 +98,68 @@ def test_a_cluster_whose_nodes_all_see_the_storage_passes_and_nothing_is_left_th
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     Answers(monkeypatch, lambda node, storage, mark: missing_here(None, {}, [storage], mark)[2])
-    check_nodes(None, [str(tmp_path / "store")])
+    check_nodes(None, [str(tmp_path / "store")], print)
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_nodes_that_do_not_see_the_storage_or_do_not_answer_are_named_in_one_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_nodes_that_do_not_see_the_storage_are_named_in_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = str(tmp_path / "store")
-    Answers(monkeypatch, lambda node, storage, mark: [f"does not see {storage}"] if node == 1 else None)
+    Answers(monkeypatch, lambda node, storage, mark: [f"does not see {storage}"])
     with pytest.raises(InvalidInput) as refusal:
-        check_nodes(None, [store])
+        check_nodes(None, [store], print)
     assert str(refusal.value).splitlines() == [
         "not every node of the cluster can take part:",
         f"  node 1aaaaaaa (host-1) does not see {store}",
-        "  node 2aaaaaaa did not answer within 0.5 s",
+        f"  node 2aaaaaaa (host-2) does not see {store}",
         "resources.storage must be a folder that all nodes share, s3:// or gs://; a file must be the same on all "
         "nodes, or be on this one alone, which then brings it",
     ]
     assert list((tmp_path / "store").iterdir()) == []
 
 
+@pytest.mark.parametrize("how", ["is late", "raises"])
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_node_that_does_not_answer_is_done_without_if_it_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, is_lost: bool
+):
+    import ray
+
+    answers = Answers(monkeypatch, lambda node, storage, mark: None if (node, how) == (2, "is late") else [])
+    known = answers.get
+
+    def get(answer: tuple[int, str]) -> Any:
+        if (answer[0], how) == (2, "raises"):
+            raise ray.exceptions.TaskUnschedulableError("its node is gone")
+        return known(answer)
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(cluster, "LOST_SECONDS", 0.5)
+    nodes, looks = answers.nodes, itertools.count()
+
+    def now() -> list[Any]:  # the cluster notices the loss at the third look
+        return [nodes[0], {**nodes[1], "Alive": not is_lost or next(looks) < 3}]
+
+    monkeypatch.setattr(ray, "nodes", now)
+    said: list[str] = []
+    if is_lost:
+        assert check_nodes(None, [str(tmp_path / "store")], said.append) == []
+        assert said == ["  node 2aaaaaaa was lost meanwhile; going on without it"]
+    else:
+        with pytest.raises(Unfinished, match="node 2aaaaaaa did not say what it sees"):
+            check_nodes(None, [str(tmp_path / "store")], said.append)
+
+
 def test_nodes_that_do_not_see_the_data_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     answers = Answers(monkeypatch, lambda node, storage, mark: [])
-    assert check_nodes(None, [str(tmp_path / "store")]) == []
+    assert check_nodes(None, [str(tmp_path / "store")], print) == []
     answers.blind = 2
-    assert check_nodes(None, [str(tmp_path / "store")]) == [f"2{'a' * 20}"]
+    assert check_nodes(None, [str(tmp_path / "store")], print) == [f"2{'a' * 20}"]
 
 
 def test_one_node_needs_no_shared_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     answers = Answers(monkeypatch, lambda node, storage, mark: [storage])
     answers.nodes[1]["Alive"] = False
-    check_nodes(None, [str(tmp_path / "store")])
+    check_nodes(None, [str(tmp_path / "store")], print)
     assert not (tmp_path / "store").exists()
 
 
@@ -136,7 +167,7 @@ def test_a_storage_that_cannot_be_written_is_refused_by_name(tmp_path: Path, mon
     Answers(monkeypatch, lambda node, storage, mark: [])
     (tmp_path / "store").write_text("a file")
     with pytest.raises(InvalidInput, match=r"resources\.storage='.*store' cannot be written"):
-        check_nodes(None, [str(tmp_path / "store")])
+        check_nodes(None, [str(tmp_path / "store")], print)
 
 
 # --- what finds room

@@ -4,13 +4,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import fabricated
 import pytest
 
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.orchestration import driver
+from sweeplab.orchestration.book import storage_of_trial
 from sweeplab.orchestration.driver import Prepared, make_ready_nodes, with_shared_storage, workplace
-from sweeplab.orchestration.ledger import victim_folder
+from sweeplab.orchestration.ledger import SweepFolder, victim_folder
+from sweeplab.orchestration.run_folder import RunFolder
+from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.watch import Interrupted
+from sweeplab.specs import InvalidInput, StorageFault
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The storages that nodes were asked for."""
     found: list[list[str]] = []
 
-    def check(sources: Any, storages: list[str]) -> list[str]:
+    def check(sources: Any, storages: list[str], say: Any) -> list[str]:
         found.append(storages)
         return []
 
@@ -57,18 +62,44 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
 ):
     victim = stored_at(smoke.victim, "/own")
     prepared = _prepared(stored_at(smoke.replace(victim=victim), "/store"))
-    make_ready_nodes(prepared, tmp_path, print)
-    make_ready_nodes(prepared, tmp_path, print, runs_trials=False)
+    folder = SweepFolder(tmp_path / "sweeps" / "none yet")
+    make_ready_nodes(prepared, folder, tmp_path, print)
+    make_ready_nodes(prepared, None, tmp_path, print)
     run = victim_folder(tmp_path, victim, "1")
-    run.path.mkdir(parents=True)
+    run.checkpoints.mkdir(parents=True)
+    for index in (0, 1):
+        point = fabricated.point(index, 90, 79, checkpoint=f"{index}.pt")
+        run.commit(point, fabricated.outcomes(point.measurement))
+    (run.checkpoints / "1.pt").touch()
     run.finish({"state": "finished"})
-    make_ready_nodes(prepared, tmp_path, print)
-    assert asked == [["/own", "/store"], ["/own"], ["/store"]]
+    make_ready_nodes(prepared, folder, tmp_path, print)
+    (run.checkpoints / "1.pt").unlink()  # it will be trained again
+    make_ready_nodes(prepared, folder, tmp_path, print)
+    assert asked == [
+        ["/own", "/store"],
+        ["/own"],
+        ["/store"],
+        ["/own", "/store"],
+    ]
 
 
 def test_without_a_storage_it_is_the_home_for_both(smoke: CleaningSweep, asked: list[list[str]], tmp_path: Path):
-    make_ready_nodes(_prepared(smoke), tmp_path, print)
+    make_ready_nodes(_prepared(smoke), SweepFolder(tmp_path / "sweeps" / "none yet"), tmp_path, print)
     assert asked == [[str(tmp_path)]]
+
+
+def test_nodes_are_asked_for_the_storages_of_trials_that_were_begun_elsewhere(
+    smoke: CleaningSweep, asked: list[list[str]], tmp_path: Path
+):
+    prepared = _prepared(stored_at(smoke, "/now"))
+    folder = fabricated.prepared_folder(tmp_path / "sweeps", smoke)
+    for number, storage in enumerate(
+        ["/then/sweeps/smoke-1/0000", "s3://b/sweeps/smoke-1/0001", None, "/over/s/s/0003"]
+    ):
+        folder.write_trial(number, {}, configuration="c", seed=0, start_counts=True, storage=storage)
+    folder.trial(3).finish({"state": "finished"})
+    make_ready_nodes(prepared, folder, tmp_path, print)
+    assert asked[0] == sorted([str(tmp_path), "/now", "/then", "s3://b"])
 
 
 def test_a_sigterm_that_rays_own_handler_takes_is_an_interruption(smoke: CleaningSweep):
@@ -76,3 +107,63 @@ def test_a_sigterm_that_rays_own_handler_takes_is_an_interruption(smoke: Cleanin
         raise SystemExit(int(signal.SIGTERM))
     with pytest.raises(SystemExit), workplace(smoke, inline=True):
         raise SystemExit(3)
+
+
+# --- storages that cannot be written any more
+
+
+def begun(folder: SweepFolder, storage: Path | None) -> RunFolder:
+    """Trial 0 with two points whose checkpoints are in a storage, or were."""
+    location = str(storage / "sweeps" / "made-up-1" / "0000") if storage else None
+    folder.write_trial(0, {}, configuration="c", seed=0, start_counts=True, storage=location)
+    run = folder.trial(0)
+    for index in (0, 1, 2):
+        point = fabricated.point(index, 90, 79, checkpoint=f"{index}.pt" if index else None)
+        run.commit(point, fabricated.outcomes(point.measurement))
+    return run
+
+
+def test_a_trial_whose_storage_is_gone_for_good_goes_on_elsewhere(folder: SweepFolder, tmp_path: Path):
+    gone, said = tmp_path / "gone", list[str]()
+    begun(folder, gone)
+    gone.write_text("a file where the share was")
+    driver._settle_storages(fabricated.SWEEP, folder, said.append)
+    run = folder.trial(0)
+    assert (run.storage.location, run.num_kept()) == (str(run.checkpoints), 1)
+    assert len(said) == 1
+    assert said[0].startswith(f"trial 0: resources.storage='{gone}/sweeps/made-up-1/0000' cannot be written (")
+    assert folder.trial_header(0)["params"] == {}
+    driver._settle_storages(fabricated.SWEEP, folder, said.append)
+    assert len(said) == 1
+
+
+def test_a_trial_whose_storage_can_be_written_stays_there(folder: SweepFolder, tmp_path: Path):
+    place = begun(folder, tmp_path / "store").storage.location
+    driver._settle_storages(stored_at(fabricated.SWEEP, str(tmp_path / "other")), folder, pytest.fail)
+    assert folder.trial(0).storage.location == place
+    assert list(Path(place).iterdir()) == []
+
+
+def test_where_the_spec_names_no_other_storage_the_sweep_is_refused(folder: SweepFolder, tmp_path: Path):
+    (tmp_path / "gone").write_text("a file where the share was")
+    sweep = stored_at(fabricated.SWEEP, str(tmp_path / "gone"))
+    location = storage_of_trial(sweep, folder, 0)
+    folder.write_trial(0, {}, configuration="c", seed=0, start_counts=True, storage=location)
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        driver._settle_storages(sweep, folder, pytest.fail)
+
+
+def test_a_storage_that_cannot_be_written_leaves_the_sweeps_spec_as_it_was(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    sweep = stored_at(fabricated.SWEEP, str(tmp_path / "file"))
+    folder = SweepFolder(tmp_path / "sweeps" / sweep.name)
+    with pytest.raises(InvalidInput, match=r"resources\.storage='.*/file' cannot be written"):
+        driver._run_what_is_left(_prepared(sweep), folder, tmp_path, driver.Options(inline=True), print)
+    assert not folder.exists()
+
+
+def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sweeplab.orchestration.storage.FOLDER_PAUSES", (0.0, 0.0))
+    Storage(tmp_path).wait_for_folder()
+    with pytest.raises(StorageFault, match=f"node .* does not see {tmp_path}/none, which the driver has made"):
+        Storage(tmp_path / "none").wait_for_folder()
