@@ -868,6 +868,7 @@ def pretrain(
     def work() -> None:
         from sweeplab.experiment import PretrainedVictim, SelectedTrial
         from sweeplab.orchestration import driver
+        from sweeplab.orchestration.bringing import parts_of
         from sweeplab.orchestration.files import home_folder
 
         sweep = _one_sweep(script, only, overrides or [], smoke)
@@ -884,10 +885,11 @@ def pretrain(
         assert isinstance(sweep.victim, PretrainedVictim)
         driver.check_storages(prepared, home, runs_trials=False)
         with driver.workplace(sweep, inline):
+            reads = parts_of(sweep)
             if not inline:
-                driver.make_ready_nodes(prepared, None, home, say)
+                driver.make_ready_nodes(prepared, reads, None, home, say)
             run = driver.pretrain_victim(
-                sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=sweep
+                sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads
             )
         selected = driver.select_epoch(sweep.victim, run)
         _say_measurement(selected.measurement)

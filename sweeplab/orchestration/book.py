@@ -118,6 +118,8 @@ class TrialBook:
         listeners: tuple[Listener, ...],
     ) -> None:
         self.sweep, self.folder, self.victim, self.machine = sweep, folder, victim, machine
+        self.reads: list[Any] = []
+        """Parts of specs that say what the command reads."""
         self.sources: Sources | None = None
         """What workers on other nodes may not see; the executor knows."""
         self.contents = Contents()

@@ -1,6 +1,7 @@
 """Bringing: files of the driver's node reach every other node once, where no shared folder holds them."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pickle
@@ -22,7 +23,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from sweeplab.data.decoded import COMPLETE
-from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.orchestration.files import storage_faults, write_atomically
 from sweeplab.orchestration.storage import MARK, Storage
 from sweeplab.specs import InvalidInput, Spec, StorageFault
@@ -128,9 +129,14 @@ class Sources:
         return _replaced(spec, lambda path: root / str(path)[1:] if str(path) in known else path, below=root)
 
 
-def parts_of(spec: CleaningSweep | PretrainedVictim) -> list[Any]:
+def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = True) -> list[Any]:
     """What of a spec names files to be read: data, test images, pictures of triggers, files of a method. Not the
-    weights of victims, which are brought by themselves."""
+    weights of victims, which are brought by themselves.
+
+    Args:
+        spec: a sweep or a victim.
+        trains_victim: whether a sweep's victim is to be trained; else its data are needed for a clean sample alone.
+    """
     if isinstance(spec, PretrainedVictim):
         parts: list[Any] = [spec.data, spec.evaluation, spec.poisoning, spec.objective]
         if isinstance(spec.select, ClosestTo) and spec.select.victim is not None:
@@ -138,12 +144,14 @@ def parts_of(spec: CleaningSweep | PretrainedVictim) -> list[Any]:
         return parts
     victim = spec.original_victim()
     parts = [spec.data, spec.evaluation, spec.method, victim.trigger().attack]
-    return parts + (parts_of(victim) if isinstance(victim, PretrainedVictim) else [])
+    if isinstance(victim, PretrainedVictim) and (trains_victim or isinstance(spec.data, CleanSample)):
+        parts += parts_of(victim)
+    return parts
 
 
-def sources_of(spec: CleaningSweep | PretrainedVictim) -> Sources | None:
-    """The files that a spec reads; None where it reads none. They have been looked at before: a fault is a bug."""
-    parts = parts_of(spec)
+def sources_of(parts: list[Any]) -> Sources | None:
+    """The files that parts of a spec read; None where there is none. They have been looked at before: a fault is a
+    bug."""
     places = {str(path): _absolute(path) for part in parts for path in _paths_in(part)}
     examples = {example for part in parts for spec in _specs_in(part) for example in _examples_of(spec)}
     return Sources(places, tuple(sorted({*places.values(), *examples}))) if places else None
@@ -159,11 +167,11 @@ def _examples_of(spec: Any) -> Iterator[str]:
             yield from islice(files_of(path), 1)
 
 
-def packed_parts_of(spec: CleaningSweep | PretrainedVictim) -> bytes:
+def packed(parts: list[Any]) -> bytes:
     """The parts with absolute paths, pickled, for a process that was started elsewhere."""
     from ray import cloudpickle
 
-    return cloudpickle.dumps([_replaced(part, lambda path: Path(_absolute(path))) for part in parts_of(spec)])
+    return cloudpickle.dumps([_replaced(part, lambda path: Path(_absolute(path))) for part in parts])
 
 
 def _absolute(path: Path) -> str:
@@ -314,14 +322,19 @@ class Porter:
         """The bytes of one chunk.
 
         Raises:
-            InvalidInput: if a file is shorter than it was.
+            InvalidInput: if a file is gone, or shorter than it was.
         """
         listing, content = self.listing(), bytearray()
         for file, offset, size in listing.pieces(number):
             path = listing.names[file].as_py()
-            with open(path, "rb") as opened:
-                opened.seek(offset)
-                piece = opened.read(size)
+            try:
+                with open(path, "rb") as opened:
+                    opened.seek(offset)
+                    piece = opened.read(size)
+            except OSError as error:
+                raise InvalidInput(
+                    f"{path} cannot be read any more ({error.strerror}), and other nodes need it; restore it"
+                ) from None
             if len(piece) != size:
                 raise InvalidInput(f"{path} became shorter while it was brought to other nodes; start again")
             content += piece
@@ -353,7 +366,11 @@ class Carrier(Protocol):
 
 
 ARRIVED = "arrived"
-"""In a mirror's folder: how many chunks have."""
+"""In a mirror's folder: how many chunks have, and since which start of the machine."""
+IN_USE = "in use"
+"""In a mirror's folder: a file that every process that reads there holds a shared lock of."""
+_held: dict[Path, int] = {}
+"""Descriptors of those files, by mirror: this process holds them for the rest of its life."""
 
 
 def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify: bool = False) -> Path:
@@ -379,14 +396,16 @@ def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify
             os.utime(folder / COMPLETE)
         else:
             _fill(folder, root, carrier, alive)
+        if folder not in _held:
+            _held[folder] = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(_held[folder], fcntl.LOCK_SH)
     return root
 
 
 def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None]) -> None:
-    listing, arrived = carrier.listing(), 0
+    listing = carrier.listing()
     root.mkdir(parents=True, exist_ok=True)
-    if (folder / ARRIVED).exists():
-        arrived = int((folder / ARRIVED).read_text())
+    arrived = _arrived(folder, root, listing)
     needed = listing.num_bytes - arrived * CHUNK_BYTES + BLOCK_BYTES * len(listing.names)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -397,10 +416,34 @@ def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None])
         )
     for chunk in range(arrived, listing.num_chunks):
         _write_chunk(chunk, root, listing, carrier)
-        write_atomically(folder / ARRIVED, str(chunk + 1).encode(), durable=False)
+        write_atomically(folder / ARRIVED, f"{chunk + 1} {_boot()}".encode(), durable=False)
         alive()
     _write_empty(np.flatnonzero(listing.sizes == 0).tolist(), root, listing)
+    os.sync()  # once for all files: COMPLETE must not outlive what it speaks of
     (folder / COMPLETE).touch()
+
+
+def _arrived(folder: Path, root: Path, listing: Listing) -> int:
+    """Chunks that an earlier process has brought and that are whole: none where the machine was started anew since,
+    since what was not on its disk yet is lost, and those before the first file that lacks something."""
+    try:
+        count, boot = (folder / ARRIVED).read_text().split()
+    except (FileNotFoundError, ValueError):
+        return 0
+    if boot != _boot():
+        return 0
+    for chunk in range(int(count)):
+        for file, offset, size in listing.pieces(chunk):
+            if _size_of(_place(root, listing.names[file].as_py())) < offset + size:
+                return chunk
+    return int(count)
+
+
+def _boot() -> str:
+    """Tells the starts of this machine apart, where it says so."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return "unknown"
 
 
 def _write_chunk(
@@ -425,7 +468,7 @@ def _make_whole(root: Path, carrier: Carrier, alive: Callable[[], None]) -> None
     lacking = {
         file
         for file, (name, size) in enumerate(zip(listing.names.to_pylist(), listing.sizes.tolist(), strict=True))
-        if not _has_size(_place(root, name), size)
+        if _size_of(_place(root, name)) != size
     }
     if not lacking:
         return
@@ -436,11 +479,12 @@ def _make_whole(root: Path, carrier: Carrier, alive: Callable[[], None]) -> None
     _write_empty((file for file in lacking if not listing.sizes[file]), root, listing)
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _size_of(path: Path) -> int:
+    """Bytes; -1 where there is no such file."""
     try:
-        return path.stat().st_size == size
+        return path.stat().st_size
     except OSError:
-        return False
+        return -1
 
 
 def _place(root: Path, name: str) -> Path:
@@ -450,6 +494,8 @@ def _place(root: Path, name: str) -> Path:
 
 
 def _write(path: Path, offset: int, content: memoryview) -> None:
+    if offset and _size_of(path) < offset:
+        raise StorageFault(f"{path} has lost what was brought; the same command brings it again")
     try:
         file = path.open("r+b" if offset else "wb")
     except FileNotFoundError:
@@ -479,9 +525,28 @@ def remove_old_copies() -> None:
     """Remove what this node keeps, copies of files and decoded images, that was not used for KEPT_DAYS and that nobody
     makes now."""
     for copy, seconds in _kept():
-        with contextlib.suppress(OSError, Timeout), FileLock(_lock_of(copy), timeout=0):
-            if seconds > 86_400 * KEPT_DAYS:
-                shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
+        if seconds > 86_400 * KEPT_DAYS:
+            remove_copy(copy)
+
+
+def remove_copy(copy: Path) -> None:
+    """Remove something that this node keeps, unless a process makes it now, or reads there."""
+    with contextlib.suppress(OSError, Timeout), FileLock(_lock_of(copy), timeout=0):
+        if not copy.is_dir():
+            copy.unlink()
+        elif not _is_read(copy):
+            shutil.rmtree(copy)
+
+
+def _is_read(folder: Path) -> bool:
+    if not (folder / IN_USE).exists():
+        return False
+    with (folder / IN_USE).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def kept_copies() -> list[tuple[Path, int, float]]:

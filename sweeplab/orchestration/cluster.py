@@ -3,10 +3,8 @@
 import contextlib
 import logging
 import os
-import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,7 @@ from uuid import uuid4
 from sweeplab.experiment import Resources
 from sweeplab.orchestration import watch
 from sweeplab.orchestration.bringing import Sources
-from sweeplab.orchestration.files import storage_faults
+from sweeplab.orchestration.files import RAY_FOLDER, OwnFolder, storage_faults
 from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.watch import RAYLET_DIED
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
@@ -39,26 +37,6 @@ SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-
-
-FOLDER_PREFIX = "sweeplab-ray-"
-"""Of the folder, in the system's temporary one, in which a private cluster keeps its sockets and logs."""
-OWNER = "owner"
-"""File in it with the number of the process that made it."""
-
-
-def remove_abandoned_folders() -> None:
-    """Remove what killed drivers have left; folders of living processes and of other users stay.
-
-    Where the system has no /proc, nothing is removed.
-    """
-    if not Path("/proc/self").exists():
-        return
-    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError, ValueError):
-            owner = int((folder / OWNER).read_text())
-            if folder.stat().st_uid == os.getuid() and not Path(f"/proc/{owner}").exists():
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 LOOPBACK = "127.0.0.1"
@@ -85,9 +63,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    remove_abandoned_folders()
     with _private_folder() as folder:
-        Path(folder, OWNER).write_text(str(os.getpid()))
         try:
             if not _attach(quiet):
                 with _own_address(), _loopback_alone():
@@ -172,15 +148,15 @@ def _environment(**values: str) -> Iterator[None]:
 @contextmanager
 def _private_folder() -> Iterator[str]:
     """A temporary folder, which an interrupted command leaves to the next one: to remove it may take seconds."""
-    folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
+    folder = OwnFolder(RAY_FOLDER)
     try:
-        yield folder
+        yield str(folder.path)
     except KeyboardInterrupt:
         watch.hurry()
         raise
     finally:
         if not watch.is_in_a_hurry():
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
 
 
 SHUTDOWN_SECONDS = 1.5
@@ -346,7 +322,7 @@ def check_nodes(sources: Sources | None, storages: list[str], say: Callable[[str
     if len(nodes) < 2 and not any(place.is_remote for place in places):
         return []
     digests = {path: file_digest(Path(path)) for path in sources.probes if os.path.isfile(path)} if sources else {}
-    mark = f".seen-{uuid4().hex[:12]}"
+    mark = f".seen-{uuid4().hex[:12]}.part"
     for place in places:
         place.leave_mark(mark)
     task = ray.remote(num_cpus=0, max_retries=1)(remote.missing_here)

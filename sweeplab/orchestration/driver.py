@@ -32,7 +32,7 @@ from sweeplab.experiment import (
 )
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook, storage_of_trial
-from sweeplab.orchestration.bringing import sources_of
+from sweeplab.orchestration.bringing import parts_of, sources_of
 from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
 from sweeplab.orchestration.doctor import NETWORK, file_system
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
@@ -318,12 +318,13 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
         say(line)
     inline = options.inline or sweep.resources.resolved_executor() == "inline"
     with workplace(sweep, inline):
+        reads = parts_of(sweep, trains_victim=_trains_victim(prepared, home))
         if not inline:
             check_batch_norm(sweep)
-            make_ready_nodes(prepared, folder, home, say)
-        victim = ensure_victim(prepared, folder, home, inline=inline, say=say)
+            make_ready_nodes(prepared, reads, folder, home, say)
+        victim = ensure_victim(prepared, reads, folder, home, inline=inline, say=say)
         check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
-        return _run_trials(prepared, folder, victim, home, inline=inline, say=say)
+        return _run_trials(prepared, reads, folder, victim, home, inline=inline, say=say)
 
 
 @contextmanager
@@ -412,17 +413,19 @@ def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) 
     """
     sweep = prepared.sweep
     roots = {sweep.resources.storage} if runs_trials else set()
-    if isinstance(sweep.victim, PretrainedVictim) and not _is_trained(prepared, home):
+    if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
         roots.add(sweep.victim.resources.storage)
     for root in sorted(filter(None, roots)):
         Storage(root).check_writable()
 
 
-def _is_trained(prepared: Prepared, home: Path) -> bool:
-    """Whether the sweep's pre-trained victim is there, weights and all."""
-    assert isinstance(prepared.sweep.victim, PretrainedVictim)
-    run = victim_folder(home, prepared.sweep.victim, prepared.victim_digest)
-    return run.result() is not None and _selected_is_there(prepared.sweep.victim, run)
+def _trains_victim(prepared: Prepared, home: Path) -> bool:
+    """Whether the sweep's victim is still to be trained: not all of it is there, or its weights are gone."""
+    victim = prepared.sweep.victim
+    if not isinstance(victim, PretrainedVictim):
+        return False
+    run = victim_folder(home, victim, prepared.victim_digest)
+    return run.result() is None or not _selected_is_there(victim, run)
 
 
 def _settle_storages(sweep: CleaningSweep, folder: SweepFolder, say: Say) -> None:
@@ -467,11 +470,12 @@ def _settle_storage(
     say(f"{name}: {fault}; from now on its checkpoints lie in {run.storage.location}, and its epochs are made again")
 
 
-def make_ready_nodes(prepared: Prepared, folder: SweepFolder | None, home: Path, say: Say) -> None:
+def make_ready_nodes(prepared: Prepared, reads: list[Any], folder: SweepFolder | None, home: Path, say: Say) -> None:
     """Make sure that every node of the cluster sees the storages, and bring it the data that it does not see.
 
     Args:
         prepared: the sweep.
+        reads: parts of specs that say what the command reads.
         folder: the sweep's, where its trials are run and not the victim alone is trained.
         home: the home.
         say: prints progress.
@@ -485,15 +489,15 @@ def make_ready_nodes(prepared: Prepared, folder: SweepFolder | None, home: Path,
         begun = (folder.trial(number) for number in folder.trial_numbers())
         storages += [storage_of(sweep, home), *(_root_of(run, home, 3) for run in begun if run.result() is None)]
     if isinstance(sweep.victim, PretrainedVictim):
-        if not _is_trained(prepared, home):
+        if _trains_victim(prepared, home):
             run = victim_folder(home, sweep.victim, prepared.victim_digest)
             storages.append(_root_of(run, home, 2) if run.facts() else storage_of(sweep.victim, home))
         if isinstance(sweep.victim.select, ClosestTo) and sweep.victim.select.victim is not None:
             storages.append(storage_of(sweep.victim.select.victim, home))
-    blind = check_nodes(sources_of(sweep), sorted(set(storages)), say)
+    blind = check_nodes(sources_of(reads), sorted(set(storages)), say)
     if blind:
         watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-        executors.bring_data(sweep, blind, watch, say)
+        executors.bring_data(reads, blind, watch, say)
 
 
 def _root_of(run: RunFolder, home: Path, depth: int) -> str:
@@ -620,13 +624,15 @@ def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = 
 # --- victims
 
 
-def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline: bool, say: Say) -> Victim:
+def ensure_victim(
+    prepared: Prepared, reads: list[Any], folder: SweepFolder, home: Path, *, inline: bool, say: Say
+) -> Victim:
     """The sweep's victim, pre-trained if it is not there yet, and measured once under the sweep's evaluation."""
     sweep = prepared.sweep
     if isinstance(sweep.victim, SelectedTrial):
         return selected_victim(sweep, prepared.victim_digest, folder, home, say)
     if isinstance(sweep.victim, PretrainedVictim):
-        run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=sweep)
+        run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads)
         selected = select_epoch(sweep.victim, run)
         assert selected.checkpoint is not None
         checkpoint, epoch = (run.storage / selected.checkpoint).location, selected.epoch
@@ -652,7 +658,7 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, home: Path, *, inline
                 point = measure_checkpoint(job)
             else:
                 watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-                point = executors.measure_on_ray(job, sweep, resources_per_worker(sweep.resources), watch)
+                point = executors.measure_on_ray(job, reads, resources_per_worker(sweep.resources), watch)
         victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
         write_victim(folder, victim)
         stamp = time.time_ns() // 1_000_000
@@ -738,7 +744,7 @@ def pretrain_victim(
     *,
     inline: bool,
     say: Say,
-    reads: CleaningSweep | None = None,
+    reads: list[Any] | None = None,
 ) -> RunFolder:
     """Pre-train a victim, or go on with it, or find it finished; waits where another process is at it already.
 
@@ -748,7 +754,7 @@ def pretrain_victim(
         home: the home.
         inline: whether in this process.
         say: prints progress.
-        reads: the sweep whose data were made ready on every node; None: the victim's alone.
+        reads: parts of specs whose data were made ready on every node; None: the victim's alone.
     """
     run = victim_folder(home, victim, digest)
     if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
@@ -765,7 +771,7 @@ REFERENCE = "reference.json"
 
 
 def _accuracy_of(
-    other: PretrainedVictim | None, home: Path, *, inline: bool, say: Say, reads: CleaningSweep | None
+    other: PretrainedVictim | None, home: Path, *, inline: bool, say: Say, reads: list[Any] | None
 ) -> float:
     """Pre-train another victim where it is not there yet; the accuracy of its selected epoch."""
     assert other is not None
@@ -801,7 +807,7 @@ def _pretrain_victim(
     *,
     inline: bool,
     say: Say,
-    reads: CleaningSweep | None,
+    reads: list[Any] | None,
 ) -> RunFolder:
     if run.result() is not None and _selected_is_there(victim, run):
         say(f"victim {victim.name} is there already ({run.path})")
@@ -856,7 +862,7 @@ def _pretrain_victim(
             executors.pretrain_inline(job, run, on_point)
             break
         watch = Watch(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
-        failure = executors.pretrain_on_ray(job, run, on_point, home, watch, reads or victim)
+        failure = executors.pretrain_on_ray(job, run, on_point, home, watch, reads or parts_of(victim))
         if failure is None:
             break
         append_line(
@@ -943,7 +949,7 @@ UNUSABLE = "its store could not be used at the start"
 
 
 def _run_trials(
-    prepared: Prepared, folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say
+    prepared: Prepared, reads: list[Any], folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say
 ) -> str | None:
     """Run what is missing; returns the bound that left trials unbegun, if one did."""
     sweep = prepared.sweep
@@ -962,7 +968,7 @@ def _run_trials(
         mirror = Mirror(tracking, lambda params: full_setting(sweep.setting(params)), say)
     listeners: tuple[Listener, ...] = (progress,) if mirror is None else (progress, mirror)
     book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)
-    book.contents = prepared.expected
+    book.contents, book.reads = prepared.expected, reads
     resources = sweep.resources
     folder.event(
         "driver began",

@@ -7,15 +7,14 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration import remote
 from sweeplab.orchestration.book import TrialBook
-from sweeplab.orchestration.bringing import local_copy, packed_parts_of, sources_of
+from sweeplab.orchestration.bringing import local_copy, packed, sources_of
 from sweeplab.orchestration.cluster import (
     concurrent_trials,
     is_alive,
@@ -89,18 +88,18 @@ def run_trials_inline(book: TrialBook) -> None:
 # --- Ray
 
 
-def new_desk(*files: str, reads: CleaningSweep | PretrainedVictim | None = None) -> Any:
+def new_desk(*files: str, reads: Sequence[Any] = ()) -> Any:
     """Where the workers of one command leave their messages, find the given files of this node, and ask for the data
-    that an experiment reads."""
+    that parts of a spec read."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
-    return ray.remote(**options)(remote.Desk).remote(files, packed_parts_of(reads) if reads is not None else b"")
+    return ray.remote(**options)(remote.Desk).remote(files, packed(list(reads)))
 
 
-def bring_data(reads: CleaningSweep, nodes: list[str], watch: Watch, say: Callable[[str], None]) -> None:
+def bring_data(reads: list[Any], nodes: list[str], watch: Watch, say: Callable[[str], None]) -> None:
     """Have nodes get copies of the data that they do not see, all at a time, before anything is trained.
 
     A node that is lost meanwhile is done without.
@@ -164,8 +163,8 @@ def run_trials_on_tune(book: TrialBook, home: Path, watch: Watch, *, through_tra
     at_a_time = concurrent_trials(resources, per_worker)
     book.machine = dataclasses.replace(book.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"tune-{uuid4().hex[:8]}"
-    book.sources = sources_of(book.sweep)
-    desk = new_desk(book.victim.checkpoint, reads=book.sweep)
+    book.sources = sources_of(book.reads)
+    desk = new_desk(book.victim.checkpoint, reads=book.reads)
     trainable: Any
     if through_train:
         settings = {"workers": resources.workers, "per_worker": per_worker, "scratch": str(scratch)}
@@ -258,8 +257,8 @@ class Pool:
         self.workers = resources.workers
         book.machine = dataclasses.replace(book.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
         self.scratch = scratch_folder(home) / f"pool-{uuid4().hex[:8]}"
-        book.sources = sources_of(book.sweep)
-        self.desk = new_desk(book.victim.checkpoint, reads=book.sweep)
+        book.sources = sources_of(book.reads)
+        self.desk = new_desk(book.victim.checkpoint, reads=book.reads)
         self.beats = 0
         self.slots = [_Slot(number) for number in range(concurrent_trials(resources, self.per_worker))]
 
@@ -412,7 +411,7 @@ def pretrain_on_ray(
     on_point: Callable[[Point], None],
     home: Path,
     watch: Watch,
-    reads: CleaningSweep | PretrainedVictim,
+    reads: list[Any],
 ) -> Failure | None:
     """Pre-train in a Ray Train run; the driver commits every point as it arrives.
 
@@ -422,7 +421,8 @@ def pretrain_on_ray(
         on_point: called with every one.
         home: the home.
         watch: notices when nothing moves.
-        reads: what the command reads in all, the victim's data among it: they are brought to nodes together.
+        reads: parts of specs that say what the command reads in all, the victim's data among it: they are brought to
+            nodes together.
 
     Returns:
         None when training came to its end, else why it did not.
@@ -479,14 +479,14 @@ def pretrain_on_ray(
 
 
 def measure_on_ray(
-    job: MeasuringJob, sweep: CleaningSweep, per_worker: dict[str, float], watch: Watch
+    job: MeasuringJob, reads: list[Any], per_worker: dict[str, float], watch: Watch
 ) -> tuple[Measurement, Outcomes]:
-    """Measure weights under a sweep's evaluation in a Ray task."""
+    """Measure weights under an evaluation in a Ray task; `reads`: see `pretrain_on_ray`."""
     import ray
 
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
-    job = dataclasses.replace(job, sources=sources_of(sweep))
-    desk = new_desk(str(job.checkpoint), reads=sweep)
+    job = dataclasses.replace(job, sources=sources_of(reads))
+    desk = new_desk(str(job.checkpoint), reads=reads)
     task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=2)(
         remote.measure_checkpoint
     )

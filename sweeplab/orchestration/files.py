@@ -2,9 +2,13 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
+import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +51,60 @@ def storage_faults(path: Path | str) -> Iterator[None]:
         raise StorageFault(
             f"cannot write {path} ({error.strerror}); free space or mend permissions, then run the same command again"
         ) from error
+
+
+OWNER = "owner"
+"""File in a process's own temporary folder, which the process holds a lock of."""
+ABANDONED_SECONDS = 60.0
+"""A folder is looked at only so long after it was made: its process needs a moment to lock it."""
+
+
+RAY_FOLDER = "sweeplab-ray-"
+"""Prefix of the folder in which a private cluster keeps its sockets and logs."""
+UPLOAD_FOLDER = "sweeplab-checkpoints-"
+"""Prefix of the folder in which checkpoints wait for their upload."""
+
+
+class OwnFolder:
+    """A new temporary folder of this process; what killed processes have left under the prefix is removed first."""
+
+    def __init__(self, prefix: str) -> None:
+        for folder in abandoned_folders(prefix):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self._owner = os.open(self.path / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._owner)
+
+
+def abandoned_folders(prefix: str) -> list[Path]:
+    """This user's folders of that prefix whose processes are dead."""
+    found = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            is_mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            if is_mine and time.time() - status.st_mtime > ABANDONED_SECONDS and not _is_owned(folder):
+                found.append(folder)
+    return found
+
+
+def _is_owned(folder: Path) -> bool:
+    """Whether the process that made it lives. (What Ray's processes make anew after its end has no owner.)"""
+    try:
+        file = (folder / OWNER).open("rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeplab.orchestration.bringing import kept_copies
-from sweeplab.orchestration.files import write_json
+from sweeplab.orchestration.bringing import kept_copies, remove_copy
+from sweeplab.orchestration.files import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, write_json
 from sweeplab.orchestration.ledger import SweepFolder, making_lock, sweep_folders
 from sweeplab.specs import InvalidInput
 
@@ -141,6 +141,8 @@ class Rubbish:
     path: Path
     bytes: int
     why: str
+    is_copy: bool = False
+    """Whether this node keeps it for its processes, one of which may read it now."""
 
 
 def size_of(path: Path) -> int:
@@ -191,11 +193,17 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, 
         found += [
             Rubbish(path, size_of(path), "state of Ray that is never read again")
             for path in (home / "ray").glob("*")
-            if path.stat().st_mtime < old
+            if path.lstat().st_mtime < old
         ]
+    found += [
+        Rubbish(path, size_of(path), "a temporary folder of a killed command")
+        for prefix in (RAY_FOLDER, UPLOAD_FOLDER)
+        for path in abandoned_folders(prefix)
+    ]
     for path in home.rglob(".*.part"):
-        if path.stat().st_mtime < old:
-            found.append(Rubbish(path, size_of(path), "an unfinished write of a killed command"))
+        with contextlib.suppress(FileNotFoundError):  # its write is finished now
+            if path.stat().st_mtime < old:
+                found.append(Rubbish(path, size_of(path), "an unfinished write of a killed command"))
     for folder in folders:
         if folder.is_locked():
             continue
@@ -221,7 +229,7 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, 
 
 def _old_copies() -> list[Rubbish]:
     return [
-        Rubbish(path, num_bytes, "kept by this node, not used for a day")
+        Rubbish(path, num_bytes, "kept by this node, not used for a day", is_copy=True)
         for path, num_bytes, seconds in kept_copies()
         if seconds > 86_400
     ]
@@ -254,7 +262,9 @@ def remove(rubbish: list[Rubbish]) -> int:
     """Remove it; returns the bytes that were freed."""
     freed = 0
     for item in rubbish:
-        if item.path.is_dir():
+        if item.is_copy:
+            remove_copy(item.path)
+        elif item.path.is_dir():
             shutil.rmtree(item.path, ignore_errors=True)
         else:
             item.path.unlink(missing_ok=True)

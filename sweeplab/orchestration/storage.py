@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from sweeplab.orchestration.files import UPLOAD_FOLDER, OwnFolder
 from sweeplab.specs import InvalidInput, StorageFault, check_storage_url
 
 MARK = "://"
@@ -82,7 +83,7 @@ class Storage:
             InvalidInput: as `leave_mark` does.
             StorageFault: as `leave_mark` does.
         """
-        mark = f".writable-{uuid4().hex[:12]}"
+        mark = f".writable-{uuid4().hex[:12]}.part"
         self.leave_mark(mark)
         with contextlib.suppress(StorageFault):
             self.remove(mark)
@@ -193,8 +194,8 @@ class Uploads:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self.scratch = tempfile.TemporaryDirectory(prefix="sweeplab-checkpoints-", ignore_cleanup_errors=True)
-        self.folder = Path(self.scratch.name)
+        self._scratch = OwnFolder(UPLOAD_FOLDER)
+        self.folder = self._scratch.path
         """Where files are written first."""
         self._queue: queue.Queue[tuple[Path, str | None] | None] = queue.Queue(MOST_WAITING)
         self._is_closed = threading.Event()
@@ -228,7 +229,7 @@ class Uploads:
         self._is_closed.set()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
-        self.scratch.cleanup()
+        self._scratch.remove()
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None and not self._is_closed.is_set():

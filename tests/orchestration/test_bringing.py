@@ -20,10 +20,11 @@ from sweeplab.attacks.exchange import ImportedPoison
 from sweeplab.attacks.own import ImageTrigger
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation
-from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.orchestration import bringing
 from sweeplab.orchestration.bringing import (
     Porter,
@@ -31,7 +32,7 @@ from sweeplab.orchestration.bringing import (
     files_of,
     listing_of,
     mirror,
-    packed_parts_of,
+    packed,
     parts_of,
     sources_of,
 )
@@ -111,7 +112,7 @@ def test_of_a_users_own_spec_files_and_whole_folders_are_brought(tmp_path: Path)
 
 
 def test_embedded_data_need_not_be_brought(smoke: CleaningSweep):
-    assert sources_of(smoke) is None
+    assert sources_of(parts_of(smoke)) is None
 
 
 def test_a_sweep_reads_what_it_and_its_victims_name(tmp_path: Path, smoke: CleaningSweep):
@@ -122,7 +123,7 @@ def test_a_sweep_reads_what_it_and_its_victims_name(tmp_path: Path, smoke: Clean
     reference = smoke.victim.replace(name="reference", data=others)
     victim = smoke.victim.replace(data=theirs, poisoning=poisoning, select=ClosestTo(victim=reference))
     sweep = smoke.replace(victim=victim, data=own, evaluation=Evaluation(test=test, templates=("a {}",)))
-    found = sources_of(sweep)
+    found = sources_of(parts_of(sweep))
     assert found is not None
     named = [own.path, theirs.path, others.path, test.path, stamp]
     assert set(found.places.values()) == set(map(str, named))
@@ -245,6 +246,70 @@ def test_a_chunk_that_was_written_in_part_is_written_again(tmp_path: Path):
     assert same(mirror(Counting(paths)), paths)
 
 
+@pytest.mark.usefixtures("small_chunks", "node")
+@pytest.mark.parametrize("loss", ["gone", "shorter"])
+def test_what_was_lost_since_a_kill_is_brought_again(tmp_path: Path, loss: str):
+    paths = files(tmp_path / "data", SIZES)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(Counting(paths, 4))
+    root = next(Path(tempfile.gettempdir()).glob("*/data-*/files"))
+    torn = root / paths[4][1:]
+    if loss == "gone":
+        torn.unlink()
+    else:
+        os.truncate(torn, 1)
+    following = Counting(paths)
+    assert same(mirror(following), paths)
+    assert following.chunks == [3, 4]
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+def test_a_machine_that_was_started_anew_since_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = files(tmp_path / "data", SIZES)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(Counting(paths, 3))
+    monkeypatch.setattr(bringing, "_boot", lambda: "another")
+    following = Counting(paths)
+    assert same(mirror(following), paths)
+    assert following.chunks == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+def test_a_file_that_is_lost_while_it_is_written_gets_no_hole(tmp_path: Path):
+    paths = files(tmp_path / "data", SIZES)
+
+    class Tidied(Counting):
+        def chunk(self, number: int) -> bytes:
+            for path in Path(tempfile.gettempdir()).glob("*/data-*/files/**/*"):
+                if path.is_file():
+                    path.unlink()
+            return super().chunk(number)
+
+    with pytest.raises(StorageFault, match="has lost what was brought; the same command brings it again"):
+        mirror(Tidied(paths))
+    assert same(mirror(Counting(paths)), paths)
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+def test_a_file_that_vanishes_where_it_is_brought_from_is_named(tmp_path: Path):
+    paths = files(tmp_path / "data", SIZES)
+    carrier = Counting(paths)
+    carrier.listing()
+    Path(paths[1]).unlink()
+    with pytest.raises(InvalidInput, match=f"{paths[1]} cannot be read any more .*other nodes need it; restore it"):
+        mirror(carrier)
+
+
+def test_a_victims_data_are_not_read_once_it_is_trained(smoke: CleaningSweep):
+    own = smoke.replace(data=FruitStall(num_pairs=64))
+    victim = smoke.victim
+    assert isinstance(victim, PretrainedVictim)
+    assert victim.data in parts_of(own)
+    assert victim.data not in parts_of(own, trains_victim=False)
+    sample = smoke.replace(data=CleanSample(num_pairs=64))
+    assert victim.data in parts_of(sample, trains_victim=False)
+
+
 @pytest.mark.usefixtures("node")
 def test_data_that_changed_are_brought_again_beside_the_old(tmp_path: Path):
     paths = files(tmp_path / "data", [5])
@@ -282,7 +347,7 @@ def test_only_what_is_lacking_is_brought_again(tmp_path: Path):
 
 def test_a_folder_that_is_an_empty_mount_point_is_not_taken_for_the_data(tmp_path: Path, smoke: CleaningSweep):
     test = class_folders(tmp_path / "test")
-    sources = sources_of(smoke.replace(evaluation=Evaluation(test=test, templates=("a {}",))))
+    sources = sources_of(parts_of(smoke.replace(evaluation=Evaluation(test=test, templates=("a {}",)))))
     assert sources is not None
     (tmp_path / "test").rename(tmp_path / "moved")
     (tmp_path / "test").mkdir()
@@ -338,6 +403,9 @@ def test_copies_that_nobody_used_for_weeks_are_removed_and_others_stay(tmp_path:
     past = time.time() - 15 * 86_400
     for path in (old.parent / bringing.COMPLETE, cache / "victim-old.pt"):
         os.utime(path, (past, past))
+    bringing.remove_old_copies()  # as other processes see it, this one reads there
+    assert same(old, [str(tmp_path / "old" / "000")])
+    os.close(bringing._held.pop(old.parent))
     bringing.remove_old_copies()
     assert {path.name for path in cache.iterdir() if path.name[0] != "."} == {new.parent.name, "victim-new.pt"}
 
@@ -446,7 +514,7 @@ def test_a_relative_path_means_the_drivers_folder(
     class_folders(tmp_path / "test")
     monkeypatch.chdir(tmp_path)
     sweep = smoke.replace(evaluation=Evaluation(test=ClassFolders(path=Path("test")), templates=("a {}",)))
-    sources, parts = sources_of(sweep), pickle.loads(packed_parts_of(sweep))
+    sources, parts = sources_of(parts_of(sweep)), pickle.loads(packed(parts_of(sweep)))
     assert sources is not None
     monkeypatch.chdir("/")
 
@@ -459,13 +527,13 @@ def test_a_relative_path_means_the_drivers_folder(
 
 def test_a_node_that_sees_all_gets_the_spec_itself(tmp_path: Path, smoke: CleaningSweep):
     sweep = smoke.replace(data=pairs(tmp_path, ["1.png"]))
-    sources = sources_of(sweep)
+    sources = sources_of(parts_of(sweep))
     assert sources is not None
     assert sources.on_this_node(sweep, lambda: Path("/nowhere")) is sweep
 
 
 def test_a_node_that_sees_the_file_and_not_its_images_is_blind(tmp_path: Path, smoke: CleaningSweep):
-    sources = sources_of(smoke.replace(data=pairs(tmp_path, ["1.png"])))
+    sources = sources_of(parts_of(smoke.replace(data=pairs(tmp_path, ["1.png"]))))
     assert sources is not None
     (tmp_path / "1.png").unlink()
     assert sources.missing() == [str(tmp_path / "1.png")]

@@ -16,23 +16,31 @@ import pytest
 from sweeplab.experiment import Resources
 from sweeplab.orchestration import cluster
 from sweeplab.orchestration.bringing import Sources
-from sweeplab.orchestration.cluster import FOLDER_PREFIX, OWNER, check_nodes, remove_abandoned_folders
+from sweeplab.orchestration.cluster import check_nodes
+from sweeplab.orchestration.files import RAY_FOLDER, OwnFolder, abandoned_folders
 from sweeplab.orchestration.remote import missing_here
 from sweeplab.specs import InvalidInput, Unfinished, file_digest
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 def test_folders_of_dead_processes_are_removed_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for name, owner in (("dead", str(dead.pid)), ("alive", str(os.getpid())), ("unknown", "not a number")):
-        (tmp_path / f"{FOLDER_PREFIX}{name}").mkdir()
-        (tmp_path / f"{FOLDER_PREFIX}{name}" / OWNER).write_text(owner)
-    (tmp_path / f"{FOLDER_PREFIX}bare").mkdir()
-    remove_abandoned_folders()
-    left = sorted(path.name.removeprefix(FOLDER_PREFIX) for path in tmp_path.iterdir())
-    assert left == ["alive", "bare", "unknown"]
+    make = (
+        "import os; from sweeplab.orchestration.files import OwnFolder; print(OwnFolder('sweeplab-ray-').path.name); "
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    killed = [sys.executable, "-c", make + "os._exit(0)"]
+    dead = subprocess.run(killed, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    alive = OwnFolder(RAY_FOLDER).path
+    (tmp_path / f"{RAY_FOLDER}bare").mkdir()  # made anew by Ray's agents once all was over
+    (tmp_path / f"{RAY_FOLDER}young").mkdir()
+    (tmp_path / "another").mkdir()
+    assert {path.name for path in tmp_path.iterdir()} > {dead}
+    for name in (dead, alive.name, f"{RAY_FOLDER}bare", "another"):
+        os.utime(tmp_path / name, (1, 1))
+    assert {path.name for path in abandoned_folders(RAY_FOLDER)} == {dead, f"{RAY_FOLDER}bare"}
+    OwnFolder(RAY_FOLDER).remove()
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {alive.name, f"{RAY_FOLDER}young", "another"}
 
 
 # --- what every node has to see

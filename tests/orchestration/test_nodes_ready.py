@@ -63,8 +63,8 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
     victim = stored_at(smoke.victim, "/own")
     prepared = _prepared(stored_at(smoke.replace(victim=victim), "/store"))
     folder = SweepFolder(tmp_path / "sweeps" / "none yet")
-    make_ready_nodes(prepared, folder, tmp_path, print)
-    make_ready_nodes(prepared, None, tmp_path, print)
+    make_ready_nodes(prepared, [], folder, tmp_path, print)
+    make_ready_nodes(prepared, [], None, tmp_path, print)
     run = victim_folder(tmp_path, victim, "1")
     run.checkpoints.mkdir(parents=True)
     for index in (0, 1):
@@ -72,9 +72,9 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
         run.commit(point, fabricated.outcomes(point.measurement))
     (run.checkpoints / "1.pt").touch()
     run.finish({"state": "finished"})
-    make_ready_nodes(prepared, folder, tmp_path, print)
+    make_ready_nodes(prepared, [], folder, tmp_path, print)
     (run.checkpoints / "1.pt").unlink()  # it will be trained again
-    make_ready_nodes(prepared, folder, tmp_path, print)
+    make_ready_nodes(prepared, [], folder, tmp_path, print)
     assert asked == [
         ["/own", "/store"],
         ["/own"],
@@ -84,7 +84,7 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
 
 
 def test_without_a_storage_it_is_the_home_for_both(smoke: CleaningSweep, asked: list[list[str]], tmp_path: Path):
-    make_ready_nodes(_prepared(smoke), SweepFolder(tmp_path / "sweeps" / "none yet"), tmp_path, print)
+    make_ready_nodes(_prepared(smoke), [], SweepFolder(tmp_path / "sweeps" / "none yet"), tmp_path, print)
     assert asked == [[str(tmp_path)]]
 
 
@@ -98,7 +98,7 @@ def test_nodes_are_asked_for_the_storages_of_trials_that_were_begun_elsewhere(
     ):
         folder.write_trial(number, {}, configuration="c", seed=0, start_counts=True, storage=storage)
     folder.trial(3).finish({"state": "finished"})
-    make_ready_nodes(prepared, folder, tmp_path, print)
+    make_ready_nodes(prepared, [], folder, tmp_path, print)
     assert asked[0] == sorted([str(tmp_path), "/now", "/then", "s3://b"])
 
 
