@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from sweeplab.data.images import Images, load_all
@@ -65,6 +66,10 @@ class DecodedFiles:
         if not num_bytes or num_bytes > self.max_bytes:
             return None
         place = self.folder / f"decoded-{_key(images, size, squash)}"
+        if place.exists() and not _is_whole(place, num_bytes):
+            with FileLock(place.with_name(f".{place.name}.lock")):
+                if place.exists() and not _is_whole(place, num_bytes):  # no other process was quicker
+                    _remove(place)
         if not (place / COMPLETE).exists():
             if not _allocate(place, num_bytes):
                 return None
@@ -74,7 +79,8 @@ class DecodedFiles:
                 (place / COMPLETE).touch()
             except OSError as error:
                 raise StorageFault(f"cannot write {place} ({error.strerror}); free space, or set TMPDIR") from error
-        os.utime(place / COMPLETE)
+        for name in (COMPLETE, "pixels"):  # a tidy system removes what seems unused
+            os.utime(place / name)
         pixels = torch.from_file(str(place / "pixels"), shared=False, size=num_bytes, dtype=torch.uint8)
         return pixels.view(len(images), 3, size, size)
 
@@ -90,6 +96,21 @@ def _key(images: Images, size: int, squash: bool) -> str:
         except OSError:  # to decode it will say what is wrong
             content.update(f"\0{path}\0gone".encode(errors="surrogateescape"))
     return content.hexdigest()[:16]
+
+
+def _is_whole(place: Path, num_bytes: int) -> bool:
+    """Whether the file has its size, filled or not. (A tidy system may have removed it and left the rest.)"""
+    try:
+        return (place / "pixels").stat().st_size == num_bytes
+    except FileNotFoundError:
+        return False
+
+
+def _remove(place: Path) -> None:
+    """Remove a folder in one step for those that look at it."""
+    aside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    place.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _allocate(place: Path, num_bytes: int) -> bool:

@@ -73,6 +73,24 @@ def test_images_are_decoded_once(stall_test: LabelledImages, files: DecodedFiles
     assert counting.counts == [7] * 6 + [6]
 
 
+@pytest.mark.parametrize("left", [["complete", "done"], ["done"], []])
+@pytest.mark.parametrize("loss", ["gone", "shorter"])
+def test_a_file_that_the_system_tidied_away_is_made_again(
+    stall_test: LabelledImages, files: DecodedFiles, left: list[str], loss: str
+):
+    expected = files.tensor(stall_test, 32)
+    assert expected is not None
+    place = next(files.folder.glob("decoded-*"))
+    for name in {"complete", "done"} - set(left):
+        (place / name).unlink()
+    (place / "pixels").rename(files.folder / "pixels")  # of those that have mapped it, none loses it
+    if loss == "shorter":
+        (place / "pixels").write_bytes(b"a few")
+    found = files.tensor(stall_test, 32)
+    assert found is not None
+    assert torch.equal(found, load_all(stall_test, 32))
+
+
 def test_who_writes_to_the_tensor_changes_nothing_for_others(stall_test: LabelledImages, files: DecodedFiles):
     first, expected = files.tensor(stall_test, 32), load_all(stall_test, 32)
     assert first is not None

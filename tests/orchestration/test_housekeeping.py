@@ -42,7 +42,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def used(tmp_path: Path) -> Path:
+def used(tmp_path: Path, node: Path) -> Path:
     """A home with one finished sweep."""
     fabricated.finished_sweep(tmp_path / "sweeps")
     return tmp_path
