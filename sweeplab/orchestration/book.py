@@ -122,6 +122,8 @@ class TrialBook:
         """Parts of specs that say what the command reads."""
         self.sources: Sources | None = None
         """What workers on other nodes may not see; the executor knows."""
+        self.weights = ""
+        """Tells the content of the victim's checkpoint to other nodes; the executor knows."""
         self.contents = Contents()
         """What workers must find."""
         self.listeners = listeners
@@ -244,6 +246,7 @@ class TrialBook:
                 machine=self.machine,
                 checkpoints=run.storage.location,
                 resume_from=run.latest_checkpoint(),
+                weights=self.weights,
                 sources=self.sources,
                 contents=self.contents,
                 work=self.work,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -26,7 +26,7 @@ from sweeplab.data.decoded import COMPLETE
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.orchestration.files import storage_faults, write_atomically
 from sweeplab.orchestration.storage import MARK, Storage
-from sweeplab.specs import InvalidInput, Spec, StorageFault
+from sweeplab.specs import InvalidInput, Spec, StorageFault, digest_of, file_digest
 
 CHUNK_BYTES = 32 * 2**20
 """In one message."""
@@ -44,24 +44,42 @@ Read = Callable[[str, int, int], bytes]
 """Path, offset and size to bytes of a file of the driver's node."""
 
 
-def local_copy(location: str, name: str, read: Read | None) -> Path:
+def content_of(location: str) -> str:
+    """Tells the content of a file: its digest, or that of its URL, as no name is used twice in an object store.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if MARK in location:
+        return digest_of(location)
+    found = os.stat(location)
+    return _digest_at(location, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _digest_at(path: str, size: int, time_ns: int) -> str:
+    return file_digest(Path(path))
+
+
+def local_copy(location: str, content: str, read: Read | None) -> Path:
     """The file itself where this node sees it, else a copy that is made once a node.
 
     Args:
         location: absolute path on the driver's node, or a URL.
-        name: tells the content: equal names are equal files.
+        content: see `content_of`; a file of another content at that path is not the one.
         read: asks the driver's node; None: there is only this one.
 
     Raises:
         FileNotFoundError: if there is neither the file nor a way to get it.
         StorageFault: if the disk of this node, or the object store, fails.
     """
-    if MARK not in location and Path(location).exists():
-        return Path(location)
-    if MARK not in location and read is None:
-        raise FileNotFoundError(f"{location} does not exist")
-    folder = node_cache()
-    copy = folder / f"{name}{Path(location).suffix}"
+    if MARK not in location:
+        is_here = Path(location).exists()
+        if is_here and (read is None or content_of(location) == content):
+            return Path(location)
+        if read is None:
+            raise FileNotFoundError(f"{location} does not exist")
+    copy = node_cache() / f"weights-{content}{Path(location).suffix}"
     with FileLock(_lock_of(copy)):
         if copy.exists():
             os.utime(copy)

@@ -651,7 +651,6 @@ def ensure_victim(
                 sweep.trigger(),
                 machine_for(sweep, home),
                 sweep.protocol,
-                checkpoint_name=f"victim-{prepared.victim_digest}-{epoch:g}",
                 contents=prepared.expected,
             )
             if inline:
@@ -702,39 +701,55 @@ def check_weights(victim: Victim, *, is_pretrained: bool) -> None:
 def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home: Path, say: Say) -> Victim:
     """The weights of another sweep's best trial, beside the measurement of the victim that it started from.
 
+    A sweep that was begun goes on from the trial that was the best then, should a rerun have found a better one since.
+
     Raises:
         InvalidInput: if that sweep has no trial below its ceiling, or its weights are gone.
     """
     assert isinstance(sweep.victim, SelectedTrial)
     other = SweepFolder(home / "sweeps" / sweep.victim.sweep.name)
     record, original = other.record(), other.victim_point()
-    best = rank_trials(record, other.outcomes).rows[0]
-    trial = next(trial for trial in record.trials if trial.number == best.trial)
-    point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
     assert original is not None
-    if point is None:
-        raise InvalidInput(
-            f"no trial of {other.name} lies below its ASR ceiling of {record.asr_ceiling:.1%} (the lowest ASR is "
-            f"{best.min_asr:.1%}); raise search.asr_ceiling of that sweep, or search further"
+    trial, point = _best_start(record, other)
+    is_begun = folder.victim_point() is not None
+    chosen = read_json(folder.victim_run().path / "victim.json").get("selected") if is_begun else None
+    if chosen is not None and chosen != [trial, point.index]:
+        say(
+            f"note: trial {trial} of {other.name} is better now; {sweep.name} goes on from trial {chosen[0]}, with "
+            "which it was begun, and --fresh begins anew"
         )
-    run = other.trial(best.trial)
+        trial, point = chosen[0], other.trial(chosen[0]).points()[chosen[1]]
+    run = other.trial(trial)
     if point.checkpoint is None or not run.has_checkpoint(point):
         raise InvalidInput(
-            f"the weights of trial {best.trial} of {other.name} are gone; run that sweep anew with --fresh, or raise "
+            f"the weights of trial {trial} of {other.name} are gone; run that sweep anew with --fresh, or raise "
             "its resources.keep_checkpoints"
         )
     weights = (run.storage / point.checkpoint).location
     victim = Victim(sweep.victim.name, digest, weights, record.victim_epoch, *original, is_start=False)
-    if folder.victim_point() is None:
-        write_victim(folder, victim)
+    if not is_begun:
+        write_victim(folder, victim, selected=[trial, point.index])
         stamp = time.time_ns() // 1_000_000
         folder.victim_run().commit(Point(0, victim.epoch, 0, 1, original[0], timestamp_ms=stamp), original[1])
     say(
         f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
-        f"trials start from trial {best.trial} of {other.name}, epoch {point.epoch:g}: accuracy "
+        f"trials start from trial {trial} of {other.name}, epoch {point.epoch:g}: accuracy "
         f"{point.measurement.accuracy:.1%}, ASR {point.measurement.asr or 0:.1%}"
     )
     return victim
+
+
+def _best_start(record: SweepRecord, folder: SweepFolder) -> tuple[int, Point]:
+    """A sweep's best trial and its best cleaned point."""
+    best = rank_trials(record, folder.outcomes).rows[0]
+    trial = next(trial for trial in record.trials if trial.number == best.trial)
+    point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
+    if point is None:
+        raise InvalidInput(
+            f"no trial of {record.name} lies below its ASR ceiling of {record.asr_ceiling:.1%} (the lowest ASR is "
+            f"{best.min_asr:.1%}); raise search.asr_ceiling of that sweep, or search further"
+        )
+    return trial.number, point
 
 
 def pretrain_victim(
@@ -854,7 +869,6 @@ def _pretrain_victim(
             run.storage.location,
             run.begin_attempt(),
             run.latest_checkpoint(),
-            digest=digest,
             contents=contents,
             initial=str(victim.initial.expanduser().absolute()) if victim.initial is not None else None,
         )

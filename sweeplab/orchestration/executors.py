@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from sweeplab.orchestration import remote
 from sweeplab.orchestration.book import TrialBook
-from sweeplab.orchestration.bringing import local_copy, packed, sources_of
+from sweeplab.orchestration.bringing import content_of, local_copy, packed, sources_of
 from sweeplab.orchestration.cluster import (
     concurrent_trials,
     is_alive,
@@ -52,9 +52,9 @@ class InlineContext:
     def alive(self) -> None:
         """Nobody watches: the worker is the driver."""
 
-    def bring(self, location: str, name: str) -> Path:
+    def bring(self, location: str, content: str) -> Path:
         """The file itself: the worker is on the driver's node."""
-        return local_copy(location, name, None)
+        return local_copy(location, content, None)
 
     def mirror(self) -> Path:
         """The files themselves."""
@@ -163,7 +163,7 @@ def run_trials_on_tune(book: TrialBook, home: Path, watch: Watch, *, through_tra
     at_a_time = concurrent_trials(resources, per_worker)
     book.machine = dataclasses.replace(book.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"tune-{uuid4().hex[:8]}"
-    book.sources = sources_of(book.reads)
+    book.sources, book.weights = sources_of(book.reads), content_of(book.victim.checkpoint)
     desk = new_desk(book.victim.checkpoint, reads=book.reads)
     trainable: Any
     if through_train:
@@ -257,7 +257,7 @@ class Pool:
         self.workers = resources.workers
         book.machine = dataclasses.replace(book.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
         self.scratch = scratch_folder(home) / f"pool-{uuid4().hex[:8]}"
-        book.sources = sources_of(book.reads)
+        book.sources, book.weights = sources_of(book.reads), content_of(book.victim.checkpoint)
         self.desk = new_desk(book.victim.checkpoint, reads=book.reads)
         self.beats = 0
         self.slots = [_Slot(number) for number in range(concurrent_trials(resources, self.per_worker))]
@@ -434,7 +434,8 @@ def pretrain_on_ray(
     per_worker = resources_per_worker(resources)
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"pretrain-{uuid4().hex[:8]}"
-    job = dataclasses.replace(job, sources=sources_of(reads))
+    weights = content_of(job.initial) if job.initial else ""
+    job = dataclasses.replace(job, sources=sources_of(reads), weights=weights)
     desk = new_desk(*([job.initial] if job.initial else []), reads=reads)
     trainer = remote.torch_trainer(
         remote.train_loop,
@@ -485,8 +486,8 @@ def measure_on_ray(
     import ray
 
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
-    job = dataclasses.replace(job, sources=sources_of(reads))
-    desk = new_desk(str(job.checkpoint), reads=reads)
+    job = dataclasses.replace(job, sources=sources_of(reads), weights=content_of(job.checkpoint))
+    desk = new_desk(job.checkpoint, reads=reads)
     task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=2)(
         remote.measure_checkpoint
     )

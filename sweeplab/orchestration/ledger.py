@@ -296,11 +296,12 @@ def making_lock(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def write_victim(folder: SweepFolder, victim: Victim) -> None:
-    """Store where the victim came from beside its measurement."""
+def write_victim(folder: SweepFolder, victim: Victim, **facts: Any) -> None:
+    """Store where the victim came from beside its measurement, and further facts."""
     values = {f.name: getattr(victim, f.name) for f in dataclasses.fields(victim) if f.name != "outcomes"}
     write_json(
-        folder.victim_run().path / "victim.json", {**values, "measurement": dataclasses.asdict(victim.measurement)}
+        folder.victim_run().path / "victim.json",
+        {**values, **facts, "measurement": dataclasses.asdict(victim.measurement)},
     )
 
 

@@ -107,17 +107,17 @@ class _RemoteContext:
             self._beat = time.monotonic()
             self._desk.beat.remote()
 
-    def bring(self, location: str, name: str) -> "Path":
+    def bring(self, location: str, content: str) -> "Path":
         """A copy on this node of a file of the driver's; see `bringing.local_copy`."""
         import ray
 
         from sweeplab.orchestration.bringing import local_copy
 
         def read(path: str, offset: int, size: int) -> bytes:
-            content: bytes = ray.get(self._desk.read.remote(path, offset, size))
-            return content
+            chunk: bytes = ray.get(self._desk.read.remote(path, offset, size))
+            return chunk
 
-        return local_copy(location, name, read)
+        return local_copy(location, content, read)
 
     def mirror(self) -> "Path":
         """The folder of this node below which copies of all files that the experiment reads lie; see
@@ -332,7 +332,7 @@ def measure_checkpoint(job: Any, desk: Any) -> Any:
     from sweeplab.orchestration import workers
 
     context = SendingContext(1, lambda message: None, desk)
-    place = context.bring(job.checkpoint, job.checkpoint_name)
+    place = context.bring(job.checkpoint, job.weights)
     evaluation, trigger = workers.on_this_node(job.evaluation, job.sources, context), job.trigger
     if trigger is not None:
         trigger = replace(trigger, attack=workers.on_this_node(trigger.attack, job.sources, context))

@@ -73,8 +73,8 @@ class WorkerContext(Context, Interface):
         """Say that something moves."""
         ...
 
-    def bring(self, location: str, name: str) -> Path:
-        """A path on this node to a file of the driver's node or of an object store; equal names are equal files."""
+    def bring(self, location: str, content: str) -> Path:
+        """A path on this node to a file of the driver's node or of an object store; see `local_copy`."""
         ...
 
     def mirror(self) -> Path:
@@ -130,10 +130,10 @@ class PretrainingJob:
     attempt: int
     resume_from: str | None
     """A checkpoint's path or URL."""
-    digest: str = ""
-    """The victim's."""
     initial: str | None = None
     """Absolute path, on the driver's node, of the checkpoint from which training starts."""
+    weights: str = ""
+    """Tells its content to other nodes."""
     sources: Sources | None = None
     """The data, where another node may not see them."""
     contents: Contents = Contents()
@@ -156,8 +156,8 @@ class MeasuringJob:
     trigger: Trigger | None
     machine: Machine
     protocol: Protocol = "paper"
-    checkpoint_name: str = ""
-    """Tells the weights: their digest."""
+    weights: str = ""
+    """Tells the checkpoint's content to other nodes."""
     sources: Sources | None = None
     """The data, where another node may not see them."""
     contents: Contents = Contents()
@@ -178,6 +178,8 @@ class CleaningJob:
     """Folder or URL."""
     resume_from: str | None
     """A checkpoint's path or URL."""
+    weights: str = ""
+    """Tells the content of the victim's checkpoint to other nodes."""
     sources: Sources | None = None
     """The data, where another node may not see them."""
     contents: Contents = Contents()
@@ -234,7 +236,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     measure.alive = context.alive
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
     if job.initial is not None:
-        initial = context.bring(job.initial, f"initial-{job.digest}")
+        initial = context.bring(job.initial, job.weights)
         load_into(model, load_weights(initial), str(victim.initial))
     model.to(device)
     with storing(job) as places:
@@ -268,7 +270,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         job.contents.evaluation,
     )
     measure.alive = context.alive
-    checkpoint = context.bring(job.victim.checkpoint, f"victim-{job.victim.digest}-{job.victim.epoch:g}")
+    checkpoint = context.bring(job.victim.checkpoint, job.weights)
     model = victim_model(sweep.victim.architecture, checkpoint).to(device)
     # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
     setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))

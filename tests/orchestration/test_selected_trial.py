@@ -8,6 +8,7 @@ from fabricated import SWEEP, Player, Rates
 
 from sweeplab.experiment import CleaningSweep, SelectedTrial
 from sweeplab.orchestration import driver
+from sweeplab.orchestration.housekeeping import request_reruns
 from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.specs import InvalidInput
 
@@ -76,3 +77,20 @@ def test_of_equally_accurate_trials_the_weights_of_the_leaderboards_first_stay(t
         Player(book, lambda params, index, hits=hits: (80, hits) if index else (90, 79)).play(job)
     kept = {path.parents[1].name for path in folder.path.rglob("*.pt")}
     assert kept == {"0002"}
+
+
+def test_a_sweep_that_was_begun_keeps_its_start_when_a_rerun_is_better(tmp_path: Path):
+    sweep = starts_in(tmp_path, one_in_the_middle)
+    first, _ = selected(sweep, tmp_path, [])
+    starts = SweepFolder(tmp_path / "sweeps" / "starts")
+    request_reruns(starts, [3])
+    book = fabricated.open_book(starts, sweep.victim.sweep)
+    Player(book, lambda params, index: ((90, 79), (85, 1), (50, 0))[index]).play_all()
+    said: list[str] = []
+    again, _ = selected(sweep, tmp_path, said)
+    assert again == first
+    assert said[0].startswith(
+        "note: trial 6 of starts is better now; outer goes on from trial 0, with which it was begun"
+    )
+    fresh, _ = selected(sweep.replace(name="another"), tmp_path, [])
+    assert Path(fresh.checkpoint).parent == starts.trial(6).checkpoints

@@ -10,7 +10,7 @@ import pytest
 from sweeplab.experiment import Resources
 from sweeplab.orchestration import bringing
 from sweeplab.orchestration import storage as storage_module
-from sweeplab.orchestration.bringing import local_copy
+from sweeplab.orchestration.bringing import content_of, local_copy
 from sweeplab.orchestration.storage import Storage, Uploads
 from sweeplab.specs import InvalidInput, StorageFault
 
@@ -228,9 +228,28 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_that_the_node_sees_is_not_copied(tmp_path: Path, cache: Path):
-    (tmp_path / "victim.pt").write_bytes(b"weights")
-    assert local_copy(str(tmp_path / "victim.pt"), "v", None) == tmp_path / "victim.pt"
+    path = tmp_path / "victim.pt"
+    path.write_bytes(b"weights")
+    assert local_copy(str(path), "v", None) == path
+    assert local_copy(str(path), content_of(str(path)), pytest.fail) == path
     assert list(cache.iterdir()) == []
+
+
+def test_a_file_of_the_same_path_and_another_content_is_not_the_one(tmp_path: Path, cache: Path):
+    path = tmp_path / "victim.pt"
+    path.write_bytes(b"weights of long ago")
+    copy = local_copy(str(path), "digest", lambda path, offset, size: b"weights"[offset : offset + size])
+    assert copy.read_bytes() == b"weights"
+    assert path.read_bytes() == b"weights of long ago"
+
+
+def test_the_content_is_that_of_the_file_or_the_place_in_an_object_store(tmp_path: Path):
+    path = tmp_path / "victim.pt"
+    path.write_bytes(b"weights")
+    first = content_of(str(path))
+    path.write_bytes(b"WEIGHTS")
+    os.utime(path, (1, 1))
+    assert len({first, content_of(str(path)), content_of("s3://b/1.pt"), content_of("s3://b/2.pt")}) == 4
 
 
 def test_a_file_of_the_drivers_node_is_copied_once(cache: Path, monkeypatch: pytest.MonkeyPatch):
@@ -242,9 +261,9 @@ def test_a_file_of_the_drivers_node_is_copied_once(cache: Path, monkeypatch: pyt
         return content[offset : offset + size]
 
     for _ in range(2):
-        copy = local_copy("/nowhere/here/victim.pt", "digest-10", read)
+        copy = local_copy("/nowhere/here/victim.pt", "10", read)
         assert copy.read_bytes() == content
-        assert copy.name == "digest-10.pt"
+        assert copy.name == "weights-10.pt"
     assert asked == [0, 4, 8, 10]
     assert os.stat(copy.parent).st_mode & 0o077 == 0
 
