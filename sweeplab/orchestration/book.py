@@ -295,7 +295,8 @@ class TrialBook:
 
     def num_trials(self) -> int:
         """Trials that the sweep will have, those that are tried once more included."""
-        return self.sweep.num_trials() + self._num_reruns
+        begun_reruns = self._num_reruns - len(self._reruns)
+        return max(self.sweep.num_trials(), self._num_begun - begun_reruns) + self._num_reruns
 
     def num_begun(self) -> int:
         """Trials with parameters."""

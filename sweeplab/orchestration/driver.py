@@ -511,7 +511,7 @@ def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
         return False
     numbers = folder.trial_numbers()
     is_over = all(folder.trial(number).result() is not None for number in numbers)
-    return is_over and len(numbers) >= sweep.num_trials() + len(folder.header().get("reruns", ()))
+    return is_over and len(numbers) >= folder.num_planned(sweep)
 
 
 def _driver_was_killed(folder: SweepFolder) -> bool:
@@ -547,9 +547,13 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         text += f" (search.trials={sweep.num_trials()}, but {len(records)} were begun and stay)"
     if not records:
         return [text]
-    reruns = folder.header().get("reruns", [])
-    new = max(0, sweep.num_trials() + len(reruns) - len(records))
+    again = list(folder.header().get("reruns", ()))
+    for number in folder.begun_reruns().values():
+        again.remove(number)
+    new = folder.num_planned(sweep) - len(records) - len(again)
     lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new"]
+    if again:
+        lines.append(f"  tried once more as asked: trial{'s' * (len(again) > 1)} {', '.join(map(str, again))}")
     if isinstance(sweep.victim, PretrainedVictim):
         run = victim_folder(home, sweep.victim, prepared.victim_digest)
         epochs = max(0, len(run.points()) - 1)

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,13 @@ def request_reruns(folder: SweepFolder, numbers: list[int]) -> None:
 
 
 def pruned_trials(folder: SweepFolder) -> list[int]:
-    """Trials that a rule has stopped and that have not been asked for again."""
-    asked = set(folder.header().get("reruns", ()))
-    results = {number: folder.trial(number).result() for number in folder.trial_numbers()}
-    return [n for n, result in results.items() if result and result["state"] == "pruned" and n not in asked]
+    """Trials that a rule has stopped and that have not been asked for again, or whose reruns have failed."""
+    asked = Counter(folder.header().get("reruns", ()))
+    results = {number: folder.trial(number).result() or {} for number in folder.trial_numbers()}
+    for number, result in results.items():
+        if result.get("state") == "failed" and (again := folder.trial_header(number).get("rerun_of")) is not None:
+            asked[again] -= 1
+    return [n for n, result in results.items() if result.get("state") == "pruned" and asked[n] <= 0]
 
 
 def _check_trial(folder: SweepFolder, number: int) -> None:

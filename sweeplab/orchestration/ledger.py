@@ -70,7 +70,7 @@ class SweepFolder:
                 "contents": contents,
                 "protocol": sweep.protocol,
                 "spec": sweep.to_json(),
-                "planned_trials": sweep.num_trials() + len(before.get("reruns", ())),
+                "planned_trials": self.num_planned(sweep),
                 "parameters": list(sweep.parameters()),
                 "log_parameters": list(sweep.log_parameters()),
                 "target": sweep.victim.trigger().aim,
@@ -80,6 +80,16 @@ class SweepFolder:
                 **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },
         )
+
+    def num_planned(self, sweep: "CleaningSweep") -> int:
+        """Trials that the sweep will have: what was begun stays where fewer are asked for now; reruns are added."""
+        reruns = self.header().get("reruns", ()) if self.exists() else ()
+        return max(sweep.num_trials(), len(self.trial_numbers()) - len(self.begun_reruns())) + len(reruns)
+
+    def begun_reruns(self) -> dict[int, int]:
+        """The trial that each rerun so far repeats, by the rerun's number."""
+        headers = ((number, self.trial_header(number)) for number in self.trial_numbers())
+        return {number: header["rerun_of"] for number, header in headers if "rerun_of" in header}
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -32,12 +32,6 @@ def kill(*arguments: object, **named: object) -> None:
     raise Killed
 
 
-def reruns_of(folder: SweepFolder) -> dict[int, int]:
-    """The trial that each rerun repeats."""
-    headers = {number: folder.trial_header(number) for number in folder.trial_numbers()}
-    return {number: header["rerun_of"] for number, header in headers.items() if "rerun_of" in header}
-
-
 def play_all(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[int]:
     return [job.number for job in Player(open_book(folder, sweep)).play_all()]
 
@@ -56,7 +50,7 @@ def test_a_rerun_is_a_new_trial_of_the_same_setting_and_seed_and_the_old_one_sta
     again = folder.trial_record(6, is_driven=False)
     assert (again.params, again.seed, again.configuration) == (before.params, before.seed, before.configuration)
     assert folder.trial_record(2, is_driven=False) == before
-    assert reruns_of(folder) == {6: 2}
+    assert folder.begun_reruns() == {6: 2}
     record = folder.record()
     assert (record.state, record.planned_trials) == ("finished", 7)
 
@@ -81,7 +75,7 @@ def test_a_rerun_of_an_unfinished_grid_comes_after_the_grid_whose_numbers_stay(t
     assert play_all(folder, GRID) == [2, 3, 4, 5, 6]
     points = GRID.grid.points()
     assert [folder.trial_header(n)["params"] for n in range(7)] == [*points, points[1]]
-    assert reruns_of(folder) == {6: 1}
+    assert folder.begun_reruns() == {6: 1}
 
 
 def test_the_number_of_trials_may_be_raised_after_a_rerun(folder: SweepFolder):
@@ -89,7 +83,18 @@ def test_the_number_of_trials_may_be_raised_after_a_rerun(folder: SweepFolder):
     assert play_all(folder) == [6]
     more = SWEEP.replace(search=SWEEP.search.replace(trials=8))
     assert play_all(folder, more) == [7, 8]
-    assert reruns_of(folder) == {6: 0}
+    assert folder.begun_reruns() == {6: 0}
+
+
+def test_a_rerun_is_made_where_fewer_trials_are_asked_for_than_were_begun(folder: SweepFolder):
+    request_reruns(folder, [0])
+    fewer = SWEEP.replace(search=SWEEP.search.replace(trials=3))
+    folder.write_header(fewer, fewer.digest(), {})
+    assert (folder.num_planned(fewer), folder.record().state) == (7, "interrupted")
+    assert play_all(folder, fewer) == [6]
+    assert folder.begun_reruns() == {6: 0}
+    assert folder.num_planned(fewer) == 7
+    assert play_all(folder, fewer) == []
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "qmc"])
@@ -104,7 +109,7 @@ def test_a_rerun_before_the_number_of_trials_is_raised_takes_no_place_of_the_sea
     play_all(folder, few)
     play_all(folder, more)
     params = [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
-    assert reruns_of(folder) == {2: 0}
+    assert folder.begun_reruns() == {2: 0}
     assert [*params[:2], *params[3 : len(points) + 1]] == [*points]
     if sampler == "qmc":
         without = fabricated.prepared_folder(tmp_path / "without", more)
@@ -143,7 +148,7 @@ def test_a_trial_may_be_tried_more_than_once_more(folder: SweepFolder):
     for number in (0, 0, 3):
         request_reruns(folder, [number])
     assert play_all(folder) == [6, 7, 8]
-    assert reruns_of(folder) == {6: 0, 7: 0, 8: 3}
+    assert folder.begun_reruns() == {6: 0, 7: 0, 8: 3}
     assert play_all(folder) == []
 
 
@@ -175,7 +180,7 @@ def test_a_rerun_survives_a_kill_between_any_two_writes(
         with pytest.raises(Killed):
             book.next_job()
     play_all(folder)
-    assert reruns_of(folder) == {6: 2, 7: 4}
+    assert folder.begun_reruns() == {6: 2, 7: 4}
     for again, old in ((6, 2), (7, 4)):
         assert folder.trial_header(again)["params"] == folder.trial_header(old)["params"]
     assert [trial.params for trial in open_book(folder).study.get_trials()] == [
@@ -292,10 +297,24 @@ def test_a_stopped_trial_runs_to_its_end_when_it_is_tried_again(pruned: SweepFol
     assert pruned_trials(pruned) == []
     play_all(pruned, PRUNED)
     assert states(pruned)[8:] == ["finished"] * len(stopped)
-    assert reruns_of(pruned) == {8 + place: number for place, number in enumerate(stopped)}
+    assert pruned.begun_reruns() == {8 + place: number for place, number in enumerate(stopped)}
     found = audit_decisions(pruned.record())
     assert (found["pruned"], found["run_to_their_end"]) == (len(stopped), len(stopped))
     assert all(row["same_until_stop"] for row in found["decisions"])
+
+
+def test_a_stopped_trial_whose_rerun_failed_may_be_tried_again(pruned: SweepFolder):
+    first, *others = pruned_trials(pruned)
+    request_reruns(pruned, [first])
+    book = open_book(pruned, PRUNED)
+    book.next_job()
+    book.failed(8, Failure("ValueError: no", True))
+    assert pruned_trials(pruned) == [first, *others]
+    request_reruns(pruned, [first])
+    assert pruned_trials(pruned) == others
+    play_all(pruned, PRUNED)
+    assert (states(pruned)[8:], pruned_trials(pruned)) == (["failed", "finished"], others)
+    assert audit_decisions(pruned.record())["run_to_their_end"] == 1
 
 
 def test_a_killed_driver_does_not_forget_that_no_rule_ends_it(pruned: SweepFolder):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fabricated
 import pytest
 from fabricated import SWEEP, Player, open_book
 
@@ -68,13 +69,27 @@ def test_planning_changes_nothing(begun: SweepFolder):
     assert content() == before
 
 
-def test_more_trials_and_reruns_are_new(begun: SweepFolder):
+def test_more_trials_are_new_and_reruns_are_named(begun: SweepFolder):
     request_reruns(begun, [1])
     more = SWEEP.replace(search=SWEEP.search.replace(trials=9))
-    assert plan(begun, more)[0].endswith("2 are done and stay, 3 go on, 5 are new")
+    first, second, *_ = plan(begun, more)
+    assert first.endswith("2 are done and stay, 3 go on, 4 are new")
+    assert second == "  tried once more as asked: trial 1"
 
 
 def test_a_pruned_trial_is_done(folder: SweepFolder):
     folder.write_trial(0, {"learning_rate": 1e-3, "ssl_weight": 1.0}, configuration="c", seed=0, start_counts=False)
     folder.trial(0).finish({"state": "pruned", "reason": "its ASR stays"})
     assert plan(folder) == ["made-up: 6 trials of 2 epochs on 64 pairs; 1 are done and stay, 0 go on, 5 are new"]
+
+
+def test_reruns_are_told_apart_from_new_trials(tmp_path: Path):
+    folder = fabricated.finished_sweep(tmp_path / "sweeps")
+    request_reruns(folder, [2, 5])
+    assert plan(folder)[0].endswith("6 are done and stay, 0 go on, 0 are new")
+    assert plan(folder)[1:] == ["  tried once more as asked: trials 2, 5"]
+    Player(open_book(folder)).play_all()
+    request_reruns(folder, [1])
+    more = SWEEP.replace(search=SWEEP.search.replace(trials=7))
+    assert plan(folder, more)[0].endswith("8 are done and stay, 0 go on, 1 are new")
+    assert plan(folder, more)[1:] == ["  tried once more as asked: trial 1"]
