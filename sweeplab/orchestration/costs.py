@@ -16,7 +16,7 @@ class Costs:
     """Epochs of all points that stand."""
     worker_seconds: float
     """Of all attempts, from the moment a job was handed out to its end. Where a driver was killed, its attempts end
-    with its last event, so the figure is a lower bound."""
+    with its last sign of life, which may be ten seconds old."""
     gpu_seconds: float
     """The same times the GPUs of each worker; 0 where there were none."""
     useful_seconds: float
@@ -51,7 +51,7 @@ OUTSIDE = ("rerun asked", "mlflow behind")
 
 
 def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
-    """The attempts that events tell of; those of a killed driver end with its last event."""
+    """The attempts that events tell of; those of a killed driver end with its last event or other sign of life."""
     done: list[Attempt] = []
     running: dict[int, Attempt] = {}
     workers, gpus, last = 1, 0.0, 0
@@ -65,8 +65,9 @@ def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
     for event in events:
         now, kind = int(event["time_ms"]), event["event"]
         if kind in ("driver began", "driver ended"):
+            until = now if kind == "driver ended" else min(now, max(last, int(event.get("before_until_ms", 0))))
             for trial in list(running):
-                close(trial, now if kind == "driver ended" else last, is_broken=True)
+                close(trial, until, is_broken=True)
             workers, gpus = int(event.get("workers", workers)), float(event.get("gpus_per_worker", gpus))
         elif kind == "trial began":
             close(event["trial"], last, is_broken=True)

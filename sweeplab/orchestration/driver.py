@@ -996,10 +996,11 @@ def _run_trials(
         executor="inline" if inline else resources.resolved_executor(),
         workers=1 if inline else resources.workers,
         gpus_per_worker=0.0 if inline else resources_per_worker(resources).get("GPU", 0.0),
+        before_until_ms=folder.last_sign_of_life(),
     )
     reason, patience = "finished", LEAVING_SECONDS
     try:
-        with progress:
+        with progress, folder.signs_of_life():
             execute(book, home, inline=inline)
         patience = MIRROR_SECONDS
     except BaseException as error:

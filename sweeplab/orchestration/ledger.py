@@ -1,5 +1,6 @@
 """The ledger of a sweep: its folder, its lock, and the record that ranking, tracking and dashboards read."""
 
+import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
@@ -7,6 +8,7 @@ import os
 import platform
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +21,14 @@ from filelock import FileLock, Timeout
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import Measurement, Outcomes, SweepRecord, SweepState, TrialRecord, TrialState, Victim
-from sweeplab.specs import SCHEMA_VERSION, InvalidInput, own_code
+from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep, PretrainedVictim
 
 TRIAL_FORMAT = "{:04d}"
+ALIVE_SECONDS = 10.0
+"""Between two signs of a driver's life."""
 
 
 class SweepFolder:
@@ -134,6 +138,36 @@ class SweepFolder:
     def stop_mark(self) -> Path:
         """A file that is there from `sweeplab stop` to the next start."""
         return self.path / "stop"
+
+    @contextmanager
+    def signs_of_life(self) -> Iterator[None]:
+        """Write the time now and then, so that the next driver knows how long this one ran, should it be killed."""
+        is_over = threading.Event()
+
+        def write() -> None:
+            with contextlib.suppress(StorageFault):  # a disk that is full is noticed where something is lost
+                write_json(self._alive, {"time_ms": time.time_ns() // 1_000_000}, durable=False)
+
+        def write_on() -> None:
+            while not is_over.wait(ALIVE_SECONDS):
+                write()
+
+        threading.Thread(target=write_on, name="signs of life", daemon=True).start()
+        try:
+            yield
+        finally:
+            is_over.set()
+
+    def last_sign_of_life(self) -> int:
+        """When the last driver is known to have lived, in milliseconds since 1970; 0 where there was none."""
+        try:
+            return int(read_json(self._alive)["time_ms"])
+        except (FileNotFoundError, InvalidInput):
+            return 0
+
+    @property
+    def _alive(self) -> Path:
+        return self.path / "alive.json"
 
     def _lock(self) -> FileLock:
         return FileLock(self.path / "lock")

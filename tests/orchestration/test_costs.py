@@ -161,3 +161,18 @@ def test_a_clock_that_goes_back_makes_no_cost_negative(state: TrialState):
 
 def test_epochs_are_those_of_points_that_stand():
     assert costs([], trial(0, "finished", point(0, 1), point(1, 2)), trial(1, "waiting", point(0, 1))).trial_epochs == 1
+
+
+@pytest.mark.parametrize(("sign", "seconds"), [(50, 45.0), (3, 10.0), (0, 10.0), (900, 95.0)])
+def test_a_killed_drivers_attempts_end_with_its_last_sign_of_life(sign: float, seconds: float):
+    """Begun at second 5, last event at 15, next driver at 100: a sign in between counts, and none from after it."""
+    until = START_MS + 1000 * sign if sign else 0
+    events = [
+        began(0),
+        event(5, "trial began", trial=0),
+        event(15, "trial began", trial=1),
+        {**began(100), "before_until_ms": until},
+    ]
+    first, second = attempts_of(events)
+    assert (first.ended or 0) - first.began == 1000 * seconds
+    assert (first.is_broken, second.is_broken) == (True, True)

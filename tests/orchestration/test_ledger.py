@@ -6,12 +6,15 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import fabricated
 import pytest
 from filelock import FileLock
 
+from sweeplab.orchestration import ledger
 from sweeplab.orchestration.driver import set_aside
 from sweeplab.orchestration.files import read_lines
 from sweeplab.orchestration.ledger import SweepFolder, sweep_folders
@@ -173,3 +176,19 @@ def test_events_are_told_in_order_with_their_time(folder: SweepFolder):
     events = read_lines(folder.path / "events.jsonl")
     assert [event["event"] for event in events] == ["driver began", "trial began"]
     assert events[0]["time_ms"] <= events[1]["time_ms"]
+
+
+def test_a_driver_leaves_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ledger, "ALIVE_SECONDS", 0.01)
+    folder = fabricated.prepared_folder(tmp_path)
+    assert folder.last_sign_of_life() == 0
+    began = time.time_ns() // 1_000_000
+    with folder.signs_of_life():
+        while not folder.last_sign_of_life():
+            time.sleep(0.01)
+    assert began <= folder.last_sign_of_life() <= time.time_ns() // 1_000_000
+    for thread in threading.enumerate():
+        if thread.name == "signs of life":
+            thread.join()
+    (folder.path / "alive.json").write_text("{")
+    assert folder.last_sign_of_life() == 0
