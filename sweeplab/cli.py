@@ -65,8 +65,11 @@ def say_error(text: str) -> None:
 
 def guarded(work: Callable[[], None]) -> int:
     """Run a command; returns its exit code: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else."""
+    from sweeplab.orchestration.watch import signals_as_interrupts
+
     try:
-        work()
+        with signals_as_interrupts():
+            work()
     except InvalidInput as error:
         say_error(str(error))
         return BAD_INPUT

@@ -65,15 +65,9 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with _private_folder() as folder:
         try:
-            if not _attach(quiet):
-                with _own_address(), _loopback_alone():
-                    ray.init(
-                        address="local",
-                        include_dashboard=needs_train,
-                        dashboard_host=LOOPBACK,
-                        _temp_dir=folder,
-                        **quiet,
-                    )
+            with watch.prompt_signals(), _waiting_signals():
+                if not _attach(quiet):
+                    _start(folder, quiet, needs_train=needs_train)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
         except Exception as error:
@@ -94,6 +88,32 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         finally:
             is_over.set()
             _shut_down()
+
+
+@contextmanager
+def _waiting_signals() -> Iterator[None]:
+    """Signals wait while Ray's core is made, which is the last step of Ray's start, once all its processes run."""
+    from ray._private import worker
+
+    connect = worker.connect
+
+    def connect_undisturbed(*arguments: Any, **named: Any) -> Any:
+        with watch.waiting_signals():
+            return connect(*arguments, **named)
+
+    worker.connect = connect_undisturbed
+    try:
+        yield
+    finally:
+        worker.connect = connect
+
+
+def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
+    """Start a private cluster."""
+    import ray
+
+    with _own_address(), _loopback_alone():
+        ray.init(address="local", include_dashboard=needs_train, dashboard_host=LOOPBACK, _temp_dir=folder, **quiet)
 
 
 def _first_line(error: BaseException) -> str:

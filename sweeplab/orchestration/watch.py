@@ -1,9 +1,11 @@
 """Watch: runs a sweep's work beside the main thread, which ends it on a signal, or when nothing moves any more."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -58,6 +60,68 @@ def signals_as_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+PATIENCE_SECONDS = 1.0
+"""So long after a signal may foreign code keep the main thread."""
+SIGACTION_BYTES = 512
+"""More than any system's `struct sigaction` takes."""
+
+
+@contextmanager
+def prompt_signals() -> Iterator[None]:
+    """Have signals heeded while the main thread is in foreign code that does not return for seconds, as while Ray
+    starts: a thread beside it ends the process with exit code 75 where the main thread does not react in time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heeded = set(heeded_signals())
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    reader.settimeout(POLL_SECONDS)
+    is_over = threading.Event()
+
+    def mind() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, heeded)  # they are the main thread's
+        while not is_over.is_set():
+            with contextlib.suppress(TimeoutError):
+                if heeded & set(reader.recv(64)) and not is_over.wait(PATIENCE_SECONDS):
+                    with contextlib.suppress(OSError):
+                        os.write(2, b"error: interrupted; everything so far is kept, and the same command goes on\n")
+                    os._exit(75)
+
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    minding = threading.Thread(target=mind, name="signals", daemon=True)
+    minding.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        signal.set_wakeup_fd(before)
+        minding.join()
+        reader.close()
+        writer.close()
+
+
+@contextmanager
+def waiting_signals() -> Iterator[None]:
+    """Have signals wait for a moment, and for the handlers that stand now, should foreign code put others there.
+
+    Ray's core puts one in C there for SIGTERM, which prints a stack and aborts, before Ray puts its own in Python.
+    """
+    libc, actions = (
+        ctypes.CDLL(None),
+        {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in heeded_signals()},
+    )
+    for number, action in actions.items():
+        libc.sigaction(int(number), None, action)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, actions)
+    try:
+        yield
+    finally:
+        for number, action in actions.items():
+            libc.sigaction(int(number), action, None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Watch:

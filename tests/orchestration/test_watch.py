@@ -192,3 +192,52 @@ def test_a_second_signal_ends_the_process_at_once_with_75():
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 75
     assert "the same command goes on" in errors
+
+
+FOREIGN = """
+import numpy
+from sweeplab.orchestration.watch import prompt_signals, signals_as_interrupts
+matrix = numpy.ones((9000, 9000))
+with signals_as_interrupts(), prompt_signals():
+    print("ready", flush=True)
+    matrix @ matrix  # a minute in one call
+"""
+
+
+def test_a_signal_ends_a_process_whose_main_thread_is_in_foreign_code():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOREIGN], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert time.monotonic() - began < 10
+    assert errors == "error: interrupted; everything so far is kept, and the same command goes on\n"
+
+
+FOREIGN_HANDLER = """
+import ctypes, os, signal
+from sweeplab.orchestration.watch import Interrupted, signals_as_interrupts, waiting_signals
+try:
+    with signals_as_interrupts():
+        with waiting_signals():
+            ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(0))  # in C: to die of it
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("undisturbed")
+        print("never")
+except Interrupted as end:
+    print(end)
+"""
+
+
+def test_signals_wait_for_the_handlers_that_stood_before():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FOREIGN_HANDLER], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "undisturbed\nSIGTERM\n")
