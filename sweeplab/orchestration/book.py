@@ -123,7 +123,7 @@ class TrialBook:
         self.sources: Sources | None = None
         """What workers on other nodes may not see; the executor knows."""
         self.weights = ""
-        """Tells the content of the victim's checkpoint to other nodes; the executor knows."""
+        """Tells the content of the victim's checkpoint where it is copied."""
         self.contents = Contents()
         """What workers must find."""
         self.listeners = listeners

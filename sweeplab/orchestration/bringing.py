@@ -1,7 +1,6 @@
 """Bringing: files of the driver's node reach every other node once, where no shared folder holds them."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import pickle
@@ -24,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from sweeplab.data.decoded import COMPLETE
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
-from sweeplab.orchestration.files import storage_faults, write_atomically
+from sweeplab.orchestration.files import hold, is_held, storage_faults, write_atomically
 from sweeplab.orchestration.storage import MARK, Storage
 from sweeplab.specs import InvalidInput, Spec, StorageFault, digest_of, file_digest
 
@@ -79,6 +78,8 @@ def local_copy(location: str, content: str, read: Read | None) -> Path:
             return Path(location)
         if read is None:
             raise FileNotFoundError(f"{location} does not exist")
+    if not content:
+        raise ValueError(f"a copy of {location} needs to be told from others")
     copy = node_cache() / f"weights-{content}{Path(location).suffix}"
     with FileLock(_lock_of(copy)):
         if copy.exists():
@@ -385,10 +386,8 @@ class Carrier(Protocol):
 
 ARRIVED = "arrived"
 """In a mirror's folder: how many chunks have, and since which start of the machine."""
-IN_USE = "in use"
-"""In a mirror's folder: a file that every process that reads there holds a shared lock of."""
 _held: dict[Path, int] = {}
-"""Descriptors of those files, by mirror: this process holds them for the rest of its life."""
+"""Descriptors of the mirrors that this process reads: it holds them for the rest of its life."""
 
 
 def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify: bool = False) -> Path:
@@ -415,8 +414,7 @@ def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify
         else:
             _fill(folder, root, carrier, alive)
         if folder not in _held:
-            _held[folder] = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(_held[folder], fcntl.LOCK_SH)
+            _held[folder] = hold(folder)
     return root
 
 
@@ -424,7 +422,7 @@ def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None])
     listing = carrier.listing()
     root.mkdir(parents=True, exist_ok=True)
     arrived = _arrived(folder, root, listing)
-    needed = listing.num_bytes - arrived * CHUNK_BYTES + BLOCK_BYTES * len(listing.names)
+    needed = listing.num_bytes + BLOCK_BYTES * len(listing.names) - _there(root, listing)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StorageFault(
@@ -455,6 +453,14 @@ def _arrived(folder: Path, root: Path, listing: Listing) -> int:
             if _size_of(_place(root, listing.names[file].as_py())) < offset + size:
                 return chunk
     return int(count)
+
+
+def _there(root: Path, listing: Listing) -> int:
+    """Bytes that need no more room, since their files are there already."""
+    if not any(root.iterdir()):
+        return 0
+    sizes = (_size_of(_place(root, name)) for name in listing.names.to_pylist())
+    return sum(size + BLOCK_BYTES for size in sizes if size >= 0)
 
 
 def _boot() -> str:
@@ -495,6 +501,7 @@ def _make_whole(root: Path, carrier: Carrier, alive: Callable[[], None]) -> None
             _write_chunk(chunk, root, listing, carrier, lacking.__contains__)
             alive()
     _write_empty((file for file in lacking if not listing.sizes[file]), root, listing)
+    os.sync()
 
 
 def _size_of(path: Path) -> int:
@@ -552,19 +559,8 @@ def remove_copy(copy: Path) -> None:
     with contextlib.suppress(OSError, Timeout), FileLock(_lock_of(copy), timeout=0):
         if not copy.is_dir():
             copy.unlink()
-        elif not _is_read(copy):
+        elif not is_held(copy):
             shutil.rmtree(copy)
-
-
-def _is_read(folder: Path) -> bool:
-    if not (folder / IN_USE).exists():
-        return False
-    with (folder / IN_USE).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def kept_copies() -> list[tuple[Path, int, float]]:

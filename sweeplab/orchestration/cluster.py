@@ -343,19 +343,19 @@ def check_nodes(sources: Sources | None, storages: list[str], say: Callable[[str
         return []
     digests = {path: file_digest(Path(path)) for path in sources.probes if os.path.isfile(path)} if sources else {}
     mark = f".seen-{uuid4().hex[:12]}.part"
-    for place in places:
-        place.leave_mark(mark)
     task = ray.remote(num_cpus=0, max_retries=1)(remote.missing_here)
-    asked = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            sources, digests, storages, mark
-        ): node
-        for node in nodes
-    }
     faults: list[str] = []
     blind: list[str] = []
     mute: dict[str, str] = {}
     try:
+        for place in places:
+            place.leave_mark(mark)
+        asked = {
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                sources, digests, storages, mark
+            ): node
+            for node in nodes
+        }
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
         for answer in ready:
             try:

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from sweeplab.experiment import (
 )
 from sweeplab.orchestration import executors
 from sweeplab.orchestration.book import Listener, TrialBook, storage_of_trial
-from sweeplab.orchestration.bringing import parts_of, sources_of
+from sweeplab.orchestration.bringing import content_of, local_copy, parts_of, sources_of
 from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
 from sweeplab.orchestration.doctor import NETWORK, file_system
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
@@ -281,6 +281,8 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         if folder.exists():
             check_same(folder, prepared)
         is_finished = folder.exists() and _is_finished(folder, sweep)
+        if is_finished and folder.header()["planned_trials"] != folder.num_planned(sweep):
+            folder.write_header(sweep, prepared.digest, prepared.contents)
         if is_finished:
             say(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
             if _driver_was_killed(folder):
@@ -415,6 +417,8 @@ def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) 
     roots = {sweep.resources.storage} if runs_trials else set()
     if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
         roots.add(sweep.victim.resources.storage)
+        if isinstance(sweep.victim.select, ClosestTo) and sweep.victim.select.victim is not None:
+            roots.add(sweep.victim.select.victim.resources.storage)
     for root in sorted(filter(None, roots)):
         Storage(root).check_writable()
 
@@ -424,8 +428,7 @@ def _trains_victim(prepared: Prepared, home: Path) -> bool:
     victim = prepared.sweep.victim
     if not isinstance(victim, PretrainedVictim):
         return False
-    run = victim_folder(home, victim, prepared.victim_digest)
-    return run.result() is None or not _selected_is_there(victim, run)
+    return not _is_trained(victim, victim_folder(home, victim, prepared.victim_digest))
 
 
 def _settle_storages(sweep: CleaningSweep, folder: SweepFolder, say: Say) -> None:
@@ -466,8 +469,8 @@ def _settle_storage(
         return
     if wanted == run.facts().get("storage"):
         raise fault
-    run.move_storage(wanted)
-    say(f"{name}: {fault}; from now on its checkpoints lie in {run.storage.location}, and its epochs are made again")
+    count = run.move_storage(wanted)
+    say(f"{name}: {fault}; from now on its checkpoints lie in {run.storage.location}, {count} could be brought along")
 
 
 def make_ready_nodes(prepared: Prepared, reads: list[Any], folder: SweepFolder | None, home: Path, say: Say) -> None:
@@ -488,10 +491,9 @@ def make_ready_nodes(prepared: Prepared, reads: list[Any], folder: SweepFolder |
     if folder is not None:
         begun = (folder.trial(number) for number in folder.trial_numbers())
         storages += [storage_of(sweep, home), *(_root_of(run, home, 3) for run in begun if run.result() is None)]
-    if isinstance(sweep.victim, PretrainedVictim):
-        if _trains_victim(prepared, home):
-            run = victim_folder(home, sweep.victim, prepared.victim_digest)
-            storages.append(_root_of(run, home, 2) if run.facts() else storage_of(sweep.victim, home))
+    if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
+        run = victim_folder(home, sweep.victim, prepared.victim_digest)
+        storages.append(_root_of(run, home, 2) if run.facts() else storage_of(sweep.victim, home))
         if isinstance(sweep.victim.select, ClosestTo) and sweep.victim.select.victim is not None:
             storages.append(storage_of(sweep.victim.select.victim, home))
     blind = check_nodes(sources_of(reads), sorted(set(storages)), say)
@@ -557,7 +559,11 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     if isinstance(sweep.victim, PretrainedVictim):
         run = victim_folder(home, sweep.victim, prepared.victim_digest)
         epochs = max(0, len(run.points()) - 1)
-        there = "is there and is reused" if run.result() is not None else f"goes on after epoch {epochs}"
+        there = f"goes on after epoch {epochs}"
+        if not _trains_victim(prepared, home):
+            there = "is there and is reused"
+        elif run.result() is not None:
+            there = "is trained again, as its weights are gone"
         lines.append(f"  victim {sweep.victim.name}: {there}")
     for record in records:
         if record.state == "failed":
@@ -658,7 +664,8 @@ def ensure_victim(
                 contents=prepared.expected,
             )
             if inline:
-                point = measure_checkpoint(job)
+                here = local_copy(checkpoint, content_of(checkpoint), None)
+                point = measure_checkpoint(replace(job, checkpoint=str(here)))
             else:
                 watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
                 point = executors.measure_on_ray(job, reads, resources_per_worker(sweep.resources), watch)
@@ -828,7 +835,7 @@ def _pretrain_victim(
     say: Say,
     reads: list[Any] | None,
 ) -> RunFolder:
-    if run.result() is not None and _selected_is_there(victim, run):
+    if _is_trained(victim, run):
         say(f"victim {victim.name} is there already ({run.path})")
         return run
     machine = machine_for(victim, home)
@@ -899,7 +906,7 @@ def _pretrain_victim(
         if len(failed) >= victim.resources.max_attempts:
             break
         say(f"  attempt {job.attempt} ended: {failure.reason}; trying again")
-    stop = victim.select if isinstance(victim.select, int) else victim.epochs
+    stop = _last_epoch(victim)
     if len(run.points()) < stop + 1:
         why = f" ({len(failed)} attempts failed, last: {failed[-1].reason})" if failed else ""
         raise Unfinished(
@@ -931,8 +938,22 @@ def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
     return next(point for point in trained if point.epoch == victim.select)
 
 
-def _selected_is_there(victim: PretrainedVictim, run: RunFolder) -> bool:
-    return run.has_checkpoint(select_epoch(victim, run))
+def _is_trained(victim: PretrainedVictim, run: RunFolder) -> bool:
+    """Whether a victim is there, weights and all; those of a storage that is gone, and that the spec does not name any
+    more, are not."""
+    if run.result() is None or len(run.points()) <= _last_epoch(victim):  # weights that were gone are being made again
+        return False
+    try:
+        return run.has_checkpoint(select_epoch(victim, run))
+    except StorageFault:
+        if run.facts().get("storage") == _storage_fact(victim, run).get("storage"):
+            raise
+        return False
+
+
+def _last_epoch(victim: PretrainedVictim) -> int:
+    """After which the training may stop."""
+    return victim.select if isinstance(victim.select, int) else victim.epochs
 
 
 def _kept_epochs(victim: PretrainedVictim, run: RunFolder) -> set[str | None]:
@@ -985,8 +1006,6 @@ def _run_trials(
     if tracking is not None:
         mirror = Mirror(tracking, lambda params: full_setting(sweep.setting(params)), say)
     listeners: tuple[Listener, ...] = (progress,) if mirror is None else (progress, mirror)
-    book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)
-    book.contents, book.reads = prepared.expected, reads
     resources = sweep.resources
     folder.event(
         "driver began",
@@ -998,6 +1017,8 @@ def _run_trials(
         gpus_per_worker=0.0 if inline else resources_per_worker(resources).get("GPU", 0.0),
         before_until_ms=folder.last_sign_of_life(),
     )
+    book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)  # which may tell of events itself
+    book.contents, book.reads, book.weights = prepared.expected, reads, content_of(victim.checkpoint)
     reason, patience = "finished", LEAVING_SECONDS
     try:
         with progress, folder.signs_of_life():

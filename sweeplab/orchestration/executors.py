@@ -163,7 +163,7 @@ def run_trials_on_tune(book: TrialBook, home: Path, watch: Watch, *, through_tra
     at_a_time = concurrent_trials(resources, per_worker)
     book.machine = dataclasses.replace(book.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"tune-{uuid4().hex[:8]}"
-    book.sources, book.weights = sources_of(book.reads), content_of(book.victim.checkpoint)
+    book.sources = sources_of(book.reads)
     desk = new_desk(book.victim.checkpoint, reads=book.reads)
     trainable: Any
     if through_train:
@@ -257,7 +257,7 @@ class Pool:
         self.workers = resources.workers
         book.machine = dataclasses.replace(book.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
         self.scratch = scratch_folder(home) / f"pool-{uuid4().hex[:8]}"
-        book.sources, book.weights = sources_of(book.reads), content_of(book.victim.checkpoint)
+        book.sources = sources_of(book.reads)
         self.desk = new_desk(book.victim.checkpoint, reads=book.reads)
         self.beats = 0
         self.slots = [_Slot(number) for number in range(concurrent_trials(resources, self.per_worker))]

@@ -53,8 +53,6 @@ def storage_faults(path: Path | str) -> Iterator[None]:
         ) from error
 
 
-OWNER = "owner"
-"""File in a process's own temporary folder, which the process holds a lock of."""
 ABANDONED_SECONDS = 60.0
 """A folder is looked at only so long after it was made: its process needs a moment to lock it."""
 
@@ -72,13 +70,12 @@ class OwnFolder:
         for folder in abandoned_folders(prefix):
             shutil.rmtree(folder, ignore_errors=True)
         self.path = Path(tempfile.mkdtemp(prefix=prefix))
-        self._owner = os.open(self.path / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(self._owner, fcntl.LOCK_EX)
+        self._lock = hold(self.path)
 
     def remove(self) -> None:
         """Remove it with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._owner)
+        os.close(self._lock)
 
 
 def abandoned_folders(prefix: str) -> list[Path]:
@@ -88,22 +85,29 @@ def abandoned_folders(prefix: str) -> list[Path]:
         with contextlib.suppress(OSError):
             status = folder.lstat()
             is_mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-            if is_mine and time.time() - status.st_mtime > ABANDONED_SECONDS and not _is_owned(folder):
+            if is_mine and time.time() - status.st_mtime > ABANDONED_SECONDS and not is_held(folder):
                 found.append(folder)
     return found
 
 
-def _is_owned(folder: Path) -> bool:
-    """Whether the process that made it lives. (What Ray's processes make anew after its end has no owner.)"""
+def hold(folder: Path) -> int:
+    """Have others know that this process needs a folder, until the descriptor is closed or the process dies; a system
+    that tidies temporary folders minds it too (systemd-tmpfiles)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process needs it."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        file = (folder / OWNER).open("rb")
-    except FileNotFoundError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 

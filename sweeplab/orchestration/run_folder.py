@@ -1,5 +1,6 @@
 """A run's folder: its points, outcomes, checkpoints and result. Victims and trials have the same one."""
 
+import contextlib
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from sweeplab.orchestration.files import (
 )
 from sweeplab.orchestration.storage import Storage
 from sweeplab.records import Outcomes, Point
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
 
 ROLLING = re.compile(r"attempt-\d+-after-point-(\d+)-step-(\d+)\.pt")
 """Names of checkpoints that are written inside a long epoch, beside those of points."""
@@ -66,16 +67,27 @@ class RunFolder:
             with storage_faults(self.storage.location):
                 Path(self.storage.location).mkdir(parents=True, exist_ok=True)
 
-    def move_storage(self, location: str | None) -> None:
-        """Have the run's next checkpoints go elsewhere; those that lie where they went before are given up.
+    def move_storage(self, location: str | None) -> int:
+        """Have the run's checkpoints lie elsewhere from now on; those that cannot be brought along are given up.
 
         Args:
             location: of the storage; None: the run's own folder.
+
+        Returns:
+            How many were brought along.
         """
+        old, new, brought = self.storage, Storage(location or self.checkpoints), 0
+        with contextlib.suppress(StorageFault, InvalidInput, OSError):
+            for name in sorted(old.names()):
+                if name.startswith("."):
+                    continue
+                old.copy(name, new)
+                brought += 1
         name = "trial.json" if (self.path / "trial.json").exists() else "victim.json"
         facts = {key: value for key, value in read_json(self.path / name).items() if key != "storage"}
         write_json(self.path / name, {**facts, **({"storage": location} if location else {})})
         self._storage, self._facts = None, None
+        return brought
 
     def points(self) -> list[Point]:
         """The committed points by index.
@@ -209,6 +221,7 @@ class RunFolder:
         points, kept = self.points(), self.num_kept()
         lost = len(points) - kept
         if lost:
+            (self.path / "result.json").unlink(missing_ok=True)  # of a victim whose weights are gone
             lines = "".join(json.dumps(p.to_json(), allow_nan=False) + "\n" for p in points[:kept])
             write_atomically(self.path / "history.jsonl", lines.encode())
             self._points = points[:kept]

@@ -1,7 +1,9 @@
 """Storage: where checkpoints lie, a folder that all nodes see or an object store, and how they get there."""
 
 import contextlib
+import errno
 import queue
+import shutil
 import socket
 import tempfile
 import threading
@@ -15,6 +17,17 @@ from sweeplab.specs import InvalidInput, StorageFault, check_storage_url
 
 MARK = "://"
 """Tells a URL from a path."""
+REFUSALS = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+}
+"""What a folder answers that is none to write to."""
 FOLDER_PAUSES = (0.0, 0.5, 5.0, 30.0)
 """Seconds before a node looks again for a folder that the driver has made."""
 
@@ -52,8 +65,9 @@ class Storage:
         """Write a small file, whose presence tells who sees the storage.
 
         Raises:
-            InvalidInput: if the folder cannot be written, or the URL is none.
-            StorageFault: if the object store does not take it, however often it is asked.
+            InvalidInput: if the folder is none that may be written, or the URL is none.
+            StorageFault: if the disk is full or fails, or the object store does not take it, however often it is
+                asked.
         """
         text = "SweepLab looks whether this folder can be written and seen\n"
         if not self.is_remote:
@@ -61,6 +75,8 @@ class Storage:
                 Path(self.location).mkdir(parents=True, exist_ok=True)
                 (Path(self.location) / name).write_text(text)
             except OSError as error:
+                if error.errno not in REFUSALS:  # a full disk, a share that hangs: it may be mended
+                    raise StorageFault(f"storage {self.location} failed: {error.strerror}; mend it") from error
                 raise InvalidInput(
                     f"resources.storage={self.location!r} cannot be written ({error.strerror}); give a folder that "
                     "can, or mend its permissions"
@@ -154,6 +170,25 @@ class Storage:
                 system.move(f"{path}/.{name}.part", f"{path}/{name}")
             else:  # an object is visible once its upload is complete
                 fs.copy_files(str(source), f"{path}/{name}", fs.LocalFileSystem(), system)
+
+    def copy(self, name: str, to: "Storage") -> None:
+        """Copy a file to another storage, where it appears whole or not at all.
+
+        Raises:
+            StorageFault: if either fails.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(self.location) / name
+            if self.is_remote:
+                source = Path(folder) / name
+                self.download(name, source)
+            if to.is_remote:
+                return to.upload(source, name)
+            place = Path(to.location) / name
+            with _faults(str(place)):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, place.with_name(f".{name}.part"))
+                place.with_name(f".{name}.part").replace(place)
 
     def download(self, name: str, to: Path) -> None:
         """Copy a file from there.

@@ -1,5 +1,7 @@
 """What is looked at before anything runs on several nodes: every storage that will be written, victims' too."""
 
+import errno
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.book import storage_of_trial
+from sweeplab.orchestration.bringing import local_copy
 from sweeplab.orchestration.driver import Prepared, make_ready_nodes, with_shared_storage, workplace
 from sweeplab.orchestration.ledger import SweepFolder, victim_folder
 from sweeplab.orchestration.run_folder import RunFolder
@@ -33,6 +36,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def stored_at(spec: Any, storage: str) -> Any:
     return spec.replace(resources=spec.resources.replace(storage=storage))
+
+
+def commit_epochs(run: RunFolder, epochs: int) -> None:
+    """The start and so many epochs, each with its checkpoint."""
+    for index in range(epochs + 1):
+        point = fabricated.point(index, 90, 79, checkpoint=f"{index}.pt" if index else None)
+        run.commit(point, fabricated.outcomes(point.measurement))
+        run.make_checkpoint_folder()
+        (Path(run.storage.location) / f"{index}.pt").write_bytes(b"weights")
 
 
 def _prepared(sweep: CleaningSweep) -> Prepared:
@@ -67,13 +79,11 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
     make_ready_nodes(prepared, [], None, tmp_path, print)
     run = victim_folder(tmp_path, victim, "1")
     run.checkpoints.mkdir(parents=True)
-    for index in (0, 1):
-        point = fabricated.point(index, 90, 79, checkpoint=f"{index}.pt")
-        run.commit(point, fabricated.outcomes(point.measurement))
-    (run.checkpoints / "1.pt").touch()
+    commit_epochs(run, victim.epochs)
     run.finish({"state": "finished"})
     make_ready_nodes(prepared, [], folder, tmp_path, print)
-    (run.checkpoints / "1.pt").unlink()  # it will be trained again
+    for path in run.checkpoints.iterdir():  # it will be trained again
+        path.unlink()
     make_ready_nodes(prepared, [], folder, tmp_path, print)
     assert asked == [
         ["/own", "/store"],
@@ -167,3 +177,77 @@ def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, monkeypatch:
     Storage(tmp_path).wait_for_folder()
     with pytest.raises(StorageFault, match=f"node .* does not see {tmp_path}/none, which the driver has made"):
         Storage(tmp_path / "none").wait_for_folder()
+
+
+def test_checkpoints_that_can_be_read_are_brought_along(folder: SweepFolder, tmp_path: Path):
+    run = begun(folder, tmp_path / "full")
+    run.make_checkpoint_folder()
+    (Path(run.storage.location) / "2.pt").write_bytes(b"weights")
+    assert run.move_storage(None) == 1
+    moved = folder.trial(0)
+    assert (moved.storage.location, moved.num_kept()) == (str(moved.checkpoints), 3)
+    url = (tmp_path / "store").as_uri()
+    assert moved.move_storage(url) == 1
+    assert folder.trial(0).num_kept() == 3
+    assert folder.trial(0).move_storage(str(tmp_path / "back")) == 1
+    assert (tmp_path / "back" / "2.pt").read_bytes() == b"weights"
+
+
+def test_a_full_disk_is_a_fault_that_passes_and_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StorageFault, match="No space left on device"):
+        Storage(tmp_path).check_writable()
+
+
+@pytest.mark.parametrize("select", ["last", "most accurate", 2])
+def test_a_victim_that_is_being_trained_again_is_not_there(smoke: CleaningSweep, tmp_path: Path, select: Any):
+    victim = smoke.victim
+    assert isinstance(victim, PretrainedVictim)
+    victim = victim.replace(select=select, epochs=2)
+    run = RunFolder(tmp_path / "victim")
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "victim.json").write_text("{}")
+    assert not driver._is_trained(victim, run)
+    commit_epochs(run, 2)
+    run.finish({"state": "finished"})
+    assert driver._is_trained(victim, run)
+    for name in ("1.pt", "2.pt"):
+        (run.checkpoints / name).unlink()
+    assert not driver._is_trained(victim, run)
+    assert run.rewind() == 2
+    for _ in range(2):  # a kill before and after its first epoch
+        again = RunFolder(tmp_path / "victim")
+        assert again.result() is None
+        assert not driver._is_trained(victim, again)
+        again.finish({"state": "finished"})  # what an earlier version left
+        assert not driver._is_trained(victim, again)
+        commit_epochs(again, 1)
+        (tmp_path / "victim" / "result.json").unlink()
+
+
+def test_a_victim_whose_object_store_is_gone_is_trained_where_the_spec_says_now(
+    smoke: CleaningSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    victim = stored_at(smoke.victim, "s3://gone")
+    run = RunFolder(tmp_path / "victim")
+    commit_epochs(run, victim.epochs)
+    run.finish({"state": "finished"})
+    location = driver._storage_fact(victim, run)["storage"]
+    (tmp_path / "victim" / "victim.json").write_text(json.dumps({"storage": location}))
+
+    def gone(storage: Storage, name: str) -> bool:
+        raise StorageFault(f"{storage.location} does not answer")
+
+    monkeypatch.setattr(Storage, "exists", gone)
+    run = RunFolder(tmp_path / "victim")
+    with pytest.raises(StorageFault, match="s3://gone/victims/victim does not answer"):
+        driver._is_trained(victim, run)
+    assert not driver._is_trained(stored_at(victim, "s3://other"), run)
+
+
+def test_a_copy_from_an_object_store_is_told_from_others(tmp_path: Path):
+    with pytest.raises(ValueError, match="needs to be told from others"):
+        local_copy("s3://b/victim.pt", "", None)

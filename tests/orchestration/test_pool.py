@@ -54,7 +54,6 @@ def pool(book: TrialBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Po
     desk = MadeUpDesk()
     monkeypatch.setattr(executors, "resources_per_worker", lambda resources: {"CPU": 1.0})
     monkeypatch.setattr(executors, "concurrent_trials", lambda resources, each: 1)
-    monkeypatch.setattr(executors, "content_of", lambda location: "weights")
     monkeypatch.setattr(executors, "new_desk", lambda *files, reads: desk)
     monkeypatch.setattr(ray, "get", lambda value: value)
     return Pool(book, tmp_path, Watch(stall_minutes=1))
