@@ -68,6 +68,8 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
             with watch.prompt_signals(), _waiting_signals():
                 if not _attach(quiet):
                     _start(folder, quiet, needs_train=needs_train)
+        except Unfinished:
+            raise
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
         except Exception as error:
@@ -112,8 +114,15 @@ def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
     """Start a private cluster."""
     import ray
 
-    with _own_address(), _loopback_alone():
-        ray.init(address="local", include_dashboard=needs_train, dashboard_host=LOOPBACK, _temp_dir=folder, **quiet)
+    with _own_address() as address, _loopback_alone():
+        try:
+            ray.init(address="local", include_dashboard=needs_train, dashboard_host=LOOPBACK, _temp_dir=folder, **quiet)
+        except RuntimeError as error:
+            if _answers(address):  # no process of ours, since none came up
+                raise Unfinished(
+                    f"Ray did not come up: another process took {address} just before; the same command takes another"
+                ) from error
+            raise
 
 
 def _first_line(error: BaseException) -> str:
@@ -121,7 +130,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _own_address() -> Iterator[None]:
+def _own_address() -> Iterator[str]:
     """Choose the private cluster's address beforehand, so that its own processes know it.
 
     Ray Train frees a dead run's workers by asking the cluster's state, whose address it would otherwise look for among
@@ -130,8 +139,9 @@ def _own_address() -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
-    with _environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=f"{LOOPBACK}:{port}"):
-        yield
+    address = f"{LOOPBACK}:{port}"
+    with _environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address):
+        yield address
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -176,6 +177,26 @@ def test_a_storage_that_cannot_be_written_is_refused_by_name(tmp_path: Path, mon
     (tmp_path / "store").write_text("a file")
     with pytest.raises(InvalidInput, match=r"resources\.storage='.*store' cannot be written"):
         check_nodes(None, [str(tmp_path / "store")], print)
+
+
+def test_a_port_that_another_process_takes_while_ray_starts_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    def fail(**options: Any) -> None:
+        host, _, port = os.environ["RAY_ADDRESS"].partition(":")
+        taken.bind((host, int(port)))
+        taken.listen()
+        raise RuntimeError("Failed to start GCS.")
+
+    monkeypatch.setattr(ray, "init", fail)
+    with (
+        socket.socket() as taken,
+        pytest.raises(Unfinished, match=r"another process took 127\.0\.0\.1:\d+ just before"),
+    ):
+        cluster._start(str(tmp_path), {}, needs_train=False)
+    monkeypatch.setattr(ray, "init", lambda **options: exec("raise RuntimeError('Failed to start GCS.')"))
+    with pytest.raises(RuntimeError, match="Failed to start GCS"):
+        cluster._start(str(tmp_path), {}, needs_train=False)
 
 
 # --- what finds room
