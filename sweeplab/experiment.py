@@ -189,6 +189,10 @@ class PretrainedVictim(Spec):
         ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
         return self
 
+    def reference(self) -> "PretrainedVictim | None":
+        """The victim whose accuracy decides which epoch is selected, if one does."""
+        return self.select.victim if isinstance(self.select, ClosestTo) else None
+
     def trigger(self) -> Trigger:
         """The planted one."""
         poisoning = self.poisoning_under_protocol()

@@ -139,7 +139,7 @@ class TrialBook:
         """Reasons of the recorded decisions to end a trial early, by trial."""
         self._whole: set[int] = set()
         """Reruns of pruned trials, which no rule ends."""
-        self._reruns = deque(folder.header().get("reruns", ()))
+        self._reruns = deque(folder.reruns())
         """Trials whose setting is still to be tried once more."""
         self._num_reruns = len(self._reruns)
         self._gpu_asked, self._gpu_seconds = -inf, 0.0

@@ -22,7 +22,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from sweeplab.data.decoded import COMPLETE
-from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 from sweeplab.orchestration.files import hold, is_held, storage_faults, write_atomically
 from sweeplab.orchestration.storage import MARK, Storage
 from sweeplab.specs import InvalidInput, Spec, StorageFault, digest_of, file_digest
@@ -158,8 +158,8 @@ def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = Tr
     """
     if isinstance(spec, PretrainedVictim):
         parts: list[Any] = [spec.data, spec.evaluation, spec.poisoning, spec.objective]
-        if isinstance(spec.select, ClosestTo) and spec.select.victim is not None:
-            parts += parts_of(spec.select.victim)
+        if (reference := spec.reference()) is not None:
+            parts += parts_of(reference)
         return parts
     victim = spec.original_victim()
     parts = [spec.data, spec.evaluation, spec.method, victim.trigger().attack]

@@ -417,8 +417,8 @@ def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) 
     roots = {sweep.resources.storage} if runs_trials else set()
     if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
         roots.add(sweep.victim.resources.storage)
-        if isinstance(sweep.victim.select, ClosestTo) and sweep.victim.select.victim is not None:
-            roots.add(sweep.victim.select.victim.resources.storage)
+        if (reference := sweep.victim.reference()) is not None:
+            roots.add(reference.resources.storage)
     for root in sorted(filter(None, roots)):
         Storage(root).check_writable()
 
@@ -433,7 +433,7 @@ def _trains_victim(prepared: Prepared, home: Path) -> bool:
 
 def _settle_storages(sweep: CleaningSweep, folder: SweepFolder, say: Say) -> None:
     """Trials that are not over go on where their checkpoints lie; those of a storage that cannot be written any more go
-    where the spec says now, from their beginning."""
+    where the spec says now."""
     faults: dict[str, Exception | None] = {}
     for number in folder.trial_numbers():
         run = folder.trial(number)
@@ -494,8 +494,8 @@ def make_ready_nodes(prepared: Prepared, reads: list[Any], folder: SweepFolder |
     if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
         run = victim_folder(home, sweep.victim, prepared.victim_digest)
         storages.append(_root_of(run, home, 2) if run.facts() else storage_of(sweep.victim, home))
-        if isinstance(sweep.victim.select, ClosestTo) and sweep.victim.select.victim is not None:
-            storages.append(storage_of(sweep.victim.select.victim, home))
+        if (reference := sweep.victim.reference()) is not None:
+            storages.append(storage_of(reference, home))
     blind = check_nodes(sources_of(reads), sorted(set(storages)), say)
     if blind:
         watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
@@ -549,7 +549,7 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         text += f" (search.trials={sweep.num_trials()}, but {len(records)} were begun and stay)"
     if not records:
         return [text]
-    again = list(folder.header().get("reruns", ()))
+    again = folder.reruns()
     for number in folder.begun_reruns().values():
         again.remove(number)
     new = folder.num_planned(sweep) - len(records) - len(again)

@@ -119,7 +119,7 @@ def request_reruns(folder: SweepFolder, numbers: list[int]) -> None:
 
 def pruned_trials(folder: SweepFolder) -> list[int]:
     """Trials that a rule has stopped and that have not been asked for again, or whose reruns have failed."""
-    asked = Counter(folder.header().get("reruns", ()))
+    asked = Counter(folder.reruns())
     results = {number: folder.trial(number).result() or {} for number in folder.trial_numbers()}
     for number, result in results.items():
         if result.get("state") == "failed" and (again := folder.trial_header(number).get("rerun_of")) is not None:

@@ -87,11 +87,16 @@ class SweepFolder:
 
     def num_planned(self, sweep: "CleaningSweep") -> int:
         """Trials that the sweep will have: what was begun stays where fewer are asked for now; reruns are added."""
-        reruns = self.header().get("reruns", ()) if self.exists() else ()
-        return max(sweep.num_trials(), len(self.trial_numbers()) - len(self.begun_reruns())) + len(reruns)
+        return max(sweep.num_trials(), len(self.trial_numbers()) - len(self.begun_reruns())) + len(self.reruns())
+
+    def reruns(self) -> list[int]:
+        """The trials that were asked to be tried once more, in order."""
+        return list(self.header().get("reruns", ())) if self.exists() else []
 
     def begun_reruns(self) -> dict[int, int]:
         """The trial that each rerun so far repeats, by the rerun's number."""
+        if not self.reruns():
+            return {}
         headers = ((number, self.trial_header(number)) for number in self.trial_numbers())
         return {number: header["rerun_of"] for number, header in headers if "rerun_of" in header}
 

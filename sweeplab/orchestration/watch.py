@@ -109,10 +109,8 @@ def waiting_signals() -> Iterator[None]:
 
     Ray's core puts one in C there for SIGTERM, which prints a stack and aborts, before Ray puts its own in Python.
     """
-    libc, actions = (
-        ctypes.CDLL(None),
-        {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in heeded_signals()},
-    )
+    libc = ctypes.CDLL(None)
+    actions = {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in heeded_signals()}
     for number, action in actions.items():
         libc.sigaction(int(number), None, action)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, actions)
