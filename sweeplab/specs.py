@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
 
 SCHEMA_VERSION = 1
-"""Part of every digest. Raise it when the meaning of an existing field changes; a new optional field needs no raise."""
+"""How digests are taken; part of every one. A class that comes to behave differently names that in its own `CHANGES`,
+which touches the digests of the specs that hold it alone."""
 
 
 class InvalidInput(ValueError):
@@ -43,6 +44,11 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False)
 
     NOT_IN_DIGEST: ClassVar[frozenset[str]] = frozenset()
+    CHANGES: ClassVar[tuple[str, ...]] = ()
+    """What the class has come to do differently since its first release, a sentence each. Their number is part of the
+    digest of every spec that holds such a value, so that no run continues under another recipe than it began with."""
+    FIRST_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
+    """Defaults that have changed since, as they were at first: a digest leaves out the first default, not today's."""
     CODE: ClassVar[str | None] = None
     """Digest of the source of a class that a user's script defines, part of every digest; None for the classes here."""
 
@@ -71,6 +77,10 @@ class Spec(BaseModel):
         """A validated copy with some fields changed."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
+    def changes(self) -> tuple[str, ...]:
+        """The `CHANGES` that touch this value; a class whose changes touch some of its values alone chooses here."""
+        return self.CHANGES
+
     def canonical(self) -> dict[str, Any]:
         """The fields that change a result, defaults left out: what a digest is taken of."""
         fields: dict[str, Any] = {}
@@ -79,9 +89,12 @@ class Spec(BaseModel):
             if name in self.NOT_IN_DIGEST:
                 continue
             held = _canonical_value(value)
+            first = self.FIRST_DEFAULTS.get(name, field.get_default(call_default_factory=True))
             # Canonical forms are compared, so that a part that differs in its name or place alone is left out too.
-            if name == "kind" or held != _canonical_value(field.get_default(call_default_factory=True)):
+            if name == "kind" or changes_of(value) or held != _canonical_value(first):
                 fields[name] = held
+        if self.changes():
+            fields["version"] = 1 + len(self.changes())
         return fields if self.CODE is None else {**fields, "code": self.CODE}
 
     def digest(self, **contents: str) -> str:
@@ -105,17 +118,29 @@ def _canonical_value(value: Any) -> Any:
     return value
 
 
+def _parts(spec: Any, *, in_digest: bool = False) -> list[Any]:
+    """The values that a spec or a collection of specs holds; with `in_digest` those that its digest is taken of."""
+    if isinstance(spec, Mapping):
+        return list(spec.values())
+    if isinstance(spec, (tuple, list)):
+        return list(spec)
+    if isinstance(spec, Spec):
+        left_out = spec.NOT_IN_DIGEST if in_digest else frozenset()
+        return [getattr(spec, name) for name in type(spec).model_fields if name not in left_out]
+    return []
+
+
+def changes_of(spec: Any) -> dict[str, tuple[str, ...]]:
+    """What has changed in the behaviour of a spec and its parts since their first release, by class name."""
+    found = {name: held for part in _parts(spec, in_digest=True) for name, held in changes_of(part).items()}
+    if isinstance(spec, Spec) and spec.changes():
+        found[type(spec).__qualname__] = spec.changes()
+    return found
+
+
 def own_code(spec: Any) -> dict[str, dict[str, str | None]]:
     """Module and source digest of every class in a spec that a user's script defines, by the class's name."""
-    if isinstance(spec, Mapping):
-        parts = list(spec.values())
-    elif isinstance(spec, (tuple, list)):
-        parts = list(spec)
-    elif isinstance(spec, Spec):
-        parts = [getattr(spec, name) for name in type(spec).model_fields]
-    else:
-        return {}
-    found = {name: held for part in parts for name, held in own_code(part).items()}
+    found = {name: held for part in _parts(spec) for name, held in own_code(part).items()}
     if isinstance(spec, Spec) and type(spec).__module__.split(".")[0] != "sweeplab":
         found[type(spec).__qualname__] = {"module": type(spec).__module__, "code": type(spec).CODE}
     return found

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from sweeplab.attacks.badnet import BadNet
-from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, finite, kinds, one_of, own_code
+from sweeplab.specs import AnySpec, InvalidInput, Spec, changes_of, digest_of, finite, kinds, one_of, own_code
 
 
 class Round(Spec):
@@ -311,3 +311,22 @@ def test_a_users_class_keeps_its_digest_in_another_process(tmp_path: Path):
         [sys.executable, "-c", code, str(tmp_path / "spec.pickle")], capture_output=True, text=True, check=True
     )
     assert told.stdout.strip() == own.digest()
+
+
+def test_a_changed_behaviour_changes_the_digests_of_what_holds_it_alone(monkeypatch):
+    round_sheet, square_sheet = Sheet().digest(), Sheet(shape=Square()).digest()
+    assert changes_of(Sheet()) == {}
+    monkeypatch.setattr(Round, "CHANGES", ("corners are counted",))
+    assert Sheet().digest() != round_sheet
+    assert Sheet().canonical()["shape"]["version"] == 2
+    assert changes_of(Sheet()) == {"Round": ("corners are counted",)}
+    assert Sheet(shape=Square()).digest() == square_sheet
+
+
+def test_a_changed_default_keeps_the_digest_of_what_was_said_before(monkeypatch):
+    """A radius of 1 was the default and is left out; when 5 becomes the default, 1 stays what is left out."""
+    before = Round(radius=1.0).digest()
+    monkeypatch.setattr(Round, "FIRST_DEFAULTS", {"radius": 1.0})
+    monkeypatch.setattr(Round.model_fields["radius"], "default", 5.0)
+    assert Round(radius=1.0).digest() == before
+    assert Round(radius=5.0).canonical()["radius"] == 5.0
