@@ -11,8 +11,17 @@ from sweeplab.specs import InvalidInput
 TextAugmentation = Literal["auto", "wordnet", "swap+delete"]
 """`wordnet`: the papers' four operations (replace by a synonym, insert a synonym, swap, delete). `swap+delete`: what
 remains without a synonym table. `auto`: WordNet where it is installed. Results record which one was used."""
-TRIES = 10
-"""Words that are looked up for one insertion before it is given up."""
+TRIES = 9
+"""Words that are looked up for one insertion before it is given up. (The authors look up ten and throw the tenth
+away.)"""
+REDRAWS = 3
+"""Draws of a swap's second position until it differs from the first; then the words stay as they are. (The authors
+draw four and throw the fourth away.) Of 2, 3 and 4 words that is 1/8, 1/27 and 1/64 of the swaps."""
+CHANGE = (
+    "augmented captions: a swap that drew one position twice draws again, and base forms of words are found as NLTK "
+    "finds them"
+)
+"""What the captions of specs that augment them have come to be since the first release; see `Spec.CHANGES`."""
 
 
 def resolve(wanted: TextAugmentation) -> Literal["wordnet", "swap+delete"]:
@@ -108,7 +117,11 @@ def _insert(words: list[str], share: float, draw: random.Random, synonyms: Synon
 def _swap(words: list[str], share: float, draw: random.Random) -> list[str]:
     words = list(words)
     for _ in range(max(1, int(share * len(words)))):
-        first, second = draw.randrange(len(words)), draw.randrange(len(words))
+        first = draw.randrange(len(words))
+        for _ in range(REDRAWS):
+            second = draw.randrange(len(words))
+            if second != first:
+                break
         words[first], words[second] = words[second], words[first]
     return words
 
@@ -127,4 +140,4 @@ STOP_WORDS = frozenset(
     up very was we were what when where which while who whom why will with would you your
     """.split()  # noqa: SIM905 - words are easier to read than a list of strings
 )
-"""English function words, which are never replaced (EDA leaves out a similar list)."""
+"""English function words, which are never replaced. (EDA's list is a similar one; see `sweeplab.protocol`.)"""

@@ -10,6 +10,7 @@ ENDINGS = {
     "noun": (
         ("s", ""),
         ("ses", "s"),
+        ("ves", "f"),
         ("xes", "x"),
         ("zes", "z"),
         ("ches", "ch"),
@@ -21,7 +22,7 @@ ENDINGS = {
     "adj": (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
     "adv": (),
 }
-"""WordNet's own rules of detachment (morphy(7WN))."""
+"""Rules of detachment: WordNet's own (morphy(7WN)) and, as in NLTK, "ves" to "f"."""
 
 
 class Synonyms:
@@ -54,11 +55,21 @@ class Synonyms:
         return self._known[word]
 
     def _forms(self, word: str, part: str) -> set[str]:
-        forms = {word, *self._exceptions[part].get(word, ())}
-        for ending, base in ENDINGS[part]:
-            if word.endswith(ending) and word[: -len(ending)] + base:
-                forms.add(word[: -len(ending)] + base)
-        return forms
+        """Those of the word and its base forms that are known. As in NLTK 3.8, which the papers used: an irregular
+        word has its listed base forms alone; of others endings are detached until some form is known."""
+        known = self._synsets[part].keys()
+        if word in self._exceptions[part]:
+            return {word, *self._exceptions[part][word]} & known
+        detached = self._detached({word}, part)
+        found = ({word} | detached) & known
+        while detached and not found:
+            detached = self._detached(detached, part)
+            found = detached & known
+        return found
+
+    @staticmethod
+    def _detached(words: set[str], part: str) -> set[str]:
+        return {word[: -len(end)] + base for word in words for end, base in ENDINGS[part] if word.endswith(end)}
 
 
 def _read_synsets(path: Path) -> dict[str, list[frozenset[str]]]:

@@ -1,12 +1,15 @@
 """Augmented captions."""
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeplab.data.eda import augment, normalise
+from sweeplab.data.eda import _swap, augment, normalise
 
 CAPTION = "a photo of two ripe bananas and one green apple on a wooden table in the kitchen"
 WORDS = CAPTION.split()
@@ -43,6 +46,34 @@ def test_one_swap_exchanges_at_most_two_words():
         view = augment(CAPTION, seed).split()
         if len(view) == len(WORDS):
             assert sum(new != old for new, old in zip(view, WORDS, strict=True)) in (0, 2)
+
+
+class Given:
+    """Draws that are given, in place of random ones."""
+
+    def __init__(self, draws: tuple[int, ...]) -> None:
+        self._draws: Iterator[int] = iter(draws)
+
+    def randrange(self, stop: int) -> int:
+        return next(self._draws)
+
+
+@pytest.mark.parametrize("num_words", [1, 2, 3, 4])
+def test_a_swap_fails_where_three_draws_repeat_the_first(num_words: int):
+    """All draws of a first position and three further ones: (1 / n)^3 of them leave the words as they are, .125, .037
+    and .016 of 2, 3 and 4 words; the others exchange two."""
+    words = list("abcd"[:num_words])
+    views = [_swap(words, 0.1, Given(draws)) for draws in itertools.product(range(num_words), repeat=4)]  # type: ignore[arg-type]
+    moved = [sum(new != old for new, old in zip(view, words, strict=True)) for view in views]
+    assert Fraction(moved.count(0), len(moved)) == Fraction(1, num_words) ** 3
+    assert set(moved) <= {0, 2}
+
+
+def test_swaps_of_two_words_seldom_leave_them_as_they_are():
+    """1/2 of 4,000 views swap, of which 1/8 fail; of the others each word stays with probability .9 and both words with
+    .81: (1/8 + .81) / 2 = .4675, standard deviation .0079; the bound is five of them. (With a single draw: .655.)"""
+    same = sum(augment("ripe banana", seed) == "ripe banana" for seed in range(4000))
+    assert abs(same / 4000 - 0.4675) < 0.04
 
 
 def test_deletion_takes_about_a_tenth_of_the_words():

@@ -12,6 +12,9 @@ from sweeplab.specs import InvalidInput
 NOUNS = """  1 This line is the licence.
 00000100 06 n 03 picture 0 photo 0 photographic_print 1 001 @ 00000200 n 0000 | a picture
 00000200 06 n 02 man 0 Adult-Male 0 000 | a man
+00000300 06 n 02 leaf 0 foliage 0 000 | a leaf
+00000400 06 n 02 leave 0 holiday 0 000 | a time away
+00000500 06 n 02 scarf 0 shawl 0 000 | a scarf
 """
 
 
@@ -19,7 +22,7 @@ NOUNS = """  1 This line is the licence.
 def database(tmp_path: Path) -> Path:
     for part in PARTS:
         (tmp_path / f"data.{part}").write_text(NOUNS if part == "noun" else "")
-        (tmp_path / f"{part}.exc").write_text("menfolk man\n" if part == "noun" else "")
+        (tmp_path / f"{part}.exc").write_text("leaves leaf\nmenfolk man\n" if part == "noun" else "")
     return tmp_path
 
 
@@ -31,11 +34,16 @@ def database(tmp_path: Path) -> Path:
         ("man", ("adult male",)),
         ("men", ("adult male", "man")),
         ("menfolk", ("adult male", "man")),
+        ("leaves", ("foliage", "leaf")),
+        ("leave", ("holiday",)),
+        ("scarves", ("scarf", "shawl")),
+        ("photoses", ("photo", "photographic print", "picture")),
         ("table", ()),
     ],
 )
 def test_synonyms_by_hand(word: str, synonyms: tuple[str, ...], database: Path):
-    """Plural and irregular forms lead to their base form, which then is a synonym itself."""
+    """Plural and irregular forms lead to their base form, which then is a synonym itself; a listed form to the listed
+    base alone; where one ending leads to no known word, the next is detached."""
     assert Synonyms(database).of(word) == synonyms
 
 
@@ -46,11 +54,11 @@ def test_the_four_operations_are_equally_likely(database: Path):
     caption = "photo table chair lamp door window"
     views = [augment(caption, seed, synonyms=synonyms).split() for seed in range(400)]
     known = {"photographic", "print", "picture"}
-    # An insertion gives up where ten draws of six words miss the only one with synonyms: (5/6)^10 = 0.16 of the time.
+    # An insertion gives up where nine draws of six words miss the only one with synonyms: (5/6)^9 = 0.19 of the time.
     replaced = sum("photo" not in view and bool(known & set(view)) for view in views)
     inserted = sum("photo" in view and bool(known & set(view)) for view in views)
     assert abs(replaced - 100) < 43
-    assert abs(inserted - 84) < 43
+    assert abs(inserted - 81) < 43
 
 
 def test_stop_words_are_not_replaced(database: Path):
