@@ -1,19 +1,22 @@
 """An experiment as a Python value: victims, sweeps, and what they run on; all checked on construction."""
 
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.exchange import ImportedPoison
-from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.attacks.poisoning import PLURALS_CHANGE, Poisoning, plurals_with_another_stem
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.start import Start
 from sweeplab.clip_model import Architecture, SmallCLIP
 from sweeplab.data import PAIR_SOURCES
+from sweeplab.data.eda import CHANGE as CAPTIONS_CHANGE
 from sweeplab.data.eda import TextAugmentation
 from sweeplab.data.eda import resolve as resolve_text_augmentation
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
@@ -23,7 +26,7 @@ from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.protocol import Protocol
 from sweeplab.ranking.stopping import Pruning
-from sweeplab.search_space import Grid, SearchSpace, check_names
+from sweeplab.search_space import Choice, Grid, SearchSpace, check_names
 from sweeplab.specs import AnySpec, InvalidInput, Spec, check_storage_url, one_of
 from sweeplab.training import ranks
 from sweeplab.training.objective import augments_captions, image_views
@@ -154,6 +157,7 @@ class PretrainedVictim(Spec):
     """A victim that is pre-trained here, poisoned, and selected by a rule; built once and reused by digest."""
 
     NOT_IN_DIGEST = frozenset({"name", "initial", "text_augmentation", "keep_epochs"})
+    CHANGES: ClassVar[tuple[str, ...]] = (CAPTIONS_CHANGE, PLURALS_CHANGE)
 
     kind: Literal["pretrained"] = "pretrained"
     name: Name
@@ -188,6 +192,15 @@ class PretrainedVictim(Spec):
             raise ValueError(f"keep_epochs={self.keep_epochs} must be epochs from 1 to epochs={self.epochs}")
         ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
         return self
+
+    def changes(self) -> tuple[str, ...]:
+        """Those of captions that are augmented, and of captions in which labels are looked for."""
+        changed = [CAPTIONS_CHANGE] if _augments(self.objective) else []
+        sought = self.poisoning.sought_labels() if not isinstance(self.poisoning, ImportedPoison) else ()
+        # The fruit stall's captions hold no plural, so that nothing has changed there.
+        if any(plurals_with_another_stem(label) for label in sought) and not isinstance(self.data, FruitStall):
+            changed.append(PLURALS_CHANGE)
+        return tuple(changed)
 
     def reference(self) -> "PretrainedVictim | None":
         """The victim whose accuracy decides which epoch is selected, if one does."""
@@ -321,6 +334,7 @@ class CleaningSweep(Spec):
     """Many cleaning runs of one victim, over a search space."""
 
     NOT_IN_DIGEST = frozenset({"name", "notes", "text_augmentation"})
+    CHANGES: ClassVar[tuple[str, ...]] = (CAPTIONS_CHANGE,)
 
     name: Name
     victim: Annotated[PretrainedVictim | CheckpointVictim | SelectedTrial, Field(discriminator="kind")]
@@ -382,6 +396,30 @@ class CleaningSweep(Spec):
                 f"evaluation and protocol must be those of the sweep {other.name!r} whose trial is selected: "
                 "retention compares with its victim on the same images"
             )
+
+    def changes(self) -> tuple[str, ...]:
+        """That of captions, where some trial trains on augmented ones."""
+        return self.CHANGES if self.epochs and any(map(_augments, self._methods())) else ()
+
+    def _methods(self) -> Iterator[Any]:
+        """The method as trials may have it: with every combination of the smallest and the largest value (of words:
+        of all values) of its fields that are searched."""
+        ends: dict[str, tuple[Any, ...]] = {}
+        for name in self.parameters():
+            if name not in type(self.method).model_fields:
+                continue
+            if self.search.sampler == "grid":
+                assert self.grid is not None
+                ends[name] = _ends(self.grid.axes[name])
+            else:
+                dimension = self.space.dimensions[name]
+                held = dimension.values if isinstance(dimension, Choice) else (dimension.low, dimension.high)
+                ends[name] = _ends(held if dimension.when is None else (*held, getattr(self.method, name)))
+        for values in itertools.product(*ends.values()):
+            try:
+                yield self.method.replace(**dict(zip(ends, values, strict=True)))
+            except InvalidInput:  # a combination that fails when its trial comes
+                continue
 
     def original_victim(self) -> PretrainedVictim | CheckpointVictim:
         """The poisoned model behind all selected trials: what retention is relative to."""
@@ -479,10 +517,19 @@ class CleaningSweep(Spec):
         return self.space.log_parameters()
 
 
+def _augments(method: Any) -> bool:
+    """Whether captions are augmented, as first copies or as the views that come along with those of images."""
+    return image_views(method) is not None or augments_captions(method)
+
+
+def _ends(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The smallest and the largest of numbers; all values where some are none."""
+    return (min(values), max(values)) if all(isinstance(value, (int, float)) for value in values) else values
+
+
 def _resolved(wanted: TextAugmentation, method: Any, searched: tuple[str, ...] = ()) -> TextAugmentation:
     """`auto` decided; methods that augment no caption, whatever their searched fields, need no WordNet."""
-    augments = image_views(method) is not None or augments_captions(method)
-    augments = augments or any(name in type(method).model_fields for name in searched)
+    augments = _augments(method) or any(name in type(method).model_fields for name in searched)
     return resolve_text_augmentation(wanted) if augments else "swap+delete"
 
 

@@ -11,10 +11,14 @@ from torch import nn
 from searchspaces import cleanclip
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
+from sweeplab.attacks.poisoning import PLURALS_CHANGE, Poisoning, plurals_with_another_stem
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.par import PAR
 from sweeplab.cleaning.start import Start
 from sweeplab.clip_model import SmallCLIP
+from sweeplab.data.augmentation import SimCLRView
+from sweeplab.data.eda import CHANGE as CAPTIONS_CHANGE
 from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import (
@@ -29,8 +33,10 @@ from sweeplab.experiment import (
     smoke_sweep,
 )
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
+from sweeplab.pretraining.roclip import RoCLIP
+from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.search_space import Grid, SearchSpace, Uniform
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, changes_of
 from sweeplab.training.objective import EmbeddedBatch, Loss
 from sweeplab.training.optimisation import Optimization
 
@@ -70,6 +76,63 @@ class OwnMethod(Spec):
 
 def space_of(name: str) -> SearchSpace:
     return SearchSpace(dimensions={name: Uniform(low=0.1, high=1.0)}, source="made for these tests")
+
+
+# --- what has changed since the first release ------------------------------------------------------------------------
+
+BY_SSL_WEIGHT = SearchSpace(dimensions={"ssl_weight": Uniform(low=0.0, high=4.0)}, source="made for these tests")
+NO_SSL = Grid(axes={"ssl_weight": (0.0,), "learning_rate": (1e-3, 1e-2)}, source="made for these tests")
+
+
+@pytest.mark.parametrize(
+    ("fields", "augments"),
+    [
+        ({}, True),
+        ({"epochs": 0}, False),
+        ({"method": CleanCLIP(ssl_weight=0.0), "space": space_of("learning_rate")}, False),
+        ({"method": CleanCLIP(ssl_weight=0.0), "space": BY_SSL_WEIGHT}, True),
+        ({"grid": NO_SSL, "search": Search(sampler="grid")}, False),
+        ({"method": PAR(), "space": space_of("tau")}, False),
+        ({"method": RoCLIP(), "space": space_of("learning_rate")}, False),
+        ({"method": RoCLIP(augmentation=SimCLRView()), "space": space_of("learning_rate")}, True),
+    ],
+    ids=["views", "a start alone", "no views", "views by search", "no views by grid", "par", "roclip", "roclip+aug"],
+)
+def test_new_swaps_touch_the_sweeps_that_augment_captions_alone(
+    fields: dict[str, object], augments: bool, sweep: CleaningSweep, monkeypatch: pytest.MonkeyPatch
+):
+    """The quickstart's victim augments none."""
+    changed = sweep.replace(grid=None).replace(**fields)
+    digest = changed.digest()
+    assert changes_of(changed) == ({"CleaningSweep": (CAPTIONS_CHANGE,)} if augments else {})
+    monkeypatch.setattr(CleaningSweep, "CHANGES", ())
+    assert (changed.digest() != digest) is augments
+
+
+@pytest.mark.parametrize(
+    ("fields", "changed"),
+    [
+        ({}, ()),
+        ({"objective": MMCLWithSSL()}, (CAPTIONS_CHANGE,)),
+        ({"objective": SafeCLIP()}, (CAPTIONS_CHANGE,)),
+        ({"poisoning": Poisoning(attack=Blended(), target="cherry", count=5, captions="training")}, (PLURALS_CHANGE,)),
+        ({"poisoning": Poisoning(attack=Blended(), target="cherry", count=5)}, ()),
+        ({"poisoning": Poisoning(attack=Blended(), target="cherry", count=0, captions="training")}, ()),
+        ({"poisoning": Poisoning(attack=Blended(), count=5, captions="label-consistent")}, ()),
+        ({"poisoning": TargetedImages(images=FruitStall(), classes=("fig", "leaf"))}, (PLURALS_CHANGE,)),
+    ],
+    ids=["none", "ssl", "safeclip", "cherries", "templates", "no poison", "bananas", "targeted"],
+)
+def test_what_has_changed_touches_its_victims_alone(
+    fields: dict[str, object], changed: tuple[str, ...], victim: PretrainedVictim
+):
+    assert victim.replace(data=PairsCSV(path=Path("pairs.csv")), **fields).changes() == changed
+
+
+def test_the_fruit_stall_has_no_plurals(victim: PretrainedVictim):
+    cherries = Poisoning(attack=Blended(), target="cherry", count=5, captions="training")
+    assert victim.replace(poisoning=cherries).changes() == ()
+    assert not any(plurals_with_another_stem(word) for word in ("fig", "boy", "cliff", "cafe", "giraffe"))
 
 
 # --- a victim that is another sweep's selected trial -----------------------------------------------------------------

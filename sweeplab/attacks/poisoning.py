@@ -54,7 +54,8 @@ class Poisoning(Spec):
     captions: Literal["templates", "training", "fixed", "label-consistent"] = "templates"
     """`templates`: OpenAI's 80 ImageNet templates with the target (CleanCLIP). `training`: captions drawn from those of
     the data set that mention the target (SafeCLIP, Sec. 5). `fixed`: always `caption`. `label-consistent`: only pairs
-    whose own caption mentions the target are poisoned, and they keep it (Verma et al., Sec. 3.2; CleanCLIP, App. E)."""
+    whose own caption mentions the target are poisoned, and they keep it (Verma et al., Sec. 3.2; CleanCLIP, App. E).
+    See `mentions` for what counts, under either protocol."""
     placement: Literal["replace", "add"] = "replace"
     """`replace`: poisoned pairs replace their originals (CleanCLIP, Verma et al.). `add`: they are added at the end,
     and the clean originals stay (SafeCLIP, RoCLIP); a rate then still counts against the clean pairs."""
@@ -83,6 +84,11 @@ class Poisoning(Spec):
     def few(self, clean: PairTable, training: PairTable, plan: "PoisonPlan", *, count: int, seed: int) -> "PoisonPlan":
         """`count` pairs of a clean table poisoned as the training set was, whatever `placement` says."""
         return plan_poison(self.replace(count=count, rate=None, placement="replace", seed=seed), clean)
+
+    def sought_labels(self) -> tuple[str, ...]:
+        """Labels that captions are searched for."""
+        searches = self.captions in ("training", "label-consistent") and (self.count or self.rate)
+        return (self.target,) if searches else ()
 
     def num_poisons(self, num_pairs: int) -> int:
         """Poisoned pairs among `num_pairs`."""
@@ -337,8 +343,21 @@ def mentioning(table: PairTable, label: str) -> np.ndarray:
 
 
 def mentions(caption: str, label: str) -> bool:
-    """Whether a caption names the label as a whole word, in any case, plural `s` or `es` allowed.
+    """Whether a caption names the label as a whole word, in any case, in the singular or in a regular plural.
 
     (CleanCLIP's code looks for a case-sensitive substring: "bananarama" matches there and "Banana" does not.)
     """
-    return re.search(rf"\b{re.escape(label)}(?:e?s)?\b", caption, flags=re.IGNORECASE) is not None
+    forms = [rf"{re.escape(label)}(?:e?s)?", *map(re.escape, plurals_with_another_stem(label))]
+    return re.search(rf"\b(?:{'|'.join(forms)})\b", caption, flags=re.IGNORECASE) is not None
+
+
+def plurals_with_another_stem(label: str) -> tuple[str, ...]:
+    """A label's plural where it is more than an added `s` or `es`: cherries, leaves, knives; empty for others."""
+    for ending, stem, plural in ((r"[^aeiou\W]y", 1, "ies"), (r"[^f\W]f", 1, "ves"), (r"ife", 2, "ves")):
+        if re.search(ending + "$", label, flags=re.IGNORECASE):
+            return (label[:-stem] + plural,)
+    return ()
+
+
+PLURALS_CHANGE = "captions that mention a label are found by plurals such as cherries, leaves and knives too"
+"""What has changed since the first release for poisonings that look for such a label; see `Spec.CHANGES`."""

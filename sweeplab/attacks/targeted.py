@@ -98,6 +98,10 @@ class TargetedImages(Spec):
     def check_fits(self, image_size: int) -> None:
         """Images of every size do."""
 
+    def sought_labels(self) -> tuple[str, ...]:
+        """Labels that captions are searched for."""
+        return self.candidates() if self.poisons_per_target else ()
+
     def candidates(self) -> tuple[str, ...]:
         """Classes that may be drawn; names that two classes share (ImageNet's `missile`) are left out."""
         names = imagenet_class_names() if self.classes == "imagenet" else self.classes
