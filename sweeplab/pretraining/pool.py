@@ -8,7 +8,11 @@ from sweeplab.training.randomness import torch_stream
 
 
 class Pool(nn.Module):
-    """The last `size` embeddings, oldest replaced first; random unit rows before any came (as in lightly's bank)."""
+    """The last `size` embeddings, oldest replaced first; random unit rows before any came.
+
+    (lightly's bank, which the authors use, drops what of a batch does not fit behind its last row and starts anew at
+    its first; here a batch goes on at the first row.)
+    """
 
     rows: Tensor
     """(P, D), rows of unit norm."""

@@ -31,6 +31,8 @@ class SafeCLIP(Spec):
     the mixed phase enters its schedule in the middle, so that the rate oscillates.
     """
 
+    CHANGES: ClassVar[tuple[str, ...]] = ("safe sets: pairs of equal posterior are ordered by their cosine",)
+
     kind: Literal["safeclip"] = "safeclip"
     reaches_every_parameter: ClassVar[bool] = True
     warmup_epochs: int = Field(default=5, ge=0)
@@ -39,8 +41,8 @@ class SafeCLIP(Spec):
     """Constant rate of the slow epochs."""
     safe_rule: Literal["mixture", "top-share"] = "mixture"
     """`mixture`: the first safe set is where a mixture of two Gaussians over the scores gives the higher one a
-    posterior above `safe_posterior` (code); later ones are the top of that posterior. `top-share`: the top
-    `first_share` of the scores (paper). Both grow by `share_step` an epoch."""
+    posterior above `safe_posterior` (code); later ones are the top of that posterior, equal ones by their score.
+    `top-share`: the top `first_share` of the scores (paper). Both grow by `share_step` an epoch."""
     safe_posterior: float = Field(default=0.9, gt=0, lt=1)
     first_share: float = Field(default=0.15, gt=0, le=1)
     """For `top-share`."""
@@ -57,6 +59,10 @@ class SafeCLIP(Spec):
     """Whether risky pairs are trained on at all (paper, Fig. 3c)."""
     augmentation: ViewField = SimCLRView()
     """Makes both views of an image; captions are augmented along."""
+
+    def changes(self) -> tuple[str, ...]:
+        """That of the mixture's safe sets; scores themselves are hardly ever equal."""
+        return self.CHANGES if self.safe_rule == "mixture" else ()
 
     def in_miniature(self) -> "SafeCLIP":
         """All phases within four epochs."""
@@ -92,7 +98,7 @@ class SafeCLIP(Spec):
             safe = top_share(scores, self.first_share if share is None else share)
         else:
             posterior = mixture_posterior(scores, stream_seed(facts.run.seed, "safeclip mixture", facts.epoch))
-            safe = posterior > self.safe_posterior if share is None else top_share(posterior, share)
+            safe = posterior > self.safe_posterior if share is None else top_share(posterior, share, ties=scores)
         state.safe.copy_(safe)
         state.share.fill_(float(safe.float().mean()) if share is None else share)
 
@@ -146,24 +152,31 @@ class SafeCLIPState(nn.Module):
         self.register_buffer("share", torch.tensor(-1.0))
 
 
-def top_share(scores: Tensor, share: float) -> Tensor:
-    """Which scores are among the top share; of equals the earlier.
+def top_share(scores: Tensor, share: float, *, ties: Tensor | None = None) -> Tensor:
+    """Which scores are among the top share.
 
     Args:
         scores: (N,).
         share: fraction in [0, 1]; the count is rounded down.
+        ties: (N,), by which equal scores are ordered, largest first; of what is equal then, or without, the earlier.
 
     Returns:
         (N,) bool, on the CPU.
     """
     chosen = torch.zeros(len(scores), dtype=torch.bool)
+    # Posteriors saturate: thousands may be 1.0, and the order of the rows, poisons last, must not choose among them.
+    order = torch.arange(len(scores)) if ties is None else ties.cpu().argsort(descending=True, stable=True)
+    order = order[scores.cpu()[order].argsort(descending=True, stable=True)]
     # A sum of steps such as 0.15 + 0.01 must not lose a pair to rounding.
-    chosen[torch.argsort(scores.cpu(), descending=True, stable=True)[: int(share * len(scores) + 1e-9)]] = True
+    chosen[order[: int(share * len(scores) + 1e-9)]] = True
     return chosen
 
 
 def mixture_posterior(scores: Tensor, seed: int) -> Tensor:
     """How likely each score belongs to the higher of two Gaussians fitted to all of them.
+
+    Scores close to each other need a small regularisation: 1e-8 is added to the variances, where the authors keep
+    scikit-learn's 1e-6, which drowns scores of a standard deviation below 1e-3 (then no pair is safe at first).
 
     Args:
         scores: (N,), N >= 2.

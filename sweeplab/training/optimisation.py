@@ -103,9 +103,10 @@ def check_schedule(warmup_steps: int, total_steps: int) -> None:
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Two groups: decayed and exempt. Exempt are biases, the logit scale and every normalisation weight.
 
-    The rule is by shape: tensors with fewer than two dimensions are exempt. CleanCLIP's rule is by name ("bn", "ln",
-    "bias", "logit_scale") and misses the four BatchNorm weights inside RN50's `downsample`, which no paper says to
-    decay; both decay the positional, class and token embeddings.
+    The rule is by shape, as in open_clip and in PAR's trainer: tensors with fewer than two dimensions are exempt.
+    CleanCLIP's rule is by name ("bn", "ln", "bias", "logit_scale"): it decays the four BatchNorm weights inside RN50's
+    `downsample`, which no paper says to decay, and a ViT's `class_embedding`. Both decay the positional and token
+    embeddings.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [parameter for name, parameter in named if is_decayed(name, parameter)]

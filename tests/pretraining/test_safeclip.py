@@ -1,5 +1,7 @@
 """SafeCLIP's safe sets, ABL's flags and the pool, by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from sweeplab.losses import mmcl, nearest_rows, unlearning
 from sweeplab.pretraining.abl import ABL
 from sweeplab.pretraining.pool import Pool
 from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior, top_share
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, changes_of
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, TrainingFacts
 
 FACTS = TrainingFacts(num_pairs=10, steps_per_epoch=2, epochs=9, global_batch_size=4, embed_dim=2, seed=0)
@@ -29,6 +31,7 @@ RISING = [i / 10 for i in range(10)]
 
 
 def test_the_pool_replaces_its_oldest_rows():
+    """A batch that does not fit behind the last row goes on at the first, where lightly's bank would drop the 4."""
     pool = Pool(3, 2, seed=0, name="x")
     assert_close(pool.rows.norm(dim=1), torch.ones(3))
     pool.push(torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
@@ -46,6 +49,13 @@ def test_the_nearest_row_is_the_one_of_largest_cosine():
 @pytest.mark.parametrize(("share", "chosen"), [(0.0, []), (0.25, [9, 8]), (0.3, [9, 8, 7]), (1.0, list(range(10)))])
 def test_the_top_share_rounds_down(share: float, chosen: list[int]):
     assert top_share(torch.tensor(RISING), share).nonzero().flatten().tolist() == sorted(chosen)
+
+
+def test_equal_scores_are_ordered_by_what_breaks_ties_and_then_by_row():
+    scores, ties = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5]), torch.tensor([0.3, 0.7, 0.5, 0.7, 0.9])
+    chosen = [top_share(scores, share, ties=ties).nonzero().flatten().tolist() for share in (0.2, 0.4, 0.6, 1.0)]
+    assert chosen == [[1], [1, 3], [1, 2, 3], [0, 1, 2, 3, 4]]
+    assert top_share(scores, 0.4).nonzero().flatten().tolist() == [0, 1]
 
 
 def test_the_mixture_tells_two_groups_apart():
@@ -67,6 +77,43 @@ def test_safe_shares_grow_by_their_step_up_to_the_largest():
         method.start_epoch(state, facts_of(epoch, RISING))
         sizes.append(int(state.safe.sum()))
     assert sizes == [0, 0, 3, 5, 6, 6]
+
+
+def test_later_safe_sets_hold_the_highest_cosines_where_the_posterior_saturates():
+    """60 pairs at cosines about 0.1, then 30 about 0.5 and 10 poisons about 0.8, whose posteriors are all 1.0. The
+    first safe set is these 40; later ones are cut to 15 %: the 10 poisons, which lie last, and 5 others, and not the
+    first 15 rows of posterior 1.0."""
+    draw = torch.Generator().manual_seed(0)
+    groups = ((0.1, 60), (0.5, 30), (0.8, 10))
+    cosines = torch.cat([centre + 0.01 * torch.randn(count, generator=draw) for centre, count in groups])
+    assert int((mixture_posterior(cosines, 0) == 1.0).sum()) == 40
+    method = SafeCLIP(warmup_epochs=0, slow_epochs=0, max_share=0.15)
+    facts = replace(FACTS, num_pairs=100)
+    state = method.init_state(nn.Identity(), facts)
+    safe = []
+    for epoch in (1, 2):
+        method.start_epoch(state, replace(facts_of(epoch, cosines.tolist()), run=facts))
+        safe.append(state.safe.nonzero().flatten().tolist())
+    assert safe[0] == list(range(60, 100))
+    assert safe[1] == sorted(cosines.argsort(descending=True)[:15].tolist())
+    assert set(range(90, 100)) < set(safe[1])
+
+
+def test_the_order_of_ties_touches_the_mixture_rule_alone():
+    """Digests as they were before ties were broken."""
+    assert SafeCLIP(safe_rule="top-share").digest() == "d5b775bb1709f9b2"
+    assert SafeCLIP().digest() != "2e86d4e34ac135b9"
+    assert changes_of(SafeCLIP()) == {"SafeCLIP": SafeCLIP.CHANGES}
+
+
+def test_close_scores_are_told_apart_too():
+    """Two groups 0.002 apart, of standard deviation 1e-4: with scikit-learn's regularisation of 1e-6, a standard
+    deviation of 1e-3, all posteriors of this fit lie near one half, and no pair is safe."""
+    draw = torch.Generator().manual_seed(0)
+    low, high = (centre + 1e-4 * torch.randn(200, generator=draw).double() for centre in (0.1, 0.102))
+    posterior = mixture_posterior(torch.cat([low, high]), seed=0)
+    assert (posterior[:200] < 0.1).all()
+    assert (posterior[200:] > 0.9).all()
 
 
 def test_the_phases_walk_over_the_right_pairs():

@@ -80,6 +80,16 @@ def test_norms_biases_and_the_temperature_are_exempt(model: nn.Module):
     assert exempt == norms | biases | {"logit_scale"}
 
 
+def test_a_vits_class_embedding_is_exempt_and_decayed_by_cleanclips_rule_of_names():
+    with torch.device("meta"):
+        named = dict(build(Architecture(name="ViT-B-32-quickgelu"), seed=0).named_parameters())
+    theirs = {name for name in named if not any(word in name for word in ("bn", "ln", "bias", "logit_scale"))}
+    ours = {name for name, parameter in named.items() if is_decayed(name, parameter)}
+    assert theirs ^ ours == {"visual.class_embedding"}
+    assert "visual.class_embedding" in theirs
+    assert {"visual.positional_embedding", "positional_embedding", "token_embedding.weight"} <= ours & theirs
+
+
 def test_a_temperature_with_dimensions_is_exempt_too():
     assert not is_decayed("module.logit_scale", torch.zeros(1, 1))
 
