@@ -139,6 +139,13 @@ def num_parameters(architecture: Architecture) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def has_batch_norm(architecture: Architecture) -> bool:
+    """Whether the model has BatchNorm layers, as CLIP's ResNets have; a ViT has none."""
+    with torch.device("meta"):
+        model = _make(architecture.resolved())
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def load_weights(path: str | Path) -> dict[str, Tensor]:
     """The model's state dict from a checkpoint file; never executes code from it.
 

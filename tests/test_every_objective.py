@@ -11,7 +11,7 @@ from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.par import PAR
 from sweeplab.clip_model import Architecture, Encoder, build, normalise_pixels, tokenizer
-from sweeplab.data.augmentation import PARView, SimCLRView
+from sweeplab.data.augmentation import SimCLRView
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.pretraining import OBJECTIVES
@@ -34,7 +34,6 @@ SETTINGS = {
     "roclip": RoCLIP(pool_size=40),
     "abl": ABL(detect_at=2, num_flagged=20, remove_at=(2,), remove_share=0.1),
     "deep-clustering": DeepClustering(num_clusters=5),
-    "par": PAR(augmentation=PARView()),
 }
 EVERY = {member().kind: SETTINGS.get(member().kind, member()) for member in (*OBJECTIVES, *METHODS)}
 EVERY["safeclip-top"] = SETTINGS["safeclip-top"]
@@ -199,6 +198,21 @@ def test_the_curve_records_the_parts_every_few_steps(tiny: Architecture, pairs: 
     train(build(tiny, seed=0), pairs, run, measure=measure, context=notebook)
     assert [entry["step"] for point in notebook.points for entry in point.curve] == [2, 4, 6, 8]
     assert {"loss", "mmcl", "perturbation"} <= set(notebook.points[1].curve[0])
+
+
+@pytest.mark.parametrize(("batch_norm", "apart"), [("frozen", False), ("local", True)])
+def test_pars_model_and_copy_begin_apart_where_batchnorm_is_not_frozen(
+    batch_norm: str, apart: bool, tiny: Architecture, pairs: TrainingPairs
+):
+    """Equal weights: what sets them apart before the first step is the batch's own statistics alone."""
+    optimization = OPTIMIZATION.replace(batch_norm=batch_norm)
+    run = Run(objective=PAR(), optimization=optimization, epochs=3, seed=0)
+    training = Training(build(tiny, seed=0), pairs, run, measure, Notebook())
+    training.encoder = Encoder(training.model)
+    training.set_mode()
+    parts = step(training, pairs.__getitems__([(1, row) for row in range(16)]), "")
+    assert (float(parts["perturbation_images"]) > 0.01) is apart
+    assert float(parts["perturbation_texts"]) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_authors_schedule_runs_one_epoch_ahead(tiny: Architecture, pairs: TrainingPairs):

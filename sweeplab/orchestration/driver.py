@@ -38,6 +38,7 @@ from sweeplab.orchestration.doctor import NETWORK, file_system
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
 from sweeplab.orchestration.ledger import SweepFolder, environment, making_lock, victim_folder, write_victim
 from sweeplab.orchestration.mirror import Mirror
+from sweeplab.orchestration.planning import warnings_of
 from sweeplab.orchestration.progress import SweepProgress
 from sweeplab.orchestration.remote import Failure
 from sweeplab.orchestration.run_folder import ROLLING, RunFolder
@@ -547,13 +548,14 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
     if sweep.num_trials() < len(records):
         text += f" (search.trials={sweep.num_trials()}, but {len(records)} were begun and stay)"
+    warnings = [f"  warning: {line}" for line in warnings_of(sweep)]
     if not records:
-        return [text]
+        return [text, *warnings]
     again = folder.reruns()
     for number in folder.begun_reruns().values():
         again.remove(number)
     new = folder.num_planned(sweep) - len(records) - len(again)
-    lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new"]
+    lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new", *warnings]
     if again:
         lines.append(f"  tried once more as asked: trial{'s' * (len(again) > 1)} {', '.join(map(str, again))}")
     if isinstance(sweep.victim, PretrainedVictim):

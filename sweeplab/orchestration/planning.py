@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sweeplab.clip_model import num_parameters
+from sweeplab.clip_model import has_batch_norm, num_parameters
 from sweeplab.data.training_pairs import CACHE_BYTES
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SelectedTrial
+from sweeplab.specs import Spec
 from sweeplab.training.objective import image_views
+from sweeplab.training.optimisation import Optimization
 
 PAIRS_PER_SECOND = 500.0
 """Pairs that one GPU trains on per second: CLIP RN50 at 224 pixels, from Verma et al., App. A (CC6M, 64 epochs in 24
@@ -33,6 +35,12 @@ class Plan:
     """Weights kept at the end, plus one checkpoint with optimizer state for every trial that runs."""
     decoded_gigabytes: float
     """Decoded images that do not fit into memory, of every node; sets whose size is not declared are left out."""
+    method: str
+    """The method's fields, in words."""
+    optimization: str
+    """Those of the optimisation of trials."""
+    warnings: tuple[str, ...] = ()
+    """See `warnings_of`."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -45,6 +53,8 @@ class Plan:
             f"{self.name}",
             f"  trials            {self.trials}, {self.epochs} epochs each",
             f"  victim            {self.victim}",
+            f"  method            {self.method}",
+            f"  optimization      {self.optimization}",
             f"  steps per trial   {count(self.steps_per_trial)}",
             f"  GPU-hours         about {sum(hours):,.0f} (victim {self.victim_gpu_hours or 0:,.0f}, "
             f"trials {self.sweep_gpu_hours or 0:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second)"
@@ -56,6 +66,7 @@ class Plan:
                 if self.decoded_gigabytes
                 else ""
             ),
+            *(f"  warning           {line}" for line in self.warnings),
         ]
 
 
@@ -93,7 +104,47 @@ def plan(sweep: CleaningSweep) -> Plan:
         else None,
         disk_gigabytes=kept * size / 1e9,
         decoded_gigabytes=_decoded_gigabytes(sweep, (pretraining_pairs, cleaning_pairs)),
+        method=f"{_kind(sweep.method)}: {_fields(sweep.method, sweep) or 'no fields'}",
+        optimization=_fields(_optimization(sweep), sweep),
+        warnings=tuple(warnings_of(sweep)),
     )
+
+
+def warnings_of(sweep: CleaningSweep) -> list[str]:
+    """What runs, and is probably not meant: BatchNorm in another mode than the method's recipe has it.
+
+    A sweep that searches the mode compares modes, and means it.
+    """
+    recipe, kind, chosen = getattr(sweep.method, "recipe", None), _kind(sweep.method), _optimization(sweep).batch_norm
+    if recipe is None or chosen == recipe.batch_norm or "batch_norm" in sweep.parameters():
+        return []
+    if not sweep.epochs or not has_batch_norm(sweep.victim.architecture):
+        return []
+    return [
+        f"optimization.batch_norm={chosen!r}: method {kind!r} was tuned with {recipe.batch_norm!r}, and its settings "
+        f"mean something else here; set optimization.batch_norm={recipe.batch_norm}"
+    ]
+
+
+def _optimization(sweep: CleaningSweep) -> Optimization:
+    """As trials take it: protocol `authors` changes what the method's authors' code does."""
+    changes = getattr(sweep.method, "authors_optimization", {}) if sweep.protocol == "authors" else {}
+    return sweep.optimization.replace(**changes)
+
+
+def _kind(spec: Spec) -> str:
+    return str(getattr(spec, "kind", type(spec).__name__))
+
+
+def _fields(spec: Spec, sweep: CleaningSweep) -> str:
+    """Every field with its value; of a spec in a field its kind; of a searched one that it is searched."""
+    shown = []
+    for name in type(spec).model_fields:
+        value = getattr(spec, name)
+        word = _kind(value) if isinstance(value, Spec) else value
+        if name != "kind":
+            shown.append(f"{name} {'searched' if name in sweep.parameters() else word}")
+    return ", ".join(shown)
 
 
 def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> float:
