@@ -12,9 +12,10 @@ What to put where (or name other places: victim.data.path=..., evaluation.test.p
 
 Cost in the paper: pre-training 24 to 28 hours (MMCL) and 36 to 40 hours (MMCL + SSL) on 8 A100; a cleaning run of 20
 epochs on 100,000 pairs on one GPU. Published results to expect: the MMCL victim (23.76 % accuracy, 99.98 % ASR) keeps
-its accuracy below 5 % ASR (+1 %); the MMCL + SSL victim (23.86 %, 99.45 %) loses about 45 % of it. The paper's grid
-ends at 3e-5 for the first and at 3e-3 for the second, so that the comparison is not even; the continuous space is the
-same for both.
+its accuracy below 5 % ASR (+1 %); the MMCL + SSL victim (23.86 %, 99.45 %) loses about 45 % of it. Both are points of
+step 1,500 of an epoch of 1,562, which the authors measured beside the epochs' ends, and so do these sweeps; of the
+epochs' ends alone the best are -0.8 % and -46.4 %. The paper's grid ends at 3e-5 for the first and at 3e-3 for the
+second, so that the comparison is not even; the continuous space is the same for both.
 """
 
 from pathlib import Path
@@ -68,6 +69,7 @@ MMCL_SWEEP = CleaningSweep(
     method=CleanCLIP(),
     optimization=Optimization(weight_decay=0.1, warmup_steps=50, global_batch_size=64),
     epochs=20,
+    measure_at=(1500,),
     data=CleanSample(num_pairs=100_000),
     evaluation=IMAGENET,
     space=cleanclip.CC6M,

@@ -22,6 +22,7 @@ from sweeplab.experiment import Search, SelectedTrial
 STARTS = MMCL_SSL_SWEEP.replace(
     name="shrink-perturb-cc6m-starts",
     epochs=0,
+    measure_at=(),
     grid=verma.SHRINK_PERTURB_STARTS,
     search=Search(sampler="grid", asr_ceiling=0.15),
 )
