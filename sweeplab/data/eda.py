@@ -18,8 +18,8 @@ REDRAWS = 3
 """Draws of a swap's second position until it differs from the first; then the words stay as they are. (The authors
 draw four and throw the fourth away.) Of 2, 3 and 4 words that is 1/8, 1/27 and 1/64 of the swaps."""
 CHANGE = (
-    "augmented captions: a swap that drew one position twice draws again, and base forms of words are found as NLTK "
-    "finds them"
+    "augmented captions: a swap that drew one position twice draws again; stop words and base forms of words are EDA's "
+    "and NLTK's"
 )
 """What the captions of specs that augment them have come to be since the first release; see `Spec.CHANGES`."""
 
@@ -133,11 +133,11 @@ def _delete(words: list[str], share: float, draw: random.Random) -> list[str]:
 
 STOP_WORDS = frozenset(
     """
-    a about above after again all also am an and any are as at be because been before being below between both but by
-    can could did do does doing down during each few for from further had has have having he her here hers him his how
-    i if in into is it its itself just me more most my no nor not now of off on once only or other our out over own
-    same she should so some such than that the their them then there these they this those through to too under until
-    up very was we were what when where which while who whom why will with would you your
+    a about above after again against all am an and any are as at be because been before being below between both but
+    by can could did do does doing don down during each few for from further had has have having he her here hers him
+    his how i if in into is it its itself just me more most my no nor not now of off on once only or other our out over
+    own same s she should so some such t than that the their them then there these they this those through to too under
+    until up very was we were what when where which while who whom why will with would you your
     """.split()  # noqa: SIM905 - words are easier to read than a list of strings
 )
-"""English function words, which are never replaced. (EDA's list is a similar one; see `sweeplab.protocol`.)"""
+"""English function words, which are never replaced: of the words that WordNet has synonyms for, EDA's own."""

@@ -165,6 +165,7 @@ def top_share(scores: Tensor, share: float, *, ties: Tensor | None = None) -> Te
     """
     chosen = torch.zeros(len(scores), dtype=torch.bool)
     # Posteriors saturate: thousands may be 1.0, and the order of the rows, poisons last, must not choose among them.
+    # (The authors' code sorts by cosine before it sorts by posterior, too.)
     order = torch.arange(len(scores)) if ties is None else ties.cpu().argsort(descending=True, stable=True)
     order = order[scores.cpu()[order].argsort(descending=True, stable=True)]
     # A sum of steps such as 0.15 + 0.01 must not lose a pair to rounding.
