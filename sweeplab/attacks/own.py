@@ -129,6 +129,8 @@ def _picture(path: str, content: str, size: int | None, alpha: float) -> tuple[T
                 raise InvalidInput(
                     f"path={path} is {file.width} x {file.height} pixels, more than {MAX_SIDE}; reduce it"
                 )
+            if file.mode in ("I", "F") or file.mode.startswith("I;16"):  # Pillow would clip them at 255
+                raise InvalidInput(f"path={path} has more than 8 bits a pixel (mode {file.mode}); save it with 8")
             picture = file.convert("RGBA")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise InvalidInput(f"path={path} is no picture that can be decoded ({error}); give a PNG file") from None

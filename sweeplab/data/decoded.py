@@ -24,6 +24,8 @@ CHUNK_BYTES = 16 * 2**20
 """Pixels that a process decodes at a time."""
 WAIT_SECONDS = 0.2
 """Between two looks whether the others have finished what they decode."""
+DECODING = 2
+"""Counts up when files come to be decoded differently: what a node keeps from before is then made anew."""
 COMPLETE = "complete"
 """File in a folder that a node keeps: all is there; its time says when it was used last."""
 
@@ -87,7 +89,7 @@ class DecodedFiles:
 
 def _key(images: Images, size: int, squash: bool) -> str:
     """Sixteen hexadecimal digits of the files, as they lie there now, and of what is made of them."""
-    content = hashlib.sha256(f"{size} {squash} {PIL.__version__}".encode())
+    content = hashlib.sha256(f"{DECODING} {size} {squash} {PIL.__version__}".encode())
     for row in range(len(images)):
         path = images.image(row)
         try:

@@ -12,7 +12,14 @@ from torch import Tensor
 from sweeplab.specs import InvalidInput
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own limit (a quarter of a GiB as RGB): larger files are refused unread, as decompression bombs."""
+"""Pillow's own limit (a quarter of a GiB as RGB): larger files are refused unread, as decompression bombs. It holds for
+the resized image too: a line of pixels becomes a wide square's height."""
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for damaged files."""
+WHITE_IS_FULL_SCALE = ("PNG", "PPM", "TIFF", "JPEG2000")
+"""Formats whose 16-bit greys end at white. In others (FITS, McIdas) they are measurements."""
+NEVER_DEEP = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".avif")
+"""Suffixes of formats that have no 16-bit greys: such files need not be opened to know."""
 
 
 class Images(Protocol):
@@ -33,7 +40,8 @@ def load_image(path: str, size: int, *, squash: bool = False) -> np.ndarray:
     Agrees with torchvision's Resize(size, BICUBIC) + CenterCrop(size) on the RGB image, pixel by pixel.
     open_clip converts to RGB after the crop: the same for RGB and grey files, while palette files would be
     resized without interpolation. Transparency is dropped, not blended, and orientation tags are ignored,
-    as there.
+    as there; of several frames the first is taken. Where a file has 16 bits a channel, the upper 8 count, in grey
+    files too (open_clip turns those white).
 
     Args:
         path: any file that Pillow reads.
@@ -44,32 +52,103 @@ def load_image(path: str, size: int, *, squash: bool = False) -> np.ndarray:
         (3, size, size) uint8.
 
     Raises:
-        InvalidInput: if the file cannot be decoded or has more than MAX_PIXELS.
+        InvalidInput: if the file cannot be decoded, does not fit into memory, has more than MAX_PIXELS or would have
+            them once it is resized, or holds numbers of which nobody knows what is white (see `to_rgb`).
     """
     try:
         with Image.open(path) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise InvalidInput(f"{path} has {file.width} x {file.height} pixels, more than {MAX_PIXELS}; reduce it")
-            image = file.convert("RGB")
+            width, height = file.size
+            if width * height > MAX_PIXELS:
+                raise InvalidInput(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}; reduce it")
+            if not squash and (resized := _resized(width, height, size))[0] * resized[1] > MAX_PIXELS:
+                raise InvalidInput(
+                    f"{path} of {width} x {height} pixels would have {resized[0]} x {resized[1]} with its shorter side "
+                    f"at {size}, more than {MAX_PIXELS}; crop it or remove its row"
+                )
+            image = to_rgb(file, path)
+        square = image.resize((size, size), Image.Resampling.BICUBIC) if squash else _square(image, size)
     except InvalidInput:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise InvalidInput(
             f"{path} cannot be decoded as an image ({error}); replace the file or remove its row"
         ) from None
-    square = image.resize((size, size), Image.Resampling.BICUBIC) if squash else _square(image, size)
+    except MemoryError:
+        raise InvalidInput(
+            f"{path} does not fit into memory as it is decoded; reduce it, or let fewer processes decode"
+        ) from None
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
+def to_rgb(file: Image.Image, path: object) -> Image.Image:
+    """Eight bits of red, green and blue.
+
+    Args:
+        file: opened, not decoded yet.
+        path: for messages.
+
+    Raises:
+        InvalidInput: if it holds greys of 32 bits or real numbers, or of 16 bits in a format of measurements: nobody
+            knows which of them is white, and Pillow clips them at 255.
+    """
+    if file.mode not in ("I", "F") and not file.mode.startswith("I;16"):
+        file.load()
+        file.info.pop("transparency", None)  # else Pillow warns that it is dropped
+        return file.convert("RGB")
+    if not is_deep_grey(file):
+        raise InvalidInput(
+            f"{path} holds {'real numbers' if file.mode == 'F' else 'grey values'} whose white is not known "
+            f"({file.format}, mode {file.mode}); save it with 8 or 16 bits a pixel"
+        )
+    values = np.asarray(file).astype(np.int32)
+    if file.format == "TIFF":  # where Pillow leaves greys as they are stored
+        bits = file.tag_v2.get(258, (16,))[0]  # type: ignore[attr-defined]
+        values <<= 16 - bits
+        if file.tag_v2.get(262) == 0:  # type: ignore[attr-defined]
+            values = 65535 - values
+    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+
+
+def is_deep_grey(file: Image.Image) -> bool:
+    """Whether an opened file holds greys of 9 to 16 bits that end at white."""
+    if file.format not in WHITE_IS_FULL_SCALE:
+        return False
+    # Netpbm's are read as 32-bit numbers, scaled to 65535; so were PNG's by Pillow before 11.
+    return file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PPM", "PNG"))
+
+
+def holds_deep_grey(path: str) -> bool:
+    """Whether a file is a grey picture of more than 8 bits; False where it cannot be read. Decodes nothing.
+
+    Told by the content, whatever the suffix says.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(26)
+        if head.startswith(b"\x89PNG\r\n\x1a\n"):
+            return head[24:26] == b"\x10\x00"  # 16 bits; grey without transparency
+        if not head.startswith((b"II", b"MM", b"P2", b"P5", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
+            return False
+        with Image.open(path) as picture:
+            return is_deep_grey(picture)
+    except (*UNREADABLE, MemoryError):
+        return False
+
+
+def _resized(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height once the shorter side has `size` pixels."""
+    short = min(width, height)
+    # torchvision truncates the longer side; so do we
+    return (width, height) if short == size else (int(size * width / short), int(size * height / short))
+
+
 def _square(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
+    width, height = _resized(*image.size, size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     if (width, height) == (size, size):
         return image
-    short = min(width, height)
-    if short != size:
-        # torchvision truncates the longer side and rounds the crop's corner half to even; so do we
-        width, height = int(size * width / short), int(size * height / short)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    # torchvision rounds the crop's corner half to even; so do we
     left, top = round((width - size) / 2), round((height - size) / 2)
     return image.crop((left, top, left + size, top + size))
 
@@ -87,9 +166,15 @@ def load_all(table: Images, size: int, workers: int = 1, *, squash: bool = False
         (N, 3, size, size) uint8: 3 * size**2 bytes an image.
 
     Raises:
-        InvalidInput: if a file cannot be decoded.
+        InvalidInput: if a file cannot be decoded, or the images do not fit into memory.
     """
-    pixels = np.empty((len(table), 3, size, size), dtype=np.uint8)
+    try:
+        pixels = np.empty((len(table), 3, size, size), dtype=np.uint8)
+    except MemoryError:
+        raise InvalidInput(
+            f"{len(table)} images of {size} x {size} pixels take {len(table) * 3 * size**2 / 1e9:.1f} GB, more memory "
+            "than there is; use fewer or smaller ones"
+        ) from None
 
     def decode(row: int) -> None:
         pixels[row] = load_image(table.image(row), size, squash=squash)

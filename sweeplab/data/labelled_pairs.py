@@ -61,4 +61,5 @@ class LabelledPairs(Spec):
         """The images with their captions."""
         images = self.labelled(data_home)
         texts = [self.template.replace("{}", images.class_names[label]) for label in images.labels]
-        return PairTable.of(images.root, images.images, pa.array(texts, pa.large_string()), images.sizes)
+        captions = pa.array(texts, pa.large_string())
+        return PairTable.of(images.root, images.images, captions, images.sizes, deep_grey=images.deep_grey)

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sweeplab.data.images import NEVER_DEEP, holds_deep_grey
+
 
 @dataclass(frozen=True, eq=False)
 class PairTable:
@@ -24,7 +26,11 @@ class PairTable:
     sizes: np.ndarray
     """(N,) int64, bytes of each image file."""
     digest: str
-    """Sixteen hexadecimal digits of captions, image paths and file sizes; independent of the two folders."""
+    """Sixteen hexadecimal digits of captions, image paths and file sizes, and of `deep_grey` where there is any;
+    independent of the two folders."""
+    deep_grey: np.ndarray
+    """(N,) bool, files of greys of more than 8 bits. What is decoded of them has changed since the first release: they
+    were white."""
     absolute_below: str = ""
     """Absolute folder below which absolute images are in; empty: they are where they say."""
 
@@ -36,9 +42,12 @@ class PairTable:
         captions: pa.LargeStringArray,
         sizes: np.ndarray,
         absolute_below: str = "",
+        deep_grey: np.ndarray | None = None,
     ) -> Self:
-        """The table of these columns, with its digest."""
-        return cls(root, images, captions, sizes, _content_digest(images, captions, sizes), absolute_below)
+        """The table of these columns, with its digest; looks into the files where `deep_grey` does not tell."""
+        deep = _deep_grey(root, images, absolute_below) if deep_grey is None else deep_grey
+        digest = _content_digest(images, captions, sizes, *_rows_of(deep))
+        return cls(root, images, captions, sizes, digest, deep, absolute_below)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -57,7 +66,12 @@ class PairTable:
         """The rows `indices`, in that order, with the digest that a file of these rows alone would have."""
         rows = np.asarray(indices, dtype=np.int64)
         return self.of(
-            self.root, self.images.take(rows), self.captions.take(rows), self.sizes[rows], self.absolute_below
+            self.root,
+            self.images.take(rows),
+            self.captions.take(rows),
+            self.sizes[rows],
+            self.absolute_below,
+            self.deep_grey[rows],
         )
 
     def joined(self, other: Self) -> Self:
@@ -74,6 +88,7 @@ class PairTable:
             pa.concat_arrays([self.captions, other.captions]),
             np.concatenate([self.sizes, other.sizes]),
             content,
+            np.concatenate([self.deep_grey, other.deep_grey]),
         )
 
     def _absolute_images(self) -> pa.LargeStringArray:
@@ -100,7 +115,12 @@ class LabelledImages:
     class_names: tuple[str, ...]
     """(C,) names as they appear in prompts."""
     digest: str
-    """Sixteen hexadecimal digits of image paths, file sizes, labels and names; independent of `root`."""
+    """Sixteen hexadecimal digits of image paths, file sizes, labels and names, and of `deep_grey` where there is any;
+    independent of `root`."""
+    deep_grey: np.ndarray
+    """(N,) bool, see `PairTable`."""
+    notes: tuple[str, ...] = ()
+    """What a user should look at before anything runs: files that are left out, names that look odd."""
 
     @classmethod
     def of(
@@ -111,10 +131,15 @@ class LabelledImages:
         sizes: np.ndarray,
         labels: np.ndarray,
         class_names: tuple[str, ...],
+        deep_grey: np.ndarray | None = None,
+        notes: tuple[str, ...] = (),
     ) -> Self:
-        """The labelled images of these columns, with their digest."""
+        """The labelled images of these columns, with their digest; looks into the files where `deep_grey` does not
+        tell."""
         names = pa.array(class_names, pa.large_string())
-        return cls(root, images, sizes, labels, class_names, _content_digest(images, names, sizes, labels))
+        deep = _deep_grey(root, images) if deep_grey is None else deep_grey
+        digest = _content_digest(images, names, sizes, labels, *_rows_of(deep))
+        return cls(root, images, sizes, labels, class_names, digest, deep, notes)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -133,7 +158,24 @@ class LabelledImages:
             sizes=self.sizes[rows],
             labels=self.labels[rows],
             class_names=self.class_names,
+            deep_grey=self.deep_grey[rows],
+            notes=self.notes,
         )
+
+
+def _deep_grey(root: str, images: pa.LargeStringArray, absolute_below: str = "") -> np.ndarray:
+    """(N,) bool, which files hold greys of more than 8 bits; opens those whose suffix does not rule it out."""
+    deep = np.zeros(len(images), dtype=bool)
+    suffixes = "|".join(suffix[1:] for suffix in NEVER_DEEP)
+    plain = pc.match_substring_regex(images, rf"\.({suffixes})$", ignore_case=True)
+    for row in np.flatnonzero(~plain.to_numpy(zero_copy_only=False)).tolist():
+        deep[row] = holds_deep_grey(image_path(root, images[row].as_py(), absolute_below))
+    return deep
+
+
+def _rows_of(deep_grey: np.ndarray) -> list[np.ndarray]:
+    """What a digest takes of `deep_grey`: nothing where no file is, so that digests of such tables stay."""
+    return [np.flatnonzero(deep_grey)] if deep_grey.any() else []
 
 
 def _content_digest(*columns: pa.LargeStringArray | np.ndarray) -> str:

@@ -356,6 +356,13 @@ def test_an_own_picture_that_changed_is_refused(tmp_path: Path):
         ImageTrigger.model_validate(held)
 
 
+def test_an_own_picture_of_more_than_8_bits_is_refused(tmp_path: Path):
+    """Pillow would stamp it white."""
+    path = picture(tmp_path / "deep.png", np.full((2, 2), 300, dtype=np.uint16))
+    with pytest.raises(InvalidInput, match=r"deep\.png has more than 8 bits a pixel \(mode I;16\); save it with 8"):
+        ImageTrigger(path=path)
+
+
 def test_an_own_picture_that_is_missing_or_no_picture_is_refused(tmp_path: Path):
     with pytest.raises(InvalidInput, match="cannot be read"):
         ImageTrigger(path=tmp_path / "none.png")

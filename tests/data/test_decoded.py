@@ -125,6 +125,19 @@ def test_an_image_that_changed_is_decoded_again(tmp_path: Path, files: DecodedFi
     assert torch.equal(second[0], first[1])
 
 
+def test_pixels_that_an_older_decoder_left_are_not_served(
+    stall_test: LabelledImages, files: DecodedFiles, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "DECODING", module.DECODING - 1)
+    old = files.tensor(stall_test, 32)
+    assert old is not None
+    next(files.folder.glob("decoded-*/pixels")).write_bytes(b"\xff" * old.numel())
+    monkeypatch.undo()
+    found = files.tensor(stall_test, 32)
+    assert found is not None
+    assert torch.equal(found, load_all(stall_test, 32))
+
+
 def test_a_set_beyond_the_limit_is_not_kept(stall_test: LabelledImages, tmp_path: Path):
     num_bytes = 48 * 3 * 32 * 32
     assert DecodedFiles(tmp_path / "a", num_bytes - 1).tensor(stall_test, 32) is None
