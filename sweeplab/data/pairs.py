@@ -1,8 +1,9 @@
 """Image-caption pairs in a CSV file, one row a pair; every fault is found before training starts."""
 
+import csv
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -44,11 +45,18 @@ class PairsCSV(Spec):
 
         Raises:
             InvalidInput: if the file cannot be read, a column is missing, there are fewer rows than
-                `num_pairs`, a caption is empty, or an image file is missing or empty. Rows count from 1 after
-                the header, without blank lines.
+                `num_pairs`, a caption is empty, an image file is missing or empty, or a quote that is not closed
+                swallows rows. Rows count from 1 after the header, without blank lines.
         """
         path = self._file()
         images, captions = self._columns(path)
+        below = os.path.abspath(self.absolute_below.expanduser()).rstrip("/") if self.absolute_below else ""
+        refuse_swallowed(
+            path,
+            len(images),
+            self.num_pairs,
+            lambda row: os.path.isfile(image_path(str(path.parent), row.get(self.image_column, ""), below)),
+        )
         if self.num_pairs is not None and self.num_pairs > len(images):
             raise InvalidInput(
                 f"num_pairs={self.num_pairs} exceeds the {len(images)} rows of {path}; "
@@ -150,6 +158,7 @@ class PairsCSV(Spec):
                     )
             yield {"parse_options": parse, "convert_options": convert}
         except pa.ArrowInvalid as error:
+            refuse_swallowed(path, -1)  # says more where that is the reason
             raise InvalidInput(
                 f"path={path} is not readable as CSV ({str(error).strip()}); "
                 "save it as comma-separated UTF-8 with a header and as many cells in each row"
@@ -159,6 +168,59 @@ class PairsCSV(Spec):
 
     def _wanted(self) -> str:
         return f"{self.image_column!r} and {self.caption_column!r}"
+
+
+def refuse_swallowed(
+    path: Path, num_rows: int, num_used: int | None = None, is_pair: Callable[[dict[str, str]], bool] | None = None
+) -> None:
+    """Refuse a CSV in which a quote that is not closed makes one cell of several rows; readers do that in silence.
+
+    Args:
+        path: the file.
+        num_rows: that were read from it; where it has as many lines, no cell holds two, and nothing more is done.
+        num_used: rows that count, from the top; None: all.
+        is_pair: whether a line inside a cell, read by itself, is a row of the file; None: none is. A caption may have
+            several lines.
+
+    Raises:
+        InvalidInput: naming the row in which the cell begins.
+    """
+    with path.open("rb") as lines:
+        ends, last = 0, b"\n"
+        while content := lines.read(2**20):
+            ends, last = ends + content.count(b"\n"), content[-1:]
+    if ends + (last != b"\n") == 1 + num_rows:
+        return
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
+        rows = csv.reader(lines, strict=True)
+        header: list[str] = []
+        count = line = 0
+        while num_used is None or count <= num_used:
+            try:
+                row: list[str] | None = next(rows, None)
+                if row is None:
+                    return
+                held = [text for cell in row for text in cell.splitlines()[1:]] if rows.line_num > line + 1 else []
+                swallowed = bool(is_pair) and any(is_pair(_cells(header, text)) for text in held)
+            except csv.Error:  # what follows the closing quote is no comma, or there is none to the end
+                row, swallowed = ["?"], rows.line_num > line + 1
+            if swallowed:
+                raise InvalidInput(
+                    f"{path}: row {count}, which begins in line {line + 1}, runs on to line {rows.line_num}: a quote "
+                    "there is not closed, or is closed by a later row's, and the rows between are lost; close it, or "
+                    'write a quote inside a cell twice ("")'
+                )
+            line = rows.line_num
+            header = header or row
+            count += bool(row)
+
+
+def _cells(header: list[str], line: str) -> dict[str, str]:
+    """A line by itself as a row; empty where it is none."""
+    try:
+        return dict(zip(header, next(csv.reader([line])), strict=False))
+    except (csv.Error, StopIteration):
+        return {}
 
 
 def _no_rows(path: Path) -> str:

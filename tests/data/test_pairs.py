@@ -3,10 +3,15 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from PIL import Image
 
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
-from sweeplab.data.tables import PairTable
+from sweeplab.data.tables import PairTable, _content_digest
 from sweeplab.specs import InvalidInput
 
 CAPTIONS = ["a banana, ripe", 'the "best" apple', "two lines\nof a pear", "un citron très jaune"]
@@ -226,3 +231,91 @@ def test_a_file_that_is_no_csv_is_refused(tmp_path: Path, content: bytes):
 
 def test_the_path_is_no_part_of_the_spec_digest(tmp_path: Path):
     assert PairsCSV(path=tmp_path / "a").digest() == PairsCSV(path=tmp_path / "b").digest()
+
+
+def lines_of(folder: Path, changes: dict[int, str]) -> Path:
+    """A CSV of 60 rows `i.png,caption i` with their images; some rows are written otherwise."""
+    for number in range(1, 61):
+        (folder / f"{number}.png").write_bytes(b"x")
+    rows = [changes.get(number, f"{number}.png,caption {number}") for number in range(1, 61)]
+    (folder / "pairs.csv").write_text("\n".join(["image,caption", *rows]) + "\n")
+    return folder / "pairs.csv"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({5: '5.png,"no end'}, id="to the end of the file"),
+        pytest.param({5: '5.png,"no end', 55: '55.png,a 7" disc'}, id="to a quote in a caption"),
+        pytest.param({5: '5.png,"no end', 55: '55.png,a disc of 7"'}, id="to a quote at a line's end"),
+        pytest.param({5: '5.png,"no end', 55: '55.png,"red, green"'}, id="to the next quoted caption"),
+        pytest.param({5: '"5.png,no end', 55: '55.png,"a disc"'}, id="from the image"),
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_rows_in_silence(tmp_path: Path, changes: dict[int, str]):
+    path = lines_of(tmp_path, changes)
+    with pytest.raises(InvalidInput, match=r"pairs\.csv: row 5, which begins in line 6, runs on to line (56|61): a qu"):
+        read(path)
+
+
+def test_a_quote_that_is_not_closed_matters_in_rows_that_are_used(tmp_path: Path):
+    path = lines_of(tmp_path, {5: '5.png,"no end'})
+    with pytest.raises(InvalidInput, match=r"row 5"):
+        read(path, num_pairs=5)
+    assert len(read(path, num_pairs=4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("written", "caption"),
+    [
+        ('5.png,"two\nlines, and ""quotes"""', 'two\nlines, and "quotes"'),
+        ('5.png,"a list:\none.png, a file that is not there"', "a list:\none.png, a file that is not there"),
+        ('5.png,a 7" disc', 'a 7" disc'),
+        ('5.png,"a" disc', "a disc"),
+        ('\n5.png,"a line\n\nfurther"', "a line\n\nfurther"),
+    ],
+)
+def test_quotes_and_lines_that_swallow_nothing_are_read(tmp_path: Path, written: str, caption: str):
+    table = read(lines_of(tmp_path, {5: written}))
+    assert (len(table), table.caption(4), table.caption(5)) == (60, caption, "caption 6")
+
+
+def greys(folder: Path, depths: list[int]) -> Path:
+    """Pairs of small grey PNGs of 8 or 16 bits."""
+    path = write_pairs(folder, [(f"{number}.png", f"caption {number}") for number in range(len(depths))])
+    for number, depth in enumerate(depths):
+        Image.fromarray(np.full((8, 8), number, np.uint16 if depth == 16 else np.uint8)).save(folder / f"{number}.png")
+    return path
+
+
+def first_digest(table: PairTable) -> str:
+    """As the first release took it: 16-bit greys, which were white then, played no part."""
+    return _content_digest(table.images, table.captions, table.sizes)
+
+
+def test_the_digest_is_another_where_16_bit_greys_are_among_the_images_and_only_there(tmp_path: Path):
+    plain, mixed = read(greys(tmp_path / "a", [8, 8, 8])), read(greys(tmp_path / "b", [8, 16, 8]))
+    assert plain.digest == first_digest(plain)
+    assert mixed.digest != first_digest(mixed)
+    assert mixed.deep_grey.tolist() == [False, True, False]
+
+
+def test_a_subset_without_its_16_bit_greys_has_the_digest_of_the_rows_alone(tmp_path: Path):
+    table = read(greys(tmp_path, [8, 16, 8, 16]))
+    without, with_one = table.subset([0, 2]), table.subset([3, 0])
+    assert without.digest == first_digest(without)
+    assert with_one.deep_grey.tolist() == [True, False]
+    assert with_one.digest != first_digest(with_one)
+    assert pickle.loads(pickle.dumps(table)).deep_grey.tolist() == table.deep_grey.tolist()
+    assert table.joined(without).deep_grey.tolist() == [False, True, False, True, False, False]
+
+
+def test_labelled_images_of_16_bit_greys_have_another_digest_as_pairs_too(tmp_path: Path):
+    greys(tmp_path / "set" / "banana", [8, 16])
+    (tmp_path / "set" / "banana" / "pairs.csv").unlink()
+    images = ClassFolders(path=tmp_path / "set").read(tmp_path)
+    assert images.deep_grey.tolist() == [False, True]
+    one, both = images.subset([0]), LabelledPairs(images=ClassFolders(path=tmp_path / "set")).read(tmp_path)
+    names = pa.array(one.class_names, pa.large_string())
+    assert one.digest == _content_digest(one.images, names, one.sizes, one.labels)
+    assert both.digest != first_digest(both)
