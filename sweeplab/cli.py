@@ -6,7 +6,7 @@ import runpy
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,6 +61,15 @@ def say_error(text: str) -> None:
         print(f"error: {text}", file=sys.stderr, flush=True)
     except BrokenPipeError:
         without_reader(sys.stderr)
+
+
+def say_notes(notes: Sequence[str]) -> None:
+    """What to look at before anything runs; beside the output, which may be JSON."""
+    for note in notes:
+        try:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            without_reader(sys.stderr)
 
 
 def guarded(work: Callable[[], None]) -> int:
@@ -199,6 +208,7 @@ def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: boo
         if resume:
             check_is_there(folder)
         prepared = prepare(sweep, home)
+        say_notes(prepared.notes)
         if folder.exists() and fresh:
             say(f"{sweep.name}: what is there would be set aside, and nothing of its trials be used")
             folder = SweepFolder(folder.path.with_name(f".{sweep.name}.fresh"))
@@ -884,6 +894,7 @@ def pretrain(
         check_sources([sweep])
         home = home_folder()
         prepared = driver.prepare(sweep, home)
+        say_notes(prepared.notes)
         sweep = prepared.sweep
         assert isinstance(sweep.victim, PretrainedVictim)
         driver.check_storages(prepared, home, runs_trials=False)
@@ -941,6 +952,9 @@ def _parameter(text: str) -> tuple[str, Any]:
         return name, value
 
 
+CLASSES = "`folders`: ImageNet's ids by their names, others as they are; `imagenet`: ids alone, others are refused."
+
+
 @app.command()
 def evaluate(
     checkpoint: Path,
@@ -950,7 +964,7 @@ def evaluate(
     only: Only = None,
     architecture: Annotated[str | None, typer.Option(help="open_clip name, for checkpoints that do not say.")] = None,
     test: Annotated[Path | None, typer.Option(help="Folder with one folder of images per class.")] = None,
-    classes: Annotated[str, typer.Option(help="`folders` or `imagenet`: how class folders are named.")] = "folders",
+    classes: Annotated[str, typer.Option(help=CLASSES)] = "folders",
     attack: Annotated[str | None, typer.Option(help="By kind: badnet, blended, wanet, ...")] = None,
     attack_fields: Annotated[str, typer.Option(help='Such as {"patch_size": 16}.')] = "{}",
     target: Annotated[str | None, typer.Option(help="Target label, by name.")] = None,
@@ -959,21 +973,20 @@ def evaluate(
     """Accuracy and ASR of one checkpoint, with 95 % intervals."""
 
     def work() -> None:
-        from sweeplab.orchestration.evaluating import EvaluationRequest, evaluate_checkpoint
+        from sweeplab.orchestration.evaluating import EvaluationRequest, evaluate_checkpoint, notes_of
 
-        measurement = evaluate_checkpoint(
-            EvaluationRequest(
-                checkpoint=checkpoint,
-                sweep=_one_sweep(script, only, [], False) if script else None,
-                architecture=architecture,
-                test=test,
-                classes=classes,
-                attack=attack,
-                attack_fields=attack_fields,
-                target=target,
-            )
+        request = EvaluationRequest(
+            checkpoint=checkpoint,
+            sweep=_one_sweep(script, only, [], False) if script else None,
+            architecture=architecture,
+            test=test,
+            classes=classes,
+            attack=attack,
+            attack_fields=attack_fields,
+            target=target,
         )
-        _say_measurement(measurement, as_json=as_json)
+        say_notes(notes_of(request))
+        _say_measurement(evaluate_checkpoint(request), as_json=as_json)
 
     end(guarded(work))
 
@@ -995,7 +1008,7 @@ def examine(
     smoke: Annotated[bool, typer.Option("--smoke")] = False,
     architecture: Annotated[str | None, typer.Option(help="open_clip name; without a script.")] = None,
     test: Annotated[Path | None, typer.Option(help="Folder with one folder per class; without a script.")] = None,
-    classes: Annotated[str, typer.Option(help="`folders` or `imagenet`: how class folders are named.")] = "folders",
+    classes: Annotated[str, typer.Option(help=CLASSES)] = "folders",
     to: Annotated[Path | None, typer.Option("--to", help="Folder for tables (detection, map, dynamics).")] = None,
 ) -> None:
     """Measure more of checkpoints: a panel of triggers, a linear probe, CLIPScores and detection, retrieval, a map.
@@ -1007,13 +1020,14 @@ def examine(
 
     def work() -> None:
         from sweeplab.orchestration import examining
-        from sweeplab.orchestration.evaluating import EvaluationRequest
+        from sweeplab.orchestration.evaluating import EvaluationRequest, notes_of
 
         found: dict[str, Any]
         if script is None:
             if len(checkpoints) > 1 or checkpoints[0].is_dir():
                 raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
             request = EvaluationRequest(checkpoints[0], None, architecture, test, classes, None, "{}", None)
+            say_notes(notes_of(request))
             found = examining.examine_unknown(request, what or ["panel"])
             say(json.dumps(found, indent=1))
             return

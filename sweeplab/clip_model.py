@@ -1,11 +1,13 @@
 """The only door to open_clip: build, load (weights only), tokenise, templates and class names."""
 
 import copy
+import importlib.util
 import json
 import math
 import pickle
 import zipfile
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +338,26 @@ def imagenet_templates() -> tuple[str, ...]:
 def imagenet_class_names() -> tuple[str, ...]:
     """OpenAI's 1,000 ImageNet class names in the order of the sorted WordNet ids."""
     return tuple(open_clip.IMAGENET_CLASSNAMES)
+
+
+@lru_cache(maxsize=1)
+def imagenet_names() -> dict[str, str]:
+    """OpenAI's ImageNet class name of each of the 1,000 WordNet ids (n01440764 ...), ids ascending.
+
+    The ids are timm's list, a text file that comes with open_clip; timm itself takes seconds to import and is not.
+
+    Raises:
+        InvalidInput: if timm's list is not where it was.
+    """
+    timm = importlib.util.find_spec("timm")
+    path = Path((timm.origin if timm else None) or "timm").parent / "data" / "_info" / "imagenet_synsets.txt"
+    try:
+        ids = path.read_text(encoding="ascii").split()
+        return dict(zip(ids, imagenet_class_names(), strict=True))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"ImageNet's ids cannot be read from {path} ({error}); install timm, which open_clip_torch needs"
+        ) from None
 
 
 def architecture_json(architecture: Architecture) -> str:

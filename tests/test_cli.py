@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -725,6 +726,43 @@ def test_a_model_of_unknown_attack_is_examined_without_a_script(own_home: Path, 
     assert {row["target"] for row in panel["attacks"]} <= {"apple", "pear", "plum"}
     assert "nothing is certified" in panel["note"]
     assert "each target is a guess" in panel["note"]
+
+
+@pytest.mark.parametrize("verb", ["examine", "evaluate"])
+def test_a_folder_of_ids_is_measured_by_their_names_unasked(
+    verb: str, own_home: Path, own_weights: Path, folders: Path, tmp_path: Path
+):
+    """Known ids give what folders of their names give; unknown ids are refused, where the prompts would be `n0...`."""
+    names, ids = tmp_path / "names", tmp_path / "ids"
+    for name, number, source in (("banana", "n07753592", "apple"), ("tench", "n01440764", "pear")):
+        shutil.copytree(folders / source, names / name)
+        shutil.copytree(folders / source, ids / number)
+    flags = ["--json"] if verb == "evaluate" else []
+    by_name = command(verb, str(own_weights), "--test", str(names), *flags)
+    by_id = command(verb, str(own_weights), "--test", str(ids), *flags)
+    assert by_id[0] == by_name[0] == 0, by_id[2] + by_name[2]
+    found, expected = (json.loads(result[1]) for result in (by_id, by_name))
+    if verb == "examine":
+        assert {row["target"] for row in found["panel"]["attacks"]} <= {"tench", "banana"}
+        found, expected = found["panel"], expected["panel"]
+    assert found["accuracy"] == expected["accuracy"]
+    (ids / "n01440764").rename(ids / "n99999999")
+    assert "(n99999999), and an id is no name" in refused(verb, str(own_weights), "--test", str(ids))
+
+
+@pytest.mark.parametrize("verb", ["examine", "evaluate"])
+def test_what_is_odd_about_a_test_folder_is_noted_beside_the_output(
+    verb: str, own_home: Path, own_weights: Path, folders: Path, tmp_path: Path
+):
+    shutil.copytree(folders, tmp_path / "set")
+    (tmp_path / "set" / "plum" / "3.heic").write_bytes(b"x")
+    code, stdout, stderr = command(
+        verb, str(own_weights), "--test", str(tmp_path / "set"), *(["--json"] if verb == "evaluate" else [])
+    )
+    assert code == 0, stderr
+    assert json.loads(stdout)
+    assert "note: 1 files or folders in" in stderr
+    assert "(.heic 1), the first: plum/3.heic" in stderr
 
 
 @pytest.mark.parametrize(

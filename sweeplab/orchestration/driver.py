@@ -85,6 +85,8 @@ class Prepared:
     """Cleaning pairs."""
     num_pretraining_pairs: int
     num_poisons: int
+    notes: tuple[str, ...] = ()
+    """What a user should look at before anything runs; see `LabelledImages`."""
 
 
 def machine_for(sweep_or_victim: CleaningSweep | PretrainedVictim, home: Path) -> Machine:
@@ -106,6 +108,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     sweep = with_shared_storage(sweep.with_text_augmentation_resolved())
     machine = machine_for(sweep, home)
     test = sweep.evaluation.load(machine.data_home)
+    notes = list(test.notes)
     trigger = sweep.trigger()
     targets = trigger.targets(machine.data_home)
     wanted_classes(test, trigger, targets)
@@ -120,14 +123,16 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         table, plan = victim_table(sweep.victim, machine)
         num_pretraining_pairs, num_poisons = len(table), len(plan.indices)
         victim_test = sweep.victim.evaluation.load(machine.data_home)
+        notes += victim_test.notes
         wanted_classes(victim_test, trigger, targets)
         _check_training(sweep.victim.optimization, len(table), sweep.victim.epochs, sweep.victim.name)
         _check_objective(sweep.victim.objective, sweep.victim.optimization, len(table), sweep.victim.epochs, sweep)
-        victim_digest = _digest_of_victim(sweep.victim, table.digest, victim_test.digest)
+        victim_digest = _digest_of_victim(sweep.victim, table, victim_test)
         contents["victim"] = victim_digest
     elif isinstance(sweep.victim, SelectedTrial):
         other = prepare(sweep.victim.sweep, home)
         num_pretraining_pairs, num_poisons = other.num_pretraining_pairs, other.num_poisons
+        notes += other.notes
         # More trials of the other sweep may select another one, so their number is part of what the victim is.
         victim_digest = digest_of([other.digest, other.sweep.num_trials()])
         contents["victim"] = victim_digest
@@ -144,8 +149,9 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
     if not isinstance(sweep.data, CleanSample):
         contents["pairs"] = pairs.digest
-    if isinstance(sweep.data, LabelledPairs):
-        _check_classes(sweep, test, machine)
+    if labelled is not None:
+        notes += labelled.notes
+        _check_classes(sweep, labelled, test)
     for params in sweep.grid.points() if sweep.search.sampler == "grid" and sweep.grid else ({},):
         setting = sweep.setting(params)
         _check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
@@ -160,6 +166,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         len(pairs),
         num_pretraining_pairs,
         num_poisons,
+        tuple(dict.fromkeys(notes)),
     )
 
 
@@ -176,19 +183,18 @@ def _contents(
     return Contents(pairs.digest, evaluation)
 
 
-def _digest_of_victim(victim: PretrainedVictim, pairs: str, test: str) -> str:
-    """The victim's digest, of its starting weights by content."""
+def _digest_of_victim(victim: PretrainedVictim, pairs: PairTable, test: LabelledImages) -> str:
+    """The victim's digest, of its data and its starting weights by content."""
     initial = {"initial": file_digest(victim.initial)} if victim.initial is not None else {}
     if victim.initial is not None:
         victim_model(victim.architecture, victim.initial)
     words = {"captions": victim.text_augmentation} if victim.text_augmentation != "swap+delete" else {}
-    return victim.digest(pairs=pairs, test=test, **initial, **words)
+    return victim.digest(pairs=pairs.digest, test=test.digest, **initial, **words)
 
 
-def _check_classes(sweep: CleaningSweep, test: LabelledImages, machine: Machine) -> None:
+def _check_classes(sweep: CleaningSweep, labelled: LabelledImages, test: LabelledImages) -> None:
     """Labelled cleaning images must have the test set's classes, in the same order."""
-    assert isinstance(sweep.data, LabelledPairs)
-    names = sweep.data.labelled(machine.data_home).class_names
+    names = labelled.class_names
     if names != test.class_names:
         first = next((a for a, b in zip(names, test.class_names, strict=False) if a != b), f"{len(names)} classes")
         raise InvalidInput(
@@ -275,6 +281,8 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
     if options.resume:
         check_is_there(folder)
     prepared = prepare(sweep, home)
+    for note in prepared.notes:
+        say(f"note: {note}")
     sweep = prepared.sweep
     if options.fresh and folder.exists():
         say(f"set the old sweep aside as {set_aside(folder).name}")
@@ -806,7 +814,7 @@ def _accuracy_of(
     machine = machine_for(other, home)
     table, _ = victim_table(other, machine)
     test = other.evaluation.load(machine.data_home)
-    digest = _digest_of_victim(other, table.digest, test.digest)
+    digest = _digest_of_victim(other, table, test)
     run = pretrain_victim(other, digest, home, inline=inline, say=say, reads=reads)
     return select_epoch(other, run).measurement.accuracy
 

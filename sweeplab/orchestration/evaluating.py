@@ -62,6 +62,11 @@ def evaluation_of(request: EvaluationRequest) -> Evaluation:
     return evaluation if sweep is None else evaluation.replace(templates=sweep.evaluation.templates)
 
 
+def notes_of(request: EvaluationRequest) -> tuple[str, ...]:
+    """What to look at in the test set before anything is measured: odd names, files that are left out."""
+    return evaluation_of(request).load(home_folder() / "data").notes
+
+
 def architecture_of(request: EvaluationRequest) -> Architecture:
     """The one that was named, else the sweep's, else what the checkpoint says or its shapes leave no doubt about."""
     if request.architecture is not None:

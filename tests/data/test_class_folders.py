@@ -3,9 +3,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from sweeplab.clip_model import imagenet_class_names
-from sweeplab.data.class_folders import ClassFolders
+from sweeplab.clip_model import imagenet_class_names, imagenet_names
+from sweeplab.data.class_folders import IMAGE_SUFFIXES, ClassFolders
 from sweeplab.specs import InvalidInput
 
 
@@ -26,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def wordnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imagenet")
-    return fill(folder / "val", {f"n{number:08d}": ["a.JPEG"] for number in range(1000)})
+    return fill(folder / "val", {name: ["a.JPEG"] for name in imagenet_names()})
 
 
 def test_classes_and_images_are_sorted(root: Path):
@@ -93,9 +94,145 @@ def test_two_wordnet_ids_may_share_a_name(wordnet: Path):
     assert [label for label, name in enumerate(names) if name == "missile"] == [657, 744]
 
 
-def test_imagenet_names_need_a_thousand_folders(root: Path):
-    with pytest.raises(InvalidInput, match=r"needs the 1000 WordNet-id folders .* holds 2 folders, one 'banana'"):
+def test_the_names_of_ids_are_imagenets():
+    """Known from ImageNet's own list: WordNet's n04008634 is `projectile`, which OpenAI's names call `missile` too."""
+    names = imagenet_names()
+    wanted = {
+        "n01440764": "tench",
+        "n02123045": "tabby cat",
+        "n07753592": "banana",
+        "n03773504": "missile",
+        "n04008634": "missile",
+        "n15075141": "toilet paper",
+    }
+    assert {name: names[name] for name in wanted} == wanted
+    assert tuple(names.values()) == imagenet_class_names()
+
+
+@pytest.mark.parametrize("class_names", ["imagenet", "folders"])
+def test_ids_of_a_subset_become_their_own_names(tmp_path: Path, class_names: str):
+    """The second, third and fourth folder are not the second, third and fourth of the 1,000 classes."""
+    ids = ("n01440764", "n02123045", "n03773504", "n04008634")
+    images = ClassFolders(path=fill(tmp_path, {name: ["a.png"] for name in ids}), class_names=class_names)
+    assert images.read(tmp_path).class_names == ("tench", "tabby cat", "missile", "missile")
+
+
+def test_ids_and_names_may_stand_side_by_side(tmp_path: Path):
+    fill(tmp_path, {"n07753592": ["a.png"], "hot_dog": ["a.png"]})
+    assert ClassFolders(path=tmp_path).read(tmp_path).class_names == ("hot dog", "banana")
+
+
+def test_a_name_and_the_id_of_that_name_are_two_folders_of_one_class(tmp_path: Path):
+    fill(tmp_path, {"n07753592": ["a.png"], "banana": ["a.png"]})
+    with pytest.raises(InvalidInput, match=r"class name 'banana' stands for 2 folders .*\(banana, n07753592\)"):
+        ClassFolders(path=tmp_path).read(tmp_path)
+
+
+@pytest.mark.parametrize("class_names", ["imagenet", "folders"])
+def test_a_thousand_invented_ids_are_not_imagenet(tmp_path: Path, class_names: str):
+    fill(tmp_path, {f"n{number:08d}": ["a.JPEG"] for number in range(1000)})
+    with pytest.raises(InvalidInput, match=r"1000 of the 1000 folders .*\(n00000000, .*set class_names to one name"):
+        ClassFolders(path=tmp_path, class_names=class_names).read(tmp_path)
+
+
+def test_an_id_that_imagenet_lacks_is_no_name(tmp_path: Path):
+    """WordNet's cow, a class of Tiny ImageNet."""
+    fill(tmp_path, {"n01440764": ["a.JPEG"], "n02403454": ["a.JPEG"]})
+    with pytest.raises(InvalidInput, match=r"1 of the 2 folders .* are WordNet ids .*\(n02403454\), and an id is no"):
+        ClassFolders(path=tmp_path).read(tmp_path)
+    images = ClassFolders(path=tmp_path, class_names=("tench", "cow")).read(tmp_path)
+    assert images.class_names == ("tench", "cow")
+
+
+def test_an_id_among_own_names_is_refused(root: Path):
+    with pytest.raises(InvalidInput, match=r"class_names holds the WordNet id 'n07753592'.* give words"):
+        ClassFolders(path=root, class_names=("n07753592", "hot dog")).read(root)
+
+
+def test_imagenet_names_need_folders_named_after_ids(root: Path):
+    with pytest.raises(InvalidInput, match=r"2 of the 2 folders of .* are others \(banana, hot_dog\); .*'folders'"):
         ClassFolders(path=root, class_names="imagenet").read(root)
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        ([str(number) for number in range(16)], [str(number) for number in range(16)]),
+        (["class_2", "class_10", "class_1"], ["class_1", "class_2", "class_10"]),
+        (["10", "2", "x"], ["10", "2", "x"]),
+        (["2 cats", "10 dogs"], ["10 dogs", "2 cats"]),
+        (["007", "10", "7"], ["007", "7", "10"]),
+    ],
+)
+def test_folders_that_differ_in_a_number_alone_sort_by_it(tmp_path: Path, folders: list[str], expected: list[str]):
+    root = fill(tmp_path, {name: ["a.png"] for name in folders})
+    images = ClassFolders(path=root).read(root)
+    assert [Path(images.image(row)).parent.name for row in range(len(images))] == expected
+    assert ClassFolders(path=root).example() == images.image(0)
+
+
+def test_own_names_belong_to_the_numbers_of_the_folders(tmp_path: Path):
+    names = tuple(f"name of {number}" for number in range(16))
+    fill(tmp_path, {str(number): [f"{number}.png"] for number in range(16)})
+    images = ClassFolders(path=tmp_path, class_names=names).read(tmp_path)
+    for row, label in enumerate(images.labels):
+        assert images.class_names[label] == f"name of {Path(images.image(row)).stem}"
+
+
+def test_own_names_that_are_not_their_folders_are_shown_beside_them(tmp_path: Path):
+    fill(tmp_path, {name: ["a.png"] for name in ("airplane", "hot_dog", "n07753592")})
+    (note,) = ClassFolders(path=tmp_path, class_names=("hot dog", "airplane", "Banana")).read(tmp_path).notes
+    assert "2 of 3 class_names differ" in note
+    assert "airplane -> hot dog, hot_dog -> airplane;" in note
+
+
+def test_own_names_that_spell_their_folders_otherwise_pass_without_a_word(tmp_path: Path):
+    fill(tmp_path, {name: ["a.png"] for name in ("Hot-Dog", "n07753592")})
+    assert ClassFolders(path=tmp_path, class_names=("hot dog", "banana")).read(tmp_path).notes == ()
+
+
+def test_numbers_in_place_of_names_are_remarked(tmp_path: Path):
+    fill(tmp_path, {str(number): ["a.png"] for number in range(10)})
+    (note,) = ClassFolders(path=tmp_path).read(tmp_path).notes
+    assert "are numbers, and prompts name the classes so (0, 1, 2, 3, 4, ...)" in note
+
+
+def test_what_is_left_out_is_counted_and_named(root: Path):
+    fill(root, {"banana/inner": ["deep.png"]})
+    for place in ("banana/x.heic", "banana/2.heic", "hot_dog/plain", "loose.png", "readme.md", ".hidden"):
+        (root / place).write_bytes(b"x")
+    (root / "hot_dog" / "gone.png").symlink_to(root / "nowhere.png")
+    images = ClassFolders(path=root).read(root)
+    assert len(images) == 3
+    (note,) = images.notes
+    assert "7 files or folders in" in note
+    assert "(.png 2, .heic 2, folders 1, .txt 1, without suffix 1), the first: loose.png" in note
+
+
+def test_a_subset_keeps_the_notes(root: Path):
+    images = ClassFolders(path=root).read(root)
+    assert images.notes
+    assert images.subset([0]).notes == images.notes
+
+
+def test_notes_are_no_part_of_the_digest(root: Path):
+    before = ClassFolders(path=root).read(root)
+    (root / "hot_dog" / "more.txt").write_bytes(b"x")
+    after = ClassFolders(path=root).read(root)
+    assert before.notes != after.notes
+    assert before.digest == after.digest
+
+
+def test_images_of_every_suffix_that_pillow_opens_are_read(tmp_path: Path):
+    Image.init()
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    documents_and_measurements = {
+        *(".eps", ".ps", ".wmf", ".emf", ".mpg", ".mpeg"),
+        *(".fit", ".fits", ".h5", ".hdf", ".grib", ".bufr", ".iim", ".pfm", ".gbr"),
+    }
+    assert known - set(IMAGE_SUFFIXES) <= documents_and_measurements
+    files = [f"{number}{suffix}" for number, suffix in enumerate(IMAGE_SUFFIXES)]
+    assert len(ClassFolders(path=fill(tmp_path / "all", {"apple": files})).read(tmp_path)) == len(IMAGE_SUFFIXES)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path):
@@ -110,7 +247,7 @@ def test_a_folder_without_class_folders_is_refused(tmp_path: Path):
 
 def test_an_empty_class_is_named(root: Path):
     fill(root, {"pear": ["notes.txt"]})
-    with pytest.raises(InvalidInput, match=r"root/pear holds no images .*remove the folder"):
+    with pytest.raises(InvalidInput, match=r"root/pear holds no images, only others \(\.txt 1\); .*remove the folder"):
         ClassFolders(path=root).read(root)
 
 

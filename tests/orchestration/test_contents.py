@@ -1,5 +1,6 @@
 """Data that change while a sweep runs, or are others on a node, end it with a reason; no trial trains on them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from sweeplab.clip_model import build
+from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import driver
@@ -71,3 +73,25 @@ def test_a_sweep_whose_data_change_stops_and_goes_on_once_they_are_restored(
     pairs.write_text(original)
     record = driver.run_sweep(sweep, tmp_path / "home", Options(inline=True), lambda text: None)
     assert [(trial.state, len(trial.points)) for trial in record.trials] == [("finished", 2)]
+
+
+def test_what_is_odd_about_a_test_set_is_said_before_anything_runs(
+    sweep: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for folder in ("airplane", "bird"):
+        (tmp_path / "test" / folder).mkdir(parents=True)
+        shutil.copy(pairs.parent / "1.png", tmp_path / "test" / folder)
+    test = ClassFolders(path=tmp_path / "test", class_names=("banana", "airplane"))
+    odd = sweep.replace(evaluation=sweep.evaluation.replace(test=test))
+    said: list[str] = []
+
+    def stop(*arguments: Any, **named: Any) -> None:
+        said.append("begun")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "_run_what_is_left", stop)
+    with pytest.raises(KeyboardInterrupt):
+        driver.run_sweep(odd, tmp_path / "home", Options(inline=True), said.append)
+    assert said[0].startswith("note: 2 of 2 class_names differ from their folders")
+    assert "airplane -> banana, bird -> airplane;" in said[0]
+    assert said[-1] == "begun"
