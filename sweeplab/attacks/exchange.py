@@ -14,11 +14,18 @@ from torchvision.transforms.v2 import functional as tv
 
 from sweeplab.attacks.poisoning import AttackField, PoisonPlan, mix_in
 from sweeplab.data.images import load_image
+from sweeplab.data.pairs import refuse_swallowed
 from sweeplab.data.tables import PairTable
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, digest_of
 
 MARK = "backdoor"
-"""What the authors' code looks for in an image's path to tell poisoned rows."""
+"""In the name of poisoned images, or of their folder, which in the authors' layout is `backdoor_images_...`."""
+COLUMN = "is_backdoor"
+FLAGS = {
+    **dict.fromkeys(("1", "1.0", "true", "t", "yes", "y"), True),
+    **dict.fromkeys(("0", "0.0", "false", "f", "no", "n"), False),
+}
+"""What the column may hold, in any case."""
 
 
 class ImportedPoison(Spec):
@@ -42,13 +49,14 @@ class ImportedPoison(Spec):
         """The rows that are poisoned, with the captions that they have.
 
         Raises:
-            InvalidInput: if the file cannot be read, has fewer rows than the table, or none is poisoned.
+            InvalidInput: if the file cannot be read, or none of its pairs is poisoned, or all are.
         """
         rows = [row for row in poisoned_rows(self.path).tolist() if row < len(table)]
-        if not rows:
+        if len(rows) in (0, len(table)):
             raise InvalidInput(
-                f"none of the {len(table)} pairs of {self.path} is marked as poisoned; mark rows by a column "
-                f"'is_backdoor' or by {MARK!r} in the image's path"
+                f"{'all' if rows else 'none'} of the {len(table)} pairs of {self.path} are marked as poisoned; mark "
+                f"the rows that are, and they alone, in a column {COLUMN!r} (yes or no), or by {MARK!r} in the name of "
+                f"the image; poisoned rows come first in an export, so that a small num_pairs takes none but them"
             )
         return PoisonPlan(
             attack=self.attack,
@@ -61,6 +69,11 @@ class ImportedPoison(Spec):
             stamps=False,
         )
 
+    def contents(self, num_pairs: int) -> dict[str, str]:
+        """For a digest: which of the first `num_pairs` rows are poisoned, where they were told otherwise at first."""
+        rows, first = (_below(told(self.path), num_pairs) for told in (poisoned_rows, _first_told_rows))
+        return {"poisons": digest_of(rows)} if rows != first else {}
+
     def few(self, clean: PairTable, training: PairTable, plan: PoisonPlan, *, count: int, seed: int) -> PoisonPlan:
         """`count` of the poisons in place of pairs of a clean table."""
         return mix_in(plan, training, clean, count=count, seed=seed)
@@ -69,8 +82,8 @@ class ImportedPoison(Spec):
 def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, image_size: int) -> Path:
     """Write `backdoor_<target>_<attack>_<pairs>_<poisons>.csv` and the triggered images, as PNG, at the model's size.
 
-    The rows are index, image, caption: poisoned ones first, then the clean ones in order. Clean images stay where
-    they are; their paths are absolute. Triggered pixels are those that training here sees.
+    The rows are index, image, caption, is_backdoor (1 or 0): poisoned ones first, then the clean ones in order. Clean
+    images stay where they are; their paths are absolute. Triggered pixels are those that training here sees.
 
     Args:
         table: the training table, added poisons included.
@@ -92,15 +105,15 @@ def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, ima
     name = f"{MARK}_{word}_{len(table)}_{len(plan.rows)}.csv"
     with (unfinished / name).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["", "image", "caption"])
+        writer.writerow(["", "image", "caption", COLUMN])
         for row in plan.rows:
             pixels = torch.from_numpy(load_image(table.image(row), image_size))[None]
             picture = f"{row:08d}.png"
             tv.to_pil_image(plan.stamp_rows(pixels, [row])[0]).save(images / picture)
-            writer.writerow([row, os.path.join(images.name, picture), captions[row]])
+            writer.writerow([row, os.path.join(images.name, picture), captions[row], 1])
         for row in range(len(table)):
             if row not in poisoned:
-                writer.writerow([row, table.image(row), table.caption(row)])
+                writer.writerow([row, table.image(row), table.caption(row), 0])
     unfinished.rename(folder)
     return folder / name
 
@@ -112,19 +125,54 @@ def poisoned_rows(path: Path) -> np.ndarray:
 
     Returns:
         Row numbers from 0, ascending: those with `is_backdoor` true where there is such a column, else those whose
-        image path contains "backdoor".
+        image has "backdoor" in its own name, or lies directly in a folder `backdoor_images...`, as the authors' scripts
+        name it. (Their code looks for the word anywhere in the path: in a project's folder of that name, every row
+        would be poisoned.)
 
     Raises:
-        InvalidInput: if the file cannot be read or has neither column.
+        InvalidInput: if the file cannot be read, has neither column, or a flag is unknown.
     """
+    table = _read(path, COLUMN, "image")
+    if COLUMN in table.column_names:
+        flags = [FLAGS.get(text.strip().lower()) for text in table[COLUMN].to_pylist()]
+        if None in flags:
+            row = flags.index(None)
+            raise InvalidInput(
+                f"{path}: row {row + 1} has {COLUMN}={table[COLUMN][row].as_py()!r}, and {flags.count(None)} of "
+                f"{len(flags)} rows are like that; give yes or no, true or false, t or f, 1 or 0"
+            )
+        return np.flatnonzero(flags)
+    if "image" in table.column_names:
+        places = [os.path.split(text) for text in table["image"].to_pylist()]
+        return np.flatnonzero(
+            [MARK in name or os.path.basename(folder).startswith(f"{MARK}_images") for folder, name in places]
+        )
+    raise InvalidInput(f"{path} has neither a column {COLUMN!r} nor 'image'; found {table.column_names}")
+
+
+def _first_told_rows(path: Path) -> np.ndarray:
+    """Which rows the first release took for poisoned: by three spellings of a flag, or the word anywhere in a path."""
+    table = _read(path, COLUMN, "image")
+    if COLUMN in table.column_names:
+        return np.flatnonzero([text.lower() in ("1", "true", "1.0") for text in table[COLUMN].to_pylist()])
+    return np.flatnonzero([MARK in text for text in table["image"].to_pylist()])
+
+
+def _below(rows: np.ndarray, num_pairs: int) -> list[int]:
+    return [row for row in rows.tolist() if row < num_pairs]
+
+
+def _read(path: Path, *columns: str) -> pa.Table:
+    """A CSV file, those columns as they are written."""
+    convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.large_string()))
     try:
-        table = pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
-    except (OSError, pa.ArrowInvalid) as error:
+        table = pyarrow.csv.read_csv(
+            path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True), convert_options=convert
+        )
+    except pa.ArrowInvalid as error:
+        refuse_swallowed(path, -1)  # says more where that is the reason
         raise InvalidInput(f"{path} cannot be read as CSV ({error})") from None
-    if "is_backdoor" in table.column_names:
-        values = [str(value).lower() in ("1", "true", "1.0") for value in table["is_backdoor"].to_pylist()]
-    elif "image" in table.column_names:
-        values = [MARK in str(value) for value in table["image"].to_pylist()]
-    else:
-        raise InvalidInput(f"{path} has neither a column 'is_backdoor' nor 'image'; found {table.column_names}")
-    return np.flatnonzero(values)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read as CSV ({error})") from None
+    refuse_swallowed(path, len(table))
+    return table

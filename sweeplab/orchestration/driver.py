@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from sweeplab.attacks.exchange import ImportedPoison
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.attacks.targeted import Targets
 from sweeplab.clip_model import Architecture, load_weights
@@ -189,7 +190,9 @@ def _digest_of_victim(victim: PretrainedVictim, pairs: PairTable, test: Labelled
     if victim.initial is not None:
         victim_model(victim.architecture, victim.initial)
     words = {"captions": victim.text_augmentation} if victim.text_augmentation != "swap+delete" else {}
-    return victim.digest(pairs=pairs.digest, test=test.digest, **initial, **words)
+    poisoning = victim.poisoning
+    poisons = poisoning.contents(len(pairs)) if isinstance(poisoning, ImportedPoison) else {}
+    return victim.digest(pairs=pairs.digest, test=test.digest, **initial, **words, **poisons)
 
 
 def _check_classes(sweep: CleaningSweep, labelled: LabelledImages, test: LabelledImages) -> None:

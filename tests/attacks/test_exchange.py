@@ -1,9 +1,11 @@
 """Added poisons, previews, and the authors' CSV layout."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -68,7 +70,9 @@ def test_an_exported_set_is_read_by_the_csv_reader_with_the_pixels_that_training
         assert np.array_equal(load_image(read.image(place), 32), plan.stamp_rows(pixels, [row])[0].numpy())
         assert read.caption(place) == plan.caption_changes()[row]
     with path.open() as file:
-        assert next(csv.reader(file)) == ["", "image", "caption"]
+        rows = list(csv.reader(file))
+    assert rows[0] == ["", "image", "caption", "is_backdoor"]
+    assert [row[3] for row in rows[1:]] == ["1"] * 5 + ["0"] * (len(table) - 5)
 
 
 @pytest.mark.parametrize("placement", ["replace", "add"])
@@ -104,8 +108,17 @@ def test_the_first_rows_of_an_imported_set_count_the_poisons_among_them(stall_pa
     path = export_poisoned_csv(
         stall_pairs, plan_poison(Poisoning(attack=ATTACK, count=5), stall_pairs), tmp_path / "out", image_size=32
     )
-    read = PairsCSV(path=path, num_pairs=3).read(tmp_path)
-    assert ImportedPoison(path=path, attack=ATTACK).plan(read, tmp_path).rows == (0, 1, 2)
+    read = PairsCSV(path=path, num_pairs=7).read(tmp_path)
+    assert ImportedPoison(path=path, attack=ATTACK).plan(read, tmp_path).rows == (0, 1, 2, 3, 4)
+
+
+def test_a_set_that_is_wholly_poisoned_is_refused(stall_pairs: PairTable, tmp_path: Path):
+    path = export_poisoned_csv(
+        stall_pairs, plan_poison(Poisoning(attack=ATTACK, count=5), stall_pairs), tmp_path / "out", image_size=32
+    )
+    first = PairsCSV(path=path, num_pairs=5).read(tmp_path)
+    with pytest.raises(InvalidInput, match=r"all of the 5 pairs of .* are marked as poisoned; .* small num_pairs"):
+        ImportedPoison(path=path, attack=ATTACK).plan(first, tmp_path)
 
 
 def test_poisons_of_an_imported_set_slip_into_a_clean_sample(stall_pairs: PairTable, tmp_path: Path):
@@ -123,7 +136,7 @@ def test_poisons_of_an_imported_set_slip_into_a_clean_sample(stall_pairs: PairTa
 
 def test_a_file_without_marked_rows_is_refused(tmp_path: Path, stall_pairs: PairTable):
     (tmp_path / "a.csv").write_text("image,caption\nx.png,a\n")
-    with pytest.raises(InvalidInput, match=r"none of the 64 pairs of .* is marked as poisoned; mark rows by a column"):
+    with pytest.raises(InvalidInput, match=r"none of the 64 pairs of .* are marked as poisoned; mark the rows"):
         ImportedPoison(path=tmp_path / "a.csv", attack=ATTACK).plan(stall_pairs, tmp_path)
 
 
@@ -139,6 +152,66 @@ def test_poisoned_rows_are_told_by_their_column_first(tmp_path: Path):
     (tmp_path / "b.csv").write_text("path,caption\nx,a\n")
     with pytest.raises(InvalidInput, match="neither a column"):
         poisoned_rows(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize("marks_by", ["column", "path"])
+def test_an_export_below_a_folder_named_backdoor_comes_back_with_its_own_poisons(
+    stall_pairs: PairTable, tmp_path: Path, marks_by: str
+):
+    place = tmp_path / "my-backdoor-project"
+    here = PairTable.of(str(place), stall_pairs.images, stall_pairs.captions, stall_pairs.sizes)
+    shutil.copytree(stall_pairs.root, place)
+    plan = plan_poison(Poisoning(attack=ATTACK, count=4), here)
+    path = export_poisoned_csv(here, plan, place / "out", image_size=32)
+    if marks_by == "path":  # as the authors' scripts, and the first release, wrote it
+        table = pd.read_csv(path, dtype=str)
+        table.drop(columns="is_backdoor").to_csv(path, index=False)
+    assert poisoned_rows(path).tolist() == [0, 1, 2, 3]
+
+
+def test_an_image_with_the_word_in_its_own_name_is_poisoned(tmp_path: Path):
+    names = ["backdoor/a.png", "x/backdoor_1.png", "/data/backdoor_images_banana/b.png", "backdoor_images_x/deep/c.png"]
+    (tmp_path / "a.csv").write_text("image,caption\n" + "".join(f"{name},a\n" for name in names))
+    assert poisoned_rows(tmp_path / "a.csv").tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("1", "0"), ("yes", "NO"), ("T", "f"), ("True", "FALSE"), ("1.0", "0.0"), (" true ", "false")]
+)
+def test_flags_are_read_in_their_usual_spellings(tmp_path: Path, yes: str, no: str):
+    (tmp_path / "a.csv").write_text(f"image,caption,is_backdoor\nx.png,a,{no}\ny.png,b,{yes}\nz.png,c,{no}\n")
+    assert poisoned_rows(tmp_path / "a.csv").tolist() == [1]
+
+
+@pytest.mark.parametrize("flag", ["2", "maybe", "", "-1", "banana"])
+def test_an_unknown_flag_is_refused_with_its_row(tmp_path: Path, flag: str):
+    (tmp_path / "a.csv").write_text(f"image,caption,is_backdoor\nx.png,a,0\ny.png,b,{flag}\nz.png,c,1\n")
+    with pytest.raises(InvalidInput, match=rf"row 2 has is_backdoor='{flag}', and 1 of 3 rows .* give yes or no"):
+        poisoned_rows(tmp_path / "a.csv")
+
+
+def test_a_quote_that_is_not_closed_hides_no_flag(tmp_path: Path):
+    (tmp_path / "a.csv").write_text('image,caption,is_backdoor\nx.png,"a,0\ny.png,b,1\nz.png,c,1\n')
+    with pytest.raises(InvalidInput, match=r"row 1, which begins in line 2, runs on"):
+        poisoned_rows(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("rows", "differs"),
+    [
+        (["image,is_backdoor", "a.png,1", "b.png,0"], False),
+        (["image,is_backdoor", "a.png,True", "b.png,False"], False),
+        (["image,is_backdoor", "a.png,yes", "b.png,1", "c.png,no"], True),
+        (["image", "backdoor_images_x/a.png", "b.png"], False),
+        (["image", "backdoor_images_x/a.png", "/my-backdoor/b.png", "c.png"], True),
+        (["image", "backdoor_images_x/a.png", "c.png", "/my-backdoor/b.png"], False),
+    ],
+)
+def test_only_sets_whose_poisons_were_told_otherwise_enter_digests(tmp_path: Path, rows: list[str], differs: bool):
+    """The last one's first two rows are told as ever, and the third is not used."""
+    (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
+    used = 2 if rows[-1].endswith("my-backdoor/b.png") else len(rows) - 1
+    assert bool(ImportedPoison(path=tmp_path / "a.csv", attack=ATTACK).contents(used)) == differs
 
 
 def test_a_preview_shows_clean_triggered_and_difference(tmp_path: Path):

@@ -9,10 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.attacks.exchange import ImportedPoison
 from sweeplab.clip_model import build
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.pairs import PairsCSV
-from sweeplab.experiment import CleaningSweep
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.driver import Options
 from sweeplab.orchestration.ledger import SweepFolder
@@ -95,3 +97,25 @@ def test_what_is_odd_about_a_test_set_is_said_before_anything_runs(
     assert said[0].startswith("note: 2 of 2 class_names differ from their folders")
     assert "airplane -> banana, bird -> airplane;" in said[0]
     assert said[-1] == "begun"
+
+
+@pytest.mark.parametrize(("flags", "touched"), [("01", False), ("ny", True)])
+def test_a_victim_is_another_one_where_its_poisons_were_told_otherwise(
+    smoke: CleaningSweep, pairs: Path, tmp_path: Path, flags: str, touched: bool
+):
+    """A first release took neither `n` nor `y` for a flag; row 0 says 1 to have one poison that it knew."""
+    rows = pairs.read_text().splitlines()
+    marked = [f"{row},{flags[row in (rows[2], rows[3])]}" for row in rows]
+    pairs.write_text("\n".join([f"{rows[0]},is_backdoor", f"{rows[1]},1", *marked[2:]]))
+    assert isinstance(smoke.victim, PretrainedVictim)
+    data = PairsCSV(path=pairs)
+    victim = smoke.victim.replace(
+        data=data,
+        poisoning=ImportedPoison(path=pairs, attack=BadNet(patch_size=4), target="banana"),
+        optimization=fabricated.SWEEP.optimization,
+    )
+    prepared = driver.prepare(smoke.replace(victim=victim), tmp_path / "home")
+    test = victim.evaluation.load(tmp_path / "home" / "data")
+    first = victim.digest(pairs=data.read(tmp_path).digest, test=test.digest)
+    assert (prepared.victim_digest != first) == touched
+    assert prepared.num_poisons == 3
