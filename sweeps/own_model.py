@@ -33,7 +33,7 @@ SWEEP = CleaningSweep(
     epochs=10,
     data=PairsCSV(path=Path("MY_PAIRS.csv")),  # columns image,caption; images relative to the file
     evaluation=Evaluation(
-        # ImageNet's folders with class_names="imagenet", or any folders, named after their classes or by a tuple of
+        # Folders named after ImageNet's ids; for others, named after their classes, class_names="folders" or a tuple of
         # names
         test=ClassFolders(path=Path("MY_TEST_IMAGES"), class_names="imagenet"),
         templates="imagenet",  # or your own prompts: ("a photo of a {}.", "a drawing of a {}.")

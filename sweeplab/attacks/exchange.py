@@ -141,7 +141,7 @@ def poisoned_rows(path: Path) -> np.ndarray:
                 f"{path}: row {row + 1} has {COLUMN}={table[COLUMN][row].as_py()!r}, and {flags.count(None)} of "
                 f"{len(flags)} rows are like that; give yes or no, true or false, t or f, 1 or 0"
             )
-        return np.flatnonzero(flags)
+        return np.flatnonzero(np.array(flags, dtype=bool))
     if "image" in table.column_names:
         places = [os.path.split(text) for text in table["image"].to_pylist()]
         return np.flatnonzero(

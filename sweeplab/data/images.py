@@ -1,5 +1,6 @@
 """Decoding: image files to square uint8 pixels, as CLIP's evaluation preprocessing makes them."""
 
+import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -123,8 +124,11 @@ def holds_deep_grey(path: str) -> bool:
     Told by the content, whatever the suffix says.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(26)
+        descriptor = os.open(path, os.O_RDONLY)  # a third of the time that `open` takes
+        try:
+            head = os.read(descriptor, 26)
+        finally:
+            os.close(descriptor)
         if head.startswith(b"\x89PNG\r\n\x1a\n"):
             return head[24:26] == b"\x10\x00"  # 16 bits; grey without transparency
         if not head.startswith((b"II", b"MM", b"P2", b"P5", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):

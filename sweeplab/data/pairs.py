@@ -14,11 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from pydantic import Field
 
-from sweeplab.data.tables import PairTable, image_path
+from sweeplab.data.tables import CHUNK_ROWS, PairTable, image_path
 from sweeplab.specs import InvalidInput, Spec
-
-CHUNK_ROWS = 65_536
-"""Rows whose paths are Python strings at the same time while the files are looked up."""
 
 
 class PairsCSV(Spec):
@@ -171,7 +168,7 @@ class PairsCSV(Spec):
 
 
 def refuse_swallowed(
-    path: Path, num_rows: int, num_used: int | None = None, is_pair: Callable[[dict[str, str]], bool] | None = None
+    path: Path, num_rows: int, num_used: int | None = None, is_row: Callable[[dict[str, str]], bool] | None = None
 ) -> None:
     """Refuse a CSV in which a quote that is not closed makes one cell of several rows; readers do that in silence.
 
@@ -179,7 +176,7 @@ def refuse_swallowed(
         path: the file.
         num_rows: that were read from it; where it has as many lines, no cell holds two, and nothing more is done.
         num_used: rows that count, from the top; None: all.
-        is_pair: whether a line inside a cell, read by itself, is a row of the file; None: none is. A caption may have
+        is_row: whether a line inside a cell, read by itself, is a row of the file; None: none is. A caption may have
             several lines.
 
     Raises:
@@ -201,7 +198,7 @@ def refuse_swallowed(
                 if row is None:
                     return
                 held = [text for cell in row for text in cell.splitlines()[1:]] if rows.line_num > line + 1 else []
-                swallowed = bool(is_pair) and any(is_pair(_cells(header, text)) for text in held)
+                swallowed = is_row is not None and any(is_row(_cells(header, text)) for text in held)
             except csv.Error:  # what follows the closing quote is no comma, or there is none to the end
                 row, swallowed = ["?"], rows.line_num > line + 1
             if swallowed:

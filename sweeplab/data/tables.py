@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 
 from sweeplab.data.images import NEVER_DEEP, holds_deep_grey
 
+CHUNK_ROWS = 65_536
+"""Rows whose paths are Python strings at the same time while the files are looked up."""
+
 
 @dataclass(frozen=True, eq=False)
 class PairTable:
@@ -45,7 +48,7 @@ class PairTable:
         deep_grey: np.ndarray | None = None,
     ) -> Self:
         """The table of these columns, with its digest; looks into the files where `deep_grey` does not tell."""
-        deep = _deep_grey(root, images, absolute_below) if deep_grey is None else deep_grey
+        deep = _deep_grey(root, images, sizes, absolute_below) if deep_grey is None else deep_grey
         digest = _content_digest(images, captions, sizes, *_rows_of(deep))
         return cls(root, images, captions, sizes, digest, deep, absolute_below)
 
@@ -137,7 +140,7 @@ class LabelledImages:
         """The labelled images of these columns, with their digest; looks into the files where `deep_grey` does not
         tell."""
         names = pa.array(class_names, pa.large_string())
-        deep = _deep_grey(root, images) if deep_grey is None else deep_grey
+        deep = _deep_grey(root, images, sizes) if deep_grey is None else deep_grey
         digest = _content_digest(images, names, sizes, labels, *_rows_of(deep))
         return cls(root, images, sizes, labels, class_names, digest, deep, notes)
 
@@ -163,13 +166,17 @@ class LabelledImages:
         )
 
 
-def _deep_grey(root: str, images: pa.LargeStringArray, absolute_below: str = "") -> np.ndarray:
-    """(N,) bool, which files hold greys of more than 8 bits; opens those whose suffix does not rule it out."""
+def _deep_grey(root: str, images: pa.LargeStringArray, sizes: np.ndarray, absolute_below: str = "") -> np.ndarray:
+    """(N,) bool, which files hold greys of more than 8 bits; opens those whose suffix does not rule it out. (To open
+    them takes about as long as the look at their sizes did. What has no size may be a pipe, which would wait.)"""
     deep = np.zeros(len(images), dtype=bool)
     suffixes = "|".join(suffix[1:] for suffix in NEVER_DEEP)
     plain = pc.match_substring_regex(images, rf"\.({suffixes})$", ignore_case=True)
-    for row in np.flatnonzero(~plain.to_numpy(zero_copy_only=False)).tolist():
-        deep[row] = holds_deep_grey(image_path(root, images[row].as_py(), absolute_below))
+    rows = np.flatnonzero(~plain.to_numpy(zero_copy_only=False) & (sizes > 0))
+    for start in range(0, len(rows), CHUNK_ROWS):
+        some = rows[start : start + CHUNK_ROWS]
+        names = images.take(pa.array(some)).to_pylist()
+        deep[some] = [holds_deep_grey(image_path(root, name, absolute_below)) for name in names]
     return deep
 
 

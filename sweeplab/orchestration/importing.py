@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pandas as pd
 
+from sweeplab.data.pairs import refuse_swallowed
 from sweeplab.orchestration.files import sync_folder, write_json
 from sweeplab.orchestration.ledger import SweepFolder, environment, write_victim
 from sweeplab.ranking.tables import NOT_PARAMETERS
@@ -164,10 +165,14 @@ def _read(file: Path) -> pd.DataFrame:
         raise InvalidInput(f"table {file} does not exist")
     try:
         if file.suffix == ".csv":
-            return pd.read_csv(file)
+            frame = pd.read_csv(file)
+            refuse_swallowed(file, len(frame), is_row=lambda row: set(REQUIRED) <= set(row))
+            return frame
         if file.suffix == ".json":
             return pd.read_json(file, orient="records", precise_float=True, convert_dates=False)
         return pd.read_parquet(file)
+    except InvalidInput:
+        raise
     except (ValueError, OSError) as error:
         raise InvalidInput(f"{file} cannot be read as {file.suffix[1:]} ({error})") from error
 

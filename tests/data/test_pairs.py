@@ -1,4 +1,5 @@
 import csv
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -203,6 +204,14 @@ def test_an_empty_image_file_counts_as_missing(tmp_path: Path):
     path = write_pairs(tmp_path, good_rows())
     (tmp_path / "images" / "2.png").write_bytes(b"")
     with pytest.raises(InvalidInput, match=r"1 of 4 images are missing or empty files, the first in row 3"):
+        read(path)
+
+
+def test_a_pipe_in_place_of_an_image_counts_as_missing(tmp_path: Path):
+    path = write_pairs(tmp_path, good_rows())
+    (tmp_path / "images" / "0.png").unlink()
+    os.mkfifo(tmp_path / "images" / "0.png")
+    with pytest.raises(InvalidInput, match=r"1 of 4 images are missing"):
         read(path)
 
 

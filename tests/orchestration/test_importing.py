@@ -53,6 +53,16 @@ def test_a_table_becomes_a_ranked_sweep(suffix: str, tmp_path: Path):
     assert board.rows[0].params == {"rate": 1e-3, "loss": "both"}
 
 
+@pytest.mark.parametrize("later", ["both", 'both "', 'both"', '"ssl"'])
+def test_a_quote_that_is_not_closed_loses_no_point_in_silence(tmp_path: Path, later: str):
+    file = table(tmp_path, ROWS)
+    rows = file.read_text().splitlines()
+    rows[2], rows[4] = rows[2].replace("both", '"both'), rows[4].replace("ssl", later)
+    file.write_text("\n".join(rows) + "\n")
+    with pytest.raises(InvalidInput, match=r"row 2, which begins in line 3|cannot be read as csv"):
+        read_table(file)
+
+
 def test_fractions_without_counts_certify_nothing(tmp_path: Path):
     """Zero hits of an unknown number of images may be zero of one."""
     folder = import_table(table(tmp_path, changed(1, asr=0.0)), tmp_path, "elsewhere")
