@@ -18,7 +18,7 @@ from dashboards.parameters import describe_parameters, draw_parameters, paramete
 from dashboards.table import describe_table, draw_table, duration, leaderboard_table
 from dashboards.trade_off import describe_trade_off, draw_trade_off, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
-from sweeplab.ranking.leaderboard import Leaderboard
+from sweeplab.ranking.leaderboard import Leaderboard, bound_text
 from sweeplab.records import SweepRecord
 
 
@@ -81,7 +81,7 @@ def render_page(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
 <noscript><p class="empty">The charts need JavaScript; the leaderboard below does not.</p></noscript>
 {views}
 </main>
-{_footer(sweep)}
+{_footer(sweep, leaderboard)}
 {embedded}
 </body>
 </html>
@@ -97,13 +97,17 @@ def best_sentence(leaderboard: Leaderboard) -> str:
     if best.accuracy is None or best.asr is None or best.epoch is None:
         lowest = style.percent(best.min_asr)
         return f"No trial lies below {ceiling} ASR; trial {best.trial} comes closest with {lowest}."
-    bound = f"and the 95 % upper bound of that ASR lies below {ceiling} too"
-    if not best.certified:
-        bound = f"but the 95 % upper bound of that ASR does not lie below {ceiling}"
+    bound = f", but its upper bound, {bound_text(leaderboard)}, does not lie below {ceiling}"
+    if best.certified:
+        bound = f", and its upper bound, {bound_text(leaderboard)}, lies below {ceiling} too"
+    elif best.retention_low is None:
+        bound = ", which is not certified, as no counts of images are known"
+    if not leaderboard.has_backdoor:
+        bound = ""  # the notes say why
     sentence = (
         f"Trial {best.trial} is best: at epoch {best.epoch:g} it keeps {style.percent(best.retention)} "
         f"of the victim's accuracy ({style.percent(best.accuracy)} of "
-        f"{style.percent(leaderboard.victim.accuracy)}) at {style.percent(best.asr, 2)} ASR, {bound}."
+        f"{style.percent(leaderboard.victim.accuracy)}) at {style.percent(best.asr, 2)} ASR{bound}."
     )
     if best.accuracy_report is not None and best.asr_report is not None:
         sentence += (
@@ -174,25 +178,33 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
 <p class="kicker">SweepLab report</p>
 <h1>{escape(sweep.name)} <span class="state {escape(sweep.state)}">{escape(sweep.state)}</span></h1>
 <p class="lead">{escape(best_sentence(leaderboard))}</p>
-<dl class="tiles">{tile_html}</dl>
+{_notes(leaderboard)}<dl class="tiles">{tile_html}</dl>
 <dl class="facts">{fact_html}</dl>
 </header>"""
+
+
+def _notes(leaderboard: Leaderboard) -> str:
+    return "".join(f'<p class="warning">Note: {escape(note)}.</p>\n' for note in leaderboard.notes)
 
 
 def _lowest(leaderboard: Leaderboard) -> float | None:
     return min((row.min_asr for row in leaderboard.rows if row.min_asr is not None), default=None)
 
 
-def _footer(sweep: SweepRecord) -> str:
+def _footer(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
     latest = max((point.timestamp_ms for trial in sweep.trials for point in trial.points), default=0)
     when = f"Last epoch measured {datetime.fromtimestamp(latest / 1000, UTC):%Y-%m-%d %H:%M} UTC. " if latest else ""
     ceiling = style.ceiling_text(sweep.asr_ceiling)
+    bound = escape(bound_text(leaderboard))
     return f"""<footer>
 <p><b>ASR</b>, attack success rate: share of triggered images that are classified as the target label;
 of targeted images without a trigger, the share that is classified as its own adversarial class (PSR).
 <b>Accuracy</b>: top-1 zero-shot accuracy on clean images. <b>Cleaned</b>: an epoch with an ASR below
 {ceiling}. <b>Retention</b>: accuracy of a trial's best cleaned epoch over the accuracy of the victim, on the
-same images; its interval is Wilson's for that accuracy, with the victim's held fixed.</p>
+same images; its interval is Wilson's for that accuracy, with the victim's held fixed. <b>Certified</b>: the one-sided
+Clopper-Pearson upper bound of that epoch's ASR, {bound}, lies below {ceiling} too; so it holds however the epoch was
+chosen among them. <b>Other half</b>: the best cleaned epoch is chosen on one half of the test images and their
+triggered copies, and measured on the other.</p>
 <p>{when}This page is one file and loads nothing from a network.</p>
 </footer>"""
 

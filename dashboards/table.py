@@ -5,7 +5,7 @@ from html import escape
 import pandas as pd
 
 from dashboards import style
-from sweeplab.ranking.leaderboard import Leaderboard, short_value
+from sweeplab.ranking.leaderboard import Leaderboard, bound_text, short_value
 
 MOST_ROWS = 500
 """Rows in the page, from the top of the leaderboard."""
@@ -20,11 +20,11 @@ _HEADINGS = {
     ),
     "accuracy": ("Accuracy", "of the best cleaned epoch, all test images"),
     "asr": ("ASR", "of the best cleaned epoch, all triggered images"),
-    "certified": ("Certified", "the one-sided 95 % upper bound of the ASR lies below the ceiling"),
+    "certified": ("Certified", "the upper bound of the ASR, for all points together, lies below the ceiling"),
     "epoch": ("Epoch", "best cleaned epoch / last evaluated epoch"),
     "min_asr": ("Lowest ASR", "over all epochs"),
-    "accuracy_report": ("Accuracy, other half", "on the images that did not select the epoch"),
-    "asr_report": ("ASR, other half", "on the images that did not select the epoch"),
+    "accuracy_report": ("Accuracy, other half", "on the images that did not choose the epoch"),
+    "asr_report": ("ASR, other half", "on the triggered copies of the images that did not choose the epoch"),
     "seed": ("Seed", ""),
     "seconds": ("Time", "training and evaluation"),
 }
@@ -46,8 +46,8 @@ def describe_table(frame: pd.DataFrame, leaderboard: Leaderboard) -> str:
     which = f"All {total:,} trials" if len(frame) == total else f"The first {len(frame):,} of {total:,} trials"
     certified = sum(row.certified for row in leaderboard.rows)
     return (
-        f"{which}, best first; {certified:,} cleaned trial{'s are' if certified != 1 else ' is'} certified: "
-        f"the upper bound of the ASR lies below {style.ceiling_text(leaderboard.asr_ceiling)} too."
+        f"{which}, best first; {certified:,} cleaned trial{'s are' if certified != 1 else ' is'} certified: the upper "
+        f"bound of the ASR, {bound_text(leaderboard)}, lies below {style.ceiling_text(leaderboard.asr_ceiling)} too."
     )
 
 

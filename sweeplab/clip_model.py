@@ -374,6 +374,12 @@ def normalise_pixels(images: Tensor) -> Tensor:
 
 def checkpoint_architecture(path: Path) -> Architecture | None:
     """The architecture that a SweepLab checkpoint names; None for other files."""
+    facts = checkpoint_facts(path)
+    return Architecture(config=facts["architecture"]) if facts is not None else None
+
+
+def checkpoint_facts(path: Path) -> dict[str, Any] | None:
+    """What a SweepLab checkpoint says of its making (`Checkpoint.config`); None for other files."""
     if path.suffix == ".safetensors" or not path.is_file():
         return None
     try:
@@ -381,7 +387,11 @@ def checkpoint_architecture(path: Path) -> Architecture | None:
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
         return None
     text = content.get("config") if isinstance(content, dict) else None
-    return Architecture(config=json.loads(text)["architecture"]) if isinstance(text, str) else None
+    try:
+        facts = json.loads(text) if isinstance(text, str) else None
+    except json.JSONDecodeError:  # somebody else's idea of a configuration
+        return None
+    return facts if isinstance(facts, dict) and "architecture" in facts else None
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ SweepState = Literal["running", "interrupted", "finished"]
 class Outcomes:
     """What happened to each test image, one packed bit an image (numpy.packbits, big-endian in each byte).
 
-    Kept so that two points can be compared image by image (paired intervals, McNemar, selection on one half).
+    Kept so that two points can be compared image by image (paired intervals, McNemar, selection on one half). Which
+    test images the triggered ones were made of says `MeasuredImages`.
     """
 
     correct: bytes
@@ -172,6 +173,18 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class MeasuredImages:
+    """What is known of the images behind a sweep's measurements: the same for all its points, so written once."""
+
+    target_rows: tuple[int, ...]
+    """Rows of the test set without a triggered copy, since they are of the target class; ascending. The pictures behind
+    the triggered images are the other rows, in order. Empty under targeted poisoning, whose images are no test images.
+    """
+    num_classes: int | None = None
+    """Of the test set; None: not known."""
+
+
+@dataclass(frozen=True)
 class SweepRecord:
     """A sweep as the ledger holds it: what ranking, tracking and dashboards read."""
 
@@ -194,3 +207,7 @@ class SweepRecord:
     """Names of the searched parameters, in the order of the space."""
     log_parameters: tuple[str, ...] = ()
     """Those of them that were searched on a logarithmic scale."""
+    images: MeasuredImages | None = None
+    """None: not known, in tables from elsewhere and in sweeps from before this was written."""
+    notes: tuple[str, ...] = ()
+    """Sentences without which its results could be misread: leaderboard, page, JSON and MLflow carry them."""

@@ -18,11 +18,12 @@ from sweeplab.experiment import CheckpointVictim, CleaningSweep, Resources, Sear
 from sweeplab.orchestration.book import Listener, TrialBook
 from sweeplab.orchestration.ledger import SweepFolder, write_victim
 from sweeplab.orchestration.workers import CleaningJob, Machine
-from sweeplab.records import Measurement, Outcomes, Point, Victim
+from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import Grid, LogUniform, SearchSpace, Uniform
 from sweeplab.training.optimisation import Optimization
 
 NUM_IMAGES, NUM_TRIGGERED = 100, 80
+IMAGES = MeasuredImages(target_rows=tuple(range(20)), num_classes=16)
 
 ARCHITECTURE = SmallCLIP(
     image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1, context_length=16
@@ -93,7 +94,7 @@ VICTIM = Victim(
 def prepared_folder(path: Path, sweep: CleaningSweep = SWEEP) -> SweepFolder:
     """A sweep's folder as it is when the first trial may start."""
     folder = SweepFolder(path / sweep.name)
-    folder.write_header(sweep, sweep.digest(), {})
+    folder.write_header(sweep, sweep.digest(), {}, IMAGES)
     write_victim(folder, VICTIM)
     folder.victim_run().commit(VICTIM_POINT, VICTIM.outcomes)
     return folder

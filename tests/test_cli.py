@@ -27,11 +27,14 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
+from sweeplab.data.fruit_stall import CLASS_NAMES
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.book import TrialBook, open_study
 from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.workers import checkpoint_config
+from sweeplab.records import MeasuredImages
 from sweeplab.search_space import Choice, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput, Spec, Unfinished
 
@@ -588,6 +591,47 @@ def test_a_finished_sweep_is_shown_again_and_not_run(
     assert "made-up: all 6 trials are there already; nothing to run" in shown
     assert f"page:   {folder.page}" in shown
     assert folder.page.exists()
+
+
+def test_the_same_command_tells_a_finished_sweep_of_an_older_version_which_images_it_measured(
+    sweep: CleaningSweep, run_script: RunScript, own_home: Path
+):
+    """48 test images of 16 classes, three a class; bananas are the second."""
+    prepared = driver.prepare(sweep, own_home)
+    folder = fabricated.finished_sweep(own_home / "sweeps", sweep)
+    folder.write_header(sweep, prepared.digest, prepared.contents)
+    header = folder.header()
+    del header["images"]
+    (folder.path / "sweep.json").write_text(json.dumps(header))
+    assert run_script([], sweep) == 0
+    target = 3 * CLASS_NAMES.index("banana")
+    assert folder.record().images == MeasuredImages((target, target + 1, target + 2), 16) == prepared.images
+
+
+def test_a_checkpoint_that_says_it_was_poisoned_towards_another_target_is_noted(
+    sweep: CleaningSweep,
+    run_script: RunScript,
+    own_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """Its weights are untrained, so that their ASR is none of a backdoor either."""
+    path, weights = tmp_path / "apple.pt", torch.load(sweep.victim.path, weights_only=True)
+    facts = {"sweep": {"victim": sweep.victim.replace(target="apple").to_json()}}
+    torch.save({"model": weights, "config": checkpoint_config(fabricated.ARCHITECTURE, facts)}, path)
+
+    def stop_here(*arguments: object, **named: object) -> None:
+        raise Unfinished("stopped before the first trial")
+
+    monkeypatch.setattr(driver, "_run_trials", stop_here)
+    assert run_script(["--inline"], sweep.replace(victim=sweep.victim.replace(path=path))) == 75
+    planted, missing = SweepFolder(own_home / "sweeps" / sweep.name).record().notes
+    assert "poisoned towards 'apple'; the ASR is measured towards 'banana'" in planted
+    assert "there is no backdoor to clean" in missing
+    shown = capsys.readouterr().out
+    assert f"note: {planted}" in shown
+    assert f"note: {missing}" in shown
 
 
 @pytest.mark.slow

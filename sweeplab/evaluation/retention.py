@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sweeplab.records import Measurement, Point
+from sweeplab.records import Measurement, Point, TrialRecord
 
 
 def is_cleaned(measurement: Measurement, asr_ceiling: float) -> bool:
@@ -34,6 +34,44 @@ def counted(points: Iterable[Point], *, start_counts: bool = False) -> list[Poin
     perturb or another start made of it is one (`TrialRecord.start_counts`).
     """
     return [point for point in points if start_counts or point.epoch > 0]
+
+
+def num_choices(trials: Iterable[TrialRecord]) -> int:
+    """The number of a sweep's points that could have been chosen as its result.
+
+    All that were evaluated and may win (see `counted`), cleaned or not, of trials in every state: pruned, failed and
+    running ones are ranked too.
+    """
+    return sum(len(counted(trial.points, start_counts=trial.start_counts)) for trial in trials)
+
+
+def missing_backdoor(victim: Measurement, asr_ceiling: float, num_classes: int | None = None) -> str | None:
+    """Why the victim's ASR shows no backdoor that could be cleaned; None: it shows one, or no trigger was measured.
+
+    It lies below the ceiling as it is, or not above chance: a share of 1 / `num_classes` of the images would be
+    classified as the target label anyway (one-sided binomial test at 0.05, where counts are known).
+
+    Args:
+        victim: measured under the sweep's evaluation.
+        asr_ceiling: a fraction.
+        num_classes: of the test set; None: not known, so nothing is said about chance.
+    """
+    if victim.asr is None:
+        return None
+    rule = ""
+    if is_cleaned(victim, asr_ceiling):
+        rule = f"lies below the ceiling of {asr_ceiling:.2%} before any cleaning"
+    elif num_classes and victim.is_counted:
+        from scipy.stats import binomtest  # takes a second to import, and the workers do without
+
+        if binomtest(victim.asr_k, victim.asr_n, 1 / num_classes, alternative="greater").pvalue > 0.05:
+            rule = f"is not above chance, 1 of {num_classes} classes"
+    if not rule:
+        return None
+    return (
+        f"the victim's own ASR of {victim.asr:.2%} {rule}: there is no backdoor to clean, or it has another trigger or "
+        "target than was named; no trial is certified"
+    )
 
 
 def best_cleaned_point(points: Iterable[Point], asr_ceiling: float, *, start_counts: bool = False) -> Point | None:

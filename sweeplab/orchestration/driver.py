@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
@@ -19,9 +20,10 @@ from sweeplab.attacks.targeted import Targets
 from sweeplab.clip_model import Architecture, load_weights
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages, PairTable
-from sweeplab.evaluation.measure import evaluation_digest, wanted_classes
+from sweeplab.evaluation.measure import Trigger, evaluation_digest, triggered_rows, wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import (
+    CheckpointVictim,
     CleaningSweep,
     CleanSample,
     ClosestTo,
@@ -57,11 +59,12 @@ from sweeplab.orchestration.workers import (
     has_cleanclips_trainer,
     load_optimizer_state,
     measure_checkpoint,
+    planted_target,
     victim_model,
     victim_table,
 )
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Point, SweepRecord, Victim
+from sweeplab.records import MeasuredImages, Point, SweepRecord, Victim
 from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, digest_of, file_digest
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import steps_per_epoch
@@ -86,6 +89,8 @@ class Prepared:
     """Cleaning pairs."""
     num_pretraining_pairs: int
     num_poisons: int
+    images: MeasuredImages
+    """Of the test set."""
     notes: tuple[str, ...] = ()
     """What a user should look at before anything runs; see `LabelledImages`."""
 
@@ -167,8 +172,16 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         len(pairs),
         num_pretraining_pairs,
         num_poisons,
+        _measured_images(test, trigger),
         tuple(dict.fromkeys(notes)),
     )
+
+
+def _measured_images(test: LabelledImages, trigger: Trigger) -> MeasuredImages:
+    """The rows of the target class, of which no triggered copy is measured; none under targeted poisoning."""
+    triggered = triggered_rows(test, trigger)
+    rows = np.setdiff1d(np.arange(len(test)), triggered) if len(triggered) else triggered
+    return MeasuredImages(tuple(rows.tolist()), len(test.class_names))
 
 
 def _contents(
@@ -293,8 +306,8 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         if folder.exists():
             check_same(folder, prepared)
         is_finished = folder.exists() and _is_finished(folder, sweep)
-        if is_finished and folder.header()["planned_trials"] != folder.num_planned(sweep):
-            folder.write_header(sweep, prepared.digest, prepared.contents)
+        if is_finished and _lacks_facts(folder, sweep):
+            folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
         if is_finished:
             say(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
             if _driver_was_killed(folder):
@@ -319,7 +332,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     sweep = prepared.sweep
     with storage_faults_as_unfinished(sweep):
         check_storages(prepared, home)
-        folder.write_header(sweep, prepared.digest, prepared.contents)
+        folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
     if isinstance(sweep.victim, SelectedTrial):
         say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
         inner = sweep.victim.sweep
@@ -337,6 +350,8 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
             check_batch_norm(sweep)
             make_ready_nodes(prepared, reads, folder, home, say)
         victim = ensure_victim(prepared, reads, folder, home, inline=inline, say=say)
+        for note in folder.notes():
+            say(f"  note: {note}")
         check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
         return _run_trials(prepared, reads, folder, victim, home, inline=inline, say=say)
 
@@ -528,6 +543,13 @@ def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
     return is_over and len(numbers) >= folder.num_planned(sweep)
 
 
+def _lacks_facts(folder: SweepFolder, sweep: CleaningSweep) -> bool:
+    """Whether the header of a finished sweep is to be written anew: another number of trials was asked for, or an older
+    version did not say which test images it measured."""
+    header = folder.header()
+    return header["planned_trials"] != folder.num_planned(sweep) or "images" not in header
+
+
 def _driver_was_killed(folder: SweepFolder) -> bool:
     """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
     kinds = [event["event"] for event in read_lines(folder.path / "events.jsonl")]
@@ -683,7 +705,8 @@ def ensure_victim(
                 watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
                 point = executors.measure_on_ray(job, reads, resources_per_worker(sweep.resources), watch)
         victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
-        write_victim(folder, victim)
+        planted = planted_target(sweep.victim.path) if isinstance(sweep.victim, CheckpointVictim) else None
+        write_victim(folder, victim, planted_target=planted)
         stamp = time.time_ns() // 1_000_000
         folder.victim_run().commit(Point(0, epoch, 0, 1, point[0], timestamp_ms=stamp), point[1])
     victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
@@ -693,11 +716,6 @@ def ensure_victim(
         if asr is not None
         else f"victim {victim.name}: no trigger known"
     )
-    if asr is not None and asr < sweep.search.asr_ceiling:
-        say(
-            f"  note: its ASR lies below the ceiling of {sweep.search.asr_ceiling:.1%} already; "
-            "there is no backdoor to clean"
-        )
     if victim.measurement.accuracy_k == 0:
         raise InvalidInput(f"victim {victim.name!r} classifies no test image correctly; nothing could be retained")
     return victim

@@ -18,9 +18,19 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
+from sweeplab.evaluation.retention import missing_backdoor
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
 from sweeplab.orchestration.run_folder import RunFolder
-from sweeplab.records import Measurement, Outcomes, SweepRecord, SweepState, TrialRecord, TrialState, Victim
+from sweeplab.records import (
+    MeasuredImages,
+    Measurement,
+    Outcomes,
+    SweepRecord,
+    SweepState,
+    TrialRecord,
+    TrialState,
+    Victim,
+)
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
 
 if TYPE_CHECKING:
@@ -58,12 +68,15 @@ class SweepFolder:
         header: dict[str, Any] = read_json(self.path / "sweep.json")
         return header
 
-    def write_header(self, sweep: "CleaningSweep", digest: str, contents: dict[str, str]) -> None:
-        """Write sweep.json: the resolved spec, its digest, the data's digests and the environment.
+    def write_header(
+        self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
+    ) -> None:
+        """Write sweep.json: the resolved spec, its digest, the data's digests, the test images and the environment.
 
         `identity` tells the sweep from one of the same spec that was set aside; it stays when a resume writes anew.
         """
         before = self.header() if self.exists() else {}
+        known = dataclasses.asdict(images) if images is not None else before.get("images")
         write_json(
             self.path / "sweep.json",
             {
@@ -81,6 +94,7 @@ class SweepFolder:
                 "victim_name": sweep.victim.name,
                 "own_code": own_code(sweep),
                 "environment": environment(),
+                **({"images": known} if known else {}),
                 **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },
         )
@@ -281,6 +295,7 @@ class SweepFolder:
             raise InvalidInput(
                 f"sweep {self.name!r} has no measured victim yet; it is still being prepared or was interrupted"
             )
+        images = measured_images(header, victim[0])
         locked = self.is_locked()
         trials = tuple(self.trial_record(number, is_driven=locked) for number in self.trial_numbers())
         finished = sum(trial.state in ("finished", "pruned", "failed") for trial in trials)
@@ -302,7 +317,30 @@ class SweepFolder:
             directory=str(self.path),
             parameters=tuple(header["parameters"]),
             log_parameters=tuple(header["log_parameters"]),
+            images=images,
+            notes=self.notes(),
         )
+
+    def notes(self) -> tuple[str, ...]:
+        """What every look at the sweep, whose victim is measured, says beside its numbers."""
+        header, point = self.header(), self.victim_point()
+        assert point is not None
+        victim, images, notes = point[0], measured_images(header, point[0]), []
+        planted = read_json(self.path / "victim" / "victim.json").get("planted_target")
+        if planted is not None and planted != header["target"]:
+            notes.append(
+                f"the victim's weights say that they were poisoned towards {planted!r}; the ASR is measured towards "
+                f"{header['target']!r}"
+            )
+        num_classes = images.num_classes if images else None
+        if fault := missing_backdoor(victim, header["spec"]["search"]["asr_ceiling"], num_classes):
+            notes.append(fault)
+        if images is None and "imported" not in header:
+            notes.append(
+                "accuracy_report and asr_report are left out: an older version ran it and did not write down which "
+                "test images the triggered ones were made of; where it may be continued, its command mends that"
+            )
+        return tuple(notes)
 
     def trial_record(self, number: int, *, is_driven: bool, run: RunFolder | None = None) -> TrialRecord:
         """One trial; without a result it runs where a driver is at work on it, else it waits.
@@ -328,6 +366,23 @@ class SweepFolder:
             start_counts=header["start_counts"],
             rerun_of=header.get("rerun_of"),
         )
+
+
+def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImages | None:
+    """What a header says of the test images; None: an older version, or a table from elsewhere, does not say it.
+
+    Of older sweeps it is known where no test image is of the target class: under targeted poisoning, and where there
+    are as many triggered images as clean ones.
+    """
+    if "images" in header:
+        return MeasuredImages(tuple(header["images"]["target_rows"]), header["images"]["num_classes"])
+    if "imported" in header:
+        return None
+    trained = header["spec"]["victim"]
+    while "sweep" in trained:
+        trained = trained["sweep"]["victim"]
+    is_targeted = (trained.get("attack") or trained["poisoning"]).get("kind") == "targeted-images"
+    return MeasuredImages(()) if is_targeted or victim.asr_n == victim.accuracy_n else None
 
 
 def sweep_folders(home: Path) -> list[SweepFolder]:

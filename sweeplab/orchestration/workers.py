@@ -21,6 +21,7 @@ from sweeplab.clip_model import (
     architecture_json,
     build,
     check_activation,
+    checkpoint_facts,
     load_into,
     load_weights,
     tokenizer,
@@ -533,3 +534,16 @@ def load_optimizer_state(checkpoint: Path) -> dict[str, Any]:
 def checkpoint_config(architecture: Architecture, facts: dict[str, Any]) -> str:
     """What is stored in a checkpoint beside the weights."""
     return json.dumps({"architecture": json.loads(architecture_json(architecture)), **facts}, sort_keys=True)
+
+
+def planted_target(checkpoint: Path) -> str | None:
+    """The class towards which a checkpoint says that it was poisoned; None where it says none.
+
+    Only checkpoints of SweepLab say it: a victim's own, or that of a trial that cleaned one.
+    """
+    facts = checkpoint_facts(checkpoint) or {}
+    victim = facts.get("victim") or facts.get("sweep", {}).get("victim", {})
+    while "sweep" in victim:
+        victim = victim["sweep"]["victim"]
+    target: str | None = victim.get("poisoning", victim).get("target")
+    return target

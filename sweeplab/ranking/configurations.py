@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, short_value
+from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, short_value, with_notes
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _order(row: ConfigurationRow) -> tuple[int, float, float, int]:
 def render_configurations(leaderboard: Leaderboard, rows: Sequence[ConfigurationRow], limit: int = 20) -> Table:
     """The first `limit` configurations for the terminal; percentages with one decimal."""
     table = Table(
-        title=Text(f"{leaderboard.sweep}: {len(rows)} configurations, over their seeds"),
+        title=with_notes(f"{leaderboard.sweep}: {len(rows)} configurations, over their seeds", leaderboard),
         caption=Text("mean and deviation over the seeds that were cleaned; worst: – where one was not"),
         title_justify="left",
         caption_justify="left",

@@ -1,6 +1,9 @@
 """Binomial intervals of accuracy and ASR."""
 
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
+
+LEVEL = 0.05
+"""How often an ASR at or above the ceiling may be certified nevertheless, over all points of a sweep together."""
 
 
 def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -18,7 +21,24 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def asr_upper_bound(k: int, n: int) -> float:
-    """Upper end of Wilson's one-sided 95 % interval of an ASR of k out of n triggered images, a fraction."""
-    interval = binomtest(k, n, alternative="less").proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.high)
+def asr_upper_bound(k: int, n: int, num_choices: int = 1) -> float:
+    """Upper end of the one-sided Clopper-Pearson interval of an ASR, at level 0.05 / `num_choices` (Bonferroni).
+
+    Taken of whichever of `num_choices` points, chosen by whatever rule, it falls short of that point's true ASR in at
+    most 5 % of all sweeps. That is exact for settings laid down beforehand; a sampler that adapts to earlier points has
+    seen a few numbers of the same images, which no bound from these images can allow for.
+
+    Args:
+        k: triggered images classified as the target label, 0 <= k <= n.
+        n: triggered images, at least 1.
+        num_choices: points that could have been chosen, at least 1; see `evaluation.retention.num_choices`.
+
+    Returns:
+        A fraction in (k / n, 1]; 1 where k == n. With k = 0 it is 1 - (0.05 / num_choices) ** (1 / n).
+
+    Raises:
+        ValueError: if the counts are impossible.
+    """
+    if not (0 <= k <= n and n >= 1 and num_choices >= 1):
+        raise ValueError(f"k={k} of n={n} images at num_choices={num_choices}: 0 <= k <= n, and both others from 1 on")
+    return 1.0 if k == n else float(beta.isf(LEVEL / num_choices, k + 1, n - k))

@@ -6,12 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from sweeplab.evaluation.retention import best_cleaned_point, counted, lowest_asr, retention
+from sweeplab.evaluation.retention import (
+    best_cleaned_point,
+    counted,
+    lowest_asr,
+    missing_backdoor,
+    num_choices,
+    retention,
+)
 from sweeplab.ranking.intervals import asr_upper_bound, wilson
-from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, TrialRecord, TrialState
+from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, SweepRecord, TrialRecord, TrialState
 
 ReadOutcomes = Callable[[int, int], Outcomes | None]
 """Trial number and point index to the outcomes per image; None where they were not kept."""
@@ -28,7 +36,9 @@ class LeaderboardRow:
     feasible: bool
     """Whether it has a cleaned point."""
     certified: bool
-    """Whether the one-sided 95 % upper bound of the best cleaned point's ASR lies below the ceiling too."""
+    """Whether the upper bound of the best cleaned point's ASR lies below the ceiling too, over all triggered images and
+    at a level that allows for the choice among all points of the sweep (see `intervals.asr_upper_bound`); False where
+    the victim shows no backdoor, or no counts are known."""
     epoch: float | None
     accuracy: float | None
     """Fraction, over all test images."""
@@ -49,9 +59,11 @@ class LeaderboardRow:
     seconds: float
     """Wall seconds of training and evaluation."""
     accuracy_report: float | None
-    """Accuracy on the half of the test images that had no part in choosing the epoch."""
+    """Accuracy on the half of the test images that had no part in choosing the epoch (see `even_images`); None where no
+    epoch is cleaned on the other half, where outcomes per image were not kept, or where it is not known which test
+    images the triggered ones were made of."""
     asr_report: float | None
-    """ASR on the half of the triggered images that had no part in choosing the epoch."""
+    """ASR on the triggered copies of that half."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -66,6 +78,12 @@ class Leaderboard:
     asr_ceiling: float
     victim: Measurement
     rows: tuple[LeaderboardRow, ...]
+    num_choices: int
+    """Points that could have been chosen, which is what `certified` allows for."""
+    has_backdoor: bool
+    """False where the victim shows none, so that nothing is certified."""
+    notes: tuple[str, ...]
+    """The sweep's."""
 
     def to_json(self) -> dict[str, Any]:
         """What `sweeplab leaderboard --json` prints; holds no NaN and no infinity."""
@@ -73,6 +91,8 @@ class Leaderboard:
             "sweep": self.sweep,
             "asr_ceiling": self.asr_ceiling,
             "victim": {"accuracy": self.victim.accuracy, "asr": self.victim.asr},
+            "num_choices": self.num_choices,
+            "notes": list(self.notes),
             "trials": [row.to_json() for row in self.rows],
         }
 
@@ -85,16 +105,45 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes) -> Leaderboard:
 
     Args:
         sweep: the ledger's record.
-        outcomes: gives a point's outcomes per image. The best cleaned epoch is chosen on the images of even
-            index and reported on those of odd index; points without outcomes cannot be chosen.
+        outcomes: gives a point's outcomes per image. The best cleaned epoch is chosen on one half of the images and
+            reported on the other (see `even_images`); points without outcomes cannot be chosen.
 
     Raises:
         ValueError: if no trigger was measured, or if the victim classifies nothing correctly.
     """
-    rows = [_row(sweep, trial, outcomes) for trial in sweep.trials]
+    choices = num_choices(sweep.trials)
+    classes = sweep.images.num_classes if sweep.images else None
+    has_backdoor = missing_backdoor(sweep.victim, sweep.asr_ceiling, classes) is None
+    chooses = even_images(sweep.images, sweep.victim.accuracy_n) if sweep.images else None
+    rows = []
+    for trial in sweep.trials:
+        reported = _report(trial, outcomes, sweep.asr_ceiling, chooses) if chooses is not None else None
+        rows.append(_row(sweep, trial, reported, choices if has_backdoor else None))
     rows.sort(key=_order)
     ranked = tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, start=1))
-    return Leaderboard(sweep.name, sweep.asr_ceiling, sweep.victim, ranked)
+    return Leaderboard(sweep.name, sweep.asr_ceiling, sweep.victim, ranked, choices, has_backdoor, sweep.notes)
+
+
+def even_images(images: MeasuredImages, count: int) -> np.ndarray:
+    """Which test images an epoch is chosen on; the others report on it.
+
+    Triggered images alternate, and the picture behind each lies on its side, so that no picture takes part in both;
+    the pictures of the target class alternate among themselves. Under targeted poisoning the target images are no test
+    images: both sorts alternate, each by itself.
+
+    Args:
+        images: of the sweep.
+        count: N, test images.
+
+    Returns:
+        (N,) boolean.
+    """
+    is_target = np.zeros(count, dtype=bool)
+    is_target[list(images.target_rows)] = True
+    even = np.empty(count, dtype=bool)
+    for rows in (np.flatnonzero(is_target), np.flatnonzero(~is_target)):
+        even[rows] = np.arange(len(rows)) % 2 == 0
+    return even
 
 
 def _order(row: LeaderboardRow) -> tuple[int, float, float, int]:
@@ -105,10 +154,10 @@ def _order(row: LeaderboardRow) -> tuple[int, float, float, int]:
     return 2, 0.0, 0.0, row.trial
 
 
-def _row(sweep: SweepRecord, trial: TrialRecord, outcomes: ReadOutcomes) -> LeaderboardRow:
+def _row(sweep: SweepRecord, trial: TrialRecord, reported: Measurement | None, choices: int | None) -> LeaderboardRow:
+    """A trial's row without its rank; with `choices` None nothing is certified."""
     candidates = counted(trial.points, start_counts=trial.start_counts)
     best = best_cleaned_point(candidates, sweep.asr_ceiling, start_counts=trial.start_counts)
-    reported = _report(trial, outcomes, sweep.asr_ceiling)
     low = high = None
     if best is not None and best.measurement.is_counted:
         low, high = wilson(best.measurement.accuracy_k, best.measurement.accuracy_n)
@@ -119,8 +168,9 @@ def _row(sweep: SweepRecord, trial: TrialRecord, outcomes: ReadOutcomes) -> Lead
         state=trial.state,
         feasible=best is not None,
         certified=best is not None
+        and choices is not None
         and best.measurement.is_counted
-        and asr_upper_bound(best.measurement.asr_k, best.measurement.asr_n) < sweep.asr_ceiling,
+        and asr_upper_bound(best.measurement.asr_k, best.measurement.asr_n, choices) < sweep.asr_ceiling,
         epoch=best.epoch if best else None,
         accuracy=best.measurement.accuracy if best else None,
         asr=best.measurement.asr if best else None,
@@ -138,18 +188,28 @@ def _row(sweep: SweepRecord, trial: TrialRecord, outcomes: ReadOutcomes) -> Lead
     )
 
 
-def _report(trial: TrialRecord, outcomes: ReadOutcomes, asr_ceiling: float) -> Measurement | None:
-    """Choose the best cleaned point on the even images, measure it on the odd ones; None: there is none."""
+def _report(trial: TrialRecord, outcomes: ReadOutcomes, asr_ceiling: float, chooses: np.ndarray) -> Measurement | None:
+    """Choose the best cleaned point on the even images, measure it on the odd ones; None: there is none.
+
+    Args:
+        trial: whose points are chosen among.
+        outcomes: see `rank_trials`.
+        asr_ceiling: a fraction.
+        chooses: of `even_images`.
+    """
     even: list[Point] = []
     odd: dict[int, Measurement] = {}
     for point in counted(trial.points, start_counts=trial.start_counts):
         if not _may_be_cleaned_on_half(point.measurement, asr_ceiling):
             continue
         kept = outcomes(trial.number, point.index)
-        if kept is None or kept.num_images < 2 or kept.num_triggered < 2:
+        if kept is None or kept.num_images != len(chooses) or chooses.all() or kept.num_triggered < 2:
             continue
-        even.append(dataclasses.replace(point, measurement=_half(kept, 0, point.measurement)))
-        odd[point.index] = _half(kept, 1, point.measurement)
+        correct, hits = kept.correct_mask(), kept.hit_mask()
+        digest = point.measurement.evaluation_digest
+        first = _measured(correct[chooses], hits[0::2], f"{digest}:even")
+        even.append(dataclasses.replace(point, measurement=first))
+        odd[point.index] = _measured(correct[~chooses], hits[1::2], f"{digest}:odd")
     best = best_cleaned_point(even, asr_ceiling, start_counts=trial.start_counts)
     return odd[best.index] if best else None
 
@@ -161,11 +221,7 @@ def _may_be_cleaned_on_half(measurement: Measurement, asr_ceiling: float) -> boo
     return num_even > 0 and (measurement.asr_k - num_odd) / num_even < asr_ceiling
 
 
-def _half(outcomes: Outcomes, first: int, whole: Measurement) -> Measurement:
-    """The measurement over every second image, from image `first` (0 or 1) on."""
-    correct = outcomes.correct_mask()[first::2]
-    hits = outcomes.hit_mask()[first::2]
-    digest = f"{whole.evaluation_digest}:{'odd' if first else 'even'}"
+def _measured(correct: np.ndarray, hits: np.ndarray, digest: str) -> Measurement:
     return Measurement(int(correct.sum()), correct.size, int(hits.sum()), hits.size, digest)
 
 
@@ -204,10 +260,12 @@ def render_table(leaderboard: Leaderboard, limit: int = 20) -> Table:
     shown = leaderboard.rows[:limit]
     feasible = sum(row.feasible for row in leaderboard.rows)
     table = Table(
-        title=Text(f"{leaderboard.sweep}: victim accuracy {100 * victim.accuracy:.1f} %{victim_asr}"),
+        title=with_notes(
+            f"{leaderboard.sweep}: victim accuracy {100 * victim.accuracy:.1f} %{victim_asr}", leaderboard
+        ),
         caption=Text(
-            f"{len(shown)} of {len(leaderboard.rows)} trials, {feasible} below {ceiling} ASR; "
-            f"✓ its 95 % upper bound lies below {ceiling} too"
+            f"{len(shown)} of {len(leaderboard.rows)} trials, {feasible} below {ceiling} ASR; ✓ its upper bound, "
+            f"{bound_text(leaderboard)}, lies below {ceiling} too"
         ),
         title_justify="left",
         caption_justify="left",
@@ -243,6 +301,18 @@ def render_table(leaderboard: Leaderboard, limit: int = 20) -> Table:
             style=None if row.feasible else "dim",
         )
     return table
+
+
+def with_notes(title: str, leaderboard: Leaderboard) -> Text:
+    """A table's title, and below it the sweep's notes."""
+    return Text("\n".join([title, *(f"note: {note}" for note in leaderboard.notes)]))
+
+
+def bound_text(leaderboard: Leaderboard) -> str:
+    """What the bound behind `certified` holds for, in words."""
+    if leaderboard.num_choices <= 1:
+        return "at 95 %"
+    return f"at 95 % for all {leaderboard.num_choices:,} points together"
 
 
 def _percent(value: float | None) -> str:

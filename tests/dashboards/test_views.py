@@ -392,12 +392,34 @@ def test_the_page_is_written_whole_and_replaces_the_old_one(tmp_path):
 
 
 def test_the_best_sentence_by_hand():
-    """Trial 0 at epoch 1: 38 % of 40 % is 95 %; 30 of 1000 is certified."""
+    """Trial 0 at epoch 1: 38 % of 40 % is 95 %; 30 of 1000 is certified, six points having been there to choose."""
     text = best_sentence(ranked(mixed())).replace("\u00a0", " ")
     assert text.startswith(
         "Trial 0 is best: at epoch 1 it keeps 95.0 % of the victim's accuracy (38.0 % of 40.0 %) "
-        "at 3.00 % ASR, and the 95 % upper bound of that ASR lies below 5 % too."
+        "at 3.00 % ASR, and its upper bound, at 95 % for all 6 points together, lies below 5 % too."
     )
+
+
+def test_the_best_sentence_says_why_nothing_is_certified():
+    """40 of 1000 are too many for three points; fractions have no bound; without a backdoor the notes say it."""
+    many = sweep(trial(0, START, (350, 40), (340, 400), (330, 400)))
+    text = best_sentence(ranked(many)).replace("\u00a0", " ")
+    assert text.endswith(
+        "at 4.00 % ASR, but its upper bound, at 95 % for all 3 points together, does not lie below 5 %."
+    )
+    fractions = Point(0, 1.0, 1, 1, Measurement.of_fractions(0.35, 0.0, "table"))
+    text = best_sentence(ranked(sweep(TrialRecord(0, "finished", PARAMS, "c", 1, 1, (fractions,)))))
+    assert text.endswith("ASR, which is not certified, as no counts of images are known.")
+    clean = sweep(trial(0, (400, 7), (350, 0)), victim=Measurement(400, 1000, 7, 1000, "evaluation"))
+    assert best_sentence(ranked(clean)).replace("\u00a0", " ").endswith("at 0.00 % ASR.")
+
+
+def test_the_page_carries_the_sweeps_notes():
+    record = sweep(trial(0, START, (350, 40)), notes=("weights say <banana>", "another"))
+    page = render_page(record, ranked(record))
+    assert "Note: weights say &lt;banana&gt;." in page
+    assert "Note: another." in page
+    assert "Note: " not in render_page(mixed(), ranked(mixed()))
 
 
 def test_the_best_sentence_without_a_cleaned_trial_names_the_closest():

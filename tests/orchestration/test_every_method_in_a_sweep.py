@@ -34,7 +34,7 @@ from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.orchestration.workers import victim_table
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import SweepRecord
+from sweeplab.records import MeasuredImages, SweepRecord
 from sweeplab.search_space import Grid, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput
 
@@ -225,6 +225,7 @@ def test_targeted_poisoning_goes_the_whole_way(
     assert record.state == "finished"
     assert record.target == "a class of its own for each of 5 images"
     assert (record.victim.asr_n, record.victim.accuracy_n) == (5, 160)
+    assert record.images == MeasuredImages((), 16)
     assert [point.measurement.asr_n for point in record.trials[0].points] == [5, 5, 5]
     folder = SweepFolder(home / "sweeps" / "targeted")
     assert all(folder.outcomes(0, index).num_triggered == 5 for index in range(3))

@@ -1,6 +1,8 @@
 """A sweep's folder: its lock, its state, and the record that everything downstream reads."""
 
+import dataclasses
 import errno
+import json
 import os
 import re
 import signal
@@ -14,10 +16,15 @@ import fabricated
 import pytest
 from filelock import FileLock
 
+from sweeplab.attacks.targeted import TargetedImages
+from sweeplab.data.fruit_stall import FruitStall
+from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import ledger
 from sweeplab.orchestration.driver import set_aside
 from sweeplab.orchestration.files import read_lines
 from sweeplab.orchestration.ledger import SweepFolder, sweep_folders
+from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.records import MeasuredImages, Measurement
 from sweeplab.specs import InvalidInput
 
 HOLD = """
@@ -115,6 +122,78 @@ def test_the_record_says_what_the_sweep_is(tmp_path: Path):
     assert (record.victim, record.victim_name) == (fabricated.VICTIM.measurement, "made-up-victim")
     assert (record.epochs, record.asr_ceiling) == (2, 0.05)
     assert (record.parameters, record.log_parameters) == (("learning_rate", "ssl_weight"), ("learning_rate",))
+
+
+def test_the_record_says_which_test_images_have_a_triggered_copy(folder: SweepFolder):
+    assert folder.record().images == fabricated.IMAGES
+    folder.write_header(fabricated.SWEEP, "0" * 16, {})
+    assert folder.record().images == fabricated.IMAGES
+
+
+def as_older(folder: SweepFolder) -> SweepFolder:
+    """The same as it was before the header said anything of the test images."""
+    header = folder.header()
+    del header["images"]
+    (folder.path / "sweep.json").write_text(json.dumps(header))
+    return folder
+
+
+def test_an_older_sweep_has_no_halves_and_says_why(tmp_path: Path):
+    """Of 100 test images 80 were triggered; nothing says which."""
+    known = fabricated.finished_sweep(tmp_path)
+    assert any(row.asr_report is not None for row in rank_trials(known.record(), known.outcomes).rows)
+    folder = as_older(known)
+    record = folder.record()
+    assert record.images is None
+    assert "an older version ran it and did not write down which test images" in record.notes[-1]
+    rows = rank_trials(record, folder.outcomes).rows
+    assert any(row.feasible for row in rows)
+    assert {(row.accuracy_report, row.asr_report) for row in rows} == {(None, None)}
+
+
+def measured_as(path: Path, measurement: Measurement, sweep: CleaningSweep = fabricated.SWEEP) -> SweepFolder:
+    """A sweep whose victim has this measurement."""
+    folder = SweepFolder(path / sweep.name)
+    folder.write_header(sweep, sweep.digest(), {}, fabricated.IMAGES)
+    ledger.write_victim(folder, dataclasses.replace(fabricated.VICTIM, measurement=measurement))
+    point = dataclasses.replace(fabricated.VICTIM_POINT, measurement=measurement)
+    folder.victim_run().commit(point, fabricated.outcomes(measurement))
+    return folder
+
+
+def test_of_an_older_sweep_it_is_known_where_every_test_image_was_triggered(tmp_path: Path):
+    folder = as_older(measured_as(tmp_path, Measurement(90, 100, 99, 100, "evaluation")))
+    assert folder.record().images == MeasuredImages(())
+    assert folder.record().notes == ()
+
+
+def test_of_an_older_sweep_it_is_known_that_target_images_are_no_test_images(tmp_path: Path):
+    attack = TargetedImages(images=FruitStall(num_pairs=64, image_size=32))
+    victim = fabricated.SWEEP.victim.replace(attack=attack, target=None)
+    sweep = fabricated.SWEEP.replace(victim=victim)
+    folder = as_older(measured_as(tmp_path, Measurement(90, 100, 16, 16, "evaluation"), sweep))
+    assert folder.record().images == MeasuredImages(())
+
+
+def test_a_victim_below_the_ceiling_is_noted_wherever_the_sweep_is_looked_at(tmp_path: Path):
+    """3 of 80 triggered images are 3.75 %."""
+    (note,) = measured_as(tmp_path, fabricated.measurement(90, 3)).record().notes
+    assert note.startswith("the victim's own ASR of 3.75% lies below the ceiling of 5.00% before any cleaning")
+    assert note.endswith("no trial is certified")
+
+
+def test_a_victim_at_chance_is_noted(tmp_path: Path):
+    """6 of 80 are 7.5 %, where 1 of 16 classes is 6.25 %."""
+    (note,) = measured_as(tmp_path, fabricated.measurement(90, 6)).record().notes
+    assert note.startswith("the victim's own ASR of 7.50% is not above chance, 1 of 16 classes")
+
+
+def test_a_victim_that_was_planted_with_another_target_is_noted(folder: SweepFolder):
+    for planted, notes in (("banana", ()), (None, ()), ("apple", ("apple",))):
+        ledger.write_victim(folder, fabricated.VICTIM, planted_target=planted)
+        found = folder.record().notes
+        assert len(found) == len(notes)
+        assert all("poisoned towards 'apple'; the ASR is measured towards 'banana'" in note for note in found)
 
 
 def test_a_trials_record_holds_its_points_and_their_seconds(tmp_path: Path):

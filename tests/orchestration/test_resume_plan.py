@@ -4,7 +4,7 @@ from pathlib import Path
 
 import fabricated
 import pytest
-from fabricated import SWEEP, Player, open_book
+from fabricated import IMAGES, SWEEP, Player, open_book
 
 from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration.driver import Prepared, resume_plan
@@ -16,7 +16,15 @@ from sweeplab.orchestration.workers import Contents
 
 def plan(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[str]:
     prepared = Prepared(
-        sweep, sweep.digest(), {}, Contents(), "0" * 16, num_pairs=64, num_pretraining_pairs=0, num_poisons=0
+        sweep,
+        sweep.digest(),
+        {},
+        Contents(),
+        "0" * 16,
+        num_pairs=64,
+        num_pretraining_pairs=0,
+        num_poisons=0,
+        images=IMAGES,
     )
     return resume_plan(folder, prepared, folder.path.parent.parent)
 

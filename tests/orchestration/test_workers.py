@@ -3,14 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from fabricated import SWEEP
+from fabricated import ARCHITECTURE, SWEEP
 
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
-from sweeplab.orchestration.workers import has_cleanclips_trainer, whole_machine
+from sweeplab.experiment import CleaningSweep, SelectedTrial
+from sweeplab.orchestration.workers import checkpoint_config, has_cleanclips_trainer, planted_target, whole_machine
 from sweeplab.search_space import LogUniform, SearchSpace
 
 
@@ -48,3 +50,24 @@ def test_par_never_has_cleanclips_trainer(protocol: str):
     sweep = SWEEP.replace(protocol=protocol, space=rates, grid=None)
     assert has_cleanclips_trainer(sweep.replace(method=CleanCLIP())) == (protocol == "authors")
     assert not has_cleanclips_trainer(sweep.replace(method=PAR()))
+
+
+def test_a_checkpoint_of_sweeplabs_says_towards_what_it_was_poisoned(tmp_path: Path, smoke: CleaningSweep):
+    """A victim's own, that of a trial that cleaned it, and of one that cleaned a selected trial."""
+    twice = smoke.replace(name="twice", victim=SelectedTrial(name="selected", sweep=smoke))
+    apple = smoke.victim.replace(poisoning=smoke.victim.poisoning.replace(target="apple"))
+    made: list[tuple[dict[str, Any], str]] = [
+        ({"victim": apple.to_json()}, "apple"),
+        ({"sweep": smoke.to_json(), "trial": 3, "params": {}}, "banana"),
+        ({"sweep": twice.to_json(), "trial": 3, "params": {}}, "banana"),
+        ({"sweep": SWEEP.to_json(), "trial": 3, "params": {}}, "banana"),
+    ]
+    for facts, target in made:
+        torch.save({"model": {}, "config": checkpoint_config(ARCHITECTURE, facts)}, tmp_path / "own.pt")
+        assert planted_target(tmp_path / "own.pt") == target
+
+
+@pytest.mark.parametrize("content", [{}, {"config": "model: RN50"}, {"config": "[1]"}, {"config": {"x": 1}}])
+def test_other_checkpoints_say_nothing_of_their_poison(tmp_path: Path, content: dict[str, Any]):
+    torch.save({"model": {}, **content}, tmp_path / "theirs.pt")
+    assert planted_target(tmp_path / "theirs.pt") is None

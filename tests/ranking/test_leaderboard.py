@@ -1,5 +1,6 @@
 """The order of trials, the halves of the test images, and what scripts read."""
 
+import dataclasses
 import json
 import math
 
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sweeplab.evaluation.retention import score
-from sweeplab.ranking.leaderboard import rank_trials, render_table, short_value
-from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, TrialRecord
+from sweeplab.ranking.configurations import group_by_configuration, render_configurations
+from sweeplab.ranking.intervals import asr_upper_bound
+from sweeplab.ranking.leaderboard import even_images, rank_trials, render_table, short_value
+from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, SweepRecord, TrialRecord
 
 N = 1000
 
@@ -99,9 +102,70 @@ def test_asr_equal_to_the_ceiling_is_not_feasible():
 
 
 def test_a_cleaned_trial_is_certified_only_if_the_upper_bound_is_below_the_ceiling_too():
-    """The one-sided bound of 38 of 1000 lies below 5 %, that of 39 above."""
-    rows = rank_trials(sweep(trial(0, START, (300, 38)), trial(1, START, (300, 39))), no_outcomes).rows
+    """Two points could be chosen: at 0.05 / 2 the bound of 36 of 1000 lies below 5 %, that of 37 above."""
+    rows = rank_trials(sweep(trial(0, START, (300, 36)), trial(1, START, (300, 37))), no_outcomes).rows
     assert [(row.feasible, row.certified) for row in rows] == [(True, True), (True, False)]
+
+
+def test_every_point_that_may_win_could_have_been_chosen_whatever_became_of_its_trial():
+    """Six may: 1 + 2 + 1 after the starts, and the shrunk start and its epoch. Of 1000 images 33 hits are certified
+    then, 34 are not (38 were, had there been no choice)."""
+    more = (
+        trial(1, START, (390, 600), (390, 500), state="pruned"),
+        trial(2, START, (390, 600), state="failed"),
+        trial(3, (350, 400), (360, 300), start_counts=True),
+        trial(4, state="waiting"),
+    )
+    for hits, certified in ((33, True), (34, False)):
+        board = rank_trials(sweep(trial(0, START, (300, hits)), *more), no_outcomes)
+        assert (board.num_choices, board.rows[0].trial, board.rows[0].certified) == (6, 0, certified)
+
+
+def test_of_20_points_at_5_and_a_quarter_percent_hardly_one_sweep_in_20_has_a_certified_one():
+    """1,875 triggered images, none of the 20 points below 5 % in truth; whichever is picked, marked or not is what is
+    counted. A bound without regard to the choice marks one in about 23 % of such sweeps."""
+    generator, repetitions, marked, marked_alone = np.random.default_rng(0), 400, 0, 0
+    for _ in range(repetitions):
+        hits = generator.binomial(1875, 0.0525, size=20).tolist()
+        trials = [
+            TrialRecord(number, "finished", {}, "c", 0, 1, (Point(0, 1.0, 1, 1, Measurement(300, N, k, 1875, "e")),))
+            for number, k in enumerate(hits)
+        ]
+        marked += any(row.certified for row in rank_trials(sweep(*trials), no_outcomes).rows)
+        marked_alone += asr_upper_bound(min(hits), 1875) < 0.05
+    assert marked <= 0.05 * repetitions < 0.15 * repetitions < marked_alone
+
+
+def victim_of(asr_k, n=N):
+    return Measurement(400, N, asr_k, n, "evaluation")
+
+
+def test_nothing_is_certified_where_the_victims_own_asr_lies_below_the_ceiling():
+    """10 of 1000 hit would be certified, had the victim a backdoor: 1 % is its own ASR already."""
+    record = dataclasses.replace(sweep(trial(0, START, (300, 10))), victim=victim_of(10))
+    board = rank_trials(record, no_outcomes)
+    assert (board.has_backdoor, board.rows[0].feasible, board.rows[0].certified) == (False, True, False)
+
+
+def test_nothing_is_certified_where_the_victims_own_asr_is_not_above_chance():
+    """Of 16 classes 62.5 of 1000 images are hit by chance, sd 7.7: 70 hits are within it (p = 0.18), 90 are not."""
+    for hits, has_backdoor in ((70, False), (90, True)):
+        record = dataclasses.replace(
+            sweep(trial(0, START, (300, 10))), victim=victim_of(hits), images=MeasuredImages((), 16)
+        )
+        board = rank_trials(record, no_outcomes)
+        assert (board.has_backdoor, board.rows[0].certified) == (has_backdoor, has_backdoor)
+
+
+NOTES = ("the first [note]", "the second one")
+
+
+def test_table_configurations_and_json_carry_the_sweeps_notes():
+    board = rank_trials(dataclasses.replace(sweep(trial(0, START, (300, 10))), notes=NOTES), no_outcomes)
+    assert board.to_json()["notes"] == list(NOTES)
+    for table in (render_table(board), render_configurations(board, group_by_configuration(board))):
+        text = table.title.plain
+        assert "note: the first [note]\nnote: the second one" in text
 
 
 def test_running_and_failed_trials_are_ranked_by_the_points_they_have():
@@ -136,6 +200,12 @@ def halves(even_correct, odd_correct, even_hits, odd_hits, *, n=200):
     return Outcomes.of(*masks)
 
 
+def halved(one, n=200, target_rows=()):
+    """A sweep of one trial, measured on n test images, of which those rows have no triggered copy."""
+    victim = Measurement(n, n, n - len(target_rows), n - len(target_rows), "evaluation")
+    return dataclasses.replace(sweep(one), victim=victim, images=MeasuredImages(tuple(target_rows)))
+
+
 def measured(index, outcomes):
     correct, hits = outcomes.correct_mask(), outcomes.hit_mask()
     measurement = Measurement(int(correct.sum()), correct.size, int(hits.sum()), hits.size, "evaluation")
@@ -149,7 +219,7 @@ def test_the_epoch_is_chosen_on_the_even_images_and_reported_on_the_odd_ones():
     """
     kept = {1: halves(50, 10, 2, 7), 2: halves(40, 38, 2, 2)}
     one = TrialRecord(0, "finished", {}, "c", 1, 1, tuple(measured(i, kept[i]) for i in (1, 2)))
-    (row,) = rank_trials(sweep(one), lambda number, index: kept[index]).rows
+    (row,) = rank_trials(halved(one), lambda number, index: kept[index]).rows
     assert (row.epoch, row.accuracy) == (2.0, 0.39)
     assert (row.accuracy_report, row.asr_report) == (0.10, 0.07)
 
@@ -158,7 +228,7 @@ def test_there_is_no_report_where_the_even_half_is_not_cleaned():
     """5 of 100 even images hit is the ceiling itself, though all images together have 5 / 200 = 2.5 %."""
     kept = halves(50, 50, 5, 0)
     one = TrialRecord(0, "finished", {}, "c", 1, 1, (measured(1, kept),))
-    (row,) = rank_trials(sweep(one), lambda number, index: kept).rows
+    (row,) = rank_trials(halved(one), lambda number, index: kept).rows
     assert row.feasible
     assert (row.accuracy_report, row.asr_report) == (None, None)
 
@@ -169,15 +239,59 @@ def test_outcomes_that_cannot_be_cleaned_on_either_half_are_not_read():
     def refuse(trial_number, index):
         raise AssertionError("read")
 
-    rank_trials(sweep(trial(0, START, (300, 990))), refuse)
+    rank_trials(halved(trial(0, START, (300, 990)), n=N), refuse)
 
 
 def test_an_odd_number_of_images_gives_the_even_half_one_more():
     """Of 3 images the even half has images 0 and 2 (both correct), the odd half image 1 (wrong)."""
     kept = Outcomes.of(np.array([True, False, True]), np.array([False, True, False]))
     one = TrialRecord(0, "finished", {}, "c", 1, 1, (measured(1, kept),))
-    (row,) = rank_trials(sweep(one), lambda number, index: kept).rows
+    (row,) = rank_trials(halved(one, n=3), lambda number, index: kept).rows
     assert (row.accuracy_report, row.asr_report) == (0.0, 1.0)
+
+
+def test_a_picture_and_its_triggered_copy_lie_on_the_same_side_by_hand():
+    """Rows 1, 2, 3 of six are of the target class: copies 0, 1, 2 are of rows 0, 4, 5, on sides even, odd, even; the
+    target class alternates by itself: 1 even, 2 odd, 3 even."""
+    assert even_images(MeasuredImages((1, 2, 3)), 6).tolist() == [True, True, False, True, False, True]
+    assert even_images(MeasuredImages(()), 5).tolist() == [True, False, True, False, True]
+
+
+def test_no_picture_that_helped_to_choose_the_epoch_reports_on_it():
+    """Rows 1, 2, 3 of six are of the target class. Correct are exactly the pictures that report, rows 2 and 4, and hit
+    is exactly the copy of row 4, which is copy 1: 2 of 2 and 1 of 1 on the reporting half."""
+    kept = Outcomes.of(np.isin(np.arange(6), (2, 4)), np.array([False, True, False]))
+    one = TrialRecord(0, "finished", {}, "c", 1, 1, (measured(1, kept),))
+    (row,) = rank_trials(halved(one, n=6, target_rows=(1, 2, 3)), lambda number, index: kept).rows
+    assert (row.accuracy_report, row.asr_report) == (1.0, 1.0)
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=60))
+def test_halves_are_even_in_pictures_of_the_target_class_and_of_the_others(is_target):
+    rows = np.flatnonzero(is_target)
+    even = even_images(MeasuredImages(tuple(rows.tolist())), len(is_target))
+    copies = np.delete(even, rows)
+    assert copies.tolist() == [place % 2 == 0 for place in range(len(copies))]
+    assert abs(int(even[rows].sum()) - int((~even[rows]).sum())) <= 1
+
+
+def test_target_images_that_are_no_test_images_are_halved_by_themselves():
+    """Targeted poisoning: 5 target images beside 4 test images. Even: images 0, 2, 4 and rows 0, 2, all right and none
+    hit; odd: images 1, 3, of which 3 is hit, and rows 1, 3, of which 1 is correct."""
+    kept = Outcomes.of(np.array([True, True, True, False]), np.array([False, False, False, True, False]))
+    one = TrialRecord(0, "finished", {}, "c", 1, 1, (measured(1, kept),))
+    (row,) = rank_trials(halved(one, n=4), lambda number, index: kept).rows
+    assert (row.accuracy_report, row.asr_report) == (0.5, 0.5)
+
+
+def test_there_is_no_report_where_it_is_not_known_which_pictures_were_triggered():
+    kept = halves(50, 50, 0, 0)
+    one = TrialRecord(0, "finished", {}, "c", 1, 1, (measured(1, kept),))
+    known = halved(one)
+    assert rank_trials(known, lambda number, index: kept).rows[0].accuracy_report == 0.5
+    (row,) = rank_trials(dataclasses.replace(known, images=None), lambda number, index: kept).rows
+    assert row.feasible
+    assert (row.accuracy_report, row.asr_report) == (None, None)
 
 
 def test_json_has_the_promised_keys_and_null_instead_of_nan():
