@@ -6,7 +6,7 @@
 One row a sweep: how many trials have an epoch below the ASR ceiling, and of the best one its retention, accuracy and
 ASR (over all test images, and on the half of the images that did not choose the epoch) and its parameters. A sweep
 without such a trial shows its point of lowest ASR and no retention. Sweeps that the home lacks, or that are not
-finished, are named below the table.
+finished, are named below the table, and so are the notes of those that have some.
 """
 
 import argparse
@@ -29,7 +29,7 @@ HEADER = (
 
 def markdown(folders: Sequence[SweepFolder]) -> str:
     """The table of the finished sweeps, and a line that names the others."""
-    lines, missing = list(HEADER), []
+    lines, missing, notes = list(HEADER), [], []
     for folder in folders:
         record = folder.record() if folder.exists() and folder.victim_point() else None
         if record is None or record.state != "finished":
@@ -37,8 +37,11 @@ def markdown(folders: Sequence[SweepFolder]) -> str:
             continue
         board = rank_trials(record, folder.outcomes)
         lines.append(table_row(record, board.rows))
+        notes += [f"{record.name}: {note}" for note in record.notes]
     if len(lines) == len(HEADER):
         raise InvalidInput(f"none of {', '.join(missing)} is finished in this home; run sweeps/every_method.py first")
+    for note in notes:
+        lines += ["", note]
     if missing:
         lines += ["", f"Not finished: {', '.join(missing)}"]
     return "\n".join(lines)

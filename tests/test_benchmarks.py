@@ -6,13 +6,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fabricated import SWEEP, finished_sweep, point, prepared_folder
+from fabricated import SWEEP, VICTIM, finished_sweep, point, prepared_folder
 
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.fruit_stall import FruitStall
-from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.ledger import SweepFolder, write_victim
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, SweepRecord, TrialRecord
 from sweeplab.specs import InvalidInput
@@ -132,6 +132,13 @@ def test_unfinished_sweeps_are_named_below_the_table(tmp_path: Path):
     assert cells(lines[2])[0] == "made-up"
     assert lines[-1] == "Not finished: begun, absent"
     assert len(lines) == 5
+
+
+def test_notes_stand_below_the_table(tmp_path: Path):
+    folder = finished_sweep(tmp_path)
+    write_victim(folder, VICTIM, planted_target="apple")
+    lines = method_table.markdown([folder]).splitlines()
+    assert lines[-1].startswith("made-up: the victim's weights say that they were poisoned towards 'apple'")
 
 
 def test_a_home_without_any_of_the_sweeps_says_what_to_run(tmp_path: Path):
