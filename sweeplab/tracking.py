@@ -23,6 +23,10 @@ OVER = ("finished", "pruned", "failed")
 TERMINATED = ("FINISHED", "FAILED")
 BATCH_METRICS = 800
 """MLflow takes 1000 metrics, params and tags at once."""
+NOTES = "sweeplab.notes"
+"""The experiment's tag that holds the sweep's notes."""
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow's page shows as the experiment's description."""
 VIEW = "sweeplab"
 """Key of the saved view."""
 
@@ -32,6 +36,9 @@ class Tracker:
 
     MLflow's integer `step` is the point's index, except under the keys `curve/...` (the loss and its parts, where the
     sweep sets `log_every`): there it is the optimizer's step.
+
+    A run says whether its trial is feasible, never that it is certified: that depends on how many points the whole
+    sweep has in the end, so leaderboard and page alone say it.
 
     Points carry the ledger's timestamps, and MLflow's store drops an equal (key, step, timestamp, value): logging a
     point twice changes nothing, so every start may replay what a kill left out.
@@ -64,6 +71,7 @@ class Tracker:
         self.sweep, self.identity = sweep, spec["identity"]
         self.client = MlflowClient(tracking_uri=store_uri(home))
         self.experiment = self._experiment(home)
+        self._tell_notes()
         self._offer_view()
         self._runs = self._known_runs()
         self._logged: dict[int, tuple[int, ...]] = {}
@@ -233,6 +241,16 @@ class Tracker:
             self.client.restore_experiment(found.experiment_id)
         identity: str = found.experiment_id
         return identity
+
+    def _tell_notes(self) -> None:
+        """The sweep's notes as a tag of the experiment, and as its description unless the user wrote one."""
+        tags, text = self.client.get_experiment(self.experiment).tags, "\n\n".join(self.sweep.notes)
+        before = tags.get(NOTES, "")
+        if text == before:
+            return
+        if tags.get(DESCRIPTION, "") in ("", before):
+            self.client.set_experiment_tag(self.experiment, DESCRIPTION, text)
+        self.client.set_experiment_tag(self.experiment, NOTES, text)
 
     def _offer_view(self) -> None:
         """A saved view of the runs page: ranked by retention, with the columns that matter.

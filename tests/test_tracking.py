@@ -140,6 +140,20 @@ def test_every_point_is_there_once_at_its_own_time(synced: Rows):
     assert synced(query, run_of(synced, 0)) == [(0, 0.9, times[0]), (1, 0.8, times[1]), (2, 0.7, times[2])]
 
 
+def test_the_sweeps_notes_are_the_experiments_description_unless_the_user_wrote_one(home: Path):
+    def tags(*notes: str) -> tuple[str | None, str | None]:
+        tracker = Tracker(home, dataclasses.replace(record(), notes=notes), HEADER)
+        found = tracker.client.get_experiment(tracker.experiment).tags
+        return found.get("sweeplab.notes"), found.get("mlflow.note.content")
+
+    assert tags() == (None, None)
+    assert tags("no backdoor", "old") == ("no backdoor\n\nold", "no backdoor\n\nold")
+    assert tags() == ("", "")
+    tracker = Tracker(home, record(), HEADER)
+    tracker.client.set_experiment_tag(tracker.experiment, "mlflow.note.content", "my own words")
+    assert tags("no backdoor") == ("no backdoor", "my own words")
+
+
 def test_syncing_twice_changes_nothing(home: Path, rows: Rows):
     tables = ("metrics", "latest_metrics", "params", "tags", "runs")
     found = []
