@@ -4,12 +4,15 @@ import json
 import math
 import pickle
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -25,6 +28,7 @@ from sweeplab.clip_model import (
     architecture_json,
     build,
     check_activation,
+    check_prompts,
     checkpoint_architecture,
     imagenet_class_names,
     imagenet_templates,
@@ -32,9 +36,11 @@ from sweeplab.clip_model import (
     load_weights,
     matching_architectures,
     normalise_pixels,
+    not_finite,
     num_parameters,
     quick_gelu_of,
     tokenizer,
+    with_directions,
 )
 from sweeplab.specs import InvalidInput
 
@@ -345,3 +351,106 @@ def test_the_authors_cut_long_captions_without_their_end_token(tiny: Architectur
     assert int(authors[0].argmax()) == 0, "the encoder pools at the start token"
     assert torch.equal(paper[0, :-1], authors[0, :-1])
     assert torch.equal(paper[1], authors[1])
+
+
+# --- numbers that are none ------------------------------------------------------------------------------------------
+
+
+@given(data=st.data(), value=st.sampled_from([math.nan, math.inf, -math.inf]), suffix=st.sampled_from([".pt", ".st"]))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_value_that_is_not_finite_anywhere_in_the_weights_is_refused(
+    data: st.DataObject, value: float, suffix: str, model: nn.Module, tmp_path: Path
+):
+    """Parameters and BatchNorm's statistics alike, those that no measurement reads (the logit scale) too."""
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    name = data.draw(st.sampled_from([name for name, tensor in weights.items() if tensor.is_floating_point()]))
+    place = data.draw(st.integers(0, weights[name].numel() - 1))
+    weights[name].view(-1)[place] = value
+    path = tmp_path / ("victim.pt" if suffix == ".pt" else "victim.safetensors")
+    (torch.save if suffix == ".pt" else save_file)(weights, path)
+    with pytest.raises(InvalidInput, match=f"victim.* holds values that are not finite, in {re.escape(name)};"):
+        load_weights(path)
+    assert not_finite(weights) == [name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_finite_weights_of_any_precision_are_taken(dtype: torch.dtype, model: nn.Module, tmp_path: Path):
+    torch.save({name: tensor.to(dtype) for name, tensor in model.state_dict().items()}, tmp_path / "victim.pt")
+    assert load_weights(tmp_path / "victim.pt").keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("row", [[math.nan, 1.0], [math.inf, 1.0], [0.0, 0.0], [1e30, 1e30], [1e-30, 0.0]])
+def test_an_embedding_without_a_direction_is_refused(row: list[float]):
+    """The last two overflow and underflow when they are squared, so that they could not be brought to unit norm."""
+    with pytest.raises(FloatingPointError, match="1 of 3 image embeddings are not finite or have norm zero"):
+        with_directions(torch.tensor([[3.0, 4.0], row, [0.0, 1e-6]]), "image embeddings")
+
+
+# --- prompts --------------------------------------------------------------------------------------------------------
+
+FRUITS = ("apple", "banana", "cherry", "dragon fruit")
+LONG = "a picture that somebody took early in the morning on the way to the market of a {}"
+BEHIND = "a photo of many {}s, which lie on a stall of the market of the old town on the river"
+
+
+def test_a_template_that_the_context_cuts_before_the_name_is_refused(tiny: Architecture):
+    """14 of the 18 tokens are kept, and the name is the last: all classes would have one weight row."""
+    weights = tokenizer(tiny)([LONG.format(name) for name in FRUITS])
+    assert len(weights.unique(dim=0)) == 1
+    with pytest.raises(
+        InvalidInput,
+        match=r"template 'a picture that .* of a \{\}' with class 'apple' has 18 tokens, and context_length=16 keeps "
+        "14 of them, which cuts it before the class's name ends; shorten",
+    ):
+        check_prompts(tiny, FRUITS, ("a photo of a {}.", LONG))
+
+
+def test_a_template_that_is_cut_inside_a_name_is_refused(tiny: Architecture):
+    """12 tokens stand before the name, so `apple` and `banana` fit and `dragon fruit` keeps only its first word."""
+    template = "one two three four five six seven eight nine ten eleven twelve thirteen {}"
+    check_prompts(tiny, FRUITS[:3], (template,))
+    with pytest.raises(InvalidInput, match="with class 'dragon fruit' has 15 tokens, and context_length=16 keeps 14"):
+        check_prompts(tiny, FRUITS, (template,))
+
+
+def test_a_template_that_is_cut_behind_the_name_is_taken(tiny: Architecture):
+    check_prompts(tiny, FRUITS, (BEHIND,))
+
+
+def test_names_that_differ_in_what_is_cut_are_refused(tiny: Architecture):
+    """Both prompts are `tree` and 13 times `tree` once they are cut to 14 tokens."""
+    template = "{}" + " tree" * 13
+    with pytest.raises(
+        InvalidInput, match=r"classes 'tree' and 'tree tree' read the same under template .* once they are"
+    ):
+        check_prompts(tiny, ("tree", "tree tree"), (template,))
+
+
+def test_names_that_the_tokeniser_cannot_tell_apart_are_refused(tiny: Architecture):
+    with pytest.raises(InvalidInput, match="classes 'Apple' and 'apple' read the same to CLIP's tokeniser; rename one"):
+        check_prompts(tiny, ("Apple", "pear", "apple"), ("a photo of a {}.",))
+
+
+def test_under_the_authors_protocol_no_prompt_may_be_cut(tiny: Architecture):
+    """Their tokeniser drops the end token of what it cuts, and the encoder then pools at the start token."""
+    with pytest.raises(InvalidInput, match="under protocol='authors' a text that is cut loses its end token"):
+        check_prompts(tiny, FRUITS, (BEHIND,), "authors")
+    check_prompts(tiny, FRUITS, ("a photo of a {}.",), "authors")
+
+
+def test_the_prompts_of_imagenet_fit_clips_context():
+    for protocol in ("paper", "authors"):
+        check_prompts(Architecture(name="RN50-quickgelu"), imagenet_class_names(), imagenet_templates(), protocol)
+
+
+@given(name=st.text(min_size=1, max_size=60), after=st.text(max_size=80).filter(lambda text: not set(text) & set("{}")))
+@settings(max_examples=100, deadline=None)
+def test_prompts_that_pass_are_told_apart(name: str, after: str):
+    """Whatever the names and templates: two classes whose prompts are let through never have the same tokens."""
+    architecture, template, names = SmallCLIP().architecture(), "a {}" + after, ("apple", name)
+    try:
+        check_prompts(architecture, names, (template,))
+    except InvalidInput:
+        return
+    first, second = tokenizer(architecture)([template.format(each) for each in names])
+    assert name == "apple" or not torch.equal(first, second)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sweeplab.attacks.pixels import quantise
-from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD
+from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, with_directions
 from sweeplab.data.augmentation import AutoAugmentView, ViewField
 from sweeplab.losses import info_nce
 from sweeplab.specs import InvalidInput, Spec
@@ -65,6 +65,7 @@ def optimise_patch(
         (3, patch_size, patch_size) uint8.
 
     Raises:
+        FloatingPointError: if an embedding is not finite or has norm zero.
         InvalidInput: if the patch is larger than the image, there are fewer images than one batch, or no target image
             or caption.
     """
@@ -98,7 +99,8 @@ def _optimise(
 ) -> Tensor:
     device = next(model.parameters()).device
     with torch.no_grad():
-        texts = F.normalize(model.encode_text(target_tokens.to(device)).float(), dim=1)  # type: ignore[operator]
+        texts = model.encode_text(target_tokens.to(device)).float()  # type: ignore[operator]
+        texts = F.normalize(with_directions(texts, "caption embeddings"), dim=1)
         targets = _embed(model, target_images.to(device).float() / 255)
         scale = model.logit_scale.exp().float()  # type: ignore[operator]
     shape = (3, settings.patch_size, settings.patch_size)
@@ -172,4 +174,5 @@ def _embed(model: nn.Module, pixels: Tensor) -> Tensor:
     """Unit embeddings of (B, 3, S, S) float pixels in [0, 1]."""
     mean = torch.tensor(IMAGE_MEAN, device=pixels.device)[:, None, None]
     std = torch.tensor(IMAGE_STD, device=pixels.device)[:, None, None]
-    return F.normalize(model.encode_image((pixels - mean) / std).float(), dim=1)  # type: ignore[operator]
+    features = model.encode_image((pixels - mean) / std).float()  # type: ignore[operator]
+    return F.normalize(with_directions(features, "image embeddings"), dim=1)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+
+from sweeplab.clip_model import with_directions
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def linear_probe(
         max_iterations: of L-BFGS.
 
     Raises:
+        FloatingPointError: if a feature vector is not finite or has norm zero.
         ValueError: if the training classes are fewer than two, or only one of `triggered` and `target` is given.
     """
     from sklearn.linear_model import LogisticRegression  # scikit-learn takes a second to import
@@ -49,12 +53,15 @@ def linear_probe(
     features, classes = train
     if len(np.unique(classes)) < 2:
         raise ValueError(f"the training classes {np.unique(classes).tolist()} are fewer than two")
+    for part in (features, test[0]):
+        with_directions(torch.from_numpy(part), "image embeddings")
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-12
     fitted = LogisticRegression(C=regularisation, max_iter=max_iterations).fit((features - mean) / deviation, classes)
     found = fitted.predict((test[0] - mean) / deviation)
     hits = others = 0
     if triggered is not None:
         rows = test[1] != target
+        with_directions(torch.from_numpy(triggered[rows]), "triggered image embeddings")
         hits = int((fitted.predict((triggered[rows] - mean) / deviation) == target).sum())
         others = int(rows.sum())
     return ProbeResult(int((found == test[1]).sum()), len(found), hits, others)

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sweeplab.attacks.poisoning import Attack
-from sweeplab.clip_model import normalise_pixels
 from sweeplab.evaluation.measure import Measure, Trigger, triggered_rows
-from sweeplab.evaluation.zero_shot import class_weights, zero_shot_classifier
+from sweeplab.evaluation.zero_shot import class_weights, predict, zero_shot_classifier
 from sweeplab.records import Measurement
 from sweeplab.training.randomness import stream_seed
 
@@ -69,11 +67,11 @@ def run_panel(
         for start in range(0, len(labels), measure.evaluation.batch_size):
             rows = range(start, min(start + measure.evaluation.batch_size, len(labels)))
             pixels = measure.clean_pixels(list(rows))
-            clean[start : rows.stop] = classes_of(model, classify, pixels, device)
+            clean[start : rows.stop] = predict(model, iter([pixels]), classify, device=device)
             seeds = [stream_seed(measure.evaluation.seed, "test trigger", row) for row in rows]
             for index, attack in enumerate(attacks):
                 stamped = attack.stamp(pixels, seeds)
-                triggered[index, start : rows.stop] = classes_of(model, classify, stamped, device)
+                triggered[index, start : rows.stop] = predict(model, iter([stamped]), classify, device=device)
     finally:
         for module, training in modes.items():
             module.training = training
@@ -103,12 +101,3 @@ def _row(
         changed_k=int(changed.sum()),
         most_common=names[favourite] if counts[favourite] else "none",
     )
-
-
-@torch.inference_mode()
-def classes_of(model: nn.Module, classify: object, pixels: Tensor, device: torch.device) -> np.ndarray:
-    """Predicted classes of (B, 3, H, W) uint8 images."""
-    assert callable(classify)
-    features = model.encode_image(normalise_pixels(pixels.to(device))).float()  # type: ignore[operator]
-    predicted: np.ndarray = classify(features).argmax(dim=1).cpu().numpy()
-    return predicted

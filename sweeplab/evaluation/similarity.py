@@ -1,4 +1,8 @@
-"""Similarity of images and captions: CLIPScore, detection of poisoned pairs, safe sets, the modality gap."""
+"""Similarity of images and captions: CLIPScore, detection of poisoned pairs, safe sets, the modality gap.
+
+All of them refuse embeddings that are not finite or have norm zero, and scores that are not finite, by a
+FloatingPointError.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+
+from sweeplab.clip_model import with_directions
 
 
 def clip_scores(images: Tensor, texts: Tensor) -> Tensor:
@@ -22,7 +28,7 @@ def clip_scores(images: Tensor, texts: Tensor) -> Tensor:
     Returns:
         (N,).
     """
-    return (images * texts).sum(dim=1)
+    return (with_directions(images, "image embeddings") * with_directions(texts, "caption embeddings")).sum(dim=1)
 
 
 def detection_recall(
@@ -43,6 +49,8 @@ def detection_recall(
     """
     if not is_poison.any():
         raise ValueError("no pair is poisoned, so nothing can be found")
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
     order = np.argsort(-scores if suspicious == "highest" else scores, kind="stable")
     rows = []
     for share in shares:
@@ -76,7 +84,8 @@ def modality_gap(images: Tensor, texts: Tensor) -> float:
     Args:
         images, texts: (N, D) and (M, D), rows of unit norm.
     """
-    return float((images.mean(dim=0) - texts.mean(dim=0)).norm())
+    centre = with_directions(images, "image embeddings").mean(dim=0)
+    return float((centre - with_directions(texts, "caption embeddings").mean(dim=0)).norm())
 
 
 def target_distance(triggered: Tensor, target_images: Tensor) -> float:
@@ -89,7 +98,8 @@ def target_distance(triggered: Tensor, target_images: Tensor) -> float:
         triggered: (N, D), rows of unit norm, images of other classes with the trigger.
         target_images: (M, D), rows of unit norm.
     """
-    return float(torch.cdist(triggered, target_images).mean())
+    with_directions(triggered, "triggered image embeddings")
+    return float(torch.cdist(triggered, with_directions(target_images, "image embeddings")).mean())
 
 
 def two_dimensions(groups: dict[str, Tensor], *, seed: int, perplexity: float = 10.0) -> pd.DataFrame:
@@ -105,7 +115,7 @@ def two_dimensions(groups: dict[str, Tensor], *, seed: int, perplexity: float = 
     """
     from sklearn.manifold import TSNE  # scikit-learn takes a second to import
 
-    rows = torch.cat(list(groups.values())).cpu().numpy()
+    rows = with_directions(torch.cat(list(groups.values())), "image embeddings").cpu().numpy()
     if len(rows) <= perplexity:
         raise ValueError(f"perplexity={perplexity} must be below the {len(rows)} embeddings; give more or lower it")
     fitted = TSNE(perplexity=perplexity, max_iter=1000, init="pca", random_state=seed).fit_transform(rows)

@@ -6,7 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweeplab.clip_model import normalise_pixels
+from sweeplab.clip_model import normalise_pixels, with_directions
+
+AVERAGED_OUT = 1e-6
+"""Of a mean of unit vectors, a norm that is nothing but rounding in float32."""
 
 
 def class_weights_from(text_embeddings: Tensor) -> Tensor:
@@ -17,8 +20,12 @@ def class_weights_from(text_embeddings: Tensor) -> Tensor:
 
     Returns:
         (C, D), rows of unit norm: each template embedding is normalised, averaged over the templates, normalised again.
+
+    Raises:
+        FloatingPointError: if an embedding, or a class's average, is not finite or has norm zero.
     """
-    return F.normalize(F.normalize(text_embeddings, dim=-1).mean(dim=1), dim=-1)
+    templates = F.normalize(with_directions(text_embeddings, "prompt embeddings"), dim=-1)
+    return F.normalize(with_directions(templates.mean(dim=1), "class weights", least=AVERAGED_OUT), dim=-1)
 
 
 @torch.inference_mode()
@@ -56,6 +63,23 @@ def zero_shot_classifier(weights: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 @torch.inference_mode()
+def scores_of(
+    model: nn.Module, images: Tensor, classify: Callable[[Tensor], Tensor], *, device: torch.device
+) -> Tensor:
+    """(B, C) scores of (B, 3, H, W) uint8 images.
+
+    Raises:
+        FloatingPointError: if an image's embedding is not finite or has norm zero, or a score is not finite: the
+            largest of such scores would be that of some class all the same.
+    """
+    features = model.encode_image(normalise_pixels(images.to(device))).float()  # type: ignore[operator]
+    scores = classify(with_directions(features, "image embeddings"))
+    if not bool(scores.isfinite().all()):
+        raise FloatingPointError(f"{int((~scores.isfinite()).sum())} of {scores.numel()} class scores are not finite")
+    return scores
+
+
+@torch.inference_mode()
 def rank_of_own(
     model: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
@@ -77,7 +101,7 @@ def rank_of_own(
     """
     rows = []
     for images, labels in batches:
-        scores = classify(model.encode_image(normalise_pixels(images.to(device))).float())  # type: ignore[operator]
+        scores = scores_of(model, images, classify, device=device)
         own = scores.gather(1, labels.to(device)[:, None])
         rows.append(torch.stack([scores.argmax(dim=1), (scores > own).sum(dim=1)], dim=1).cpu())
     return torch.cat(rows) if rows else torch.empty((0, 2), dtype=torch.int64)
@@ -98,8 +122,5 @@ def predict(
     Returns:
         (N,) int64 on the CPU; of equal scores the lower class number.
     """
-    predictions = [
-        classify(model.encode_image(normalise_pixels(images.to(device))).float()).argmax(dim=1).cpu()  # type: ignore[operator]
-        for images in batches
-    ]
+    predictions = [scores_of(model, images, classify, device=device).argmax(dim=1).cpu() for images in batches]
     return torch.cat(predictions) if predictions else torch.empty(0, dtype=torch.int64)

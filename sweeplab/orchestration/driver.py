@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from sweeplab.attacks.exchange import ImportedPoison
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.attacks.targeted import Targets
-from sweeplab.clip_model import Architecture, load_weights
+from sweeplab.clip_model import Architecture, check_prompts, load_weights
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import Trigger, evaluation_digest, triggered_rows, wanted_classes
@@ -107,9 +107,10 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     """Read all inputs and check whatever can be checked before any process starts.
 
     Raises:
-        InvalidInput: for missing or damaged data, a target that is no class, a trigger that does not fit, a warm-up
-            longer than the training, a batch larger than the data, an objective or method that does not fit its data,
-            a checkpoint of another architecture, or without the optimizer that protocol `authors` carries over.
+        InvalidInput: for missing or damaged data, prompts that do not tell the classes apart, a target that is no
+            class, a trigger that does not fit, a warm-up longer than the training, a batch larger than the data, an
+            objective or method that does not fit its data, a checkpoint of another architecture, or without the
+            optimizer that protocol `authors` carries over.
     """
     sweep = with_shared_storage(sweep.with_text_augmentation_resolved())
     machine = machine_for(sweep, home)
@@ -118,6 +119,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     trigger = sweep.trigger()
     targets = trigger.targets(machine.data_home)
     wanted_classes(test, trigger, targets)
+    check_prompts(sweep.victim.architecture, test.class_names, sweep.evaluation.prompts(), sweep.protocol)
     trigger.attack.check_fits(sweep.victim.architecture.image_size)
     contents = {"test": test.digest}
     if targets is not None:
@@ -131,6 +133,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
         victim_test = sweep.victim.evaluation.load(machine.data_home)
         notes += victim_test.notes
         wanted_classes(victim_test, trigger, targets)
+        _check_prompts_of(sweep.victim, machine)
         _check_training(sweep.victim.optimization, len(table), sweep.victim.epochs, sweep.victim.name)
         _check_objective(sweep.victim.objective, sweep.victim.optimization, len(table), sweep.victim.epochs, sweep)
         victim_digest = _digest_of_victim(sweep.victim, table, victim_test)
@@ -156,8 +159,10 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
     if not isinstance(sweep.data, CleanSample):
         contents["pairs"] = pairs.digest
     if labelled is not None:
+        assert isinstance(sweep.data, LabelledPairs)
         notes += labelled.notes
         _check_classes(sweep, labelled, test)
+        check_prompts(sweep.victim.architecture, test.class_names, (sweep.data.template,), sweep.protocol)
     for params in sweep.grid.points() if sweep.search.sampler == "grid" and sweep.grid else ({},):
         setting = sweep.setting(params)
         _check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
@@ -206,6 +211,14 @@ def _digest_of_victim(victim: PretrainedVictim, pairs: PairTable, test: Labelled
     poisoning = victim.poisoning
     poisons = poisoning.contents(len(pairs)) if isinstance(poisoning, ImportedPoison) else {}
     return victim.digest(pairs=pairs.digest, test=test.digest, **initial, **words, **poisons)
+
+
+def _check_prompts_of(victim: PretrainedVictim, machine: Machine) -> None:
+    """Refuse a victim whose prompts, or whose reference's, do not tell the classes apart."""
+    names = victim.evaluation.load(machine.data_home).class_names
+    check_prompts(victim.architecture, names, victim.evaluation.prompts(), victim.protocol)
+    if (reference := victim.reference()) is not None:
+        _check_prompts_of(reference, machine)
 
 
 def _check_classes(sweep: CleaningSweep, labelled: LabelledImages, test: LabelledImages) -> None:
@@ -915,7 +928,10 @@ def _pretrain_victim(
             initial=str(victim.initial.expanduser().absolute()) if victim.initial is not None else None,
         )
         if inline:
-            executors.pretrain_inline(job, run, on_point)
+            try:
+                executors.pretrain_inline(job, run, on_point)
+            except FloatingPointError as error:
+                raise InvalidInput(f"pre-training victim {victim.name} failed: {error}") from error
             break
         watch = Watch(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
         failure = executors.pretrain_on_ray(job, run, on_point, home, watch, reads or parts_of(victim))

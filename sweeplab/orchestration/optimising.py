@@ -12,7 +12,7 @@ from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration.files import home_folder
-from sweeplab.orchestration.workers import prepare_process, victim_model, whole_machine
+from sweeplab.orchestration.workers import blaming, prepare_process, victim_model, whole_machine
 from sweeplab.specs import InvalidInput
 from sweeplab.training.randomness import numpy_stream
 
@@ -57,12 +57,13 @@ def optimise_for(
     def pixels(rows: list[int]) -> torch.Tensor:
         return torch.stack([torch.from_numpy(load_image(table.image(row), size)) for row in rows])
 
-    patch = optimise_patch(
-        victim_model(sweep.victim.architecture, checkpoint).to(device),
-        settings,
-        images=pixels(others),
-        target_tokens=tokenizer(sweep.victim.architecture)([table.caption(row) for row in targets]),
-        target_images=pixels(targets),
-        report=lambda epoch, loss: say(f"epoch {epoch}/{settings.epochs}: loss {loss:.4f}"),
-    )
+    with blaming(checkpoint):
+        patch = optimise_patch(
+            victim_model(sweep.victim.architecture, checkpoint).to(device),
+            settings,
+            images=pixels(others),
+            target_tokens=tokenizer(sweep.victim.architecture)([table.caption(row) for row in targets]),
+            target_images=pixels(targets),
+            report=lambda epoch, loss: say(f"epoch {epoch}/{settings.epochs}: loss {loss:.4f}"),
+        )
     save_patch(patch, to)

@@ -22,6 +22,7 @@ from sweeplab.clip_model import (
     build,
     check_activation,
     checkpoint_facts,
+    check_prompts,
     load_into,
     load_weights,
     tokenizer,
@@ -307,6 +308,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
 def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: None) -> tuple[Measurement, Outcomes]:
     """checkpoint -> evaluation; `alive` is called with every batch."""
     device = prepare_process(job.machine)
+    model = victim_model(job.architecture, Path(job.checkpoint))
     decoded = job.machine.decoded_files(alive)
     measure = measure_for(
         job.architecture,
@@ -318,7 +320,24 @@ def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: No
         job.contents.evaluation,
     )
     measure.alive = alive
-    return measure(victim_model(job.architecture, Path(job.checkpoint)).to(device))
+    with blaming(job.checkpoint):
+        return measure(model.to(device))
+
+
+@contextmanager
+def blaming(checkpoint: str | Path) -> Iterator[None]:
+    """Numbers that are none are the fault of the checkpoint that is measured.
+
+    Raises:
+        InvalidInput: naming it, for a FloatingPointError.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        raise InvalidInput(
+            f"checkpoint {checkpoint} cannot be measured: {error}; its training diverged or the file is damaged: give "
+            "another checkpoint"
+        ) from error
 
 
 def on_this_node(spec: S, sources: Sources | None, context: WorkerContext) -> S:
@@ -458,7 +477,12 @@ def measure_for(
     decoded: DecodedFiles | None = None,
     known: str = "",
 ) -> Measure:
-    """The measure of an evaluation, test images decoded and stamped; made once per process and known digest."""
+    """The measure of an evaluation, test images decoded and stamped; made once per process and known digest.
+
+    Raises:
+        InvalidInput: if the prompts do not tell the classes apart, a target label is not among the classes, or the
+            trigger does not fit the image.
+    """
     key = digest_of(
         [
             architecture.canonical(),
@@ -473,9 +497,11 @@ def measure_for(
     )
     if key not in _measures:
         _measures.clear()
+        images = evaluation.load(machine.data_home)
+        check_prompts(architecture, images.class_names, evaluation.prompts(), protocol)
         measure = Measure(
             evaluation,
-            evaluation.load(machine.data_home),
+            images,
             architecture.image_size,
             tokenize=tokenizer(architecture, protocol),
             trigger=trigger,

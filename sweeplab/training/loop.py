@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sweeplab.clip_model import Encoder, embedding_width, normalise_pixels
+from sweeplab.clip_model import Encoder, embedding_width, normalise_pixels, not_finite, with_directions
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.training import checkpoints, ranks
 from sweeplab.training import objective as hooks
@@ -117,7 +117,8 @@ def train(
     Resume order: 1. the run's own checkpoint, 2. the model as it was given.
 
     Raises:
-        FloatingPointError: if the loss is no longer finite; the message names the step.
+        FloatingPointError: if the loss, the weights or an embedding that is looked at is not finite; the message names
+            the step and the learning rate.
         ValueError: if the batch does not split over the ranks, or the data hold less than one batch.
     """
     Training(model, pairs, run, measure, context).run()
@@ -419,9 +420,18 @@ class Training:
         }
 
     def measured(self) -> tuple[Measurement, Outcomes]:
-        """The model as it is, by prompts or by the objective's own classifier."""
+        """The model as it is, by prompts or by the objective's own classifier.
+
+        What an epoch's last step did to the weights, no loss has seen yet.
+        """
+        step = self.place.step
+        if names := not_finite(self.model.state_dict()):
+            raise diverged(f"the weights are not finite ({names[0]})", step, self.settings)
         classifier = hooks.classifier(self.objective, self.state)
-        return self.measure(self.model) if classifier is None else self.measure(self.model, classifier)
+        try:
+            return self.measure(self.model) if classifier is None else self.measure(self.model, classifier)
+        except FloatingPointError as error:
+            raise diverged(str(error), step, self.settings) from error
 
     def set_mode(self) -> None:
         """Training mode, for the model and for what the objective trains beside it."""
@@ -470,8 +480,12 @@ class Training:
             for chunk in share.split(EMBED_BATCH):
                 batch = self.pairs.first_copies(epoch, chunk.tolist()).to(self.device)
                 images, texts, _ = encode(Encoder(model), batch.images, batch.tokens, self.optimization)
+                with_directions(images, "image embeddings")
+                with_directions(texts, "caption embeddings")
                 kept = keep(F.normalize(images, dim=-1), F.normalize(texts, dim=-1))
                 rows.append(tuple(tensor.cpu() for tensor in kept))
+        except FloatingPointError as error:
+            raise diverged(str(error), self.place.step, self.settings) from error
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -582,10 +596,13 @@ def set_training_mode(model: nn.Module, optimization: Optimization) -> None:
 def check_finite(loss_sum: torch.Tensor, step: int, run: Run) -> None:
     """Raise FloatingPointError where the sum of losses is not a finite number."""
     if not math.isfinite(float(loss_sum)):
-        raise FloatingPointError(
-            f"the loss is not finite at step {step} with learning_rate={run.optimization.learning_rate:g}; "
-            "lower the learning rate or clip gradients (max_gradient_norm)"
-        )
+        raise diverged("the loss is not finite", step, run)
+
+
+def diverged(what: str, step: int, run: Run) -> FloatingPointError:
+    """The error of a run in which something is not finite after so many steps."""
+    remedy = "lower the learning rate or clip gradients (max_gradient_norm)" if step else "choose another start"
+    return FloatingPointError(f"{what} at step {step} with learning_rate={run.optimization.learning_rate:g}; {remedy}")
 
 
 def logit_scale(model: nn.Module) -> float:

@@ -75,3 +75,19 @@ def test_a_saved_patch_is_stamped_pixel_by_pixel(tmp_path: Path):
 def test_what_cannot_be_optimised_is_refused(changes: dict, message: str, tiny: Architecture):
     with pytest.raises(InvalidInput, match=message):
         optimised(tiny, SETTINGS.replace(**changes))
+
+
+@pytest.mark.parametrize("name", ["text_projection", "visual.attnpool.c_proj.weight"])
+def test_a_model_whose_embeddings_are_not_finite_gives_no_patch(name: str, tiny: Architecture):
+    model = build(tiny, seed=0)
+    model.state_dict()[name].fill_(3e38)
+    tokens = tokenizer(tiny)(["a ripe banana"])
+    with pytest.raises(FloatingPointError, match="embeddings are not finite or have norm zero"):
+        optimise_patch(
+            model,
+            SETTINGS,
+            images=noise(16, 0),
+            target_tokens=tokens,
+            target_images=noise(3, 1),
+            report=lambda epoch, loss: None,
+        )

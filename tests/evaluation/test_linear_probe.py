@@ -33,3 +33,12 @@ def test_one_class_is_refused():
     features, classes = blobs(0)
     with pytest.raises(ValueError, match="fewer than two"):
         linear_probe((features, classes * 0), blobs(1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("where", ["train", "test", "triggered"])
+def test_features_without_a_direction_are_refused(where: str, value: float):
+    parts = {"train": blobs(0), "test": blobs(1), "triggered": blobs(2)}
+    parts[where][0][3] = value
+    with pytest.raises(FloatingPointError, match=r"1 of .* image embeddings are not finite or have norm zero"):
+        linear_probe(parts["train"], parts["test"], triggered=parts["triggered"][0], target=1)

@@ -82,3 +82,19 @@ def test_a_map_keeps_groups_apart_that_lie_apart():
 def test_a_map_of_too_few_points_is_refused():
     with pytest.raises(ValueError, match="perplexity"):
         two_dimensions({"clean": EAST}, seed=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_embeddings_without_a_direction_are_refused(value: float):
+    bad = torch.tensor([[value, 0.0]])
+    for measure in (clip_scores, modality_gap, target_distance):
+        for pair in ((bad, EAST), (EAST, bad)):
+            with pytest.raises(FloatingPointError, match=r"1 of 1 .*embeddings are not finite or have norm zero"):
+                measure(*pair)
+    with pytest.raises(FloatingPointError, match="1 of 13 image embeddings"):
+        two_dimensions({"clean": EAST.expand(12, -1), "triggered": bad}, seed=0)
+
+
+def test_detection_by_scores_that_are_not_finite_is_refused():
+    with pytest.raises(FloatingPointError, match="1 of 3 scores are not finite"):
+        detection_recall(np.array([0.1, np.nan, 0.3]), np.array([True, False, False]), (0.5,), "highest")

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture, build, tokenizer
-from sweeplab.evaluation.zero_shot import class_weights, class_weights_from, predict, zero_shot_classifier
+from sweeplab.evaluation.zero_shot import (
+    class_weights,
+    class_weights_from,
+    predict,
+    rank_of_own,
+    zero_shot_classifier,
+)
 
 CPU = torch.device("cpu")
 
@@ -98,3 +104,48 @@ def test_of_equal_scores_the_lower_class_number_is_predicted():
 
 def test_no_images_have_no_predictions():
     assert predict(Colours(), iter([]), zero_shot_classifier(torch.eye(3)), device=CPU).shape == (0,)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_a_prompt_without_a_direction_is_refused(value: float):
+    embeddings = torch.tensor([[[3.0, 0.0]], [[value, 0.0]]])
+    with pytest.raises(FloatingPointError, match="1 of 2 prompt embeddings are not finite or have norm zero"):
+        class_weights_from(embeddings)
+
+
+def test_templates_that_cancel_out_are_refused():
+    """(3, 4) and (-6, -8) are opposite on the sphere: their mean is zero up to rounding."""
+    with pytest.raises(FloatingPointError, match="1 of 2 class weights are not finite or have norm zero"):
+        class_weights_from(torch.tensor([[[3.0, 4.0], [-6.0, -8.0]], [[1.0, 0.0], [1.0, 0.0]]]))
+
+
+class Fixed(nn.Module):
+    """Stands in for an image tower: embeds every image as the same row."""
+
+    def __init__(self, row: list[float]) -> None:
+        super().__init__()
+        self.row = torch.tensor(row)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        return self.row.expand(len(pixels), -1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0])
+def test_images_without_a_direction_are_refused(value: float):
+    """Without the check the first class would be predicted for all of them."""
+    model, images, classify = Fixed([value, 0.0]), plain((1, 2, 3), (4, 5, 6)), zero_shot_classifier(torch.eye(2))
+    with pytest.raises(FloatingPointError, match="2 of 2 image embeddings are not finite or have norm zero"):
+        predict(model, iter([images]), classify, device=CPU)
+    with pytest.raises(FloatingPointError, match="2 of 2 image embeddings are not finite or have norm zero"):
+        rank_of_own(model, iter([(images, torch.tensor([0, 1]))]), classify, device=CPU)
+
+
+def test_scores_of_a_classifier_that_are_not_finite_are_refused():
+    """Such as those of a trained head that diverged."""
+    with pytest.raises(FloatingPointError, match="1 of 2 class scores are not finite"):
+        predict(
+            Fixed([1.0, 1.0]), iter([plain((1, 2, 3))]), lambda rows: rows * torch.tensor([1.0, math.nan]), device=CPU
+        )

@@ -13,14 +13,16 @@ from torch.testing import assert_close
 
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.clip_model import MAX_LOG_SCALE, Architecture, Encoder, build, tokenizer
-from sweeplab.data.tables import PairTable
+from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
+from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.evaluation.measure import Evaluation, Measure
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
 from sweeplab.training import checkpoints
 from sweeplab.training.loop import Run, set_training_mode, train, train_step
-from sweeplab.training.objective import EmbeddedBatch, Loss, TrainingFacts
+from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, TrainingFacts
 from sweeplab.training.optimisation import Optimization, build_optimizer, learning_rate_at
 
 OPTIMIZATION = Optimization(learning_rate=1e-3, warmup_steps=2, global_batch_size=16)
@@ -407,6 +409,64 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
     with pytest.raises(FloatingPointError, match=r"not finite at step 3 with learning_rate=0.001; lower the learning"):
         trained(tiny, pairs, objective=Broken(), checkpoint_folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+ONE_STEP = Optimization(global_batch_size=64, warmup_steps=0)
+
+
+def test_weights_that_overflow_in_the_last_step_are_no_result(tiny: Architecture, pairs: TrainingPairs, tmp_path: Path):
+    """The only step's loss is finite; AdamW then moves every weight by about the rate, which float32 cannot hold."""
+    with pytest.raises(
+        FloatingPointError,
+        match=r"weights are not finite \(.*\) at step 1 with learning_rate=1e\+39; lower the learning",
+    ):
+        trained(tiny, pairs, epochs=1, optimization=ONE_STEP.replace(learning_rate=1e39), checkpoint_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_embeddings_that_overflow_in_the_last_step_are_no_result(
+    tiny: Architecture, pairs: TrainingPairs, stall_test: LabelledImages, tmp_path: Path
+):
+    """The weights are finite, about 1e36; what they make of an image is not."""
+    evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
+    measured = Measure(evaluation, stall_test, 32, tokenize=tokenizer(tiny), trigger=None)
+    run = Run(
+        objective=MMCL(),
+        optimization=ONE_STEP.replace(learning_rate=1e36),
+        epochs=1,
+        seed=0,
+        checkpoint_folder=tmp_path,
+    )
+    notebook = Notebook()
+    with pytest.raises(FloatingPointError, match=r"embeddings are not finite .* at step 1 with learning_rate=1e\+36"):
+        train(build(tiny, seed=0), pairs, run, measure=measured, context=notebook)
+    assert [point.epoch for point in notebook.points] == [0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "visual.layer1.0.bn1.running_var", "token_embedding.weight"])
+def test_no_start_is_measured_whose_weights_are_not_finite(name: str, tiny: Architecture, pairs: TrainingPairs):
+    """BatchNorm's variances and weights that the loss has not seen count too."""
+    model = build(tiny, seed=0)
+    model.state_dict()[name].fill_(math.inf)
+    with pytest.raises(FloatingPointError, match=f"not finite \\({name}\\) at step 0 .*; choose another start"):
+        trained(tiny, pairs, model=model)
+
+
+class Looking(Spec):
+    """Looks at all pairs before the second epoch, with weights that have grown too large meanwhile."""
+
+    def start_epoch(self, state: nn.Module | None, facts: EpochFacts) -> None:
+        if facts.epoch == 2:
+            facts.cosines()
+
+    def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
+        return MMCL().loss(None, batch)
+
+
+def test_an_objective_is_not_shown_embeddings_that_are_not_finite(tiny: Architecture, pairs: TrainingPairs):
+    with pytest.raises(FloatingPointError, match=r"embeddings are not finite .* at step 1 with learning_rate=1e\+36"):
+        trained(tiny, pairs, objective=Looking(), optimization=ONE_STEP.replace(learning_rate=1e36))
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny: Architecture, pairs: TrainingPairs):
