@@ -1000,8 +1000,8 @@ def examine(
     what: Annotated[
         list[str] | None,
         typer.Option(
-            help="panel, probe, pairs, retrieval or map; may be repeated. If left out: all of one checkpoint, pairs of "
-            "several, panel without a script."
+            help="panel, probe, pairs, retrieval or map; may be repeated. If left out: of one checkpoint all for which "
+            "the script has what they need, pairs of several, panel without a script."
         ),
     ] = None,
     only: Only = None,
@@ -1009,6 +1009,9 @@ def examine(
     architecture: Annotated[str | None, typer.Option(help="open_clip name; without a script.")] = None,
     test: Annotated[Path | None, typer.Option(help="Folder with one folder per class; without a script.")] = None,
     classes: Annotated[str, typer.Option(help=CLASSES)] = "folders",
+    train: Annotated[
+        Path | None, typer.Option(help="Folder with one folder per class, on which the linear probe is fitted.")
+    ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder for tables (detection, map, dynamics).")] = None,
 ) -> None:
     """Measure more of checkpoints: a panel of triggers, a linear probe, CLIPScores and detection, retrieval, a map.
@@ -1019,11 +1022,16 @@ def examine(
     """
 
     def work() -> None:
+        from sweeplab.data.class_folders import ClassFolders
         from sweeplab.orchestration import examining
         from sweeplab.orchestration.evaluating import EvaluationRequest, notes_of
 
         found: dict[str, Any]
         if script is None:
+            if train is not None:
+                raise InvalidInput(
+                    "--train is for the linear probe, which needs a sweep's test set; give --script SCRIPT"
+                )
             if len(checkpoints) > 1 or checkpoints[0].is_dir():
                 raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
             request = EvaluationRequest(checkpoints[0], None, architecture, test, classes, None, "{}", None)
@@ -1035,10 +1043,13 @@ def examine(
             raise InvalidInput("--architecture and --test go without --script, which names both; leave them out")
         sweep = _one_sweep(script, only, [], smoke)
         check_sources([sweep])
+        # Folders are named as those of the test set are.
+        names = getattr(sweep.evaluation.test, "class_names", "folders")
+        own = ClassFolders(path=train, class_names=names) if train is not None else None
         if len(checkpoints) == 1 and not checkpoints[0].is_dir():
-            found = examining.examine_checkpoint(sweep, checkpoints[0], what or examining.WANTS, to)
+            found = examining.examine_checkpoint(sweep, checkpoints[0], what, to, own)
         else:
-            found = examining.examine_checkpoints(sweep, checkpoints, what or ["pairs"], to)
+            found = examining.examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
         say(json.dumps(found, indent=1))
 
     end(guarded(work))

@@ -556,7 +556,9 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     """
     small = SmallCLIP(image_size=32)
     evaluation = Evaluation(
-        test=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32), templates=ZERO_SHOT_TEMPLATES
+        test=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32),
+        templates=ZERO_SHOT_TEMPLATES,
+        probe=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32, seed=2),
     )
     tiny = {"global_batch_size": 32, "warmup_steps": 5}
     original = sweep.original_victim()

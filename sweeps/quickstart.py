@@ -21,7 +21,11 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim, Resources, Sear
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.training.optimisation import Optimization
 
-EVALUATION = Evaluation(test=FruitStallTest(num_images=2000), templates=ZERO_SHOT_TEMPLATES)
+EVALUATION = Evaluation(
+    test=FruitStallTest(num_images=2000),
+    templates=ZERO_SHOT_TEMPLATES,
+    probe=FruitStallTest(num_images=2000, seed=2),
+)
 
 VICTIM = PretrainedVictim(
     name="fruit-stall-mmcl",

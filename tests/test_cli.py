@@ -24,12 +24,14 @@ from typer.testing import CliRunner
 
 from sweeplab import cli
 from sweeplab.attacks.badnet import BadNet
+from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.fruit_stall import CLASS_NAMES
+from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.pairs import PairsCSV
-from sweeplab.experiment import CleaningSweep
+from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.book import TrialBook, open_study
 from sweeplab.orchestration.ledger import SweepFolder
@@ -809,6 +811,93 @@ def test_what_is_odd_about_a_test_folder_is_noted_beside_the_output(
     assert "(.heic 1), the first: plum/3.heic" in stderr
 
 
+def with_nan(checkpoint: Path, path: Path) -> Path:
+    """A copy of a checkpoint with one value that is none, in a weight that no measurement reads."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["model"]["logit_scale"].fill_(float("nan"))
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("command_name", ["evaluate", "examine"])
+def test_a_checkpoint_with_nan_is_refused(
+    command_name: str, own_home: Path, own_weights: Path, folders: Path, tmp_path: Path
+):
+    broken = with_nan(own_weights, tmp_path / "broken.pt")
+    message = refused(command_name, str(broken), "--test", str(folders))
+    assert message.startswith(f"checkpoint {broken} holds values that are not finite, in logit_scale;")
+    assert "give another checkpoint" in message
+
+
+def test_a_victim_with_nan_is_refused(sweep: CleaningSweep, refusal, own_weights: Path, own_home: Path, tmp_path: Path):
+    broken = with_nan(own_weights, tmp_path / "broken.pt")
+    message = refusal(["--inline"], sweep.replace(victim=sweep.victim.replace(path=broken)))
+    assert "broken.pt holds values that are not finite, in logit_scale" in message
+    assert not (own_home / "sweeps").exists()
+
+
+EXPERIMENT = """
+from pathlib import Path
+from fabricated import SWEEP
+from sweeplab.cli import main
+
+MINE = SWEEP.replace(victim=SWEEP.victim.replace(path=Path({path!r})))
+if __name__ == "__main__":
+    main(MINE)
+"""
+
+
+def test_the_linear_probe_is_fitted_on_a_folder_that_is_named(own_home: Path, own_weights: Path, tmp_path: Path):
+    script = tmp_path / "experiment.py"
+    script.write_text(EXPERIMENT.format(path=str(own_weights)))
+    words = ("examine", str(own_weights), "--script", str(script), "--what", "probe")
+    assert "give --train FOLDER, or evaluation.probe in the script" in refused(*words)
+    train = FruitStallTest(num_images=32, image_size=32, seed=2).read(tmp_path)
+    code, stdout, stderr = command(*words, "--train", train.root)
+    assert code == 0, stderr
+    probe = json.loads(stdout)["probe"]
+    assert (probe["num_training_images"], probe["counts"]["accuracy_n"]) == (32, 48)
+
+
+@pytest.mark.parametrize("command_name", ["evaluate", "examine"])
+def test_a_class_whose_name_does_not_fit_into_the_prompts_is_refused(
+    command_name: str, own_home: Path, own_weights: Path, tmp_path: Path
+):
+    for name in ("pear", "a small and rather sour wild apple of the northern woods"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32), (len(name), 0, 0)).save(tmp_path / "images" / name / "1.png")
+    message = refused(command_name, str(own_weights), "--test", str(tmp_path / "images"))
+    assert message.startswith("template 'a bad photo of a {}.' with class 'a small and rather sour wild apple of")
+    assert "context_length=16 keeps 14 of them, which cuts it before the class's name ends" in message
+
+
+@pytest.mark.parametrize("field", ["evaluation", "victim"])
+def test_a_template_that_is_cut_before_the_name_is_refused_before_anything_runs(
+    field: str, sweep: CleaningSweep, refusal, own_home: Path
+):
+    """Of the sweep's test set, and of that on which its victim is selected."""
+    long = sweep.evaluation.replace(
+        templates=("a photo that was taken on a market in the early morning light of a {}",)
+    )
+    if field == "evaluation":
+        changed = sweep.replace(evaluation=long)
+    else:
+        victim = PretrainedVictim(
+            name="cut",
+            architecture=fabricated.ARCHITECTURE,
+            data=sweep.data,
+            poisoning=Poisoning(attack=BadNet(patch_size=4), target="banana", rate=0.1),
+            optimization=sweep.optimization,
+            epochs=1,
+            evaluation=sweep.evaluation,
+        )
+        reference = victim.replace(name="reference", evaluation=long)
+        changed = sweep.replace(victim=victim.replace(select=ClosestTo(victim=reference)))
+    message = refusal(["--inline"], changed)
+    assert "light of a {}' with class 'apple' has 16 tokens, and context_length=16 keeps 14 of them" in message
+    assert not (own_home / "sweeps").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -817,6 +906,10 @@ def test_what_is_odd_about_a_test_folder_is_noted_beside_the_output(
         (("MODEL", "--test", "FOLDERS", "--what", "soul"), "'soul' cannot be examined; known: panel"),
         (("MODEL", "MODEL", "--test", "FOLDERS"), "several checkpoints are compared on a sweep's pairs"),
         (("MODEL", "--script", "SCRIPT", "--test", "FOLDERS"), "--architecture and --test go without --script"),
+        (
+            ("MODEL", "--test", "FOLDERS", "--train", "FOLDERS"),
+            "--train is for the linear probe, which needs a sweep's",
+        ),
         (("NOWHERE", "MODEL", "--script", "SCRIPT"), "does not exist; give files or folders"),
         (("FOLDERS", "--script", "SCRIPT"), "holds no checkpoint"),
     ],

@@ -33,7 +33,7 @@ TEST_SETS = (ClassFolders, FruitStallTest)
 class Evaluation(Spec):
     """What a model is measured on."""
 
-    NOT_IN_DIGEST = frozenset({"batch_size"})
+    NOT_IN_DIGEST = frozenset({"batch_size", "probe"})
 
     test: Annotated[AnySpec, one_of(lambda: TEST_SETS, "read", "test set")]
     """Labelled images."""
@@ -43,6 +43,9 @@ class Evaluation(Spec):
     """Of the triggers' draws: the same for every epoch, trial and sweep (common random numbers)."""
     batch_size: int = Field(default=256, ge=1)
     """Images per forward pass on each rank; a matter of memory only."""
+    probe: Annotated[AnySpec, one_of(lambda: TEST_SETS, "read", "set of labelled images")] | None = None
+    """Labelled images of the test set's classes, none of them a test image, on which `sweeplab examine` fits its linear
+    probe; no trial is measured on them."""
 
     @model_validator(mode="after")
     def _check(self) -> "Evaluation":
@@ -201,6 +204,9 @@ class Measure:
                 labels; None: zero-shot by the prompts.
 
         The model is put into evaluation mode and afterwards back into the mode it was in, module by module.
+
+        Raises:
+            FloatingPointError: if an embedding is not finite or has norm zero, or a score is not finite.
         """
         device = next(model.parameters()).device
         modes = {module: module.training for module in model.modules()}

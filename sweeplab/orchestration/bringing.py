@@ -150,19 +150,19 @@ class Sources:
 
 def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = True) -> list[Any]:
     """What of a spec names files to be read: data, test images, pictures of triggers, files of a method. Not the
-    weights of victims, which are brought by themselves.
+    weights of victims, which are brought by themselves, nor the linear probe's images, which no worker reads.
 
     Args:
         spec: a sweep or a victim.
         trains_victim: whether a sweep's victim is to be trained; else its data are needed for a clean sample alone.
     """
     if isinstance(spec, PretrainedVictim):
-        parts: list[Any] = [spec.data, spec.evaluation, spec.poisoning, spec.objective]
+        parts: list[Any] = [spec.data, spec.evaluation.replace(probe=None), spec.poisoning, spec.objective]
         if (reference := spec.reference()) is not None:
             parts += parts_of(reference)
         return parts
     victim = spec.original_victim()
-    parts = [spec.data, spec.evaluation, spec.method, victim.trigger().attack]
+    parts = [spec.data, spec.evaluation.replace(probe=None), spec.method, victim.trigger().attack]
     if isinstance(victim, PretrainedVictim) and (trains_victim or isinstance(spec.data, CleanSample)):
         parts += parts_of(victim)
     return parts

@@ -1,8 +1,11 @@
 """What else can be measured of one checkpoint, on demand: what `sweeplab examine` does."""
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +18,10 @@ from torch import Tensor, nn
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.poisoning import Attack, mentions
 from sweeplab.clip_model import normalise_pixels
+from sweeplab.data.images import load_image
+from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.linear_probe import linear_probe
-from sweeplab.evaluation.measure import Measure, Trigger
+from sweeplab.evaluation.measure import Measure, Pixels, Trigger
 from sweeplab.evaluation.panel import NOT_CERTIFIED, run_panel
 from sweeplab.evaluation.retrieval import recall_at, retrieval_asr
 from sweeplab.evaluation.similarity import (
@@ -34,6 +39,7 @@ from sweeplab.orchestration.files import home_folder
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.orchestration.workers import (
     Machine,
+    blaming,
     measure_for,
     prepare_process,
     victim_model,
@@ -60,41 +66,96 @@ DYNAMICS = "dynamics.csv"
 
 
 def examine_checkpoint(
-    sweep: CleaningSweep, checkpoint: Path, wants: Iterable[str], to: Path | None = None
+    sweep: CleaningSweep,
+    checkpoint: Path,
+    wants: Iterable[str] | None = None,
+    to: Path | None = None,
+    train: Any = None,
 ) -> dict[str, Any]:
     """Measure a checkpoint with the data and the trigger of a sweep.
 
     Args:
         sweep: names architecture, test set, trigger, and the victim's pairs.
         checkpoint: the weights.
-        wants: some of WANTS.
+        wants: some of WANTS; None: all for which the sweep has what they need, `left_out` tells why the others are not
+            there.
         to: folder for tables (`map.csv`, `detection.csv`); None: they are not written.
+        train: source of labelled images on which the linear probe is fitted; None: `sweep.evaluation.probe`.
 
     Returns:
         Plain JSON values by what was wanted. Targeted poisoning stamps no trigger: the panel then guesses the targets
-        of others, the probe has no ASR, and there is no map.
+        of others, the probe and retrieval have no ASR, and there is no map.
+
+    Raises:
+        InvalidInput: for weights of another architecture, weights or embeddings that are not finite, prompts that do
+            not tell the classes apart, or something wanted that needs what the sweep does not name.
     """
-    wanted = _known(wants)
+    train = train or sweep.evaluation.probe
+    lacking = _lacking(sweep, train)
+    wanted = [want for want in WANTS if want not in lacking] if wants is None else _known(wants)
+    if missing := next((lacking[want] for want in wanted if want in lacking), None):
+        raise InvalidInput(missing)
     machine = whole_machine(home_folder())
     device = prepare_process(machine)
     trigger = sweep.trigger()
     model = victim_model(sweep.victim.architecture, checkpoint).to(device).eval()
     found: dict[str, Any] = {"checkpoint": str(checkpoint), "protocol": sweep.protocol}
-    if set(wanted) & {"panel", "probe", "map"}:
-        measure = measure_for(sweep.victim.architecture, sweep.evaluation, trigger, machine, sweep.protocol)
-        if "panel" in wanted:
-            found["panel"] = _panel(model, measure, trigger)
-        if "probe" in wanted:
-            found["probe"] = _probe(model, measure, trigger.target)
-        if "map" in wanted and trigger.target is not None:
-            found["map"] = _map(model, measure, trigger.target, to)
-    if "pairs" in wanted or "retrieval" in wanted:
-        found |= _pairs(model, sweep, machine, wanted, to)
+    if wants is None and lacking:
+        found["left_out"] = lacking
+    with blaming(checkpoint):
+        seen = None
+        if set(wanted) & {"panel", "probe", "map", "retrieval"}:
+            seen = Seen(
+                model, measure_for(sweep.victim.architecture, sweep.evaluation, trigger, machine, sweep.protocol)
+            )
+            if "panel" in wanted:
+                found["panel"] = _panel(model, seen.measure, trigger)
+            if "probe" in wanted:
+                found["probe"] = _probe(seen, training_images(seen.measure.images, train, machine), trigger.target)
+            if "map" in wanted and trigger.target is not None:
+                found["map"] = _map(seen, trigger.target, to)
+        if "pairs" in wanted or "retrieval" in wanted:
+            found |= _pairs(model, sweep, machine, wanted, to, seen)
     return found
 
 
+def _lacking(sweep: CleaningSweep, train: Any) -> dict[str, str]:
+    """What cannot be measured with what a sweep names, and why."""
+    lacking = {}
+    if train is None:
+        lacking["probe"] = (
+            "the linear probe is fitted on labelled images that are not the test set's, and none are named: give "
+            "--train FOLDER, or evaluation.probe in the script"
+        )
+    if not isinstance(sweep.original_victim(), PretrainedVictim):
+        for want in ("pairs", "retrieval"):
+            lacking[want] = f"{want!r} needs the victim's pre-training pairs, and a checkpoint names none"
+    return lacking
+
+
+class Seen:
+    """A model's image embeddings of the test set, made when first asked for."""
+
+    def __init__(self, model: nn.Module, measure: Measure) -> None:
+        self.model, self.measure = model, measure
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """(N, D), not of unit norm, of the clean test images."""
+        return _features(self.model, self.measure.clean_pixels, len(self.measure.images))
+
+    @cached_property
+    def triggered(self) -> Tensor:
+        """(M, D), not of unit norm, of the triggered test images, which are not of the target class."""
+        return _features(self.model, self.measure.triggered_pixels, len(self.measure.triggered_rows))
+
+
 def examine_checkpoints(
-    sweep: CleaningSweep, places: Sequence[Path], wants: Iterable[str] = ("pairs",), to: Path | None = None
+    sweep: CleaningSweep,
+    places: Sequence[Path],
+    wants: Iterable[str] = ("pairs",),
+    to: Path | None = None,
+    train: Any = None,
 ) -> dict[str, Any]:
     """Measure several states of a model, such as the epochs of a victim (CleanCLIP, App. H and I; SafeCLIP, Fig. 2).
 
@@ -103,6 +164,7 @@ def examine_checkpoints(
         places: checkpoints, or folders that hold some (a victim's, a trial's).
         wants: some of WANTS.
         to: folder for tables: `dynamics.csv`, and those of each checkpoint in a folder named after it.
+        train: as for `examine_checkpoint`.
 
     Returns:
         `checkpoints`: what `examine_checkpoint` gives for each, with its epoch. `dynamics`: with `pairs` wanted, one
@@ -112,7 +174,7 @@ def examine_checkpoints(
     wanted = _known(wants)
     found = [
         {
-            **examine_checkpoint(sweep, state.path, wanted, to / state.path.stem if to is not None else None),
+            **examine_checkpoint(sweep, state.path, wanted, to / state.path.stem if to is not None else None, train),
             "epoch": state.epoch,
         }
         for state in states
@@ -216,9 +278,10 @@ def examine_unknown(request: EvaluationRequest, wants: Iterable[str] = ("panel",
     machine = whole_machine(home_folder())
     device = prepare_process(machine)
     architecture = architecture_of(request)
-    measure = measure_for(architecture, evaluation_of(request), None, machine)
     model = victim_model(architecture, request.checkpoint).to(device).eval()
-    panel = _panel(model, measure, None)
+    measure = measure_for(architecture, evaluation_of(request), None, machine)
+    with blaming(request.checkpoint):
+        panel = _panel(model, measure, None)
     panel["note"] = f"{panel['note']} {GUESSED}"
     return {"checkpoint": str(request.checkpoint), "panel": panel}
 
@@ -271,39 +334,62 @@ def _panel(model: nn.Module, measure: Measure, planted: Trigger | None) -> dict[
     }
 
 
-def _probe(model: nn.Module, measure: Measure, target: str | None) -> dict[str, Any]:
-    """Trained on every second test image of each class, tested on the others; an ASR where there is a trigger."""
-    labels = measure.images.labels
-    rank_in_class = np.empty(len(labels), dtype=np.int64)
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        rank_in_class[own] = np.arange(len(own))
-    clean = _features(model, measure, triggered=False).numpy()
-    train, test = rank_in_class % 2 == 0, rank_in_class % 2 == 1
+def training_images(test: LabelledImages, train: Any, machine: Machine) -> LabelledImages:
+    """The labelled images on which the linear probe is fitted.
+
+    Raises:
+        InvalidInput: if their classes are not the test set's, in the same order, or test images are among them.
+    """
+    images: LabelledImages = train.read(machine.data_home)
+    if images.class_names != test.class_names:
+        differing = zip_longest(images.class_names, test.class_names)
+        theirs, ours = next(pair for pair in differing if pair[0] != pair[1])
+        raise InvalidInput(
+            f"the linear probe's training images have other classes than the test images: {len(images.class_names)} "
+            f"and {len(test.class_names)}, the first that differ are {theirs!r} and {ours!r}; use folders of the same "
+            "classes"
+        )
+    known = {test.image(row) for row in range(len(test))}
+    shared = [path for row in range(len(images)) if (path := images.image(row)) in known]
+    if shared:
+        raise InvalidInput(
+            f"{len(shared)} of the linear probe's {len(images)} training images are test images, the first "
+            f"{shared[0]}; a probe that has seen them measures nothing: give others"
+        )
+    return images
+
+
+def _probe(seen: Seen, train: LabelledImages, target: str | None) -> dict[str, Any]:
+    """Fitted on the training images, tested on all test images; an ASR where there is a trigger."""
+    measure = seen.measure
+    clean = seen.clean.numpy()
     triggered = None
     if target is not None:
         triggered = np.zeros_like(clean)
-        triggered[measure.triggered_rows] = _features(model, measure, triggered=True).numpy()
+        triggered[measure.triggered_rows] = seen.triggered.numpy()
+
+    def pixels(rows: Sequence[int]) -> Tensor:
+        return torch.from_numpy(np.stack([load_image(train.image(row), measure.image_size) for row in rows]))
+
     result = linear_probe(
-        (clean[train], labels[train]),
-        (clean[test], labels[test]),
-        triggered=triggered[test] if triggered is not None else None,
+        (_features(seen.model, pixels, len(train)).numpy(), train.labels),
+        (clean, measure.images.labels),
+        triggered=triggered,
         target=measure.images.class_names.index(target) if target is not None else None,
     )
     return {
         "accuracy": result.accuracy_k / result.accuracy_n,
         "asr": result.asr_k / result.asr_n if result.asr_n else None,
         "counts": {name: getattr(result, name) for name in ("accuracy_k", "accuracy_n", "asr_k", "asr_n")},
-        "note": "trained on half of the test images, tested on the other half",
+        "num_training_images": len(train),
     }
 
 
 def _pairs(
-    model: nn.Module, sweep: CleaningSweep, machine: Machine, wanted: list[str], to: Path | None
+    model: nn.Module, sweep: CleaningSweep, machine: Machine, wanted: list[str], to: Path | None, seen: Seen | None
 ) -> dict[str, Any]:
     victim = sweep.original_victim()
-    if not isinstance(victim, PretrainedVictim):
-        raise InvalidInput("'pairs' and 'retrieval' need the victim's pre-training pairs, and a checkpoint names none")
+    assert isinstance(victim, PretrainedVictim)
     _, plan = victim_table(victim, machine)
     pairs = victim_pairs(victim, machine)
     pairs.use_views(None)
@@ -329,28 +415,41 @@ def _pairs(
             for word, table in tables.items():
                 table.to_csv(to / f"detection_{word}.csv", index=False)
     if "retrieval" in wanted:
+        assert seen is not None
         clean = np.flatnonzero(~poison)[:RETRIEVAL_PAIRS]
+        captions = [pairs.caption(int(row)) for row in clean]
+        paths = [os.path.normpath(pairs.table.image(int(row))) for row in clean]
         rows = torch.from_numpy(clean)
-        own = torch.arange(len(clean))
-        found["retrieval"] = {"num_pairs": len(clean), **recall_at(images[rows], texts[rows], own)}
-        if poison.any():
-            found["retrieval"] |= _retrieval_asr(sweep, pairs, images, texts, poison, clean)
+        found["retrieval"] = _recall(images[rows], texts[rows], paths, pairs.tokenize(captions))
+        target = sweep.trigger().target
+        if target is not None:
+            triggered = F.normalize(seen.triggered, dim=1)
+            found["retrieval"] |= _retrieval_asr(triggered, texts[rows], captions, target)
     return found
 
 
-def _retrieval_asr(
-    sweep: CleaningSweep, pairs: Any, images: Tensor, texts: Tensor, poison: np.ndarray, clean: np.ndarray
-) -> dict[str, float]:
-    """`asr@k`: poisoned images that retrieve captions of the target; nothing where there is no single target, or no
-    caption of it."""
-    target = sweep.trigger().target
-    if target is None:
-        return {}
-    named = torch.tensor([mentions(pairs.caption(int(row)), target) for row in clean])  # as poisoning tells them
+def _recall(images: Tensor, texts: Tensor, paths: Sequence[str], tokens: Tensor) -> dict[str, Any]:
+    """Recall over pairs, each image once with all its captions.
+
+    Args:
+        images, texts: (N, D), rows of unit norm, paired row by row.
+        paths: N, of the images.
+        tokens: (N, context_length), of the captions: those that the model cannot tell apart read the same.
+    """
+    _, first, owner = np.unique(np.array(paths), return_index=True, return_inverse=True)
+    _, wording = torch.unique(tokens, dim=0, return_inverse=True)
+    found = recall_at(images[torch.from_numpy(first)], texts, torch.from_numpy(owner), wording=wording)
+    return {"num_pairs": len(paths), "num_images": len(first), **found}
+
+
+def _retrieval_asr(triggered: Tensor, texts: Tensor, captions: Sequence[str], target: str) -> dict[str, Any]:
+    """`asr@k`: triggered test images of other classes that retrieve captions of the target; nothing where no caption
+    mentions it."""
+    named = torch.tensor([mentions(caption, target) for caption in captions])  # as poisoning tells them
     if not bool(named.any()):
         return {}
-    own, rows = torch.from_numpy(np.flatnonzero(poison)), torch.from_numpy(clean)
-    return {f"asr@{k}": retrieval_asr(images[own], texts[rows], named, k) for k in (1, 5, 10) if k <= len(clean)}
+    ks = [k for k in (1, 5, 10) if k <= len(captions)]
+    return {f"asr@{k}": retrieval_asr(triggered, texts, named, k) for k in ks} | {"num_triggered": len(triggered)}
 
 
 def _safe_set(scores: np.ndarray, poison: np.ndarray) -> SafeSet:
@@ -360,30 +459,28 @@ def _safe_set(scores: np.ndarray, poison: np.ndarray) -> SafeSet:
     return safe_set((posterior > SafeCLIP().safe_posterior).numpy(), poison)
 
 
-def _map(model: nn.Module, measure: Measure, target: str, to: Path | None) -> dict[str, Any]:
-    label = measure.images.class_names.index(target)
-    clean = F.normalize(_features(model, measure, triggered=False), dim=1)
-    triggered = F.normalize(_features(model, measure, triggered=True), dim=1)
-    own = torch.from_numpy(measure.images.labels == label)
+def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
+    images, rows = seen.measure.images, seen.measure.triggered_rows
+    label = images.class_names.index(target)
+    clean, triggered = F.normalize(seen.clean, dim=1), F.normalize(seen.triggered, dim=1)
+    own = torch.from_numpy(images.labels == label)
     spread = np.linspace(0, len(triggered) - 1, min(MAP_IMAGES, len(triggered))).astype(int)
-    others = torch.from_numpy(measure.triggered_rows[spread])
+    others = torch.from_numpy(rows[spread])
     if to is not None:
         to.mkdir(parents=True, exist_ok=True)
         groups = {"clean": clean[others], "triggered": triggered[spread], "target": clean[own][:MAP_IMAGES]}
         two_dimensions(groups, seed=0).to_csv(to / "map.csv", index=False)
     return {
         "triggered_to_target": target_distance(triggered, clean[own]),
-        "clean_to_target": target_distance(clean[torch.from_numpy(measure.triggered_rows)], clean[own]),
+        "clean_to_target": target_distance(clean[torch.from_numpy(rows)], clean[own]),
         "table": str(to / "map.csv") if to is not None else None,
     }
 
 
 @torch.inference_mode()
-def _features(model: nn.Module, measure: Measure, *, triggered: bool) -> Tensor:
-    """(N, D) un-normalised features of the clean, or of the triggered, test images, on the CPU."""
+def _features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
+    """(count, D) un-normalised features of images, on the CPU."""
     device = next(model.parameters()).device
-    count = len(measure.triggered_rows) if triggered else len(measure.images)
-    pixels = measure.triggered_pixels if triggered else measure.clean_pixels
     parts = []
     for start in range(0, count, BATCH):
         images = pixels(list(range(start, min(start + BATCH, count)))).to(device)

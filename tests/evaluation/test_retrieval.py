@@ -65,3 +65,27 @@ def test_retrieval_asr_asks_for_half_of_the_captions():
     is_target = torch.tensor([True, True, False, False, True, False, False, False])
     assert retrieval_asr(triggered, texts, is_target, 4) == 0.5
     assert retrieval_asr(triggered, texts, is_target, 1) == 1.0
+
+
+def test_captions_that_read_the_same_are_each_others_images_own():
+    """Images 0 and 1 share a wording: caption 1 is image 0's own too, and lies nearest to it; image 2 has its own.
+
+    By the images alone, caption 1 ranks above image 0's caption 0, and caption 0 above image 1's caption 1.
+    """
+    images = torch.eye(3)
+    texts = F.normalize(torch.tensor([[0.5, 0.9, 0.0], [0.9, 0.5, 0.0], [0.0, 0.0, 1.0]]), dim=1)
+    owner = torch.arange(3)
+    apart = recall_at(images, texts, owner, ks=(1,))
+    together = recall_at(images, texts, owner, ks=(1,), wording=torch.tensor([0, 0, 1]))
+    assert (apart["image_to_text@1"], apart["text_to_image@1"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (together["image_to_text@1"], together["text_to_image@1"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+def test_embeddings_without_a_direction_are_refused(value: float):
+    good, bad = torch.eye(2), torch.tensor([[1.0, 0.0], [value, 0.0]])
+    for images, texts in ((bad, good), (good, bad)):
+        with pytest.raises(FloatingPointError, match=r"1 of 2 .*embeddings are not finite or have norm zero"):
+            recall_at(images, texts, torch.arange(2))
+        with pytest.raises(FloatingPointError, match=r"1 of 2 .*embeddings are not finite or have norm zero"):
+            retrieval_asr(images, texts, torch.tensor([True, False]), 1)

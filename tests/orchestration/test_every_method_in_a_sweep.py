@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from dashboards.build import build_page
 from sweeplab.attacks.exchange import ImportedPoison, export_poisoned_csv
@@ -15,6 +16,7 @@ from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
 from sweeplab.cleaning.start import Start
+from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall, FruitStallTest
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
@@ -82,6 +84,58 @@ def test_an_objective_trains_a_victim(member: type, plain: CleaningSweep, home: 
     victim = plain.victim.replace(name="other", objective=miniature(member()), epochs=3)
     record = run(plain.replace(victim=victim, epochs=0, start=Start(recalibrate_batch_norm=True)), home)
     assert record.victim_epoch == 3
+
+
+ONE_STEP = {"global_batch_size": 320, "warmup_steps": 0}
+"""An epoch of all 320 pairs."""
+
+
+@pytest.mark.parametrize(("rate", "what"), [(1e39, "the weights are not finite"), (1e36, "embeddings are not finite")])
+def test_a_trial_that_diverges_in_its_last_step_fails_and_names_its_rate(
+    rate: float, what: str, plain: CleaningSweep, home: Path
+):
+    """Its only loss is that of the victim, and finite; without a look at what came of it, it would be 'cleaned'."""
+    grid = Grid(axes={"learning_rate": (1e-4, rate)}, source="made for this test")
+    search = plain.search.replace(sampler="grid")
+    optimization = plain.optimization.replace(**ONE_STEP)
+    record = run(plain.replace(epochs=1, grid=grid, search=search, optimization=optimization), home)
+    good, bad = record.trials
+    assert (good.state, bad.state, bad.attempts) == ("finished", "failed", 1)
+    assert bad.reason.startswith("FloatingPointError: ")
+    assert what in bad.reason
+    assert f"at step 1 with learning_rate={rate:g}; lower the learning rate" in bad.reason
+    assert [point.epoch for point in bad.points] == [0]
+
+
+def test_a_head_that_diverges_fails_its_trial(plain: CleaningSweep, home: Path):
+    """Of supervised finetuning the head's scores are measured."""
+    labelled = LabelledPairs(images=FruitStallTest(num_images=160, image_size=32, seed=5), per_class=8)
+    optimization = plain.optimization.replace(global_batch_size=128, warmup_steps=0, learning_rate=1e39)
+    fixed = Grid(axes={"weight_decay": (0.0,)}, source="made for this test")
+    sweep = plain.replace(method=SupervisedFinetuning(), data=labelled, optimization=optimization, epochs=1)
+    record = run(sweep.replace(grid=fixed, search=plain.search.replace(sampler="grid")), home)
+    assert record.trials[0].state == "failed"
+    assert "not finite" in record.trials[0].reason
+
+
+def test_a_victim_that_diverges_in_its_last_step_is_refused(plain: CleaningSweep, home: Path):
+    assert isinstance(plain.victim, PretrainedVictim)
+    optimization = plain.victim.optimization.replace(global_batch_size=1280, warmup_steps=0, learning_rate=1e39)
+    victim = plain.victim.replace(name="diverged", optimization=optimization, epochs=1)
+    with pytest.raises(
+        InvalidInput, match=r"pre-training victim diverged failed: .* not finite .*learning_rate=1e\+39"
+    ):
+        run(plain.replace(victim=victim), home)
+
+
+def test_a_victim_whose_weights_are_not_finite_is_not_cleaned(plain: CleaningSweep, home: Path):
+    """Such as one that an older version trained and found to have an ASR of 0."""
+    checkpoint = next((home / "victims").rglob("*.pt"))
+    content = torch.load(checkpoint, weights_only=True)
+    content["model"]["visual.conv1.weight"].fill_(float("nan"))
+    torch.save(content, checkpoint)
+    with pytest.raises(InvalidInput, match=r"holds values that are not finite, in visual\.conv1\.weight"):
+        run(plain, home)
 
 
 def test_new_batch_norm_statistics_alone_are_a_result(plain: CleaningSweep, home: Path):
@@ -294,6 +348,7 @@ def test_a_checkpoint_is_examined(plain: CleaningSweep, home: Path, tmp_path: Pa
     assert [row["share"] for row in found["pairs"]["detection"]["highest"]] == [0.01, 0.05, 0.1, 0.2, 0.3]
     assert 0 <= found["retrieval"]["image_to_text@1"] <= found["retrieval"]["image_to_text@10"] <= 1
     assert {"asr@1", "asr@5", "asr@10"} <= set(found["retrieval"])
+    assert (found["retrieval"]["num_triggered"], found["probe"]["counts"]["accuracy_n"]) == (150, 160)
     assert (tmp_path / "tables" / "map.csv").is_file()
     with pytest.raises(InvalidInput, match="'x' cannot be examined; known: panel"):
         examine_checkpoint(plain, checkpoint, ["x"])
