@@ -16,7 +16,7 @@ from uuid import uuid4
 from sweeplab.experiment import Resources
 from sweeplab.orchestration import watch
 from sweeplab.orchestration.bringing import Sources
-from sweeplab.orchestration.files import RAY_FOLDER, OwnFolder, storage_faults
+from sweeplab.orchestration.files import RAY_FOLDER, OwnFolder, make_private, storage_faults
 from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.watch import RAYLET_DIED
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
@@ -177,16 +177,32 @@ def _environment(**values: str) -> Iterator[None]:
 
 @contextmanager
 def _private_folder() -> Iterator[str]:
-    """A temporary folder, which an interrupted command leaves to the next one: to remove it may take seconds."""
+    """A temporary folder, which an interrupted command leaves to the next one: to remove it may take seconds.
+
+    Ray opens the folder that it is given to all users, and its logs too: the one above it stays this user's alone.
+    """
     folder = OwnFolder(RAY_FOLDER)
     try:
-        yield str(folder.path)
+        yield str(folder.path / "r")  # short: the paths of Ray's sockets may have 107 bytes in all
     except KeyboardInterrupt:
         watch.hurry()
         raise
     finally:
         if not watch.is_in_a_hurry():
             folder.remove()
+
+
+def keep_credentials_out_of_logs() -> None:
+    """Have Tune not copy this command's AWS variables into its actors' runtime environments, which Ray writes into its
+    logs in clear text.
+
+    In a private cluster the workers inherit them all the same; in an attached one, credentials come from the
+    environment of its `ray start` or from the nodes, as `check_nodes` has made sure.
+    """
+    from ray.tune.execution import class_cache
+
+    copied = class_cache.ENV_VARS_TO_PROPAGATE
+    copied.difference_update([name for name in copied if name.startswith("AWS_")])
 
 
 SHUTDOWN_SECONDS = 1.5
@@ -384,8 +400,9 @@ def check_nodes(sources: Sources | None, storages: list[str], say: Callable[[str
         listed = "\n  ".join(faults)
         raise InvalidInput(
             f"not every node of the cluster can take part:\n  {listed}\n"
-            "resources.storage must be a folder that all nodes share, s3:// or gs://; a file must be the same on all "
-            "nodes, or be on this one alone, which then brings it"
+            "resources.storage must be a folder that all nodes share, s3:// or gs://, with credentials in the "
+            "environment of each node's `ray start` or on the node itself; a file must be the same on all nodes, or be "
+            "on this one alone, which then brings it"
         )
     for node, how in mute.items():
         if is_alive(node):
@@ -450,5 +467,5 @@ def scratch_folder(home: Path) -> Path:
     """Where Ray keeps state that nobody reads again."""
     folder = home / "ray"
     with storage_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
     return folder

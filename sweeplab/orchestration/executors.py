@@ -18,6 +18,7 @@ from sweeplab.orchestration.bringing import content_of, local_copy, packed, sour
 from sweeplab.orchestration.cluster import (
     concurrent_trials,
     is_alive,
+    keep_credentials_out_of_logs,
     raylet_is_gone,
     resources_per_worker,
     scratch_folder,
@@ -174,6 +175,8 @@ def run_trials_on_tune(book: TrialBook, home: Path, watch: Watch, *, through_tra
     else:
         trainable = tune.with_resources(tune.with_parameters(remote.tune_trainable, desk=desk), dict(per_worker))
     search = BookSearch(book)
+
+    keep_credentials_out_of_logs()
 
     def fit() -> None:
         tune.Tuner(

@@ -1,7 +1,9 @@
 """The cluster: folders that killed drivers leave, and nodes that do not see what they need."""
 
 import itertools
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -312,3 +314,67 @@ def test_outside_a_session_nothing_begins_a_cluster():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.split()[-1:] == ["False"], done.stdout + done.stderr
+
+
+SECRET = "planted-secret-7f3a"
+
+PLANTED = """
+import json, os, sys, tempfile
+from pathlib import Path
+from types import SimpleNamespace
+import fabricated
+from sweeplab.experiment import Resources
+from sweeplab.orchestration import cluster, executors, workers
+from sweeplab.orchestration.files import RAY_FOLDER
+from sweeplab.orchestration.watch import Watch
+
+home = Path(sys.argv[1])
+seen = home / "seen"
+
+def work(job, context):
+    seen.write_text(os.environ.get("AWS_SECRET_ACCESS_KEY", "none"))
+    for point in fabricated.Player(SimpleNamespace(sweep=job.sweep)).points(job):
+        context.report(point, fabricated.outcomes(point.measurement))
+
+sweep = fabricated.SWEEP.replace(resources=Resources(executor="tune"), search=fabricated.SWEEP.search.replace(trials=1))
+folder = fabricated.prepared_folder(home / "sweeps", sweep)
+with cluster.ray_session(needs_train=False):
+    book = fabricated.open_book(folder, sweep)
+    book.work = work
+    executors.run_trials_on_tune(book, home, Watch(stall_minutes=5), through_train=False)
+    (ray,) = Path(tempfile.gettempdir()).glob(f"{RAY_FOLDER}*")
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+    files = [path for root in (ray, home) for path in root.rglob("*") if path.is_file() and path != seen]
+    print(json.dumps({
+        "seen": seen.read_text(),
+        "files": len(files),
+        "logs": len([path for path in files if path.suffix in (".log", ".out", ".err")]),
+        "told": [str(path) for path in files if secret in path.read_bytes()],
+        "open": oct(ray.stat().st_mode & 0o777),
+        "state": folder.trial(0).result()["state"],
+    }))
+"""
+
+
+@pytest.mark.slow
+def test_credentials_reach_the_workers_and_no_file_of_ray_or_the_home(tmp_path: Path):
+    """Tune would copy them into its actors' runtime environments, and those stand in Ray's logs."""
+    scratch = tempfile.mkdtemp(prefix="sl-")
+    (tmp_path / "planted.py").write_text(PLANTED)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "AWS_ACCESS_KEY_ID": SECRET,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_SESSION_TOKEN": SECRET,
+        "TMPDIR": scratch,
+        "PYTHONPATH": f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}",
+    }
+    command = [sys.executable, str(tmp_path / "planted.py"), str(tmp_path / "home")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    shutil.rmtree(scratch, ignore_errors=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["seen"] == SECRET
+    assert found["state"] == "finished"
+    assert found["logs"] > 5
+    assert found["told"] == []
+    assert found["open"] == "0o700"
