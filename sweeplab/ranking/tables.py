@@ -1,7 +1,10 @@
 """Tables of a sweep, one row a point or one row a trial: what is exported, and what an import reads back."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from sweeplab.ranking.leaderboard import Leaderboard
@@ -65,6 +68,48 @@ def trials_table(leaderboard: Leaderboard) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+"""How a text begins that a spreadsheet would take for a formula, or that is told from one by quotes."""
+
+
+def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """A table to be written as CSV: a quote stands before texts that a spreadsheet would run (`=`, `+`, `-`, `@`, tab,
+    line ends), column names among them. Numbers, and texts that are numbers, stay: -0.5 is no formula.
+
+    `with_formulas` takes the quotes away again.
+    """
+
+    def quoted(value: object) -> object:
+        if not isinstance(value, str) or not FORMULA.match(value):
+            return value
+        try:
+            float(value)
+        except ValueError:
+            return "'" + value
+        return value
+
+    return _with_texts(table, quoted)
+
+
+def with_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The table from which `without_formulas` was made."""
+
+    def unquoted(value: object) -> object:
+        return value[1:] if isinstance(value, str) and value.startswith("'") and FORMULA.match(value) else value
+
+    return _with_texts(table, unquoted)
+
+
+def _with_texts(table: pd.DataFrame, change: Callable[[object], object]) -> pd.DataFrame:
+    """A copy with other texts and column names; columns of numbers are left alone, and so keep their types."""
+    result = table.rename(columns=change)
+    for position in range(table.shape[1]):
+        column = table.iloc[:, position]
+        if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
+            result.isetitem(position, np.array([change(value) for value in column], dtype=object))
+    return result
+
+
 def export(sweep: SweepRecord, leaderboard: Leaderboard, folder: Path) -> list[Path]:
     """Write the tables as CSV and Parquet, the curves where there are any; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +118,7 @@ def export(sweep: SweepRecord, leaderboard: Leaderboard, folder: Path) -> list[P
     for name, table in tables.items():
         if name == "curves" and table.empty:
             continue
-        table.to_csv(folder / f"{name}.csv", index=False)
+        without_formulas(table).to_csv(folder / f"{name}.csv", index=False)
         table.to_parquet(folder / f"{name}.parquet", index=False)
         files += [folder / f"{name}.csv", folder / f"{name}.parquet"]
     return files
