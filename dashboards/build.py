@@ -37,7 +37,8 @@ def build_page(sweep: SweepRecord, leaderboard: Leaderboard, path: Path) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(page)
             file.flush()
             os.fsync(file.fileno())

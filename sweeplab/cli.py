@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished
-from sweeplab.terminal import PatientConsole, without_reader
+from sweeplab.terminal import PatientConsole, printable, without_reader
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -50,7 +50,7 @@ def say(text: str) -> None:
     """A line of news, seen at once in a job's log. Where nobody reads on (`| head`), it is dropped, and so is the
     rest: a sweep does not end because its reader did."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         without_reader(sys.stdout)
 
@@ -58,7 +58,7 @@ def say(text: str) -> None:
 def say_error(text: str) -> None:
     """A message about bad input."""
     try:
-        print(f"error: {text}", file=sys.stderr, flush=True)
+        print(f"error: {printable(text)}", file=sys.stderr, flush=True)
     except BrokenPipeError:
         without_reader(sys.stderr)
 
@@ -89,7 +89,7 @@ def guarded(work: Callable[[], None]) -> int:
         say_error("interrupted; everything so far is kept, and the same command goes on")
         return INTERRUPTED
     except Exception:  # noqa: BLE001 - the last resort: shown in full, exit code 1
-        traceback.print_exc()
+        sys.stderr.write(printable(traceback.format_exc()))
         return FAULT
     return DONE
 
@@ -114,9 +114,11 @@ def main(*sweeps: "CleaningSweep") -> None:
         only: Annotated[list[str] | None, typer.Option(help="Only the sweep of this name; may be repeated.")] = None,
         plan: Annotated[bool, typer.Option("--plan", help="Say what would be reused, repeated and run.")] = False,
         supervise: Annotated[bool, typer.Option("--supervise", help="Start again until all is finished.")] = False,
+        adopt: Annotated[bool, typer.Option("--adopt", help=ADOPT_HELP)] = False,
     ) -> None:
         command = ScriptCommand(
-            tuple(overrides or ()), dry_run, smoke, resume, fresh, search, inline, tuple(only or ()), plan, supervise
+            tuple(overrides or ()),
+            *(dry_run, smoke, resume, fresh, search, inline, tuple(only or ()), plan, supervise, adopt),
         )
         end(guarded(lambda: _run_script(sweeps, command)))
 
@@ -140,6 +142,10 @@ class ScriptCommand:
     only: tuple[str, ...] = ()
     plan: bool = False
     supervise: bool = False
+    adopt: bool = False
+
+
+ADOPT_HELP = "Take over a sweep that was made elsewhere and copied here."
 
 
 def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> None:
@@ -155,12 +161,12 @@ def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> 
         for sweep in chosen:
             say("\n".join(plan(sweep).lines()))
     elif command.plan:
-        say_plans(chosen, resume=command.resume, fresh=command.fresh)
+        say_plans(chosen, resume=command.resume, fresh=command.fresh, adopt=command.adopt)
     elif command.supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
         _supervise(chosen, fresh=command.fresh)
     else:
         try:
-            run_all(chosen, resume=command.resume, fresh=command.fresh, inline=command.inline)
+            run_all(chosen, resume=command.resume, fresh=command.fresh, inline=command.inline, adopt=command.adopt)
         except (Unfinished, StorageFault, KeyboardInterrupt):
             if command.fresh:
                 say("note: leave --fresh out to go on; it would set this work aside again")
@@ -178,12 +184,14 @@ def _supervise(sweeps: "list[CleaningSweep]", *, fresh: bool = False) -> None:
         raise InvalidInput("--supervise and --fresh exclude each other; run once with --fresh, then supervise")
     home = home_folder()
     names = [name for sweep in sweeps for name in _names_within(sweep)]
-    folders = [SweepFolder(home / "sweeps" / name) for name in names]
+    folders = [SweepFolder.of(home, name) for name in names]
 
     def was_stopped() -> bool:
         return any(folder.stop_mark.exists() for folder in folders)
 
     for folder in folders:
+        if "--adopt" not in words:
+            folder.check_own()
         folder.stop_mark.unlink(missing_ok=True)
     command = [sys.executable, *words]
     raise SystemExit(supervise(command, lambda: committed(home, names), say, was_stopped=was_stopped))
@@ -195,7 +203,7 @@ def _names_within(sweep: "CleaningSweep") -> list[str]:
     return [sweep.name, *(_names_within(inner) if inner is not None else [])]
 
 
-def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False) -> None:
+def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, adopt: bool = False) -> None:
     """What a start would reuse, repeat and run of each sweep; starts nothing."""
     from sweeplab.orchestration.driver import check_is_there, check_same, prepare, resume_plan
     from sweeplab.orchestration.files import home_folder
@@ -204,9 +212,11 @@ def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: boo
     check_sources(sweeps)
     home = home_folder()
     for sweep in sweeps:
-        folder = SweepFolder(home / "sweeps" / sweep.name)
+        folder = SweepFolder.of(home, sweep.name)
         if resume:
             check_is_there(folder)
+        if not adopt:
+            folder.check_own()
         prepared = prepare(sweep, home)
         say_notes(prepared.notes)
         if folder.exists() and fresh:
@@ -256,7 +266,14 @@ def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, sm
     return apply_overrides(small, [text for text in overrides if text.startswith(again)])
 
 
-def run_all(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, inline: bool = False) -> None:
+def run_all(
+    sweeps: "list[CleaningSweep]",
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    inline: bool = False,
+    adopt: bool = False,
+) -> None:
     """Run sweeps one after the other; each ends with its leaderboard, page and the way to MLflow."""
     from sweeplab.orchestration.driver import Options, run_sweep
     from sweeplab.orchestration.files import home_folder
@@ -267,7 +284,7 @@ def run_all(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool 
     say(f"home: {home}")
     with signals_as_interrupts():
         for sweep in sweeps:
-            run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline), say)
+            run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline, adopt=adopt), say)
             show_results(home, sweep.name)
     say(f"home: {home}")
 
@@ -326,7 +343,7 @@ def show_results(home: Path, name: str) -> None:
     from sweeplab.ranking.leaderboard import render_table
     from sweeplab.tracking import page_address, server_command
 
-    folder = SweepFolder(home / "sweeps" / name)
+    folder = SweepFolder.of(home, name)
     record, board = _ranked(folder)
     _console().print(render_table(board))
     page = build_page(record, board, folder.page)
@@ -408,20 +425,27 @@ def resume(
     inline: Annotated[bool, typer.Option("--inline", help="One process, no Ray.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be reused, repeated and run.")] = False,
     supervise: Annotated[bool, typer.Option("--supervise", help="Start again until all is finished.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help=ADOPT_HELP)] = False,
 ) -> None:
     """Go on with a sweep from its own record, without its script; trials, hours and resources may be changed."""
 
     def work() -> None:
         from sweeplab.experiment import CleaningSweep, apply_overrides
+        from sweeplab.orchestration.ledger import is_set_aside
 
-        header = _folder(sweep).header()
-        if header["name"] != sweep:
+        folder = _folder(sweep, to_read=False)
+        header = folder.header()
+        if is_set_aside(folder):
             raise InvalidInput(
                 f"{sweep!r} is what --fresh set aside of sweep {header['name']!r}, and cannot go on; `sweeplab resume "
                 f"{header['name']}` goes on with that sweep itself"
             )
+        if header["name"] != sweep:
+            raise InvalidInput(f"sweep {sweep!r} calls itself {header['name']!r}; rename its folder to that first")
         if "imported" in header:
             raise InvalidInput(f"sweep {sweep!r} was imported from {header['imported']['file']}; nothing can go on")
+        if not adopt:
+            folder.check_own()
         if own := header.get("own_code"):
             raise InvalidInput(
                 f"sweep {sweep!r} uses {', '.join(own)} of its own script, which its record does not hold; run that "
@@ -429,11 +453,11 @@ def resume(
             )
         chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
         if plan:
-            say_plans(chosen)
+            say_plans(chosen, adopt=adopt)
         elif supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
             _supervise(chosen)
         else:
-            run_all(chosen, resume=True, inline=inline)
+            run_all(chosen, resume=True, inline=inline, adopt=adopt)
 
     end(guarded(work))
 
@@ -471,6 +495,7 @@ def rerun(
     sweep: str,
     trials: Annotated[list[int] | None, typer.Argument(help="Their numbers.")] = None,
     pruned: Annotated[bool, typer.Option("--pruned", help="All that rules have stopped, for `audit`.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help=ADOPT_HELP)] = False,
 ) -> None:
     """Have the next start of a sweep try trials' settings once more, as new trials; the old ones stay on record.
 
@@ -484,7 +509,7 @@ def rerun(
             raise InvalidInput("give either numbers of trials or --pruned")
         folder = _folder(sweep, to_read=False)
         wanted = pruned_trials(folder) if pruned else trials or []
-        request_reruns(folder, wanted)
+        request_reruns(folder, wanted, adopt=adopt)
         if not wanted:
             say(f"no trial of {sweep} was stopped by a rule and not run to its end since")
             return
@@ -505,7 +530,7 @@ def gc(
 
     def work() -> None:
         from sweeplab.orchestration.files import home_folder
-        from sweeplab.orchestration.housekeeping import disk_table, find_rubbish, readable, remove
+        from sweeplab.orchestration.housekeeping import disk_table, find_rubbish, foreign_folders, readable, remove
 
         home = home_folder()
         for row in disk_table(home):
@@ -513,6 +538,8 @@ def gc(
         rubbish = find_rubbish(home, set_aside=set_aside, victims=victims, copies=copies)
         for item in rubbish:
             say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
+        for path in foreign_folders(home):
+            say(f"{'stays':10}  {'':>10}  {path}: it came from elsewhere, so nothing of it and nothing it names goes")
         total = sum(item.bytes for item in rubbish)
         if dry_run:
             say(f"{len(rubbish)} things of {readable(total)} would go; run without --dry-run to remove them")
@@ -572,6 +599,8 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
         )
         for failure in values["failures"]:
             say(f"  trial {failure['trial']} failed: {failure['reason']}")
+        if not values["own"]:
+            say("  it came from elsewhere: it is read, and nothing of it is written or removed; --adopt takes it over")
 
     end(guarded(work))
 
@@ -600,6 +629,7 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
         "costs": costs,
         "holder": folder.holder() if locked else None,
         "failures": [{"trial": t.number, "reason": t.reason} for t in trials if t.state == "failed"],
+        "own": folder.is_own(to_read=True),
         "folder": str(folder.path),
     }
 
@@ -625,7 +655,9 @@ def list_(
             if scripts:
                 say(f"{row['script']:40s} {row['title']}")
             else:
-                say(f"{row['sweep']:40s} {row['state']:12s} {row['trials']['finished']}/{row['planned_trials']} trials")
+                done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
+                origin = "" if row["own"] else ", from elsewhere"
+                say(f"{row['sweep']:40s} {row['state']:12s} {done}{origin}")
 
     end(guarded(work))
 
@@ -851,7 +883,7 @@ def _folder(sweep: str, *, to_read: bool = True) -> "SweepFolder":
     from sweeplab.orchestration.files import home_folder
     from sweeplab.orchestration.ledger import SweepFolder
 
-    return SweepFolder(home_folder(to_read=to_read) / "sweeps" / sweep)
+    return SweepFolder.of(home_folder(to_read=to_read), sweep)
 
 
 # --- single runs

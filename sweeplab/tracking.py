@@ -68,7 +68,7 @@ class Tracker:
         # What the store raises is raised to the caller, who tells it in a line; MLflow would print each as a traceback.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        self.sweep, self.identity = sweep, spec["identity"]
+        self.sweep, self.identity, self.home = sweep, spec["identity"], home
         self.client = MlflowClient(tracking_uri=store_uri(home))
         self.experiment = self._experiment(home)
         self._tell_notes()
@@ -302,8 +302,11 @@ class Tracker:
         if victim.asr is not None:
             values["eval/asr"] = victim.asr
         self.client.log_batch(run_id, metrics=[Metric(name, value, began, 0) for name, value in values.items()])
-        with contextlib.suppress(OSError):
-            self.client.log_dict(run_id, dict(spec), "sweep.json")
+        # The store of a home that was copied or moved names the old one's folder, which is not to be written to.
+        place = self.client.get_run(run_id).info.artifact_uri or ""
+        if place.startswith(f"{(self.home / 'mlartifacts').as_uri()}/"):
+            with contextlib.suppress(OSError):
+                self.client.log_dict(run_id, dict(spec), "sweep.json")
         self.client.set_tag(run_id, STATE, "finished")
         self.client.set_terminated(run_id)  # last: a run that is terminated is complete
 

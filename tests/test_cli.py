@@ -28,8 +28,7 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
-from sweeplab.data.fruit_stall import CLASS_NAMES
-from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.orchestration import driver

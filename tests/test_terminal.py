@@ -1,10 +1,17 @@
-"""Readers that leave: the work goes on, and ends with its own exit code."""
+"""Readers that leave, while the work goes on and ends with its own code; and texts that would command a terminal."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+from rich.text import Text
+
+from sweeplab import cli
+from sweeplab.specs import InvalidInput
+from sweeplab.terminal import PatientConsole, printable
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,3 +40,43 @@ def test_a_reader_that_leaves_does_not_end_the_work(does: str):
         errors = process.stderr.read()
         assert process.wait(30) == 7
         assert errors == b""
+
+
+HOSTILE = "\x1b]0;owned\x07 \x1b[2J \x9b1A \r \x08 \u202e"
+"""Sets the window's title, clears the screen, moves the cursor up, back, and turns the reading order."""
+HARMLESS = "\ufffd]0;owned\ufffd \ufffd[2J \ufffd1A \ufffd \ufffd \ufffd"
+
+
+def test_control_characters_become_visible_and_all_others_stay():
+    assert printable(HOSTILE) == HARMLESS
+    assert printable("ÄÖ ✓\tfoo\nbar 火") == "ÄÖ ✓\tfoo\nbar 火"
+    assert printable("one\ntwo", keep="") == "one\ufffdtwo"
+
+
+def test_no_text_of_a_file_commands_the_terminal_whichever_way_it_is_printed(capsys: pytest.CaptureFixture[str]):
+    def fail() -> None:
+        raise RuntimeError(HOSTILE)
+
+    def refuse() -> None:
+        raise InvalidInput(HOSTILE)
+
+    cli.say(HOSTILE)
+    assert (cli.guarded(fail), cli.guarded(refuse)) == (1, 2)
+    table = Table(title=Text(HOSTILE))
+    table.add_column(Text(HOSTILE))
+    table.add_row(Text(HOSTILE))
+    written = io.StringIO()
+    console = PatientConsole(file=written, width=200)
+    console.print(table)
+    console.print(HOSTILE, markup=False)
+    out, err = capsys.readouterr()
+    assert HARMLESS in out
+    assert HARMLESS in err
+    for text in (out, err, written.getvalue()):
+        assert not set(text) & set("\x1b\x07\x9b\r\x08\u202e")
+
+
+def test_colours_of_our_own_still_reach_a_terminal():
+    written = io.StringIO()
+    PatientConsole(file=written, force_terminal=True).print(Text("bold", style="bold"))
+    assert "\x1b[1mbold" in written.getvalue()

@@ -1,6 +1,7 @@
 """The book of a sweep: hands out trials, takes in their points, and keeps ledger, Optuna and MLflow in step."""
 
 import json
+import os
 import threading
 import time
 from bisect import insort
@@ -8,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
+from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
@@ -21,7 +23,7 @@ from sweeplab.experiment import CleaningSweep
 from sweeplab.orchestration import search, workers
 from sweeplab.orchestration.bringing import Sources
 from sweeplab.orchestration.costs import costs_of
-from sweeplab.orchestration.files import drop_torn_line, storage_faults
+from sweeplab.orchestration.files import drop_torn_line, open_private, storage_faults
 from sweeplab.orchestration.ledger import TRIAL_FORMAT, SweepFolder
 from sweeplab.orchestration.pruning import Pruner
 from sweeplab.orchestration.remote import Failure
@@ -75,13 +77,19 @@ class _Journal(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append lines."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with storage_faults(self._file_path), open(self._file_path, "ab") as file:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with (
+            storage_faults(self._file_path),
+            open(open_private(Path(self._file_path), flags), "ab") as file,
+        ):
             file.write(lines.encode())
 
 
 def open_study(folder: SweepFolder, name: str) -> optuna.Study:
     """The sweep's Optuna study, in its journal file; made if needed. Call with the sweep's lock held."""
     drop_torn_line(folder.journal)
+    with storage_faults(folder.journal):  # before Optuna makes it, for all to read
+        os.close(open_private(folder.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     with search.quiet_optuna():
         storage = JournalStorage(_Journal(str(folder.journal), lock_obj=_NoLock()))
         return optuna.create_study(
@@ -230,7 +238,7 @@ class TrialBook:
                 lost = run.rewind()
                 if lost:
                     self.folder.event("points lost", trial=number, points=lost)
-            run.make_checkpoint_folder()
+            self._claim_storage(run, number)
             attempt = 1 if is_new else run.begin_attempt()
             self._running.add(number)
             record = self.record(number)
@@ -251,6 +259,12 @@ class TrialBook:
                 contents=self.contents,
                 work=self.work,
             )
+
+    def _claim_storage(self, run: RunFolder, number: int) -> None:
+        """Make the folder of a trial's checkpoints where the spec has it, or where this home made it before."""
+        if run.facts().get("storage") != storage_of_trial(self.sweep, self.folder, number) and not run.owns_storage():
+            raise StorageFault(f"trial {number}: {run.foreign_storage()}; the same command moves them")
+        run.claim_storage()
 
     def _next_number(self) -> tuple[int | None, bool]:
         """The next trial, and whether it is a new one; first those that were begun and may go on now."""
@@ -446,7 +460,7 @@ class TrialBook:
                 self._again(number, 0.0)
                 raise StorageFault(failure.reason)
             if damaged is not None:
-                run.storage.remove(damaged.rpartition("/")[2])
+                run.remove_checkpoint(damaged.rpartition("/")[2])
                 self._again(number, 0.0)
                 return
             self._failures[number].append(event)
@@ -571,7 +585,11 @@ class TrialBook:
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback in the trial's log."""
         path = self.folder.trial(number).path / "log.txt"
-        with self._intake(), storage_faults(path), path.open("a") as file:
+        with (
+            self._intake(),
+            storage_faults(path),
+            open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file,
+        ):
             file.write(text.rstrip() + "\n")
 
     def running(self) -> tuple[int, ...]:

@@ -39,8 +39,18 @@ from sweeplab.orchestration.bringing import content_of, local_copy, parts_of, so
 from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
 from sweeplab.orchestration.doctor import NETWORK, file_system
 from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
-from sweeplab.orchestration.ledger import SweepFolder, environment, making_lock, victim_folder, write_victim
+from sweeplab.orchestration.ledger import (
+    SweepFolder,
+    adopt_sweep,
+    adopt_victim,
+    check_own_victim,
+    environment,
+    making_lock,
+    victim_folder,
+    write_victim,
+)
 from sweeplab.orchestration.mirror import Mirror
+from sweeplab.orchestration.ownership import write_signed
 from sweeplab.orchestration.planning import warnings_of
 from sweeplab.orchestration.progress import SweepProgress
 from sweeplab.orchestration.remote import Failure
@@ -289,6 +299,8 @@ class Options:
     """Set an existing sweep of that name aside and begin anew."""
     inline: bool = False
     """One process, no Ray."""
+    adopt: bool = False
+    """Take over a sweep, and its victim, that came from elsewhere."""
 
 
 def check_is_there(folder: SweepFolder) -> None:
@@ -303,16 +315,21 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
     """Start a sweep, or go on with it; the same command does either.
 
     Raises:
-        InvalidInput: for bad input, a sweep of the same name with another spec, or a sweep that someone else runs.
+        InvalidInput: for bad input, a sweep of the same name with another spec, one that came from elsewhere, or one
+            that someone else runs.
         Unfinished: when interrupted, or when the storage fails.
     """
-    folder = SweepFolder(home / "sweeps" / sweep.name)
+    folder = SweepFolder.of(home, sweep.name)
     if options.resume:
         check_is_there(folder)
+    if not options.adopt:
+        folder.check_own()
     prepared = prepare(sweep, home)
     for note in prepared.notes:
         say(f"note: {note}")
     sweep = prepared.sweep
+    if options.adopt:
+        adopt_with_victims(folder, prepared, home, say)
     if options.fresh and folder.exists():
         say(f"set the old sweep aside as {set_aside(folder).name}")
     with folder.lock():
@@ -340,6 +357,18 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
     return record
 
 
+def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path, say: Say) -> None:
+    """Take over a sweep's folder, and those of the victims that it is to train on, where they came from elsewhere."""
+    if adopt_sweep(folder):
+        say(f"{folder.name}: adopted; it is this home's own from now on")
+    victim = prepared.sweep.victim if isinstance(prepared.sweep.victim, PretrainedVictim) else None
+    while victim is not None:
+        run = victim_folder(home, victim, _digest_here(victim, home))
+        if adopt_victim(run):
+            say(f"victim {run.path.name}: adopted; it is this home's own from now on")
+        victim = victim.reference()
+
+
 def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options, say: Say) -> str | None:
     """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
     sweep = prepared.sweep
@@ -349,7 +378,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     if isinstance(sweep.victim, SelectedTrial):
         say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
         inner = sweep.victim.sweep
-        run_sweep(inner, home, Options(inline=options.inline), say)
+        run_sweep(inner, home, Options(inline=options.inline, adopt=options.adopt), say)
         if not _is_finished(SweepFolder(home / "sweeps" / inner.name), inner):  # its best trial may yet be another
             raise Unfinished(f"{sweep.name} begins once {inner.name} is finished")
     with storage_faults_as_unfinished(sweep):
@@ -497,17 +526,21 @@ def _settle_storage(
         InvalidInput: if neither storage can be written.
         StorageFault: if an object store does not answer, and the spec names no other.
     """
+    is_wanted = wanted == run.facts().get("storage")
     place = run.storage.location.rpartition("/")[0]
-    if place not in faults:
+    fault = faults.get(place)
+    if fault is None:
         try:
-            run.storage.check_writable()
-            faults[place] = None
+            if not is_wanted and not run.owns_storage():  # a path in a file is not enough to write there
+                fault = InvalidInput(run.foreign_storage())
+            elif place not in faults:
+                run.storage.check_writable()
+                faults[place] = None
         except (InvalidInput, StorageFault) as error:
-            faults[place] = error
-    fault = faults[place]
+            fault = faults[place] = error
     if fault is None:
         return
-    if wanted == run.facts().get("storage"):
+    if is_wanted:
         raise fault
     count = run.move_storage(wanted)
     say(f"{name}: {fault}; from now on its checkpoints lie in {run.storage.location}, {count} could be brought along")
@@ -827,6 +860,8 @@ def pretrain_victim(
         reads: parts of specs whose data were made ready on every node; None: the victim's alone.
     """
     run = victim_folder(home, victim, digest)
+    if not _is_trained(victim, run):
+        check_own_victim(run)
     if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
         accuracy = victim.select.accuracy or _accuracy_of(
             victim.select.victim, home, inline=inline, say=say, reads=reads
@@ -845,12 +880,15 @@ def _accuracy_of(
 ) -> float:
     """Pre-train another victim where it is not there yet; the accuracy of its selected epoch."""
     assert other is not None
-    machine = machine_for(other, home)
-    table, _ = victim_table(other, machine)
-    test = other.evaluation.load(machine.data_home)
-    digest = _digest_of_victim(other, table, test)
-    run = pretrain_victim(other, digest, home, inline=inline, say=say, reads=reads)
+    run = pretrain_victim(other, _digest_here(other, home), home, inline=inline, say=say, reads=reads)
     return select_epoch(other, run).measurement.accuracy
+
+
+def _digest_here(victim: PretrainedVictim, home: Path) -> str:
+    """A victim's digest, over the data as they are now."""
+    machine = machine_for(victim, home)
+    table, _ = victim_table(victim, machine)
+    return _digest_of_victim(victim, table, victim.evaluation.load(machine.data_home))
 
 
 @contextmanager
@@ -889,7 +927,7 @@ def _pretrain_victim(
         raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
     if not (run.path / "victim.json").exists():
         write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
-        write_json(
+        write_signed(
             run.path / "victim.json",
             {
                 "spec": victim.to_json(),
@@ -898,10 +936,11 @@ def _pretrain_victim(
                 "num_pairs": len(table),
                 **_storage_fact(victim, run),
             },
+            home,
         )
     else:
         _settle_storage(run, _storage_fact(victim, run).get("storage"), f"victim {victim.name}", {}, say)
-    run.make_checkpoint_folder()
+    run.claim_storage()
     say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
     test, targets = victim.evaluation.load(machine.data_home), victim.trigger().targets(machine.data_home)
     contents = _contents(victim, victim.architecture, table, test, targets)
@@ -945,7 +984,7 @@ def _pretrain_victim(
             raise StorageFault(failure.reason)
         if failure.kind == "checkpoint" and job.resume_from is not None:
             say(f"  {failure.reason}; going on from an earlier one")
-            run.storage.remove(job.resume_from.rpartition("/")[2])
+            run.remove_checkpoint(job.resume_from.rpartition("/")[2])
             continue
         if failure.is_deterministic:
             raise InvalidInput(f"pre-training victim {victim.name} failed: {failure.reason}")

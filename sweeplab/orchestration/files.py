@@ -31,7 +31,8 @@ def home_folder(*, to_read: bool = False) -> Path:
     if to_read:
         return home
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, exist_ok=True)
         with tempfile.TemporaryFile(dir=home):
             pass
     except OSError as error:
@@ -40,6 +41,21 @@ def home_folder(*, to_read: bool = False) -> Path:
             "set SWEEPLAB_HOME to a folder on a lasting disk that you may write"
         ) from error
     return home
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder of records, and those above it that are lacking, for this user alone; what is there stays as it is.
+
+    Records name paths, machines and processes, and logs hold whatever a program printed.
+    """
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open a record, for this user alone where it is made; never what a symbolic link of its name leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 @contextmanager
@@ -112,7 +128,7 @@ def is_held(folder: Path) -> bool:
 
 
 def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Replace a file's content in one step that survives a kill: temporary file, rename.
+    """Replace a record's content in one step that survives a kill: temporary file, rename. This user alone reads it.
 
     Args:
         path: its folder is made if needed.
@@ -125,8 +141,8 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
 
     def write() -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        make_private(path.parent)
+        with open(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
             file.write(content)
             if durable:
                 file.flush()
@@ -181,7 +197,7 @@ def append_line(path: Path, value: Any, *, durable: bool = True) -> None:
     line = json.dumps(value, allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
     def write() -> None:
-        with path.open("ab+", buffering=0) as file:
+        with open(open_private(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "ab+", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
                 content = line

@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sweeplab.orchestration.bringing import kept_copies, remove_copy
-from sweeplab.orchestration.files import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, write_json
-from sweeplab.orchestration.ledger import SweepFolder, making_lock, sweep_folders
+from sweeplab.orchestration.files import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders
+from sweeplab.orchestration.ledger import (
+    SweepFolder,
+    adopt_sweep,
+    is_own_victim,
+    is_set_aside,
+    making_lock,
+    process_facts,
+    sweep_folders,
+)
+from sweeplab.orchestration.ownership import write_signed
+from sweeplab.orchestration.run_folder import CHECKPOINT, RunFolder
 from sweeplab.specs import InvalidInput
+from sweeplab.terminal import printable
 
 STOP_SECONDS = 60.0
 """So long `stop` waits for the driver to let go."""
@@ -28,9 +41,11 @@ def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
     """Ask the driver of a sweep to end, as SIGTERM does, and wait until it has let go of the lock.
 
     Raises:
-        InvalidInput: if nobody runs the sweep, the driver is on another host, or it does not end in time.
+        InvalidInput: if nobody runs the sweep, the driver is on another host, the process that the sweep's record names
+            is another one by now, or it does not end in time.
     """
-    folder.header()
+    if not folder.is_own():
+        raise InvalidInput(f"sweep {folder.name!r} came from elsewhere; no command of this home runs it")
     for _ in range(2):  # `status` holds the lock for a moment too, and the holder's file may be a killed driver's
         if not folder.is_locked():
             raise InvalidInput(f"sweep {folder.name!r} is not running; nothing to stop")
@@ -43,9 +58,7 @@ def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
             f"sweep {folder.name!r} is run by process {holder['process']} on {holder['host']}; run this command there, "
             "or `ray job stop` its job"
         )
-    folder.stop_mark.touch()  # who supervises the driver does not start it again
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(int(holder["process"]), signal.SIGTERM)
+    _end_driver(folder, holder)
     deadline = time.monotonic() + wait_seconds
     while folder.is_locked():
         if time.monotonic() > deadline:
@@ -59,6 +72,37 @@ def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
     )
 
 
+def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
+    """Signal the process that a record names, if it is the very one that wrote it: a file may name any process."""
+    process = holder["process"]
+    refusal = InvalidInput(
+        f"process {process!r} is not, or no longer, the one that began to run sweep {folder.name!r} "
+        f"({folder.path / 'holder.json'} names its start and command line); look who runs the sweep, and end that"
+    )
+    if type(process) is not int or process <= 1 or "started" not in holder:
+        raise refusal
+    facts = {name: holder.get(name) for name in ("started", "command")}
+    if hasattr(os, "pidfd_open"):  # holds on to the process, whose number may be another's a moment later
+        try:
+            descriptor = os.pidfd_open(process)
+        except OSError:
+            raise refusal from None
+        try:
+            if process_facts(process) != facts:
+                raise refusal
+            folder.stop_mark.touch()  # who supervises the driver does not start it again
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+        finally:
+            os.close(descriptor)
+    else:
+        if process_facts(process) != facts:
+            raise refusal
+        folder.stop_mark.touch()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+
+
 def sweep_log(folder: SweepFolder) -> list[str]:
     """A sweep's events, a line each."""
     folder.header()
@@ -66,10 +110,10 @@ def sweep_log(folder: SweepFolder) -> list[str]:
 
 
 def event_line(event: dict[str, Any]) -> str:
-    """When, what, and the facts."""
+    """When, what, and the facts, in one line."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time_ms"] / 1000))
     facts = "  ".join(f"{name}={value}" for name, value in event.items() if name not in ("time_ms", "event"))
-    return f"{when}  {event['event']:16s} {facts}".rstrip()
+    return printable(f"{when}  {event['event']:16s} {facts}", keep="").rstrip()
 
 
 def trial_log(folder: SweepFolder, number: int) -> list[str]:
@@ -80,8 +124,8 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     """
     _check_trial(folder, number)
     record = folder.trial_record(number, is_driven=folder.is_locked())
-    lines = [f"trial {number}: {record.state}" + (f" ({record.reason})" if record.reason else "")]
-    lines += [f"  {name} = {value}" for name, value in record.params.items()]
+    lines = [f"trial {number}: {record.state}" + (f" ({printable(record.reason, keep='')})" if record.reason else "")]
+    lines += [printable(f"  {name} = {value}", keep="") for name, value in record.params.items()]
     lines += [event_line(event) for event in folder.events() if event.get("trial") == number]
     for point in record.points:
         asr = point.measurement.asr
@@ -96,11 +140,17 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     return lines + (log.read_text(errors="replace").splitlines() if log.exists() else [])
 
 
-def request_reruns(folder: SweepFolder, numbers: list[int]) -> None:
+def request_reruns(folder: SweepFolder, numbers: list[int], *, adopt: bool = False) -> None:
     """Have the next start of the sweep try trials' settings once more, as trials of their own; the old ones stay.
 
+    Args:
+        folder: the sweep's.
+        numbers: of the trials.
+        adopt: take the sweep over where it came from elsewhere.
+
     Raises:
-        InvalidInput: if a trial does not exist or is not over, or a driver is at work; then none is asked for.
+        InvalidInput: if a trial does not exist or is not over, a driver is at work, or the sweep came from elsewhere;
+            then none is asked for.
     """
     if "imported" in folder.header():
         raise InvalidInput(f"sweep {folder.name!r} was imported; its trials cannot be run here")
@@ -108,11 +158,13 @@ def request_reruns(folder: SweepFolder, numbers: list[int]) -> None:
         _check_trial(folder, number)
         if folder.trial(number).result() is None:
             raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
+    if adopt:
+        adopt_sweep(folder)
     with folder.lock():
         header = folder.header()
         asked = [*header.get("reruns", []), *numbers]
         more = {"reruns": asked, "planned_trials": header["planned_trials"] + len(numbers)}
-        write_json(folder.path / "sweep.json", {**header, **more})
+        write_signed(folder.path / "sweep.json", {**header, **more}, folder.home)
         for number in numbers:
             folder.event("rerun asked", durable=True, trial=number)
 
@@ -182,6 +234,7 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, 
     """What may go: leftovers of killed commands always; on request sweeps that `--fresh` set aside, unused victims, and
     what this node keeps for later.
 
+    Of sweeps and victims that came from elsewhere, and of what their files name, nothing goes (`foreign_folders`).
     Sweeps that someone runs now are left alone, and so is everything younger than an hour among the leftovers.
 
     Args:
@@ -192,19 +245,20 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, 
     """
     found: list[Rubbish] = []
     old = time.time() - 3600
-    folders = sweep_folders(home)
-    if not any(folder.is_locked() for folder in folders):
+    known = sweep_folders(home)
+    folders = [folder for folder in known if folder.is_own()]
+    if not any(folder.is_locked() for folder in known):
         found += [
             Rubbish(path, size_of(path), "state of Ray that is never read again")
             for path in (home / "ray").glob("*")
-            if path.lstat().st_mtime < old
+            if RAY_STATE.fullmatch(path.name) and path.lstat().st_mtime < old
         ]
     found += [
         Rubbish(path, size_of(path), "a temporary folder of a killed command")
         for prefix in (RAY_FOLDER, UPLOAD_FOLDER)
         for path in abandoned_folders(prefix)
     ]
-    for path in home.rglob(".*.part"):
+    for path in _unfinished_writes(home, folders):
         with contextlib.suppress(FileNotFoundError):  # its write is finished now
             if path.stat().st_mtime < old:
                 found.append(Rubbish(path, size_of(path), "an unfinished write of a killed command"))
@@ -219,16 +273,40 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, 
             run = folder.trial(number)
             if run.result() is None or run.storage.is_remote:
                 continue
-            known = {point.checkpoint for point in run.points()}
-            for name in sorted(run.storage.names() - known):
+            committed = {point.checkpoint for point in run.points()}
+            stray = sorted(filter(CHECKPOINT.fullmatch, run.storage.names() - committed))
+            for name in stray if stray and run.owns_storage() else ():
                 path = Path(run.storage.location) / name
                 found.append(Rubbish(path, size_of(path), "a checkpoint that no point names"))
     if victims:
-        named = {_victim_of(folder) for folder in folders}
+        named = {_victim_of(folder) for folder in known}
         for path in sorted((home / "victims").glob("[!.]*")):
-            if path.name not in named and not _is_being_made(path):
+            if path.name not in named and is_own_victim(RunFolder(path)) and not _is_being_made(path):
                 found.append(Rubbish(path, size_of(path), "a victim that no sweep names"))
     return found + (_old_copies() if copies else [])
+
+
+RAY_STATE = re.compile(r"(tune|pool|pretrain)-[0-9a-f]+")
+"""Names of the folders that executors have Ray keep its state in."""
+PART = re.compile(r"\..+\.part")
+
+
+def _unfinished_writes(home: Path, folders: list[SweepFolder]) -> Iterator[Path]:
+    """What killed commands left half written among the home's own files."""
+    own = [folder.path for folder in folders]
+    own += [path for path in (home / "victims").glob("[!.]*") if is_own_victim(RunFolder(path))]
+    for place in (*own, home / "data"):
+        yield from (path for path in place.rglob("*.part") if PART.fullmatch(path.name))
+    for place in (home, home / "sweeps"):
+        yield from (path for path in place.glob("*.part") if PART.fullmatch(path.name))
+
+
+def foreign_folders(home: Path) -> list[Path]:
+    """Sweeps and victims that came from elsewhere, of which nothing is removed."""
+    victims = (path for path in sorted((home / "victims").glob("[!.]*")) if (path / "victim.json").exists())
+    return [folder.path for folder in sweep_folders(home) if not folder.is_own()] + [
+        path for path in victims if not is_own_victim(RunFolder(path))
+    ]
 
 
 def _old_copies() -> list[Rubbish]:
@@ -237,11 +315,6 @@ def _old_copies() -> list[Rubbish]:
         for path, num_bytes, seconds in kept_copies()
         if seconds > 86_400
     ]
-
-
-def is_set_aside(folder: SweepFolder) -> bool:
-    """Whether `--fresh` renamed the sweep: its folder no longer has the sweep's name."""
-    return bool(folder.header()["name"] != folder.name)
 
 
 def _victim_of(folder: SweepFolder) -> str | None:

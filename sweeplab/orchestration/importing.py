@@ -13,9 +13,10 @@ from uuid import uuid4
 import pandas as pd
 
 from sweeplab.data.pairs import refuse_swallowed
-from sweeplab.orchestration.files import sync_folder, write_json
+from sweeplab.orchestration.files import make_private, sync_folder
 from sweeplab.orchestration.ledger import SweepFolder, environment, write_victim
-from sweeplab.ranking.tables import NOT_PARAMETERS
+from sweeplab.orchestration.ownership import write_signed
+from sweeplab.ranking.tables import NOT_PARAMETERS, with_formulas
 from sweeplab.records import Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import spans_magnitudes
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of, file_digest
@@ -75,7 +76,7 @@ def import_table(
         raise InvalidInput(
             f"--sweep={name!r} must begin with a letter or digit and hold letters, digits, '.', '_', '-'"
         )
-    folder = SweepFolder(home / "sweeps" / name)
+    folder = SweepFolder.of(home, name)
     if folder.path.exists():
         raise InvalidInput(f"sweep {name!r} exists in {folder.path.parent}; import under another name")
     if not 0 < asr_ceiling <= 1:
@@ -83,7 +84,7 @@ def import_table(
     table = read_table(file, victim_accuracy=victim_accuracy, victim_asr=victim_asr)
     stage = SweepFolder(home / "sweeps" / f".importing-{name}")
     shutil.rmtree(stage.path, ignore_errors=True)
-    stage.path.mkdir(parents=True)
+    make_private(stage.path)
     _write(stage, table, file, name, asr_ceiling)
     os.rename(stage.path, folder.path)
     sync_folder(folder.path.parent)
@@ -109,7 +110,7 @@ def _write(stage: SweepFolder, table: ImportedTable, file: Path, name: str, asr_
     epochs = max(point.epoch for trial in table.trials for point in trial.points)
     values = {parameter: [t.params[parameter] for t in table.trials if parameter in t.params]
               for parameter in table.parameters}  # fmt: skip
-    write_json(
+    write_signed(
         stage.path / "sweep.json",
         {
             "schema": SCHEMA_VERSION,
@@ -132,6 +133,7 @@ def _write(stage: SweepFolder, table: ImportedTable, file: Path, name: str, asr_
             "victim_name": "imported",
             "environment": environment(),
         },
+        stage.home,
     )
 
 
@@ -167,7 +169,7 @@ def _read(file: Path) -> pd.DataFrame:
         if file.suffix == ".csv":
             frame = pd.read_csv(file)
             refuse_swallowed(file, len(frame), is_row=lambda row: set(REQUIRED) <= set(row))
-            return frame
+            return with_formulas(frame)
         if file.suffix == ".json":
             return pd.read_json(file, orient="records", precise_float=True, convert_dates=False)
         return pd.read_parquet(file)

@@ -6,7 +6,9 @@ import fcntl
 import importlib.metadata
 import os
 import platform
+import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -19,7 +21,8 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from sweeplab.evaluation.retention import missing_backdoor
-from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
+from sweeplab.orchestration.files import append_line, make_private, read_json, read_lines, write_json
+from sweeplab.orchestration.ownership import check_no_links, is_signed, named_storages, write_signed
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import (
     MeasuredImages,
@@ -37,8 +40,13 @@ if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep, PretrainedVictim
 
 TRIAL_FORMAT = "{:04d}"
+TRIAL_NAME = re.compile(r"[0-9]{4}|[1-9][0-9]{4,}")
 ALIVE_SECONDS = 10.0
 """Between two signs of a driver's life."""
+
+
+SET_ASIDE = r"\.\d{8}-\d{6}\.\d+"
+"""What `--fresh` adds to a sweep's name, as a pattern."""
 
 
 class SweepFolder:
@@ -49,6 +57,53 @@ class SweepFolder:
         self.name = path.name
         self.journal = path / "study.journal"
         self.page = path / "report.html"
+
+    @classmethod
+    def of(cls, home: Path, name: str) -> "SweepFolder":
+        """A home's sweep by the name that a command was given.
+
+        Raises:
+            InvalidInput: if it is no name of a folder, but a path, which would lead out of the home.
+        """
+        if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 255:
+            raise InvalidInput(
+                f"sweep {name!r} is no sweep's name: it must not begin with '.' nor hold '/' or control characters; "
+                "`sweeplab list` shows the names"
+            )
+        return cls(home / "sweeps" / name)
+
+    @property
+    def home(self) -> Path:
+        """Where it lies."""
+        return self.path.parent.parent
+
+    def is_own(self, *, to_read: bool = False) -> bool:
+        """Whether this home made the sweep, or has adopted it, and the folder is no copy under another name.
+
+        Args:
+            to_read: as in `is_signed`.
+        """
+        is_original = self.name == self.header()["name"] or is_set_aside(self)
+        return is_original and is_signed(self.path / "sweep.json", self.home, to_read=to_read)
+
+    def check_own(self) -> None:
+        """Refuse to go on with what came from elsewhere: nothing that it names may be written or removed.
+
+        Raises:
+            InvalidInput: if this home did not make the folder; it says what else would be written to.
+        """
+        if not self.exists():
+            if (self.path / "trials").exists():
+                raise InvalidInput(
+                    f"{self.path} holds trials and no sweep.json; restore that file or remove the folder"
+                )
+        elif not self.is_own():
+            raise InvalidInput(
+                f"sweep {self.name!r} came from elsewhere: {self.path} was not made by this home. It can be listed, "
+                f"ranked, reported and exported as it is; to go on with it, give --adopt{_consequence(self.path)}"
+            )
+        else:
+            check_no_links(self.path)
 
     def exists(self) -> bool:
         """Whether a sweep of this name was begun."""
@@ -61,7 +116,7 @@ class SweepFolder:
             InvalidInput: if there is no such sweep; the message lists the known ones.
         """
         if not self.exists():
-            known = [folder.name for folder in sweep_folders(self.path.parent.parent)]
+            known = [folder.name for folder in sweep_folders(self.home)]
             raise InvalidInput(
                 f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
             )
@@ -77,7 +132,7 @@ class SweepFolder:
         """
         before = self.header() if self.exists() else {}
         known = dataclasses.asdict(images) if images is not None else before.get("images")
-        write_json(
+        write_signed(
             self.path / "sweep.json",
             {
                 "schema": SCHEMA_VERSION,
@@ -97,6 +152,7 @@ class SweepFolder:
                 **({"images": known} if known else {}),
                 **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },
+            self.home,
         )
 
     def num_planned(self, sweep: "CleaningSweep") -> int:
@@ -119,10 +175,16 @@ class SweepFolder:
         """Hold the sweep alone; the kernel frees the lock when its process dies, however it dies.
 
         Raises:
-            InvalidInput: if another process holds it; the message says who and since when.
+            InvalidInput: if another process holds it; the message says who and since when. If it came from elsewhere.
         """
+        self.check_own()
+        with self._held():
+            yield
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
         except OSError as error:
             raise InvalidInput(
                 f"cannot write {self.path} ({error.strerror}); mend permissions or set SWEEPLAB_HOME"
@@ -139,7 +201,15 @@ class SweepFolder:
         try:
             since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
             self.stop_mark.unlink(missing_ok=True)
-            write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": since})
+            write_json(
+                holder,
+                {
+                    "process": os.getpid(),
+                    "host": socket.gethostname(),
+                    "since": since,
+                    **(process_facts(os.getpid()) or {}),
+                },
+            )
             yield
         finally:
             holder.unlink(missing_ok=True)
@@ -193,6 +263,8 @@ class SweepFolder:
 
     def is_locked(self) -> bool:
         """Whether a driver is at work on the sweep now; of a folder that may only be read, as far as can be seen."""
+        if not (self.path / "lock").is_file() or (self.path / "lock").is_symlink():
+            return False
         lock = self._lock()
         try:
             lock.acquire(timeout=0)
@@ -205,8 +277,6 @@ class SweepFolder:
 
     def _is_locked_by_others(self) -> bool:
         """The same, writing nothing: a shared lock needs no more than to read."""
-        if not (self.path / "lock").is_file():
-            return False
         with (self.path / "lock").open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -221,7 +291,9 @@ class SweepFolder:
     def trial_numbers(self) -> list[int]:
         """Trials whose parameters are on the disk, ascending."""
         found = (self.path / "trials").glob("[0-9]*/trial.json")
-        return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit() and path.stat().st_size)
+        return sorted(
+            int(path.parent.name) for path in found if TRIAL_NAME.fullmatch(path.parent.name) and path.stat().st_size
+        )
 
     def has_trial(self, number: int) -> bool:
         """Whether the trial's parameters are on the disk. (A power failure may leave an empty file.)"""
@@ -387,7 +459,84 @@ def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImag
 
 def sweep_folders(home: Path) -> list[SweepFolder]:
     """All sweeps of a home, by name."""
-    return [SweepFolder(path.parent) for path in sorted((home / "sweeps").glob("*/sweep.json"))]
+    return [SweepFolder(path.parent) for path in sorted((home / "sweeps").glob("[!.]*/sweep.json"))]
+
+
+def is_set_aside(folder: SweepFolder) -> bool:
+    """Whether `--fresh` renamed the sweep: its folder's name has a time behind the sweep's own."""
+    return re.fullmatch(re.escape(str(folder.header()["name"])) + SET_ASIDE, folder.name) is not None
+
+
+def is_own_victim(run: RunFolder) -> bool:
+    """Whether this home trained the victim, or has adopted it."""
+    file = run.path / "victim.json"
+    return file.exists() and is_signed(file, run.path.parent.parent)
+
+
+def check_own_victim(run: RunFolder) -> None:
+    """Refuse to train a victim on that came from elsewhere.
+
+    Raises:
+        InvalidInput: if this home did not make the folder.
+    """
+    if not (run.path / "victim.json").exists():
+        if (run.path / "history.jsonl").exists():
+            raise InvalidInput(f"{run.path} holds epochs and no victim.json; restore that file or remove the folder")
+    elif not is_own_victim(run):
+        raise InvalidInput(
+            f"victim {run.path.name} came from elsewhere: {run.path} was not made by this home, and is not finished. "
+            f"To train it on, give --adopt to the command of a sweep that cleans it{_consequence(run.path)}"
+        )
+    check_no_links(run.path)
+
+
+def _consequence(folder: Path) -> str:
+    """What an adopted folder has written besides."""
+    places = named_storages(folder / ("sweep.json" if (folder / "sweep.json").exists() else "victim.json"))
+    return f", after a look at where it puts checkpoints: {', '.join(places)}" if places else ""
+
+
+def adopt_sweep(folder: SweepFolder) -> bool:
+    """Take over a sweep that came from elsewhere; False where there is none, or it is the home's own.
+
+    Checkpoints outside the home become the home's own where they lie under the sweep's own name and identity and no
+    other home has marked them; others are only read. Where another home has, the sweep gets an identity of its own, so
+    that what is written from now on lies apart.
+
+    Raises:
+        InvalidInput: if the folder holds links or has another name than its sweep.
+    """
+    if not folder.exists() or folder.is_own():
+        return False
+    header = folder.header()
+    if folder.name != header["name"]:
+        raise InvalidInput(
+            f"sweep {folder.name!r} calls itself {header['name']!r}; rename its folder to that before you adopt it"
+        )
+    check_no_links(folder.path)
+    with folder._held():
+        identity = str(header.get("identity"))
+        place = f"/sweeps/{folder.name}-{identity}/"
+        runs = [folder.trial(number) for number in folder.trial_numbers()]
+        outside = [run for run in runs if run.storage.location.endswith(f"{place}{run.path.name}")]
+        outside = [run for run in outside if run.facts().get("storage") and run.storage.names()]
+        if re.fullmatch(r"[0-9a-f]{8}", identity) and not any(run.is_marked_by_others() for run in outside):
+            for run in outside:
+                with contextlib.suppress(InvalidInput):  # it cannot be written, and so is only read
+                    run.claim_storage()
+        else:
+            identity = uuid4().hex[:8]
+        write_signed(folder.path / "sweep.json", {**header, "identity": identity}, folder.home)
+    return True
+
+
+def adopt_victim(run: RunFolder) -> bool:
+    """The same of a victim, whose checkpoints outside the home are only read."""
+    if not (run.path / "victim.json").exists() or is_own_victim(run):
+        return False
+    check_no_links(run.path)
+    write_signed(run.path / "victim.json", read_json(run.path / "victim.json"), run.path.parent.parent)
+    return True
 
 
 def victim_folder(home: Path, victim: "PretrainedVictim", digest: str) -> RunFolder:
@@ -407,6 +556,22 @@ def write_victim(folder: SweepFolder, victim: Victim, **facts: Any) -> None:
         folder.victim_run().path / "victim.json",
         {**values, **facts, "measurement": dataclasses.asdict(victim.measurement)},
     )
+
+
+def process_facts(process: int) -> dict[str, str] | None:
+    """When a process was started and its command line, which tell it from a later one of the same number; None where
+    there is no such process, or the system does not say."""
+    place = Path("/proc") / str(process)
+    try:
+        if place.parent.joinpath("self").exists():
+            ticks = (place / "stat").read_text().rpartition(")")[2].split()[19]
+            command = (place / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
+            return {"started": ticks, "command": command.decode(errors="replace")}
+        ask = ["ps", "-p", str(process), "-o", "lstart=", "-o", "command="]
+        line = subprocess.run(ask, capture_output=True, text=True, check=True, env={"LC_ALL": "C"}).stdout.strip()
+        return {"started": line[:24], "command": line[24:].strip()}
+    except (OSError, IndexError, subprocess.CalledProcessError):
+        return None
 
 
 def environment() -> dict[str, str]:

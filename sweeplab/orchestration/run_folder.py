@@ -17,12 +17,16 @@ from sweeplab.orchestration.files import (
     write_atomically,
     write_json,
 )
+from sweeplab.orchestration.ownership import MARK, Owner, write_signed
 from sweeplab.orchestration.storage import Storage
 from sweeplab.records import Outcomes, Point
 from sweeplab.specs import InvalidInput, StorageFault
 
 ROLLING = re.compile(r"attempt-\d+-after-point-(\d+)-step-(\d+)\.pt")
 """Names of checkpoints that are written inside a long epoch, beside those of points."""
+CHECKPOINT = re.compile(rf"attempt-\d+-epoch-\d+(-step-\d+)?\.pt|{ROLLING.pattern}")
+"""Names of all checkpoints. No other file is ever removed where checkpoints lie, but for their unfinished writes."""
+UNFINISHED = re.compile(rf"\.({CHECKPOINT.pattern})(\.\d+)?\.part")
 
 
 class RunFolder:
@@ -40,6 +44,7 @@ class RunFolder:
         self._points: list[Point] | None = None
         self._storage: Storage | None = None
         self._facts: dict[str, Any] | None = None
+        self._is_own_storage = False
 
     @property
     def storage(self) -> Storage:
@@ -61,32 +66,84 @@ class RunFolder:
                 return facts
         return {}
 
-    def make_checkpoint_folder(self) -> None:
-        """Make the folder of its checkpoints, by which a worker knows that its node sees it."""
-        if not self.storage.is_remote:
+    def _owner(self) -> Owner:
+        """The sweep or the victim that the run belongs to."""
+        sweep = self.path.parent.parent / "sweep.json"
+        if sweep.exists():
+            return Owner(sweep.parent.parent.parent, str(read_json(sweep)["identity"]))
+        return Owner(self.path.parent.parent, self.path.name)
+
+    def owns_storage(self) -> bool:
+        """Whether checkpoints may be written and removed where the run's lie: in its own folder, or in a storage that
+        this home has marked for it. What else trial.json names is only read.
+
+        Raises:
+            StorageFault: if an object store does not answer.
+        """
+        if not self._is_own_storage:
+            if self.facts().get("storage"):
+                self._is_own_storage = self._owner().holds(self.storage)
+            else:
+                self._is_own_storage = not self.checkpoints.is_symlink()
+        return self._is_own_storage
+
+    def is_marked_by_others(self) -> bool:
+        """Whether another home, or another sweep, puts checkpoints where the run's lie.
+
+        Raises:
+            StorageFault: if an object store does not answer.
+        """
+        return self.storage.read(MARK) is not None and not self.owns_storage()
+
+    def foreign_storage(self) -> str:
+        """What is said of checkpoints that lie where this home did not put them."""
+        return f"its checkpoints lie in {self.storage.location}, which is gone or holds no mark of this home"
+
+    def claim_storage(self) -> None:
+        """Make the folder of its checkpoints, by which a worker knows that its node sees it; outside the home it is
+        marked. Only for a storage that the spec that is run names, or that the run owns already.
+
+        Raises:
+            InvalidInput: if it cannot be written.
+            StorageFault: if the disk or the object store fails.
+        """
+        if self.facts().get("storage"):
+            self._owner().claim(self.storage)
+        else:
             with storage_faults(self.storage.location):
                 Path(self.storage.location).mkdir(parents=True, exist_ok=True)
+
+    def remove_checkpoint(self, name: str) -> None:
+        """Remove a checkpoint, or what is left of an unfinished write of one; nothing else, and nowhere else than where
+        this home wrote it."""
+        if (CHECKPOINT.fullmatch(name) or UNFINISHED.fullmatch(name)) and self.owns_storage():
+            self.storage.remove(name)
 
     def move_storage(self, location: str | None) -> int:
         """Have the run's checkpoints lie elsewhere from now on; those that cannot be brought along are given up.
 
         Args:
-            location: of the storage; None: the run's own folder.
+            location: of the storage, which the spec names; None: the run's own folder.
 
         Returns:
             How many were brought along.
         """
         old, new, brought = self.storage, Storage(location or self.checkpoints), 0
+        if location:
+            self._owner().claim(new)
         with contextlib.suppress(StorageFault, InvalidInput, OSError):
             for name in sorted(old.names()):
-                if name.startswith("."):
-                    continue
-                old.copy(name, new)
-                brought += 1
+                if CHECKPOINT.fullmatch(name):
+                    old.copy(name, new)
+                    brought += 1
         name = "trial.json" if (self.path / "trial.json").exists() else "victim.json"
         facts = {key: value for key, value in read_json(self.path / name).items() if key != "storage"}
-        write_json(self.path / name, {**facts, **({"storage": location} if location else {})})
-        self._storage, self._facts = None, None
+        facts |= {"storage": location} if location else {}
+        if name == "trial.json":
+            write_json(self.path / name, facts)
+        else:
+            write_signed(self.path / name, facts, self._owner().home)
+        self._storage, self._facts, self._is_own_storage = None, None, False
         return brought
 
     def points(self) -> list[Point]:
@@ -100,6 +157,12 @@ class RunFolder:
             points = sorted((Point.from_json(line) for line in read_lines(path)), key=lambda point: point.index)
             if [point.index for point in points] != list(range(len(points))):
                 raise InvalidInput(f"{path} is damaged: points are missing; restore it or remove its folder")
+            for point in points:
+                if point.checkpoint is not None and "/" in point.checkpoint:
+                    raise InvalidInput(
+                        f"{path} names checkpoint {point.checkpoint!r}, which must be a file's name without a folder; "
+                        "restore it or remove its folder"
+                    )
             self._points = points
         return self._points
 
@@ -183,6 +246,8 @@ class RunFolder:
             return Path(self.storage.location) / point.checkpoint
         path = self.checkpoints / point.checkpoint
         if not path.exists():
+            if self.checkpoints.is_symlink() or not CHECKPOINT.fullmatch(point.checkpoint):
+                return None
             self.storage.download(point.checkpoint, path)
         return path
 
@@ -240,10 +305,10 @@ class RunFolder:
         for name in names:
             match = ROLLING.fullmatch(name)
             if name in stale or (match and (is_over or int(match[1]) < points[-1].index)):
-                self.storage.remove(name)
+                self.remove_checkpoint(name)
 
     def clear_abandoned(self) -> None:
         """Remove what an attempt that died wrote and never reported. Only before the next attempt starts."""
         known = {point.checkpoint for point in self.points()} | {self._rolling()}
         for name in self.storage.names() - known:
-            self.storage.remove(name)
+            self.remove_checkpoint(name)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import queue
 import shutil
 import socket
@@ -61,19 +62,18 @@ class Storage:
             ) from error
         return system, path
 
-    def leave_mark(self, name: str) -> None:
-        """Write a small file, whose presence tells who sees the storage.
+    def leave_mark(self, name: str, text: str = "SweepLab looks whether this folder can be written and seen") -> None:
+        """Write a small file, whose presence tells who sees the storage, or whose content whose it is.
 
         Raises:
             InvalidInput: if the folder is none that may be written, or the URL is none.
             StorageFault: if the disk is full or fails, or the object store does not take it, however often it is
                 asked.
         """
-        text = "SweepLab looks whether this folder can be written and seen\n"
         if not self.is_remote:
             try:
                 Path(self.location).mkdir(parents=True, exist_ok=True)
-                (Path(self.location) / name).write_text(text)
+                (Path(self.location) / name).write_text(text + "\n")
             except OSError as error:
                 if error.errno not in REFUSALS:  # a full disk, a share that hangs: it may be mended
                     raise StorageFault(f"storage {self.location} failed: {error.strerror}; mend it") from error
@@ -83,7 +83,7 @@ class Storage:
                 ) from error
             return
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / name).write_text(text)
+            (Path(folder) / name).write_text(text + "\n")
             for pause in (*UPLOAD_PAUSES, None):
                 try:
                     return self.upload(Path(folder) / name, name)
@@ -121,12 +121,28 @@ class Storage:
             "resources.storage to a folder that all nodes share, s3:// or gs://"
         )
 
+    def read(self, name: str) -> bytes | None:
+        """A small file's content; None where there is no such file, or a link in its place."""
+        if not self.is_remote:
+            path = Path(self.location) / name
+            with _faults(self.location):
+                return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        system, path_there = self._file_system()
+        if not self.exists(name):
+            return None
+        with _faults(f"{self.location}/{name}"), system.open_input_stream(f"{path_there}/{name}") as stream:
+            content: bytes = stream.read()
+            return content
+
     def names(self) -> set[str]:
-        """Files that are there; empty where the folder is not."""
+        """Files that are there, no links; empty where the folder is not."""
         if not self.is_remote:
             folder = Path(self.location)
             with _faults(self.location):
-                return {path.name for path in folder.iterdir() if path.is_file()} if folder.exists() else set()
+                if not folder.exists():
+                    return set()
+                with os.scandir(folder) as entries:
+                    return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
         from pyarrow import fs
 
         system, path = self._file_system()

@@ -72,6 +72,7 @@ class TrackingHere:
     def __init__(self, ledger: Ledger) -> None:
         self._lock = FileLock(ledger.folder / "mlflow.lock")
         self._lock.acquire(timeout=LOCK_SECONDS)
+        mask = os.umask(0o077)  # MLflow makes its files here; they hold what the ledger does, for this user alone
         try:
             with FileLock(
                 making_lock(ledger.home / "mlflow.db"), timeout=LOCK_SECONDS
@@ -81,6 +82,8 @@ class TrackingHere:
         except BaseException:
             self._lock.release()
             raise
+        finally:
+            os.umask(mask)
 
     def bring(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
         """See `Tracker.bring`."""

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import fabricated
 import pytest
@@ -26,7 +27,8 @@ from sweeplab.orchestration.housekeeping import (
     sweep_log,
     trial_log,
 )
-from sweeplab.orchestration.ledger import SweepFolder, making_lock
+from sweeplab.orchestration.ledger import SweepFolder, making_lock, process_facts
+from sweeplab.orchestration.ownership import write_signed
 from sweeplab.orchestration.remote import Failure
 from sweeplab.specs import InvalidInput
 
@@ -133,6 +135,56 @@ def test_a_driver_on_another_host_is_not_stopped_from_here(folder: SweepFolder):
         write_json(folder.path / "holder.json", {"process": 1, "host": "elsewhere", "since": ""})
         with pytest.raises(InvalidInput, match="run by process 1 on elsewhere; run this command there, or `ray job st"):
             stop(SweepFolder(folder.path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"started": "1"}, {"command": "python other.py"}, {"started": None, "command": None}, {"process": -1}],
+    ids=lambda change: " ".join(change),
+)
+def test_a_process_that_is_not_the_one_that_began_the_sweep_is_not_signalled(
+    folder: SweepFolder, change: dict[str, Any]
+):
+    """The record may have been written by anybody, or its process be dead and the number another's."""
+    bystander = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(30)"])
+    facts = process_facts(bystander.pid)
+    assert facts is not None
+    holder = {"process": bystander.pid, "host": socket.gethostname(), "since": "", **facts}
+    try:
+        with folder.lock():
+            written = {name: value for name, value in {**holder, **change}.items() if value is not None}
+            write_json(folder.path / "holder.json", written)
+            with pytest.raises(InvalidInput, match="is not, or no longer, the one that began to run sweep 'made-up'"):
+                stop(SweepFolder(folder.path))
+            assert not folder.stop_mark.exists()
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_process_is_told_from_others_by_its_start_and_its_command_line():
+    processes = [
+        subprocess.Popen([sys.executable, "-S", "-c", "input()", word], stdin=subprocess.PIPE) for word in "ab"
+    ]
+    try:
+        time.sleep(0.5)  # until both are what they were asked to be
+        facts = [process_facts(process.pid) for process in processes]
+        assert facts == [process_facts(process.pid) for process in processes]
+        assert facts[0] is not None
+        assert facts[0]["command"] == f"{sys.executable} -S -c input() a"
+        assert facts[0] != facts[1]
+    finally:
+        for process in processes:
+            process.communicate(b"\n")
+    assert process_facts(processes[0].pid) is None
+
+
+def test_what_a_file_says_commands_no_terminal(folder: SweepFolder):
+    folder.event("attempt failed", trial=0, reason="no\x1b]0;owned\x07\nforged line\x9b2J")
+    (line,) = [line for line in sweep_log(folder) if "owned" in line]
+    assert line.endswith("reason=no\ufffd]0;owned\ufffd\ufffdforged line\ufffd2J")
+    assert line in trial_log(folder, 0)
 
 
 HOLDER = """
@@ -278,10 +330,10 @@ def test_a_sweep_that_was_set_aside_goes_on_request(used: Path, folder: SweepFol
 
 def test_a_victim_goes_only_where_no_sweep_names_it_and_nobody_makes_it(used: Path, folder: SweepFolder):
     """A sweep names its victim from its beginning, long before the victim is finished and measured."""
-    write_json(folder.path / "sweep.json", {**folder.header(), "contents": {"victim": "d1"}})
+    write_signed(folder.path / "sweep.json", {**folder.header(), "contents": {"victim": "d1"}}, used)
     (folder.path / "victim" / "victim.json").unlink()
     for name in ("made-up-victim-d1", "made-up-victim-d2", "under-way-d3"):
-        write(used / "victims" / name / "history.jsonl", 10)
+        write_signed(used / "victims" / name / "victim.json", {"size": 10}, used)
     with FileLock(making_lock(used / "victims" / "under-way-d3")):
         found = find_rubbish(used, victims=True)
     assert [item.path.name for item in found] == ["made-up-victim-d2"]

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sweeplab.orchestration.book import storage_of_trial
 from sweeplab.orchestration.bringing import local_copy
 from sweeplab.orchestration.driver import Prepared, make_ready_nodes, with_shared_storage, workplace
 from sweeplab.orchestration.ledger import SweepFolder, victim_folder
+from sweeplab.orchestration.ownership import MARK
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.orchestration.storage import Storage
 from sweeplab.orchestration.watch import Interrupted
@@ -38,13 +40,17 @@ def stored_at(spec: Any, storage: str) -> Any:
     return spec.replace(resources=spec.resources.replace(storage=storage))
 
 
+def name_of(index: int) -> str:
+    return f"attempt-1-epoch-{index:04d}.pt"
+
+
 def commit_epochs(run: RunFolder, epochs: int) -> None:
     """The start and so many epochs, each with its checkpoint."""
     for index in range(epochs + 1):
-        point = fabricated.point(index, 90, 79, checkpoint=f"{index}.pt" if index else None)
+        point = fabricated.point(index, 90, 79, checkpoint=name_of(index) if index else None)
         run.commit(point, fabricated.outcomes(point.measurement))
-        run.make_checkpoint_folder()
-        (Path(run.storage.location) / f"{index}.pt").write_bytes(b"weights")
+        run.claim_storage()
+        (Path(run.storage.location) / name_of(index)).write_bytes(b"weights")
 
 
 def _prepared(sweep: CleaningSweep) -> Prepared:
@@ -127,8 +133,9 @@ def begun(folder: SweepFolder, storage: Path | None) -> RunFolder:
     location = str(storage / "sweeps" / "made-up-1" / "0000") if storage else None
     folder.write_trial(0, {}, configuration="c", seed=0, start_counts=True, storage=location)
     run = folder.trial(0)
+    run.claim_storage()
     for index in (0, 1, 2):
-        point = fabricated.point(index, 90, 79, checkpoint=f"{index}.pt" if index else None)
+        point = fabricated.point(index, 90, 79, checkpoint=name_of(index) if index else None)
         run.commit(point, fabricated.outcomes(point.measurement))
     return run
 
@@ -136,12 +143,13 @@ def begun(folder: SweepFolder, storage: Path | None) -> RunFolder:
 def test_a_trial_whose_storage_is_gone_for_good_goes_on_elsewhere(folder: SweepFolder, tmp_path: Path):
     gone, said = tmp_path / "gone", list[str]()
     begun(folder, gone)
+    shutil.rmtree(gone)
     gone.write_text("a file where the share was")
     driver._settle_storages(fabricated.SWEEP, folder, said.append)
     run = folder.trial(0)
     assert (run.storage.location, run.num_kept()) == (str(run.checkpoints), 1)
     assert len(said) == 1
-    assert said[0].startswith(f"trial 0: resources.storage='{gone}/sweeps/made-up-1/0000' cannot be written (")
+    assert said[0].startswith(f"trial 0: its checkpoints lie in {gone}/sweeps/made-up-1/0000, which is gone or")
     assert folder.trial_header(0)["params"] == {}
     driver._settle_storages(fabricated.SWEEP, folder, said.append)
     assert len(said) == 1
@@ -151,7 +159,7 @@ def test_a_trial_whose_storage_can_be_written_stays_there(folder: SweepFolder, t
     place = begun(folder, tmp_path / "store").storage.location
     driver._settle_storages(stored_at(fabricated.SWEEP, str(tmp_path / "other")), folder, pytest.fail)
     assert folder.trial(0).storage.location == place
-    assert list(Path(place).iterdir()) == []
+    assert [path.name for path in Path(place).iterdir()] == [MARK]
 
 
 def test_where_the_spec_names_no_other_storage_the_sweep_is_refused(folder: SweepFolder, tmp_path: Path):
@@ -181,8 +189,7 @@ def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, monkeypatch:
 
 def test_checkpoints_that_can_be_read_are_brought_along(folder: SweepFolder, tmp_path: Path):
     run = begun(folder, tmp_path / "full")
-    run.make_checkpoint_folder()
-    (Path(run.storage.location) / "2.pt").write_bytes(b"weights")
+    (Path(run.storage.location) / name_of(2)).write_bytes(b"weights")
     assert run.move_storage(None) == 1
     moved = folder.trial(0)
     assert (moved.storage.location, moved.num_kept()) == (str(moved.checkpoints), 3)
@@ -190,7 +197,7 @@ def test_checkpoints_that_can_be_read_are_brought_along(folder: SweepFolder, tmp
     assert moved.move_storage(url) == 1
     assert folder.trial(0).num_kept() == 3
     assert folder.trial(0).move_storage(str(tmp_path / "back")) == 1
-    assert (tmp_path / "back" / "2.pt").read_bytes() == b"weights"
+    assert (tmp_path / "back" / name_of(2)).read_bytes() == b"weights"
 
 
 def test_a_full_disk_is_a_fault_that_passes_and_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -214,8 +221,8 @@ def test_a_victim_that_is_being_trained_again_is_not_there(smoke: CleaningSweep,
     commit_epochs(run, 2)
     run.finish({"state": "finished"})
     assert driver._is_trained(victim, run)
-    for name in ("1.pt", "2.pt"):
-        (run.checkpoints / name).unlink()
+    for index in (1, 2):
+        (run.checkpoints / name_of(index)).unlink()
     assert not driver._is_trained(victim, run)
     assert run.rewind() == 2
     for _ in range(2):  # a kill before and after its first epoch

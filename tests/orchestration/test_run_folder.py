@@ -10,6 +10,7 @@ import pytest
 
 from sweeplab.orchestration import run_folder
 from sweeplab.orchestration.files import write_json
+from sweeplab.orchestration.ownership import MARK
 from sweeplab.orchestration.run_folder import RunFolder
 from sweeplab.records import Outcomes
 from sweeplab.specs import InvalidInput, StorageFault
@@ -275,15 +276,16 @@ def test_of_a_store_that_lags_behind_the_newest_that_arrived_stays(tmp_path: Pat
     store.mkdir()
     run = RunFolder(tmp_path / "run")
     write_json(run.path / "trial.json", {"storage": store.as_uri()})
+    run.claim_storage()
     for index in range(4):
         made = fabricated.point(index, 80, 10, checkpoint=name_of(index) if index else None)
         run.commit(made, fabricated.outcomes(made.measurement))
         if index == 1:
             (store / name_of(1)).write_bytes(b"weights")
         run.keep_checkpoints({name_of(index)})
-        assert os.listdir(store) == ([name_of(1)] if index else [])
+        assert sorted(os.listdir(store)) == [MARK, *([name_of(1)] if index else [])]
     assert run.num_kept() == 2
     for index in (2, 3):
         (store / name_of(index)).write_bytes(b"weights")
         run.keep_checkpoints({name_of(3)})
-        assert os.listdir(store) == [name_of(index)]
+        assert sorted(os.listdir(store)) == [MARK, name_of(index)]
