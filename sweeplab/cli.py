@@ -451,6 +451,7 @@ def resume(
                 f"sweep {sweep!r} uses {', '.join(own)} of its own script, which its record does not hold; run that "
                 "script again, which goes on with it"
             )
+        _folder(sweep).check_is_continued()
         chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
         if plan:
             say_plans(chosen, adopt=adopt)
@@ -591,6 +592,8 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
         trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
         say(f"{values['sweep']}: {values['state']}\n  trials: {trials} (of {values['planned_trials']})")
         say(f"  {values['trial_epochs']:g} trial-epochs in {values['seconds']:.0f} s of work")
+        for note in values["notes"]:
+            say(f"  {note}")
         costs = values["costs"]
         say(
             f"  {costs['worker_seconds']:.0f} worker-seconds, {costs['gpu_seconds']:.0f} GPU-seconds; "
@@ -622,6 +625,7 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
         "sweep": folder.name,
         "state": "running" if locked else "finished" if done else "interrupted",
         "planned_trials": header["planned_trials"],
+        "notes": list(folder.notes()),
         "trials": counts,
         "trial_epochs": costs["trial_epochs"],
         "seconds": sum(trial.seconds for trial in trials),
@@ -658,6 +662,8 @@ def list_(
                 done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
                 origin = "" if row["own"] else ", from elsewhere"
                 say(f"{row['sweep']:40s} {row['state']:12s} {done}{origin}")
+                for note in row["notes"]:
+                    say(f"  {note}")
 
     end(guarded(work))
 

@@ -138,6 +138,20 @@ def changes_of(spec: Any) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def changes_since(spec: Any, known: Mapping[str, int]) -> tuple[str, ...]:
+    """What has changed in the behaviour of a spec and its parts since a record was made, a sentence each.
+
+    Args:
+        spec: what the record tells of.
+        known: the number of changes that the record's version knew, by class name; those that are left out had none.
+    """
+    return tuple(
+        f"{name}: {sentence}"
+        for name, sentences in changes_of(spec).items()
+        for sentence in sentences[known.get(name, 0) :]
+    )
+
+
 def own_code(spec: Any) -> dict[str, dict[str, str | None]]:
     """Module and source digest of every class in a spec that a user's script defines, by the class's name."""
     found = {name: held for part in _parts(spec) for name, held in own_code(part).items()}

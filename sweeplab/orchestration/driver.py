@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,8 @@ from sweeplab.orchestration.ledger import (
     check_own_victim,
     environment,
     making_lock,
+    num_changes,
+    version_of,
     victim_folder,
     write_victim,
 )
@@ -75,7 +77,7 @@ from sweeplab.orchestration.workers import (
 )
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import MeasuredImages, Point, SweepRecord, Victim
-from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, digest_of, file_digest
+from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, changes_since, digest_of, file_digest
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import steps_per_epoch
 from sweeplab.training.objective import TrainingFacts
@@ -675,24 +677,73 @@ def set_aside(folder: SweepFolder) -> Path:
 
 
 def check_same(folder: SweepFolder, prepared: Prepared) -> None:
-    """Refuse to continue a sweep under another spec.
+    """Refuse to continue a sweep under another spec, or under another recipe behind the same spec.
 
     Raises:
-        InvalidInput: with the fields that differ and the remedies.
+        InvalidInput: with what an older version did otherwise, the fields that differ, and the remedies.
     """
     header = folder.header()
     if header["digest"] == prepared.digest:
         return
-    changes = differences(header["spec"], prepared.sweep.to_json(), type(prepared.sweep))
+    found = compare(header, prepared.sweep)
+    listed = [*found.since, *found.defaults, *found.fields]
     for name in sorted(set(header["contents"]) | set(prepared.contents)):
         before, now = header["contents"].get(name), prepared.contents.get(name)
-        if before != now and not changes:
-            changes.append(f"data of `{name}` changed (digest {before} -> {now})")
-    listed = "\n  ".join(changes[:12] or ["(fields that are not stored)"])
-    raise InvalidInput(
-        f"sweep {folder.name!r} exists with another spec:\n  {listed}\n"
-        "use --fresh to set the old one aside, or give this one another name"
+        if before != now and not listed:
+            listed.append(f"data of `{name}` changed (digest {before} -> {now})")
+    version, why = version_of(header), "exists with another spec"
+    if found.since or found.defaults:
+        why = f"was made by an older version ({version}), and this one would go on with it otherwise"
+    lines = "\n  ".join(listed[:12] or [f"(the same fields, as version {version} took them)"])
+    remedies = "use --fresh to set the old one aside, or give this one another name"
+    if found.defaults and not found.since and not found.fields:
+        remedies = f"state the old value, or use `sweeplab resume {folder.name}`, to go on as it was begun; {remedies}"
+    raise InvalidInput(f"sweep {folder.name!r} {why}:\n  {lines}\n{remedies}")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a spec differs from that of a record."""
+
+    since: tuple[str, ...]
+    """What has changed in the behaviour of what it holds since the record was made."""
+    defaults: list[str]
+    """Fields that have today's default, and in the record the one of an older version."""
+    fields: list[str]
+    """All other fields that differ."""
+
+
+def compare(record: dict[str, Any], spec: Spec) -> Comparison:
+    """Compare a spec with that of sweep.json or victim.json."""
+    try:
+        before = type(spec).model_validate(record["spec"]).to_json()  # with the fields that are new since then
+    except InvalidInput:
+        before = record["spec"]
+    lines = differences(before, spec.to_json(), type(spec))
+    moved = tuple(f"{path}{end}" for path in changed_defaults(before, spec) for end in (":", "."))
+    return Comparison(
+        changes_since(spec, record.get("changes", {})),
+        [f"{line} (the default has changed)" for line in lines if line.startswith(moved)],
+        [line for line in lines if not line.startswith(moved)],
     )
+
+
+def changed_defaults(before: Any, spec: Any, path: str = "") -> list[str]:
+    """Paths of fields that have today's default, where plain JSON values of before have the first one."""
+    if not isinstance(spec, (Spec, Mapping)) or not isinstance(before, dict):
+        return []
+    values = {name: getattr(spec, name) for name in type(spec).model_fields} if isinstance(spec, Spec) else spec
+    found = []
+    for name, value in values.items():
+        where = f"{path}.{name}" if path else name
+        if isinstance(spec, Spec) and name in spec.FIRST_DEFAULTS:
+            first, field = spec.FIRST_DEFAULTS[name], type(spec).model_fields[name]
+            was_first = before.get(name) == (first.to_json() if isinstance(first, Spec) else first)
+            if was_first and value == field.get_default(call_default_factory=True) != first:
+                found.append(where)
+                continue
+        found += changed_defaults(before.get(name), value, where)
+    return found
 
 
 def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = "") -> list[str]:
@@ -926,12 +977,15 @@ def _pretrain_victim(
     if plan_file.exists() and load_plan(plan_file, plan.attack, plan.source).digest != plan.digest:
         raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
     if not (run.path / "victim.json").exists():
+        for line in older_victims(victim, run):
+            say(line)
         write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
         write_signed(
             run.path / "victim.json",
             {
                 "spec": victim.to_json(),
                 "digest": digest,
+                "changes": num_changes(victim),
                 "environment": environment(),
                 "num_pairs": len(table),
                 **_storage_fact(victim, run),
@@ -1003,6 +1057,23 @@ def _pretrain_victim(
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
     run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
     return run
+
+
+def older_victims(victim: PretrainedVictim, run: RunFolder) -> list[str]:
+    """A line for every folder of the same victim as an older version made it: its weights are another recipe's."""
+    lines = []
+    for path in sorted(run.path.parent.glob(f"{victim.name}-*/victim.json")):
+        record = read_json(path)
+        if path.parent == run.path or path.parent.name != f"{victim.name}-{record['digest']}":
+            continue
+        found = compare(record, victim)
+        what = "; ".join([*found.since, *found.defaults])
+        if what and not found.fields:
+            lines.append(
+                f"victim {victim.name} was made by an older version ({version_of(record)}: {what}); "
+                "it is not reused and is trained anew"
+            )
+    return lines
 
 
 def _storage_fact(victim: PretrainedVictim, run: RunFolder) -> dict[str, str]:

@@ -16,12 +16,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sweeplab.orchestration.bringing import kept_copies, remove_copy
-from sweeplab.orchestration.files import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders
+from sweeplab.orchestration.files import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, read_json
 from sweeplab.orchestration.ledger import (
     SweepFolder,
     adopt_sweep,
     is_own_victim,
     is_set_aside,
+    made_by_older_version,
     making_lock,
     process_facts,
     sweep_folders,
@@ -154,6 +155,7 @@ def request_reruns(folder: SweepFolder, numbers: list[int], *, adopt: bool = Fal
     """
     if "imported" in folder.header():
         raise InvalidInput(f"sweep {folder.name!r} was imported; its trials cannot be run here")
+    folder.check_is_continued()
     for number in numbers:
         _check_trial(folder, number)
         if folder.trial(number).result() is None:
@@ -215,12 +217,15 @@ def size_of(path: Path) -> int:
 
 def disk_table(home: Path) -> list[dict[str, Any]]:
     """Bytes by what they belong to, largest first."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"what": f"{kind}/{path.name}", "bytes": size_of(path)}
         for kind in ("sweeps", "victims", "data")
         for path in sorted((home / kind).glob("*"))
         if not path.name.startswith(".")
     ]
+    for row in rows:  # so that it is clear which of two victims of one name is no longer used
+        if (older := older_victim(home / row["what"])) is not None:
+            row["what"] += f" ({older})"
     rows += [
         {"what": path.name, "bytes": size_of(path)}
         for path in (home / "mlflow.db", home / "mlartifacts", home / "ray")
@@ -228,6 +233,17 @@ def disk_table(home: Path) -> list[dict[str, Any]]:
     ]
     rows += [{"what": f"{path} (this node)", "bytes": num_bytes} for path, num_bytes, _ in kept_copies()]
     return sorted(rows, key=lambda row: -row["bytes"])
+
+
+def older_victim(path: Path) -> str | None:
+    """By which older version a victim was made, and what has changed since; None where nothing has, where its record
+    cannot tell (its script defines classes of its own), and for what is no victim."""
+    if path.parent.name != "victims" or not (path / "victim.json").is_file():
+        return None
+    try:
+        return made_by_older_version(read_json(path / "victim.json"), "PretrainedVictim")
+    except InvalidInput:
+        return None
 
 
 def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, copies: bool = False) -> list[Rubbish]:

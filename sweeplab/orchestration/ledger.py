@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from sweeplab.records import (
     TrialState,
     Victim,
 )
-from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
+from sweeplab.specs import SCHEMA_VERSION, InvalidInput, Spec, StorageFault, changes_of, changes_since, own_code
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep, PretrainedVictim
@@ -148,12 +148,35 @@ class SweepFolder:
                 "target": sweep.victim.trigger().aim,
                 "victim_name": sweep.victim.name,
                 "own_code": own_code(sweep),
+                "changes": num_changes(sweep),
                 "environment": environment(),
                 **({"images": known} if known else {}),
                 **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },
             self.home,
         )
+
+    def older(self) -> str | None:
+        """By which older version the sweep was made and what has changed since: it is shown, and never continued.
+
+        None where nothing has changed that touches it. Of a sweep whose script defines classes of its own nothing can
+        be said from here; the script's next start says it.
+        """
+        header = self.header()
+        if "imported" in header or header.get("own_code"):
+            return None
+        try:
+            return made_by_older_version(header, "CleaningSweep")
+        except InvalidInput as error:
+            return f"made by an older version ({version_of(header)}), and this one refuses it: {error}"
+
+    def check_is_continued(self) -> None:
+        """Raise InvalidInput where the sweep was made by an older version whose recipe is not this one's."""
+        if (older := self.older()) is not None:
+            raise InvalidInput(
+                f"sweep {self.name!r} was {older}\n"
+                "it is shown, and not continued; run its script with --fresh to set it aside, or under another name"
+            )
 
     def num_planned(self, sweep: "CleaningSweep") -> int:
         """Trials that the sweep will have: what was begun stays where fewer are asked for now; reruns are added."""
@@ -394,10 +417,13 @@ class SweepFolder:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What every look at the sweep, whose victim is measured, says beside its numbers."""
+        """What every look at the sweep says beside its numbers: which older version made it, what its victim lacks."""
         header, point = self.header(), self.victim_point()
-        assert point is not None
-        victim, images, notes = point[0], measured_images(header, point[0]), []
+        older = self.older()
+        notes = [] if older is None else [older]
+        if point is None:
+            return tuple(notes)
+        victim, images = point[0], measured_images(header, point[0])
         planted = read_json(self.path / "victim" / "victim.json").get("planted_target")
         if planted is not None and planted != header["target"]:
             notes.append(
@@ -574,13 +600,49 @@ def process_facts(process: int) -> dict[str, str] | None:
         return None
 
 
+def num_changes(spec: Spec) -> dict[str, int]:
+    """How many changes of behaviour stand behind what a spec gives, by class name: part of the records made of it."""
+    return {name: len(sentences) for name, sentences in changes_of(spec).items()}
+
+
+def made_by_older_version(record: Mapping[str, Any], kind: str) -> str | None:
+    """By which older version a record was made, and what has changed since in the behaviour of what its spec holds.
+
+    Args:
+        record: content of sweep.json or victim.json.
+        kind: the spec's class, `CleaningSweep` or `PretrainedVictim`.
+
+    Returns:
+        "made by an older version (0.1.0): SafeCLIP: ..."; None where nothing has changed that touches it.
+
+    Raises:
+        InvalidInput: if this version refuses the spec, or its script defines classes of its own.
+    """
+    version = version_of(record)
+    if "changes" in record and version == installed_version("sweeplab"):
+        return None  # behaviour changes between versions alone, and to read the spec takes seconds: torch is imported
+    from sweeplab import experiment
+
+    spec = getattr(experiment, kind).model_validate(record["spec"])
+    since = changes_since(spec, record.get("changes", {}))
+    return f"made by an older version ({version}): {'; '.join(since)}" if since else None
+
+
+def version_of(record: Mapping[str, Any]) -> str:
+    """The version of SweepLab that wrote sweep.json or victim.json last."""
+    return str(record.get("environment", {}).get("sweeplab", "unknown"))
+
+
 def environment() -> dict[str, str]:
     """Versions that can change a result."""
     packages = ("sweeplab", "torch", "torchvision", "open_clip_torch", "ray", "optuna", "mlflow", "numpy", "pillow")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = {package: installed_version(package) for package in packages}
     return {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system(), **versions}
+
+
+def installed_version(package: str) -> str:
+    """Of a distribution, or that there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
