@@ -8,13 +8,14 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.specs import Failed, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.terminal import PatientConsole, printable, without_reader
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sweeplab.records import SweepRecord
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
+FROM_BEST_TO_WORST = (DONE, INTERRUPTED, FAULT, BAD_INPUT)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,33 +74,52 @@ def say_notes(notes: Sequence[str]) -> None:
             without_reader(sys.stderr)
 
 
-def guarded(work: Callable[[], None]) -> int:
-    """Run a command; returns its exit code: 0 done, 2 bad input, 75 interrupted and resumable, 1 anything else."""
+def guarded(work: Callable[[], int | None]) -> int:
+    """Run a command; returns its exit code, which is what `work` returns (None: 0) or what its error means: 2 bad
+    input, 75 interrupted and resumable, 1 anything else."""
     from sweeplab.orchestration.watch import signals_as_interrupts
 
     try:
         with signals_as_interrupts():
-            work()
+            return exit_code(work)
+    except KeyboardInterrupt:
+        return interrupted()
+
+
+def exit_code(work: Callable[[], int | None]) -> int:
+    """The same but for signals, which end more than one piece of a command's work."""
+    try:
+        return work() or DONE
     except InvalidInput as error:
         say_error(str(error))
         return BAD_INPUT
     except (Unfinished, StorageFault) as error:
         say_error(str(error))
         return INTERRUPTED
-    except KeyboardInterrupt:
-        say_error("interrupted; everything so far is kept, and the same command goes on")
-        return INTERRUPTED
+    except (Failed, FloatingPointError) as error:
+        say_error(str(error))
+        return FAULT
     except Exception:  # noqa: BLE001 - the last resort: shown in full, exit code 1
         sys.stderr.write(printable(traceback.format_exc()))
         return FAULT
-    return DONE
+
+
+def interrupted() -> int:
+    """Say that a signal ended the command; returns its exit code."""
+    say_error("interrupted; everything so far is kept, and the same command goes on")
+    return INTERRUPTED
+
+
+def worst(codes: list[int]) -> int:
+    """The exit code of several pieces of work: 2 over 1 over 75."""
+    return max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)
 
 
 # --- scripts
 
 
 def main(*sweeps: "CleaningSweep") -> None:
-    """Run a script's sweeps, one after the other, and exit with the command's code."""
+    """Run a script's sweeps, one after the other, and exit with the worst code of them: 2 over 1 over 75."""
     if _handed is not None:
         _handed.extend(sweeps)
         raise SystemExit(DONE)
@@ -148,7 +169,7 @@ class ScriptCommand:
 ADOPT_HELP = "Take over a sweep that was made elsewhere and copied here."
 
 
-def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> None:
+def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> int:
     if command.resume and command.fresh:
         raise InvalidInput("--resume and --fresh exclude each other; give one")
     chosen = [
@@ -160,21 +181,21 @@ def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> 
 
         for sweep in chosen:
             say("\n".join(plan(sweep).lines()))
-    elif command.plan:
-        say_plans(chosen, resume=command.resume, fresh=command.fresh, adopt=command.adopt)
-    elif command.supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
-        _supervise(chosen, fresh=command.fresh)
-    else:
-        try:
-            run_all(chosen, resume=command.resume, fresh=command.fresh, inline=command.inline, adopt=command.adopt)
-        except (Unfinished, StorageFault, KeyboardInterrupt):
-            if command.fresh:
-                say("note: leave --fresh out to go on; it would set this work aside again")
-            raise
+        return DONE
+    if command.plan:
+        return say_plans(chosen, resume=command.resume, fresh=command.fresh, adopt=command.adopt)
+    if command.supervise and not _is_supervised():
+        return _supervise(chosen, fresh=command.fresh)
+    return run_all(chosen, resume=command.resume, fresh=command.fresh, inline=command.inline, adopt=command.adopt)
 
 
-def _supervise(sweeps: "list[CleaningSweep]", *, fresh: bool = False) -> None:
-    """Run this very command again and again, without the flag, until it is done; exits with its code."""
+def _is_supervised() -> bool:
+    """Whether this is a start of a command under `--supervise`."""
+    return "SWEEPLAB_SUPERVISED" in os.environ
+
+
+def _supervise(sweeps: "list[CleaningSweep]", *, fresh: bool = False) -> int:
+    """Run this very command again and again, without the flag, until it is done; returns its exit code."""
     from sweeplab.orchestration.files import home_folder
     from sweeplab.orchestration.ledger import SweepFolder
     from sweeplab.orchestration.supervising import committed, supervise
@@ -194,7 +215,7 @@ def _supervise(sweeps: "list[CleaningSweep]", *, fresh: bool = False) -> None:
             folder.check_own()
         folder.stop_mark.unlink(missing_ok=True)
     command = [sys.executable, *words]
-    raise SystemExit(supervise(command, lambda: committed(home, names), say, was_stopped=was_stopped))
+    return supervise(command, lambda: committed(home, names), say, was_stopped=was_stopped)
 
 
 def _names_within(sweep: "CleaningSweep") -> list[str]:
@@ -203,15 +224,12 @@ def _names_within(sweep: "CleaningSweep") -> list[str]:
     return [sweep.name, *(_names_within(inner) if inner is not None else [])]
 
 
-def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, adopt: bool = False) -> None:
-    """What a start would reuse, repeat and run of each sweep; starts nothing."""
+def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, adopt: bool = False) -> int:
+    """What a start would reuse, repeat and run of each sweep; starts nothing. Returns the worst exit code."""
     from sweeplab.orchestration.driver import check_is_there, check_same, prepare, resume_plan
-    from sweeplab.orchestration.files import home_folder
     from sweeplab.orchestration.ledger import SweepFolder
 
-    check_sources(sweeps)
-    home = home_folder()
-    for sweep in sweeps:
+    def say_plan(sweep: "CleaningSweep", home: Path) -> None:
         folder = SweepFolder.of(home, sweep.name)
         if resume:
             check_is_there(folder)
@@ -229,6 +247,32 @@ def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: boo
                 say(f"{sweep.name}: process {who.get('process', '?')} on {who.get('host', '?')} runs it now")
         for line in resume_plan(folder, prepared, home):
             say(line)
+
+    return _each(sweeps, say_plan)
+
+
+def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], None]") -> int:
+    """Do a command's work for every sweep whose inputs are there. One that fails, in whatever way, keeps none of the
+    others from its turn; a signal ends them all. Returns the worst exit code."""
+    from sweeplab.orchestration.files import home_folder
+
+    codes = [exit_code(lambda: check_sources(sweeps))]  # what all of them lack, in one message
+    ready = [sweep for sweep in sweeps if not _missing([sweep])]
+    if not ready:
+        return worst(codes)
+    home = home_folder()
+    say(f"home: {home}")
+    try:
+        for place, sweep in enumerate(ready, start=1):
+            codes.append(exit_code(partial(work, sweep, home)))
+            if codes[-1] != DONE and place < len(ready):
+                say(f"{sweep.name} ended with exit code {codes[-1]}; going on with {ready[place].name}")
+    except KeyboardInterrupt:
+        return worst([*codes, interrupted()])
+    say(f"home: {home}")
+    if _is_supervised() and INTERRUPTED in codes:
+        return INTERRUPTED  # what can still be finished is to be begun again, whatever became of the others
+    return worst(codes)
 
 
 def end(code: int) -> None:
@@ -273,20 +317,37 @@ def run_all(
     fresh: bool = False,
     inline: bool = False,
     adopt: bool = False,
-) -> None:
-    """Run sweeps one after the other; each ends with its leaderboard, page and the way to MLflow."""
+) -> int:
+    """Run sweeps one after the other; each ends with its leaderboard, page and the way to MLflow. Returns the worst
+    exit code."""
     from sweeplab.orchestration.driver import Options, run_sweep
-    from sweeplab.orchestration.files import home_folder
-    from sweeplab.orchestration.watch import signals_as_interrupts
 
-    check_sources(sweeps)
-    home = home_folder()
-    say(f"home: {home}")
-    with signals_as_interrupts():
-        for sweep in sweeps:
-            run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline, adopt=adopt), say)
-            show_results(home, sweep.name)
-    say(f"home: {home}")
+    def run_one(sweep: "CleaningSweep", home: Path) -> None:
+        try:
+            record = run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline, adopt=adopt), say)
+        except (Unfinished, StorageFault, KeyboardInterrupt):
+            if fresh:
+                say("note: leave --fresh out to go on; it would set this work aside again")
+            raise
+        show_results(home, sweep.name)
+        say_end(record)
+
+    return _each(sweeps, run_one)
+
+
+def say_end(record: "SweepRecord") -> None:
+    """How many of a sweep's trials succeeded.
+
+    Raises:
+        Failed: if every one failed.
+    """
+    from sweeplab.orchestration.driver import check_some_succeeded
+
+    check_some_succeeded(record)
+    if record.state == "finished":
+        failed = len(record.failures)
+        why = f"; {failed} failed, and `sweeplab status {record.name}` says why" if failed else ""
+        say(f"{record.name}: finished, {record.num_succeeded} of {record.planned_trials} succeeded{why}")
 
 
 def check_sources(sweeps: "list[CleaningSweep]") -> None:
@@ -295,18 +356,24 @@ def check_sources(sweeps: "list[CleaningSweep]") -> None:
     Raises:
         InvalidInput: with every missing path and what belongs there.
     """
-    missing: dict[str, str] = {}
-    for sweep in sweeps:
-        for field, source in _sources(sweep).items():
-            path = getattr(source, "path", None)
-            if isinstance(path, Path) and not path.exists():
-                missing.setdefault(str(path), f"{_what_belongs(source)}; field `{field}.path` of {sweep.name}")
+    missing = _missing(sweeps)
     if missing:
         listed = "\n".join(f"  {path}: {what}" for path, what in missing.items())
         raise InvalidInput(
             f"{len(missing)} input(s) missing:\n{listed}\n"
             "put them there, or name other places with field.path=...; --smoke runs without them, --dry-run plans"
         )
+
+
+def _missing(sweeps: "list[CleaningSweep]") -> dict[str, str]:
+    """What belongs where nothing is, by path."""
+    missing: dict[str, str] = {}
+    for sweep in sweeps:
+        for field, source in _sources(sweep).items():
+            path = getattr(source, "path", None)
+            if isinstance(path, Path) and not path.exists():
+                missing.setdefault(str(path), f"{_what_belongs(source)}; field `{field}.path` of {sweep.name}")
+    return missing
 
 
 def _sources(sweep: "CleaningSweep") -> dict[str, Any]:
@@ -429,7 +496,7 @@ def resume(
 ) -> None:
     """Go on with a sweep from its own record, without its script; trials, hours and resources may be changed."""
 
-    def work() -> None:
+    def work() -> int:
         from sweeplab.experiment import CleaningSweep, apply_overrides
         from sweeplab.orchestration.ledger import is_set_aside
 
@@ -454,11 +521,10 @@ def resume(
         _folder(sweep).check_is_continued()
         chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
         if plan:
-            say_plans(chosen, adopt=adopt)
-        elif supervise and "SWEEPLAB_SUPERVISED" not in os.environ:
-            _supervise(chosen)
-        else:
-            run_all(chosen, resume=True, inline=inline, adopt=adopt)
+            return say_plans(chosen, adopt=adopt)
+        if supervise and not _is_supervised():
+            return _supervise(chosen)
+        return run_all(chosen, resume=True, inline=inline, adopt=adopt)
 
     end(guarded(work))
 
@@ -590,7 +656,11 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
             say(json.dumps(values, indent=1, allow_nan=False))
             return
         trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
-        say(f"{values['sweep']}: {values['state']}\n  trials: {trials} (of {values['planned_trials']})")
+        state = values["state"]
+        if state == "finished":
+            succeeded = values["trials"]["finished"] + values["trials"]["pruned"]
+            state += f", {succeeded} of {values['planned_trials']} succeeded"
+        say(f"{values['sweep']}: {state}\n  trials: {trials} (of {values['planned_trials']})")
         say(f"  {values['trial_epochs']:g} trial-epochs in {values['seconds']:.0f} s of work")
         for note in values["notes"]:
             say(f"  {note}")
@@ -960,7 +1030,7 @@ def clean(
 ) -> None:
     """Clean a script's victim with one setting, no search: `sweeplab clean sweeps/quickstart.py learning_rate=6e-3`."""
 
-    def work() -> None:
+    def work() -> int:
         from sweeplab.experiment import CleaningSweep
         from sweeplab.search_space import Grid
         from sweeplab.specs import digest_of
@@ -975,7 +1045,8 @@ def clean(
         single = sweep.replace(
             grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
         )
-        run_all([single.replace(name=f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}")], inline=inline)
+        name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
+        return run_all([single.replace(name=name)], inline=inline)
 
     end(guarded(work))
 

@@ -211,3 +211,13 @@ class SweepRecord:
     """None: not known, in tables from elsewhere and in sweeps from before this was written."""
     notes: tuple[str, ...] = ()
     """Sentences without which its results could be misread: leaderboard, page, JSON and MLflow carry them."""
+
+    @property
+    def failures(self) -> tuple[TrialRecord, ...]:
+        """The trials that failed for good."""
+        return tuple(trial for trial in self.trials if trial.state == "failed")
+
+    @property
+    def num_succeeded(self) -> int:
+        """Trials that ran to their end, or to where a rule stopped them."""
+        return sum(trial.state in ("finished", "pruned") for trial in self.trials)

@@ -34,6 +34,11 @@ class Unfinished(Exception):
     """The work is interrupted, nothing is lost, and the same command continues it. Entry points exit with 75."""
 
 
+class Failed(Exception):
+    """The work came to its end and none of it succeeded: every trial failed, or the one run did. Entry points print
+    the reason and exit with 1."""
+
+
 class Spec(BaseModel):
     """Base of every value that describes an experiment: immutable, unknown fields refused, all faults in one message.
 

@@ -498,7 +498,7 @@ class TrialBook:
         reason, configurations = self._alike if self._alike[0] == failure.reason else (failure.reason, set())
         configurations.add(self.folder.trial_header(number)["configuration"])
         self._alike = (reason, configurations)
-        if len(configurations) >= ALIKE:
+        if len(configurations) >= ALIKE and not self.is_complete():
             self._closed = True
             self.fault = InvalidInput(
                 f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: {reason}; "

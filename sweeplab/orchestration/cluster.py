@@ -56,6 +56,8 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
+    if _ending is not None:  # the session of the sweep before
+        _ending.join(ENDING_SECONDS)
     if ray.is_initialized():
         yield
         return
@@ -207,17 +209,20 @@ def keep_credentials_out_of_logs() -> None:
 
 SHUTDOWN_SECONDS = 1.5
 """Ray gets no longer to end in order: `ray job stop` leaves three seconds, and Ray's state is never read again."""
+ENDING_SECONDS = 30.0
+"""So long may it take where another session follows, or nothing went wrong."""
+_ending: threading.Thread | None = None
+"""What ends, or has ended, the last session."""
 
 
 def _shut_down() -> None:
-    global _raylet
+    global _raylet, _ending
     import ray
 
     _raylet = None
-
-    ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
-    ending.start()
-    ending.join(SHUTDOWN_SECONDS if sys.exc_info()[0] is not None else 30.0)
+    _ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
+    _ending.start()
+    _ending.join(SHUTDOWN_SECONDS if sys.exc_info()[0] is not None else ENDING_SECONDS)
 
 
 def _attach(quiet: dict[str, Any]) -> bool:

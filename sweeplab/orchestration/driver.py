@@ -55,7 +55,7 @@ from sweeplab.orchestration.mirror import Mirror
 from sweeplab.orchestration.ownership import write_signed
 from sweeplab.orchestration.planning import warnings_of
 from sweeplab.orchestration.progress import SweepProgress
-from sweeplab.orchestration.remote import Failure
+from sweeplab.orchestration.remote import Failure, failure_of
 from sweeplab.orchestration.run_folder import ROLLING, RunFolder
 from sweeplab.orchestration.search import quiet_optuna
 from sweeplab.orchestration.storage import Storage
@@ -77,7 +77,17 @@ from sweeplab.orchestration.workers import (
 )
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import MeasuredImages, Point, SweepRecord, Victim
-from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished, changes_since, digest_of, file_digest
+from sweeplab.specs import (
+    DamagedCheckpoint,
+    Failed,
+    InvalidInput,
+    Spec,
+    StorageFault,
+    Unfinished,
+    changes_since,
+    digest_of,
+    file_digest,
+)
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import steps_per_epoch
 from sweeplab.training.objective import TrainingFacts
@@ -320,6 +330,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         InvalidInput: for bad input, a sweep of the same name with another spec, one that came from elsewhere, or one
             that someone else runs.
         Unfinished: when interrupted, or when the storage fails.
+        Failed: if its victim could not be made: pre-training failed, or every trial of the sweep that it is taken from.
     """
     folder = SweepFolder.of(home, sweep.name)
     if options.resume:
@@ -371,6 +382,23 @@ def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path, say:
         victim = victim.reference()
 
 
+def check_some_succeeded(record: SweepRecord) -> None:
+    """Say so where every trial that was begun failed.
+
+    Raises:
+        Failed: with the reason of one trial, or where to find those of several.
+    """
+    if record.num_succeeded or not record.failures:
+        return
+    first = record.failures[0]
+    if len(record.failures) == 1:
+        raise Failed(f"{record.name}: its trial failed: {first.reason}; `sweeplab logs {record.name} {first.number}`")
+    raise Failed(
+        f"{record.name}: every trial failed ({len(record.failures)} of {record.planned_trials}), the first with: "
+        f"{first.reason}; `sweeplab status {record.name}` lists the reasons"
+    )
+
+
 def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options, say: Say) -> str | None:
     """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
     sweep = prepared.sweep
@@ -380,7 +408,11 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     if isinstance(sweep.victim, SelectedTrial):
         say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
         inner = sweep.victim.sweep
-        run_sweep(inner, home, Options(inline=options.inline, adopt=options.adopt), say)
+        record = run_sweep(inner, home, Options(inline=options.inline, adopt=options.adopt), say)
+        try:
+            check_some_succeeded(record)
+        except Failed as error:
+            raise Failed(f"{sweep.name} has no trial to start from: {error}") from None
         if not _is_finished(SweepFolder(home / "sweeps" / inner.name), inner):  # its best trial may yet be another
             raise Unfinished(f"{sweep.name} begins once {inner.name} is finished")
     with storage_faults_as_unfinished(sweep):
@@ -880,7 +912,8 @@ def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home
 
 def _best_start(record: SweepRecord, folder: SweepFolder) -> tuple[int, Point]:
     """A sweep's best trial and its best cleaned point."""
-    best = rank_trials(record, folder.outcomes).rows[0]
+    rows = rank_trials(record, folder.outcomes).rows
+    best = next(row for row in rows if row.state != "failed")  # a failed trial keeps no weights
     trial = next(trial for trial in record.trials if trial.number == best.trial)
     point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
     if point is None:
@@ -1020,14 +1053,15 @@ def _pretrain_victim(
             contents=contents,
             initial=str(victim.initial.expanduser().absolute()) if victim.initial is not None else None,
         )
+        failure: Failure | None = None
         if inline:
             try:
                 executors.pretrain_inline(job, run, on_point)
-            except FloatingPointError as error:
-                raise InvalidInput(f"pre-training victim {victim.name} failed: {error}") from error
-            break
-        watch = Watch(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
-        failure = executors.pretrain_on_ray(job, run, on_point, home, watch, reads or parts_of(victim))
+            except (FloatingPointError, DamagedCheckpoint) as error:  # any other is shown in full
+                failure = failure_of(error)
+        else:
+            watch = Watch(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
+            failure = executors.pretrain_on_ray(job, run, on_point, home, watch, reads or parts_of(victim))
         if failure is None:
             break
         append_line(
@@ -1041,18 +1075,21 @@ def _pretrain_victim(
             run.remove_checkpoint(job.resume_from.rpartition("/")[2])
             continue
         if failure.is_deterministic:
-            raise InvalidInput(f"pre-training victim {victim.name} failed: {failure.reason}")
+            kind = InvalidInput if failure.kind == "input" else Failed
+            raise kind(f"pre-training victim {victim.name} failed: {failure.reason}")
         failed.append(failure)
         if len(failed) >= victim.resources.max_attempts:
             break
         say(f"  attempt {job.attempt} ended: {failure.reason}; trying again")
     stop = _last_epoch(victim)
     if len(run.points()) < stop + 1:
-        why = f" ({len(failed)} attempts failed, last: {failed[-1].reason})" if failed else ""
-        raise Unfinished(
-            f"pre-training victim {victim.name} stopped after {len(run.points()) - 1} of {stop} epochs{why}; "
-            "the same command goes on"
-        )
+        where = f"after {len(run.points()) - 1} of {stop} epochs"
+        if failed:
+            raise Failed(
+                f"pre-training victim {victim.name} failed {where} ({len(failed)} attempts, last: "
+                f"{failed[-1].reason}); the same command tries again"
+            )
+        raise Unfinished(f"pre-training victim {victim.name} stopped {where}; the same command goes on")
     selected = select_epoch(victim, run)
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
     run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})

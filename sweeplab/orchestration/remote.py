@@ -53,21 +53,24 @@ class Failure:
     """One line for people."""
     is_deterministic: bool
     """Whether another attempt would fail in the same way: a wrong value, a loss that is not finite."""
-    kind: Literal["", "memory", "storage", "checkpoint"] = ""
+    kind: Literal["", "memory", "storage", "checkpoint", "input"] = ""
     """`memory`: the worker ran out of it, which is deterministic where it happens twice at the same place. `storage`:
     the disk or object store took no checkpoint, which is not the trial's fault. `checkpoint`: the one to go on from is
-    damaged, and an earlier one has to serve."""
+    damaged, and an earlier one has to serve. `input`: the user's input breaks a rule, which a worker alone
+    could check."""
 
 
 def failure_of(error: BaseException) -> Failure:
     """A failure as it is recorded."""
-    from sweeplab.specs import DamagedCheckpoint, StorageFault
+    from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
 
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     if isinstance(error, StorageFault):
         return Failure(reason, False, "storage")
     if isinstance(error, DamagedCheckpoint):
         return Failure(reason, False, "checkpoint")
+    if isinstance(error, InvalidInput):
+        return Failure(reason, True, "input")
     if isinstance(error, MemoryError) or says_out_of_memory(reason):
         return Failure(reason, False, "memory")
     return Failure(reason, isinstance(error, DETERMINISTIC_ERRORS))

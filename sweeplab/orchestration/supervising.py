@@ -10,7 +10,7 @@ from pathlib import Path
 from sweeplab.orchestration.files import read_lines
 from sweeplab.orchestration.watch import heeded_signals
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 75
+DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 MAX_STARTS = 100
 """Starts in all."""
 MAX_FRUITLESS = 3
@@ -33,7 +33,7 @@ def supervise(
     was_stopped: Callable[[], bool] = lambda: False,
     pause: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Run the command until it is done, refuses its input, or gets nowhere.
+    """Run the command until it is done, fails, refuses its input, or gets nowhere.
 
     Args:
         command: with its program.
@@ -43,13 +43,14 @@ def supervise(
         pause: waits so many seconds.
 
     Returns:
-        The exit code of the last start: 0 done, 2 bad input, 75 where a signal came or nothing moved any more.
+        The exit code of the last start: 0 done, 1 failed, 2 bad input, 75 where a signal came or nothing moved any
+        more.
     """
     fruitless = 0
     for start in range(1, MAX_STARTS + 1):
         before = progress()
         code, was_told = _run(command)
-        if code in (DONE, BAD_INPUT) or was_told or was_stopped():
+        if code in (DONE, FAULT, BAD_INPUT) or was_told or was_stopped():
             return code
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         fruitless = 0 if progress() > before else fruitless + 1

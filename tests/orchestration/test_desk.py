@@ -136,7 +136,7 @@ def test_only_offered_files_are_read(tmp_path: Path):
     [
         (ValueError("no"), "", True),
         (FloatingPointError("the loss is not finite"), "", True),
-        (InvalidInput("no"), "", True),
+        (InvalidInput("no"), "input", True),
         (RuntimeError("connection closed by peer"), "", False),
         (MemoryError(), "memory", False),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory", False),

@@ -322,7 +322,8 @@ def test_a_worker_without_memory_fails_twice_at_the_same_place_and_for_good(new_
     """A petabyte, which no machine gives; the allocator's own error, and the sweep goes on to its end."""
     place = new_workplace(breaking("torch.empty(10**15)", executor="tune"), victim_home)
     ran = place.run()
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.returncode == 1, ran.stderr[-3000:]
+    assert "faulty: every trial failed (3 of 3), the first with: " in one_message(ran.stderr)
     record = place.sweep("faulty").record()
     assert [(trial.state, trial.attempts) for trial in record.trials] == [("failed", 2)] * 3
     for trial in record.trials:
@@ -334,7 +335,7 @@ def test_a_worker_without_memory_fails_twice_at_the_same_place_and_for_good(new_
 def test_trials_that_raise_whatever_do_not_end_an_inline_sweep(new_workplace: Make, victim_home: Path):
     place = new_workplace(breaking('raise IndexError("no such thing")', executor="inline"), victim_home)
     ran = place.run()
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.returncode == 1, ran.stderr[-3000:]
     record = place.sweep("faulty").record()
     assert {(trial.state, trial.reason) for trial in record.trials} == {("failed", "IndexError: no such thing")}
     assert len(record.trials) == 3

@@ -47,18 +47,18 @@ def diary(tmp_path: Path) -> Path:
     return tmp_path / "diary"
 
 
-@pytest.mark.parametrize("code", [0, 2])
-def test_what_is_done_or_refused_is_not_started_again(code: int, diary: Path):
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_what_is_done_or_failed_or_refused_is_not_started_again(code: int, diary: Path):
     ran = Supervised(diary, code)
     assert (ran.code, ran.starts(), ran.said, ran.pauses) == (code, 1, [], [])
 
 
 def test_an_interrupted_command_is_started_again_until_it_is_done(diary: Path):
-    ran = Supervised(diary, 75, 1, 0)
+    ran = Supervised(diary, 75, 75, 0)
     assert (ran.code, ran.starts()) == (0, 3)
     assert ran.said == [
         "supervise: start 1 ended with exit code 75; starting again in 1 s",
-        "supervise: start 2 ended with exit code 1; starting again in 1 s",
+        "supervise: start 2 ended with exit code 75; starting again in 1 s",
     ]
     assert diary.read_text() == "1\n" * 3  # the child knows that it is supervised
 
@@ -70,9 +70,9 @@ def test_a_command_that_was_killed_is_started_again(diary: Path):
 
 
 def test_starts_that_bring_nothing_are_given_up_after_growing_pauses(diary: Path):
-    ran = Supervised(diary, 1, brings=False)
+    ran = Supervised(diary, 75, brings=False)
     assert (ran.code, ran.starts()) == (75, MAX_FRUITLESS)
-    assert ran.said[-1] == "supervise: ended with exit code 1, and 3 starts in a row brought nothing new; giving up"
+    assert ran.said[-1] == "supervise: ended with exit code 75, and 3 starts in a row brought nothing new; giving up"
     assert ran.pauses == [PAUSES[1], PAUSES[2]]
 
 
