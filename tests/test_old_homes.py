@@ -25,19 +25,21 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.files import write_json
 from sweeplab.orchestration.housekeeping import disk_table
-from sweeplab.orchestration.ledger import SweepFolder, installed_version, victim_folder
+from sweeplab.orchestration.ledger import SweepFolder, installed_version, num_changes, victim_folder
+from sweeplab.orchestration.ownership import write_signed
 from sweeplab.pretraining.contrastive import MMCL
+from sweeplab.records import MeasuredImages
 from sweeplab.specs import InvalidInput
 
 ARCHIVE = Path(__file__).parent / "old_homes" / "home-0.1.0.tar.xz"
-CHANGED = "made by an older version (0.1.0): CleanCLIP: views are drawn otherwise"
+CHANGED = "made by an older version (0.0.9): CleanCLIP: views are drawn otherwise"
 
 
-def as_of_before(folder: SweepFolder, version: str = "0.1.0", **changes: Any) -> SweepFolder:
-    """The folder as an older version would have left it; 0.1.0 counted no changes."""
-    header = {name: value for name, value in folder.header().items() if name != "changes"}
-    environment = {**header["environment"], "sweeplab": version}
-    write_json(folder.path / "sweep.json", {**header, "environment": environment, **changes})
+def as_of_before(folder: SweepFolder, **changes: Any) -> SweepFolder:
+    """The folder as version 0.0.9 would have left it, with the changes that are known as it is made."""
+    header = folder.header()
+    environment = {**header["environment"], "sweeplab": "0.0.9"}
+    write_signed(folder.path / "sweep.json", {**header, "environment": environment, **changes}, folder.home)
     return folder
 
 
@@ -57,12 +59,12 @@ def refusal(*words: str) -> str:
 @pytest.fixture
 def views_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A version in which CleanCLIP, the made-up sweep's method, has come to do something else."""
-    monkeypatch.setattr(CleanCLIP, "CHANGES", ("views are drawn otherwise",))
+    monkeypatch.setattr(CleanCLIP, "CHANGES", (*CleanCLIP.CHANGES, "views are drawn otherwise"))
 
 
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
-    """A finished sweep of version 0.1.0 in the home that commands find."""
+    """A finished sweep of version 0.0.9 in the home that commands find."""
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path))
     return as_of_before(fabricated.finished_sweep(tmp_path / "sweeps"))
 
@@ -80,18 +82,17 @@ def test_a_sweep_that_was_begun_before_a_change_is_named_with_it(begun: SweepFol
 
 
 def test_without_a_change_of_what_it_holds_nothing_is_named(begun: SweepFolder, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(PAR, "CHANGES", ("something",))
+    monkeypatch.setattr(PAR, "CHANGES", (*PAR.CHANGES, "something"))
     assert begun.record().notes == ()
 
 
 def test_a_sweep_that_was_begun_after_a_change_knows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(CleanCLIP, "CHANGES", ("one",))
-    folder = fabricated.prepared_folder(tmp_path)
-    header = folder.header()
-    assert header["changes"] == {"CleanCLIP": 1}
+    folder = as_of_before(fabricated.prepared_folder(tmp_path))
+    assert folder.header()["changes"]["CleanCLIP"] == 1
+    assert folder.record().notes == ()
     monkeypatch.setattr(CleanCLIP, "CHANGES", ("one", "two"))
-    as_of_before(folder, "0.1.9", changes=header["changes"])
-    assert folder.record().notes == ("made by an older version (0.1.9): CleanCLIP: two",)
+    assert folder.record().notes == ("made by an older version (0.0.9): CleanCLIP: two",)
 
 
 def test_the_version_that_made_a_sweep_does_not_read_its_spec_anew(
@@ -116,7 +117,7 @@ def test_a_sweep_of_an_older_version_is_not_continued(begun: SweepFolder, views_
 
 def checked(folder: SweepFolder, sweep: CleaningSweep) -> str:
     """With which message a script's start refuses to go on; empty where it goes on."""
-    prepared = driver.Prepared(sweep, sweep.digest(), {}, driver.Contents(), "0" * 16, 64, 0, 0)
+    prepared = driver.Prepared(sweep, sweep.digest(), {}, driver.Contents(), "0" * 16, 64, 0, 0, MeasuredImages(()))
     try:
         driver.check_same(folder, prepared)
     except InvalidInput as error:
@@ -126,7 +127,7 @@ def checked(folder: SweepFolder, sweep: CleaningSweep) -> str:
 
 def test_the_same_script_does_not_continue_it_either(begun: SweepFolder, views_changed: None):
     assert checked(begun, SWEEP) == (
-        "sweep 'made-up' was made by an older version (0.1.0), and this one would go on with it otherwise:\n"
+        "sweep 'made-up' was made by an older version (0.0.9), and this one would go on with it otherwise:\n"
         "  CleanCLIP: views are drawn otherwise\n"
         "use --fresh to set the old one aside, or give this one another name"
     )
@@ -153,7 +154,7 @@ def test_a_script_that_left_a_changed_default_out_is_another_recipe(tmp_path: Pa
     folder = old_par(tmp_path)
     sweep = CleaningSweep.model_validate(folder.header()["spec"])
     message = checked(folder, sweep.replace(method=PAR(augmentation=PARView())))
-    assert "was made by an older version (0.1.0)" in message
+    assert "was made by an older version (0.0.9)" in message
     assert "\n  method.augmentation: None -> {'kind': 'par'" in message
     assert "(the default has changed)\n" in message
     assert "`sweeplab resume made-up`" in message
@@ -171,7 +172,7 @@ def test_a_spec_that_is_refused_now_is_shown_with_the_reason(begun: SweepFolder)
     spec = begun.header()["spec"]
     as_of_before(begun, spec={**spec, "epochs": -1})
     (note,) = begun.record().notes
-    assert note.startswith("made by an older version (0.1.0), and this one refuses it: CleaningSweep: epochs=-1")
+    assert note.startswith("made by an older version (0.0.9), and this one refuses it: CleaningSweep: epochs=-1")
     assert note in refusal("resume", "made-up")
 
 
@@ -207,11 +208,16 @@ VICTIM = PretrainedVictim(
 
 
 def old_victim(home: Path, victim: PretrainedVictim = VICTIM) -> Path:
-    """The folder of a victim as version 0.1.0 left it."""
+    """The folder of a victim as version 0.0.9 left it."""
     run = victim_folder(home, victim, victim.digest())
     write_json(
         run.path / "victim.json",
-        {"spec": victim.to_json(), "digest": victim.digest(), "environment": {"sweeplab": "0.1.0"}},
+        {
+            "spec": victim.to_json(),
+            "digest": victim.digest(),
+            "changes": num_changes(victim),
+            "environment": {"sweeplab": "0.0.9"},
+        },
     )
     return run.path
 
@@ -219,18 +225,18 @@ def old_victim(home: Path, victim: PretrainedVictim = VICTIM) -> Path:
 def test_a_victim_of_an_older_version_is_named_and_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     old = old_victim(tmp_path)
     assert driver.older_victims(VICTIM, victim_folder(tmp_path, VICTIM, VICTIM.digest())) == []
-    monkeypatch.setattr(MMCL, "CHANGES", ("the scale is trained",))
+    monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
     run = victim_folder(tmp_path, VICTIM, VICTIM.digest())
     assert run.path != old
     assert driver.older_victims(VICTIM, run) == [
-        "victim made-up-victim was made by an older version (0.1.0: MMCL: the scale is trained); "
+        "victim made-up-victim was made by an older version (0.0.9: MMCL: the scale is trained); "
         "it is not reused and is trained anew"
     ]
 
 
 def test_a_victim_of_another_spec_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     old_victim(tmp_path)
-    monkeypatch.setattr(MMCL, "CHANGES", ("the scale is trained",))
+    monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
     other = VICTIM.replace(epochs=2)
     assert driver.older_victims(other, victim_folder(tmp_path, other, other.digest())) == []
 
@@ -238,16 +244,13 @@ def test_a_victim_of_another_spec_is_not_named(tmp_path: Path, monkeypatch: pyte
 def test_what_takes_disk_space_names_a_victim_of_an_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = old_victim(tmp_path)
     assert [row["what"] for row in disk_table(tmp_path) if "victim" in row["what"]] == [f"victims/{path.name}"]
-    monkeypatch.setattr(MMCL, "CHANGES", ("the scale is trained",))
+    monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
     assert [row["what"] for row in disk_table(tmp_path) if "victim" in row["what"]] == [
-        f"victims/{path.name} (made by an older version (0.1.0): MMCL: the scale is trained)"
+        f"victims/{path.name} (made by an older version (0.0.9): MMCL: the scale is trained)"
     ]
 
 
 # --- over a home of version 0.1.0
-
-TAKEN_OVER: tuple[str, ...] = ()
-"""Flags with which a command goes on with a home that was unpacked here."""
 
 CHANGES = {
     "mmcl-cleaning": (),
@@ -310,6 +313,13 @@ def script(monkeypatch: pytest.MonkeyPatch, name: str, *flags: str) -> int:
     return ended.value.code
 
 
+def contents(folder: Path) -> dict[Path, Any]:
+    """What a sweep's files hold, but for the signature of the home, which every command may add, and for its lock."""
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    header = json.loads(files.pop(folder / "sweep.json"))
+    return {**files, folder: {name: value for name, value in header.items() if name != "signature"}}
+
+
 def test_the_archive_stays_small():
     assert ARCHIVE.stat().st_size < 600_000
 
@@ -318,11 +328,11 @@ def test_the_archive_stays_small():
 def test_every_old_sweep_is_listed_and_those_that_are_made_otherwise_now_are_named(name: str, old_home: Path):
     (row,) = [row for row in json.loads(command("list", "--json")[1]) if row["sweep"] == name]
     assert row["state"] == ("finished" if name in ("cleanclip", "over-safeclip") else "interrupted")
+    notes = [note for note in row["notes"] if note.startswith("made by an older version (0.1.0): ")]
     if name in SAME:
-        assert row["notes"] == []
+        assert notes == []
         return
-    (note,) = row["notes"]
-    assert note.startswith("made by an older version (0.1.0): ")
+    (note,) = notes
     assert all(beginning in note for beginning in CHANGES[name])
     assert note in command("list")[1]
     assert note in command("status", name)[1]
@@ -330,39 +340,40 @@ def test_every_old_sweep_is_listed_and_those_that_are_made_otherwise_now_are_nam
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_old_sweep_is_ranked_as_before_and_reported(name: str, old_home: Path):
-    rows = json.loads(command("leaderboard", name, "--json")[1])["trials"]
+    board = json.loads(command("leaderboard", name, "--json")[1])
     expected = [
         (trial, epoch, None if correct is None else correct / 160, hits / 150)
         for trial, epoch, correct, hits in RANKS[name]
     ]
-    assert [(row["trial"], row["epoch"], row["accuracy"], row["min_asr"]) for row in rows] == expected
-    assert command("leaderboard", name)[0] == 0
+    assert [(row["trial"], row["epoch"], row["accuracy"], row["min_asr"]) for row in board["trials"]] == expected
     code, page, _ = command("report", name)
-    assert (code, Path(page.strip()).is_file()) == (0, True)
+    assert code == 0
+    shown = (" ".join(board["notes"]), command("leaderboard", name)[1], Path(page.strip()).read_text())
+    assert ["made by an older version (0.1.0): " in text for text in shown] == [name in OTHER] * 3
 
 
 @pytest.mark.parametrize("name", OTHER)
 def test_an_old_sweep_that_is_made_otherwise_now_is_not_continued(
     name: str, old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    before = {path: path.read_bytes() for path in (old_home / "sweeps" / name).rglob("*") if path.is_file()}
-    for words in (("resume", name, "--inline", *TAKEN_OVER), ("rerun", name, "0")):
+    before = contents(old_home / "sweeps" / name)
+    for words in (("resume", name, "--inline"), ("rerun", name, "0")):
         message = refusal(*words)
         assert f"sweep {name!r} was made by an older version (0.1.0): " in message
         assert all(beginning in message for beginning in CHANGES[name])
-    assert script(monkeypatch, name, "--inline", *TAKEN_OVER) == 2
+    assert script(monkeypatch, name, "--inline") == 2
     message = capsys.readouterr().err
     assert message.count("error: ") == 1
     assert f"sweep {name!r} was made by an older version (0.1.0), and this one would go on with it" in message
     assert all(f"\n  {beginning}" in message for beginning in CHANGES[name])
     assert "--fresh" in message
-    assert {path: path.read_bytes() for path in before} == before
+    assert contents(old_home / "sweeps" / name) == before
 
 
 @pytest.mark.parametrize("name", SAME)
 def test_an_old_sweep_that_is_made_alike_now_would_go_on(name: str, old_home: Path):
     """From its record, which says its recipe in full: PAR without augmentation, TPE with eight start-up trials."""
-    code, said, error = command("resume", name, "--plan", *TAKEN_OVER)
+    code, said, error = command("resume", name, "--plan")
     assert (code, error) == (0, "")
     done = "1 are done and stay, 1 go on, 1 are new" if name == "mmcl-cleaning" else "1 are done and stay, 0 go on, 1"
     assert done in said
@@ -375,7 +386,7 @@ def test_an_old_sweep_that_is_made_alike_now_would_go_on(name: str, old_home: Pa
 def test_the_script_of_an_old_sweep_that_is_made_alike_now_would_go_on(
     name: str, old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    assert script(monkeypatch, name, "--plan", *TAKEN_OVER) == 0
+    assert script(monkeypatch, name, "--plan") == 0
     assert "1 are done and stay" in capsys.readouterr().out
 
 
@@ -383,7 +394,7 @@ def test_a_script_that_leaves_pars_augmentation_out_does_not_go_on_with_an_old_s
     old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """It was None, and is the paper's now."""
-    assert script(monkeypatch, "par", "--inline", *TAKEN_OVER) == 2
+    assert script(monkeypatch, "par", "--inline") == 2
     message = capsys.readouterr().err
     assert "\n  method.augmentation: None -> {'kind': 'par'" in message
     assert "(the default has changed)" in message
@@ -416,11 +427,11 @@ def test_a_sweep_that_needs_a_victim_of_the_old_home_says_that_it_is_trained_ane
 def test_an_old_sweep_that_is_made_alike_now_runs_to_its_end(name: str, own_copy: Path):
     folder = SweepFolder(own_copy / "sweeps" / name)
     before = [folder.trial_record(number, is_driven=False).points for number in folder.trial_numbers()]
-    code, said, error = command("resume", name, "--inline", *TAKEN_OVER)
+    code, said, error = command("resume", name, "--inline")
     assert code == 0, error
     assert "victim mmcl-victim is there already" in said
     record = SweepFolder(folder.path).record()
-    assert (record.state, record.notes) == ("finished", ())
+    assert record.state == "finished"
     assert [trial.state for trial in record.trials] == ["finished"] * record.planned_trials
     for points, trial in zip(before, record.trials, strict=False):
         assert trial.points[: len(points)] == points
