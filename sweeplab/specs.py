@@ -137,9 +137,12 @@ def _parts(spec: Any, *, in_digest: bool = False) -> list[Any]:
 
 def changes_of(spec: Any) -> dict[str, tuple[str, ...]]:
     """What has changed in the behaviour of a spec and its parts since their first release, by class name."""
-    found = {name: held for part in _parts(spec, in_digest=True) for name, held in changes_of(part).items()}
+    held = [item for part in _parts(spec, in_digest=True) for item in changes_of(part).items()]
     if isinstance(spec, Spec) and spec.changes():
-        found[type(spec).__qualname__] = spec.changes()
+        held.append((type(spec).__qualname__, spec.changes()))
+    found: dict[str, tuple[str, ...]] = {}
+    for name, sentences in held:  # of two values of a class each may be touched by other ones
+        found[name] = tuple(dict.fromkeys((*found.get(name, ()), *sentences)))
     return found
 
 

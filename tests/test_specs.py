@@ -11,7 +11,18 @@ import pytest
 from pydantic import Field, ValidationError
 
 from sweeplab.attacks.badnet import BadNet
-from sweeplab.specs import AnySpec, InvalidInput, Spec, changes_of, digest_of, finite, kinds, one_of, own_code
+from sweeplab.specs import (
+    AnySpec,
+    InvalidInput,
+    Spec,
+    changes_of,
+    changes_since,
+    digest_of,
+    finite,
+    kinds,
+    one_of,
+    own_code,
+)
 
 
 class Round(Spec):
@@ -330,3 +341,27 @@ def test_a_changed_default_keeps_the_digest_of_what_was_said_before(monkeypatch)
     monkeypatch.setattr(Round.model_fields["radius"], "default", 5.0)
     assert Round(radius=1.0).digest() == before
     assert Round(radius=5.0).canonical()["radius"] == 5.0
+
+
+class Picture(Spec):
+    """Has changed for wobbly values and for large ones, in that order."""
+
+    CHANGES: ClassVar[tuple[str, ...]] = ("wobbles less", "is larger")
+    wobble: float = 0.0
+    size: int = 1
+    inner: "Picture | None" = None
+
+    def changes(self) -> tuple[str, ...]:
+        return (*self.CHANGES[: self.wobble > 0], *self.CHANGES[1 : 1 + (self.size > 1)])
+
+
+def test_of_two_values_of_a_class_all_changes_count_and_of_one_those_that_touch_it():
+    assert changes_of(Picture()) == {}
+    assert changes_of(Picture(size=2)) == {"Picture": ("is larger",)}
+    assert changes_of(Picture(wobble=1.0, inner=Picture(size=2))) == {"Picture": ("is larger", "wobbles less")}
+
+
+def test_what_a_record_knew_of_is_no_change_since():
+    assert changes_since(Picture(wobble=1.0, size=2), {}) == ("Picture: wobbles less", "Picture: is larger")
+    assert changes_since(Picture(wobble=1.0, size=2), {"Picture": 1}) == ("Picture: is larger",)
+    assert changes_since(Picture(wobble=1.0, size=2), {"Picture": 2, "Other": 1}) == ()
