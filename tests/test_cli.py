@@ -34,6 +34,7 @@ from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.orchestration import driver
 from sweeplab.orchestration.book import TrialBook, open_study
 from sweeplab.orchestration.ledger import SweepFolder
+from sweeplab.orchestration.ownership import write_signed
 from sweeplab.orchestration.workers import checkpoint_config
 from sweeplab.records import MeasuredImages
 from sweeplab.search_space import Choice, LogUniform, SearchSpace
@@ -603,7 +604,7 @@ def test_the_same_command_tells_a_finished_sweep_of_an_older_version_which_image
     folder.write_header(sweep, prepared.digest, prepared.contents)
     header = folder.header()
     del header["images"]
-    (folder.path / "sweep.json").write_text(json.dumps(header))
+    write_signed(folder.path / "sweep.json", header, folder.home)
     assert run_script([], sweep) == 0
     target = 3 * CLASS_NAMES.index("banana")
     assert folder.record().images == MeasuredImages((target, target + 1, target + 2), 16) == prepared.images

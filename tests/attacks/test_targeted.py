@@ -20,7 +20,7 @@ from sweeplab.data.images import load_image
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
-from sweeplab.evaluation.panel import classes_of
+from sweeplab.evaluation.zero_shot import predict
 from sweeplab.evaluation.zero_shot import class_weights, zero_shot_classifier
 from sweeplab.specs import InvalidInput
 
@@ -216,7 +216,7 @@ def test_the_psr_counts_target_images_that_are_called_their_own_class(
     model.eval()
     weights = class_weights(model, tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES, device=torch.device("cpu"))
     pixels = torch.stack([torch.from_numpy(load_image(targets.table.image(row), 32)) for row in range(40)])
-    predicted = classes_of(model, zero_shot_classifier(weights), pixels, torch.device("cpu")).tolist()
+    predicted = predict(model, iter([pixels]), zero_shot_classifier(weights), device=torch.device("cpu")).tolist()
     labels = tuple(CLASS_NAMES[(each + (row % 7 != 0)) % 16] for row, each in enumerate(predicted))
     chosen = dataclasses.replace(targets, labels=labels)
     measure = Measure(evaluation, stall_test, 32, tokenize=tokenize, trigger=Trigger(attack, None), targets=chosen)

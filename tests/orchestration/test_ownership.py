@@ -139,7 +139,7 @@ def test_a_script_does_not_go_on_with_a_received_sweep_of_its_name_nor_sets_it_a
     capsys: pytest.CaptureFixture[str],
 ):
     folder = received(home, tmp_path, naming(mine))
-    monkeypatch.setattr(cli, "check_sources", lambda sweeps: None)
+    monkeypatch.setattr(cli, "_missing", lambda sweeps: {})
     before = content(mine), content(folder.path)
     assert script(flags, monkeypatch) == 2
     assert "came from elsewhere" in capsys.readouterr().err
@@ -237,8 +237,10 @@ def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Pa
     assert folder.reruns() == [0]
     shutil.rmtree(folder.path)
     folder = received(home, tmp_path / "again", lambda folder: None)
-    monkeypatch.setattr(cli, "check_sources", lambda sweeps: None)
-    prepared = driver.Prepared(fabricated.SWEEP, folder.header()["digest"], {}, Contents(), "", 1, 1, 1)
+    monkeypatch.setattr(cli, "_missing", lambda sweeps: {})
+    prepared = driver.Prepared(
+        fabricated.SWEEP, folder.header()["digest"], {}, Contents(), "", 1, 1, 1, fabricated.IMAGES
+    )
     monkeypatch.setattr(driver, "prepare", lambda sweep, home: prepared)
     code, output = command("resume", NAME, "--adopt", "--inline")
     assert code == 0, output
