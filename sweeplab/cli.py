@@ -6,7 +6,7 @@ import runpy
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -369,38 +369,32 @@ def _missing(sweeps: "list[CleaningSweep]") -> dict[str, str]:
     """What belongs where nothing is, by path."""
     missing: dict[str, str] = {}
     for sweep in sweeps:
-        for field, source in _sources(sweep).items():
-            path = getattr(source, "path", None)
-            if isinstance(path, Path) and not path.exists():
-                missing.setdefault(str(path), f"{_what_belongs(source)}; field `{field}.path` of {sweep.name}")
+        for field, owner, path in _paths(sweep):
+            if not os.path.exists(path):  # False too where that cannot be seen
+                missing.setdefault(str(path), f"{_what_belongs(owner)}; field `{field}` of {sweep.name}")
     return missing
 
 
-def _sources(sweep: "CleaningSweep") -> dict[str, Any]:
-    """What a sweep reads, by field."""
-    from sweeplab.experiment import CheckpointVictim, PretrainedVictim
-
-    victim = sweep.victim
-    sources: dict[str, Any] = {"data": sweep.data, "evaluation.test": sweep.evaluation.test, "victim": victim}
-    if isinstance(victim, PretrainedVictim):
-        sources["victim.data"] = victim.data
-        sources["victim.evaluation.test"] = victim.evaluation.test
-        sources["victim.poisoning"] = victim.poisoning
-        sources["victim.poisoning.images"] = getattr(victim.poisoning, "images", None)
-    elif isinstance(victim, CheckpointVictim):
-        sources["victim.attack.images"] = getattr(victim.attack, "images", None)
-    else:
-        sources |= {f"victim.sweep.{field}": source for field, source in _sources(victim.sweep).items()}
-    return sources
+def _paths(spec: Any, place: str = "") -> "Iterator[tuple[str, Spec, Path]]":
+    """Every path in a spec and its parts, with its field and the part that has it."""
+    if isinstance(spec, Spec):
+        for name in type(spec).model_fields:
+            value, field = getattr(spec, name), f"{place}.{name}".removeprefix(".")
+            if isinstance(value, Path):
+                yield field, spec, value
+            else:
+                yield from _paths(value, field)
 
 
-def _what_belongs(source: Spec) -> str:
+def _what_belongs(owner: Spec) -> str:
     return {
         "csv": "a CSV file with the columns image (a path relative to the file) and caption",
         "class-folders": "a folder with one folder of images per class",
         "imported": "the CSV file of poisoned pairs that victim.data reads",
         "checkpoint": "a checkpoint of the poisoned model (.pt or .safetensors)",
-    }.get(getattr(source, "kind", ""), "a file")
+        "pretrained": "a checkpoint of the same architecture (.pt or .safetensors)",
+        "deep-clustering": "a .npy file with one label for each pair",
+    }.get(getattr(owner, "kind", ""), "a file")
 
 
 def show_results(home: Path, name: str) -> None:
@@ -1057,7 +1051,7 @@ def _parameter(text: str) -> tuple[str, Any]:
         raise InvalidInput(f"{text!r} is not of the form parameter=value")
     try:
         return name, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also of a number of thousands of digits
         return name, value
 
 

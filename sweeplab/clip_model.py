@@ -4,16 +4,17 @@ import copy
 import importlib.util
 import json
 import math
+import os
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import open_clip
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from sweeplab.protocol import Protocol
@@ -27,6 +28,10 @@ MAX_LOG_SCALE = math.log(100)
 """The logarithm of the largest logit scale; Radford et al. 2021, Sec. 2.5 clip the scale at 100."""
 
 
+FOREIGN_TEXT = frozenset({"hf_model_name", "hf_tokenizer_name"})
+"""Entries of a text tower that is another library's."""
+
+
 class Architecture(Spec):
     """An open_clip architecture, by name or by an own configuration in open_clip's JSON layout."""
 
@@ -35,16 +40,30 @@ class Architecture(Spec):
     config: dict[str, Any] | None = None
     """`embed_dim`, `vision_cfg`, `text_cfg`, `quick_gelu`: the content of one of open_clip's model_configs files."""
 
+    @field_validator("config")
+    @classmethod
+    def _check_config(cls, config: dict[str, Any] | None) -> dict[str, Any] | None:
+        if config is None:
+            return None
+        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(config)
+        if missing:
+            raise ValueError(f"config lacks {', '.join(sorted(missing))}")
+        try:
+            text = json.dumps(config, allow_nan=False, ensure_ascii=False, sort_keys=True)
+            text.encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"config is no JSON object ({error}); give finite numbers, texts and lists") from None
+        _check_buildable(text)
+        plain: dict[str, Any] = json.loads(text)
+        return plain
+
     @model_validator(mode="after")
     def _check(self) -> "Architecture":
         if (self.name is None) == (self.config is None):
             raise ValueError("give either `name` (an open_clip model) or `config` (its own layout), not both")
         if self.name is not None and self.name not in open_clip.list_models():
             raise ValueError(f"unknown architecture name={self.name!r}; {_suggest(self.name)}")
-        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(self.config or {"embed_dim", "vision_cfg", "text_cfg"})
-        if missing:
-            raise ValueError(f"config lacks {', '.join(sorted(missing))}")
-        foreign = {"hf_model_name", "hf_tokenizer_name"} & set(self.resolved()["text_cfg"])
+        foreign = FOREIGN_TEXT & set(self.resolved()["text_cfg"])
         if foreign or "multimodal_cfg" in self.resolved():
             raise ValueError(
                 f"{self.name or 'config'} has a text tower or tokeniser of another library; "
@@ -62,27 +81,86 @@ class Architecture(Spec):
     @property
     def image_size(self) -> int:
         """Side of the square input image, pixels."""
-        size = self.resolved()["vision_cfg"].get("image_size", 224)
-        return int(size[0] if isinstance(size, (list, tuple)) else size)
+        return _image_size(self.resolved())
 
     @property
     def context_length(self) -> int:
         """Tokens of a text input."""
-        return int(self.resolved()["text_cfg"].get("context_length", 77))
+        return _context_length(self.resolved())
+
+
+LARGEST_SIZE, MOST_LAYERS = 100_000, 200
+"""Of a number in an own configuration: widths, pixels, tokens, words; and of layers, whose modules are made to check
+it."""
+
+
+@lru_cache(maxsize=16)
+def _check_buildable(text: str) -> None:
+    """Refuse a configuration of which open_clip makes no model; none takes memory here.
+
+    Args:
+        text: the configuration as JSON.
+
+    Raises:
+        ValueError: with open_clip's own reason.
+    """
+    config = json.loads(text)
+    for name in ("vision_cfg", "text_cfg"):
+        if not isinstance(config[name], dict):
+            raise ValueError(f"config.{name}={config[name]!r} is no object; give the sizes of that tower by name")
+    layers = [config[name].get("layers") for name in ("vision_cfg", "text_cfg")]
+    for values, most, what in ((layers, MOST_LAYERS, "layers"), (config, LARGEST_SIZE, "sizes")):
+        large = next((number for number in _numbers(values) if abs(number) > most), None)
+        if large is not None:
+            raise ValueError(f"config holds {str(large)[:24]}, and {what} of a model are at most {most}")
+    if any(name in config["text_cfg"] for name in FOREIGN_TEXT) or "multimodal_cfg" in config:
+        return  # is refused for that
+    try:
+        with torch.device("meta"):
+            _make(config)
+        sizes = (config["embed_dim"], _image_size(config), _context_length(config))
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"open_clip makes no model of config ({type(error).__name__}: {_first_line(error)}); give the content of "
+            "one of its model_configs files"
+        ) from None
+    if not all(isinstance(size, int) and size >= 1 for size in sizes):
+        raise ValueError(f"embed_dim, image_size, context_length={sizes} in config must be whole numbers from 1")
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers in a JSON value."""
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(inner)
+    elif isinstance(value, (int, float)):
+        yield value
+
+
+def _image_size(config: dict[str, Any]) -> int:
+    size = config["vision_cfg"].get("image_size", 224)
+    return int(size[0] if isinstance(size, (list, tuple)) else size)
+
+
+def _context_length(config: dict[str, Any]) -> int:
+    return int(config["text_cfg"].get("context_length", 77))
+
+
+Size = Annotated[int, Field(ge=1, le=4096)]
 
 
 class SmallCLIP(Spec):
     """Sizes of a small ModifiedResNet CLIP for experiments without a GPU."""
 
-    image_size: int = Field(default=48, ge=16)
-    layers: tuple[int, int, int, int] = (1, 1, 1, 1)
-    width: int = 16
-    head_width: int = 32
-    embed_dim: int = 64
-    text_width: int = 64
-    text_layers: int = 2
-    text_heads: int = 2
-    context_length: int = 16
+    image_size: int = Field(default=48, ge=16, le=4096)
+    layers: tuple[Size, Size, Size, Size] = (1, 1, 1, 1)
+    width: Size = 16
+    head_width: Size = 32
+    embed_dim: Size = 64
+    text_width: Size = 64
+    text_layers: Size = 2
+    text_heads: Size = 2
+    context_length: Size = 16
 
     def architecture(self) -> Architecture:
         """As an architecture that open_clip builds."""
@@ -262,7 +340,7 @@ def _fits(name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of the checkpoint's state dict, OpenAI's numbers among them."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # False too where it cannot be seen
         raise InvalidInput(f"checkpoint {path} does not exist; give the path of a .pt or .safetensors file")
     if path.suffix == ".safetensors":
         return {name.removeprefix("module."): tensor for name, tensor in _load_safetensors(path).items()}

@@ -27,7 +27,7 @@ from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.protocol import Protocol
 from sweeplab.ranking.stopping import Pruning
 from sweeplab.search_space import Choice, Grid, SearchSpace, check_names
-from sweeplab.specs import AnySpec, InvalidInput, Spec, check_storage_url, one_of
+from sweeplab.specs import LARGEST, AnySpec, InvalidInput, Spec, check_storage_url, one_of, usable_path
 from sweeplab.training import ranks
 from sweeplab.training.objective import augments_captions, image_views
 from sweeplab.training.optimisation import Optimization
@@ -68,6 +68,12 @@ AnyPoisoning = Annotated[
 """How a training set was poisoned: with a trigger, by targeted images, or before it came here."""
 
 
+MOST_CORES = 10_000
+"""Cores, GPUs or decoding processes of one worker."""
+SMALLEST_SHARE = 0.0001
+"""Of a GPU, as Ray deals them out."""
+
+
 class Resources(Spec):
     """What a run takes of the machine. Only the number of workers changes results (BatchNorm is per worker)."""
 
@@ -93,13 +99,14 @@ class Resources(Spec):
     without Ray. `auto`: `tune` for one worker a trial, else `pool`."""
     workers: int = Field(default=1, ge=1)
     """Processes of one run (the world size)."""
-    cpus_per_worker: int = Field(default=1, ge=1)
+    cpus_per_worker: int = Field(default=1, ge=1, le=MOST_CORES)
     """Cores, and threads of torch, of each process."""
-    gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPUs of each process; a fraction lets trials share one. None: 1 where the cluster has GPUs, else 0."""
+    gpus_per_worker: float | None = Field(default=None, ge=0, le=MOST_CORES)
+    """GPUs of each process: 0, a fraction from 0.0001, which lets trials share one, or a whole number. None: 1 where
+    the cluster has GPUs, else 0."""
     concurrent_trials: int | None = Field(default=None, ge=1)
     """Trials at a time; None: as many as the cluster holds."""
-    loader_workers: int = Field(default=0, ge=0)
+    loader_workers: int = Field(default=0, ge=0, le=MOST_CORES)
     """Decoding processes of each worker, for data that do not fit into memory."""
     decoded_gigabytes: float = Field(default=64.0, ge=0)
     """A set of images that does not fit into memory (2 GiB decoded) is decoded once a node, into a file of the node's
@@ -117,6 +124,16 @@ class Resources(Spec):
     stall_minutes: float = Field(default=30.0, gt=0)
     """Without a step of any worker for so long, the command ends with a reason and exit code 75."""
 
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _gpus(cls, value: float | None) -> float | None:
+        if value and (value < SMALLEST_SHARE or (value > 1 and value != int(value))):
+            raise ValueError(
+                f"gpus_per_worker={value:g} must be 0, a fraction from {SMALLEST_SHARE:g} to 1, or a whole number: Ray "
+                "deals out no other"
+            )
+        return value
+
     @field_validator("storage")
     @classmethod
     def _storage(cls, value: str | None) -> str | None:
@@ -125,7 +142,7 @@ class Resources(Spec):
             return None
         if "://" in value:
             return check_storage_url(value)
-        return str(Path(value).expanduser().absolute())
+        return str(usable_path(Path(value)).absolute())
 
     def resolved_executor(self) -> Literal["inline", "tune", "train", "pool"]:
         """`auto` decided."""
@@ -300,7 +317,7 @@ class Search(Spec):
     grid_first: bool = False
     """Run the sweep's grid before anything is drawn; parameters of the space that it leaves out keep the sweep's own
     values."""
-    seeds_per_configuration: int = Field(default=1, ge=1)
+    seeds_per_configuration: int = Field(default=1, ge=1, le=LARGEST // 2)
     """Consecutive trials with the same parameters and the seeds `seed`, `seed + 1`, ... of the sweep. The sampler sees
     them as one: their mean score, cleaned where every one is."""
     pruning: Pruning | None = None
@@ -350,7 +367,7 @@ class CleaningSweep(Spec):
     """What `--search grid` runs."""
     search: Search = Search()
     resources: Resources = Resources()
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST // 2)
     """Of every trial: order of the pairs, views, fresh initialisation. Trials share it, so that they compare in
     pairs."""
     text_augmentation: TextAugmentation = "auto"
@@ -634,7 +651,7 @@ def apply_overrides(spec: CleaningSweep, overrides: list[str]) -> CleaningSweep:
             raise InvalidInput(f"override {override!r} is not of the form field.subfield=value")
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also of a number of thousands of digits
             value = text
         spec = _override(spec, path.split("."), value, path)
     return spec

@@ -47,6 +47,8 @@ class Uniform(_Dimension):
     def _check(self) -> "Uniform":
         if not self.low < self.high:
             raise ValueError(f"low={self.low} must be below high={self.high}")
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(f"low={self.low} and high={self.high} lie further apart than real numbers reach")
         return self
 
     def distribution(self) -> FloatDistribution:

@@ -1,19 +1,59 @@
 """Specs: frozen, validated values that describe an experiment; JSON both ways; digests of what changes a result."""
 
 import ast
+import errno
 import hashlib
 import json
 import math
+import os
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import CoreSchema
 
 SCHEMA_VERSION = 1
 """How digests are taken; part of every one. A class that comes to behave differently names that in its own `CHANGES`,
 which touches the digests of the specs that hold it alone."""
+
+
+LARGEST = 2**63 - 1
+"""Whole numbers in specs lie within plus and minus this, as those of NumPy, torch and Arrow do."""
+LONGEST = 100_000
+"""Characters of a text in a spec."""
+NARROWER: Mapping[str, Mapping[str, Any]] = {
+    "bool": {"strict": True},
+    "int": {"strict": True, "ge": -LARGEST, "le": LARGEST},
+    "float": {"strict": True},
+    "str": {"strict": True, "max_length": LONGEST},
+}
+"""Rules of all fields of specs, by their type. `strict`: no value is taken for one of another type, such as true for 1,
+1 for true, or bytes for a text; a whole number is a real one too."""
+
+
+def _narrow(schema: Any) -> None:
+    """Add the rules of `NARROWER` to a core schema and to all schemas inside it; a field's own rules stay."""
+    if isinstance(schema, (tuple, list)):
+        for inner in schema:
+            _narrow(inner)
+    elif isinstance(schema, dict):
+        kind = schema.get("type")
+        for rule, value in NARROWER.get(kind, {}).items() if isinstance(kind, str) else ():
+            schema.setdefault(rule, value)
+        for key, inner in schema.items():
+            if key not in ("default", "expected", "metadata"):
+                _narrow(inner)
 
 
 class InvalidInput(ValueError):
@@ -64,6 +104,18 @@ class Spec(BaseModel):
         if cls.__module__.split(".")[0] != "sweeplab":
             cls.CODE = source_digest(cls)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        """Fields under `NARROWER`, which names no field and so holds for those that a user's class adds too."""
+        schema = handler(source)
+        _narrow(schema)
+        return schema
+
+    @field_validator("*")
+    @classmethod
+    def _check_path(cls, value: Any) -> Any:
+        return usable_path(value) if isinstance(value, Path) else value
+
     def __init__(self, **fields: Any) -> None:
         try:
             super().__init__(**fields)
@@ -109,6 +161,32 @@ class Spec(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Every field as plain JSON values; `type(spec).model_validate(...)` reads it back."""
         return self.model_dump(mode="json")
+
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes of a file's name and of a path, on Linux's file systems."""
+
+
+def usable_path(path: Path) -> Path:
+    """The path with its `~` written out.
+
+    Raises:
+        ValueError: if no file could ever be there.
+    """
+    try:
+        path = path.expanduser()
+        name = os.fsencode(path).decode()
+    except RuntimeError as error:
+        raise ValueError(f"{str(path)!r} begins in a home that this system does not know ({error})") from None
+    except UnicodeError:
+        raise ValueError(f"{str(path)!r} is no path: it is not UTF-8") from None
+    if "\0" in name:
+        raise ValueError(f"{str(path)!r} is no path: it holds a null character")
+    if len(name.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in path.parts):
+        raise ValueError(
+            f"{_short(str(path))} is no path: a name has at most {LONGEST_NAME} bytes, and a path {LONGEST_PATH}"
+        )
+    return path
 
 
 def _canonical_value(value: Any) -> Any:
@@ -215,13 +293,24 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def regular_file(path: Path) -> Path:
+    """The path itself.
+
+    Raises:
+        OSError: if no file is there, or a folder, a device or a pipe.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
+
+
 def file_digest(path: Path) -> str:
     """Sixteen hexadecimal digits of a file's SHA-256.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: if it cannot be read, or is none: a device may have no end, and a pipe no beginning.
     """
-    with path.open("rb") as file:
+    with regular_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -241,8 +330,9 @@ def one_of(known: Callable[[], tuple[type[Spec], ...]], needs: str, what: str) -
             for member in known():
                 if member.model_fields["kind"].default == value["kind"]:
                     return member.model_validate(dict(value))
-            raise ValueError(f"unknown {what} kind={value['kind']!r}; known: {', '.join(kinds(known()))}")
-        raise ValueError(f"{value!r} is no {what}; give one of {', '.join(kinds(known()))}, or a spec with `{needs}`")
+            raise ValueError(f"unknown {what} kind={_short(value['kind'])}; known: {', '.join(kinds(known()))}")
+        known_ones = ", ".join(kinds(known()))
+        raise ValueError(f"{_short(value)} is no {what}; give one of {known_ones}, or a spec with `{needs}`")
 
     return BeforeValidator(resolve)
 
@@ -260,7 +350,7 @@ def describe_faults(cls: type[BaseModel], error: ValidationError) -> str:
     """All faults of one construction as a message: where, the value, the rule; unknown fields list the known ones."""
     lines = []
     for fault in error.errors(include_url=False):
-        place = ".".join(str(part) for part in fault["loc"])
+        place = ".".join(str(part).removeprefix("constrained-") for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ").removeprefix(f"{cls.__name__}: ")
         if fault["type"] == "extra_forbidden":
             message = f"unknown field; known: {', '.join(cls.model_fields)}" if "." not in place else "unknown field"
@@ -276,7 +366,10 @@ def describe_faults(cls: type[BaseModel], error: ValidationError) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of more digits than Python prints"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

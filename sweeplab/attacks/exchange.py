@@ -16,7 +16,7 @@ from sweeplab.attacks.poisoning import AttackField, PoisonPlan, mix_in
 from sweeplab.data.images import load_image
 from sweeplab.data.pairs import refuse_swallowed
 from sweeplab.data.tables import PairTable
-from sweeplab.specs import InvalidInput, Spec, digest_of
+from sweeplab.specs import InvalidInput, Spec, digest_of, regular_file
 
 MARK = "backdoor"
 """In the name of poisoned images, or of their folder, which in the authors' layout is `backdoor_images_...`."""
@@ -167,12 +167,12 @@ def _read(path: Path, *columns: str) -> pa.Table:
     convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.large_string()))
     try:
         table = pyarrow.csv.read_csv(
-            path, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True), convert_options=convert
+            regular_file(path), parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True), convert_options=convert
         )
     except pa.ArrowInvalid as error:
         refuse_swallowed(path, -1)  # says more where that is the reason
         raise InvalidInput(f"{path} cannot be read as CSV ({error})") from None
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read as CSV ({error})") from None
     refuse_swallowed(path, len(table))
     return table

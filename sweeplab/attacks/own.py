@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from sweeplab.attacks.pixels import quantise
-from sweeplab.specs import InvalidInput, Spec, file_digest
+from sweeplab.specs import InvalidInput, Spec, file_digest, usable_path
 
 MAX_SIDE = 4096
 """Pixels; larger pictures are refused unread."""
@@ -32,7 +32,7 @@ class ImageTrigger(Spec):
     content: str = Field(default="", pattern=r"^[0-9a-f]{0,16}$")
     """First sixteen hexadecimal digits of the file's SHA-256, filled in on construction; a file that has changed since
     is refused."""
-    size: int | None = Field(default=None, ge=1)
+    size: int | None = Field(default=None, ge=1, le=MAX_SIDE)
     """Longer side of the picture on the image, pixels of the model's input; None: as it is."""
     alpha: float = Field(default=1.0, gt=0, le=1)
     position: Literal["top-left", "top-right", "bottom-left", "bottom-right", "center"] | tuple[int, int] = (
@@ -43,14 +43,14 @@ class ImageTrigger(Spec):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "path" in values:
-            found = _file_digest(Path(values["path"]))
-            held = values.get("content") or found
-            if held != found:
-                raise ValueError(
-                    f"path={values['path']} has changed: content {found}, expected {held}; restore the file"
-                )
-            return {**values, "content": held}
+        if not isinstance(values, dict) or not isinstance(values.get("path"), (str, Path)):
+            return values  # is refused for that
+        path = usable_path(Path(values["path"]))
+        found, held = _file_digest(path), values.get("content", "")
+        if held == "":
+            return {**values, "content": found}
+        if held != found:
+            raise ValueError(f"path={path} has changed: content {found!r}, expected {held!r}; restore the file")
         return values
 
     @model_validator(mode="after")
@@ -115,7 +115,7 @@ class ImageTrigger(Spec):
 
 def _file_digest(path: Path) -> str:
     try:
-        return file_digest(path.expanduser())
+        return file_digest(path)
     except OSError as error:
         raise ValueError(f"path={path} cannot be read ({error.strerror}); give a picture file") from None
 
@@ -124,7 +124,7 @@ def _file_digest(path: Path) -> str:
 def _picture(path: str, content: str, size: int | None, alpha: float) -> tuple[Tensor, Tensor]:
     """Decoded once per process; `content` is part of the key, so that a changed file is read again."""
     try:
-        with Image.open(Path(path).expanduser()) as file:
+        with Image.open(path) as file:
             if max(file.size) > MAX_SIDE:
                 raise InvalidInput(
                     f"path={path} is {file.width} x {file.height} pixels, more than {MAX_SIDE}; reduce it"

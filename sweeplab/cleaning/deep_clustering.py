@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import ClassVar, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from sweeplab.data.augmentation import AutoAugmentView, ViewField
 from sweeplab.pretraining.contrastive import weighted_mmcl_ssl
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, regular_file
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, TrainingFacts
 from sweeplab.training.randomness import stream_seed, torch_stream
 
@@ -143,9 +144,11 @@ def read_pseudo_labels(path: Path, num_pairs: int, num_labels: int) -> Tensor:
         InvalidInput: if the file cannot be read, has another length, or a label is out of range.
     """
     try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        labels = np.load(regular_file(path), allow_pickle=False)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise InvalidInput(f"pseudo_labels={path} cannot be read as .npy ({error}); write it with numpy.save") from None
+    if not isinstance(labels, np.ndarray):
+        raise InvalidInput(f"pseudo_labels={path} is an archive, and no single array; write it with numpy.save")
     if labels.shape != (num_pairs,) or labels.dtype.kind not in "iu":
         raise InvalidInput(
             f"pseudo_labels={path} holds {labels.dtype} {labels.shape}; one whole number for each of the {num_pairs} "

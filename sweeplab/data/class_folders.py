@@ -102,7 +102,7 @@ class ClassFolders(Spec):
     def _folders(self) -> tuple[Path, list[str]]:
         """The root, absolute, and the names of its class folders, sorted."""
         root = Path(os.path.abspath(self.path.expanduser()))
-        if not root.is_dir():
+        if not os.path.isdir(root):  # False too where it cannot be seen
             raise InvalidInput(f"path={root} is no folder; give the folder that holds one folder per class")
         try:
             folders = _sorted([e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")])

@@ -70,12 +70,16 @@ GREEN: Colour = (70, 140, 55)
 BROWN: Colour = (105, 70, 40)
 
 
+MOST_IMAGES, LARGEST_IMAGE = 10_000_000, 4096
+"""Bounds of what is drawn: images of a set, and pixels of a side."""
+
+
 class FruitStall(Spec):
     """Training pairs: drawn when first read, then kept under the data home."""
 
     kind: Literal["fruit-stall"] = "fruit-stall"
-    num_pairs: int = Field(default=8000, ge=1)
-    image_size: int = Field(default=48, ge=16)
+    num_pairs: int = Field(default=8000, ge=1, le=MOST_IMAGES)
+    image_size: int = Field(default=48, ge=16, le=LARGEST_IMAGE)
     """Side of the square images, pixels."""
     seed: int = Field(default=0, ge=0)
     """Pair i depends on the seed and on i alone, not on `num_pairs`."""
@@ -108,9 +112,9 @@ class FruitStallTest(Spec):
     """Labelled test images: drawn when first read, then kept under the data home."""
 
     kind: Literal["fruit-stall-test"] = "fruit-stall-test"
-    num_images: int = Field(default=2000, ge=16)
+    num_images: int = Field(default=2000, ge=16, le=MOST_IMAGES)
     """All classes get the same number, give or take one."""
-    image_size: int = Field(default=48, ge=16)
+    image_size: int = Field(default=48, ge=16, le=LARGEST_IMAGE)
     """Side of the square images, pixels."""
     seed: int = Field(default=1000, ge=0)
     """Image i depends on the seed and on i alone; no image is shared with the pairs, whatever their seed."""

@@ -108,7 +108,7 @@ class PairsCSV(Spec):
         if self.absolute_below is None:
             return *_relative(folder, images), ""
         below = os.path.abspath(self.absolute_below.expanduser()).rstrip("/")
-        is_inside = path.is_relative_to(below)  # then the file was moved together with its images
+        is_inside = path.parent.is_relative_to(below)  # then the file was moved together with its images
         origin = str(Path("/") / path.parent.relative_to(below)) if is_inside else folder
         root, images = _relative(origin, images)
         return (below + root if is_inside or root != origin else root), images, below
@@ -135,7 +135,7 @@ class PairsCSV(Spec):
     @contextmanager
     def _options(self, path: Path) -> Iterator[dict[str, Any]]:
         """What pyarrow has to be told to read the two columns; says what is wrong with a file that cannot be read."""
-        if not path.is_file():
+        if not os.path.isfile(path):  # False too where it cannot be seen
             raise InvalidInput(f"path={path} is no file; give a CSV file with the columns {self._wanted()}")
         parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
         convert = pyarrow.csv.ConvertOptions(
@@ -154,7 +154,7 @@ class PairsCSV(Spec):
                         "set image_column and caption_column, or mend the header"
                     )
             yield {"parse_options": parse, "convert_options": convert}
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
             refuse_swallowed(path, -1)  # says more where that is the reason
             raise InvalidInput(
                 f"path={path} is not readable as CSV ({str(error).strip()}); "

@@ -226,9 +226,10 @@ def _contents(
 
 def _digest_of_victim(victim: PretrainedVictim, pairs: PairTable, test: LabelledImages) -> str:
     """The victim's digest, of its data and its starting weights by content."""
-    initial = {"initial": file_digest(victim.initial)} if victim.initial is not None else {}
+    initial = {}
     if victim.initial is not None:
         victim_model(victim.architecture, victim.initial)
+        initial["initial"] = file_digest(victim.initial)
     words = {"captions": victim.text_augmentation} if victim.text_augmentation != "swap+delete" else {}
     poisoning = victim.poisoning
     poisons = poisoning.contents(len(pairs)) if isinstance(poisoning, ImportedPoison) else {}

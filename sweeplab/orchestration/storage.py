@@ -27,6 +27,7 @@ REFUSALS = {
     errno.EPERM,
     errno.EROFS,
     errno.ENAMETOOLONG,
+    errno.ELOOP,
 }
 """What a folder answers that is none to write to."""
 FOLDER_PAUSES = (0.0, 0.5, 5.0, 30.0)

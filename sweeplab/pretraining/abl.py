@@ -57,13 +57,15 @@ class ABL(Spec):
         return self.replace(detect_at=2, num_flagged=min(self.num_flagged, 16), detector=None, remove_at=())
 
     def check(self, facts: TrainingFacts) -> None:
-        """Refuse more flags than pairs, and a detection after the end."""
+        """Refuse more flags than pairs, a detection after the end, and a detector that cannot be read."""
         if self.num_flagged > facts.num_pairs:
             raise InvalidInput(f"num_flagged={self.num_flagged} exceeds the {facts.num_pairs} pairs; choose fewer")
         if self.num_flagged and self.detect_at > facts.epochs:
             raise InvalidInput(
                 f"detect_at={self.detect_at} lies behind epochs={facts.epochs}; detect earlier or train longer"
             )
+        if self.num_flagged and self.detector is not None:
+            detector_model(self.detector)
 
     def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
         """No pair is flagged or removed yet."""

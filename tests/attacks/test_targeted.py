@@ -20,8 +20,7 @@ from sweeplab.data.images import load_image
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
-from sweeplab.evaluation.zero_shot import predict
-from sweeplab.evaluation.zero_shot import class_weights, zero_shot_classifier
+from sweeplab.evaluation.zero_shot import class_weights, predict, zero_shot_classifier
 from sweeplab.specs import InvalidInput
 
 Tokenize = Callable[[list[str]], Tensor]
