@@ -1,11 +1,13 @@
 """How many of a grid's trial-epochs a search needs to find the grid's best: replays over measured and simulated tables.
 
-    python benchmarks/search_replay.py                  # about ten minutes of one core
+    python benchmarks/search_replay.py                  # TIME
+    python benchmarks/search_replay.py --small          # tables of 12 to 16 configurations
+    python benchmarks/search_replay.py --small --startup 1 2 3 4 6 8     # TPE with pruning alone, for each number
     python benchmarks/search_replay.py --gp --seeds 5   # with the Gaussian process, which is slow
 
 Goal: the best retention at an ASR below 5 % (within 0.01) for at most a quarter of the grid's trial-epochs, in the
 median over 20 seeds. Defaults of the search were chosen on the first group of tables alone; the second was only
-reported.
+reported. What the sampler adds is seen beside the shuffled grid under the same rules.
 Measured tables: benchmarks/measured_grid.py. Simulated ones: benchmarks/surfaces.py.
 """
 
@@ -14,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from surfaces import SURFACES, table_of_surface
+from surfaces import SMALL_SURFACES, SURFACES, table_of_surface
 
 from sweeplab.orchestration.importing import import_table
 from sweeplab.orchestration.replay import SHUFFLED, UNCONSTRAINED, Contender, Table, compare, replay_table
@@ -29,7 +31,12 @@ def measured(name: str) -> Table:
         return replay_table(import_table(TABLES / f"{name}.csv", Path(home), name))
 
 
-def groups() -> dict[str, list[Table]]:
+def groups(small: bool) -> dict[str, list[Table]]:
+    if small:
+        return {
+            "chosen on": [table_of_surface(surface, 0) for surface in SMALL_SURFACES],
+            "reported on": [table_of_surface(surface, seed) for surface in SMALL_SURFACES for seed in (1, 2)],
+        }
     return {
         "chosen on": [
             measured("fruit_stall_badnet"),
@@ -55,6 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--gp", action="store_true")
+    parser.add_argument("--small", action="store_true", help="The tables of 12 to 16 configurations.")
+    parser.add_argument("--startup", type=int, nargs="+", help="Start-up trials to compare, of TPE with pruning.")
     parser.add_argument("--only", default="", help="Part of a table's name.")
     arguments = parser.parse_args()
     contenders = [
@@ -62,13 +71,16 @@ def main() -> None:
         Contender("nsga2", Pruning()),
         Contender("qmc", Pruning()),
         Contender("random", Pruning()),
+        Contender(SHUFFLED, Pruning()),
         Contender("tpe"),
         Contender("random"),
         Contender(SHUFFLED),
         Contender(UNCONSTRAINED),
         *([Contender("gp", Pruning())] if arguments.gp else []),
     ]
-    for group, tables in groups().items():
+    if arguments.startup:
+        contenders = [Contender("tpe", Pruning(), number) for number in arguments.startup]
+    for group, tables in groups(arguments.small).items():
         for table in tables:
             if arguments.only not in table.name:
                 continue
@@ -87,7 +99,8 @@ def main() -> None:
                 median, low, high = ("  never" if share is None else f"{share:7.1%}" for share in shares)
                 reached = shares[0] is not None and shares[0] <= GOAL
                 print(
-                    f"  {row['sampler'] + (' + pruning' if row['pruning'] else ''):20s} median {median}  "
+                    f"  {row['sampler'] + (' + pruning' if row['pruning'] else ''):23s} "
+                    f"start-up {row['startup_trials'] or '-':>2}  median {median}  "
                     f"quartiles {low} {high}  arrived {row['arrived']}/{row['seeds']}  "
                     f"{'goal' if reached else '    '}  {time.perf_counter() - began:.0f} s",
                     flush=True,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from searchspaces import verma
 from searchspaces.cleanclip import CC6M_MMCL_GRID, CC6M_MMCL_SSL_GRID
 from sweeplab.orchestration.replay import Row, Table, spanned_space
 from sweeplab.records import Measurement, Point
@@ -42,6 +43,8 @@ class Surface:
     """Share of the lost accuracy that comes back by the last epoch."""
     returns: float = 0.0
     """Decades by which the ASR rises again by the last epoch."""
+    ssl_weights: tuple[float, ...] = SSL_WEIGHTS
+    """Every one with every rate."""
 
 
 SURFACES = (
@@ -59,6 +62,30 @@ SURFACES = (
             cleans_at=3e-5, collapses_at=2e-4, floor=0.3, returns=0.1),
 )  # fmt: skip
 
+WITH_WEIGHT_1 = (1.0,)
+
+SMALL_SURFACES = (
+    # Grids of one parameter as Verma et al. ran them: 12 to 16 rates. CC3M, MMCL victim: the best keeps all, at 8e-5.
+    Surface("small-cc3m-mmcl", 0.16, 0.9988, verma.CC3M_MMCL.axes["learning_rate"],
+            cleans_at=4e-5, collapses_at=1.2e-3, floor=0.002, ssl_weights=WITH_WEIGHT_1),
+    # CC3M, MMCL + SSL victim: about -17 %, at 2.5e-4.
+    Surface("small-cc3m-mmcl-ssl", 0.1704, 0.9903, verma.CC3M_MMCL_SSL.axes["learning_rate"],
+            cleans_at=1.6e-4, collapses_at=5e-4, floor=0.003, recovers=0.25, returns=0.4, ssl_weights=WITH_WEIGHT_1),
+    # CC6M, MMCL victim: nothing but the largest of twelve rates cleans, and it keeps all.
+    Surface("small-cc6m-mmcl", 0.2376, 0.9998, CC6M_MMCL_GRID.axes["learning_rate"],
+            cleans_at=1.2e-5, collapses_at=6e-4, floor=0.002, ssl_weights=WITH_WEIGHT_1),
+    # CC6M, MMCL + SSL victim, the sixteen rates whose results are published: about -46 %, at 3e-4.
+    Surface("small-cc6m-mmcl-ssl", 0.2386, 0.9945, (*CC6M_MMCL_GRID.axes["learning_rate"], 1e-4, 3e-4, 1e-3, 3e-3),
+            cleans_at=2.2e-4, collapses_at=2.4e-4, floor=0.003, recovers=0.25, returns=0.8, ssl_weights=WITH_WEIGHT_1),
+    # 200,000 cleaning pairs, the same victim, fourteen rates: about -89 %, at the largest.
+    Surface("small-200k-mmcl-ssl", 0.2386, 0.9945, verma.LARGER_CLEANING_SET.axes["learning_rate"],
+            cleans_at=5e-4, collapses_at=1.3e-4, floor=0.003, recovers=0.1, returns=0.7, ssl_weights=WITH_WEIGHT_1),
+    # CC6M, MMCL + SSL victim again, four rates with four SSL weights each.
+    Surface("small-ssl-weights", 0.2386, 0.9945, verma.SSL_WEIGHTS.axes["learning_rate"],
+            cleans_at=2.2e-4, collapses_at=2.4e-4, floor=0.003, recovers=0.25, returns=0.8,
+            ssl_weights=verma.SSL_WEIGHTS.axes["ssl_weight"]),
+)  # fmt: skip
+
 
 def table_of_surface(surface: Surface, seed: int, *, epochs: int = EPOCHS) -> Table:
     """The surface measured on a grid of learning rates and SSL weights; another seed shifts its thresholds a little."""
@@ -66,7 +93,7 @@ def table_of_surface(surface: Surface, seed: int, *, epochs: int = EPOCHS) -> Ta
     shift, tilt = rng.normal(0, 0.1), rng.normal(0, 0.03)
     victim = _measured(surface.accuracy, surface.asr, rng)
     settings, rows = [], []
-    for ssl_weight in SSL_WEIGHTS:
+    for ssl_weight in surface.ssl_weights:
         for learning_rate in surface.learning_rates:
             setting = {"learning_rate": learning_rate, "ssl_weight": ssl_weight}
             settings.append(setting)
@@ -79,7 +106,7 @@ def table_of_surface(surface: Surface, seed: int, *, epochs: int = EPOCHS) -> Ta
         victim.asr,
         0.05,
         space,
-        tuple(Row(setting, points, False) for setting, points in rows),
+        tuple(Row({name: setting[name] for name in space.dimensions}, points, False) for setting, points in rows),
     )
 
 

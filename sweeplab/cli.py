@@ -235,7 +235,7 @@ def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: boo
             check_is_there(folder)
         if not adopt:
             folder.check_own()
-        prepared = prepare(sweep, home)
+        prepared = prepare(sweep, home, fresh=fresh)
         say_notes(prepared.notes)
         if folder.exists() and fresh:
             say(f"{sweep.name}: what is there would be set aside, and nothing of its trials be used")
@@ -840,21 +840,25 @@ def replay(
     ] = None,
     pruning: Annotated[str | None, typer.Option(help=PRUNING_HELP)] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each kind.")] = 20,
-    startup_trials: Annotated[int, typer.Option(min=0, help="As in a search.")] = 8,
+    startup_trials: Annotated[
+        int | None, typer.Option(min=0, help="As in a search; chosen where it is left out.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """How many trial-epochs a search would have needed to find the best of a finished or imported sweep.
 
-    Random search and TPE without constraint, both without pruning, stand beside it.
+    Beside it stand the table's own configurations in random order, under the same rules, and random search and TPE
+    without constraint, both without rules. A grid is never pruned.
     """
 
     def work() -> None:
-        from sweeplab.orchestration.replay import UNCONSTRAINED, Contender, compare, replay_table
+        from sweeplab.orchestration.replay import SHUFFLED, UNCONSTRAINED, Contender, compare, replay_table
 
         rules = pruning_of(pruning) if pruning is not None else None
         contenders = [Contender(name, rules, startup_trials) for name in sampler or ["tpe"]]
-        plain = [Contender(name, None, startup_trials) for name in ("random", UNCONSTRAINED)]
-        contenders += [contender for contender in plain if contender not in contenders]
+        beside = [Contender(SHUFFLED, rules, startup_trials)]
+        beside += [Contender(name, None, startup_trials) for name in ("random", UNCONSTRAINED)]
+        contenders += [contender for contender in beside if contender not in contenders]
         found = compare(replay_table(_folder(sweep)), contenders, seeds)
         if as_json:
             say(json.dumps(found, indent=1, allow_nan=False))

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -302,18 +302,27 @@ class SelectedTrial(Spec):
         return self.sweep.victim.trigger()
 
 
+FIRST_STARTUP_TRIALS = 8
+"""The default of `Search.startup_trials` while it was one number: what the sweeps were begun with that left it out."""
+
+MODEL_SAMPLERS = ("tpe", "gp", "nsga2")
+"""Samplers that learn from results, and so have start-up trials."""
+
+
 class Search(Spec):
     """How the space is explored, and what counts as cleaned."""
 
     NOT_IN_DIGEST = frozenset({"trials", "hours", "gpu_hours"})
+    FIRST_DEFAULTS: ClassVar[Mapping[str, Any]] = {"startup_trials": FIRST_STARTUP_TRIALS}
 
     sampler: Literal["tpe", "gp", "random", "qmc", "grid", "nsga2"] = "tpe"
     """`tpe`: Optuna's TPE under the ASR constraint. `gp`: a Gaussian process under it. `nsga2`: an evolution under it.
     `random`: independent draws. `qmc`: a scrambled Sobol sequence. `grid`: the sweep's grid, in order."""
     trials: int = Field(default=16, ge=1)
     """Trials of the sweep; with `grid` the grid's size (times the seeds) counts instead. May be raised later."""
-    startup_trials: int = Field(default=8, ge=0)
-    """Random configurations before TPE or the Gaussian process models anything; the size of NSGA-II's generations."""
+    startup_trials: int | None = Field(default=None, ge=0)
+    """Random configurations before TPE or the Gaussian process models anything; the size of NSGA-II's generations.
+    None: chosen when the sweep begins (`chosen_startup_trials`), stored with it, and kept when it is resumed."""
     grid_first: bool = False
     """Run the sweep's grid before anything is drawn; parameters of the space that it leaves out keep the sweep's own
     values."""
@@ -342,9 +351,57 @@ class Search(Spec):
             )
         return self
 
+    def canonical(self) -> dict[str, Any]:
+        """With a number of start-up trials where one is given: what None comes to is stored with the sweep."""
+        fields = super().canonical()
+        if self.startup_trials is None:
+            del fields["startup_trials"]
+        return fields
+
     def active_pruning(self) -> Pruning | None:
         """The rules that apply under this sampler."""
         return None if self.sampler == "grid" else self.pruning
+
+    def active_startup_trials(self, space: SearchSpace, configurations: int | None = None) -> int | None:
+        """The number of start-up trials that this sampler takes, chosen where none is given; None: it has none.
+
+        Args:
+            space: that is searched.
+            configurations: that will be tried; None: as many as `trials` and the seeds make.
+        """
+        if self.sampler not in MODEL_SAMPLERS:
+            return None
+        if self.startup_trials is not None:
+            return self.startup_trials
+        return chosen_startup_trials(configurations or self.trials // self.seeds_per_configuration, space.num_free())
+
+
+def chosen_startup_trials(configurations: int, dimensions: int) -> int:
+    """Start-up trials where none are asked for: two a dimension, at most half of the configurations, at most 8.
+
+    A line is modelled from two points on, and eight of sixteen trials would be half of the search; where there are many
+    trials the number hardly matters (benchmarks/search_replay.py, docs/search.md).
+
+    Args:
+        configurations: that will be tried, from 1.
+        dimensions: of the space that have more than one value.
+    """
+    return max(1, min(2 * dimensions, configurations // 2, 8))
+
+
+def models_conditions(search: Search, space: SearchSpace) -> bool:
+    """Whether the sampler is one that Optuna lets model only what applies in every trial, and the space has more."""
+    return search.sampler in ("gp", "nsga2") and space.is_conditional
+
+
+def changed_draws(search: Search, space: SearchSpace) -> tuple[str, ...]:
+    """What has changed since the first release in how a search draws, a sentence each."""
+    changes = []
+    if models_conditions(search, space):
+        changes.append("the Gaussian process and NSGA-II model parameters with a condition, which were drawn at random")
+    if search.sampler == "nsga2" and search.grid_first and search.seeds_per_configuration == 1:
+        changes.append("NSGA-II learns from the grid that is run first, which was in none of its generations")
+    return tuple(changes)
 
 
 class CleaningSweep(Spec):
@@ -415,8 +472,9 @@ class CleaningSweep(Spec):
             )
 
     def changes(self) -> tuple[str, ...]:
-        """That of captions, where some trial trains on augmented ones."""
-        return self.CHANGES if self.epochs and any(map(_augments, self._methods())) else ()
+        """That of captions, where some trial trains on augmented ones, and that of what the sampler draws."""
+        captions = self.CHANGES if self.epochs and any(map(_augments, self._methods())) else ()
+        return (*captions, *changed_draws(self.search, self.space))
 
     def _methods(self) -> Iterator[Any]:
         """The method as trials may have it: with every combination of the smallest and the largest value (of words:

@@ -126,6 +126,15 @@ class SearchSpace(Spec):
         """With the order of the dimensions, which decides the draws."""
         return {**super().canonical(), "order": list(self.dimensions)}
 
+    @property
+    def is_conditional(self) -> bool:
+        """Whether some dimension applies under a condition only."""
+        return any(dimension.when is not None for dimension in self.dimensions.values())
+
+    def num_free(self) -> int:
+        """Dimensions that have more than one value."""
+        return sum(not dimension.distribution().single() for dimension in self.dimensions.values())
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
         """Draw one setting; parameters whose condition does not hold are absent and keep their default."""
         chosen: dict[str, Scalar] = {}
@@ -133,6 +142,10 @@ class SearchSpace(Spec):
             if dimension.is_active(chosen):
                 chosen[name] = dimension.suggest(trial, name)
         return chosen
+
+    def suggest_rest(self, trial: optuna.trial.BaseTrial, setting: dict[str, Any]) -> dict[str, Scalar]:
+        """Draw what does not apply in a setting, too."""
+        return {name: dim.suggest(trial, name) for name, dim in self.dimensions.items() if name not in setting}
 
     def fault_of(self, setting: dict[str, Any]) -> str | None:
         """Why the space could not draw a setting, for a message; None: it could."""

@@ -31,7 +31,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-attack_table, method_table = script("attack_table"), script("method_table")
+attack_table, method_table, surfaces = script("attack_table"), script("method_table"), script("surfaces")
 
 
 def cells(line: str) -> list[str]:
@@ -144,3 +144,11 @@ def test_notes_stand_below_the_table(tmp_path: Path):
 def test_a_home_without_any_of_the_sweeps_says_what_to_run(tmp_path: Path):
     with pytest.raises(InvalidInput, match=r"run sweeps/every_method\.py first"):
         method_table.markdown([SweepFolder(tmp_path / "absent")])
+
+
+def test_small_simulated_tables_have_12_to_16_configurations_of_20_epochs():
+    for surface in surfaces.SMALL_SURFACES:
+        table = surfaces.table_of_surface(surface, 0)
+        assert 12 <= len(table.rows) <= 16
+        assert table.trial_epochs == 20 * len(table.rows)
+        assert table.best_retention is not None

@@ -66,7 +66,8 @@ def test_a_bad_table_is_one_message(home: Path, table: Path):
 def test_replay_compares_with_random_search_and_plain_tpe(home: Path, table: Path):
     command("import", str(table), "--sweep", "elsewhere")
     found = json_of("replay", "elsewhere", "--sampler", "qmc", "--sampler", "grid", "--seeds", "3")
-    assert [row["sampler"] for row in found["results"]] == ["qmc", "grid", "random", "tpe-unconstrained"]
+    samplers = ["qmc", "grid", "shuffled-grid", "random", "tpe-unconstrained"]
+    assert [row["sampler"] for row in found["results"]] == samplers
     assert found["table"] == {
         "configurations": 3,
         "trial_epochs": 6.0,
@@ -78,6 +79,31 @@ def test_replay_compares_with_random_search_and_plain_tpe(home: Path, table: Pat
     code, stdout, _ = command("replay", "elsewhere", "--sampler", "random", "--seeds", "3")
     assert code == 0
     assert "3 of 3 arrived" in stdout
+
+
+def test_replay_names_the_rules_and_the_start_up_that_were_in_use(home: Path, table: Path):
+    """A grid is never pruned and has no start-up; the shuffled one is pruned; of three configurations of one parameter
+    TPE draws one at random."""
+    command("import", str(table), "--sweep", "elsewhere")
+    words = ("replay", "elsewhere", "--sampler", "tpe", "--sampler", "grid", "--pruning", "default", "--seeds", "2")
+    rows = {row["sampler"]: row for row in json_of(*words)["results"]}
+    assert {name: row["pruning"] is not None for name, row in rows.items()} == {
+        "tpe": True,
+        "grid": False,
+        "shuffled-grid": True,
+        "random": False,
+        "tpe-unconstrained": False,
+    }
+    assert {name: row["startup_trials"] for name, row in rows.items()} == {
+        "tpe": 1,
+        "grid": None,
+        "shuffled-grid": None,
+        "random": None,
+        "tpe-unconstrained": 1,
+    }
+    stdout = command(*words)[1]
+    assert "  grid  " in stdout
+    assert "grid + pruning" not in stdout.replace("shuffled-grid + pruning", "")
 
 
 def test_audit_reports_what_was_lost_and_saved(home: Path, table: Path):

@@ -53,7 +53,7 @@ from sweeplab.orchestration.ledger import (
 )
 from sweeplab.orchestration.mirror import Mirror
 from sweeplab.orchestration.ownership import write_signed
-from sweeplab.orchestration.planning import warnings_of
+from sweeplab.orchestration.planning import search_in_words, warnings_of
 from sweeplab.orchestration.progress import SweepProgress
 from sweeplab.orchestration.remote import Failure, failure_of
 from sweeplab.orchestration.run_folder import ROLLING, RunFolder
@@ -125,8 +125,13 @@ def machine_for(sweep_or_victim: CleaningSweep | PretrainedVictim, home: Path) -
     )
 
 
-def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
+def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False) -> Prepared:
     """Read all inputs and check whatever can be checked before any process starts.
+
+    Args:
+        sweep: to be run.
+        home: the home.
+        fresh: a sweep of that name is set aside, and decides nothing.
 
     Raises:
         InvalidInput: for missing or damaged data, prompts that do not tell the classes apart, a target that is no
@@ -135,6 +140,7 @@ def prepare(sweep: CleaningSweep, home: Path) -> Prepared:
             optimizer that protocol `authors` carries over.
     """
     sweep = with_shared_storage(sweep.with_text_augmentation_resolved())
+    sweep = with_startup_trials(sweep, None if fresh else SweepFolder(home / "sweeps" / sweep.name))
     machine = machine_for(sweep, home)
     test = sweep.evaluation.load(machine.data_home)
     notes = list(test.notes)
@@ -209,6 +215,22 @@ def _measured_images(test: LabelledImages, trigger: Trigger) -> MeasuredImages:
     triggered = triggered_rows(test, trigger)
     rows = np.setdiff1d(np.arange(len(test)), triggered) if len(triggered) else triggered
     return MeasuredImages(tuple(rows.tolist()), len(test.class_names))
+
+
+def with_startup_trials(sweep: CleaningSweep, folder: SweepFolder | None) -> CleaningSweep:
+    """The sweep with a number of start-up trials: its own, or that of the begun sweep, or a chosen one.
+
+    A begun sweep goes on with the number that it began with, also where more trials are asked for than then.
+
+    Args:
+        sweep: as the user wrote it.
+        folder: the sweep's; None: it is begun anew.
+    """
+    if sweep.search.startup_trials is not None:
+        return sweep
+    begun = folder.header()["spec"].get("search", {}).get("startup_trials") if folder and folder.exists() else None
+    number = sweep.search.active_startup_trials(sweep.space) if begun is None else begun
+    return sweep.replace(search=sweep.search.replace(startup_trials=number))
 
 
 def _contents(
@@ -338,7 +360,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         check_is_there(folder)
     if not options.adopt:
         folder.check_own()
-    prepared = prepare(sweep, home)
+    prepared = prepare(sweep, home, fresh=options.fresh)
     for note in prepared.notes:
         say(f"note: {note}")
     sweep = prepared.sweep
@@ -662,14 +684,17 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
     if sweep.num_trials() < len(records):
         text += f" (search.trials={sweep.num_trials()}, but {len(records)} were begun and stay)"
+    search = f"  search: {search_in_words(sweep)}"
     warnings = [f"  warning: {line}" for line in warnings_of(sweep)]
     if not records:
-        return [text, *warnings]
+        return [text, search, *warnings]
     again = folder.reruns()
     for number in folder.begun_reruns().values():
         again.remove(number)
     new = folder.num_planned(sweep) - len(records) - len(again)
     lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new", *warnings]
+    if new > 0:
+        lines.append(search)
     if again:
         lines.append(f"  tried once more as asked: trial{'s' * (len(again) > 1)} {', '.join(map(str, again))}")
     if isinstance(sweep.victim, PretrainedVictim):

@@ -24,6 +24,8 @@ class Plan:
     epochs: int
     victim_steps: int | None
     """Optimizer updates of pre-training; None where the victim is a checkpoint or its data's size is not declared."""
+    search: str
+    """How settings are drawn, in words."""
     victim: str
     """What is cleaned, in words."""
     steps_per_trial: int | None
@@ -52,6 +54,7 @@ class Plan:
         return [
             f"{self.name}",
             f"  trials            {self.trials}, {self.epochs} epochs each",
+            f"  search            {self.search}",
             f"  victim            {self.victim}",
             f"  method            {self.method}",
             f"  optimization      {self.optimization}",
@@ -92,6 +95,7 @@ def plan(sweep: CleaningSweep) -> Plan:
         trials=trials,
         epochs=sweep.epochs,
         victim_steps=victim_steps,
+        search=search_in_words(sweep),
         victim=_in_words(sweep, victim_steps),
         steps_per_trial=None
         if cleaning_pairs is None
@@ -145,6 +149,31 @@ def _fields(spec: Spec, sweep: CleaningSweep) -> str:
         if name != "kind":
             shown.append(f"{name} {'searched' if name in sweep.parameters() else word}")
     return ", ".join(shown)
+
+
+def search_in_words(sweep: CleaningSweep) -> str:
+    """How a sweep's settings are drawn, and what of it is a random search under another name."""
+    search, space = sweep.search, sweep.space
+    if search.sampler == "grid":
+        return "grid, in order" + ("; it is run whole, without search.pruning" if search.pruning else "")
+    given, configurations = len(sweep.first_settings()), search.trials // search.seeds_per_configuration
+    if given >= configurations:
+        return "the grid's settings alone: search.trials leaves none to draw"
+    first = f"the grid's {given} settings first, then " if given else ""
+    startup = search.active_startup_trials(space)
+    if startup is None:
+        return first + search.sampler
+    text = f"{first}{search.sampler}, search.startup_trials={startup}"
+    if search.startup_trials is None:
+        text += f" (chosen for {configurations} configurations of {space.num_free()} parameters)"
+    if configurations <= max(startup, 2 if search.sampler == "nsga2" else 0):
+        text += (
+            f": no more than that are tried, so every draw is random; give search.startup_trials below "
+            f"{configurations}, or more trials"
+        )
+    elif search.sampler == "nsga2" and space.num_free() == 1:
+        text += ": it changes a parameter by drawing it anew, so with one parameter every draw is random; choose tpe"
+    return text
 
 
 def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> float:

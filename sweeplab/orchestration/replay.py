@@ -31,7 +31,8 @@ cleaned, TPE orders trials as the constraint does, and the two draw alike.)"""
 
 SHUFFLED = "shuffled-grid"
 """The table's own configurations in random order; for comparison only. Random search draws from the space instead, and
-where a grid is dense it comes by seldom."""
+where a grid is dense it comes by seldom. Unlike `grid`, whose table is to be whole, it can be pruned: what is left
+between it and a sampler under the same rules is what the sampler does."""
 
 SAMPLERS = ("tpe", "gp", "random", "qmc", "nsga2", "grid", SHUFFLED, UNCONSTRAINED)
 
@@ -202,18 +203,22 @@ class Replayed:
 
 
 @quiet_optuna()
-def replay_once(table: Table, search: Search, *, constrained: bool = True, trials: int | None = None) -> Replayed:
+def replay_once(
+    table: Table, search: Search, *, constrained: bool = True, in_order: bool = False, trials: int | None = None
+) -> Replayed:
     """Search a table until it arrives or everything was tried.
 
     Args:
         table: what may be measured.
         search: sampler, seed, start-up trials and pruning; its other fields have no say.
         constrained: False hides the constraint from the sampler.
+        in_order: take the table's rows as they come, whatever the sampler; so does the sampler `grid`.
         trials: go on for so many trials even when it has arrived; None: end there.
     """
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler())
-    is_grid = search.sampler == "grid"
-    plan = Plan(search, table.space, tuple(row.setting for row in table.rows) if is_grid else ())
+    in_order = in_order or search.sampler == "grid"
+    search = search.replace(startup_trials=search.active_startup_trials(table.space, len(table.rows)))
+    plan = Plan(search, table.space, tuple(row.setting for row in table.rows) if in_order else ())
     pruning = search.active_pruning()
     pruner = Pruner(
         pruning or Pruning(),
@@ -232,7 +237,7 @@ def replay_once(table: Table, search: Search, *, constrained: bool = True, trial
             found = table.nearest(setting, taken)
             return table.rows[found].setting
 
-        trial = ask(study, plan, number, None if is_grid else adjust)
+        trial = ask(study, plan, number, None if in_order else adjust)
         plan.space.suggest(trial)
         row = table.rows[found]
         taken[found] = True
@@ -275,12 +280,24 @@ class Contender:
     sampler: str
     """One of `SAMPLERS`."""
     pruning: Pruning | None = None
-    startup_trials: int = Search.model_fields["startup_trials"].default
+    startup_trials: int | None = None
+    """None: chosen for the table, as a sweep of so many configurations would."""
 
     def search(self, seed: int) -> Search:
         """As a spec."""
-        sampler: Any = {UNCONSTRAINED: "tpe", SHUFFLED: "grid"}.get(self.sampler, self.sampler)
+        sampler: Any = {UNCONSTRAINED: "tpe", SHUFFLED: "random"}.get(self.sampler, self.sampler)
         return Search(sampler=sampler, pruning=self.pruning, startup_trials=self.startup_trials, seed=seed)
+
+    def replay(self, table: Table, seed: int, *, trials: int | None = None) -> Replayed:
+        """Search the table once; see `replay_once`."""
+        is_shuffled = self.sampler == SHUFFLED
+        return replay_once(
+            table.shuffled(seed) if is_shuffled else table,
+            self.search(seed),
+            constrained=self.sampler != UNCONSTRAINED,
+            in_order=is_shuffled,
+            trials=trials,
+        )
 
 
 def replay_table(folder: SweepFolder) -> Table:
@@ -301,14 +318,7 @@ def compare(table: Table, contenders: Sequence[Contender], seeds: int) -> dict[s
             raise InvalidInput(f"sampler={contender.sampler!r} is unknown; known: {', '.join(SAMPLERS)}")
     results = []
     for contender in contenders:
-        runs = [
-            replay_once(
-                table.shuffled(seed) if contender.sampler == SHUFFLED else table,
-                contender.search(seed),
-                constrained=contender.sampler != UNCONSTRAINED,
-            )
-            for seed in range(1 if contender.sampler == "grid" else seeds)
-        ]
+        runs = [contender.replay(table, seed) for seed in range(1 if contender.sampler == "grid" else seeds)]
         results.append(summary(table, contender, runs))
     return {
         "sweep": table.name,
@@ -326,7 +336,12 @@ def compare(table: Table, contenders: Sequence[Contender], seeds: int) -> dict[s
 
 
 def summary(table: Table, contender: Contender, runs: Sequence[Replayed]) -> dict[str, Any]:
-    """Median and quartiles of the trial-epochs to arrival; null where that many runs never arrived."""
+    """Median and quartiles of the trial-epochs to arrival; null where that many runs never arrived.
+
+    Rules and start-up trials are those that the runs had: a grid is never pruned, and some samplers have no start-up.
+    """
+    search = contender.search(0)
+    pruning = search.active_pruning()
     costs = sorted(float("inf") if run.arrived_after is None else run.arrived_after for run in runs)
     # Order statistics, not interpolated: a run that never arrives has no finite cost.
     quartiles = {
@@ -335,8 +350,8 @@ def summary(table: Table, contender: Contender, runs: Sequence[Replayed]) -> dic
     }
     return {
         "sampler": contender.sampler,
-        "pruning": contender.pruning.to_json() if contender.pruning else None,
-        "startup_trials": contender.startup_trials,
+        "pruning": pruning.to_json() if pruning else None,
+        "startup_trials": search.active_startup_trials(table.space, len(table.rows)),
         "seeds": len(runs),
         "arrived": sum(run.arrived_after is not None for run in runs),
         "trial_epochs": {name: _finite(value) for name, value in quartiles.items()},

@@ -3,6 +3,10 @@
 Optuna 5 reads constraints from the trials (`set_constraint`; feasible means <= 0): TPE, the Gaussian process and
 NSGA-II use them; random and Sobol draws and the grid look at no result.
 
+Optuna lets the Gaussian process and NSGA-II model only parameters that apply in every trial. Where some have a
+condition, these two draw in a view of the study in which every configuration has a coordinate in every dimension,
+whether it applies or not.
+
 Every draw comes from a sampler of its own, so that it depends on the search's seed, the trial's number and the trials
 told so far alone, not on how often the sweep was interrupted.
 """
@@ -24,13 +28,16 @@ from optuna.trial import TrialState as OptunaState
 from scipy.stats import qmc
 
 from sweeplab.evaluation.retention import lowest_asr, score
-from sweeplab.experiment import CleaningSweep, Search
+from sweeplab.experiment import CleaningSweep, Search, models_conditions
 from sweeplab.records import Point
 from sweeplab.search_space import Choice, SearchSpace
 from sweeplab.training.randomness import stream_seed
 
 CONSTRAINT = "asr"
 """Its name in the study: positive where no point of the trial is cleaned."""
+
+UNUSED = "unused"
+"""User attribute of a trial: the coordinates that were drawn with its setting and do not apply in it."""
 
 Adjust = Callable[[dict[str, Any]], dict[str, Any]]
 """A drawn setting to the one that is run; a replay takes the nearest one that was measured."""
@@ -54,6 +61,23 @@ class Plan:
             assert sweep.grid is not None
             return cls(sweep.search, sweep.grid.as_space(), sweep.grid.points())
         return cls(sweep.search, sweep.space, sweep.first_settings())
+
+    @property
+    def startup_trials(self) -> int:
+        """Configurations before the sampler models anything."""
+        return self.search.active_startup_trials(self.space) or 0
+
+    @property
+    def fills_in(self) -> bool:
+        """Whether the sampler needs a coordinate in every dimension of every configuration."""
+        return models_conditions(self.search, self.space)
+
+    @property
+    def draws_in_view(self) -> bool:
+        """Whether settings are drawn in a view of the study (`by_configuration`), not in the study itself."""
+        # Optuna puts a trial whose setting is given into no generation.
+        lacks_generations = self.search.sampler == "nsga2" and bool(self.first)
+        return self.search.seeds_per_configuration > 1 or self.fills_in or lacks_generations
 
     def configuration_of(self, number: int) -> int:
         """Which configuration a trial runs: trials in consecutive places share one, with a seed each."""
@@ -100,7 +124,8 @@ def ask(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None = No
         if not any(trial.state == OptunaState.WAITING for trial in study.get_trials(deepcopy=False)[number:]):
             given = _given(study, plan, number, adjust)
             if given is not None:
-                study.enqueue_trial(given)
+                setting, unused = given
+                study.enqueue_trial(setting, user_attrs={UNUSED: unused} if unused else None)
         study.sampler = sampler_for(plan, number, adjust or _without_repeats(study, plan, number))
         trial = study.ask()
     if trial.number != number:
@@ -108,19 +133,26 @@ def ask(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None = No
     return trial
 
 
-def _given(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None) -> dict[str, Any] | None:
-    """The setting of a trial that draws none of its own in this study; None: it is drawn here."""
-    seeds, configuration = plan.search.seeds_per_configuration, plan.configuration_of(number)
+def _given(
+    study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The setting of a trial that draws none of its own in this study, and the coordinates that do not apply in it.
+
+    None: it is drawn here.
+    """
+    configuration = plan.configuration_of(number)
     if plan.seed_of(number):
         before = next(n for n in reversed(range(number)) if n not in plan.reruns)
-        return dict(study.get_trials(deepcopy=False)[before].params)
+        return dict(study.get_trials(deepcopy=False)[before].params), {}
     if configuration < len(plan.first):
-        return plan.first[configuration]
-    if seeds == 1:
+        return plan.first[configuration], {}
+    if not plan.draws_in_view:
         return None
     view = by_configuration(study, plan)
     view.sampler = sampler_for(plan, number, adjust or _without_repeats(study, plan, number))
-    return plan.space.suggest(view.ask())
+    asked = view.ask()
+    setting = plan.space.suggest(asked)
+    return setting, plan.space.suggest_rest(asked, setting) if plan.fills_in else {}
 
 
 MOST_REDRAWS = 64
@@ -165,9 +197,10 @@ def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
     instead = {
         plan.original_of(t.number): t for t in known if t.number in plan.reruns and t.state == OptunaState.COMPLETE
     }
-    trials = [instead.get(trial.number, trial) for trial in known if trial.number not in plan.reruns]
-    for start in range(0, len(trials), seeds):
-        members = trials[start : start + seeds]
+    firsts = [trial for trial in known if trial.number not in plan.reruns]
+    for start in range(0, len(firsts), seeds):
+        first = firsts[start]
+        members = [instead.get(trial.number, trial) for trial in firsts[start : start + seeds]]
         over = [trial for trial in members if trial.state.is_finished()]
         told = [trial for trial in over if trial.state == OptunaState.COMPLETE]
         facts: dict[str, Any] = {"state": OptunaState.RUNNING}
@@ -178,11 +211,25 @@ def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
         elif len(over) == seeds:
             facts = {"state": OptunaState.FAIL}
         if plan.search.sampler == "nsga2":
-            generation = start // seeds // _population(plan.search)
+            generation = start // seeds // _population(plan)
             facts["system_attrs"] = {NSGAIISampler._get_generation_key(): generation}
-        first = members[0]
-        view.add_trial(create_trial(params=first.params, distributions=first.distributions, **facts))
+        params, distributions = dict(members[0].params), dict(members[0].distributions)
+        if plan.fills_in and params:
+            params = _filled_in(plan, start // seeds, params, first.user_attrs.get(UNUSED, {}))
+            distributions = {name: dimension.distribution() for name, dimension in plan.space.dimensions.items()}
+        view.add_trial(create_trial(params=params, distributions=distributions, **facts))
     return view
+
+
+def _filled_in(plan: Plan, configuration: int, setting: dict[str, Any], unused: dict[str, Any]) -> dict[str, Any]:
+    """A setting with a coordinate in every dimension: what was drawn with it; of a given setting those of a Sobol
+    point."""
+    whole = {**unused, **setting}
+    if len(whole) < len(plan.space.dimensions):
+        point = Sobol(plan.space, stream_seed(plan.search.seed, "coordinates") % 2**32, configuration)
+        for name, dimension in plan.space.dimensions.items():
+            whole.setdefault(name, point.value(name, dimension.distribution()))
+    return whole
 
 
 def tell(
@@ -241,21 +288,21 @@ def sampler_for(plan: Plan, number: int, adjust: Adjust | None = None) -> BaseSa
 
 
 def _tpe(plan: Plan, number: int, seed: int) -> BaseSampler:
-    return TPESampler(n_startup_trials=plan.search.startup_trials, constant_liar=True, seed=seed)
+    return TPESampler(n_startup_trials=plan.startup_trials, constant_liar=True, seed=seed)
 
 
 def _gp(plan: Plan, number: int, seed: int) -> BaseSampler:
     # One completed trial is the least that it can be fitted to.
-    startup = max(1, plan.search.startup_trials)
+    startup = max(1, plan.startup_trials)
     return GPSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
 
 
 def _nsga2(plan: Plan, number: int, seed: int) -> BaseSampler:
-    return NSGAIISampler(population_size=_population(plan.search), seed=seed)
+    return NSGAIISampler(population_size=_population(plan), seed=seed)
 
 
-def _population(search: Search) -> int:
-    return max(2, search.startup_trials)  # a crossover has two parents
+def _population(plan: Plan) -> int:
+    return max(2, plan.startup_trials)  # a crossover has two parents
 
 
 def _qmc(plan: Plan, number: int, seed: int) -> BaseSampler:
@@ -305,16 +352,17 @@ class Sobol(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """The parameter's coordinate on its own scale."""
-        place = float(self.place[param_name])
-        if isinstance(param_distribution, FloatDistribution):
-            low, high = param_distribution.low, param_distribution.high
-            if param_distribution.log:
-                value = exp(log(low) + place * (log(high) - log(low)))
-            else:
-                value = low + place * (high - low)
+        return self.value(param_name, param_distribution)
+
+    def value(self, name: str, distribution: BaseDistribution) -> Any:
+        """The point's coordinate in one dimension, on its own scale."""
+        place = float(self.place[name])
+        if isinstance(distribution, FloatDistribution):
+            low, high = distribution.low, distribution.high
+            value = exp(log(low) + place * (log(high) - log(low))) if distribution.log else low + place * (high - low)
             return min(max(value, low), high)
-        assert isinstance(param_distribution, optuna.distributions.CategoricalDistribution)
-        return param_distribution.choices[int(place * len(param_distribution.choices))]
+        assert isinstance(distribution, optuna.distributions.CategoricalDistribution)
+        return distribution.choices[int(place * len(distribution.choices))]
 
 
 class _Adjusted(BaseSampler):
@@ -338,12 +386,13 @@ class _Adjusted(BaseSampler):
                 independent = self.inner.sample_independent
                 known = name in drawn
                 chosen[name] = drawn[name] if known else independent(study, trial, name, dimension.distribution())
-        return self.adjust(chosen)
+        return {**drawn, **self.adjust(chosen)}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        raise RuntimeError(f"{param_name} is no part of the adjusted setting")
+        """Of what does not apply in the adjusted setting."""
+        return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self.inner.before_trial(study, trial)

@@ -12,7 +12,6 @@ from fabricated import SWEEP, Player, open_book
 from sweeplab.orchestration.importing import import_table
 from sweeplab.orchestration.replay import (
     SAMPLERS,
-    UNCONSTRAINED,
     Contender,
     Row,
     Table,
@@ -142,6 +141,21 @@ def test_a_grid_is_never_pruned():
     assert replay_once(SMALL, search, trials=4).pruned == 0
 
 
+def test_a_shuffled_grid_is_pruned_like_any_search():
+    """All four rows, in whatever order: the two whose ASR stays end after two epochs of four."""
+    rules = Pruning(rules=(BackdoorStays(after_epochs=2),))
+    orders = [Contender("shuffled-grid", rules).replay(SMALL, seed, trials=4) for seed in range(3)]
+    assert [(run.spent, run.pruned, run.trials) for run in orders] == [(12, 2, 4)] * 3
+
+
+def test_a_table_has_the_start_up_that_a_sweep_of_its_size_would_have():
+    """65 configurations of two parameters, and four of them."""
+    for made, number in ((many(), 4), (SMALL, 2)):
+        (row,) = compare(made, [Contender("tpe")], 2)["results"]
+        assert row["startup_trials"] == number
+        assert row == compare(made, [Contender("tpe", startup_trials=number)], 2)["results"][0]
+
+
 def test_a_rule_that_stops_the_best_trial_never_arrives():
     """BEST is at .6 of ASR after its first epoch, three quarters of the victim's."""
     search = Contender("random", Pruning(rules=(BackdoorStays(after_epochs=1, share=0.7),))).search(0)
@@ -170,8 +184,7 @@ def many() -> Table:
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
 def test_every_sampler_runs_every_configuration_once_and_repeats_under_its_seed(sampler: str):
     made = many()
-    search = Contender(sampler, startup_trials=4).search(1)
-    runs = [replay_once(made, search, constrained=sampler != UNCONSTRAINED, trials=65) for _ in range(2)]
+    runs = [Contender(sampler, startup_trials=4).replay(made, 1, trials=65) for _ in range(2)]
     assert runs[0] == runs[1]
     assert (runs[0].spent, runs[0].trials) == (made.trial_epochs, 65)
     assert runs[0].arrived_after is not None

@@ -42,12 +42,16 @@ def begun(folder: SweepFolder) -> SweepFolder:
 
 
 def test_a_sweep_that_is_not_there_yet_says_what_it_will_do(tmp_path: Path):
-    assert plan(SweepFolder(tmp_path / "sweeps" / "made-up")) == ["made-up: 6 trials of 2 epochs on 64 pairs"]
+    assert plan(SweepFolder(tmp_path / "sweeps" / "made-up")) == [
+        "made-up: 6 trials of 2 epochs on 64 pairs",
+        "  search: tpe, search.startup_trials=3",
+    ]
 
 
 def test_every_trial_that_is_not_simply_done_has_a_line_with_the_reason(begun: SweepFolder):
     assert plan(begun) == [
         "made-up: 6 trials of 2 epochs on 64 pairs; 2 are done and stay, 3 go on, 1 are new",
+        "  search: tpe, search.startup_trials=3",
         "  trial 1: failed for good (ValueError: no); `sweeplab rerun` tries it again",
         "  trial 2: goes on after epoch 1; what ran after that is repeated (attempt 2)",
         "  trial 3: starts again (has no epoch yet)",
@@ -80,15 +84,19 @@ def test_planning_changes_nothing(begun: SweepFolder):
 def test_more_trials_are_new_and_reruns_are_named(begun: SweepFolder):
     request_reruns(begun, [1])
     more = SWEEP.replace(search=SWEEP.search.replace(trials=9))
-    first, second, *_ = plan(begun, more)
+    first, second, third, *_ = plan(begun, more)
     assert first.endswith("2 are done and stay, 3 go on, 4 are new")
-    assert second == "  tried once more as asked: trial 1"
+    assert second == "  search: tpe, search.startup_trials=3"
+    assert third == "  tried once more as asked: trial 1"
 
 
 def test_a_pruned_trial_is_done(folder: SweepFolder):
     folder.write_trial(0, {"learning_rate": 1e-3, "ssl_weight": 1.0}, configuration="c", seed=0, start_counts=False)
     folder.trial(0).finish({"state": "pruned", "reason": "its ASR stays"})
-    assert plan(folder) == ["made-up: 6 trials of 2 epochs on 64 pairs; 1 are done and stay, 0 go on, 5 are new"]
+    assert plan(folder) == [
+        "made-up: 6 trials of 2 epochs on 64 pairs; 1 are done and stay, 0 go on, 5 are new",
+        "  search: tpe, search.startup_trials=3",
+    ]
 
 
 def test_reruns_are_told_apart_from_new_trials(tmp_path: Path):
@@ -100,4 +108,4 @@ def test_reruns_are_told_apart_from_new_trials(tmp_path: Path):
     request_reruns(folder, [1])
     more = SWEEP.replace(search=SWEEP.search.replace(trials=7))
     assert plan(folder, more)[0].endswith("8 are done and stay, 0 go on, 1 are new")
-    assert plan(folder, more)[1:] == ["  tried once more as asked: trial 1"]
+    assert plan(folder, more)[2:] == ["  tried once more as asked: trial 1"]

@@ -9,11 +9,11 @@ import pytest
 from fabricated import SWEEP, Player, open_book
 from optuna.trial import TrialState
 
-from sweeplab.experiment import CleaningSweep
+from sweeplab.experiment import CleaningSweep, Search, chosen_startup_trials
 from sweeplab.orchestration.ledger import SweepFolder
-from sweeplab.orchestration.search import CONSTRAINT, Plan, Sobol, ask, by_configuration
+from sweeplab.orchestration.search import CONSTRAINT, UNUSED, Plan, Sobol, ask, by_configuration
 from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, changes_of
 
 CONDITIONAL = SearchSpace(
     dimensions={
@@ -102,6 +102,102 @@ def test_samplers_that_know_the_constraint_follow_it(sampler: str, trials: int):
         return sum(later) / len(later)
 
     assert mean_rate_of_later_draws(1.0) < mean_rate_of_later_draws(-1.0) - 0.3
+
+
+BRANCHES = SearchSpace(
+    dimensions={
+        "learning_rate": LogUniform(low=1e-4, high=1e-1),
+        "shrink_perturb": Choice(values=(False, True)),
+        "shrink": Uniform(low=0.0, high=1.0, when={"shrink_perturb": True}),
+    },
+    source="made up",
+)
+
+
+def branches(sampler: str, seed: int, trials: int, startup_trials: int) -> list[dict[str, object]]:
+    """Settings that are drawn where the conditional branch is the better one (.95 at a shrink of .3, else .7), and the
+    worse one over most of its width."""
+    search = SWEEP.search.replace(sampler=sampler, startup_trials=startup_trials, seed=seed)
+    study, plan = optuna.create_study(direction="maximize"), Plan.of(SWEEP.replace(space=BRANCHES, search=search))
+    for number in range(trials):
+        params = plan.space.suggest(ask(study, plan, number))
+        value = 0.95 - 4 * (params["shrink"] - 0.3) ** 2 if params["shrink_perturb"] else 0.7
+        study.tell(number, value)
+    return [trial.params for trial in study.get_trials()]
+
+
+def test_the_gaussian_process_models_parameters_with_a_condition():
+    """Told of six shrinks from 0 to 1, it draws beside the best one; at random one draw of five would lie so near."""
+    shrinks = []
+    for seed in range(4):
+        search = SWEEP.search.replace(sampler="gp", startup_trials=8, seed=seed)
+        study, plan = optuna.create_study(direction="maximize"), Plan.of(SWEEP.replace(space=BRANCHES, search=search))
+        tried = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+        told: list[tuple[dict[str, object], float]] = [
+            *(({"shrink_perturb": True, "shrink": x}, 0.95 - 4 * (x - 0.3) ** 2) for x in tried),
+            *(({"shrink_perturb": False}, 0.7) for _ in tried),
+        ]
+        for number, (params, value) in enumerate(told):
+            study.enqueue_trial({"learning_rate": 10 ** -(1 + number % 4), **params})
+            plan.space.suggest(study.ask())
+            study.tell(number, value)
+        shrinks.append(plan.space.suggest(ask(study, plan, len(told))).get("shrink"))
+    assert sum(shrink is not None and abs(shrink - 0.3) <= 0.1 for shrink in shrinks) >= 3, shrinks
+
+
+def test_nsga2_passes_on_parameters_with_a_condition():
+    """A child has a parent's value of each parameter, but where it is drawn anew, one in three."""
+    passed_on = children = 0
+    for seed in range(5):
+        drawn = [params["shrink"] for params in branches("nsga2", seed, 24, 6) if params["shrink_perturb"]]
+        passed_on += len(drawn) - len(set(drawn))
+        children += len(drawn)
+    assert passed_on > 0.25 * children
+
+
+@pytest.mark.parametrize("sampler", ["gp", "nsga2"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_every_configuration_has_a_coordinate_in_every_dimension(sampler: str, seeds: int):
+    """Of what was drawn and does not apply the drawn one; of a given setting one of its own, the same each time."""
+    sweep = searching(sampler, seeds_per_configuration=seeds)
+    study, plan = optuna.create_study(direction="maximize"), Plan.of(sweep)
+    for number in range(10):
+        plan.space.suggest(ask(study, plan, number))
+        study.tell(number, float(number))
+    study.enqueue_trial({"learning_rate": 1e-2, "shrink_perturb": False})
+    plan.space.suggest(study.ask())
+    seen, again = (by_configuration(study, plan).get_trials() for _ in range(2))
+    assert [trial.params for trial in seen] == [trial.params for trial in again]
+    assert {tuple(sorted(trial.params)) for trial in seen} == {("learning_rate", "shrink", "shrink_perturb")}
+    drawn = study.get_trials()[:10:seeds]
+    assert not all(trial.params["shrink_perturb"] for trial in drawn)
+    for trial, shown in zip(drawn, seen, strict=False):
+        assert shown.params == trial.params | trial.user_attrs.get(UNUSED, {})
+        assert plan.space.fault_of(trial.params) is None
+
+
+def test_nsga2_with_one_parameter_is_a_random_search():
+    """A child changes one of its parameters in the mean, here the only one, by drawing it anew: each generation is
+    drawn like the first."""
+    space = SearchSpace(dimensions={"learning_rate": LogUniform(low=1e-4, high=1e-1)}, source="made up")
+
+    def drawn(population: int) -> list[dict[str, object]]:
+        search = SWEEP.search.replace(sampler="nsga2", startup_trials=population)
+        study, plan = optuna.create_study(direction="maximize"), Plan.of(SWEEP.replace(space=space, search=search))
+        for number in range(12):
+            study.tell(number, plan.space.suggest(ask(study, plan, number))["learning_rate"])
+        return [trial.params for trial in study.get_trials()]
+
+    assert drawn(3) == drawn(12)
+
+
+def test_nsga2_learns_from_the_grid_that_comes_first(tmp_path: Path):
+    """Six settings of the grid are two generations of three; a child has the values of two parents, but where one is
+    drawn anew."""
+    sweep = GRID_FIRST.replace(search=GRID_FIRST.search.replace(sampler="nsga2", trials=12, startup_trials=3))
+    drawn = params_of(tmp_path, sweep)
+    known = [set(params.values()) for params in drawn[:6]]
+    assert any(set(params.values()) & set.union(*known) for params in drawn[6:9])
 
 
 def test_a_finite_space_is_run_through_before_anything_repeats(tmp_path: Path):
@@ -233,3 +329,75 @@ def test_new_fields_at_their_defaults_leave_digests_alone(monkeypatch: pytest.Mo
     monkeypatch.setattr(CleaningSweep, "CHANGES", ())
     assert SWEEP.digest() == "73cbc2531fa38461"
     assert SWEEP.search.replace(grid_first=True).canonical() != SWEEP.search.canonical()
+
+
+def test_start_up_trials_left_out_leave_the_digest_of_the_first_default():
+    """Taken while the default was 8."""
+    assert SWEEP.replace(search=Search()).digest() == "6b56d4ef83577393"
+    assert SWEEP.replace(search=Search(startup_trials=8)).digest() == "6b56d4ef83577393"
+    assert SWEEP.replace(search=Search(startup_trials=7)).digest() != "6b56d4ef83577393"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "space", "before", "is_changed"),
+    [
+        ("tpe", SWEEP.space, "73cbc2531fa38461", False),
+        ("tpe", CONDITIONAL, "04287ea73ab89f91", False),
+        ("gp", SWEEP.space, "1b03259c99466724", False),
+        ("gp", CONDITIONAL, "40949b9ce91f2139", True),
+        ("random", SWEEP.space, "73525bebe0902aa7", False),
+        ("random", CONDITIONAL, "8e8acdda1d59b472", False),
+        ("qmc", SWEEP.space, "ae6d1c2409f8b694", False),
+        ("qmc", CONDITIONAL, "33bfcefdda2a9a0c", False),
+        ("nsga2", SWEEP.space, "638b99e8d287f506", False),
+        ("nsga2", CONDITIONAL, "d780816387516540", True),
+        ("grid", SWEEP.space, "af30ee426a5a89bb", False),
+        ("grid", CONDITIONAL, "0917002119d92323", False),
+    ],
+)
+def test_only_digests_of_searches_that_draw_otherwise_have_changed(
+    sampler: str, space: SearchSpace, before: str, is_changed: bool
+):
+    """Taken while conditional parameters were drawn at random."""
+    sweep = SWEEP.replace(space=space, search=Search(sampler=sampler, startup_trials=3))
+    assert (sweep.digest() != before) == is_changed
+    assert bool(changes_of(sweep)) == is_changed
+
+
+# --- start-up trials
+
+
+@pytest.mark.parametrize(
+    ("configurations", "dimensions", "number"),
+    [
+        (12, 1, 2),
+        (16, 1, 2),
+        (16, 2, 4),
+        (96, 2, 4),
+        (12, 6, 6),
+        (16, 6, 8),
+        (48, 6, 8),
+        (1000, 20, 8),
+        (3, 2, 1),
+        (1, 1, 1),
+    ],
+)
+def test_two_start_up_trials_a_dimension_and_no_more_than_half_nor_eight(
+    configurations: int, dimensions: int, number: int
+):
+    assert chosen_startup_trials(configurations, dimensions) == number
+
+
+def test_start_up_trials_are_chosen_by_configurations_and_dimensions_that_vary():
+    """Sixteen trials of two seeds are eight configurations; of three dimensions one has a single value."""
+    fixed = SearchSpace(dimensions={**SWEEP.space.dimensions, "weight_decay": Choice(values=(0.1,))}, source="made up")
+    assert Search(trials=16).active_startup_trials(fixed) == 4
+    assert Search(trials=16, seeds_per_configuration=4).active_startup_trials(fixed) == 2
+    assert Search(trials=16, startup_trials=0).active_startup_trials(fixed) == 0
+    assert Search(trials=16, sampler="random").active_startup_trials(fixed) is None
+
+
+def test_a_sweep_draws_with_the_chosen_number(tmp_path: Path):
+    left_out = SWEEP.replace(search=Search(trials=6))
+    given = SWEEP.replace(search=Search(trials=6, startup_trials=3))
+    assert params_of(tmp_path / "left out", left_out) == params_of(tmp_path / "given", given)
