@@ -1,7 +1,7 @@
 """How many of a grid's trial-epochs a search needs to find the grid's best: replays over measured and simulated tables.
 
-    python benchmarks/search_replay.py                  # TIME
-    python benchmarks/search_replay.py --small          # tables of 12 to 16 configurations
+    python benchmarks/search_replay.py                  # about three minutes of one core
+    python benchmarks/search_replay.py --small          # tables of 12 to 16 configurations; one minute
     python benchmarks/search_replay.py --small --startup 1 2 3 4 6 8     # TPE with pruning alone, for each number
     python benchmarks/search_replay.py --gp --seeds 5   # with the Gaussian process, which is slow
 
