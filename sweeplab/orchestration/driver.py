@@ -38,7 +38,7 @@ from sweeplab.orchestration.book import Listener, TrialBook, storage_of_trial
 from sweeplab.orchestration.bringing import content_of, local_copy, parts_of, sources_of
 from sweeplab.orchestration.cluster import check_nodes, cluster_fault, ray_session, resources_per_worker
 from sweeplab.orchestration.doctor import NETWORK, file_system
-from sweeplab.orchestration.files import append_line, read_json, read_lines, write_json
+from sweeplab.orchestration.files import append_line, make_private, read_json, read_lines, write_json
 from sweeplab.orchestration.ledger import (
     SweepFolder,
     adopt_sweep,
@@ -1004,7 +1004,7 @@ def _digest_here(victim: PretrainedVictim, home: Path) -> str:
 @contextmanager
 def exclusively(path: Path, what: str, say: Say) -> Iterator[None]:
     """Hold `path` alone; says so before it waits for the process that holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     lock = FileLock(making_lock(path))
     try:
         lock.acquire(timeout=0)

@@ -40,6 +40,10 @@ def home_folder(*, to_read: bool = False) -> Path:
             f"SWEEPLAB_HOME={home} cannot be written ({error.strerror}); "
             "set SWEEPLAB_HOME to a folder on a lasting disk that you may write"
         ) from error
+    from sweeplab.orchestration.ownership import KEY, home_key  # which writes its files with what is here
+
+    if not (home / KEY).exists():  # as early as can be: what is copied here from now on came from elsewhere
+        home_key(home)
     return home
 
 

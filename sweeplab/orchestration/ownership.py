@@ -131,9 +131,9 @@ def named_storages(file: Path) -> list[str]:
     found = {str(value["storage"])} if value.get("storage") else set()
     found |= set(_storages_in(value.get("spec"))) if file.name == "sweep.json" else set()
     for trial in file.parent.glob("trials/*/trial.json"):
-        storage = (_readable(trial) or {}).get("storage")
+        storage = str((_readable(trial) or {}).get("storage") or "")
         if storage:
-            found.add(str(storage).rpartition("/")[0])
+            found.add(storage.removesuffix(f"/{trial.parent.name}"))
     return sorted(found)
 
 

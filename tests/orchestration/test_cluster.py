@@ -22,7 +22,8 @@ from sweeplab.orchestration.bringing import Sources
 from sweeplab.orchestration.cluster import check_nodes
 from sweeplab.orchestration.files import RAY_FOLDER, OwnFolder, abandoned_folders
 from sweeplab.orchestration.remote import missing_here
-from sweeplab.specs import InvalidInput, Unfinished, file_digest
+from sweeplab.orchestration.storage import Storage
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 
 
 def test_folders_of_dead_processes_are_removed_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -57,6 +58,15 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path):
     assert missing_here(sources, {}, [store], "mark")[1:] == ([str(tmp_path / "gone")], [])
     assert missing_here(None, {}, [store], "other mark")[1:] == ([], [f"does not see {store}"])
     assert missing_here(None, {}, [f"file://{store}"], "mark")[1:] == ([], [])
+
+
+def test_a_node_without_credentials_is_named_with_what_the_store_answered(monkeypatch: pytest.MonkeyPatch):
+    def denied(storage: Storage, name: str) -> bool:
+        raise StorageFault(f"storage {storage.location} failed: ACCESS_DENIED")
+
+    monkeypatch.setattr(Storage, "exists", denied)
+    fault = "does not see s3://b (storage s3://b failed: ACCESS_DENIED)"
+    assert missing_here(None, {}, ["s3://b"], "mark")[2] == [fault]
 
 
 def test_a_node_names_files_that_are_not_those_of_the_driver(tmp_path: Path):
@@ -122,8 +132,9 @@ def test_nodes_that_do_not_see_the_storage_are_named_in_one_message(tmp_path: Pa
         "not every node of the cluster can take part:",
         f"  node 1aaaaaaa (host-1) does not see {store}",
         f"  node 2aaaaaaa (host-2) does not see {store}",
-        "resources.storage must be a folder that all nodes share, s3:// or gs://; a file must be the same on all "
-        "nodes, or be on this one alone, which then brings it",
+        "resources.storage must be a folder that all nodes share, s3:// or gs://, with credentials in the "
+        "environment of each node's `ray start` or on the node itself; a file must be the same on all nodes, or be "
+        "on this one alone, which then brings it",
     ]
     assert list((tmp_path / "store").iterdir()) == []
 

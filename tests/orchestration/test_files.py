@@ -104,7 +104,7 @@ def test_only_a_last_line_without_end_is_dropped(before: bytes, after: bytes, tm
 def test_the_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "new" / "home"))
     assert files.home_folder() == tmp_path / "new" / "home"
-    assert os.listdir(tmp_path / "new" / "home") == []
+    assert [name for name in os.listdir(tmp_path / "new" / "home") if name[0] != "."] == ["home.key"]
 
 
 def test_a_home_below_a_regular_file_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

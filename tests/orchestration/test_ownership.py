@@ -125,7 +125,7 @@ def test_a_received_sweep_is_not_gone_on_with(home: Path, tmp_path: Path, mine: 
     code, output = command(*words)
     assert code == 2
     assert f"sweep {NAME!r} came from elsewhere" in output
-    assert f"give --adopt, after a look at where it puts checkpoints: {mine.parent}" in output
+    assert f"give --adopt, after a look at where it puts checkpoints: {mine}" in output
     assert (content(mine), content(folder.path)) == before
 
 
@@ -380,6 +380,17 @@ def test_what_a_home_holds_when_it_gets_its_key_is_its_own_but_for_storages_else
     assert adopt_sweep(stored)
     assert stored.header()["identity"] == identity
     assert [item.path for item in find_rubbish(home)] == [stray]
+
+
+def test_the_first_command_that_may_write_makes_the_homes_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """So that what is copied into the home afterwards is told from what it holds, though it has run no sweep yet."""
+    home = tmp_path / "new"
+    monkeypatch.setenv("SWEEPLAB_HOME", str(home))
+    assert command("list")[0] == 0
+    assert not home.exists()
+    assert command("gc")[0] == 0
+    assert (home / KEY).stat().st_mode & 0o777 == 0o600
+    assert not received(home, tmp_path, lambda folder: None).is_own()
 
 
 def test_a_home_that_was_moved_whole_stays_its_own(tmp_path: Path):
