@@ -82,26 +82,16 @@ def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
     )
     if type(process) is not int or process <= 1 or "started" not in holder:
         raise refusal
-    facts = {name: holder.get(name) for name in ("started", "command")}
-    if hasattr(os, "pidfd_open"):  # holds on to the process, whose number may be another's a moment later
-        try:
-            descriptor = os.pidfd_open(process)
-        except OSError:
-            raise refusal from None
-        try:
-            if process_facts(process) != facts:
-                raise refusal
-            folder.stop_mark.touch()  # who supervises the driver does not start it again
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-        finally:
-            os.close(descriptor)
-    else:
-        if process_facts(process) != facts:
+    try:
+        os.kill(process, 0)
+        if process_facts(process) != {name: holder.get(name) for name in ("started", "command")}:
             raise refusal
-        folder.stop_mark.touch()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
+        folder.stop_mark.touch()  # who supervises the driver does not start it again
+        os.kill(process, signal.SIGTERM)
+    except ProcessLookupError:
+        return  # it has just ended
+    except PermissionError:
+        raise refusal from None
 
 
 def sweep_log(folder: SweepFolder) -> list[str]:
