@@ -169,6 +169,7 @@ def _read(path: Path, *columns: str) -> pa.Table:
         table = pyarrow.csv.read_csv(
             regular_file(path), parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True), convert_options=convert
         )
+        _ = table.column_names  # decoded when they are asked for
     except pa.ArrowInvalid as error:
         refuse_swallowed(path, -1)  # says more where that is the reason
         raise InvalidInput(f"{path} cannot be read as CSV ({error})") from None

@@ -81,7 +81,7 @@ def test_a_node_names_files_that_are_not_those_of_the_driver(tmp_path: Path):
     test.unlink()  # then it gets copies of all files
     assert missing_here(sources, digests, [], "mark")[1:] == ([str(test)], [])
     test.mkdir()
-    assert missing_here(sources, digests, [], "mark")[2][1] == f"cannot read {test} (Is a directory)"
+    assert missing_here(sources, digests, [], "mark")[2][1] == f"cannot read {test} (not a regular file)"
 
 
 class Answers:

@@ -241,7 +241,7 @@ def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Pa
     prepared = driver.Prepared(
         fabricated.SWEEP, folder.header()["digest"], {}, Contents(), "", 1, 1, 1, fabricated.IMAGES
     )
-    monkeypatch.setattr(driver, "prepare", lambda sweep, home: prepared)
+    monkeypatch.setattr(driver, "prepare", lambda sweep, home, fresh=False: prepared)
     code, output = command("resume", NAME, "--adopt", "--inline")
     assert code == 0, output
     assert "made-up: adopted; it is this home's own from now on" in output

@@ -50,10 +50,10 @@ def test_every_par_sweep_that_comes_along_states_the_papers_optimisation(monkeyp
 def test_a_plan_shows_what_was_set(par: CleaningSweep):
     lines = plan(par).lines()
     fields = "par: tau searched, perturbation_weight 1.0, learns_temperature False, augmentation par"
-    assert lines[3] == f"  method            {fields}"
-    assert lines[4].startswith("  optimization      learning_rate searched, schedule fall-cosine, weight_decay 0.0001,")
-    assert "global_batch_size 64" in lines[4]
-    assert "batch_norm frozen" in lines[4]
+    assert lines[4] == f"  method            {fields}"
+    assert lines[5].startswith("  optimization      learning_rate searched, schedule fall-cosine, weight_decay 0.0001,")
+    assert "global_batch_size 64" in lines[5]
+    assert "batch_norm frozen" in lines[5]
     assert not any("warning" in line for line in lines)
 
 

@@ -23,7 +23,7 @@ STAYS = [(90, 79), (90, 79), (90, 78), (90, 20), (90, 1)]
 def give(book: TrialBook, number: int, rates: list[tuple[int, int]], first: int = 0) -> None:
     """Report points as a worker does: until told to stop."""
     for index, (correct, hits) in enumerate(rates[first:], start=first):
-        name = f"epoch-{index}.pt"
+        name = f"attempt-1-epoch-{index}.pt"
         checkpoints = book.folder.trial(number).checkpoints
         checkpoints.mkdir(parents=True, exist_ok=True)
         if index:
@@ -189,7 +189,7 @@ def test_weights_of_a_pruned_trial_that_leads_are_kept(tmp_path: Path):
     give(book, book.next_job().number, [(90, 79), (89, 1), (60, 1), (50, 1), (50, 1)])
     book.finished(0)
     assert book.record(0).state == "pruned"
-    assert [path.name for path in book.folder.trial(0).checkpoints.iterdir()] == ["epoch-1.pt"]
+    assert [path.name for path in book.folder.trial(0).checkpoints.iterdir()] == ["attempt-1-epoch-1.pt"]
 
 
 def test_a_player_that_asks_nothing_still_completes_the_sweep(tmp_path: Path):
