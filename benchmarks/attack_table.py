@@ -22,11 +22,12 @@ from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cli import guarded, load_script, say, select
 from sweeplab.evaluation.panel import run_panel
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
-from sweeplab.orchestration import driver
-from sweeplab.orchestration.files import home_folder
-from sweeplab.orchestration.workers import measure_for, prepare_process, victim_model, victim_table
 from sweeplab.records import Measurement
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import home_folder
+from sweeplab.sweep import prepare, victims
+from sweeplab.worker.inputs import measure_for, victim_model, victim_table
+from sweeplab.worker.run import prepare_process
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ def unpoisoned(poisoning: Poisoning | TargetedImages) -> Poisoning | TargetedIma
 
 def trained(sweep: CleaningSweep, home: Path) -> tuple[Measurement, Path]:
     """The measurement and the weights of a sweep's victim, pre-trained here where the home lacks it."""
-    prepared = driver.prepare(sweep, home)
+    prepared = prepare.prepare(sweep, home)
     assert isinstance(prepared.sweep.victim, PretrainedVictim)
-    run = driver.pretrain_victim(prepared.sweep.victim, prepared.victim_digest, home, inline=True, say=say)
-    selected = driver.select_epoch(prepared.sweep.victim, run)
+    run = victims.pretrain_victim(prepared.sweep.victim, prepared.victim_digest, home, inline=True, say=say)
+    selected = victims.select_epoch(prepared.sweep.victim, run)
     checkpoint = run.checkpoint_path(selected)
     assert checkpoint is not None
     return selected.measurement, checkpoint
@@ -94,7 +95,7 @@ def trained(sweep: CleaningSweep, home: Path) -> tuple[Measurement, Path]:
 
 def _row(sweep: CleaningSweep, victim: Measurement, twin: Measurement, checkpoint: Path, home: Path) -> AttackRow:
     assert isinstance(sweep.victim, PretrainedVictim)
-    machine = driver.machine_for(sweep.victim, home)
+    machine = prepare.machine_for(sweep.victim, home)
     device = prepare_process(machine)
     trigger = sweep.victim.trigger()
     architecture = sweep.victim.architecture

@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 
 from sweeplab.experiment import Search
-from sweeplab.orchestration.search import Plan, ask, quiet_optuna
+from sweeplab.search.samplers import Plan, ask, quiet_optuna
 from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
 
 SPACE = SearchSpace(

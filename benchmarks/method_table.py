@@ -15,11 +15,11 @@ from pathlib import Path
 
 from sweeplab.cli import guarded, load_script, say
 from sweeplab.evaluation.retention import counted
-from sweeplab.orchestration.files import home_folder
-from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.ranking.leaderboard import LeaderboardRow, rank_trials, short_value
 from sweeplab.records import Point, SweepRecord
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import home_folder
+from sweeplab.sweep_folder import SweepFolder
 
 HEADER = (
     "| sweep | trials cleaned | retention | accuracy | ASR | other half: accuracy, ASR | epoch | parameters |",

@@ -26,10 +26,10 @@ from sweeplab.clip_model import SmallCLIP
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, Resources, Search
-from sweeplab.orchestration.workers import CleaningJob, Machine
 from sweeplab.records import Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import LogUniform, SearchSpace, Uniform
 from sweeplab.training.optimisation import Optimization
+from sweeplab.worker.jobs import CleaningJob, Machine
 
 IMAGES = 1000
 EPOCHS = 4
@@ -106,12 +106,12 @@ def through_sweeplab(
     executor: str, trials: int, epochs: int, seconds: float, workers: int, sampler: str = "random"
 ) -> dict[str, float]:
     """Run trials through the real driver's parts: book, executor, ledger, Optuna's journal, MLflow."""
-    from sweeplab.orchestration.book import TrialBook
-    from sweeplab.orchestration.cluster import ray_session
-    from sweeplab.orchestration.driver import execute, full_setting
-    from sweeplab.orchestration.ledger import SweepFolder, write_victim
-    from sweeplab.orchestration.mirror import Mirror
-    from sweeplab.orchestration.tracking_process import Ledger, TrackingProcess
+    from sweeplab.execution.cluster import ray_session
+    from sweeplab.sweep.controller import TrialBook
+    from sweeplab.sweep.mlflow_sync import Mirror, full_setting
+    from sweeplab.sweep.run import execute
+    from sweeplab.sweep.tracking_process import Ledger, TrackingProcess
+    from sweeplab.sweep_folder import SweepFolder, write_victim
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         home = Path(place)

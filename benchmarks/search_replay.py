@@ -18,9 +18,9 @@ from pathlib import Path
 
 from surfaces import SMALL_SURFACES, SURFACES, table_of_surface
 
-from sweeplab.orchestration.importing import import_table
-from sweeplab.orchestration.replay import SHUFFLED, UNCONSTRAINED, Contender, Table, compare, replay_table
+from sweeplab.commands.import_table import import_table
 from sweeplab.ranking.stopping import Pruning
+from sweeplab.search.replay import SHUFFLED, UNCONSTRAINED, Contender, Table, compare, replay_table
 
 TABLES = Path(__file__).parent / "tables"
 GOAL = 0.25

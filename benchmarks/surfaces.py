@@ -13,8 +13,8 @@ import numpy as np
 
 from searchspaces import verma
 from searchspaces.cleanclip import CC6M_MMCL_GRID, CC6M_MMCL_SSL_GRID
-from sweeplab.orchestration.replay import Row, Table, spanned_space
 from sweeplab.records import Measurement, Point
+from sweeplab.search.replay import Row, Table, spanned_space
 
 EPOCHS = 20
 NUM_IMAGES, NUM_TRIGGERED = 50_000, 49_950

@@ -20,9 +20,9 @@ from sweeplab.terminal import PatientConsole, printable, without_reader
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
-    from sweeplab.orchestration.ledger import SweepFolder
     from sweeplab.ranking.leaderboard import Leaderboard
     from sweeplab.records import SweepRecord
+    from sweeplab.sweep_folder import SweepFolder
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 FROM_BEST_TO_WORST = (DONE, INTERRUPTED, FAULT, BAD_INPUT)
@@ -77,7 +77,7 @@ def say_notes(notes: Sequence[str]) -> None:
 def guarded(work: Callable[[], int | None]) -> int:
     """Run a command; returns its exit code, which is what `work` returns (None: 0) or what its error means: 2 bad
     input, 75 interrupted and resumable, 1 anything else."""
-    from sweeplab.orchestration.watch import signals_as_interrupts
+    from sweeplab.execution.watchdog import signals_as_interrupts
 
     try:
         with signals_as_interrupts():
@@ -177,7 +177,7 @@ def _run_script(sweeps: "tuple[CleaningSweep, ...]", command: ScriptCommand) -> 
         for sweep in select(sweeps, list(command.only))
     ]
     if command.dry_run:
-        from sweeplab.orchestration.planning import plan
+        from sweeplab.commands.estimate import plan
 
         for sweep in chosen:
             say("\n".join(plan(sweep).lines()))
@@ -196,9 +196,9 @@ def _is_supervised() -> bool:
 
 def _supervise(sweeps: "list[CleaningSweep]", *, fresh: bool = False) -> int:
     """Run this very command again and again, without the flag, until it is done; returns its exit code."""
-    from sweeplab.orchestration.files import home_folder
-    from sweeplab.orchestration.ledger import SweepFolder
-    from sweeplab.orchestration.supervising import committed, supervise
+    from sweeplab.commands.supervise import committed, supervise
+    from sweeplab.storage.files import home_folder
+    from sweeplab.sweep_folder import SweepFolder
 
     words = [word for word in sys.argv if word != "--supervise"]
     if fresh:  # once is enough: each start would set the last one's work aside
@@ -226,8 +226,9 @@ def _names_within(sweep: "CleaningSweep") -> list[str]:
 
 def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, adopt: bool = False) -> int:
     """What a start would reuse, repeat and run of each sweep; starts nothing. Returns the worst exit code."""
-    from sweeplab.orchestration.driver import check_is_there, check_same, prepare, resume_plan
-    from sweeplab.orchestration.ledger import SweepFolder
+    from sweeplab.sweep.prepare import prepare
+    from sweeplab.sweep.resume import check_is_there, check_same, resume_plan
+    from sweeplab.sweep_folder import SweepFolder
 
     def say_plan(sweep: "CleaningSweep", home: Path) -> None:
         folder = SweepFolder.of(home, sweep.name)
@@ -254,7 +255,7 @@ def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: boo
 def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], None]") -> int:
     """Do a command's work for every sweep whose inputs are there. One that fails, in whatever way, keeps none of the
     others from its turn; a signal ends them all. Returns the worst exit code."""
-    from sweeplab.orchestration.files import home_folder
+    from sweeplab.storage.files import home_folder
 
     codes = [exit_code(lambda: check_sources(sweeps))]  # what all of them lack, in one message
     ready = [sweep for sweep in sweeps if not _missing([sweep])]
@@ -277,7 +278,7 @@ def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], 
 
 def end(code: int) -> None:
     """Leave with an exit code, also where threads are left behind."""
-    from sweeplab.orchestration.watch import leave
+    from sweeplab.execution.watchdog import leave
 
     leave(code)
     raise typer.Exit(code)
@@ -320,7 +321,7 @@ def run_all(
 ) -> int:
     """Run sweeps one after the other; each ends with its leaderboard, page and the way to MLflow. Returns the worst
     exit code."""
-    from sweeplab.orchestration.driver import Options, run_sweep
+    from sweeplab.sweep.run import Options, run_sweep
 
     def run_one(sweep: "CleaningSweep", home: Path) -> None:
         try:
@@ -341,7 +342,7 @@ def say_end(record: "SweepRecord") -> None:
     Raises:
         Failed: if every one failed.
     """
-    from sweeplab.orchestration.driver import check_some_succeeded
+    from sweeplab.sweep.run import check_some_succeeded
 
     check_some_succeeded(record)
     if record.state == "finished":
@@ -400,8 +401,8 @@ def _what_belongs(owner: Spec) -> str:
 def show_results(home: Path, name: str) -> None:
     """Print the leaderboard, write the page, say how to open MLflow."""
     from dashboards.build import build_page
-    from sweeplab.orchestration.ledger import SweepFolder
     from sweeplab.ranking.leaderboard import render_table
+    from sweeplab.sweep_folder import SweepFolder
     from sweeplab.tracking import page_address, server_command
 
     folder = SweepFolder.of(home, name)
@@ -492,7 +493,7 @@ def resume(
 
     def work() -> int:
         from sweeplab.experiment import CleaningSweep, apply_overrides
-        from sweeplab.orchestration.ledger import is_set_aside
+        from sweeplab.sweep_folder import is_set_aside
 
         folder = _folder(sweep, to_read=False)
         header = folder.header()
@@ -528,9 +529,9 @@ def stop(sweep: str) -> None:
     """End the command that runs a sweep, keeping everything that is committed."""
 
     def work() -> None:
-        from sweeplab.orchestration import housekeeping
+        from sweeplab.commands import logs as logs_module
 
-        say(housekeeping.stop(_folder(sweep)))
+        say(logs_module.stop(_folder(sweep)))
 
     end(guarded(work))
 
@@ -543,7 +544,7 @@ def logs(
     """What happened in a sweep, or in one of its trials."""
 
     def work() -> None:
-        from sweeplab.orchestration.housekeeping import sweep_log, trial_log
+        from sweeplab.commands.logs import sweep_log, trial_log
 
         folder = _folder(sweep)
         say("\n".join(sweep_log(folder) if trial is None else trial_log(folder, trial)))
@@ -564,7 +565,7 @@ def rerun(
     """
 
     def work() -> None:
-        from sweeplab.orchestration.housekeeping import pruned_trials, request_reruns
+        from sweeplab.commands.logs import pruned_trials, request_reruns
 
         if bool(trials) == pruned:
             raise InvalidInput("give either numbers of trials or --pruned")
@@ -590,8 +591,8 @@ def gc(
     """Show what takes disk space, and remove what killed commands left behind."""
 
     def work() -> None:
-        from sweeplab.orchestration.files import home_folder
-        from sweeplab.orchestration.housekeeping import disk_table, find_rubbish, foreign_folders, readable, remove
+        from sweeplab.commands.disk import disk_table, find_rubbish, foreign_folders, readable, remove
+        from sweeplab.storage.files import home_folder
 
         home = home_folder()
         for row in disk_table(home):
@@ -674,7 +675,7 @@ def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False)
 
 def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
     """What `status --json` prints."""
-    from sweeplab.orchestration.costs import costs_of
+    from sweeplab.ranking.costs import costs_of
 
     header, locked = folder.header(), folder.is_locked()
     trials = [folder.trial_record(number, is_driven=locked) for number in folder.trial_numbers()]
@@ -713,8 +714,8 @@ def list_(
         if scripts:
             rows: list[dict[str, Any]] = list_scripts(Path("sweeps"))
         else:
-            from sweeplab.orchestration.files import home_folder
-            from sweeplab.orchestration.ledger import sweep_folders
+            from sweeplab.storage.files import home_folder
+            from sweeplab.sweep_folder import sweep_folders
 
             rows = [sweep_status(folder) for folder in sweep_folders(home_folder(to_read=True))]
         if as_json:
@@ -791,8 +792,8 @@ def import_(
     """
 
     def work() -> None:
-        from sweeplab.orchestration.files import home_folder
-        from sweeplab.orchestration.importing import import_table
+        from sweeplab.commands.import_table import import_table
+        from sweeplab.storage.files import home_folder
 
         folder = import_table(
             file,
@@ -852,7 +853,7 @@ def replay(
     """
 
     def work() -> None:
-        from sweeplab.orchestration.replay import SHUFFLED, UNCONSTRAINED, Contender, compare, replay_table
+        from sweeplab.search.replay import SHUFFLED, UNCONSTRAINED, Contender, compare, replay_table
 
         rules = pruning_of(pruning) if pruning is not None else None
         contenders = [Contender(name, rules, startup_trials) for name in sampler or ["tpe"]]
@@ -890,16 +891,16 @@ def audit(
     the rules would have done."""
 
     def work() -> None:
-        from sweeplab.orchestration import replay
+        from sweeplab.search import audit as audit_module
 
         record = _folder(sweep).record()
-        is_pruned = replay.was_pruned(record)
+        is_pruned = audit_module.was_pruned(record)
         if is_pruned and pruning != "default":
             raise InvalidInput(
                 f"--pruning={pruning}: trials of sweep {sweep!r} were stopped by its own rules, whose decisions are "
                 "what can be audited; leave the flag out, or audit a sweep without pruning"
             )
-        found = replay.audit_decisions(record) if is_pruned else replay.audit(record, pruning_of(pruning))
+        found = audit_module.audit_decisions(record) if is_pruned else audit_module.audit(record, pruning_of(pruning))
         if as_json:
             say(json.dumps(found, indent=1, allow_nan=False))
             return
@@ -954,8 +955,8 @@ def _ranked(folder: "SweepFolder") -> "tuple[SweepRecord, Leaderboard]":
 
 
 def _folder(sweep: str, *, to_read: bool = True) -> "SweepFolder":
-    from sweeplab.orchestration.files import home_folder
-    from sweeplab.orchestration.ledger import SweepFolder
+    from sweeplab.storage.files import home_folder
+    from sweeplab.sweep_folder import SweepFolder
 
     return SweepFolder.of(home_folder(to_read=to_read), sweep)
 
@@ -986,9 +987,12 @@ def pretrain(
 
     def work() -> None:
         from sweeplab.experiment import PretrainedVictim, SelectedTrial
-        from sweeplab.orchestration import driver
-        from sweeplab.orchestration.bringing import parts_of
-        from sweeplab.orchestration.files import home_folder
+        from sweeplab.storage.files import home_folder
+        from sweeplab.sweep import prepare as prepare_module
+        from sweeplab.sweep import readiness
+        from sweeplab.sweep import run as run_module
+        from sweeplab.sweep import victims as victims_module
+        from sweeplab.worker.input_paths import parts_of
 
         sweep = _one_sweep(script, only, overrides or [], smoke)
         while isinstance(sweep.victim, SelectedTrial):
@@ -999,19 +1003,19 @@ def pretrain(
             )
         check_sources([sweep])
         home = home_folder()
-        prepared = driver.prepare(sweep, home)
+        prepared = prepare_module.prepare(sweep, home)
         say_notes(prepared.notes)
         sweep = prepared.sweep
         assert isinstance(sweep.victim, PretrainedVictim)
-        driver.check_storages(prepared, home, runs_trials=False)
-        with driver.workplace(sweep, inline):
+        readiness.check_storages(prepared, home, runs_trials=False)
+        with run_module.workplace(sweep, inline):
             reads = parts_of(sweep)
             if not inline:
-                driver.make_ready_nodes(prepared, reads, None, home, say)
-            run = driver.pretrain_victim(
+                readiness.make_ready_nodes(prepared, reads, None, home, say)
+            run = victims_module.pretrain_victim(
                 sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads
             )
-        selected = driver.select_epoch(sweep.victim, run)
+        selected = victims_module.select_epoch(sweep.victim, run)
         _say_measurement(selected.measurement)
         say(f"weights: {run.checkpoint_path(selected)}")
 
@@ -1080,7 +1084,7 @@ def evaluate(
     """Accuracy and ASR of one checkpoint, with 95 % intervals."""
 
     def work() -> None:
-        from sweeplab.orchestration.evaluating import EvaluationRequest, evaluate_checkpoint, notes_of
+        from sweeplab.commands.evaluate import EvaluationRequest, evaluate_checkpoint, notes_of
 
         request = EvaluationRequest(
             checkpoint=checkpoint,
@@ -1129,9 +1133,9 @@ def examine(
     """
 
     def work() -> None:
+        from sweeplab.commands import examine as examine_module
+        from sweeplab.commands.evaluate import EvaluationRequest, notes_of
         from sweeplab.data.class_folders import ClassFolders
-        from sweeplab.orchestration import examining
-        from sweeplab.orchestration.evaluating import EvaluationRequest, notes_of
 
         found: dict[str, Any]
         if script is None:
@@ -1143,7 +1147,7 @@ def examine(
                 raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
             request = EvaluationRequest(checkpoints[0], None, architecture, test, classes, None, "{}", None)
             say_notes(notes_of(request))
-            found = examining.examine_unknown(request, what or ["panel"])
+            found = examine_module.examine_unknown(request, what or ["panel"])
             say(json.dumps(found, indent=1))
             return
         if architecture is not None or test is not None:
@@ -1154,9 +1158,9 @@ def examine(
         names = getattr(sweep.evaluation.test, "class_names", "folders")
         own = ClassFolders(path=train, class_names=names) if train is not None else None
         if len(checkpoints) == 1 and not checkpoints[0].is_dir():
-            found = examining.examine_checkpoint(sweep, checkpoints[0], what, to, own)
+            found = examine_module.examine_checkpoint(sweep, checkpoints[0], what, to, own)
         else:
-            found = examining.examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
+            found = examine_module.examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
         say(json.dumps(found, indent=1))
 
     end(guarded(work))
@@ -1190,7 +1194,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Check this machine: versions, cores, GPUs, memory, disk, home, Ray, browser."""
 
     def work() -> None:
-        from sweeplab.orchestration.doctor import examine
+        from sweeplab.commands.doctor import examine
 
         findings = examine()
         if as_json:
@@ -1268,7 +1272,7 @@ def attack_badclip(
 
     def work() -> None:
         from sweeplab.attacks.badclip import BadCLIP
-        from sweeplab.orchestration.optimising import optimise_for
+        from sweeplab.commands.badclip_patch import optimise_for
 
         sweep = _one_sweep(script, only, [], smoke)
         check_sources([sweep])
@@ -1292,9 +1296,9 @@ def attack_export(
     def work() -> None:
         from sweeplab.attacks.exchange import export_poisoned_csv
         from sweeplab.experiment import PretrainedVictim
-        from sweeplab.orchestration.driver import machine_for
-        from sweeplab.orchestration.files import home_folder
-        from sweeplab.orchestration.workers import victim_table
+        from sweeplab.storage.files import home_folder
+        from sweeplab.sweep.prepare import machine_for
+        from sweeplab.worker.inputs import victim_table
 
         sweep = _one_sweep(script, only, overrides or [], smoke)
         victim = sweep.original_victim()

@@ -1,9 +1,21 @@
-"""What many tests share: one thread, a home of their own, a tiny CLIP, and a few drawn fruits."""
+"""What many tests share: one thread, a home of their own, a tiny CLIP, a few drawn fruits, made-up sweep folders, and
+whole sweeps as processes of their own."""
 
+import contextlib
+import logging
+import os
+import runpy
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
+import fabricated
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +23,11 @@ from torch import Tensor
 from sweeplab.clip_model import Architecture, SmallCLIP, tokenizer
 from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.data.tables import LabelledImages, PairTable
+from sweeplab.experiment import CleaningSweep, PretrainedVictim, smoke_sweep
+from sweeplab.sweep import prepare, victims
+from sweeplab.sweep_folder import SweepFolder
+
+SWEEPS = Path(__file__).parents[1] / "sweeps"
 
 
 def pytest_configure() -> None:
@@ -53,3 +70,151 @@ def stall_pairs(home: Path) -> PairTable:
 def stall_test(home: Path) -> LabelledImages:
     """48 test images of 32 pixels, three a class."""
     return FruitStallTest(num_images=48, image_size=32).read(home / "data")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    """The folder of a sweep whose first trial may start."""
+    return fabricated.prepared_folder(tmp_path / "sweeps")
+
+
+@pytest.fixture(scope="session")
+def smoke() -> CleaningSweep:
+    """The quickstart in miniature."""
+    quickstart: CleaningSweep = runpy.run_path(str(SWEEPS / "quickstart.py"))["SWEEP"]
+    return smoke_sweep(quickstart)
+
+
+@pytest.fixture(scope="session")
+def victim_home(tmp_path_factory: pytest.TempPathFactory, smoke: CleaningSweep) -> Path:
+    """A home that holds the smoke sweep's data, its victim, and MLflow's tables; to be copied."""
+    from mlflow.tracking import MlflowClient
+
+    from sweeplab.tracking import store_uri
+
+    home = tmp_path_factory.mktemp("victim-home")
+    MlflowClient(tracking_uri=store_uri(home)).search_experiments()
+    assert isinstance(smoke.victim, PretrainedVictim)
+    prepared = prepare.prepare(smoke, home)
+    victims.pretrain_victim(smoke.victim, prepared.victim_digest, home, inline=True, say=lambda text: None)
+    return home
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty bucket in an S3 server of this process, which the environment names, to children too."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    known = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "name", "SECRET_ACCESS_KEY": "secret"}
+    for name, value in {**known, "REGION": "us-east-1", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    name = f"bucket-{uuid4().hex[:8]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}"
+    server.stop()
+
+
+@dataclass
+class Workplace:
+    """A folder with a script and a home, in which commands run as a user's would."""
+
+    path: Path
+
+    @property
+    def home(self) -> Path:
+        return self.path / "home"
+
+    def sweep(self, name: str) -> SweepFolder:
+        """A sweep's folder."""
+        return SweepFolder(self.home / "sweeps" / name)
+
+    def write_script(self, text: str) -> None:
+        """The experiment; `quickstart` can be imported."""
+        (self.path / "experiment.py").write_text(text)
+
+    def environment(self, ray_address: str | None) -> dict[str, str]:
+        own = {
+            "SWEEPLAB_HOME": str(self.home),
+            "PYTHONPATH": f"{SWEEPS}{os.pathsep}{SWEEPS.parent}",
+            "OMP_NUM_THREADS": "1",
+        }
+        others = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        return {**others, **own, **({"RAY_ADDRESS": ray_address} if ray_address else {})}
+
+    def start(self, *words: str, ray_address: str | None = None) -> subprocess.Popen[bytes]:
+        """Begin a command in a process group of its own; its output goes to a file."""
+        with (self.path / "output.txt").open("wb") as output:
+            return subprocess.Popen(
+                [sys.executable, *(words or ("experiment.py",))],
+                cwd=self.path,
+                env=self.environment(ray_address),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def output(self) -> str:
+        """What the command begun last has printed."""
+        return (self.path / "output.txt").read_text()
+
+    def run(self, *words: str, ray_address: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [sys.executable, *(words or ("experiment.py",))],
+            cwd=self.path,
+            env=self.environment(ray_address),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def wait_until(self, process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+        """Wait for something to show in the files of a running command."""
+        deadline = time.monotonic() + 240
+        while not condition():
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"ended or stuck too early:\n{(self.path / 'output.txt').read_text()[-3000:]}")
+            time.sleep(0.02)
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGKILL the driver alone; what Ray does with its own processes is Ray's matter."""
+        process.kill()
+        process.wait()
+
+    def processes(self) -> list[int]:
+        """What the commands started and still runs, told by its environment (where the system has /proc)."""
+        found, mark = [], f"SWEEPLAB_HOME={self.home}".encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+        return found
+
+    def end_leftovers(self) -> None:
+        """End what killed commands left running."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def new_workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Workplace]]:
+    """Makes workplaces; with `home`, the new one begins with a copy of it."""
+    made: list[Workplace] = []
+
+    def make(script: str, home: Path | None = None) -> Workplace:
+        place = Workplace(tmp_path_factory.mktemp("workplace"))
+        if home is not None:
+            shutil.copytree(home, place.home)
+        place.write_script(script)
+        made.append(place)
+        return place
+
+    yield make
+    for place in made:
+        place.end_leftovers()

@@ -15,12 +15,12 @@ from sweeplab.clip_model import SmallCLIP
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, Resources, Search
-from sweeplab.orchestration.book import Listener, TrialBook
-from sweeplab.orchestration.ledger import SweepFolder, write_victim
-from sweeplab.orchestration.workers import CleaningJob, Machine
 from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import Grid, LogUniform, SearchSpace, Uniform
+from sweeplab.sweep.controller import Listener, TrialBook
+from sweeplab.sweep_folder import SweepFolder, write_victim
 from sweeplab.training.optimisation import Optimization
+from sweeplab.worker.jobs import CleaningJob, Machine
 
 NUM_IMAGES, NUM_TRIGGERED = 100, 80
 IMAGES = MeasuredImages(target_rows=tuple(range(20)), num_classes=16)

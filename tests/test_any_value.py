@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from sweeplab import cli
 from sweeplab.experiment import CleaningSweep, apply_overrides
-from sweeplab.orchestration import driver
-from sweeplab.orchestration.storage import Storage
 from sweeplab.specs import LARGEST, InvalidInput, Spec
+from sweeplab.storage.checkpoint_store import Storage
+from sweeplab.sweep import prepare
 
 EXAMPLES = int(os.environ.get("ANY_VALUE_EXAMPLES", "250"))
 """Of each property; more of them by hand."""
@@ -215,7 +215,7 @@ def test_any_path_where_a_path_belongs_is_read_or_refused_in_one_message(odditie
             is_storage or isinstance(held(where.root, where.path), Path)
         ):
             continue
-        driver.prepare(where.root, tmp_path)
+        prepare.prepare(where.root, tmp_path)
         count += 1
         for path in oddities:
             try:
@@ -223,7 +223,7 @@ def test_any_path_where_a_path_belongs_is_read_or_refused_in_one_message(odditie
                 if is_storage and made.resources.storage:
                     Storage(made.resources.storage).check_writable()
                 elif not is_storage:
-                    driver.prepare(made, tmp_path)
+                    prepare.prepare(made, tmp_path)
             except InvalidInput as error:
                 one_message(error)
     assert count == 10

@@ -12,10 +12,10 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.fruit_stall import FruitStall
-from sweeplab.orchestration.ledger import SweepFolder, write_victim
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, SweepRecord, TrialRecord
 from sweeplab.specs import InvalidInput
+from sweeplab.sweep_folder import SweepFolder, write_victim
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

@@ -31,14 +31,17 @@ from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
-from sweeplab.orchestration import driver
-from sweeplab.orchestration.book import TrialBook, open_study
-from sweeplab.orchestration.ledger import SweepFolder
-from sweeplab.orchestration.ownership import write_signed
-from sweeplab.orchestration.workers import checkpoint_config
 from sweeplab.records import MeasuredImages
+from sweeplab.search.study import open_study
 from sweeplab.search_space import Choice, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput, Spec, Unfinished
+from sweeplab.storage.ownership import write_signed
+from sweeplab.sweep import prepare
+from sweeplab.sweep import run as run_module
+from sweeplab.sweep import run as sweep_run
+from sweeplab.sweep.controller import TrialBook
+from sweeplab.sweep_folder import SweepFolder
+from sweeplab.worker.inputs import checkpoint_config
 
 ROOT = Path(__file__).parents[1]
 CC6M, OWN_MODEL = ROOT / "sweeps" / "cleanclip_cc6m.py", ROOT / "sweeps" / "own_model.py"
@@ -177,7 +180,7 @@ def test_an_unknown_sampler_is_refused(sweep: CleaningSweep, refusal):
 def test_another_spec_under_an_existing_name_is_refused_with_what_differs(
     sweep: CleaningSweep, refusal, own_home: Path
 ):
-    prepared = driver.prepare(sweep, own_home)
+    prepared = prepare.prepare(sweep, own_home)
     folder = SweepFolder(own_home / "sweeps" / sweep.name)
     folder.write_header(sweep, prepared.digest, prepared.contents)
     before = (folder.path / "sweep.json").read_bytes()
@@ -189,7 +192,7 @@ def test_another_spec_under_an_existing_name_is_refused_with_what_differs(
 
 
 def test_of_the_resources_the_number_of_workers_is_part_of_the_spec(sweep: CleaningSweep, refusal, own_home: Path):
-    prepared = driver.prepare(sweep, own_home)
+    prepared = prepare.prepare(sweep, own_home)
     SweepFolder(own_home / "sweeps" / sweep.name).write_header(sweep, prepared.digest, prepared.contents)
     message = refusal(["--inline", "resources.workers=2", "resources.loader_workers=3"], sweep)
     assert "exists with another spec:\n  resources.workers: 1 -> 2\n" in message
@@ -253,7 +256,7 @@ def test_what_was_asked_for_stands_in_a_smoke_run_too(sweep: CleaningSweep):
 
 
 def test_a_sweep_that_was_set_aside_cannot_go_on(sweep: CleaningSweep, own_home: Path):
-    from sweeplab.orchestration.driver import set_aside
+    from sweeplab.sweep.resume import set_aside
 
     folder = fabricated.finished_sweep(own_home / "sweeps")
     aside = set_aside(folder)
@@ -311,12 +314,12 @@ def test_a_method_that_does_not_fit_its_data_is_refused_before_anything_starts(
 ):
     rates = SearchSpace(dimensions={"learning_rate": LogUniform(low=1e-4, high=1e-2)}, source="made up")
     with pytest.raises(InvalidInput, match=message):
-        driver.prepare(sweep.replace(method=method, space=rates, grid=None), own_home)
+        prepare.prepare(sweep.replace(method=method, space=rates, grid=None), own_home)
 
 
 def test_a_searched_count_is_not_judged_by_the_sweeps_own_value(sweep: CleaningSweep, own_home: Path):
     space = SearchSpace(dimensions={"num_clusters": Choice(values=(2, 8))}, source="made up")
-    driver.prepare(sweep.replace(method=DeepClustering(num_clusters=65), space=space, grid=None), own_home)
+    prepare.prepare(sweep.replace(method=DeepClustering(num_clusters=65), space=space, grid=None), own_home)
 
 
 def test_the_authors_protocol_wants_a_checkpoint_with_its_optimizer(sweep: CleaningSweep, refusal):
@@ -585,7 +588,7 @@ def test_parquet_and_csv_hold_the_same(at_finished: Path, tmp_path: Path):
 def test_a_finished_sweep_is_shown_again_and_not_run(
     sweep: CleaningSweep, run_script: RunScript, own_home: Path, capsys: pytest.CaptureFixture[str]
 ):
-    prepared = driver.prepare(sweep, own_home)
+    prepared = prepare.prepare(sweep, own_home)
     folder = fabricated.finished_sweep(own_home / "sweeps", sweep)
     folder.write_header(sweep, prepared.digest, prepared.contents)
     assert run_script([], sweep) == 0
@@ -599,7 +602,7 @@ def test_the_same_command_tells_a_finished_sweep_of_an_older_version_which_image
     sweep: CleaningSweep, run_script: RunScript, own_home: Path
 ):
     """48 test images of 16 classes, three a class; bananas are the second."""
-    prepared = driver.prepare(sweep, own_home)
+    prepared = prepare.prepare(sweep, own_home)
     folder = fabricated.finished_sweep(own_home / "sweeps", sweep)
     folder.write_header(sweep, prepared.digest, prepared.contents)
     header = folder.header()
@@ -626,7 +629,7 @@ def test_a_checkpoint_that_says_it_was_poisoned_towards_another_target_is_noted(
     def stop_here(*arguments: object, **named: object) -> None:
         raise Unfinished("stopped before the first trial")
 
-    monkeypatch.setattr(driver, "_run_trials", stop_here)
+    monkeypatch.setattr(run_module, "_run_trials", stop_here)
     assert run_script(["--inline"], sweep.replace(victim=sweep.victim.replace(path=path))) == 75
     planted, missing = SweepFolder(own_home / "sweeps" / sweep.name).record().notes
     assert "poisoned towards 'apple'; the ASR is measured towards 'banana'" in planted
@@ -640,7 +643,7 @@ def test_a_checkpoint_that_says_it_was_poisoned_towards_another_target_is_noted(
 def test_a_kill_after_the_last_result_is_mended_by_the_same_command(
     sweep: CleaningSweep, run_script: RunScript, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    prepared = driver.prepare(sweep, own_home)
+    prepared = prepare.prepare(sweep, own_home)
     folder = fabricated.prepared_folder(own_home / "sweeps", sweep)
     folder.write_header(sweep, prepared.digest, prepared.contents)
     folder.event("driver began")
@@ -667,14 +670,14 @@ def test_a_sweep_begun_anew_sets_the_old_one_aside(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    prepared = driver.prepare(sweep, own_home)
+    prepared = prepare.prepare(sweep, own_home)
     folder = fabricated.finished_sweep(own_home / "sweeps", sweep)
     folder.write_header(sweep, prepared.digest, prepared.contents)
 
     def stop_here(*arguments: object, **named: object) -> None:
         raise Unfinished("stopped before the first trial")
 
-    monkeypatch.setattr(driver, "ensure_victim", stop_here)
+    monkeypatch.setattr(sweep_run, "ensure_victim", stop_here)
     assert run_script(["--fresh", "--inline"], sweep) == 75
     assert not folder.trial_numbers()
     (old,) = (path for path in folder.path.parent.iterdir() if path != folder.path)

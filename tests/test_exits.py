@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from sweeplab import cli
 from sweeplab.clip_model import build
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
-from sweeplab.orchestration import driver
-from sweeplab.orchestration.ledger import SweepFolder
-from sweeplab.orchestration.remote import Failure
 from sweeplab.records import SweepRecord
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
+from sweeplab.sweep import prepare, victims
+from sweeplab.sweep import run as run_module
+from sweeplab.sweep_folder import SweepFolder
+from sweeplab.worker.failures import Failure
 
 DIVERGED = "FloatingPointError: the loss is not finite at step 3"
 
@@ -56,7 +57,7 @@ def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def finished(home: Path, sweep: CleaningSweep, failing: set[int]) -> SweepFolder:
     """The ledger of a sweep that has run to its end, in which some trials failed after their start."""
-    prepared = driver.prepare(sweep, home)
+    prepared = prepare.prepare(sweep, home)
     folder = fabricated.prepared_folder(home / "sweeps", prepared.sweep)
     folder.write_header(prepared.sweep, prepared.digest, prepared.contents)
     book = fabricated.open_book(folder, prepared.sweep)
@@ -133,7 +134,7 @@ def test_a_failed_trial_is_no_start_though_an_epoch_of_it_was_the_best(sweep: Cl
     book.failed(0, Failure(DIVERGED, True))
     Player(book, lambda params, index: (50, 0)).play(book.next_job())
     outer = sweep.replace(name="outer", victim=SelectedTrial(name="best", sweep=starts))
-    victim = driver.selected_victim(outer, "1" * 16, SweepFolder(home / "sweeps" / "outer"), home, print)
+    victim = victims.selected_victim(outer, "1" * 16, SweepFolder(home / "sweeps" / "outer"), home, print)
     assert Path(victim.checkpoint).parent == folder.trial(1).checkpoints
 
 
@@ -150,7 +151,7 @@ def test_five_trials_that_fail_alike_and_are_all_there_are_end_the_sweep_as_fail
     assert book.fault is None
     assert book.is_complete()
     with pytest.raises(Failed, match=r"every trial failed \(5 of 5\), the first with: ValueError: no"):
-        driver.check_some_succeeded(folder.record())
+        run_module.check_some_succeeded(folder.record())
 
 
 # --- single runs
@@ -219,9 +220,9 @@ def test_how_pre_training_ends(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(driver.executors, "pretrain_on_ray", lambda *arguments: failure)
+    monkeypatch.setattr(victims, "pretrain_on_ray", lambda *arguments: failure)
     with pytest.raises(error, match=match):
-        driver.pretrain_victim(
+        victims.pretrain_victim(
             diverging(sweep).victim, "1" * 16, home, inline=False, say=lambda text: None, reads=[sweep.data]
         )
 
@@ -258,7 +259,7 @@ def played(
             raise error
         return finished_record
 
-    monkeypatch.setattr(driver, "run_sweep", run_sweep)
+    monkeypatch.setattr(run_module, "run_sweep", run_sweep)
     monkeypatch.setattr(cli, "show_results", lambda *arguments: None)
 
     def run(*ends: str, flags: tuple[str, ...] = ()) -> tuple[int, list[str]]:
@@ -332,7 +333,7 @@ def test_a_sweep_whose_inputs_are_missing_keeps_the_others_from_nothing(
         ran.append(sweep.name)
         return finished_record
 
-    monkeypatch.setattr(driver, "run_sweep", run_sweep)
+    monkeypatch.setattr(run_module, "run_sweep", run_sweep)
     monkeypatch.setattr(cli, "show_results", lambda *arguments: None)
     lacking = SWEEP.replace(name="lacking", victim=SWEEP.victim.replace(path=tmp_path / "gone.pt"))
     assert script(monkeypatch, lacking, named("whole"), lacking.replace(name="lacking-too"), flags=()) == 2

@@ -19,17 +19,18 @@ from typer.testing import CliRunner
 from sweeplab import cli
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
+from sweeplab.commands.disk import disk_table
 from sweeplab.data.augmentation import PARView
 from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
-from sweeplab.orchestration import driver
-from sweeplab.orchestration.files import write_json
-from sweeplab.orchestration.housekeeping import disk_table
-from sweeplab.orchestration.ledger import SweepFolder, installed_version, num_changes, victim_folder
-from sweeplab.orchestration.ownership import write_signed
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.records import MeasuredImages
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import write_json
+from sweeplab.storage.ownership import write_signed
+from sweeplab.sweep import comparison, prepare, resume, victims
+from sweeplab.sweep_folder import SweepFolder, installed_version, num_changes, victim_folder
+from sweeplab.worker.jobs import Contents
 
 ARCHIVE = Path(__file__).parent / "old_homes" / "home-0.1.0.tar.xz"
 CHANGED = "made by an older version (0.0.9): CleanCLIP: views are drawn otherwise"
@@ -117,9 +118,9 @@ def test_a_sweep_of_an_older_version_is_not_continued(begun: SweepFolder, views_
 
 def checked(folder: SweepFolder, sweep: CleaningSweep) -> str:
     """With which message a script's start refuses to go on; empty where it goes on."""
-    prepared = driver.Prepared(sweep, sweep.digest(), {}, driver.Contents(), "0" * 16, 64, 0, 0, MeasuredImages(()))
+    prepared = prepare.Prepared(sweep, sweep.digest(), {}, Contents(), "0" * 16, 64, 0, 0, MeasuredImages(()))
     try:
-        driver.check_same(folder, prepared)
+        resume.check_same(folder, prepared)
     except InvalidInput as error:
         return str(error)
     return ""
@@ -193,7 +194,7 @@ def test_fields_that_are_new_are_no_difference(begun: SweepFolder, views_changed
     spec = begun.header()["spec"]
     del spec["measure_at"], spec["method"]["mmcl_weight"]
     as_of_before(begun, spec=spec)
-    assert driver.compare(begun.header(), SWEEP).fields == []
+    assert comparison.compare(begun.header(), SWEEP).fields == []
 
 
 VICTIM = PretrainedVictim(
@@ -224,11 +225,11 @@ def old_victim(home: Path, victim: PretrainedVictim = VICTIM) -> Path:
 
 def test_a_victim_of_an_older_version_is_named_and_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     old = old_victim(tmp_path)
-    assert driver.older_victims(VICTIM, victim_folder(tmp_path, VICTIM, VICTIM.digest())) == []
+    assert victims.older_victims(VICTIM, victim_folder(tmp_path, VICTIM, VICTIM.digest())) == []
     monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
     run = victim_folder(tmp_path, VICTIM, VICTIM.digest())
     assert run.path != old
-    assert driver.older_victims(VICTIM, run) == [
+    assert victims.older_victims(VICTIM, run) == [
         "victim made-up-victim was made by an older version (0.0.9: MMCL: the scale is trained); "
         "it is not reused and is trained anew"
     ]
@@ -238,7 +239,7 @@ def test_a_victim_of_another_spec_is_not_named(tmp_path: Path, monkeypatch: pyte
     old_victim(tmp_path)
     monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
     other = VICTIM.replace(epochs=2)
-    assert driver.older_victims(other, victim_folder(tmp_path, other, other.digest())) == []
+    assert victims.older_victims(other, victim_folder(tmp_path, other, other.digest())) == []
 
 
 def test_what_takes_disk_space_names_a_victim_of_an_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -414,10 +415,10 @@ def test_a_sweep_that_needs_a_victim_of_the_old_home_says_that_it_is_trained_ane
     """Its folder is another one, by the victim's digest."""
     victim = make_home.over_safeclip().victim
     assert isinstance(victim, PretrainedVictim)
-    prepared = driver.prepare(make_home.over_safeclip().replace(name="new"), old_home)
+    prepared = prepare.prepare(make_home.over_safeclip().replace(name="new"), old_home)
     run = victim_folder(old_home, victim, prepared.victim_digest)
     assert not run.path.exists()
-    (line,) = driver.older_victims(victim, run)
+    (line,) = victims.older_victims(victim, run)
     assert line.startswith("victim safeclip-victim was made by an older version (0.1.0: ")
     assert line.endswith("; it is not reused and is trained anew")
 

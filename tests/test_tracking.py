@@ -11,8 +11,8 @@ from typing import Any
 import fabricated
 import pytest
 
-from sweeplab.orchestration.driver import full_setting
 from sweeplab.records import SweepRecord, TrialRecord
+from sweeplab.sweep.mlflow_sync import full_setting
 from sweeplab.tracking import Tracker, check_store, page_address, store_uri
 
 PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sweeplab.data.images import Images, load_all
 from sweeplab.specs import StorageFault
+from sweeplab.storage.node_cache import COMPLETE
 
 CHUNK_BYTES = 16 * 2**20
 """Pixels that a process decodes at a time."""
@@ -26,8 +27,6 @@ WAIT_SECONDS = 0.2
 """Between two looks whether the others have finished what they decode."""
 DECODING = 2
 """Counts up when files come to be decoded differently: what a node keeps from before is then made anew."""
-COMPLETE = "complete"
-"""File in a folder that a node keeps: all is there; its time says when it was used last."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from sweeplab.patience import patiently
 from sweeplab.specs import DamagedCheckpoint, StorageFault
+from sweeplab.storage.files import patiently
 
 
 class Checkpoint(TypedDict):

@@ -11,9 +11,9 @@ from typing import Any
 import fabricated
 import pytest
 
-from sweeplab.orchestration.driver import full_setting
-from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.sweep.mlflow_sync import full_setting
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking import Tracker
 
 sys.path.insert(0, str(Path(__file__).parent))

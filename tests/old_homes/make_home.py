@@ -33,10 +33,12 @@ from sweeplab.clip_model import SmallCLIP, build, load_weights, tokenizer
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, Resources, Search
-from sweeplab.orchestration.book import TrialBook
-from sweeplab.orchestration.driver import Options, prepare, pretrain_victim, run_sweep
 from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
+from sweeplab.sweep.controller import TrialBook
+from sweeplab.sweep.prepare import prepare
+from sweeplab.sweep.run import Options, run_sweep
+from sweeplab.sweep.victims import pretrain_victim
 from sweeplab.training.optimisation import Optimization
 
 ARCHITECTURE = SmallCLIP(

@@ -8,10 +8,10 @@ import fabricated
 import pandas as pd
 import pytest
 
-from sweeplab.orchestration.ledger import SweepFolder
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.tables import curve_table, epochs_table, export, with_formulas, without_formulas
 from sweeplab.records import Point, SweepRecord
+from sweeplab.sweep_folder import SweepFolder
 
 
 @pytest.fixture

@@ -1,0 +1,198 @@
+"""Disk: what takes space in a home and on this node, and what of it may go."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sweeplab.commands.logs import PART, RAY_STATE
+from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import read_json
+from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, making_lock
+from sweeplab.storage.node_cache import kept_copies, remove_copy
+from sweeplab.storage.run_folder import CHECKPOINT, RunFolder
+from sweeplab.sweep_folder import SweepFolder, is_own_victim, is_set_aside, made_by_older_version, sweep_folders
+
+
+@dataclass(frozen=True)
+class Rubbish:
+    """Something that takes space and that nothing needs."""
+
+    path: Path
+    bytes: int
+    why: str
+    is_copy: bool = False
+    """Whether this node keeps it for its processes, one of which may read it now."""
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def disk_table(home: Path) -> list[dict[str, Any]]:
+    """Bytes by what they belong to, largest first."""
+    rows: list[dict[str, Any]] = [
+        {"what": f"{kind}/{path.name}", "bytes": size_of(path)}
+        for kind in ("sweeps", "victims", "data")
+        for path in sorted((home / kind).glob("*"))
+        if not path.name.startswith(".")
+    ]
+    for row in rows:  # so that it is clear which of two victims of one name is no longer used
+        if (older := older_victim(home / row["what"])) is not None:
+            row["what"] += f" ({older})"
+    rows += [
+        {"what": path.name, "bytes": size_of(path)}
+        for path in (home / "mlflow.db", home / "mlartifacts", home / "ray")
+        if path.exists()
+    ]
+    rows += [{"what": f"{path} (this node)", "bytes": num_bytes} for path, num_bytes, _ in kept_copies()]
+    return sorted(rows, key=lambda row: -row["bytes"])
+
+
+def older_victim(path: Path) -> str | None:
+    """By which older version a victim was made, and what has changed since; None where nothing has, where its record
+    cannot tell (its script defines classes of its own), and for what is no victim."""
+    if path.parent.name != "victims" or not (path / "victim.json").is_file():
+        return None
+    try:
+        return made_by_older_version(read_json(path / "victim.json"), "PretrainedVictim")
+    except InvalidInput:
+        return None
+
+
+def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, copies: bool = False) -> list[Rubbish]:
+    """What may go: leftovers of killed commands always; on request sweeps that `--fresh` set aside, unused victims, and
+    what this node keeps for later.
+
+    Of sweeps and victims that came from elsewhere, and of what their files name, nothing goes (`foreign_folders`).
+    Sweeps that someone runs now are left alone, and so is everything younger than an hour among the leftovers.
+
+    Args:
+        home: the home.
+        set_aside: sweeps that were begun anew under the same name too.
+        victims: victims that no sweep of the home names too.
+        copies: decoded images, and copies of another node's files, that this node did not use for a day too.
+    """
+    found: list[Rubbish] = []
+    old = time.time() - 3600
+    known = sweep_folders(home)
+    folders = [folder for folder in known if folder.is_own()]
+    if not any(folder.is_locked() for folder in known):
+        found += [
+            Rubbish(path, size_of(path), "state of Ray that is never read again")
+            for path in (home / "ray").glob("*")
+            if RAY_STATE.fullmatch(path.name) and path.lstat().st_mtime < old
+        ]
+    found += [
+        Rubbish(path, size_of(path), "a temporary folder of a killed command")
+        for prefix in (RAY_FOLDER, UPLOAD_FOLDER)
+        for path in abandoned_folders(prefix)
+    ]
+    for path in _unfinished_writes(home, folders):
+        with contextlib.suppress(FileNotFoundError):  # its write is finished now
+            if path.stat().st_mtime < old:
+                found.append(Rubbish(path, size_of(path), "an unfinished write of a killed command"))
+    for folder in folders:
+        if folder.is_locked():
+            continue
+        aside = is_set_aside(folder)
+        if aside and set_aside:
+            found.append(Rubbish(folder.path, size_of(folder.path), "a sweep that was begun anew"))
+            continue
+        for number in folder.trial_numbers():
+            run = folder.trial(number)
+            if run.result() is None or run.storage.is_remote:
+                continue
+            committed = {point.checkpoint for point in run.points()}
+            stray = sorted(filter(CHECKPOINT.fullmatch, run.storage.names() - committed))
+            for name in stray if stray and run.owns_storage() else ():
+                path = Path(run.storage.location) / name
+                found.append(Rubbish(path, size_of(path), "a checkpoint that no point names"))
+    if victims:
+        named = {_victim_of(folder) for folder in known}
+        for path in sorted((home / "victims").glob("[!.]*")):
+            if path.name not in named and is_own_victim(RunFolder(path)) and not _is_being_made(path):
+                found.append(Rubbish(path, size_of(path), "a victim that no sweep names"))
+    return found + (_old_copies() if copies else [])
+
+
+def _unfinished_writes(home: Path, folders: list[SweepFolder]) -> Iterator[Path]:
+    """What killed commands left half written among the home's own files."""
+    own = [folder.path for folder in folders]
+    own += [path for path in (home / "victims").glob("[!.]*") if is_own_victim(RunFolder(path))]
+    for place in (*own, home / "data"):
+        yield from (path for path in place.rglob("*.part") if PART.fullmatch(path.name))
+    for place in (home, home / "sweeps"):
+        yield from (path for path in place.glob("*.part") if PART.fullmatch(path.name))
+
+
+def foreign_folders(home: Path) -> list[Path]:
+    """Sweeps and victims that came from elsewhere, of which nothing is removed."""
+    victims = (path for path in sorted((home / "victims").glob("[!.]*")) if (path / "victim.json").exists())
+    return [folder.path for folder in sweep_folders(home) if not folder.is_own()] + [
+        path for path in victims if not is_own_victim(RunFolder(path))
+    ]
+
+
+def _old_copies() -> list[Rubbish]:
+    return [
+        Rubbish(path, num_bytes, "kept by this node, not used for a day", is_copy=True)
+        for path, num_bytes, seconds in kept_copies()
+        if seconds > 86_400
+    ]
+
+
+def _victim_of(folder: SweepFolder) -> str | None:
+    """Name of the folder of a sweep's victim, which may not be finished yet; None where it is not pre-trained here."""
+    header = folder.header()
+    digest = header["contents"].get("victim")
+    return f"{header['victim_name']}-{digest}" if digest else None
+
+
+def _is_being_made(victim: Path) -> bool:
+    """Whether a command pre-trains the victim now."""
+    lock = FileLock(making_lock(victim))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def remove(rubbish: list[Rubbish]) -> int:
+    """Remove it; returns the bytes that were freed."""
+    freed = 0
+    for item in rubbish:
+        if item.is_copy:
+            remove_copy(item.path)
+        elif item.path.is_dir():
+            shutil.rmtree(item.path, ignore_errors=True)
+        else:
+            item.path.unlink(missing_ok=True)
+        freed += item.bytes if not item.path.exists() else 0
+    return freed
+
+
+def readable(count: int) -> str:
+    """Bytes for people."""
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,98 @@
+"""Doctor: what of this machine helps or hinders a sweep, each finding with its remedy."""
+
+import dataclasses
+import os
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import file_system, home_folder
+from sweeplab.sweep_folder import environment
+
+VANISHING = ("tmpfs", "overlay", "ramfs")
+"""File systems that die with their machine or container."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    level: Literal["good", "note", "fault"]
+    text: str
+
+    @property
+    def mark(self) -> str:
+        """A sign that does not need colour."""
+        return {"good": "[ok]   ", "note": "[note] ", "fault": "[fault]"}[self.level]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at everything, start nothing."""
+    import torch
+
+    findings = []
+    for package, version in environment().items():
+        level: Literal["good", "fault"] = "fault" if version == "not installed" else "good"
+        findings.append(Finding(package, level, version))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    findings.append(Finding("cores", "good", str(cores)))
+    if torch.cuda.is_available():
+        names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        findings.append(Finding("GPUs", "good", names))
+    else:
+        findings.append(Finding("GPUs", "note", "none seen by torch: sweeps run on the CPU; the papers' need GPUs"))
+    findings += _home()
+    findings.append(_ray())
+    findings.append(_port(5000))
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or os.environ.get("BROWSER_PATH")
+    findings.append(
+        Finding("browser", "good", browser)
+        if browser
+        else Finding("browser", "note", "no chromium: figures cannot be saved as PNG; pages are unaffected")
+    )
+    return findings
+
+
+def _home() -> list[Finding]:
+    try:
+        home = home_folder()
+    except InvalidInput as error:
+        return [Finding("home", "fault", str(error))]
+    kind = file_system(home)
+    findings = [
+        Finding("home", "note", f"{home} lies on {kind}, which dies with its container; set SWEEPLAB_HOME elsewhere")
+        if kind in VANISHING
+        else Finding("home", "good", f"{home} ({kind})")
+    ]
+    free = shutil.disk_usage(home).free / 1e9
+    level: Literal["good", "note", "fault"] = "good" if free > 20 else "note" if free > 1 else "fault"
+    findings.append(Finding("disk", level, f"{free:.0f} GB free in the home"))
+    return findings
+
+
+def _ray() -> Finding:
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        return Finding(
+            "ray", "good", f"attaches to {address}, RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'token')}"
+        )
+    shm = Path("/dev/shm")
+    if sys.platform == "linux" and shm.exists() and shutil.disk_usage(shm).total < 1e9:
+        return Finding("ray", "note", "/dev/shm is below 1 GB: Ray's object store falls back to the disk")
+    return Finding("ray", "good", "starts on this machine, on loopback but for torch's rendezvous of Ray Train")
+
+
+def _port(number: int) -> Finding:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", number)) == 0:
+            return Finding("port", "note", f"{number} is in use: give `mlflow server` another --port")
+    return Finding("port", "good", f"{number} is free for MLflow")

@@ -1,0 +1,128 @@
+"""One checkpoint, one evaluation: what `sweeplab evaluate` does."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeplab.attacks import ATTACKS
+from sweeplab.clip_model import (
+    Architecture,
+    checkpoint_architecture,
+    load_weights,
+    matching_architectures,
+    quick_gelu_of,
+)
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.evaluation.measure import Evaluation, Trigger
+from sweeplab.experiment import CleaningSweep
+from sweeplab.records import Measurement
+from sweeplab.specs import InvalidInput, kinds
+from sweeplab.storage.files import home_folder
+from sweeplab.worker.jobs import MeasuringJob, whole_machine
+from sweeplab.worker.run import measure_checkpoint
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """What was asked for; a sweep gives what the other fields leave open."""
+
+    checkpoint: Path
+    sweep: CleaningSweep | None
+    architecture: str | None
+    test: Path | None
+    classes: str
+    attack: str | None
+    attack_fields: str
+    target: str | None
+
+
+def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
+    """Measure a checkpoint in this process.
+
+    Raises:
+        InvalidInput: if the architecture, the test set or half of the trigger is missing, or the attack is unknown.
+    """
+    machine = whole_machine(home_folder())
+    job = MeasuringJob(
+        architecture_of(request), str(request.checkpoint), evaluation_of(request), _trigger(request), machine
+    )
+    return measure_checkpoint(job)[0]
+
+
+def evaluation_of(request: EvaluationRequest) -> Evaluation:
+    """What is measured on: the folder that was named, else the sweep's test set."""
+    sweep = request.sweep
+    if request.test is None:
+        if sweep is None:
+            raise InvalidInput("no test set: give --test FOLDER, or --script SCRIPT to take a sweep's")
+        return sweep.evaluation
+    if request.classes not in ("folders", "imagenet"):
+        raise InvalidInput(f"--classes={request.classes!r} is unknown; known: folders, imagenet")
+    evaluation = Evaluation(test=ClassFolders(path=request.test, class_names=request.classes))
+    return evaluation if sweep is None else evaluation.replace(templates=sweep.evaluation.templates)
+
+
+def notes_of(request: EvaluationRequest) -> tuple[str, ...]:
+    """What to look at in the test set before anything is measured: odd names, files that are left out."""
+    return evaluation_of(request).load(home_folder() / "data").notes
+
+
+def architecture_of(request: EvaluationRequest) -> Architecture:
+    """The one that was named, else the sweep's, else what the checkpoint says or its shapes leave no doubt about."""
+    if request.architecture is not None:
+        return Architecture(name=request.architecture)
+    if request.sweep is not None:
+        return request.sweep.victim.architecture
+    found = checkpoint_architecture(request.checkpoint)
+    return found if found is not None else _detected(request.checkpoint)
+
+
+def _detected(checkpoint: Path) -> Architecture:
+    """The architecture that the weights' shapes, and the file's layout, leave no doubt about.
+
+    Raises:
+        InvalidInput: if none of open_clip's fits, or the activation cannot be told.
+    """
+    names = matching_architectures(load_weights(checkpoint))
+    if quick_gelu_of(checkpoint):
+        names = [name for name in names if Architecture(name=name).resolved().get("quick_gelu")]
+    if len(names) == 1:
+        return Architecture(name=names[0])
+    if not names:
+        raise InvalidInput(
+            f"checkpoint {checkpoint} fits none of open_clip's architectures; give --script with its own configuration"
+        )
+    raise InvalidInput(
+        f"checkpoint {checkpoint} fits {', '.join(names)}: shapes do not tell the activation; give --architecture NAME "
+        "(OpenAI's weights and those of CleanCLIP, attack-cleanclip, SafeCLIP and RoCLIP use QuickGELU)"
+    )
+
+
+def _trigger(request: EvaluationRequest) -> Trigger | None:
+    planted = request.sweep.victim.trigger() if request.sweep is not None else None
+    if request.attack is None:
+        if planted is None and request.target is not None:
+            raise InvalidInput("--target needs --attack: say which trigger to stamp")
+        if request.target is None or planted is None:
+            return planted
+        if planted.target is None:
+            raise InvalidInput("--target: the sweep's targeted images have one class each; leave it out")
+        return Trigger(planted.attack, request.target)
+    target = request.target or (planted.target if planted else None)
+    if target is None:
+        raise InvalidInput("--attack needs --target: the class that the attacker wants, by name")
+    for attack in ATTACKS:
+        if attack.model_fields["kind"].default == request.attack:
+            return Trigger(attack(**_fields(request.attack_fields)), target)
+    raise InvalidInput(f"--attack={request.attack!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"--attack-fields={text!r} is no JSON object ({error})") from error
+    if not isinstance(fields, dict):
+        raise InvalidInput(f"--attack-fields={text!r} is no JSON object")
+    return fields

@@ -1,0 +1,495 @@
+"""What else can be measured of one checkpoint, on demand: what `sweeplab examine` does."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sweeplab.attacks import ATTACKS
+from sweeplab.attacks.poisoning import Attack, mentions
+from sweeplab.clip_model import normalise_pixels
+from sweeplab.commands.evaluate import EvaluationRequest, architecture_of, evaluation_of
+from sweeplab.data.images import load_image
+from sweeplab.data.tables import LabelledImages
+from sweeplab.evaluation.linear_probe import linear_probe
+from sweeplab.evaluation.measure import Measure, Pixels, Trigger
+from sweeplab.evaluation.panel import NOT_CERTIFIED, run_panel
+from sweeplab.evaluation.retrieval import recall_at, retrieval_asr
+from sweeplab.evaluation.similarity import (
+    SafeSet,
+    clip_scores,
+    detection_recall,
+    modality_gap,
+    safe_set,
+    target_distance,
+    two_dimensions,
+)
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior
+from sweeplab.ranking.intervals import wilson
+from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import home_folder
+from sweeplab.storage.run_folder import RunFolder
+from sweeplab.training.randomness import stream_seed
+from sweeplab.worker.inputs import measure_for, victim_model, victim_pairs, victim_table
+from sweeplab.worker.jobs import Machine, whole_machine
+from sweeplab.worker.run import blaming, prepare_process
+
+WANTS = ("panel", "probe", "pairs", "retrieval", "map")
+
+SHARES = (0.01, 0.05, 0.1, 0.2, 0.3)
+"""Of the pairs, in the detection table."""
+
+MAP_IMAGES = 200
+"""Images of each group in a map."""
+
+RETRIEVAL_PAIRS = 5000
+"""Pairs that retrieval ranks against each other."""
+
+BATCH = 256
+
+DYNAMICS = "dynamics.csv"
+
+
+def examine_checkpoint(
+    sweep: CleaningSweep,
+    checkpoint: Path,
+    wants: Iterable[str] | None = None,
+    to: Path | None = None,
+    train: Any = None,
+) -> dict[str, Any]:
+    """Measure a checkpoint with the data and the trigger of a sweep.
+
+    Args:
+        sweep: names architecture, test set, trigger, and the victim's pairs.
+        checkpoint: the weights.
+        wants: some of WANTS; None: all for which the sweep has what they need, `left_out` tells why the others are not
+            there.
+        to: folder for tables (`map.csv`, `detection.csv`); None: they are not written.
+        train: source of labelled images on which the linear probe is fitted; None: `sweep.evaluation.probe`.
+
+    Returns:
+        Plain JSON values by what was wanted. Targeted poisoning stamps no trigger: the panel then guesses the targets
+        of others, the probe and retrieval have no ASR, and there is no map.
+
+    Raises:
+        InvalidInput: for weights of another architecture, weights or embeddings that are not finite, prompts that do
+            not tell the classes apart, or something wanted that needs what the sweep does not name.
+    """
+    train = train or sweep.evaluation.probe
+    lacking = _lacking(sweep, train)
+    wanted = [want for want in WANTS if want not in lacking] if wants is None else _known(wants)
+    if missing := next((lacking[want] for want in wanted if want in lacking), None):
+        raise InvalidInput(missing)
+    machine = whole_machine(home_folder())
+    device = prepare_process(machine)
+    trigger = sweep.trigger()
+    model = victim_model(sweep.victim.architecture, checkpoint).to(device).eval()
+    found: dict[str, Any] = {"checkpoint": str(checkpoint), "protocol": sweep.protocol}
+    if wants is None and lacking:
+        found["left_out"] = lacking
+    with blaming(checkpoint):
+        seen = None
+        if set(wanted) & {"panel", "probe", "map", "retrieval"}:
+            seen = Seen(
+                model, measure_for(sweep.victim.architecture, sweep.evaluation, trigger, machine, sweep.protocol)
+            )
+            if "panel" in wanted:
+                found["panel"] = _panel(model, seen.measure, trigger)
+            if "probe" in wanted:
+                found["probe"] = _probe(seen, training_images(seen.measure.images, train, machine), trigger.target)
+            if "map" in wanted and trigger.target is not None:
+                found["map"] = _map(seen, trigger.target, to)
+        if "pairs" in wanted or "retrieval" in wanted:
+            found |= _pairs(model, sweep, machine, wanted, to, seen)
+    return found
+
+
+def _lacking(sweep: CleaningSweep, train: Any) -> dict[str, str]:
+    """What cannot be measured with what a sweep names, and why."""
+    lacking = {}
+    if train is None:
+        lacking["probe"] = (
+            "the linear probe is fitted on labelled images that are not the test set's, and none are named: give "
+            "--train FOLDER, or evaluation.probe in the script"
+        )
+    if not isinstance(sweep.original_victim(), PretrainedVictim):
+        for want in ("pairs", "retrieval"):
+            lacking[want] = f"{want!r} needs the victim's pre-training pairs, and a checkpoint names none"
+    return lacking
+
+
+class Seen:
+    """A model's image embeddings of the test set, made when first asked for."""
+
+    def __init__(self, model: nn.Module, measure: Measure) -> None:
+        self.model, self.measure = model, measure
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """(N, D), not of unit norm, of the clean test images."""
+        return _features(self.model, self.measure.clean_pixels, len(self.measure.images))
+
+    @cached_property
+    def triggered(self) -> Tensor:
+        """(M, D), not of unit norm, of the triggered test images, which are not of the target class."""
+        return _features(self.model, self.measure.triggered_pixels, len(self.measure.triggered_rows))
+
+
+def examine_checkpoints(
+    sweep: CleaningSweep,
+    places: Sequence[Path],
+    wants: Iterable[str] = ("pairs",),
+    to: Path | None = None,
+    train: Any = None,
+) -> dict[str, Any]:
+    """Measure several states of a model, such as the epochs of a victim (CleanCLIP, App. H and I; SafeCLIP, Fig. 2).
+
+    Args:
+        sweep: as for `examine_checkpoint`.
+        places: checkpoints, or folders that hold some (a victim's, a trial's).
+        wants: some of WANTS.
+        to: folder for tables: `dynamics.csv`, and those of each checkpoint in a folder named after it.
+        train: as for `examine_checkpoint`.
+
+    Returns:
+        `checkpoints`: what `examine_checkpoint` gives for each, with its epoch. `dynamics`: with `pairs` wanted, one
+        row a checkpoint, by epoch; see `dynamics_table`.
+    """
+    states = states_in(places)
+    wanted = _known(wants)
+    found = [
+        {
+            **examine_checkpoint(sweep, state.path, wanted, to / state.path.stem if to is not None else None, train),
+            "epoch": state.epoch,
+        }
+        for state in states
+    ]
+    result: dict[str, Any] = {"checkpoints": found}
+    if "pairs" in wanted:
+        table = dynamics_table(found)
+        result["dynamics"] = [
+            {name: None if pd.isna(value) else value for name, value in row.items()} for row in table.to_dict("records")
+        ]
+        if to is not None:
+            to.mkdir(parents=True, exist_ok=True)
+            table.to_csv(to / DYNAMICS, index=False)
+    return result
+
+
+def dynamics_table(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """CLIPScores, detection, safe set and modality gap over checkpoints.
+
+    Args:
+        found: of `examine_checkpoint` with `pairs`, and `epoch`.
+
+    Returns:
+        Columns `epoch` (None where a checkpoint does not say), `checkpoint`, `clean_score`, `poisoned_score`,
+        `modality_gap`, `safe_size`, `safe_share`, `safe_poisons`, `safe_poison_share`, and for each share of the pairs
+        looked at `recall_highest@SHARE` and `recall_lowest@SHARE`; by epoch, those without one last.
+    """
+    rows = []
+    for one in found:
+        pairs = one["pairs"]
+        safe = {f"safe_{name.removeprefix('num_')}": value for name, value in pairs["safe"].items()}
+        recalls = {
+            f"recall_{word}@{row['share']:g}": row["recall"]
+            for word, table in pairs["detection"].items()
+            for row in table
+        }
+        numbers = {name: pairs[name] for name in ("clean_score", "poisoned_score", "modality_gap")}
+        rows.append({"epoch": one["epoch"], "checkpoint": one["checkpoint"], **numbers, **safe, **recalls})
+    return pd.DataFrame(rows).sort_values("epoch", kind="stable", na_position="last", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class State:
+    """A checkpoint and the epoch after which it was written; None where that is not known."""
+
+    path: Path
+    epoch: float | None
+
+
+def states_in(places: Sequence[Path]) -> list[State]:
+    """The checkpoints that files and folders name.
+
+    A run's folder (a victim's or a trial's) gives the checkpoints of its points that are still there; any other folder
+    its .pt and .safetensors files.
+
+    Raises:
+        InvalidInput: if a place does not exist or holds none.
+    """
+    states: list[State] = []
+    for place in places:
+        if place.is_dir():
+            run = RunFolder(place)
+            kept = [(run.checkpoint_path(point), point.epoch) for point in run.points()]
+            own = [State(path, epoch) for path, epoch in kept if path is not None]
+            files = sorted(path for path in place.iterdir() if path.suffix in (".pt", ".pth", ".safetensors"))
+            found = own or [State(path, _epoch_of(path)) for path in files]
+            if not found:
+                raise InvalidInput(
+                    f"{place} holds no checkpoint; a victim keeps those of its selected epoch and of `keep_epochs`"
+                )
+            states += found
+        elif place.is_file():
+            states.append(State(place, _epoch_of(place)))
+        else:
+            raise InvalidInput(f"checkpoint {place} does not exist; give files or folders")
+    return states
+
+
+def _epoch_of(path: Path) -> float | None:
+    """What the file says; checkpoints of SweepLab and of CleanCLIP's family have an `epoch`."""
+    if path.suffix == ".safetensors":
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # noqa: BLE001 - whether it can be read at all is told when its weights are
+        return None
+    epoch = content.get("epoch") if isinstance(content, dict) else None
+    return float(epoch) if isinstance(epoch, (int, float)) else None
+
+
+def examine_unknown(request: EvaluationRequest, wants: Iterable[str] = ("panel",)) -> dict[str, Any]:
+    """Measure a checkpoint whose attack nobody knows: accuracy, and a panel that guesses each trigger's target.
+
+    Args:
+        request: names the checkpoint, and where the file does not tell, architecture and test set.
+        wants: `panel`, which is all that can be measured without pairs and trigger.
+    """
+    others = [want for want in _known(wants) if want != "panel"]
+    if others:
+        raise InvalidInput(f"--what {others[0]} needs the pairs or the trigger of a sweep; give --script SCRIPT")
+    machine = whole_machine(home_folder())
+    device = prepare_process(machine)
+    architecture = architecture_of(request)
+    model = victim_model(architecture, request.checkpoint).to(device).eval()
+    measure = measure_for(architecture, evaluation_of(request), None, machine)
+    with blaming(request.checkpoint):
+        panel = _panel(model, measure, None)
+    panel["note"] = f"{panel['note']} {GUESSED}"
+    return {"checkpoint": str(request.checkpoint), "panel": panel}
+
+
+GUESSED = (
+    "The attack is not known, so each target is a guess: the class that draws most of the images that the trigger "
+    "changed. An untouched model has such a class too; compare with the ASR of a clean model of the same kind."
+)
+
+
+def _known(wants: Iterable[str]) -> list[str]:
+    wanted = list(wants)
+    unknown = [want for want in wanted if want not in WANTS]
+    if unknown or not wanted:
+        raise InvalidInput(f"{unknown[0] if unknown else 'nothing'!r} cannot be examined; known: {', '.join(WANTS)}")
+    return wanted
+
+
+def _panel(model: nn.Module, measure: Measure, planted: Trigger | None) -> dict[str, Any]:
+    ready = [member for member in ATTACKS if not any(field.is_required() for field in member.model_fields.values())]
+    others = [member.model_validate({"kind": member.model_fields["kind"].default}) for member in ready]
+    fitting = []
+    for attack in others:
+        try:
+            attack.check_fits(measure.image_size)
+        except InvalidInput:
+            continue
+        fitting.append(attack)
+    target = planted.target if planted is not None else None
+    # Targeted images carry no trigger that could be stamped on others.
+    stamped = [cast(Attack, planted.attack)] if planted is not None and target is not None else []
+    measurement, rows = run_panel(model, measure, [*stamped, *fitting], target)
+    return {
+        "accuracy": measurement.accuracy,
+        "accuracy_interval": list(wilson(measurement.accuracy_k, measurement.accuracy_n)),
+        "attacks": [
+            {
+                "attack": row.attack,
+                "target": row.target,
+                "target_is_guessed": target is None,
+                "asr": row.asr_k / row.asr_n if row.asr_n else None,
+                "interval": list(wilson(row.asr_k, row.asr_n)) if row.asr_n else None,
+                "triggered_accuracy": row.correct_k / row.asr_n if row.asr_n else None,
+                "changed": row.changed_k / len(measure.images),
+                "most_common": row.most_common,
+            }
+            for row in rows
+        ],
+        "note": NOT_CERTIFIED,
+    }
+
+
+def training_images(test: LabelledImages, train: Any, machine: Machine) -> LabelledImages:
+    """The labelled images on which the linear probe is fitted.
+
+    Raises:
+        InvalidInput: if their classes are not the test set's, in the same order, or test images are among them.
+    """
+    images: LabelledImages = train.read(machine.data_home)
+    if images.class_names != test.class_names:
+        differing = zip_longest(images.class_names, test.class_names)
+        theirs, ours = next(pair for pair in differing if pair[0] != pair[1])
+        raise InvalidInput(
+            f"the linear probe's training images have other classes than the test images: {len(images.class_names)} "
+            f"and {len(test.class_names)}, the first that differ are {theirs!r} and {ours!r}; use folders of the same "
+            "classes"
+        )
+    known = {test.image(row) for row in range(len(test))}
+    shared = [path for row in range(len(images)) if (path := images.image(row)) in known]
+    if shared:
+        raise InvalidInput(
+            f"{len(shared)} of the linear probe's {len(images)} training images are test images, the first "
+            f"{shared[0]}; a probe that has seen them measures nothing: give others"
+        )
+    return images
+
+
+def _probe(seen: Seen, train: LabelledImages, target: str | None) -> dict[str, Any]:
+    """Fitted on the training images, tested on all test images; an ASR where there is a trigger."""
+    measure = seen.measure
+    clean = seen.clean.numpy()
+    triggered = None
+    if target is not None:
+        triggered = np.zeros_like(clean)
+        triggered[measure.triggered_rows] = seen.triggered.numpy()
+
+    def pixels(rows: Sequence[int]) -> Tensor:
+        return torch.from_numpy(np.stack([load_image(train.image(row), measure.image_size) for row in rows]))
+
+    result = linear_probe(
+        (_features(seen.model, pixels, len(train)).numpy(), train.labels),
+        (clean, measure.images.labels),
+        triggered=triggered,
+        target=measure.images.class_names.index(target) if target is not None else None,
+    )
+    return {
+        "accuracy": result.accuracy_k / result.accuracy_n,
+        "asr": result.asr_k / result.asr_n if result.asr_n else None,
+        "counts": {name: getattr(result, name) for name in ("accuracy_k", "accuracy_n", "asr_k", "asr_n")},
+        "num_training_images": len(train),
+    }
+
+
+def _pairs(
+    model: nn.Module, sweep: CleaningSweep, machine: Machine, wanted: list[str], to: Path | None, seen: Seen | None
+) -> dict[str, Any]:
+    victim = sweep.original_victim()
+    assert isinstance(victim, PretrainedVictim)
+    _, plan = victim_table(victim, machine)
+    pairs = victim_pairs(victim, machine)
+    pairs.use_views(None)
+    images, texts = _embed_pairs(model, pairs)
+    poison = np.zeros(len(pairs), dtype=bool)
+    poison[list(plan.rows)] = True
+    found: dict[str, Any] = {}
+    if "pairs" in wanted:
+        scores = clip_scores(images, texts).numpy()
+        tables = {
+            word: detection_recall(scores, poison, SHARES, word)
+            for word in (("highest", "lowest") if poison.any() else ())
+        }
+        found["pairs"] = {
+            "clean_score": float(scores[~poison].mean()),
+            "poisoned_score": float(scores[poison].mean()) if poison.any() else None,
+            "modality_gap": modality_gap(images[~poison], texts[~poison]),
+            "safe": dataclasses.asdict(_safe_set(scores, poison)),
+            "detection": {word: table.to_dict("records") for word, table in tables.items()},
+        }
+        if to is not None:
+            to.mkdir(parents=True, exist_ok=True)
+            for word, table in tables.items():
+                table.to_csv(to / f"detection_{word}.csv", index=False)
+    if "retrieval" in wanted:
+        assert seen is not None
+        clean = np.flatnonzero(~poison)[:RETRIEVAL_PAIRS]
+        captions = [pairs.caption(int(row)) for row in clean]
+        paths = [os.path.normpath(pairs.table.image(int(row))) for row in clean]
+        rows = torch.from_numpy(clean)
+        found["retrieval"] = _recall(images[rows], texts[rows], paths, pairs.tokenize(captions))
+        target = sweep.trigger().target
+        if target is not None:
+            triggered = F.normalize(seen.triggered, dim=1)
+            found["retrieval"] |= _retrieval_asr(triggered, texts[rows], captions, target)
+    return found
+
+
+def _recall(images: Tensor, texts: Tensor, paths: Sequence[str], tokens: Tensor) -> dict[str, Any]:
+    """Recall over pairs, each image once with all its captions.
+
+    Args:
+        images, texts: (N, D), rows of unit norm, paired row by row.
+        paths: N, of the images.
+        tokens: (N, context_length), of the captions: those that the model cannot tell apart read the same.
+    """
+    _, first, owner = np.unique(np.array(paths), return_index=True, return_inverse=True)
+    _, wording = torch.unique(tokens, dim=0, return_inverse=True)
+    found = recall_at(images[torch.from_numpy(first)], texts, torch.from_numpy(owner), wording=wording)
+    return {"num_pairs": len(paths), "num_images": len(first), **found}
+
+
+def _retrieval_asr(triggered: Tensor, texts: Tensor, captions: Sequence[str], target: str) -> dict[str, Any]:
+    """`asr@k`: triggered test images of other classes that retrieve captions of the target; nothing where no caption
+    mentions it."""
+    named = torch.tensor([mentions(caption, target) for caption in captions])  # as poisoning tells them
+    if not bool(named.any()):
+        return {}
+    ks = [k for k in (1, 5, 10) if k <= len(captions)]
+    return {f"asr@{k}": retrieval_asr(triggered, texts, named, k) for k in ks} | {"num_triggered": len(triggered)}
+
+
+def _safe_set(scores: np.ndarray, poison: np.ndarray) -> SafeSet:
+    """What SafeCLIP's rule would call safe at this state: the first time's, on pairs without augmentation (the method
+    itself scores augmented copies, and later takes a growing share)."""
+    posterior = mixture_posterior(torch.from_numpy(scores), stream_seed(0, "safeclip mixture"))
+    return safe_set((posterior > SafeCLIP().safe_posterior).numpy(), poison)
+
+
+def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
+    images, rows = seen.measure.images, seen.measure.triggered_rows
+    label = images.class_names.index(target)
+    clean, triggered = F.normalize(seen.clean, dim=1), F.normalize(seen.triggered, dim=1)
+    own = torch.from_numpy(images.labels == label)
+    spread = np.linspace(0, len(triggered) - 1, min(MAP_IMAGES, len(triggered))).astype(int)
+    others = torch.from_numpy(rows[spread])
+    if to is not None:
+        to.mkdir(parents=True, exist_ok=True)
+        groups = {"clean": clean[others], "triggered": triggered[spread], "target": clean[own][:MAP_IMAGES]}
+        two_dimensions(groups, seed=0).to_csv(to / "map.csv", index=False)
+    return {
+        "triggered_to_target": target_distance(triggered, clean[own]),
+        "clean_to_target": target_distance(clean[torch.from_numpy(rows)], clean[own]),
+        "table": str(to / "map.csv") if to is not None else None,
+    }
+
+
+@torch.inference_mode()
+def _features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
+    """(count, D) un-normalised features of images, on the CPU."""
+    device = next(model.parameters()).device
+    parts = []
+    for start in range(0, count, BATCH):
+        images = pixels(list(range(start, min(start + BATCH, count)))).to(device)
+        parts.append(model.encode_image(normalise_pixels(images)).float().cpu())  # type: ignore[operator]
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def _embed_pairs(model: nn.Module, pairs: Any) -> tuple[Tensor, Tensor]:
+    device = next(model.parameters()).device
+    images, texts = [], []
+    for rows in torch.arange(len(pairs)).split(BATCH):
+        batch = pairs.first_copies(1, rows.tolist()).to(device)
+        images.append(F.normalize(model.encode_image(normalise_pixels(batch.images)).float(), dim=1).cpu())  # type: ignore[operator]
+        texts.append(F.normalize(model.encode_text(batch.tokens).float(), dim=1).cpu())  # type: ignore[operator]
+    return torch.cat(images), torch.cat(texts)

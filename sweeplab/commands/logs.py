@@ -1,0 +1,167 @@
+"""Logs of a sweep and its trials; stop a sweep, ask for a trial again."""
+
+import os
+import re
+import signal
+import socket
+import time
+from collections import Counter
+from typing import Any
+
+from sweeplab.specs import InvalidInput
+from sweeplab.storage.ownership import write_signed
+from sweeplab.sweep_folder import SweepFolder, adopt_sweep, process_facts
+from sweeplab.terminal import printable
+
+STOP_SECONDS = 60.0
+"""So long `stop` waits for the driver to let go."""
+
+SETTLE_SECONDS = 0.2
+"""Between two looks at the lock, so that nothing is stopped but the process that holds it for good."""
+
+
+def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
+    """Ask the driver of a sweep to end, as SIGTERM does, and wait until it has let go of the lock.
+
+    Raises:
+        InvalidInput: if nobody runs the sweep, the driver is on another host, the process that the sweep's record names
+            is another one by now, or it does not end in time.
+    """
+    if not folder.is_own():
+        raise InvalidInput(f"sweep {folder.name!r} came from elsewhere; no command of this home runs it")
+    for _ in range(2):  # `status` holds the lock for a moment too, and the holder's file may be a killed driver's
+        if not folder.is_locked():
+            raise InvalidInput(f"sweep {folder.name!r} is not running; nothing to stop")
+        time.sleep(SETTLE_SECONDS)
+    holder = folder.holder()
+    if holder is None:
+        raise InvalidInput(f"sweep {folder.name!r} is only just being begun or ended; try again in a moment")
+    if holder["host"] != socket.gethostname():
+        raise InvalidInput(
+            f"sweep {folder.name!r} is run by process {holder['process']} on {holder['host']}; run this command there, "
+            "or `ray job stop` its job"
+        )
+    _end_driver(folder, holder)
+    deadline = time.monotonic() + wait_seconds
+    while folder.is_locked():
+        if time.monotonic() > deadline:
+            raise InvalidInput(
+                f"process {holder['process']} did not end within {wait_seconds:g} s; `kill -9 {holder['process']}` "
+                "loses no more than the epochs that run"
+            )
+        time.sleep(0.2)
+    return (
+        f"sweep {folder.name!r} stopped; everything so far is kept, and the same command, or `sweeplab resume`, goes on"
+    )
+
+
+def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
+    """Signal the process that a record names, if it is the very one that wrote it: a file may name any process."""
+    process = holder["process"]
+    refusal = InvalidInput(
+        f"process {process!r} is not, or no longer, the one that began to run sweep {folder.name!r} "
+        f"({folder.path / 'holder.json'} names its start and command line); look who runs the sweep, and end that"
+    )
+    if type(process) is not int or process <= 1 or "started" not in holder:
+        raise refusal
+    try:
+        os.kill(process, 0)
+        if process_facts(process) != {name: holder.get(name) for name in ("started", "command")}:
+            raise refusal
+        folder.stop_mark.touch()  # who supervises the driver does not start it again
+        os.kill(process, signal.SIGTERM)
+    except ProcessLookupError:
+        return  # it has just ended
+    except PermissionError:
+        raise refusal from None
+
+
+def sweep_log(folder: SweepFolder) -> list[str]:
+    """A sweep's events, a line each."""
+    folder.header()
+    return [event_line(event) for event in folder.events()]
+
+
+def event_line(event: dict[str, Any]) -> str:
+    """When, what, and the facts, in one line."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time_ms"] / 1000))
+    facts = "  ".join(f"{name}={value}" for name, value in event.items() if name not in ("time_ms", "event"))
+    return printable(f"{when}  {event['event']:16s} {facts}", keep="").rstrip()
+
+
+def trial_log(folder: SweepFolder, number: int) -> list[str]:
+    """A trial's events, its points and what its failed attempts printed.
+
+    Raises:
+        InvalidInput: if there is no such trial.
+    """
+    _check_trial(folder, number)
+    record = folder.trial_record(number, is_driven=folder.is_locked())
+    lines = [f"trial {number}: {record.state}" + (f" ({printable(record.reason, keep='')})" if record.reason else "")]
+    lines += [printable(f"  {name} = {value}", keep="") for name, value in record.params.items()]
+    lines += [event_line(event) for event in folder.events() if event.get("trial") == number]
+    for point in record.points:
+        asr = point.measurement.asr
+        loss = point.train.get("loss")
+        lines.append(
+            f"epoch {point.epoch:g}: accuracy {point.measurement.accuracy:.2%}"
+            + (f", ASR {asr:.2%}" if asr is not None else "")
+            + (f", loss {loss:.4f}" if loss is not None else "")
+            + f" (attempt {point.attempt}, {point.train_seconds + point.evaluate_seconds:.1f} s)"
+        )
+    log = folder.trial(number).path / "log.txt"
+    return lines + (log.read_text(errors="replace").splitlines() if log.exists() else [])
+
+
+def request_reruns(folder: SweepFolder, numbers: list[int], *, adopt: bool = False) -> None:
+    """Have the next start of the sweep try trials' settings once more, as trials of their own; the old ones stay.
+
+    Args:
+        folder: the sweep's.
+        numbers: of the trials.
+        adopt: take the sweep over where it came from elsewhere.
+
+    Raises:
+        InvalidInput: if a trial does not exist or is not over, a driver is at work, or the sweep came from elsewhere;
+            then none is asked for.
+    """
+    if "imported" in folder.header():
+        raise InvalidInput(f"sweep {folder.name!r} was imported; its trials cannot be run here")
+    folder.check_is_continued()
+    for number in numbers:
+        _check_trial(folder, number)
+        if folder.trial(number).result() is None:
+            raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
+    if adopt:
+        adopt_sweep(folder)
+    with folder.lock():
+        header = folder.header()
+        asked = [*header.get("reruns", []), *numbers]
+        more = {"reruns": asked, "planned_trials": header["planned_trials"] + len(numbers)}
+        write_signed(folder.path / "sweep.json", {**header, **more}, folder.home)
+        for number in numbers:
+            folder.event("rerun asked", durable=True, trial=number)
+
+
+def pruned_trials(folder: SweepFolder) -> list[int]:
+    """Trials that a rule has stopped and that have not been asked for again, or whose reruns have failed."""
+    asked = Counter(folder.reruns())
+    results = {number: folder.trial(number).result() or {} for number in folder.trial_numbers()}
+    for number, result in results.items():
+        if result.get("state") == "failed" and (again := folder.trial_header(number).get("rerun_of")) is not None:
+            asked[again] -= 1
+    return [n for n, result in results.items() if result.get("state") == "pruned" and asked[n] <= 0]
+
+
+def _check_trial(folder: SweepFolder, number: int) -> None:
+    folder.header()
+    known = folder.trial_numbers()
+    if number not in known:
+        shown = f"0 to {known[-1]}" if known else "none yet"
+        raise InvalidInput(f"sweep {folder.name!r} has no trial {number}; known: {shown}")
+
+
+RAY_STATE = re.compile(r"(tune|pool|pretrain)-[0-9a-f]+")
+"""Names of the folders that executors have Ray keep its state in."""
+
+PART = re.compile(r"\..+\.part")

@@ -1,0 +1,392 @@
+"""The Ray session: settings that must stand before Ray is imported, start or attach, and what the cluster has."""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sweeplab.execution.watchdog import RAYLET_DIED, hurry, is_in_a_hurry, prompt_signals, waiting_signals
+from sweeplab.experiment import Resources
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished
+from sweeplab.storage.files import make_private, storage_faults
+from sweeplab.storage.locks import RAY_FOLDER, OwnFolder
+
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",  # said explicitly: the command line and the library differ in their default
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_worker_niceness": "0",  # workers at nice 15 starve beside anything else
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",  # how late Train's results arrive
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger keeps the results
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state is never read again
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the book, not Tune, knows the metric
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a call outside a session is an error, not a cluster of its own
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+LOOPBACK = "127.0.0.1"
+
+_raylet: tuple[str, int] | None = None
+"""Where the raylet of this command's node listens."""
+
+
+@contextmanager
+def ray_session(*, needs_train: bool) -> Iterator[None]:
+    """Attach to the running cluster (a Ray job, `RAY_ADDRESS`) or start one for this process, on loopback.
+
+    Args:
+        needs_train: whether Ray Train will run; its clean-up asks the dashboard's state service, without which a dead
+            worker would block the sweep.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if _ending is not None:  # the session of the sweep before
+        _ending.join(ENDING_SECONDS)
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _private_folder() as folder:
+        try:
+            with prompt_signals(), _waiting_signals():
+                if not _attach(quiet):
+                    _start(folder, quiet, needs_train=needs_train)
+        except Unfinished:
+            raise
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
+        except Exception as error:
+            # One of its processes died or was too slow, for which Ray has no error of its own.
+            raise Unfinished(f"Ray did not come up ({_first_line(error)}); the same command tries again") from error
+        is_over = threading.Event()
+        try:
+            _find_raylet()
+            if needs_train:
+                threading.Thread(
+                    target=_free_abandoned_groups, args=(is_over,), name="placement groups", daemon=True
+                ).start()
+            yield
+        except Exception as error:
+            if isinstance(error, (Unfinished, StorageFault)) or not raylet_is_gone():
+                raise
+            raise Unfinished(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on") from error
+        finally:
+            is_over.set()
+            _shut_down()
+
+
+@contextmanager
+def _waiting_signals() -> Iterator[None]:
+    """Signals wait while Ray's core is made, which is the last step of Ray's start, once all its processes run."""
+    from ray._private import worker
+
+    connect = worker.connect
+
+    def connect_undisturbed(*arguments: Any, **named: Any) -> Any:
+        with waiting_signals():
+            return connect(*arguments, **named)
+
+    worker.connect = connect_undisturbed
+    try:
+        yield
+    finally:
+        worker.connect = connect
+
+
+def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
+    """Start a private cluster."""
+    import ray
+
+    with _own_address() as address, _loopback_alone():
+        try:
+            ray.init(address="local", include_dashboard=needs_train, dashboard_host=LOOPBACK, _temp_dir=folder, **quiet)
+        except RuntimeError as error:
+            if _answers(address):  # no process of ours, since none came up
+                raise Unfinished(
+                    f"Ray did not come up: another process took {address} just before; the same command takes another"
+                ) from error
+            raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextmanager
+def _own_address() -> Iterator[str]:
+    """Choose the private cluster's address beforehand, so that its own processes know it.
+
+    Ray Train frees a dead run's workers by asking the cluster's state, whose address it would otherwise look for among
+    all clusters of this machine: with two of them it finds none, and the resources are never freed.
+    """
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port = probe.getsockname()[1]
+    address = f"{LOOPBACK}:{port}"
+    with _environment(RAY_GCS_SERVER_PORT=str(port), RAY_ADDRESS=address):
+        yield address
+
+
+@contextmanager
+def _loopback_alone() -> Iterator[None]:
+    """Have every process of a private cluster listen on this machine's loopback alone, as Ray has it on macOS.
+
+    Given the address, Ray listens on it only for some of them; without clusters of several machines, for all.
+    """
+    from ray._private import ray_constants
+
+    was_enabled, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        with _environment(**{ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = was_enabled
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Variables of the environment, for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _private_folder() -> Iterator[str]:
+    """A temporary folder, which an interrupted command leaves to the next one: to remove it may take seconds.
+
+    Ray opens the folder that it is given to all users, and its logs too: the one above it stays this user's alone.
+    """
+    folder = OwnFolder(RAY_FOLDER)
+    try:
+        yield str(folder.path / "r")  # short: the paths of Ray's sockets may have 107 bytes in all
+    except KeyboardInterrupt:
+        hurry()
+        raise
+    finally:
+        if not is_in_a_hurry():
+            folder.remove()
+
+
+def keep_credentials_out_of_logs() -> None:
+    """Have Tune not copy this command's AWS variables into its actors' runtime environments, which Ray writes into its
+    logs in clear text.
+
+    In a private cluster the workers inherit them all the same; in an attached one, credentials come from the
+    environment of its `ray start` or from the nodes, as `check_nodes` has made sure.
+    """
+    from ray.tune.execution import class_cache
+
+    copied = class_cache.ENV_VARS_TO_PROPAGATE
+    copied.difference_update([name for name in copied if name.startswith("AWS_")])
+
+
+SHUTDOWN_SECONDS = 1.5
+"""Ray gets no longer to end in order: `ray job stop` leaves three seconds, and Ray's state is never read again."""
+
+ENDING_SECONDS = 30.0
+"""So long may it take where another session follows, or nothing went wrong."""
+
+_ending: threading.Thread | None = None
+"""What ends, or has ended, the last session."""
+
+
+def _shut_down() -> None:
+    global _raylet, _ending
+    import ray
+
+    _raylet = None
+    _ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
+    _ending.start()
+    _ending.join(SHUTDOWN_SECONDS if sys.exc_info()[0] is not None else ENDING_SECONDS)
+
+
+def _attach(quiet: dict[str, Any]) -> bool:
+    """Join the cluster that `RAY_ADDRESS` names, or else one that `ray start` left running on this machine.
+
+    Never `address="auto"`: it looks through the machine's processes and would join the private cluster of another
+    sweep, or one that is just dying with its killed driver.
+    """
+    import ray
+    from ray._private.utils import read_ray_address
+
+    address = os.environ.get("RAY_ADDRESS") or read_ray_address()
+    if address is None or ("RAY_ADDRESS" not in os.environ and not _answers(address)):
+        return False
+    ray.init(address=address, **quiet)
+    return True
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=2):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def resources_per_worker(resources: Resources) -> dict[str, float]:
+    """Ray's resource words for one worker.
+
+    Raises:
+        InvalidInput: if the cluster does not hold a single run.
+    """
+    import ray
+
+    have = ray.cluster_resources()
+    gpus = resources.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if have.get("GPU", 0) >= 1 else 0.0
+    for word, unit, each in (("CPU", "cpus_per_worker", resources.cpus_per_worker), ("GPU", "gpus_per_worker", gpus)):
+        if each * resources.workers > have.get(word, 0) + 1e-9:
+            raise InvalidInput(
+                f"workers={resources.workers} x {unit}={each:g} exceeds the cluster's {have.get(word, 0):g} {word}s; "
+                f"lower resources.{unit} or resources.workers, or add nodes"
+            )
+        largest = max(node["Resources"].get(word, 0) for node in ray.nodes() if node["Alive"])
+        if each > largest + 1e-9:
+            raise InvalidInput(
+                f"{unit}={each:g} exceeds the {largest:g} {word}s of the cluster's largest node, and a worker runs on "
+                f"one node; lower resources.{unit}"
+            )
+    return {"CPU": float(resources.cpus_per_worker), **({"GPU": gpus} if gpus else {})}
+
+
+def concurrent_trials(resources: Resources, per_worker: dict[str, float]) -> int:
+    """Trials that the cluster's nodes hold at a time, at most what was asked for; a worker runs on one node."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = [(word, need) for word, need in per_worker.items() if need]
+    workers = sum(min(_fit(node.get(word, 0), need) for word, need in needs) for node in nodes)
+    fits = workers // resources.workers
+    if not fits:
+        needed = " and ".join(f"{need:g} {word}" for word, need in needs)
+        raise InvalidInput(
+            f"resources.workers={resources.workers}, each with {needed} on one node, find no room: the cluster's "
+            f"{len(nodes)} nodes hold {workers} of them; lower resources.workers or what each takes, or add nodes"
+        )
+    return min(fits, resources.concurrent_trials or fits)
+
+
+def _fit(have: float, need: float) -> int:
+    """Workers on a node; those that take a fraction of a GPU take it of one."""
+    if need < 1:
+        return int(have + 1e-9) * int(1 / need + 1e-9)
+    return int(have / need + 1e-9)
+
+
+GROUP_SECONDS = 10.0
+"""Between two looks for placement groups that nobody uses."""
+
+
+def _free_abandoned_groups(is_over: threading.Event) -> None:
+    """Look for them until the session ends."""
+    seen: set[str] = set()
+    while not is_over.wait(GROUP_SECONDS):
+        with contextlib.suppress(Exception):  # the state service is busy, or the cluster is going: next time
+            seen = free_abandoned_groups(seen)
+
+
+def free_abandoned_groups(seen: set[str]) -> set[str]:
+    """Remove this job's placement groups of workers that no actor lives in, if they were seen so before.
+
+    Ray Train's controller makes a group, and then tells a guard of it, which frees it once the controller is dead: a
+    controller that dies in between leaves the group's CPUs and GPUs taken, and its successor waits for them in vain.
+
+    Args:
+        seen: those that were empty at the last look.
+
+    Returns:
+        Those that are empty now and were not before.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup
+    from ray.util.state import list_actors, list_placement_groups
+
+    context = ray.get_runtime_context()
+    where: dict[str, Any] = {"address": context.gcs_address, "limit": 10_000, "detail": True}
+    mine = [("creator_job_id", "=", context.get_job_id()), ("state", "=", "CREATED")]
+    groups = [
+        group.placement_group_id
+        for group in list_placement_groups(filters=mine, **where)
+        if any({"CPU", "GPU"} & set(bundle["unit_resources"]) for bundle in group.bundles or ())
+    ]
+    if not groups:
+        return set()
+    used = {actor.placement_group_id for actor in list_actors(filters=[("state", "!=", "DEAD")], **where)}
+    empty = set(groups) - used
+    for group in empty & seen:
+        ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
+    return empty - seen
+
+
+def raylet_is_gone() -> bool:
+    """Whether the raylet of this command's node is known to be dead: nobody listens at its port any more."""
+    if _raylet is None:
+        return False
+    try:
+        with socket.create_connection(_raylet, timeout=1):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+
+
+def _find_raylet() -> None:
+    """Keep its address while the cluster can be asked."""
+    global _raylet
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    for node in ray.nodes():
+        if node["NodeID"] == here:
+            _raylet = (node["NodeManagerAddress"], int(node["NodeManagerPort"]))
+
+
+def cluster_fault() -> str | None:
+    """What is wrong with the cluster, as this driver sees it; None where its node is alive."""
+    import ray
+
+    if raylet_is_gone():
+        return RAYLET_DIED
+    try:
+        here = ray.get_runtime_context().get_node_id()
+        nodes = {node["NodeID"]: node for node in ray.nodes()}
+    except Exception as error:  # noqa: BLE001 - a dying cluster raises many kinds; the watch reports it
+        return f"the Ray cluster cannot be asked ({type(error).__name__})"
+    if not nodes.get(here, {}).get("Alive"):
+        return RAYLET_DIED
+    return None
+
+
+def scratch_folder(home: Path) -> Path:
+    """Where Ray keeps state that nobody reads again."""
+    folder = home / "ray"
+    with storage_faults(folder):
+        make_private(folder)
+    return folder

@@ -1,0 +1,48 @@
+"""A measurement of one checkpoint as a Ray task."""
+
+import dataclasses
+from typing import Any
+
+from sweeplab.execution.mailbox import SendingContext, _Beats, new_desk
+from sweeplab.execution.watchdog import Watch, attend
+from sweeplab.records import Measurement, Outcomes
+from sweeplab.storage.node_cache import content_of
+from sweeplab.worker.input_paths import sources_of
+from sweeplab.worker.jobs import MeasuringJob
+from sweeplab.worker.run import measure_checkpoint, on_this_node
+
+
+def measure_on_ray(
+    job: MeasuringJob, reads: list[Any], per_worker: dict[str, float], watch: Watch
+) -> tuple[Measurement, Outcomes]:
+    """Measure weights under an evaluation in a Ray task; `reads`: see `pretrain_on_ray`."""
+    import ray
+
+    machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
+    job = dataclasses.replace(job, sources=sources_of(reads), weights=content_of(job.checkpoint))
+    desk = new_desk(job.checkpoint, reads=reads)
+    task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=2)(measure_task)
+    results: list[tuple[Measurement, Outcomes]] = []
+
+    def work() -> None:
+        try:
+            results.append(ray.get(task.remote(dataclasses.replace(job, machine=machine), desk)))
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause or error from None
+
+    watch.listen(_Beats(desk))
+    attend(work, watch)
+    return results[0]
+
+
+def measure_task(job: Any, desk: Any) -> Any:
+    """A Ray task: measure the job's checkpoint, brought to this node if need be."""
+    from dataclasses import replace
+
+    context = SendingContext(1, lambda message: None, desk)
+    place = context.bring(job.checkpoint, job.weights)
+    evaluation, trigger = on_this_node(job.evaluation, job.sources, context), job.trigger
+    if trigger is not None:
+        trigger = replace(trigger, attack=on_this_node(trigger.attack, job.sources, context))
+    here = replace(job, checkpoint=str(place), evaluation=evaluation, trigger=trigger)
+    return measure_checkpoint(here, context.alive)

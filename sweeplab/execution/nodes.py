@@ -1,0 +1,130 @@
+"""Nodes: what each node of the cluster sees of the storages and the data."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
+from sweeplab.storage.checkpoint_store import Storage
+from sweeplab.worker.input_paths import Sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sweeplab.worker.input_paths import Sources
+
+NODE_SECONDS = 120.0
+"""So long may a node take to say what it sees."""
+
+LOST_SECONDS = 15.0
+"""So long may the cluster take to notice that a node is gone."""
+
+
+def check_nodes(sources: Sources | None, storages: list[str], say: Callable[[str], None]) -> list[str]:
+    """Make sure that every node of the cluster sees the storages of checkpoints, and no other data than this one. A
+    node that is lost meanwhile is done without.
+
+    Returns:
+        Ids of the nodes that do not see all the data.
+
+    Raises:
+        InvalidInput: naming the nodes and what they do not see.
+        Unfinished: if a node does not answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    places = [Storage(storage) for storage in storages]
+    if len(nodes) < 2 and not any(place.is_remote for place in places):
+        return []
+    digests = {path: file_digest(Path(path)) for path in sources.probes if os.path.isfile(path)} if sources else {}
+    mark = f".seen-{uuid4().hex[:12]}.part"
+    task = ray.remote(num_cpus=0, max_retries=1)(missing_here)
+    faults: list[str] = []
+    blind: list[str] = []
+    mute: dict[str, str] = {}
+    try:
+        for place in places:
+            place.leave_mark(mark)
+        asked = {
+            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                sources, digests, storages, mark
+            ): node
+            for node in nodes
+        }
+        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
+        for answer in ready:
+            try:
+                host, missing, found = ray.get(answer)
+            except ray.exceptions.RayError as error:
+                mute[asked[answer]["NodeID"]] = f"({type(error).__name__})"
+                continue
+            faults += [f"node {asked[answer]['NodeID'][:8]} ({host}) {fault}" for fault in found]
+            blind += [asked[answer]["NodeID"]] if missing else []
+        mute |= {asked[answer]["NodeID"]: f"within {NODE_SECONDS:g} s" for answer in late}
+    finally:
+        for place in places:
+            with contextlib.suppress(StorageFault, OSError):
+                place.remove(mark)
+    if faults:
+        listed = "\n  ".join(faults)
+        raise InvalidInput(
+            f"not every node of the cluster can take part:\n  {listed}\n"
+            "resources.storage must be a folder that all nodes share, s3:// or gs://, with credentials in the "
+            "environment of each node's `ray start` or on the node itself; a file must be the same on all nodes, or be "
+            "on this one alone, which then brings it"
+        )
+    for node, how in mute.items():
+        if is_alive(node):
+            raise Unfinished(f"node {node[:8]} did not say what it sees {how}; the same command asks again")
+        say(f"  node {node[:8]} was lost meanwhile; going on without it")
+    return blind
+
+
+def is_alive(node: str) -> bool:
+    """Whether the cluster counts on the node; of one that has just died, its head may take seconds to say so."""
+    import ray
+
+    deadline = time.monotonic() + LOST_SECONDS
+    while any(known["NodeID"] == node and known["Alive"] for known in ray.nodes()):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def missing_here(
+    sources: "Sources | None", digests: dict[str, str], storages: list[str], mark: str
+) -> tuple[str, list[str], list[str]]:
+    """A Ray task: this node's name, the data that it does not see, and what else is wrong with it: storages where it
+    sees no marker, and files that are others than the driver's."""
+    import socket
+
+    from sweeplab.specs import InvalidInput, StorageFault
+    from sweeplab.storage.checkpoint_store import Storage
+
+    faults = []
+    for storage in storages:
+        try:
+            if not Storage(storage).exists(mark):
+                faults.append(f"does not see {storage}")
+        except (StorageFault, InvalidInput, OSError) as error:
+            faults.append(f"does not see {storage} ({error})")
+    missing = sources.missing() if sources is not None else []
+    if not missing:  # else it reads copies of the driver's
+        faults += [fault for path, digest in digests.items() if (fault := _fault_of_file(path, digest))]
+    return socket.gethostname(), missing, faults
+
+
+def _fault_of_file(path: str, digest: str) -> str | None:
+    from sweeplab.specs import file_digest
+
+    try:
+        return None if file_digest(Path(path)) == digest else f"has another {path}"
+    except OSError as error:
+        return f"cannot read {path} ({error.strerror})"

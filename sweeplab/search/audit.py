@@ -1,0 +1,155 @@
+"""Audit: what a sweep's early stopping cost, or would have cost."""
+
+from typing import Any
+
+from sweeplab.evaluation.retention import counted, retention
+from sweeplab.ranking.stopping import Pruning, Trajectory
+from sweeplab.records import SweepRecord, TrialRecord
+from sweeplab.search.pruner import Pruner
+from sweeplab.search.replay import Row
+from sweeplab.specs import InvalidInput
+
+
+def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
+    """What rules would have cost and saved in a sweep whose trials ran to their end, taken in order of their numbers.
+
+    Raises:
+        InvalidInput: if the sweep was pruned itself (see `audit_decisions`); if no trial ran to its end; if no ASR was
+            measured.
+    """
+    if was_pruned(sweep):
+        raise InvalidInput(f"sweep {sweep.name!r} was pruned itself; its own decisions can be audited")
+    trials = [
+        trial
+        for trial in sweep.trials
+        if trial.state == "finished" and counted(trial.points, start_counts=trial.start_counts)
+    ]
+    if not trials or sweep.victim.asr is None:
+        raise InvalidInput(f"sweep {sweep.name!r} has no finished trial with a measured ASR; nothing to audit")
+    pruner = Pruner(
+        pruning,
+        victim_accuracy=sweep.victim.accuracy,
+        victim_asr=sweep.victim.asr,
+        asr_ceiling=sweep.asr_ceiling,
+    )
+    cuts = []
+    total = spent = 0.0
+    best_of_all: float | None = None
+    for trial in trials:
+        row = Row(trial.params, trial.points, trial.start_counts)
+        whole = row.prefixes[-1][1]
+        total += whole.epochs[-1]
+        kept = row.points
+        for points, trajectory in row.prefixes:
+            kept = points
+            pruner.saw_trajectory(trial.number, trajectory, is_complete=len(points) == len(row.points))
+            stop = pruner.judge_trajectory(trajectory) if len(points) < len(row.points) else None
+            if stop is not None:
+                cuts.append((trial, trajectory, whole, stop))
+                break
+        spent += kept[-1].epoch
+        best = whole.best_accuracy(sweep.asr_ceiling)
+        best_of_all = max((value for value in (best, best_of_all) if value is not None), default=None)
+    accuracy = sweep.victim.accuracy
+    reached = pruner.best_accuracy
+    rows = [
+        {
+            "trial": trial.number,
+            "epoch": cut.epochs[-1],
+            "rule": stop.rule,
+            "reason": stop.reason,
+            "saw": stop.saw,
+            "would_have_been_feasible": cut.best_accuracy(sweep.asr_ceiling) is None
+            and whole.best_accuracy(sweep.asr_ceiling) is not None,
+            "retention": _retention(whole.best_accuracy(sweep.asr_ceiling), accuracy),
+            "would_have_become_best": _beats(whole.best_accuracy(sweep.asr_ceiling), reached),
+        }
+        for trial, cut, whole, stop in cuts
+    ]
+    return {
+        "sweep": sweep.name,
+        "pruning": pruning.to_json(),
+        "trials": len(trials),
+        "pruned": len(rows),
+        "would_have_been_feasible": sum(bool(row["would_have_been_feasible"]) for row in rows),
+        "would_have_become_best": sum(bool(row["would_have_become_best"]) for row in rows),
+        "best_retention": _retention(best_of_all, accuracy),
+        "best_retention_with_pruning": _retention(reached, accuracy),
+        "trial_epochs": total,
+        "trial_epochs_saved": total - spent,
+        "decisions": rows,
+    }
+
+
+def was_pruned(sweep: SweepRecord) -> bool:
+    """Whether rules have ended trials of the sweep."""
+    return any(trial.state == "pruned" for trial in sweep.trials)
+
+
+def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
+    """What became of a pruned sweep's stopped trials where they were tried once more, which no rule then ends.
+
+    The rerun has the setting and the seed of the stopped trial, so up to the stop it is the same trial, as far as the
+    machine is deterministic (`same_until_stop` says so).
+    """
+    trials = {trial.number: trial for trial in sweep.trials}
+    whole: dict[int, TrialRecord] = {}
+    for trial in sweep.trials:
+        first = trial
+        while first.rerun_of is not None:
+            first = trials[first.rerun_of]
+        if first.state == "pruned" and trial.state == "finished":
+            whole[first.number] = trial
+    reruns = {trial.number for trial in whole.values()}
+    best = max(
+        (found for trial in sweep.trials if trial.number not in reruns and (found := _best(trial, sweep)) is not None),
+        default=None,
+    )
+    pruned = [trial for trial in sweep.trials if trial.state == "pruned"]
+    rows = []
+    for stopped in pruned:
+        row: dict[str, Any] = {
+            "trial": stopped.number,
+            "epoch": stopped.points[-1].epoch,
+            "reason": stopped.reason,
+            "rerun": None,
+            "same_until_stop": None,
+            "would_have_been_feasible": None,
+            "retention": None,
+            "would_have_become_best": None,
+        }
+        if (end := whole.get(stopped.number)) is not None:
+            reached, both = _best(end, sweep), zip(stopped.points, end.points, strict=False)
+            row |= {
+                "rerun": end.number,
+                "same_until_stop": all(before.measurement == after.measurement for before, after in both),
+                "would_have_been_feasible": _best(stopped, sweep) is None and reached is not None,
+                "retention": _retention(reached, sweep.victim.accuracy),
+                "would_have_become_best": _beats(reached, best),
+            }
+        rows.append(row)
+    return {
+        "sweep": sweep.name,
+        "trials": len(sweep.trials) - len(reruns),
+        "pruned": len(rows),
+        "run_to_their_end": len(whole),
+        "would_have_been_feasible": sum(bool(row["would_have_been_feasible"]) for row in rows),
+        "would_have_become_best": sum(bool(row["would_have_become_best"]) for row in rows),
+        "best_retention": _retention(best, sweep.victim.accuracy),
+        "trial_epochs_saved": sum(sweep.epochs - trial.points[-1].epoch for trial in pruned),
+        "trial_epochs_of_reruns": sum(trial.points[-1].epoch for trial in whole.values()),
+        "decisions": rows,
+    }
+
+
+def _best(trial: TrialRecord, sweep: SweepRecord) -> float | None:
+    trajectory = Trajectory.of(trial.points, start_counts=trial.start_counts)
+    return trajectory.best_accuracy(sweep.asr_ceiling)
+
+
+def _retention(accuracy: float | None, victim_accuracy: float) -> float | None:
+    return None if accuracy is None else retention(accuracy, victim_accuracy)
+
+
+def _beats(accuracy: float | None, best: float | None) -> bool:
+    return accuracy is not None and (best is None or accuracy > best)

@@ -1,0 +1,1 @@
+"""Storage: where a home's files lie and how they are written, so that a kill at any moment loses nothing."""

@@ -1,0 +1,311 @@
+"""Checkpoint store: where checkpoints lie, a folder that all nodes see or an object store, and how they get there."""
+
+import contextlib
+import errno
+import os
+import queue
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sweeplab.specs import InvalidInput, StorageFault, check_storage_url
+from sweeplab.storage.locks import UPLOAD_FOLDER, OwnFolder
+
+MARK = "://"
+"""Tells a URL from a path."""
+
+REFUSALS = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""What a folder answers that is none to write to."""
+
+FOLDER_PAUSES = (0.0, 0.5, 5.0, 30.0)
+"""Seconds before a node looks again for a folder that the driver has made."""
+
+
+class Storage:
+    """A flat folder of checkpoint files: a path, or a URL such as s3://bucket/folder or gs://bucket/folder.
+
+    Credentials come from the environment, as pyarrow's file systems read them; never from the URL.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self.location = str(location)
+        self.is_remote = MARK in self.location
+
+    def __truediv__(self, name: str) -> "Storage":
+        return Storage(f"{self.location.rstrip('/')}/{name}" if self.is_remote else Path(self.location) / name)
+
+    def _file_system(self) -> tuple[Any, str]:
+        from pyarrow import fs
+
+        try:
+            check_storage_url(self.location)
+        except ValueError as error:
+            raise InvalidInput(str(error)) from None
+        try:
+            with _faults(self.location):  # S3's region is asked for
+                system, path = fs.FileSystem.from_uri(self.location)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise InvalidInput(
+                f"storage {self.location!r} is none that pyarrow opens ({error}); use a path, s3://, gs:// or abfs://"
+            ) from error
+        return system, path
+
+    def leave_mark(self, name: str, text: str = "SweepLab looks whether this folder can be written and seen") -> None:
+        """Write a small file, whose presence tells who sees the storage, or whose content whose it is.
+
+        Raises:
+            InvalidInput: if the folder is none that may be written, or the URL is none.
+            StorageFault: if the disk is full or fails, or the object store does not take it, however often it is
+                asked.
+        """
+        if not self.is_remote:
+            try:
+                Path(self.location).mkdir(parents=True, exist_ok=True)
+                (Path(self.location) / name).write_text(text + "\n")
+            except OSError as error:
+                if error.errno not in REFUSALS:  # a full disk, a share that hangs: it may be mended
+                    raise StorageFault(f"storage {self.location} failed: {error.strerror}; mend it") from error
+                raise InvalidInput(
+                    f"resources.storage={self.location!r} cannot be written ({error.strerror}); give a folder that "
+                    "can, or mend its permissions"
+                ) from error
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / name).write_text(text + "\n")
+            for pause in (*UPLOAD_PAUSES, None):
+                try:
+                    return self.upload(Path(folder) / name, name)
+                except StorageFault:
+                    if pause is None:
+                        raise
+                    time.sleep(pause)
+
+    def check_writable(self) -> None:
+        """Write a small file and remove it again.
+
+        Raises:
+            InvalidInput: as `leave_mark` does.
+            StorageFault: as `leave_mark` does.
+        """
+        mark = f".writable-{uuid4().hex[:12]}.part"
+        self.leave_mark(mark)
+        with contextlib.suppress(StorageFault):
+            self.remove(mark)
+
+    def wait_for_folder(self) -> None:
+        """Wait until this node sees the folder, which the driver has made: a network file system may take a while.
+
+        Raises:
+            StorageFault: if it does not.
+        """
+        if self.is_remote:
+            return
+        for pause in FOLDER_PAUSES:
+            time.sleep(pause)
+            if Path(self.location).is_dir():
+                return
+        raise StorageFault(
+            f"node {socket.gethostname()} does not see {self.location}, which the driver has made for checkpoints; set "
+            "resources.storage to a folder that all nodes share, s3:// or gs://"
+        )
+
+    def read(self, name: str) -> bytes | None:
+        """A small file's content; None where there is no such file, or a link in its place."""
+        if not self.is_remote:
+            path = Path(self.location) / name
+            with _faults(self.location):
+                return path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        system, path_there = self._file_system()
+        if not self.exists(name):
+            return None
+        with _faults(f"{self.location}/{name}"), system.open_input_stream(f"{path_there}/{name}") as stream:
+            content: bytes = stream.read()
+            return content
+
+    def names(self) -> set[str]:
+        """Files that are there, no links; empty where the folder is not."""
+        if not self.is_remote:
+            folder = Path(self.location)
+            with _faults(self.location):
+                if not folder.exists():
+                    return set()
+                with os.scandir(folder) as entries:
+                    return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+        from pyarrow import fs
+
+        system, path = self._file_system()
+        with _faults(self.location):
+            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return {info.base_name for info in found if info.type == fs.FileType.File}
+
+    def exists(self, name: str) -> bool:
+        """Whether a file is there, whole."""
+        if not self.is_remote:
+            return (Path(self.location) / name).exists()
+        from pyarrow import fs
+
+        system, path = self._file_system()
+        with _faults(self.location):
+            return bool(system.get_file_info(f"{path}/{name}").type == fs.FileType.File)
+
+    def remove(self, name: str) -> None:
+        """Remove a file; nothing where it is not there."""
+        if not self.is_remote:
+            with _faults(f"{self.location}/{name}"):
+                (Path(self.location) / name).unlink(missing_ok=True)
+            return
+        system, path = self._file_system()
+        with _faults(self.location), contextlib.suppress(FileNotFoundError):
+            system.delete_file(f"{path}/{name}")
+
+    def upload(self, source: Path, name: str) -> None:
+        """Copy a file there; it appears whole or not at all.
+
+        Raises:
+            StorageFault: if the store does not take it.
+        """
+        from pyarrow import fs
+
+        system, path = self._file_system()
+        with _faults(f"{self.location}/{name}"):
+            if isinstance(system, (fs.LocalFileSystem, fs.SubTreeFileSystem)):
+                system.create_dir(path, recursive=True)
+                fs.copy_files(str(source), f"{path}/.{name}.part", fs.LocalFileSystem(), system)
+                system.move(f"{path}/.{name}.part", f"{path}/{name}")
+            else:  # an object is visible once its upload is complete
+                fs.copy_files(str(source), f"{path}/{name}", fs.LocalFileSystem(), system)
+
+    def copy(self, name: str, to: "Storage") -> None:
+        """Copy a file to another storage, where it appears whole or not at all.
+
+        Raises:
+            StorageFault: if either fails.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(self.location) / name
+            if self.is_remote:
+                source = Path(folder) / name
+                self.download(name, source)
+            if to.is_remote:
+                return to.upload(source, name)
+            place = Path(to.location) / name
+            with _faults(str(place)):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, place.with_name(f".{name}.part"))
+                place.with_name(f".{name}.part").replace(place)
+
+    def download(self, name: str, to: Path) -> None:
+        """Copy a file from there.
+
+        Raises:
+            StorageFault: if it is not there or the store does not answer.
+        """
+        from pyarrow import fs
+
+        system, path = self._file_system()
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with _faults(f"{self.location}/{name}"):
+            fs.copy_files(f"{path}/{name}", str(to.with_name(f".{to.name}.part")), system, fs.LocalFileSystem())
+            to.with_name(f".{to.name}.part").replace(to)
+
+
+class _faults(contextlib.AbstractContextManager[None]):
+    """Turns what a store answers into StorageFault."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise StorageFault(f"storage {self.place} failed: {str(error).splitlines()[0][:300]}") from error
+        if isinstance(error, FileNotFoundError):
+            raise StorageFault(f"storage {self.place} has no such file ({error})") from error
+
+
+MOST_WAITING = 2
+"""Files that may wait for their upload: where training is faster than the network for long, it waits for it."""
+
+UPLOAD_PAUSES = (1.0, 5.0, 20.0)
+"""Seconds before an upload that failed is tried again."""
+
+
+class Uploads:
+    """Brings files to a storage in a thread of its own, in order, so that training does not wait."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self._scratch = OwnFolder(UPLOAD_FOLDER)
+        self.folder = self._scratch.path
+        """Where files are written first."""
+        self._queue: queue.Queue[tuple[Path, str | None] | None] = queue.Queue(MOST_WAITING)
+        self._is_closed = threading.Event()
+        self._fault: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="uploads", daemon=True)
+        self._thread.start()
+
+    def add(self, path: Path, replaced: str | None = None) -> None:
+        """Upload a file, and remove it afterwards; its name stays. `replaced` is then removed from the storage.
+
+        Raises:
+            StorageFault: if an earlier upload failed.
+        """
+        if self._fault is not None:
+            raise self._fault
+        self._queue.put((path, replaced))
+
+    def finish(self) -> None:
+        """Wait for all uploads.
+
+        Raises:
+            StorageFault: if one failed.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        if self._fault is not None:
+            raise self._fault
+
+    def close(self) -> None:
+        """Remove the scratch folder; what has not been uploaded by now is given up."""
+        self._is_closed.set()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)
+        self._scratch.remove()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None and not self._is_closed.is_set():
+            path, replaced = item
+            try:
+                if self._fault is None:
+                    self._upload(path)
+                    if replaced is not None:
+                        self.storage.remove(replaced)
+                path.unlink(missing_ok=True)
+            except Exception as error:  # noqa: BLE001 - raised again where the next file is added
+                self._fault = error
+
+    def _upload(self, path: Path) -> None:
+        """Upload a file, with patience; one that is gone meanwhile was replaced by a newer one before its turn came."""
+        for pause in (*UPLOAD_PAUSES, None):
+            try:
+                return self.storage.upload(path, path.name) if path.exists() else None
+            except StorageFault:
+                if not path.exists():
+                    return None
+                if pause is None or self._is_closed.wait(pause):
+                    raise
+        return None

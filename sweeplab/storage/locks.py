@@ -1,0 +1,116 @@
+"""Locks: a folder that one process makes, or that living processes read, is told from one that was left behind."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sweeplab.storage.files import make_private
+
+ABANDONED_SECONDS = 60.0
+"""A folder is looked at only so long after it was made: its process needs a moment to lock it."""
+
+RAY_FOLDER = "sweeplab-ray-"
+"""Prefix of the folder in which a private cluster keeps its sockets and logs."""
+
+UPLOAD_FOLDER = "sweeplab-checkpoints-"
+"""Prefix of the folder in which checkpoints wait for their upload."""
+
+
+class OwnFolder:
+    """A new temporary folder of this process; what killed processes have left under the prefix is removed first."""
+
+    def __init__(self, prefix: str) -> None:
+        for folder in abandoned_folders(prefix):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self._lock = hold(self.path)
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def abandoned_folders(prefix: str) -> list[Path]:
+    """This user's folders of that prefix whose processes are dead."""
+    found = []
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            status = folder.lstat()
+            is_mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+            if is_mine and time.time() - status.st_mtime > ABANDONED_SECONDS and not is_held(folder):
+                found.append(folder)
+    return found
+
+
+def hold(folder: Path) -> int:
+    """Have others know that this process needs a folder, until the descriptor is closed or the process dies; a system
+    that tidies temporary folders minds it too (systemd-tmpfiles)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return descriptor
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living process needs it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def making_lock(path: Path) -> Path:
+    """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, or MLflow's tables."""
+    return path.with_name(f".{path.name}.lock")
+
+
+Say = Callable[[str], None]
+
+
+@contextmanager
+def exclusively(path: Path, what: str, say: Say) -> Iterator[None]:
+    """Hold `path` alone; says so before it waits for the process that holds it."""
+    make_private(path.parent)
+    lock = FileLock(making_lock(path))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"waiting for another process that makes {what}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+LOCK_SECONDS = 5.0
+"""So often does whoever waits for a copy that another process makes say that it is alive."""
+
+
+@contextmanager
+def _patiently_locked(path: Path, alive: Callable[[], None]) -> Iterator[None]:
+    lock = FileLock(path)
+    while True:
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+            break
+        except Timeout:
+            alive()
+    try:
+        yield
+    finally:
+        lock.release()

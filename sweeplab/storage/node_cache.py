@@ -1,0 +1,139 @@
+"""Node cache: copies that a node keeps of what processes read, each made once and removed when unused."""
+
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sweeplab.specs import StorageFault, digest_of, file_digest
+from sweeplab.storage.checkpoint_store import MARK, Storage
+from sweeplab.storage.files import storage_faults
+from sweeplab.storage.locks import is_held
+
+CHUNK_BYTES = 32 * 2**20
+"""In one message."""
+
+COMPLETE = "complete"
+"""File in a folder that a node keeps: all is there; its time says when it was used last."""
+KEPT_DAYS = 14
+"""Copies that were not used for so long are removed by the next process that keeps something."""
+
+Read = Callable[[str, int, int], bytes]
+"""Path, offset and size to bytes of a file of the driver's node."""
+
+
+def content_of(location: str) -> str:
+    """Tells the content of a file: its digest, or that of its URL, as no name is used twice in an object store.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if MARK in location:
+        return digest_of(location)
+    found = os.stat(location)
+    return _digest_at(location, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _digest_at(path: str, size: int, time_ns: int) -> str:
+    return file_digest(Path(path))
+
+
+def local_copy(location: str, content: str, read: Read | None) -> Path:
+    """The file itself where this node sees it, else a copy that is made once a node.
+
+    Args:
+        location: absolute path on the driver's node, or a URL.
+        content: see `content_of`; a file of another content at that path is not the one.
+        read: asks the driver's node; None: there is only this one.
+
+    Raises:
+        FileNotFoundError: if there is neither the file nor a way to get it.
+        StorageFault: if the disk of this node, or the object store, fails.
+    """
+    if MARK not in location:
+        is_here = Path(location).exists()
+        if is_here and (read is None or content_of(location) == content):
+            return Path(location)
+        if read is None:
+            raise FileNotFoundError(f"{location} does not exist")
+    if not content:
+        raise ValueError(f"a copy of {location} needs to be told from others")
+    copy = node_cache() / f"weights-{content}{Path(location).suffix}"
+    with FileLock(_lock_of(copy)):
+        if copy.exists():
+            os.utime(copy)
+        elif MARK in location:
+            parent, _, file = location.rpartition("/")
+            Storage(parent).download(file, copy)
+        else:
+            assert read is not None
+            _receive(location, copy, read)
+    return copy
+
+
+def _receive(location: str, copy: Path, read: Read) -> None:
+    part = copy.with_name(f".{copy.name}.part")
+    part.unlink(missing_ok=True)
+    position = 0
+    while chunk := read(location, position, CHUNK_BYTES):
+        with storage_faults(f"{copy} of node {socket.gethostname()}"), part.open("ab") as file:
+            file.write(chunk)
+        position += len(chunk)
+    with storage_faults(f"{copy} of node {socket.gethostname()}"):
+        part.replace(copy)
+
+
+def node_cache() -> Path:
+    """This user's folder for copies on this node; nobody else may write there."""
+    folder = Path(tempfile.gettempdir()) / f"sweeplab-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise StorageFault(f"{folder} belongs to someone else; remove it, or set TMPDIR to a folder of yours")
+    return folder
+
+
+def _lock_of(copy: Path) -> Path:
+    return copy.with_name(f".{copy.name}.lock")
+
+
+def remove_old_copies() -> None:
+    """Remove what this node keeps, copies of files and decoded images, that was not used for KEPT_DAYS and that nobody
+    makes now."""
+    for copy, seconds in _kept():
+        if seconds > 86_400 * KEPT_DAYS:
+            remove_copy(copy)
+
+
+def remove_copy(copy: Path) -> None:
+    """Remove something that this node keeps, unless a process makes it now, or reads there."""
+    with contextlib.suppress(OSError, Timeout), FileLock(_lock_of(copy), timeout=0):
+        if not copy.is_dir():
+            copy.unlink()
+        elif not is_held(copy):
+            shutil.rmtree(copy)
+
+
+def kept_copies() -> list[tuple[Path, int, float]]:
+    """What this node keeps: where, bytes on the disk, and seconds since it was used last."""
+    found = []
+    for copy, seconds in _kept():
+        with contextlib.suppress(OSError):  # another process removes it now
+            paths = [path for path in copy.rglob("*") if path.is_file()] if copy.is_dir() else [copy]
+            found.append((copy, sum(512 * path.stat().st_blocks for path in paths), seconds))
+    return found
+
+
+def _kept() -> Iterator[tuple[Path, float]]:
+    for copy in sorted(node_cache().iterdir()):
+        with contextlib.suppress(OSError):
+            if copy.suffix != ".lock":
+                mark = copy / COMPLETE
+                yield copy, time.time() - (mark if mark.exists() else copy).stat().st_mtime

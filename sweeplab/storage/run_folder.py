@@ -1,0 +1,309 @@
+"""A run's folder: its points, outcomes, checkpoints and result. Victims and trials have the same one."""
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweeplab.records import Outcomes, Point
+from sweeplab.specs import InvalidInput, StorageFault
+from sweeplab.storage.checkpoint_store import Storage
+from sweeplab.storage.files import append_line, read_json, read_lines, storage_faults, write_atomically, write_json
+from sweeplab.storage.ownership import MARK, Owner, write_signed
+
+ROLLING = re.compile(r"attempt-\d+-after-point-(\d+)-step-(\d+)\.pt")
+"""Names of checkpoints that are written inside a long epoch, beside those of points."""
+
+CHECKPOINT = re.compile(rf"attempt-\d+-epoch-\d+(-step-\d+)?\.pt|{ROLLING.pattern}")
+"""Names of all checkpoints. No other file is ever removed where checkpoints lie, but for their unfinished writes."""
+
+UNFINISHED = re.compile(rf"\.({CHECKPOINT.pattern})(\.\d+)?\.part")
+
+
+class RunFolder:
+    """Files of one training run. Only the driver writes here, except checkpoints, whose names no other attempt uses.
+
+    Checkpoints lie in `checkpoints`, unless trial.json or victim.json names another storage.
+
+    A point exists once its line in history.jsonl does; outcomes are written before it. A result exists once result.json
+    does. Committing a point or a result again changes nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._points: list[Point] | None = None
+        self._storage: Storage | None = None
+        self._facts: dict[str, Any] | None = None
+        self._is_own_storage = False
+
+    @property
+    def storage(self) -> Storage:
+        """Where the run's checkpoints lie."""
+        if self._storage is None:
+            location = self.facts().get("storage")
+            self._storage = Storage(location or self.checkpoints)
+        return self._storage
+
+    def facts(self) -> dict[str, Any]:
+        """What was written about the run before it began, if anything; `move_storage` alone changes a trial's."""
+        if self._facts is not None:
+            return self._facts
+        for name in ("trial.json", "victim.json"):
+            if (self.path / name).exists():
+                facts: dict[str, Any] = read_json(self.path / name)
+                if name == "trial.json":
+                    self._facts = facts
+                return facts
+        return {}
+
+    def _owner(self) -> Owner:
+        """The sweep or the victim that the run belongs to."""
+        sweep = self.path.parent.parent / "sweep.json"
+        if sweep.exists():
+            return Owner(sweep.parent.parent.parent, str(read_json(sweep)["identity"]))
+        return Owner(self.path.parent.parent, self.path.name)
+
+    def owns_storage(self) -> bool:
+        """Whether checkpoints may be written and removed where the run's lie: in its own folder, or in a storage that
+        this home has marked for it. What else trial.json names is only read.
+
+        Raises:
+            StorageFault: if an object store does not answer.
+        """
+        if not self._is_own_storage:
+            if self.facts().get("storage"):
+                self._is_own_storage = self._owner().holds(self.storage)
+            else:
+                self._is_own_storage = not self.checkpoints.is_symlink()
+        return self._is_own_storage
+
+    def is_marked_by_others(self) -> bool:
+        """Whether another home, or another sweep, puts checkpoints where the run's lie.
+
+        Raises:
+            StorageFault: if an object store does not answer.
+        """
+        return self.storage.read(MARK) is not None and not self.owns_storage()
+
+    def foreign_storage(self) -> str:
+        """What is said of checkpoints that lie where this home did not put them."""
+        return f"its checkpoints lie in {self.storage.location}, which is gone or holds no mark of this home"
+
+    def claim_storage(self) -> None:
+        """Make the folder of its checkpoints, by which a worker knows that its node sees it; outside the home it is
+        marked. Only for a storage that the spec that is run names, or that the run owns already.
+
+        Raises:
+            InvalidInput: if it cannot be written.
+            StorageFault: if the disk or the object store fails.
+        """
+        if self.facts().get("storage"):
+            self._owner().claim(self.storage)
+        else:
+            with storage_faults(self.storage.location):
+                Path(self.storage.location).mkdir(parents=True, exist_ok=True)
+
+    def remove_checkpoint(self, name: str) -> None:
+        """Remove a checkpoint, or what is left of an unfinished write of one; nothing else, and nowhere else than where
+        this home wrote it."""
+        if (CHECKPOINT.fullmatch(name) or UNFINISHED.fullmatch(name)) and self.owns_storage():
+            self.storage.remove(name)
+
+    def move_storage(self, location: str | None) -> int:
+        """Have the run's checkpoints lie elsewhere from now on; those that cannot be brought along are given up.
+
+        Args:
+            location: of the storage, which the spec names; None: the run's own folder.
+
+        Returns:
+            How many were brought along.
+        """
+        old, new, brought = self.storage, Storage(location or self.checkpoints), 0
+        if location:
+            self._owner().claim(new)
+        with contextlib.suppress(StorageFault, InvalidInput, OSError):
+            for name in sorted(old.names()):
+                if CHECKPOINT.fullmatch(name):
+                    old.copy(name, new)
+                    brought += 1
+        name = "trial.json" if (self.path / "trial.json").exists() else "victim.json"
+        facts = {key: value for key, value in read_json(self.path / name).items() if key != "storage"}
+        facts |= {"storage": location} if location else {}
+        if name == "trial.json":
+            write_json(self.path / name, facts)
+        else:
+            write_signed(self.path / name, facts, self._owner().home)
+        self._storage, self._facts, self._is_own_storage = None, None, False
+        return brought
+
+    def points(self) -> list[Point]:
+        """The committed points by index.
+
+        Raises:
+            InvalidInput: if the history has a hole, which only a damaged file can have.
+        """
+        if self._points is None:
+            path = self.path / "history.jsonl"
+            points = sorted((Point.from_json(line) for line in read_lines(path)), key=lambda point: point.index)
+            if [point.index for point in points] != list(range(len(points))):
+                raise InvalidInput(f"{path} is damaged: points are missing; restore it or remove its folder")
+            for point in points:
+                if point.checkpoint is not None and "/" in point.checkpoint:
+                    raise InvalidInput(
+                        f"{path} names checkpoint {point.checkpoint!r}, which must be a file's name without a folder; "
+                        "restore it or remove its folder"
+                    )
+            self._points = points
+        return self._points
+
+    def commit(self, point: Point, outcomes: Outcomes) -> bool:
+        """Make a point durable; False where it was committed before.
+
+        Raises:
+            ValueError: if the point does not follow the last one.
+        """
+        points = self.points()
+        if point.index < len(points):
+            return False
+        if point.index > len(points):
+            raise ValueError(f"point {point.index} of {self.path} arrived before point {len(points)}")
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            correct=np.frombuffer(outcomes.correct, np.uint8),
+            num_images=outcomes.num_images,
+            hits=np.frombuffer(outcomes.hits, np.uint8),
+            num_triggered=outcomes.num_triggered,
+        )
+        write_atomically(self._outcomes_path(point.index), buffer.getvalue())
+        append_line(self.path / "history.jsonl", point.to_json())
+        points.append(point)
+        return True
+
+    def write_points(self, points: list[Point]) -> None:
+        """Write a whole history that was measured elsewhere, without outcomes per image."""
+        lines = "".join(json.dumps(point.to_json(), allow_nan=False) + "\n" for point in points)
+        write_atomically(self.path / "history.jsonl", lines.encode())
+        self._points = list(points)
+
+    def outcomes(self, index: int) -> Outcomes | None:
+        """Outcomes per image of a committed point; None where there are none."""
+        path = self._outcomes_path(index)
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return Outcomes(
+                arrays["correct"].tobytes(),
+                int(arrays["num_images"]),
+                arrays["hits"].tobytes(),
+                int(arrays["num_triggered"]),
+            )
+
+    def _outcomes_path(self, index: int) -> Path:
+        return self.path / "outcomes" / f"{index:04d}.npz"
+
+    def begin_attempt(self) -> int:
+        """Count one more attempt; returns its number, 1 for the first."""
+        attempt = self.attempts() + 1
+        write_json(self.path / "attempts.json", {"attempts": attempt})
+        return attempt
+
+    def attempts(self) -> int:
+        """Attempts so far; a trial's folder is made together with its first one."""
+        path = self.path / "attempts.json"
+        return int(read_json(path)["attempts"]) if path.exists() else int(self.facts().get("attempts", 0))
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write the result: the run is over for good."""
+        if self.result() is None:
+            write_json(self.path / "result.json", result)
+
+    def result(self) -> dict[str, Any] | None:
+        """The result, or None while the run is not over."""
+        path = self.path / "result.json"
+        value: dict[str, Any] | None = read_json(path) if path.exists() else None
+        return value
+
+    def has_checkpoint(self, point: Point) -> bool:
+        """Whether the point's checkpoint is still there."""
+        return point.checkpoint is not None and self.storage.exists(point.checkpoint)
+
+    def checkpoint_path(self, point: Point) -> Path | None:
+        """The point's checkpoint if it is still on the disk, or in the object store: then it is fetched first."""
+        if point.checkpoint is None or not self.storage.exists(point.checkpoint):
+            return None
+        if not self.storage.is_remote:
+            return Path(self.storage.location) / point.checkpoint
+        path = self.checkpoints / point.checkpoint
+        if not path.exists():
+            if self.checkpoints.is_symlink() or not CHECKPOINT.fullmatch(point.checkpoint):
+                return None
+            self.storage.download(point.checkpoint, path)
+        return path
+
+    def latest_checkpoint(self) -> str | None:
+        """The newest state from which the next attempt goes on: inside an epoch, else of the newest point; its place.
+
+        None where the newest point has none: the run then starts again at its beginning.
+        """
+        points = self.points()
+        if not points:
+            return None
+        name = self._rolling() or (points[-1].checkpoint if self.has_checkpoint(points[-1]) else None)
+        return (self.storage / name).location if name else None
+
+    def _rolling(self) -> str | None:
+        """The checkpoint that was written last inside the epoch after the newest point."""
+        points, found = self.points(), []
+        for name in self.storage.names():
+            match = ROLLING.fullmatch(name)
+            if match and points and int(match[1]) == points[-1].index and int(match[2]) > points[-1].step:
+                found.append((int(match[2]), name))
+        return max(found)[1] if found else None
+
+    def num_kept(self) -> int:
+        """Points from which the run can go on: all, or those up to the newest whose checkpoint is left."""
+        points = self.points()
+        kept = len(points)
+        if self._rolling():
+            return kept
+        while kept and points[kept - 1].index > 0 and not self.has_checkpoint(points[kept - 1]):
+            kept -= 1
+        return kept
+
+    def rewind(self) -> int:
+        """Forget points whose state cannot be continued, because no checkpoint of the last one is left; how many."""
+        points, kept = self.points(), self.num_kept()
+        lost = len(points) - kept
+        if lost:
+            (self.path / "result.json").unlink(missing_ok=True)  # of a victim whose weights are gone
+            lines = "".join(json.dumps(p.to_json(), allow_nan=False) + "\n" for p in points[:kept])
+            write_atomically(self.path / "history.jsonl", lines.encode())
+            self._points = points[:kept]
+        return lost
+
+    def keep_checkpoints(self, keep: set[str]) -> None:
+        """Remove the committed points' checkpoints but those in `keep`; what a worker is about to report stays.
+
+        In an object store the newest that has arrived stays too until the run is over: the last ones may still be under
+        way.
+        """
+        points, is_over, names = self.points(), self.result() is not None, self.storage.names()
+        if self.storage.is_remote and not is_over:
+            keep = keep | {next((point.checkpoint for point in reversed(points) if point.checkpoint in names), "")}
+        stale = {point.checkpoint for point in points if point.checkpoint is not None} - keep
+        for name in names:
+            match = ROLLING.fullmatch(name)
+            if name in stale or (match and (is_over or int(match[1]) < points[-1].index)):
+                self.remove_checkpoint(name)
+
+    def clear_abandoned(self) -> None:
+        """Remove what an attempt that died wrote and never reported. Only before the next attempt starts."""
+        known = {point.checkpoint for point in self.points()} | {self._rolling()}
+        for name in self.storage.names() - known:
+            self.remove_checkpoint(name)

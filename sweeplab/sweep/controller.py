@@ -1,0 +1,532 @@
+"""Controller: hands out trials, takes in their points, and keeps ledger, Optuna and MLflow in step."""
+
+import os
+import threading
+import time
+from bisect import insort
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import Any, Protocol
+
+from sweeplab.evaluation.retention import best_cleaned_point
+from sweeplab.experiment import CleaningSweep
+from sweeplab.ranking.costs import costs_of
+from sweeplab.records import Outcomes, Point, TrialRecord, Victim
+from sweeplab.search.pruner import Pruner
+from sweeplab.search.samplers import Plan, ask, ask_again, tell
+from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
+from sweeplab.specs import InvalidInput, StorageFault, digest_of
+from sweeplab.storage.checkpoint_store import Storage
+from sweeplab.storage.files import open_private, storage_faults
+from sweeplab.storage.run_folder import RunFolder
+from sweeplab.sweep_folder import TRIAL_FORMAT, SweepFolder
+from sweeplab.worker.failures import Failure
+from sweeplab.worker.input_paths import Sources
+from sweeplab.worker.jobs import CleaningJob, Contents, Machine
+from sweeplab.worker.run import clean
+
+BACKOFF_SECONDS = (0.0, 5.0, 30.0)
+"""Wait before a trial is tried again: at once after its first failure, later after the next ones."""
+
+ALIKE = 5
+"""So many settings in a row may fail with the same words before they train."""
+
+GPU_SECONDS = 10.0
+"""Between two looks at the GPU time spent."""
+
+
+class Listener(Protocol):
+    """Who hears of a sweep's progress: the tracker, the display."""
+
+    def trial_began(self, trial: TrialRecord) -> None:
+        """An attempt starts."""
+        ...
+
+    def point_made(self, trial: TrialRecord, point: Point) -> None:
+        """A point was committed."""
+        ...
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        """A trial is over: finished or failed."""
+        ...
+
+
+def storage_of_trial(sweep: CleaningSweep, folder: SweepFolder, number: int) -> str | None:
+    """Where a trial's checkpoints go, if not into its folder; apart from those of sweeps that were set aside."""
+    root = sweep.resources.storage
+    if root is None:
+        return None
+    name = f"{sweep.name}-{folder.header()['identity']}"
+    return (Storage(root) / "sweeps" / name / TRIAL_FORMAT.format(number)).location
+
+
+class TrialBook:
+    """What executors talk to, in the driver process only.
+
+    The study is the list of trials. A trial is over when its folder holds a result. Everything is written in the order
+    ledger, Optuna, MLflow, and a start brings the later ones up to the ledger: a kill between any two writes is mended.
+    """
+
+    def __init__(
+        self,
+        sweep: CleaningSweep,
+        folder: SweepFolder,
+        victim: Victim,
+        machine: Machine,
+        listeners: tuple[Listener, ...],
+    ) -> None:
+        self.sweep, self.folder, self.victim, self.machine = sweep, folder, victim, machine
+        self.reads: list[Any] = []
+        """Parts of specs that say what the command reads."""
+        self.sources: Sources | None = None
+        """What workers on other nodes may not see; the executor knows."""
+        self.weights = ""
+        """Tells the content of the victim's checkpoint where it is copied."""
+        self.contents = Contents()
+        """What workers must find."""
+        self.listeners = listeners
+        self.work: Callable[[CleaningJob, Any], None] = clean
+        """What a worker does with a job."""
+        self.fault: StorageFault | InvalidInput | None = None
+        """Why the book takes nothing in any more: the storage failed, or every trial meets the same."""
+        self.study = open_study(folder, sweep.name)
+        self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
+        self.plan = Plan.of(sweep)
+        self._pruner = Pruner.of(sweep.search, victim.measurement)
+        self._stops: dict[int, str] = {}
+        """Reasons of the recorded decisions to end a trial early, by trial."""
+        self._whole: set[int] = set()
+        """Reruns of pruned trials, which no rule ends."""
+        self._reruns = deque(folder.reruns())
+        """Trials whose setting is still to be tried once more."""
+        self._num_reruns = len(self._reruns)
+        self._gpu_asked, self._gpu_seconds = -inf, 0.0
+        self._gate = threading.RLock()
+        self._closed = False
+        self._num_begun = 0
+        self._runs: dict[int, RunFolder] = {}
+        """Folders of the trials that are not over; each remembers its points."""
+        self._waiting: deque[int] = deque()
+        self._not_before: dict[int, float] = {}
+        """When a trial that failed may be tried again, in seconds of the monotonic clock."""
+        self._running: set[int] = set()
+        self._unheeded: set[str] = set()
+        """Storages that did not answer when checkpoints of trials were to be removed."""
+        self._best: list[tuple[float, float, int]] = []
+        """(-accuracy, number) of the ended trials that keep their weights, best first."""
+        self._alike: tuple[str, set[str]] = ("", set())
+        """Why the last trials in a row failed alike before their first epoch, and their configurations."""
+        self._failures: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        """Events of a trial's failed attempts."""
+        self.reconcile()
+
+    # --- start: bring everything up to the ledger
+
+    def reconcile(self) -> None:
+        """Tell Optuna what the ledger knows and it does not; queue the trials that were begun and are not over."""
+        ended = set()
+        for event in self.folder.events():
+            if event["event"] == "trial ended":
+                ended.add(event["trial"])
+            elif event["event"] == "attempt failed" and not event.get("blameless"):
+                self._failures[event["trial"]].append(event)
+            elif event["event"] == "stop decided":
+                self._stops[event["trial"]] = event["reason"]
+        self._add_missing_trials()
+        for trial in begun_trials(self.study):
+            self._num_begun += 1
+            if not self.folder.has_trial(trial.number):
+                rerun_of = self._reruns[0] if self._is_rerun(trial.number) else None
+                self._write_trial(ask_again(self.study, self.plan, trial.number), rerun_of)
+            again = self.folder.trial_header(trial.number).get("rerun_of")
+            if again is not None:
+                self._reruns.remove(again)
+                self._note_rerun(trial.number, again)
+            result = self.folder.trial(trial.number).result()
+            if self._pruner is not None:
+                self._pruner.saw(self.record(trial.number))
+            if result is None:
+                if verdict := self._verdict(trial.number):  # a kill came between the last failure and the result
+                    self._end(trial.number, verdict)
+                else:
+                    self._waiting.append(trial.number)
+                continue
+            if not trial.state.is_finished():
+                self._tell(self.record(trial.number))
+            if trial.number not in ended:
+                self.folder.event("trial ended", trial=trial.number, made_up_for=True, **result)
+            self._settle_checkpoints(self.record(trial.number))
+
+    def _add_missing_trials(self) -> None:
+        """Trials that the ledger has and the journal lost (power failure) come back with the ledger's parameters."""
+        known = len(self.study.get_trials(deepcopy=False))
+        for number in self.folder.trial_numbers():
+            if number < known:
+                continue
+            add_lost_trial(self.study, self.plan.space, self.folder.trial_header(number)["params"])
+
+    # --- handing out
+
+    def next_job(self) -> CleaningJob | None:
+        """The next attempt to run; None when nothing is left to start now (see `is_done`)."""
+        with self._intake():
+            number, is_new = self._next_number()
+            if number is None:
+                return None
+            run = self._run(number)
+            if not is_new:
+                run.clear_abandoned()
+                lost = run.rewind()
+                if lost:
+                    self.folder.event("points lost", trial=number, points=lost)
+            self._claim_storage(run, number)
+            attempt = 1 if is_new else run.begin_attempt()
+            self._running.add(number)
+            record = self.record(number)
+            self.folder.event("trial began", trial=number, attempt=attempt, points=len(record.points))
+            for listener in self.listeners:
+                listener.trial_began(record)
+            return CleaningJob(
+                sweep=self.sweep if record.seed == self.sweep.seed else self.sweep.replace(seed=record.seed),
+                victim=self.victim,
+                number=number,
+                attempt=attempt,
+                params=record.params,
+                machine=self.machine,
+                checkpoints=run.storage.location,
+                resume_from=run.latest_checkpoint(),
+                weights=self.weights,
+                sources=self.sources,
+                contents=self.contents,
+                work=self.work,
+            )
+
+    def _claim_storage(self, run: RunFolder, number: int) -> None:
+        """Make the folder of a trial's checkpoints where the spec has it, or where this home made it before."""
+        if run.facts().get("storage") != storage_of_trial(self.sweep, self.folder, number) and not run.owns_storage():
+            raise StorageFault(f"trial {number}: {run.foreign_storage()}; the same command moves them")
+        run.claim_storage()
+
+    def _next_number(self) -> tuple[int | None, bool]:
+        """The next trial, and whether it is a new one; first those that were begun and may go on now."""
+        if self._closed:
+            return None, False
+        self._end_stopped()
+        now = time.monotonic()
+        for number in self._waiting:
+            if self._not_before.get(number, 0.0) <= now:
+                self._waiting.remove(number)
+                return number, False
+        if self.may_ask():
+            return self._ask(), True
+        return None, False
+
+    def _end_stopped(self) -> None:
+        """End the waiting trials whose early end was decided before they were interrupted."""
+        for number in [number for number in self._waiting if number in self._stops]:
+            self._waiting.remove(number)
+            self.finished(number)
+
+    def may_ask(self) -> bool:
+        """Whether new trials are still to be begun."""
+        return not self._closed and self.num_begun() < self.num_trials() and self.limit_reached() is None
+
+    def limit_reached(self) -> str | None:
+        """The bound that keeps new trials from being begun, in words; None: there is none."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return f"search.hours={self.sweep.search.hours:g} of this command are used up"
+        if not self._is_within_gpu_hours():
+            return f"search.gpu_hours={self.sweep.search.gpu_hours:g} of this sweep are used up"
+        return None
+
+    def _is_within_gpu_hours(self) -> bool:
+        limit, now = self.sweep.search.gpu_hours, time.monotonic()
+        if limit is None:
+            return True
+        if now - self._gpu_asked > GPU_SECONDS:
+            self._gpu_asked = now
+            self._gpu_seconds = costs_of(self.folder.events(), (), time.time_ns() // 1_000_000).gpu_seconds
+        return self._gpu_seconds < 3600 * limit
+
+    def num_trials(self) -> int:
+        """Trials that the sweep will have, those that are tried once more included."""
+        begun_reruns = self._num_reruns - len(self._reruns)
+        return max(self.sweep.num_trials(), self._num_begun - begun_reruns) + self._num_reruns
+
+    def num_begun(self) -> int:
+        """Trials with parameters."""
+        return self._num_begun
+
+    def is_done(self) -> bool:
+        """Whether nothing runs, nothing waits and nothing new is to be begun."""
+        return not self._running and not self._waiting and not self.may_ask()
+
+    def is_complete(self) -> bool:
+        """Whether every trial of the sweep is over."""
+        return not self._running and not self._waiting and self.num_begun() >= self.num_trials()
+
+    def close(self) -> None:
+        """Take nothing in and hand nothing out any more; returns once nothing is being written."""
+        self._closed = True
+        with self._gate:
+            pass
+
+    @contextmanager
+    def _intake(self) -> Iterator[None]:
+        """One event at a time, none after `close`; a storage that fails closes the book."""
+        with self._gate:
+            if self.fault is not None:
+                raise self.fault
+            try:
+                yield
+            except StorageFault as fault:
+                self.fault, self._closed = fault, True
+                raise
+
+    def _ask(self) -> int:
+        number = self.num_begun()
+        if self._is_rerun(number):
+            again = self._reruns.popleft()
+            self._write_trial(ask_for(self.study, self.folder.trial_header(again)["params"], number), rerun_of=again)
+            self._note_rerun(number, again)
+        else:
+            self._write_trial(ask(self.study, self.plan, number))
+        self._num_begun += 1
+        return number
+
+    def _note_rerun(self, number: int, again: int) -> None:
+        self.plan.reruns[number] = again
+        result = self.folder.trial(again).result()
+        if again in self._whole or (result is not None and result["state"] == "pruned"):
+            self._whole.add(number)
+
+    def _is_rerun(self, number: int) -> bool:
+        """Whether a trial that is begun now tries another once more: these come after all others, whose numbers say
+        what they are."""
+        return bool(self._reruns) and number - (self._num_reruns - len(self._reruns)) >= self.sweep.num_trials()
+
+    def _write_trial(self, trial: BegunTrial, rerun_of: int | None = None) -> None:
+        params = self.plan.space.suggest(trial)
+        setting = self.sweep.setting(params)  # a value that a field refuses is refused here, before anything runs
+        seed = self.sweep.seed + self.plan.seed_of(trial.number)
+        self.folder.write_trial(
+            trial.number,
+            params,
+            configuration=digest_of(setting.canonical()),
+            seed=seed if rerun_of is None else self.folder.trial_header(rerun_of)["seed"],
+            start_counts=self.sweep.start_counts(setting),
+            storage=storage_of_trial(self.sweep, self.folder, trial.number),
+            rerun_of=rerun_of,
+        )
+
+    # --- taking in
+
+    def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
+        """Commit a point, then drop the checkpoints that it makes superfluous."""
+        if self._closed:
+            return
+        with self._intake():
+            run = self._run(number)
+            if not run.commit(point, outcomes):
+                return
+            record = self.record(number)
+            best = self.best_point(record)
+            keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
+            self._keep(run, keep)
+            self._judge(record)
+            for listener in self.listeners:
+                listener.point_made(record, point)
+
+    def _judge(self, record: TrialRecord) -> None:
+        """Decide whether the trial ends early, and record the decision before anyone acts on it."""
+        if self._pruner is None:
+            return
+        self._pruner.saw(record)
+        is_spared = record.number in self._whole or len(record.points) >= self.sweep.num_points()
+        if record.number in self._stops or is_spared:
+            return
+        stop = self._pruner.judge(record)
+        if stop is not None:
+            facts = {"point": record.points[-1].index, "rule": stop.rule, "reason": stop.reason, "saw": stop.saw}
+            self.folder.event("stop decided", durable=True, trial=record.number, **facts)
+            self._stops[record.number] = stop.reason
+
+    def should_stop(self, number: int) -> bool:
+        """Whether the trial is to end after its last point: that was decided, or the book takes nothing in any more."""
+        return self._closed or number in self._stops
+
+    def finished(self, number: int) -> None:
+        """A trial has run all its epochs, or has stopped early where that was decided: then it is pruned."""
+        if self._closed:
+            return
+        with self._intake():
+            record = self.record(number)
+            self._alike = ("", set())
+            if len(record.points) == self.sweep.num_points():
+                self._end(number, {"state": "finished"})
+            elif number in self._stops:
+                self._end(number, {"state": "pruned", "reason": self._stops[number]})
+            else:
+                raise RuntimeError(
+                    f"trial {number} ended with {len(record.points)} of {self.sweep.num_points()} points; "
+                    "it is not finished"
+                )
+
+    def failed(self, number: int, failure: Failure) -> None:
+        """An attempt ended early: try again where that can help, else end the trial as failed, with the reason."""
+        if self._closed:
+            return
+        with self._intake():
+            run = self._run(number)
+            damaged = run.latest_checkpoint() if failure.kind == "checkpoint" else None
+            is_blameless = failure.kind == "storage" or damaged is not None
+            event = {
+                "trial": number,
+                "attempt": run.attempts(),
+                "points": len(run.points()),
+                "reason": failure.reason,
+                **({"kind": failure.kind} if failure.kind else {}),
+                **({"for_good": True} if failure.is_deterministic else {}),
+                **({"blameless": True} if is_blameless else {}),
+            }
+            self.folder.event("attempt failed", durable=True, **event)
+            if failure.kind == "storage":
+                self._again(number, 0.0)
+                raise StorageFault(failure.reason)
+            if damaged is not None:
+                run.remove_checkpoint(damaged.rpartition("/")[2])
+                self._again(number, 0.0)
+                return
+            self._failures[number].append(event)
+            if verdict := self._verdict(number):
+                self._end(number, verdict)
+                self._mind_likeness(number, failure)
+            else:
+                failures = len(self._failures[number])
+                self._again(number, BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1])
+
+    def _verdict(self, number: int) -> dict[str, Any] | None:
+        """The result of a trial that is not tried again after its failed attempts so far; None: it is."""
+        failures = self._failures.get(number)
+        if not failures:
+            return None
+        last = failures[-1]
+        for_good = bool(last.get("for_good"))
+        twice = len(failures) > 1 and all(
+            (known.get("kind"), known.get("points")) == ("memory", last["points"]) for known in failures[-2:]
+        )
+        if not for_good and not twice and len(failures) < self.sweep.resources.max_attempts:
+            return None
+        tries = "" if for_good else f" ({len(failures)} attempts)"
+        advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
+        return {"state": "failed", "reason": last["reason"] + tries + advice}
+
+    def _mind_likeness(self, number: int, failure: Failure) -> None:
+        """Hand out nothing more once so many settings in a row failed alike before they trained: it is something that
+        all share, and the rest of the sweep would be lost to it too. To diverge, or to need too much memory, as
+        neighbours in a grid do one after the other, is a matter of settings."""
+        of_settings = failure.kind == "memory" or failure.reason.startswith("FloatingPointError")
+        if of_settings or len(self.folder.trial(number).points()) > 1:
+            self._alike = ("", set())
+            return
+        reason, configurations = self._alike if self._alike[0] == failure.reason else (failure.reason, set())
+        configurations.add(self.folder.trial_header(number)["configuration"])
+        self._alike = (reason, configurations)
+        if len(configurations) >= ALIKE and not self.is_complete():
+            self._closed = True
+            self.fault = InvalidInput(
+                f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: {reason}; "
+                "nothing more is begun. Mend what they share, then run the same command again, and `sweeplab rerun "
+                f"{self.sweep.name} TRIAL` for each of them"
+            )
+
+    def _again(self, number: int, seconds: float) -> None:
+        """Queue a trial for another attempt, not before so many seconds."""
+        self._running.discard(number)
+        self._not_before[number] = time.monotonic() + seconds
+        self._waiting.append(number)
+
+    def _end(self, number: int, result: dict[str, Any]) -> None:
+        run = self._run(number)
+        run.finish(result)
+        record = self.record(number)
+        self._tell(record)
+        self._running.discard(number)
+        if self._pruner is not None:
+            self._pruner.saw(record)
+        self.folder.event("trial ended", trial=number, **result)
+        self._settle_checkpoints(record)
+        for listener in self.listeners:
+            listener.trial_ended(record)
+
+    def _tell(self, record: TrialRecord) -> None:
+        if record.state == "failed":
+            tell_failed(self.study, record.number)
+            return
+        tell(
+            self.study,
+            record.number,
+            record.points,
+            victim_accuracy=self.victim.measurement.accuracy,
+            asr_ceiling=self.sweep.search.asr_ceiling,
+            start_counts=record.start_counts,
+        )
+
+    def _settle_checkpoints(self, record: TrialRecord) -> None:
+        """Of all ended trials, only the best few keep weights: those of their best cleaned point."""
+        best = self.best_point(record) if record.state in ("finished", "pruned") else None
+        keep = {best.checkpoint} if best is not None and best.checkpoint is not None else set()
+        self._keep(self._run(record.number), keep)
+        self._runs.pop(record.number, None)
+        if best is None:
+            return
+        insort(self._best, (-best.measurement.accuracy, best.measurement.asr or 0.0, record.number))
+        for *_, number in self._best[self.sweep.resources.keep_checkpoints :]:
+            self._keep(self.folder.trial(number), set())
+        del self._best[self.sweep.resources.keep_checkpoints :]
+
+    def _keep(self, run: RunFolder, keep: set[str]) -> None:
+        """Remove a run's other checkpoints; a storage that does not let go of them is no reason to end a sweep."""
+        place = run.storage.location.rpartition("/")[0]
+        if place in self._unheeded and run.result() is not None:
+            return
+        try:
+            run.keep_checkpoints(keep)
+        except StorageFault as fault:
+            self._unheeded.add(place)
+            self.folder.event("checkpoints left", storage=place, reason=str(fault))
+
+    # --- reading
+
+    def record(self, number: int) -> TrialRecord:
+        """A trial as the ledger holds it."""
+        return self.folder.trial_record(number, is_driven=number in self._running, run=self._run(number))
+
+    def _run(self, number: int) -> RunFolder:
+        if number not in self._runs:
+            self._runs[number] = self.folder.trial(number)
+        return self._runs[number]
+
+    def best_point(self, record: TrialRecord) -> Point | None:
+        """The trial's best cleaned point so far."""
+        return best_cleaned_point(record.points, self.sweep.search.asr_ceiling, start_counts=record.start_counts)
+
+    def is_over(self, number: int) -> bool:
+        """Whether the trial has a result."""
+        return self.folder.trial(number).result() is not None
+
+    def log(self, number: int, text: str) -> None:
+        """Keep an attempt's traceback in the trial's log."""
+        path = self.folder.trial(number).path / "log.txt"
+        with (
+            self._intake(),
+            storage_faults(path),
+            open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file,
+        ):
+            file.write(text.rstrip() + "\n")
+
+    def running(self) -> tuple[int, ...]:
+        """Numbers of the trials that run now."""
+        return tuple(sorted(self._running))

@@ -1,0 +1,151 @@
+"""MLflow sync: passes the controller's events on to MLflow beside the sweep; it may lag behind and catch up."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from sweeplab.experiment import CleaningSweep, Setting
+from sweeplab.records import Point, SweepRecord, TrialRecord
+from sweeplab.storage.files import NETWORK, file_system
+from sweeplab.storage.locks import Say
+from sweeplab.sweep.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
+from sweeplab.sweep_folder import SweepFolder
+
+PAUSES = (0.2, 1.0, 5.0)
+"""Seconds before MLflow's store, busy or out of reach, is tried again."""
+
+REST_SECONDS = 60.0
+"""After those pauses it is left alone for so long."""
+
+
+class Mirror:
+    """Keeps the newest record of every trial that MLflow has not seen yet.
+
+    The ledger is the truth: whatever MLflow misses is brought up to it later, at the latest when the next command
+    starts. So a store that is locked, full or gone delays nothing and ends nothing.
+    """
+
+    def __init__(
+        self, tracking: Tracking, setting: Callable[[dict[str, Any]], Mapping[str, Any]], say: Callable[[str], None]
+    ) -> None:
+        self.tracking, self.setting, self.say = tracking, setting, say
+        self.trouble: str | None = None
+        """Why MLflow is behind; None while all is well."""
+        self._dirty: dict[int, TrialRecord] = {}
+        self._news = threading.Condition()
+        self._is_over, self._deadline = False, inf
+        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def trial_began(self, trial: TrialRecord) -> None:
+        """An attempt starts."""
+        self._note(trial)
+
+    def point_made(self, trial: TrialRecord, point: Point) -> None:
+        """A point was committed."""
+        self._note(trial)
+
+    def trial_ended(self, trial: TrialRecord) -> None:
+        """A trial is over."""
+        self._note(trial)
+
+    def close(self, seconds: float) -> bool:
+        """Let it catch up for so long; whether it did."""
+        with self._news:
+            self._is_over, self._deadline = True, time.monotonic() + seconds
+            self._news.notify()
+        self._thread.join(seconds)
+        has_ended = not self._thread.is_alive()
+        self.tracking.close()
+        return has_ended and self.trouble is None
+
+    def _note(self, trial: TrialRecord) -> None:
+        with self._news:
+            self._dirty[trial.number] = trial
+            self._news.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                while not self._dirty and not self._is_over:
+                    self._news.wait()
+                if not self._dirty:
+                    return
+                number, trial = next(iter(self._dirty.items()))
+                del self._dirty[number]
+            if not self._bring(trial):
+                with self._news:
+                    self._dirty.setdefault(number, trial)
+                    if self._is_over:
+                        return
+                    self._news.wait(REST_SECONDS)
+
+    def _bring(self, trial: TrialRecord) -> bool:
+        for pause in (*PAUSES, None):
+            try:
+                self.tracking.bring(trial, self.setting(trial.params))
+            except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; told, and made up for later
+                trouble = trouble_of(error)
+            else:
+                if self.trouble is not None:
+                    self.trouble = None
+                    self._tell("MLflow answers again and catches up")
+                return True
+            if pause is None or time.monotonic() + pause > self._deadline:
+                break
+            time.sleep(pause)
+        if self.trouble is None and not self._is_over:
+            self._tell(f"note: MLflow takes nothing in ({trouble}); the sweep goes on, and MLflow catches up later")
+        self.trouble = trouble
+        return False
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(ValueError, OSError):  # the terminal may be gone
+            self.say(text)
+
+
+MIRROR_SECONDS = 120.0
+"""So long may MLflow catch up at the end of a sweep; what it lacks then is brought by the next command."""
+
+LEAVING_SECONDS = 1.0
+"""The same where the command was interrupted."""
+
+UNUSABLE = "its store could not be used at the start"
+
+
+def _synced_tracking(
+    sweep: CleaningSweep, folder: SweepFolder, home: Path, say: Say, *, inline: bool
+) -> tuple[Tracking | None, SweepRecord]:
+    """MLflow brought up to the ledger, and what the ledger holds; None where MLflow's store does not answer."""
+    record = folder.record()
+    write_ahead = file_system(home) not in NETWORK
+
+    def ledger(record: SweepRecord | None = None) -> Ledger:
+        record = record or folder.record()
+        settings = {trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}
+        return Ledger(home, folder.path, record, folder.header(), settings, write_ahead)
+
+    try:
+        return TrackingHere(ledger(record)) if inline else TrackingProcess(ledger), record
+    except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so
+        say(
+            f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({trouble_of(error)}); the sweep runs without "
+            "it, and the same command brings MLflow up to date once it is mended"
+        )
+        return None, record
+
+
+def full_setting(setting: Setting) -> dict[str, Any]:
+    """Every scalar field of method, start and optimization by name: the same names for every trial of a sweep."""
+    values: dict[str, Any] = {}
+    for part in (setting.method, setting.start, setting.optimization):
+        for name, value in part.to_json().items():
+            if name == "kind":
+                values["method"] = value
+            elif not isinstance(value, (dict, list)):
+                values[name] = value
+    return values

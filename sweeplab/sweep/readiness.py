@@ -1,0 +1,121 @@
+"""Readiness: storages that can be written, nodes that see them, layers that run on the machine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sweeplab.execution.cluster import cluster_fault, resources_per_worker
+from sweeplab.execution.node_data import bring_data
+from sweeplab.execution.nodes import check_nodes
+from sweeplab.execution.watchdog import Watch
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished
+from sweeplab.storage.checkpoint_store import Storage
+from sweeplab.storage.locks import Say
+from sweeplab.storage.run_folder import RunFolder
+from sweeplab.sweep.controller import storage_of_trial
+from sweeplab.sweep.prepare import Prepared
+from sweeplab.sweep.victims import _settle_storage, _trains_victim
+from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.worker.input_paths import sources_of
+
+
+@contextmanager
+def storage_faults_as_unfinished(sweep: CleaningSweep) -> Iterator[None]:
+    """A storage that fails interrupts the sweep."""
+    try:
+        yield
+    except StorageFault as fault:
+        raise Unfinished(f"{sweep.name}: {fault}") from fault
+
+
+def check_batch_norm(sweep: CleaningSweep) -> None:
+    """Refuse `sync` where several workers have no GPU; torch has no such layer for the CPU.
+
+    Raises:
+        InvalidInput: naming the run.
+    """
+    runs: list[tuple[str, Any, Any]] = [(sweep.name, sweep.optimization, sweep.resources)]
+    victim = sweep.original_victim()
+    if isinstance(victim, PretrainedVictim):
+        runs.append((victim.name, victim.optimization, victim.resources))
+    for name, optimization, resources in runs:
+        has_gpu = resources_per_worker(resources).get("GPU", 0.0) > 0
+        if optimization.batch_norm == "sync" and resources.workers > 1 and not has_gpu:
+            raise InvalidInput(
+                f"{name}: optimization.batch_norm='sync' runs on CUDA only, and its workers have no GPU; "
+                "choose 'local' or 'frozen'"
+            )
+
+
+def storage_of(sweep: CleaningSweep | PretrainedVictim, home: Path) -> str:
+    """Where checkpoints go."""
+    return sweep.resources.storage or str(home)
+
+
+def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) -> None:
+    """Refuse storages that cannot be written, before anything is written that names them.
+
+    Args:
+        prepared: the sweep.
+        home: the home.
+        runs_trials: whether trials are run, or the victim alone is trained.
+
+    Raises:
+        InvalidInput: naming the storage.
+        StorageFault: if an object store does not answer.
+    """
+    sweep = prepared.sweep
+    roots = {sweep.resources.storage} if runs_trials else set()
+    if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
+        roots.add(sweep.victim.resources.storage)
+        if (reference := sweep.victim.reference()) is not None:
+            roots.add(reference.resources.storage)
+    for root in sorted(filter(None, roots)):
+        Storage(root).check_writable()
+
+
+def _settle_storages(sweep: CleaningSweep, folder: SweepFolder, say: Say) -> None:
+    """Trials that are not over go on where their checkpoints lie; those of a storage that cannot be written any more go
+    where the spec says now."""
+    faults: dict[str, Exception | None] = {}
+    for number in folder.trial_numbers():
+        run = folder.trial(number)
+        if run.result() is None:
+            _settle_storage(run, storage_of_trial(sweep, folder, number), f"trial {number}", faults, say)
+
+
+def make_ready_nodes(prepared: Prepared, reads: list[Any], folder: SweepFolder | None, home: Path, say: Say) -> None:
+    """Make sure that every node of the cluster sees the storages, and bring it the data that it does not see.
+
+    Args:
+        prepared: the sweep.
+        reads: parts of specs that say what the command reads.
+        folder: the sweep's, where its trials are run and not the victim alone is trained.
+        home: the home.
+        say: prints progress.
+
+    Raises:
+        InvalidInput: naming the nodes that cannot take part, and why.
+    """
+    sweep = prepared.sweep
+    storages: list[str] = []
+    if folder is not None:
+        begun = (folder.trial(number) for number in folder.trial_numbers())
+        storages += [storage_of(sweep, home), *(_root_of(run, home, 3) for run in begun if run.result() is None)]
+    if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
+        run = victim_folder(home, sweep.victim, prepared.victim_digest)
+        storages.append(_root_of(run, home, 2) if run.facts() else storage_of(sweep.victim, home))
+        if (reference := sweep.victim.reference()) is not None:
+            storages.append(storage_of(reference, home))
+    blind = check_nodes(sources_of(reads), sorted(set(storages)), say)
+    if blind:
+        watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+        bring_data(reads, blind, watch, say)
+
+
+def _root_of(run: RunFolder, home: Path, depth: int) -> str:
+    """The `resources.storage` under which a run was begun, whose own one lies so many folders below."""
+    location = run.facts().get("storage")
+    return location.rsplit("/", depth)[0] if location else str(home)

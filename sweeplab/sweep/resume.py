@@ -1,0 +1,182 @@
+"""Resume: what of a sweep is there, what is reused and repeated, and whether it is the same sweep."""
+
+import os
+import time
+from pathlib import Path
+
+from sweeplab.clip_model import has_batch_norm
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.specs import InvalidInput, Spec
+from sweeplab.storage.files import read_lines
+from sweeplab.storage.run_folder import ROLLING
+from sweeplab.sweep.comparison import compare
+from sweeplab.sweep.prepare import Prepared
+from sweeplab.sweep.victims import _trains_victim
+from sweeplab.sweep_folder import SweepFolder, version_of, victim_folder
+from sweeplab.training.optimisation import Optimization
+
+
+def check_is_there(folder: SweepFolder) -> None:
+    """Raise InvalidInput where there is no sweep to resume."""
+    if not folder.exists():
+        raise InvalidInput(
+            f"--resume: there is no sweep {folder.name!r} in {folder.path.parent}; leave the flag out to start it"
+        )
+
+
+def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
+    if folder.victim_point() is None:
+        return False
+    numbers = folder.trial_numbers()
+    is_over = all(folder.trial(number).result() is not None for number in numbers)
+    return is_over and len(numbers) >= folder.num_planned(sweep)
+
+
+def _lacks_facts(folder: SweepFolder, sweep: CleaningSweep) -> bool:
+    """Whether the header of a finished sweep is to be written anew: another number of trials was asked for, or an older
+    version did not say which test images it measured."""
+    header = folder.header()
+    return header["planned_trials"] != folder.num_planned(sweep) or "images" not in header
+
+
+def _driver_was_killed(folder: SweepFolder) -> bool:
+    """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
+    kinds = [event["event"] for event in read_lines(folder.path / "events.jsonl")]
+    drivers = [kind for kind in kinds if kind in ("driver began", "driver ended", "mlflow behind")]
+    return drivers[-1:] in (["driver began"], ["mlflow behind"])
+
+
+def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str]:
+    """What will be reused, repeated and run, and why."""
+    sweep = prepared.sweep
+    numbers = folder.trial_numbers() if folder.exists() else []
+    records = [folder.trial_record(number, is_driven=False) for number in numbers]
+    over = [record for record in records if record.state in ("finished", "pruned", "failed")]
+    begun = [record for record in records if record.state == "waiting"]
+    text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
+    if sweep.num_trials() < len(records):
+        text += f" (search.trials={sweep.num_trials()}, but {len(records)} were begun and stay)"
+    search = f"  search: {search_in_words(sweep)}"
+    warnings = [f"  warning: {line}" for line in warnings_of(sweep)]
+    if not records:
+        return [text, search, *warnings]
+    again = folder.reruns()
+    for number in folder.begun_reruns().values():
+        again.remove(number)
+    new = folder.num_planned(sweep) - len(records) - len(again)
+    lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new", *warnings]
+    if new > 0:
+        lines.append(search)
+    if again:
+        lines.append(f"  tried once more as asked: trial{'s' * (len(again) > 1)} {', '.join(map(str, again))}")
+    if isinstance(sweep.victim, PretrainedVictim):
+        run = victim_folder(home, sweep.victim, prepared.victim_digest)
+        epochs = max(0, len(run.points()) - 1)
+        there = f"goes on after epoch {epochs}"
+        if not _trains_victim(prepared, home):
+            there = "is there and is reused"
+        elif run.result() is not None:
+            there = "is trained again, as its weights are gone"
+        lines.append(f"  victim {sweep.victim.name}: {there}")
+    for record in records:
+        if record.state == "failed":
+            lines.append(f"  trial {record.number}: failed for good ({record.reason}); `sweeplab rerun` tries it again")
+    for record in begun:
+        run = folder.trial(record.number)
+        place, points = run.latest_checkpoint(), len(record.points)
+        kept = points if place is not None else run.num_kept()
+        lost = f"; its newest checkpoint is gone, so {points - kept} points are made again" if kept < points else ""
+        if place is None and kept <= 1:
+            lines.append(f"  trial {record.number}: starts again{lost or ' (has no epoch yet)'}")
+            continue
+        epoch = record.points[kept - 1].epoch
+        inside = " and inside the next epoch" if place and ROLLING.fullmatch(place.rpartition("/")[2]) else ""
+        lines.append(
+            f"  trial {record.number}: goes on after epoch {epoch:g}{inside}{lost}; what ran after that is repeated "
+            f"(attempt {record.attempts + 1})"
+        )
+    return lines
+
+
+def set_aside(folder: SweepFolder) -> Path:
+    """Rename a sweep's folder, so that its name is free; nothing is deleted."""
+    with folder.lock():
+        place = folder.path.with_name(f"{folder.name}.{time.strftime('%Y%m%d-%H%M%S')}.{os.getpid()}")
+        folder.path.rename(place)
+    return place
+
+
+def check_same(folder: SweepFolder, prepared: Prepared) -> None:
+    """Refuse to continue a sweep under another spec, or under another recipe behind the same spec.
+
+    Raises:
+        InvalidInput: with what an older version did otherwise, the fields that differ, and the remedies.
+    """
+    header = folder.header()
+    if header["digest"] == prepared.digest:
+        return
+    found = compare(header, prepared.sweep)
+    listed = [*found.since, *found.defaults, *found.fields]
+    for name in sorted(set(header["contents"]) | set(prepared.contents)):
+        before, now = header["contents"].get(name), prepared.contents.get(name)
+        if before != now and not listed:
+            listed.append(f"data of `{name}` changed (digest {before} -> {now})")
+    version, why = version_of(header), "exists with another spec"
+    if found.since or found.defaults:
+        why = f"was made by an older version ({version}), and this one would go on with it otherwise"
+    lines = "\n  ".join(listed[:12] or [f"(the same fields, as version {version} took them)"])
+    remedies = "use --fresh to set the old one aside, or give this one another name"
+    if found.defaults and not found.since and not found.fields:
+        remedies = f"state the old value, or use `sweeplab resume {folder.name}`, to go on as it was begun; {remedies}"
+    raise InvalidInput(f"sweep {folder.name!r} {why}:\n  {lines}\n{remedies}")
+
+
+def warnings_of(sweep: CleaningSweep) -> list[str]:
+    """What runs, and is probably not meant: BatchNorm in another mode than the method's recipe has it.
+
+    A sweep that searches the mode compares modes, and means it.
+    """
+    recipe, kind, chosen = getattr(sweep.method, "recipe", None), _kind(sweep.method), _optimization(sweep).batch_norm
+    if recipe is None or chosen == recipe.batch_norm or "batch_norm" in sweep.parameters():
+        return []
+    if not sweep.epochs or not has_batch_norm(sweep.victim.architecture):
+        return []
+    return [
+        f"optimization.batch_norm={chosen!r}: method {kind!r} was tuned with {recipe.batch_norm!r}, and its settings "
+        f"mean something else here; set optimization.batch_norm={recipe.batch_norm}"
+    ]
+
+
+def _optimization(sweep: CleaningSweep) -> Optimization:
+    """As trials take it: protocol `authors` changes what the method's authors' code does."""
+    changes = getattr(sweep.method, "authors_optimization", {}) if sweep.protocol == "authors" else {}
+    return sweep.optimization.replace(**changes)
+
+
+def _kind(spec: Spec) -> str:
+    return str(getattr(spec, "kind", type(spec).__name__))
+
+
+def search_in_words(sweep: CleaningSweep) -> str:
+    """How a sweep's settings are drawn, and what of it is a random search under another name."""
+    search, space = sweep.search, sweep.space
+    if search.sampler == "grid":
+        return "grid, in order" + ("; it is run whole, without search.pruning" if search.pruning else "")
+    given, configurations = len(sweep.first_settings()), search.trials // search.seeds_per_configuration
+    if given >= configurations:
+        return "the grid's settings alone: search.trials leaves none to draw"
+    first = f"the grid's {given} settings first, then " if given else ""
+    startup = search.active_startup_trials(space)
+    if startup is None:
+        return first + search.sampler
+    text = f"{first}{search.sampler}, search.startup_trials={startup}"
+    if search.startup_trials is None:
+        text += f" (chosen for {configurations} configurations of {space.num_free()} parameters)"
+    if configurations <= max(startup, 2 if search.sampler == "nsga2" else 0):
+        text += (
+            f": no more than that are tried, so every draw is random; give search.startup_trials below "
+            f"{configurations}, or more trials"
+        )
+    elif search.sampler == "nsga2" and space.num_free() == 1:
+        text += ": it changes a parameter by drawing it anew, so with one parameter every draw is random; choose tpe"
+    return text

@@ -1,0 +1,270 @@
+"""Run: start a sweep or go on with it, from its inputs to its last trial."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeplab.execution.cluster import cluster_fault, ray_session, resources_per_worker
+from sweeplab.execution.inline import run_trials_inline
+from sweeplab.execution.pool import run_trials_in_pool
+from sweeplab.execution.tune import run_trials_on_tune
+from sweeplab.execution.watchdog import Interrupted, Watch, signals_as_interrupts
+from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
+from sweeplab.records import SweepRecord, Victim
+from sweeplab.search.samplers import quiet_optuna
+from sweeplab.specs import Failed, Unfinished
+from sweeplab.storage.locks import Say
+from sweeplab.storage.node_cache import content_of
+from sweeplab.sweep.controller import Listener, TrialBook
+from sweeplab.sweep.mlflow_sync import LEAVING_SECONDS, MIRROR_SECONDS, UNUSABLE, Mirror, _synced_tracking, full_setting
+from sweeplab.sweep.prepare import Prepared, machine_for, prepare
+from sweeplab.sweep.progress import SweepProgress
+from sweeplab.sweep.readiness import (
+    _settle_storages,
+    check_batch_norm,
+    check_storages,
+    make_ready_nodes,
+    storage_faults_as_unfinished,
+)
+from sweeplab.sweep.resume import (
+    _driver_was_killed,
+    _is_finished,
+    _lacks_facts,
+    check_is_there,
+    check_same,
+    resume_plan,
+    set_aside,
+)
+from sweeplab.sweep.victims import _trains_victim, adopt_with_victims, check_weights, ensure_victim
+from sweeplab.sweep_folder import SweepFolder
+from sweeplab.worker.input_paths import parts_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command asks for beside the sweep itself."""
+
+    resume: bool = False
+    """Insist that there is something to resume."""
+    fresh: bool = False
+    """Set an existing sweep of that name aside and begin anew."""
+    inline: bool = False
+    """One process, no Ray."""
+    adopt: bool = False
+    """Take over a sweep, and its victim, that came from elsewhere."""
+
+
+def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> SweepRecord:
+    """Start a sweep, or go on with it; the same command does either.
+
+    Raises:
+        InvalidInput: for bad input, a sweep of the same name with another spec, one that came from elsewhere, or one
+            that someone else runs.
+        Unfinished: when interrupted, or when the storage fails.
+        Failed: if its victim could not be made: pre-training failed, or every trial of the sweep that it is taken from.
+    """
+    folder = SweepFolder.of(home, sweep.name)
+    if options.resume:
+        check_is_there(folder)
+    if not options.adopt:
+        folder.check_own()
+    prepared = prepare(sweep, home, fresh=options.fresh)
+    for note in prepared.notes:
+        say(f"note: {note}")
+    sweep = prepared.sweep
+    if options.adopt:
+        adopt_with_victims(folder, prepared, home, say)
+    if options.fresh and folder.exists():
+        say(f"set the old sweep aside as {set_aside(folder).name}")
+    with folder.lock():
+        if folder.exists():
+            check_same(folder, prepared)
+        is_finished = folder.exists() and _is_finished(folder, sweep)
+        if is_finished and _lacks_facts(folder, sweep):
+            folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
+        if is_finished:
+            say(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
+            if _driver_was_killed(folder):
+                _bring_up_to_the_ledger(prepared, folder, home, say)
+        else:
+            limit = _run_what_is_left(prepared, folder, home, options, say)
+    record = folder.record()  # of a sweep that is locked it would say that it runs
+    if is_finished:
+        return record
+    if record.state != "finished" and limit is not None:
+        say(
+            f"{sweep.name}: {limit} after {len(record.trials)} of {record.planned_trials} trials; raise it to go on: "
+            f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
+        )
+    elif record.state != "finished":
+        raise Unfinished(f"{sweep.name}: not finished; everything so far is kept, and the same command goes on")
+    return record
+
+
+def check_some_succeeded(record: SweepRecord) -> None:
+    """Say so where every trial that was begun failed.
+
+    Raises:
+        Failed: with the reason of one trial, or where to find those of several.
+    """
+    if record.num_succeeded or not record.failures:
+        return
+    first = record.failures[0]
+    if len(record.failures) == 1:
+        raise Failed(f"{record.name}: its trial failed: {first.reason}; `sweeplab logs {record.name} {first.number}`")
+    raise Failed(
+        f"{record.name}: every trial failed ({len(record.failures)} of {record.planned_trials}), the first with: "
+        f"{first.reason}; `sweeplab status {record.name}` lists the reasons"
+    )
+
+
+def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options, say: Say) -> str | None:
+    """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
+    sweep = prepared.sweep
+    with storage_faults_as_unfinished(sweep):
+        check_storages(prepared, home)
+        folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
+    if isinstance(sweep.victim, SelectedTrial):
+        say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
+        inner = sweep.victim.sweep
+        record = run_sweep(inner, home, Options(inline=options.inline, adopt=options.adopt), say)
+        try:
+            check_some_succeeded(record)
+        except Failed as error:
+            raise Failed(f"{sweep.name} has no trial to start from: {error}") from None
+        if not _is_finished(SweepFolder(home / "sweeps" / inner.name), inner):  # its best trial may yet be another
+            raise Unfinished(f"{sweep.name} begins once {inner.name} is finished")
+    with storage_faults_as_unfinished(sweep):
+        _settle_storages(sweep, folder, say)
+    for line in resume_plan(folder, prepared, home):
+        say(line)
+    inline = options.inline or sweep.resources.resolved_executor() == "inline"
+    with workplace(sweep, inline):
+        reads = parts_of(sweep, trains_victim=_trains_victim(prepared, home))
+        if not inline:
+            check_batch_norm(sweep)
+            make_ready_nodes(prepared, reads, folder, home, say)
+        victim = ensure_victim(prepared, reads, folder, home, inline=inline, say=say)
+        for note in folder.notes():
+            say(f"  note: {note}")
+        check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
+        return _run_trials(prepared, reads, folder, victim, home, inline=inline, say=say)
+
+
+@contextmanager
+def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
+    """A Ray session, or nothing where everything runs in this process; signals and failing storage end it in order."""
+    try:
+        if inline:
+            with storage_faults_as_unfinished(sweep), signals_as_interrupts():
+                yield
+            return
+        needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() != "tune"
+        # Ray puts handlers of its own there when it starts, hence twice.
+        with (
+            storage_faults_as_unfinished(sweep),
+            signals_as_interrupts(),
+            ray_session(needs_train=needs_train),
+            signals_as_interrupts(),
+        ):
+            yield
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        raise Interrupted("SIGTERM") from None  # Ray's handler, which stands while it starts, says it so
+
+
+def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path, say: Say) -> None:
+    """Tell Optuna and MLflow of the last trial, where the driver was killed between its result and that."""
+    sweep, point = prepared.sweep, folder.victim_point()
+    assert point is not None
+    victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
+    TrialBook(sweep, folder, victim, machine_for(sweep, home), ())
+    tracking, _ = _synced_tracking(sweep, folder, home, say, inline=True)
+    folder.event("driver ended", finished=True, reason="brought up to the ledger")
+    if tracking is None:
+        folder.event("mlflow behind", reason=UNUSABLE)
+    else:
+        tracking.close()
+
+
+def _run_trials(
+    prepared: Prepared, reads: list[Any], folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say
+) -> str | None:
+    """Run what is missing; returns the bound that left trials unbegun, if one did."""
+    sweep = prepared.sweep
+    tracking, record = _synced_tracking(sweep, folder, home, say, inline=inline)
+    assert victim.measurement.asr is not None
+    progress = SweepProgress(
+        total=int(folder.header()["planned_trials"]),
+        points_per_trial=sweep.num_points() - 1,
+        victim_accuracy=victim.measurement.accuracy,
+        asr_ceiling=sweep.search.asr_ceiling,
+    )
+    progress.known(record.trials)
+    del record
+    mirror = None
+    if tracking is not None:
+        mirror = Mirror(tracking, lambda params: full_setting(sweep.setting(params)), say)
+    listeners: tuple[Listener, ...] = (progress,) if mirror is None else (progress, mirror)
+    resources = sweep.resources
+    folder.event(
+        "driver began",
+        process=os.getpid(),
+        host=socket.gethostname(),
+        digest=prepared.digest,
+        executor="inline" if inline else resources.resolved_executor(),
+        workers=1 if inline else resources.workers,
+        gpus_per_worker=0.0 if inline else resources_per_worker(resources).get("GPU", 0.0),
+        before_until_ms=folder.last_sign_of_life(),
+    )
+    book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)  # which may tell of events itself
+    book.contents, book.reads, book.weights = prepared.expected, reads, content_of(victim.checkpoint)
+    reason, patience = "finished", LEAVING_SECONDS
+    try:
+        with progress, folder.signs_of_life():
+            execute(book, home, inline=inline)
+        patience = MIRROR_SECONDS
+    except BaseException as error:
+        reason = str(book.fault or error) or type(error).__name__
+        raise
+    finally:
+        book.close()
+        folder.event("driver ended", finished=book.is_complete(), reason=reason)
+        if mirror is None:  # said again after the driver's end, so that the next command knows
+            folder.event("mlflow behind", reason=UNUSABLE)
+        elif not mirror.close(patience) and patience == MIRROR_SECONDS:
+            say("note: MLflow is behind the ledger; the same command brings it up to date")
+            folder.event("mlflow behind", reason=mirror.trouble or "slow")
+    return book.limit_reached()
+
+
+def execute(book: TrialBook, home: Path, *, inline: bool = False) -> None:
+    """Run what the book hands out, on the executor that its sweep names.
+
+    Raises:
+        Unfinished: where nothing moves any more, the cluster is gone, or the storage fails.
+        Interrupted: on a signal.
+    """
+    with quiet_optuna():
+        if inline:
+            run_trials_inline(book)
+            if book.fault is not None:
+                raise book.fault
+            return
+        resources = book.sweep.resources
+        watch = Watch(
+            stall_minutes=resources.stall_minutes, cluster_fault=cluster_fault, storage_fault=lambda: book.fault
+        )
+        executor = resources.resolved_executor()
+        if executor == "pool":
+            run_trials_in_pool(book, home, watch)
+        else:
+            run_trials_on_tune(book, home, watch, through_train=executor == "train")
+        if book.fault is not None:
+            raise book.fault

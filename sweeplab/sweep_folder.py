@@ -1,0 +1,644 @@
+"""A sweep's folder: its spec, its lock, its trials, and the record that ranking, tracking and dashboards read."""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from sweeplab.evaluation.retention import missing_backdoor
+from sweeplab.records import (
+    MeasuredImages,
+    Measurement,
+    Outcomes,
+    SweepRecord,
+    SweepState,
+    TrialRecord,
+    TrialState,
+    Victim,
+)
+from sweeplab.specs import SCHEMA_VERSION, InvalidInput, Spec, StorageFault, changes_of, changes_since, own_code
+from sweeplab.storage.files import append_line, make_private, read_json, read_lines, write_json
+from sweeplab.storage.ownership import check_no_links, is_signed, named_storages, write_signed
+from sweeplab.storage.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from sweeplab.experiment import CleaningSweep, PretrainedVictim
+
+TRIAL_FORMAT = "{:04d}"
+
+TRIAL_NAME = re.compile(r"[0-9]{4}|[1-9][0-9]{4,}")
+
+ALIVE_SECONDS = 10.0
+"""Between two signs of a driver's life."""
+
+SET_ASIDE = r"\.\d{8}-\d{6}\.\d+"
+"""What `--fresh` adds to a sweep's name, as a pattern."""
+
+
+class SweepFolder:
+    """Files of one sweep, under `HOME/sweeps/NAME`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.journal = path / "study.journal"
+        self.page = path / "report.html"
+
+    @classmethod
+    def of(cls, home: Path, name: str) -> "SweepFolder":
+        """A home's sweep by the name that a command was given.
+
+        Raises:
+            InvalidInput: if it is no name of a folder, but a path, which would lead out of the home.
+        """
+        if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 255:
+            raise InvalidInput(
+                f"sweep {name!r} is no sweep's name: it must not begin with '.' nor hold '/' or control characters; "
+                "`sweeplab list` shows the names"
+            )
+        return cls(home / "sweeps" / name)
+
+    @property
+    def home(self) -> Path:
+        """Where it lies."""
+        return self.path.parent.parent
+
+    def is_own(self, *, to_read: bool = False) -> bool:
+        """Whether this home made the sweep, or has adopted it, and the folder is no copy under another name.
+
+        Args:
+            to_read: as in `is_signed`.
+        """
+        is_original = self.name == self.header()["name"] or is_set_aside(self)
+        return is_original and is_signed(self.path / "sweep.json", self.home, to_read=to_read)
+
+    def check_own(self) -> None:
+        """Refuse to go on with what came from elsewhere: nothing that it names may be written or removed.
+
+        Raises:
+            InvalidInput: if this home did not make the folder; it says what else would be written to.
+        """
+        if not self.exists():
+            if (self.path / "trials").exists():
+                raise InvalidInput(
+                    f"{self.path} holds trials and no sweep.json; restore that file or remove the folder"
+                )
+        elif not self.is_own():
+            raise InvalidInput(
+                f"sweep {self.name!r} came from elsewhere: {self.path} was not made by this home. It can be listed, "
+                f"ranked, reported and exported as it is; to go on with it, give --adopt{_consequence(self.path)}"
+            )
+        else:
+            check_no_links(self.path)
+
+    def exists(self) -> bool:
+        """Whether a sweep of this name was begun."""
+        return (self.path / "sweep.json").exists()
+
+    def header(self) -> dict[str, Any]:
+        """What sweep.json says.
+
+        Raises:
+            InvalidInput: if there is no such sweep; the message lists the known ones.
+        """
+        if not self.exists():
+            known = [folder.name for folder in sweep_folders(self.home)]
+            raise InvalidInput(
+                f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
+            )
+        header: dict[str, Any] = read_json(self.path / "sweep.json")
+        return header
+
+    def write_header(
+        self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
+    ) -> None:
+        """Write sweep.json: the resolved spec, its digest, the data's digests, the test images and the environment.
+
+        `identity` tells the sweep from one of the same spec that was set aside; it stays when a resume writes anew.
+        """
+        before = self.header() if self.exists() else {}
+        known = dataclasses.asdict(images) if images is not None else before.get("images")
+        write_signed(
+            self.path / "sweep.json",
+            {
+                "schema": SCHEMA_VERSION,
+                "name": sweep.name,
+                "identity": before.get("identity") or uuid4().hex[:8],
+                "digest": digest,
+                "contents": contents,
+                "protocol": sweep.protocol,
+                "spec": sweep.to_json(),
+                "planned_trials": self.num_planned(sweep),
+                "parameters": list(sweep.parameters()),
+                "log_parameters": list(sweep.log_parameters()),
+                "target": sweep.victim.trigger().aim,
+                "victim_name": sweep.victim.name,
+                "own_code": own_code(sweep),
+                "changes": num_changes(sweep),
+                "environment": environment(),
+                **({"images": known} if known else {}),
+                **({"reruns": before["reruns"]} if before.get("reruns") else {}),
+            },
+            self.home,
+        )
+
+    def older(self) -> str | None:
+        """By which older version the sweep was made and what has changed since: it is shown, and never continued.
+
+        None where nothing has changed that touches it. Of a sweep whose script defines classes of its own nothing can
+        be said from here; the script's next start says it.
+        """
+        header = self.header()
+        if "imported" in header or header.get("own_code"):
+            return None
+        try:
+            return made_by_older_version(header, "CleaningSweep")
+        except InvalidInput as error:
+            return f"made by an older version ({version_of(header)}), and this one refuses it: {error}"
+
+    def check_is_continued(self) -> None:
+        """Raise InvalidInput where the sweep was made by an older version whose recipe is not this one's."""
+        if (older := self.older()) is not None:
+            raise InvalidInput(
+                f"sweep {self.name!r} was {older}\n"
+                "it is shown, and not continued; run its script with --fresh to set it aside, or under another name"
+            )
+
+    def num_planned(self, sweep: "CleaningSweep") -> int:
+        """Trials that the sweep will have: what was begun stays where fewer are asked for now; reruns are added."""
+        return max(sweep.num_trials(), len(self.trial_numbers()) - len(self.begun_reruns())) + len(self.reruns())
+
+    def reruns(self) -> list[int]:
+        """The trials that were asked to be tried once more, in order."""
+        return list(self.header().get("reruns", ())) if self.exists() else []
+
+    def begun_reruns(self) -> dict[int, int]:
+        """The trial that each rerun so far repeats, by the rerun's number."""
+        if not self.reruns():
+            return {}
+        headers = ((number, self.trial_header(number)) for number in self.trial_numbers())
+        return {number: header["rerun_of"] for number, header in headers if "rerun_of" in header}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the sweep alone; the kernel frees the lock when its process dies, however it dies.
+
+        Raises:
+            InvalidInput: if another process holds it; the message says who and since when. If it came from elsewhere.
+        """
+        self.check_own()
+        with self._held():
+            yield
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        try:
+            make_private(self.path)
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot write {self.path} ({error.strerror}); mend permissions or set SWEEPLAB_HOME"
+            ) from error
+        lock, holder = self._lock(), self.path / "holder.json"
+        try:
+            lock.acquire(timeout=1)  # `is_locked` holds it for a moment
+        except Timeout:
+            who = self.holder() or {}
+            raise InvalidInput(
+                f"sweep {self.name!r} is being run by process {who.get('process', '?')} on {who.get('host', '?')} "
+                f"since {who.get('since', '?')}; wait for it, or `sweeplab stop {self.name}`"
+            ) from None
+        try:
+            since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+            self.stop_mark.unlink(missing_ok=True)
+            write_json(
+                holder,
+                {
+                    "process": os.getpid(),
+                    "host": socket.gethostname(),
+                    "since": since,
+                    **(process_facts(os.getpid()) or {}),
+                },
+            )
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def holder(self) -> dict[str, Any] | None:
+        """Process, host and time of whoever holds the lock; None where nobody wrote them yet."""
+        path = self.path / "holder.json"
+        if not path.exists():
+            return None
+        holder: dict[str, Any] = read_json(path)
+        return holder
+
+    @property
+    def stop_mark(self) -> Path:
+        """A file that is there from `sweeplab stop` to the next start."""
+        return self.path / "stop"
+
+    @contextmanager
+    def signs_of_life(self) -> Iterator[None]:
+        """Write the time now and then, so that the next driver knows how long this one ran, should it be killed."""
+        is_over = threading.Event()
+
+        def write() -> None:
+            with contextlib.suppress(StorageFault):  # a disk that is full is noticed where something is lost
+                write_json(self._alive, {"time_ms": time.time_ns() // 1_000_000}, durable=False)
+
+        def write_on() -> None:
+            while not is_over.wait(ALIVE_SECONDS):
+                write()
+
+        threading.Thread(target=write_on, name="signs of life", daemon=True).start()
+        try:
+            yield
+        finally:
+            is_over.set()
+
+    def last_sign_of_life(self) -> int:
+        """When the last driver is known to have lived, in milliseconds since 1970; 0 where there was none."""
+        try:
+            return int(read_json(self._alive)["time_ms"])
+        except (FileNotFoundError, InvalidInput):
+            return 0
+
+    @property
+    def _alive(self) -> Path:
+        return self.path / "alive.json"
+
+    def _lock(self) -> FileLock:
+        return FileLock(self.path / "lock")
+
+    def is_locked(self) -> bool:
+        """Whether a driver is at work on the sweep now; of a folder that may only be read, as far as can be seen."""
+        if not (self.path / "lock").is_file() or (self.path / "lock").is_symlink():
+            return False
+        lock = self._lock()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:
+            return self._is_locked_by_others()
+        lock.release()
+        return False
+
+    def _is_locked_by_others(self) -> bool:
+        """The same, writing nothing: a shared lock needs no more than to read."""
+        with (self.path / "lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def trial(self, number: int) -> RunFolder:
+        """The folder of one trial."""
+        return RunFolder(self.path / "trials" / TRIAL_FORMAT.format(number))
+
+    def trial_numbers(self) -> list[int]:
+        """Trials whose parameters are on the disk, ascending."""
+        found = (self.path / "trials").glob("[0-9]*/trial.json")
+        return sorted(
+            int(path.parent.name) for path in found if TRIAL_NAME.fullmatch(path.parent.name) and path.stat().st_size
+        )
+
+    def has_trial(self, number: int) -> bool:
+        """Whether the trial's parameters are on the disk. (A power failure may leave an empty file.)"""
+        path = self.trial(number).path / "trial.json"
+        return path.exists() and path.stat().st_size > 0
+
+    def write_trial(
+        self,
+        number: int,
+        params: dict[str, Any],
+        *,
+        configuration: str,
+        seed: int,
+        start_counts: bool,
+        storage: str | None = None,
+        rerun_of: int | None = None,
+    ) -> None:
+        """Write a trial's parameters; the journal holds them too, so that the disk is not awaited."""
+        write_json(
+            self.trial(number).path / "trial.json",
+            {
+                "number": number,
+                "params": params,
+                "configuration": configuration,
+                "seed": seed,
+                "start_counts": start_counts,
+                "attempts": 1,
+                **({"storage": storage} if storage else {}),
+                **({"rerun_of": rerun_of} if rerun_of is not None else {}),
+            },
+            durable=False,
+        )
+
+    def trial_header(self, number: int) -> dict[str, Any]:
+        """A trial's number, params, configuration and seed."""
+        header: dict[str, Any] = read_json(self.trial(number).path / "trial.json")
+        return header
+
+    def victim_point(self) -> tuple[Measurement, Outcomes] | None:
+        """The victim's measurement under this sweep's evaluation; None before it was made."""
+        folder = self.victim_run()
+        points, outcomes = folder.points(), folder.outcomes(0)
+        return (points[0].measurement, outcomes) if points and outcomes else None
+
+    def victim_run(self) -> RunFolder:
+        """Where the victim's measurement lies."""
+        return RunFolder(self.path / "victim")
+
+    def outcomes(self, trial: int, index: int) -> Outcomes | None:
+        """Outcomes per image of one point."""
+        return self.trial(trial).outcomes(index)
+
+    def event(self, kind: str, /, *, durable: bool = False, **facts: Any) -> None:
+        """Append to events.jsonl; with `durable` it survives a power failure too."""
+        line = {"time_ms": time.time_ns() // 1_000_000, "event": kind, **facts}
+        append_line(self.path / "events.jsonl", line, durable=durable)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All lines of events.jsonl, in order."""
+        return read_lines(self.path / "events.jsonl")
+
+    def record(self) -> SweepRecord:
+        """Everything the ledger holds, read from its files alone.
+
+        Raises:
+            InvalidInput: if there is no such sweep, or its victim has not been measured yet.
+        """
+        header = self.header()
+        victim = self.victim_point()
+        if victim is None:
+            raise InvalidInput(
+                f"sweep {self.name!r} has no measured victim yet; it is still being prepared or was interrupted"
+            )
+        images = measured_images(header, victim[0])
+        locked = self.is_locked()
+        trials = tuple(self.trial_record(number, is_driven=locked) for number in self.trial_numbers())
+        finished = sum(trial.state in ("finished", "pruned", "failed") for trial in trials)
+        state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
+        return SweepRecord(
+            name=self.name,
+            digest=header["digest"],
+            state="running" if locked else state,
+            asr_ceiling=header["spec"]["search"]["asr_ceiling"],
+            epochs=header["spec"]["epochs"],
+            protocol=header["protocol"],
+            method=header["spec"]["method"]["kind"],
+            victim_name=header["victim_name"],
+            victim=victim[0],
+            victim_epoch=read_json(self.path / "victim" / "victim.json")["epoch"],
+            target=header["target"],
+            trials=trials,
+            planned_trials=header["planned_trials"],
+            directory=str(self.path),
+            parameters=tuple(header["parameters"]),
+            log_parameters=tuple(header["log_parameters"]),
+            images=images,
+            notes=self.notes(),
+        )
+
+    def notes(self) -> tuple[str, ...]:
+        """What every look at the sweep says beside its numbers: which older version made it, what its victim lacks."""
+        header, point = self.header(), self.victim_point()
+        older = self.older()
+        notes = [] if older is None else [older]
+        if point is None:
+            return tuple(notes)
+        victim, images = point[0], measured_images(header, point[0])
+        planted = read_json(self.path / "victim" / "victim.json").get("planted_target")
+        if planted is not None and planted != header["target"]:
+            notes.append(
+                f"the victim's weights say that they were poisoned towards {planted!r}; the ASR is measured towards "
+                f"{header['target']!r}"
+            )
+        num_classes = images.num_classes if images else None
+        if fault := missing_backdoor(victim, header["spec"]["search"]["asr_ceiling"], num_classes):
+            notes.append(fault)
+        if images is None and "imported" not in header:
+            notes.append(
+                "accuracy_report and asr_report are left out: an older version ran it and did not write down which "
+                "test images the triggered ones were made of; where it may be continued, its command mends that"
+            )
+        return tuple(notes)
+
+    def trial_record(self, number: int, *, is_driven: bool, run: RunFolder | None = None) -> TrialRecord:
+        """One trial; without a result it runs where a driver is at work on it, else it waits.
+
+        Args:
+            number: the trial.
+            is_driven: whether a driver is at work on it.
+            run: its folder where it has been opened already.
+        """
+        folder = run or self.trial(number)
+        header = folder.facts()
+        result = folder.result()
+        state: TrialState = result["state"] if result else ("running" if is_driven else "waiting")
+        return TrialRecord(
+            number=number,
+            state=state,
+            params=header["params"],
+            configuration=header["configuration"],
+            seed=header["seed"],
+            attempts=folder.attempts(),
+            points=tuple(folder.points()),
+            reason=result.get("reason") if result else None,
+            start_counts=header["start_counts"],
+            rerun_of=header.get("rerun_of"),
+        )
+
+
+def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImages | None:
+    """What a header says of the test images; None: an older version, or a table from elsewhere, does not say it.
+
+    Of older sweeps it is known where no test image is of the target class: under targeted poisoning, and where there
+    are as many triggered images as clean ones.
+    """
+    if "images" in header:
+        return MeasuredImages(tuple(header["images"]["target_rows"]), header["images"]["num_classes"])
+    if "imported" in header:
+        return None
+    trained = header["spec"]["victim"]
+    while "sweep" in trained:
+        trained = trained["sweep"]["victim"]
+    is_targeted = (trained.get("attack") or trained["poisoning"]).get("kind") == "targeted-images"
+    return MeasuredImages(()) if is_targeted or victim.asr_n == victim.accuracy_n else None
+
+
+def sweep_folders(home: Path) -> list[SweepFolder]:
+    """All sweeps of a home, by name."""
+    return [SweepFolder(path.parent) for path in sorted((home / "sweeps").glob("[!.]*/sweep.json"))]
+
+
+def is_set_aside(folder: SweepFolder) -> bool:
+    """Whether `--fresh` renamed the sweep: its folder's name has a time behind the sweep's own."""
+    return re.fullmatch(re.escape(str(folder.header()["name"])) + SET_ASIDE, folder.name) is not None
+
+
+def is_own_victim(run: RunFolder) -> bool:
+    """Whether this home trained the victim, or has adopted it."""
+    file = run.path / "victim.json"
+    return file.exists() and is_signed(file, run.path.parent.parent)
+
+
+def check_own_victim(run: RunFolder) -> None:
+    """Refuse to train a victim on that came from elsewhere.
+
+    Raises:
+        InvalidInput: if this home did not make the folder.
+    """
+    if not (run.path / "victim.json").exists():
+        if (run.path / "history.jsonl").exists():
+            raise InvalidInput(f"{run.path} holds epochs and no victim.json; restore that file or remove the folder")
+    elif not is_own_victim(run):
+        raise InvalidInput(
+            f"victim {run.path.name} came from elsewhere: {run.path} was not made by this home, and is not finished. "
+            f"To train it on, give --adopt to the command of a sweep that cleans it{_consequence(run.path)}"
+        )
+    check_no_links(run.path)
+
+
+def _consequence(folder: Path) -> str:
+    """What an adopted folder has written besides."""
+    places = named_storages(folder / ("sweep.json" if (folder / "sweep.json").exists() else "victim.json"))
+    return f", after a look at where it puts checkpoints: {', '.join(places)}" if places else ""
+
+
+def adopt_sweep(folder: SweepFolder) -> bool:
+    """Take over a sweep that came from elsewhere; False where there is none, or it is the home's own.
+
+    Checkpoints outside the home become the home's own where they lie under the sweep's own name and identity and no
+    other home has marked them; others are only read. Where another home has, the sweep gets an identity of its own, so
+    that what is written from now on lies apart.
+
+    Raises:
+        InvalidInput: if the folder holds links or has another name than its sweep.
+    """
+    if not folder.exists() or folder.is_own():
+        return False
+    header = folder.header()
+    if folder.name != header["name"]:
+        raise InvalidInput(
+            f"sweep {folder.name!r} calls itself {header['name']!r}; rename its folder to that before you adopt it"
+        )
+    check_no_links(folder.path)
+    with folder._held():
+        identity = str(header.get("identity"))
+        place = f"/sweeps/{folder.name}-{identity}/"
+        runs = [folder.trial(number) for number in folder.trial_numbers()]
+        outside = [run for run in runs if run.storage.location.endswith(f"{place}{run.path.name}")]
+        outside = [run for run in outside if run.facts().get("storage") and run.storage.names()]
+        if re.fullmatch(r"[0-9a-f]{8}", identity) and not any(run.is_marked_by_others() for run in outside):
+            for run in outside:
+                with contextlib.suppress(InvalidInput):  # it cannot be written, and so is only read
+                    run.claim_storage()
+        else:
+            identity = uuid4().hex[:8]
+        write_signed(folder.path / "sweep.json", {**header, "identity": identity}, folder.home)
+    return True
+
+
+def adopt_victim(run: RunFolder) -> bool:
+    """The same of a victim, whose checkpoints outside the home are only read."""
+    if not (run.path / "victim.json").exists() or is_own_victim(run):
+        return False
+    check_no_links(run.path)
+    write_signed(run.path / "victim.json", read_json(run.path / "victim.json"), run.path.parent.parent)
+    return True
+
+
+def victim_folder(home: Path, victim: "PretrainedVictim", digest: str) -> RunFolder:
+    """Where a pre-trained victim lies."""
+    return RunFolder(home / "victims" / f"{victim.name}-{digest}")
+
+
+def write_victim(folder: SweepFolder, victim: Victim, **facts: Any) -> None:
+    """Store where the victim came from beside its measurement, and further facts."""
+    values = {f.name: getattr(victim, f.name) for f in dataclasses.fields(victim) if f.name != "outcomes"}
+    write_json(
+        folder.victim_run().path / "victim.json",
+        {**values, **facts, "measurement": dataclasses.asdict(victim.measurement)},
+    )
+
+
+def process_facts(process: int) -> dict[str, str] | None:
+    """When a process was started and its command line, which tell it from a later one of the same number; None where
+    there is no such process, or the system does not say."""
+    place = Path("/proc") / str(process)
+    try:
+        if place.parent.joinpath("self").exists():
+            ticks = (place / "stat").read_text().rpartition(")")[2].split()[19]
+            command = (place / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
+            return {"started": ticks, "command": command.decode(errors="replace")}
+        ask = ["ps", "-p", str(process), "-o", "lstart=", "-o", "command="]
+        line = subprocess.run(ask, capture_output=True, text=True, check=True, env={"LC_ALL": "C"}).stdout.strip()
+        return {"started": line[:24], "command": line[24:].strip()}
+    except (OSError, IndexError, subprocess.CalledProcessError):
+        return None
+
+
+def num_changes(spec: Spec) -> dict[str, int]:
+    """How many changes of behaviour stand behind what a spec gives, by class name: part of the records made of it."""
+    return {name: len(sentences) for name, sentences in changes_of(spec).items()}
+
+
+def made_by_older_version(record: Mapping[str, Any], kind: str) -> str | None:
+    """By which older version a record was made, and what has changed since in the behaviour of what its spec holds.
+
+    Args:
+        record: content of sweep.json or victim.json.
+        kind: the spec's class, `CleaningSweep` or `PretrainedVictim`.
+
+    Returns:
+        "made by an older version (0.1.0): SafeCLIP: ..."; None where nothing has changed that touches it.
+
+    Raises:
+        InvalidInput: if this version refuses the spec, or its script defines classes of its own.
+    """
+    version = version_of(record)
+    if "changes" in record and version == installed_version("sweeplab"):
+        return None  # behaviour changes between versions alone, and to read the spec takes seconds: torch is imported
+    from sweeplab import experiment
+
+    spec = getattr(experiment, kind).model_validate(record["spec"])
+    since = changes_since(spec, record.get("changes", {}))
+    return f"made by an older version ({version}): {'; '.join(since)}" if since else None
+
+
+def version_of(record: Mapping[str, Any]) -> str:
+    """The version of SweepLab that wrote sweep.json or victim.json last."""
+    return str(record.get("environment", {}).get("sweeplab", "unknown"))
+
+
+def environment() -> dict[str, str]:
+    """Versions that can change a result."""
+    packages = ("sweeplab", "torch", "torchvision", "open_clip_torch", "ray", "optuna", "mlflow", "numpy", "pillow")
+    versions = {package: installed_version(package) for package in packages}
+    return {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system(), **versions}
+
+
+def installed_version(package: str) -> str:
+    """Of a distribution, or that there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

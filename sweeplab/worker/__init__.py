@@ -1,0 +1,1 @@
+"""Worker: what a worker process does with a job, with or without Ray around it."""

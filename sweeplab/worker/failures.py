@@ -1,0 +1,80 @@
+"""Failures: why an attempt ended early, and whether another one could help."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+DETERMINISTIC_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    FileNotFoundError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+"""Errors that another attempt would meet again."""
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "OutOfMemory")
+"""How torch, Ray and the system say so."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt ended without finishing its trial."""
+
+    reason: str
+    """One line for people."""
+    is_deterministic: bool
+    """Whether another attempt would fail in the same way: a wrong value, a loss that is not finite."""
+    kind: Literal["", "memory", "storage", "checkpoint", "input"] = ""
+    """`memory`: the worker ran out of it, which is deterministic where it happens twice at the same place. `storage`:
+    the disk or object store took no checkpoint, which is not the trial's fault. `checkpoint`: the one to go on from is
+    damaged, and an earlier one has to serve. `input`: the user's input breaks a rule, which a worker alone
+    could check."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """A failure as it is recorded."""
+    from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
+
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    if isinstance(error, StorageFault):
+        return Failure(reason, False, "storage")
+    if isinstance(error, DamagedCheckpoint):
+        return Failure(reason, False, "checkpoint")
+    if isinstance(error, InvalidInput):
+        return Failure(reason, True, "input")
+    if isinstance(error, MemoryError) or says_out_of_memory(reason):
+        return Failure(reason, False, "memory")
+    return Failure(reason, isinstance(error, DETERMINISTIC_ERRORS))
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether an error's text speaks of memory."""
+    return any(words.lower() in text.lower() for words in OUT_OF_MEMORY)
+
+
+def most_telling(failures: list[Failure]) -> Failure:
+    """Of what the ranks of one run say: a deterministic failure, else one of storage or memory, else the first.
+
+    When one rank fails, the others report a lost connection.
+    """
+    return min(failures, key=lambda failure: (not failure.is_deterministic, not failure.kind))
+
+
+def train_failure(error: BaseException) -> Failure:
+    """The failure behind a Ray Train error: the most telling one of its ranks."""
+    raised = getattr(error, "worker_failures", None) or {}
+    failures = [failure_of(getattr(inner, "cause", None) or inner) for _, inner in sorted(raised.items())]
+    return most_telling(failures) if failures else failure_of(error)
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong: Ray Train wraps it, and its own first line says little."""
+    while isinstance(inner := getattr(error, "controller_failure", None) or error.__cause__, BaseException):
+        error = inner
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200] if text else 'no message'}"

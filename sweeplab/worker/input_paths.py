@@ -1,0 +1,141 @@
+"""Input paths: the files that an experiment reads, and where a node finds them."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.specs import Spec
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Paths that an experiment reads, as the driver's node sees them."""
+
+    places: dict[str, str]
+    """Absolute path of every path in the specs, which may be relative to where the driver was started."""
+    probes: tuple[str, ...]
+    """Some of the files, absolute: a node that sees these is taken to see all."""
+
+    def missing(self) -> list[str]:
+        """Those of the probes that this node does not see."""
+        return [path for path in self.probes if not os.path.exists(path)]
+
+    def on_this_node(self, spec: S, mirror: Callable[[], Path]) -> S:
+        """The spec with the paths under which this node has the files.
+
+        Args:
+            spec: one of those that the sources were made of.
+            mirror: gives the folder below which copies of all files lie; called where this node does not see them.
+        """
+        spec = with_paths(spec, lambda path: Path(self.places.get(str(path), path)))
+        if not self.missing():
+            return spec
+        root, known = mirror(), set(self.places.values())
+        return with_paths(spec, lambda path: root / str(path)[1:] if str(path) in known else path, below=root)
+
+
+def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = True) -> list[Any]:
+    """What of a spec names files to be read: data, test images, pictures of triggers, files of a method. Not the
+    weights of victims, which are brought by themselves, nor the linear probe's images, which no worker reads.
+
+    Args:
+        spec: a sweep or a victim.
+        trains_victim: whether a sweep's victim is to be trained; else its data are needed for a clean sample alone.
+    """
+    if isinstance(spec, PretrainedVictim):
+        parts: list[Any] = [spec.data, spec.evaluation.replace(probe=None), spec.poisoning, spec.objective]
+        if (reference := spec.reference()) is not None:
+            parts += parts_of(reference)
+        return parts
+    victim = spec.original_victim()
+    parts = [spec.data, spec.evaluation.replace(probe=None), spec.method, victim.trigger().attack]
+    if isinstance(victim, PretrainedVictim) and (trains_victim or isinstance(spec.data, CleanSample)):
+        parts += parts_of(victim)
+    return parts
+
+
+def sources_of(parts: list[Any]) -> Sources | None:
+    """The files that parts of a spec read; None where there is none. They have been looked at before: a fault is a
+    bug."""
+    places = {str(path): absolute_path(path) for part in parts for path in _paths_in(part)}
+    examples = {example for part in parts for spec in _specs_in(part) for example in _examples_of(spec)}
+    return Sources(places, tuple(sorted({*places.values(), *examples}))) if places else None
+
+
+def _examples_of(spec: Any) -> Iterator[str]:
+    """One file of each kind that a spec reads, not of its parts: a folder may be there and be an empty mount point."""
+    if hasattr(spec, "example"):
+        yield spec.example()
+        return
+    for path in _own_paths(spec):
+        if os.path.isdir(absolute_path(path)):
+            yield from islice(files_of(path), 1)
+
+
+def absolute_path(path: Path) -> str:
+    """Absolute and normalised, `~` expanded; links stay."""
+    return os.path.abspath(path.expanduser())
+
+
+def _specs_in(value: Any) -> Iterator[Any]:
+    """A spec and all those inside it."""
+    if isinstance(value, Spec):
+        yield value
+        for name in type(value).model_fields:
+            yield from _specs_in(getattr(value, name))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _specs_in(item)
+
+
+def _paths_in(value: Any) -> Iterator[Path]:
+    for spec in _specs_in(value):
+        yield from _own_paths(spec)
+
+
+def _own_paths(spec: Spec) -> Iterator[Path]:
+    for name in type(spec).model_fields:
+        held = getattr(spec, name)
+        for item in held if isinstance(held, (tuple, list)) else [held]:
+            if isinstance(item, Path):
+                yield item
+
+
+def with_paths(value: Any, where: Callable[[Path], Path], below: Path | None = None) -> Any:
+    """A copy of a spec with other paths; what names further files in its own way has a method `below`."""
+    if isinstance(value, Path):
+        return where(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(with_paths(item, where, below) for item in value)
+    if not isinstance(value, Spec):
+        return value
+    if below is not None and hasattr(value, "below"):
+        return value.below(below)
+    held = {name: getattr(value, name) for name in type(value).model_fields}
+    changed = {name: new for name, old in held.items() if (new := with_paths(old, where, below)) != old}
+    return value.replace(**changed) if changed else value
+
+
+def files_of(value: Any) -> Iterator[str]:
+    """Absolute paths of all files that a spec reads: what its parts with a method `files` say, else its paths, folders
+    with all that is in them."""
+    if isinstance(value, Spec) and hasattr(value, "files"):
+        yield from value.files()
+    elif isinstance(value, Spec):
+        for name in type(value).model_fields:
+            yield from files_of(getattr(value, name))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from files_of(item)
+    elif isinstance(value, Path):
+        path = absolute_path(value)
+        if not os.path.isdir(path):
+            yield path
+        for folder, _, names in os.walk(path, followlinks=True):
+            yield from (os.path.join(folder, name) for name in names)

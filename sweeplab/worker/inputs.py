@@ -1,0 +1,249 @@
+"""Inputs: tables, pairs, test images and weights that a worker reads, made once a process and kept by digest."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sweeplab.attacks.poisoning import PoisonPlan
+from sweeplab.clip_model import (
+    Architecture,
+    architecture_json,
+    build,
+    check_activation,
+    check_prompts,
+    checkpoint_facts,
+    load_into,
+    load_weights,
+    tokenizer,
+)
+from sweeplab.data.decoded import DecodedFiles
+from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.data.tables import PairTable
+from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.protocol import Protocol
+from sweeplab.specs import InvalidInput, digest_of
+from sweeplab.training.randomness import numpy_stream, stream_seed
+from sweeplab.worker.jobs import Machine, check_same
+
+# Processes serve many trials of one sweep: what does not depend on the trial is made once and kept, by digest.
+_pairs: dict[str, TrainingPairs] = {}
+
+_measures: dict[str, Measure] = {}
+
+_weights: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
+    """The victim's pre-training pairs, added poisons included, and which of them are poisoned."""
+    table: PairTable = victim.data.read(machine.data_home)  # type: ignore[attr-defined]
+    plan = victim.poisoning_under_protocol().plan(table, machine.data_home)
+    return plan.training_table(table), plan
+
+
+def victim_pairs(
+    victim: PretrainedVictim, machine: Machine, decoded: DecodedFiles | None = None, known: str = ""
+) -> TrainingPairs:
+    """The victim's poisoned training pairs, which must have a known digest, if any."""
+    table, plan = victim_table(victim, machine)
+    check_same("training pairs", known, table.digest)
+    key = digest_of(
+        ["victim", plan.digest, victim.architecture.canonical(), victim.seed, victim.protocol, victim.text_augmentation]
+    )
+    if key not in _pairs:
+        _pairs.clear()
+        _pairs[key] = TrainingPairs(
+            table,
+            victim.architecture.image_size,
+            tokenize=tokenizer(victim.architecture, victim.protocol),
+            seed=victim.seed,
+            captions=plan.caption_changes(),
+            alter=plan.stamp_rows,
+            text_augmentation=victim.text_augmentation,
+            decode_workers=machine.threads,
+            decoded=decoded,
+        )
+    return _pairs[key]
+
+
+def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
+    """The sweep's cleaning pairs."""
+    if not isinstance(sweep.data, CleanSample):
+        table: PairTable = sweep.data.read(machine.data_home)  # type: ignore[attr-defined]
+        return table
+    victim = sweep.original_victim()
+    assert isinstance(victim, PretrainedVictim)
+    table, plan = victim_table(victim, machine)
+    poisoned = set(plan.rows)
+    clean_rows = [row for row in range(len(table)) if row not in poisoned]
+    if sweep.data.num_pairs > len(clean_rows):
+        raise InvalidInput(
+            f"data.num_pairs={sweep.data.num_pairs} exceeds the {len(clean_rows)} unpoisoned pairs of the victim; "
+            "choose fewer"
+        )
+    order = numpy_stream(sweep.data.seed, "clean sample").permutation(len(clean_rows))[: sweep.data.num_pairs]
+    return table.subset(sorted(clean_rows[i] for i in order))
+
+
+def cleaning_poison(sweep: CleaningSweep, table: PairTable, machine: Machine) -> PoisonPlan | None:
+    """Which cleaning pairs are poisoned: none, unless a slightly poisoned sample is asked for."""
+    if not isinstance(sweep.data, CleanSample) or not sweep.data.num_poisons:
+        return None
+    victim = sweep.original_victim()
+    assert isinstance(victim, PretrainedVictim)
+    seed = stream_seed(sweep.data.seed, "cleaning poison")
+    training, plan = victim_table(victim, machine)
+    return victim.poisoning_under_protocol().few(table, training, plan, count=sweep.data.num_poisons, seed=seed)
+
+
+def cleaning_pairs(
+    sweep: CleaningSweep, machine: Machine, decoded: DecodedFiles | None = None, known: str = ""
+) -> TrainingPairs:
+    """The sweep's cleaning pairs, ready for training; made once per process and known digest."""
+    key = digest_of(
+        [
+            "cleaning",
+            sweep.data.canonical(),
+            sweep.original_victim().canonical() if isinstance(sweep.data, CleanSample) else None,
+            str(getattr(sweep.data, "path", "")),
+            sweep.victim.architecture.canonical(),
+            sweep.protocol,
+            sweep.text_augmentation,
+            known,
+        ]
+    )
+    if key not in _pairs:
+        _pairs.clear()
+        labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
+        table = cleaning_table(sweep, machine)
+        plan = cleaning_poison(sweep, table, machine)
+        if plan is not None:
+            table = plan.training_table(table)
+        check_same("training pairs", known, table.digest)
+        _pairs[key] = TrainingPairs(
+            table,
+            sweep.victim.architecture.image_size,
+            tokenize=tokenizer(sweep.victim.architecture, sweep.protocol),
+            seed=sweep.seed,
+            captions=plan.caption_changes() if plan is not None else None,
+            alter=plan.stamp_rows if plan is not None else None,
+            labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
+            num_classes=len(labelled.class_names) if labelled is not None else 0,
+            text_augmentation=sweep.text_augmentation,
+            decode_workers=machine.threads,
+            decoded=decoded,
+        )
+    _pairs[key].use_seed(sweep.seed)  # of trials that share their configuration: each has its own
+    return _pairs[key]
+
+
+def measure_for(
+    architecture: Architecture,
+    evaluation: Evaluation,
+    trigger: Trigger | None,
+    machine: Machine,
+    protocol: Protocol = "paper",
+    decoded: DecodedFiles | None = None,
+    known: str = "",
+) -> Measure:
+    """The measure of an evaluation, test images decoded and stamped; made once per process and known digest.
+
+    Raises:
+        InvalidInput: if the prompts do not tell the classes apart, a target label is not among the classes, or the
+            trigger does not fit the image.
+    """
+    key = digest_of(
+        [
+            architecture.canonical(),
+            evaluation.canonical(),
+            str(getattr(evaluation.test, "path", "")),
+            trigger.attack.canonical() if trigger else None,  # type: ignore[union-attr]
+            str(getattr(getattr(trigger.attack, "images", None), "path", "")) if trigger else None,
+            trigger.target if trigger else None,
+            protocol,
+            known,
+        ]
+    )
+    if key not in _measures:
+        _measures.clear()
+        images = evaluation.load(machine.data_home)
+        check_prompts(architecture, images.class_names, evaluation.prompts(), protocol)
+        measure = Measure(
+            evaluation,
+            images,
+            architecture.image_size,
+            tokenize=tokenizer(architecture, protocol),
+            trigger=trigger,
+            targets=trigger.targets(machine.data_home) if trigger else None,
+            decode_workers=machine.threads,
+            protocol=protocol,
+            decoded=decoded,
+        )
+        check_same("test images, classes or trigger", known, measure.digest)
+        _measures[key] = measure
+    return _measures[key]
+
+
+def victim_model(architecture: Architecture, checkpoint: Path) -> nn.Module:
+    """A fresh model with the checkpoint's weights."""
+    key = f"{checkpoint}:{checkpoint.stat().st_mtime_ns}" if checkpoint.is_file() else str(checkpoint)
+    if key not in _weights:
+        _weights.clear()
+        check_activation(architecture, checkpoint)
+        _weights[key] = load_weights(checkpoint)
+    model = build(architecture, seed=0)
+    load_into(model, _weights[key], str(checkpoint))
+    return model
+
+
+def plain_images(pairs: TrainingPairs, batch_size: int, device: torch.device) -> Iterator[torch.Tensor]:
+    """All images of the pairs as they are, in order, in batches on the device."""
+    for rows in torch.arange(len(pairs)).split(batch_size):
+        yield pairs.images_of(rows.tolist()).to(device)
+
+
+def has_cleanclips_trainer(sweep: CleaningSweep) -> bool:
+    """Whether the sweep trains as CleanCLIP's and attack-cleanclip's code does: under protocol `authors`, unless its
+    method comes from a trainer of its own."""
+    return sweep.protocol == "authors" and bool(getattr(sweep.method, "shares_cleanclips_trainer", True))
+
+
+def load_optimizer_state(checkpoint: Path) -> dict[str, Any]:
+    """The optimizer's state dict in a victim's checkpoint, which the authors' protocol carries into cleaning.
+
+    Raises:
+        InvalidInput: if the checkpoint holds none.
+    """
+    content = (
+        torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.suffix != ".safetensors" else {}
+    )
+    state = content.get("optimizer")
+    if not isinstance(state, dict) or "param_groups" not in state:
+        raise InvalidInput(
+            f"protocol='authors' goes on with the victim's optimizer, and {checkpoint} holds none; "
+            "use protocol='paper' or a checkpoint with its optimizer"
+        )
+    return state
+
+
+def checkpoint_config(architecture: Architecture, facts: dict[str, Any]) -> str:
+    """What is stored in a checkpoint beside the weights."""
+    return json.dumps({"architecture": json.loads(architecture_json(architecture)), **facts}, sort_keys=True)
+
+
+def planted_target(checkpoint: Path) -> str | None:
+    """The class towards which a checkpoint says that it was poisoned; None where it says none.
+
+    Only checkpoints of SweepLab say it: a victim's own, or that of a trial that cleaned one.
+    """
+    facts = checkpoint_facts(checkpoint) or {}
+    victim = facts.get("victim") or facts.get("sweep", {}).get("victim", {})
+    while "sweep" in victim:
+        victim = victim["sweep"]["victim"]
+    target: str | None = victim.get("poisoning", victim).get("target")
+    return target

@@ -1,0 +1,181 @@
+"""Jobs: what a worker is asked to do, as frozen values that travel to its process."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
+
+import torch
+
+from sweeplab.clip_model import Architecture
+from sweeplab.data.decoded import DecodedFiles
+from sweeplab.evaluation.measure import Evaluation, Trigger
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.protocol import Protocol
+from sweeplab.records import Victim
+from sweeplab.specs import StorageFault
+from sweeplab.storage.node_cache import node_cache, remove_old_copies
+from sweeplab.training.loop import Context
+from sweeplab.worker.input_paths import Sources
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a worker process may use."""
+
+    data_home: Path
+    """Where made and cached data lie."""
+    threads: int
+    """Of torch, in this process."""
+    use_cuda: bool
+    decoded_gigabytes: float = 0.0
+    """Decoded images that do not fit into memory are kept on the node's disk up to this size."""
+
+    def decoded_files(self, alive: Callable[[], None]) -> DecodedFiles | None:
+        """Where; `alive` is called while they are being made."""
+        if not self.decoded_gigabytes:
+            return None
+        _tidy_node()
+        return DecodedFiles(node_cache(), 1e9 * self.decoded_gigabytes, alive)
+
+
+@cache
+def _tidy_node() -> None:
+    """Once a process: what this node keeps and did not use for long goes."""
+    remove_old_copies()
+
+
+class WorkerContext(Context, Interface):
+    """What a worker function is given beside its job."""
+
+    def alive(self) -> None:
+        """Say that something moves."""
+        ...
+
+    def bring(self, location: str, content: str) -> Path:
+        """A path on this node to a file of the driver's node or of an object store; see `local_copy`."""
+        ...
+
+    def mirror(self) -> Path:
+        """The folder of this node below which copies of the driver's data lie."""
+        ...
+
+
+def whole_machine(home: Path) -> Machine:
+    """This machine for one process: as many threads as torch chose, which minds OMP_NUM_THREADS, and a GPU if any.
+
+    More threads than free cores are many times slower than one: they spin while they wait for each other.
+    """
+    return Machine(home / "data", torch.get_num_threads(), use_cuda=torch.cuda.is_available())
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the driver has read, by content; empty where nobody has."""
+
+    pairs: str = ""
+    """Digest of the table of training pairs, poisons that come with the data included."""
+    evaluation: str = ""
+    """Of the evaluation: see `evaluation_digest`."""
+
+
+def check_same(what: str, known: str, found: str) -> None:
+    """Refuse to work on other data than the driver has read.
+
+    Args:
+        what: names them.
+        known: digest of what the driver has read; empty where nobody has.
+        found: digest of what this process has read.
+
+    Raises:
+        StorageFault: if they differ: no trial is at fault, and the same command goes on once the files are restored.
+    """
+    if known and found != known:
+        raise StorageFault(
+            f"the {what} that node {socket.gethostname()} sees are not those that the command has read (digest {known} "
+            f"-> {found}): files were changed meanwhile, or are others there; restore them, then run the same command "
+            "again"
+        )
+
+
+def _stage(name: str) -> Callable[..., None]:
+    """What a worker does with a job; it joins the stages, and so is imported once a job is made."""
+    from sweeplab.worker import run
+
+    work: Callable[..., None] = getattr(run, name)
+    return work
+
+
+@dataclass(frozen=True)
+class PretrainingJob:
+    """Everything that a pre-training worker needs."""
+
+    victim: PretrainedVictim
+    machine: Machine
+    checkpoints: str
+    """Folder or URL."""
+    attempt: int
+    resume_from: str | None
+    """A checkpoint's path or URL."""
+    initial: str | None = None
+    """Absolute path, on the driver's node, of the checkpoint from which training starts."""
+    weights: str = ""
+    """Tells its content to other nodes."""
+    sources: Sources | None = None
+    """The data, where another node may not see them."""
+    contents: Contents = Contents()
+    """The data as they were when the command began."""
+    work: Callable[["PretrainingJob", WorkerContext], None] = field(default_factory=lambda: _stage("pretrain"))
+
+    def checkpoint_minutes(self) -> float | None:
+        """Minutes between checkpoints inside an epoch."""
+        return self.victim.resources.checkpoint_minutes
+
+
+@dataclass(frozen=True)
+class MeasuringJob:
+    """Measure weights under an evaluation."""
+
+    architecture: Architecture
+    checkpoint: str
+    """Path or URL."""
+    evaluation: Evaluation
+    trigger: Trigger | None
+    machine: Machine
+    protocol: Protocol = "paper"
+    weights: str = ""
+    """Tells the checkpoint's content to other nodes."""
+    sources: Sources | None = None
+    """The data, where another node may not see them."""
+    contents: Contents = Contents()
+    """The data as they were when the command began."""
+
+
+@dataclass(frozen=True)
+class CleaningJob:
+    """Everything that a worker needs for one attempt of one trial."""
+
+    sweep: CleaningSweep
+    victim: Victim
+    number: int
+    attempt: int
+    params: dict[str, Any]
+    machine: Machine
+    checkpoints: str
+    """Folder or URL."""
+    resume_from: str | None
+    """A checkpoint's path or URL."""
+    weights: str = ""
+    """Tells the content of the victim's checkpoint to other nodes."""
+    sources: Sources | None = None
+    """The data, where another node may not see them."""
+    contents: Contents = Contents()
+    """The data as they were when the command began."""
+    work: Callable[["CleaningJob", WorkerContext], None] = field(default_factory=lambda: _stage("clean"))
+
+    def checkpoint_minutes(self) -> float | None:
+        """Minutes between checkpoints inside an epoch."""
+        return self.sweep.resources.checkpoint_minutes

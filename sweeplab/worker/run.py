@@ -1,0 +1,195 @@
+"""Run: where the stages are joined. data -> attacks -> pre-training or cleaning -> evaluation, one job at a time."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeplab.cleaning.start import recalibrate_batch_norm
+from sweeplab.clip_model import build, load_into, load_weights
+from sweeplab.records import Measurement, Outcomes
+from sweeplab.specs import InvalidInput
+from sweeplab.storage.checkpoint_store import Storage, Uploads
+from sweeplab.training.loop import Run, train
+from sweeplab.training.randomness import stream_seed
+from sweeplab.worker.input_paths import S, Sources
+from sweeplab.worker.inputs import (
+    checkpoint_config,
+    cleaning_pairs,
+    has_cleanclips_trainer,
+    load_optimizer_state,
+    measure_for,
+    plain_images,
+    victim_model,
+    victim_pairs,
+)
+from sweeplab.worker.jobs import CleaningJob, Machine, MeasuringJob, PretrainingJob, WorkerContext
+
+
+@contextmanager
+def storing(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
+    """Fields of a Run that say where its checkpoints go and where it goes on from.
+
+    With an object store, files are written on this node first and uploaded while training goes on.
+    """
+    storage = Storage(job.checkpoints)
+    fields: dict[str, Any] = {
+        "checkpoint_prefix": f"attempt-{job.attempt}-",
+        "checkpoint_minutes": job.checkpoint_minutes(),
+    }
+    if not storage.is_remote:
+        storage.wait_for_folder()
+        resume = Path(job.resume_from) if job.resume_from else None
+        yield {**fields, "checkpoint_folder": Path(job.checkpoints), "resume_from": resume}
+        return
+    uploads = Uploads(storage)
+    try:
+        resume = None
+        if job.resume_from is not None:
+            resume = uploads.folder / "resume.pt"
+            storage.download(job.resume_from.rpartition("/")[2], resume)
+        yield {**fields, "checkpoint_folder": uploads.folder, "resume_from": resume, "saved": uploads.add}
+        uploads.finish()
+    finally:
+        uploads.close()
+
+
+def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
+    """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
+    victim, device = on_this_node(job.victim, job.sources, context), prepare_process(job.machine)
+    decoded = job.machine.decoded_files(context.alive)
+    pairs = victim_pairs(victim, job.machine, decoded, job.contents.pairs)
+    measure = measure_for(
+        victim.architecture,
+        victim.evaluation,
+        victim.trigger(),
+        job.machine,
+        victim.protocol,
+        decoded,
+        job.contents.evaluation,
+    )
+    measure.alive = context.alive
+    model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
+    if job.initial is not None:
+        initial = context.bring(job.initial, job.weights)
+        load_into(model, load_weights(initial), str(victim.initial))
+    model.to(device)
+    with storing(job) as places:
+        run = Run(
+            objective=victim.objective,  # type: ignore[arg-type]
+            optimization=victim.optimization,
+            epochs=victim.epochs,
+            stop_after=victim.select if isinstance(victim.select, int) else None,
+            seed=victim.seed,
+            config=checkpoint_config(victim.architecture, {"victim": job.victim.to_json()}),
+            loader_workers=victim.resources.loader_workers,
+            schedule_shift=1 if victim.protocol == "authors" else 0,
+            **places,
+        )
+        train(model, pairs, run, measure=measure, context=context)
+
+
+def clean(job: CleaningJob, context: WorkerContext) -> None:
+    """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
+    sweep, device = on_this_node(job.sweep, job.sources, context), prepare_process(job.machine)
+    setting = sweep.setting(job.params)
+    decoded = job.machine.decoded_files(context.alive)
+    pairs = cleaning_pairs(sweep, job.machine, decoded, job.contents.pairs)
+    measure = measure_for(
+        sweep.victim.architecture,
+        sweep.evaluation,
+        sweep.trigger(),
+        job.machine,
+        sweep.protocol,
+        decoded,
+        job.contents.evaluation,
+    )
+    measure.alive = context.alive
+    checkpoint = context.bring(job.victim.checkpoint, job.weights)
+    model = victim_model(sweep.victim.architecture, checkpoint).to(device)
+    # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
+    setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))
+    if setting.start.recalibrate_batch_norm:
+        recalibrate_batch_norm(model, plain_images(pairs, setting.optimization.global_batch_size, device))
+    is_victim = job.victim.is_start and not setting.start.changes_victim
+    known_start = (job.victim.measurement, job.victim.outcomes) if is_victim else None
+    authors = sweep.protocol == "authors"
+    optimization = setting.optimization
+    if authors:
+        optimization = optimization.replace(**getattr(setting.method, "authors_optimization", {}))
+    as_cleanclip = has_cleanclips_trainer(sweep)
+    facts = {"sweep": job.sweep.to_json(), "trial": job.number, "params": job.params}
+    with storing(job) as places:
+        run = Run(
+            objective=setting.method,  # type: ignore[arg-type]
+            optimization=optimization,
+            epochs=sweep.epochs,
+            seed=sweep.seed,
+            config=checkpoint_config(sweep.victim.architecture, facts),
+            start=known_start,
+            keep_start=sweep.start_counts(setting),
+            loader_workers=sweep.resources.loader_workers,
+            measure_at=sweep.measure_at,
+            log_every=sweep.log_every,
+            schedule_shift=1 if as_cleanclip else 0,
+            optimizer_state=load_optimizer_state(checkpoint) if as_cleanclip else None,
+            **places,
+        )
+        train(model, pairs, run, measure=measure, context=context)
+
+
+def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: None) -> tuple[Measurement, Outcomes]:
+    """checkpoint -> evaluation; `alive` is called with every batch."""
+    device = prepare_process(job.machine)
+    model = victim_model(job.architecture, Path(job.checkpoint))
+    decoded = job.machine.decoded_files(alive)
+    measure = measure_for(
+        job.architecture,
+        job.evaluation,
+        job.trigger,
+        job.machine,
+        job.protocol,
+        decoded,
+        job.contents.evaluation,
+    )
+    measure.alive = alive
+    with blaming(job.checkpoint):
+        return measure(model.to(device))
+
+
+@contextmanager
+def blaming(checkpoint: str | Path) -> Iterator[None]:
+    """Numbers that are none are the fault of the checkpoint that is measured.
+
+    Raises:
+        InvalidInput: naming it, for a FloatingPointError.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        raise InvalidInput(
+            f"checkpoint {checkpoint} cannot be measured: {error}; its training diverged or the file is damaged: give "
+            "another checkpoint"
+        ) from error
+
+
+def on_this_node(spec: S, sources: Sources | None, context: WorkerContext) -> S:
+    """The spec with the paths under which this node has its files, which are brought here first if need be."""
+    return spec if sources is None else sources.on_this_node(spec, context.mirror)
+
+
+def prepare_process(machine: Machine) -> torch.device:
+    """Threads and device of this process."""
+    torch.set_num_threads(machine.threads)
+    if not machine.use_cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InvalidInput(
+            "a GPU was asked for and torch sees none; set resources.gpus_per_worker=0 or mend the driver"
+        )
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)

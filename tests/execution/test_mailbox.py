@@ -1,0 +1,161 @@
+"""The desk between driver and workers, without Ray around it: jobs, answers, meetings after a failure, files."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeplab.execution.mailbox import Desk
+from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
+from sweeplab.worker.failures import Failure, failure_of, most_telling
+
+
+def run(story: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(story, 10))
+
+
+def test_all_ranks_of_a_slot_get_the_same_job_and_the_driver_is_asked_once():
+    async def story() -> tuple[list[bytes], list[Any]]:
+        desk = Desk()
+        asks = [asyncio.create_task(desk.job(0, "session", 0)) for _ in range(3)]
+        messages, _ = await desk.take(1.0)
+        await desk.hand((0, "session", 0), b"job")
+        return await asyncio.gather(*asks), messages
+
+    jobs, messages = run(story())
+    assert jobs == [b"job"] * 3
+    assert messages == [("ready", 0, "session", 0)]
+
+
+def test_a_rank_that_comes_late_gets_the_job_that_the_others_have_begun():
+    async def story() -> bytes:
+        desk = Desk()
+        for index in range(3):
+            ask = asyncio.create_task(desk.job(0, "session", index))
+            await desk.take(1.0)
+            await desk.hand((0, "session", index), f"job {index}".encode())
+            await ask
+        return await desk.job(0, "session", 1)
+
+    assert run(story()) == b"job 1"
+
+
+def test_a_new_session_of_a_slot_forgets_the_old_one_and_leaves_other_slots_alone():
+    async def story() -> list[Any]:
+        desk = Desk()
+        other = asyncio.create_task(desk.job(1, "b", 0))
+        old = asyncio.create_task(desk.job(0, "a", 0))
+        await asyncio.sleep(0)
+        new = asyncio.create_task(desk.job(0, "c", 0))
+        await asyncio.sleep(0)
+        messages, _ = await desk.take(1.0)
+        await desk.hand((0, "c", 0), b"new")
+        await desk.hand((1, "b", 0), b"other")
+        await desk.hand((0, "a", 0), b"nobody asks any more")
+        old.cancel()
+        return [await new, await other, messages]
+
+    new, other, messages = run(story())
+    assert (new, other) == (b"new", b"other")
+    assert len(messages) == 3
+
+
+def test_a_question_waits_for_the_drivers_answer():
+    async def story() -> tuple[Any, Any]:
+        desk = Desk()
+        asking = asyncio.create_task(desk.ask(("point", 0, "s", 0, b"content")))
+        messages, _ = await desk.take(1.0)
+        *words, question = messages[0]
+        await desk.answer(question, True)
+        await desk.answer(question, False)  # a second answer changes nothing
+        return words, await asking
+
+    words, answer = run(story())
+    assert words == ["point", 0, "s", 0, b"content"]
+    assert answer is True
+
+
+def test_ranks_that_all_failed_know_it_and_the_driver_hears_of_it_once():
+    async def story() -> tuple[list[bool], list[Any]]:
+        desk = Desk()
+        together = await asyncio.gather(*(desk.meet((0, "s", 4), rank, 2, f"rank {rank}".encode()) for rank in (1, 0)))
+        messages, _ = await desk.take(0.0)
+        return together, messages
+
+    together, messages = run(story())
+    assert together == [True, True]
+    assert messages == [("failed", 0, "s", 4, [b"rank 0", b"rank 1"])]
+
+
+def test_a_rank_that_failed_alone_is_told_so():
+    async def story() -> tuple[bool, list[Any]]:
+        desk = Desk()
+        alone = await desk.meet((0, "s", 0), 1, 2, b"lost connection")
+        return alone, (await desk.take(0.0))[0]
+
+    alone, messages = run(story())
+    assert alone is False
+    assert messages == [("failed", 0, "s", 0, [b"lost connection"])]
+
+
+def test_two_slots_may_meet_at_the_same_time():
+    async def story() -> list[bool]:
+        desk = Desk()
+        keys = [(0, "a", 0), (1, "b", 0)]
+        return await asyncio.gather(*(desk.meet(key, rank, 2, b"") for rank in (0, 1) for key in keys))
+
+    assert run(story()) == [True] * 4
+
+
+def test_taking_without_news_comes_back_empty_after_a_while():
+    async def story() -> tuple[list[Any], int]:
+        desk = Desk()
+        await desk.beat()
+        return await desk.take(0.01)
+
+    assert run(story()) == ([], 1)
+
+
+def test_only_offered_files_are_read(tmp_path: Path):
+    offered, secret = tmp_path / "victim.pt", tmp_path / "secret"
+    offered.write_bytes(b"0123456789")
+    secret.write_bytes(b"no")
+
+    async def story() -> list[bytes]:
+        desk = Desk((str(offered),))
+        return [await desk.read(str(offered), offset, 4) for offset in (0, 4, 8, 12)]
+
+    assert run(story()) == [b"0123", b"4567", b"89", b""]
+    with pytest.raises(FileNotFoundError, match="none of the files"):
+        run(Desk((str(offered),)).read(str(secret), 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "is_deterministic"),
+    [
+        (ValueError("no"), "", True),
+        (FloatingPointError("the loss is not finite"), "", True),
+        (InvalidInput("no"), "input", True),
+        (RuntimeError("connection closed by peer"), "", False),
+        (MemoryError(), "memory", False),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory", False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory", False),
+        (StorageFault("cannot write"), "storage", False),
+        (DamagedCheckpoint("is damaged"), "checkpoint", False),
+    ],
+)
+def test_failures_are_told_apart(error: Exception, kind: str, is_deterministic: bool):
+    failure = failure_of(error)
+    assert (failure.kind, failure.is_deterministic) == (kind, is_deterministic)
+    assert failure.reason.startswith(type(error).__name__)
+
+
+def test_of_what_ranks_say_the_deterministic_failure_tells_most():
+    lost = Failure("RuntimeError: connection closed", False)
+    full = Failure("StorageFault: cannot write", False, "storage")
+    bad = Failure("ValueError: no", True)
+    assert most_telling([lost, full, bad]) == bad
+    assert most_telling([lost, full]) == full
+    assert most_telling([lost]) == lost

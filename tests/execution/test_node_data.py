@@ -1,0 +1,535 @@
+"""Bringing: what an experiment reads reaches a node that does not see it, once, and under the same digests."""
+
+import csv
+import errno
+import os
+import pickle
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.attacks.exchange import ImportedPoison
+from sweeplab.attacks.own import ImageTrigger
+from sweeplab.attacks.targeted import TargetedImages
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.fruit_stall import FruitStall
+from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.data.pairs import PairsCSV
+from sweeplab.evaluation.measure import Evaluation
+from sweeplab.execution import node_data
+from sweeplab.execution.mailbox import packed
+from sweeplab.execution.node_data import Porter, listing_of, mirror
+from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
+from sweeplab.specs import InvalidInput, Spec, StorageFault
+from sweeplab.storage import node_cache
+from sweeplab.storage.node_cache import COMPLETE
+from sweeplab.worker import input_paths
+from sweeplab.worker.input_paths import Sources, files_of, parts_of, sources_of
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Another node's temporary folder."""
+    (tmp_path / "node").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    return tmp_path / "node"
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_cache, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(node_data, "CHUNK_BYTES", 7)
+
+
+def picture(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8 + value), (value, 0, 0)).save(path)
+    return path
+
+
+def pairs(folder: Path, images: list[str], name: str = "pairs.csv", **columns: list[str]) -> PairsCSV:
+    """A CSV file of images that are drawn where the paths say."""
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(images):
+        picture(folder / image, number)
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption", *columns])
+        writer.writerows(
+            [image, f"a fruit {row}", *(held[row] for held in columns.values())] for row, image in enumerate(images)
+        )
+    return PairsCSV(path=folder / name)
+
+
+def class_folders(folder: Path) -> ClassFolders:
+    for number, place in enumerate(("apple/1.png", "apple/2.png", "banana/1.png")):
+        picture(folder / place, number)
+    (folder / "apple" / "notes.txt").write_text("no image")
+    return ClassFolders(path=folder)
+
+
+# --- which files
+
+
+def test_of_pairs_the_file_and_the_images_that_are_used_are_brought(tmp_path: Path):
+    data = pairs(tmp_path, ["1.png", "sub/2.png", "3.png"])
+    assert list(files_of(data)) == [str(tmp_path / name) for name in ("pairs.csv", "1.png", "sub/2.png", "3.png")]
+    assert list(files_of(data.replace(num_pairs=1))) == [str(tmp_path / "pairs.csv"), str(tmp_path / "1.png")]
+
+
+def test_of_class_folders_the_images_are_brought_wherever_the_spec_lies(tmp_path: Path):
+    images = [str(tmp_path / name) for name in ("apple/1.png", "apple/2.png", "banana/1.png")]
+    folders = class_folders(tmp_path)
+    assert list(files_of(Evaluation(test=folders, templates=("a {}",)))) == images
+    targeted = TargetedImages(images=LabelledPairs(images=folders), classes=("apple", "pear"))
+    assert list(files_of(targeted)) == images
+
+
+class Holder(Spec):
+    """A spec of a user's own script."""
+
+    kind: str = "holder"
+    places: tuple[Path, ...]
+
+
+def test_of_a_users_own_spec_files_and_whole_folders_are_brought(tmp_path: Path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("a.bin", "deep/b.bin", "deep/er/c.bin"):
+        (tmp_path / name).write_bytes(b"x")
+    found = sorted(files_of(Holder(places=(tmp_path / "a.bin", tmp_path / "deep"))))
+    assert found == [str(tmp_path / name) for name in ("a.bin", "deep/b.bin", "deep/er/c.bin")]
+
+
+def test_embedded_data_need_not_be_brought(smoke: CleaningSweep):
+    assert sources_of(parts_of(smoke)) is None
+
+
+def test_a_sweep_reads_what_it_and_its_victims_name(tmp_path: Path, smoke: CleaningSweep):
+    assert isinstance(smoke.victim, PretrainedVictim)
+    own, theirs, others = (pairs(tmp_path / name, [f"{name}.png"]) for name in ("own", "theirs", "others"))
+    test, stamp = class_folders(tmp_path / "test"), picture(tmp_path / "stamp.png")
+    poisoning = smoke.victim.poisoning.replace(attack=ImageTrigger(path=stamp))
+    reference = smoke.victim.replace(name="reference", data=others)
+    victim = smoke.victim.replace(data=theirs, poisoning=poisoning, select=ClosestTo(victim=reference))
+    sweep = smoke.replace(victim=victim, data=own, evaluation=Evaluation(test=test, templates=("a {}",)))
+    found = sources_of(parts_of(sweep))
+    assert found is not None
+    named = [own.path, theirs.path, others.path, test.path, stamp]
+    assert set(found.places.values()) == set(map(str, named))
+    examples = [f"{name}/{name}.png" for name in ("own", "theirs", "others")] + ["test/apple/1.png"]
+    assert set(found.probes) == {*map(str, named), *(str(tmp_path / place) for place in examples)}
+    assert {path for part in parts_of(sweep) for path in files_of(part)} >= {str(stamp), str(tmp_path / "own/own.png")}
+
+
+def test_the_example_of_pairs_is_the_first_rows_image(tmp_path: Path):
+    relative = pairs(tmp_path / "a", ["images/1.png", "images/2.png"])
+    absolute = pairs(tmp_path / "b", [str(tmp_path / "elsewhere" / "1.png"), str(tmp_path / "elsewhere" / "2.png")])
+    assert relative.example() == str(tmp_path / "a" / "images" / "1.png")
+    assert absolute.example() == str(tmp_path / "elsewhere" / "1.png")
+
+
+def test_the_example_of_an_empty_file_is_refused(tmp_path: Path):
+    (tmp_path / "pairs.csv").write_text("image,caption\n")
+    with pytest.raises(InvalidInput, match="has a header but no rows"):
+        PairsCSV(path=tmp_path / "pairs.csv").example()
+
+
+# --- as one long file
+
+
+def files(folder: Path, sizes: list[int]) -> list[str]:
+    """Files of so many bytes each, of different content."""
+    folder.mkdir(exist_ok=True)
+    for number, size in enumerate(sizes):
+        (folder / f"{number:03d}").write_bytes(bytes((17 * number + i) % 251 for i in range(size)))
+    return [str(folder / f"{number:03d}") for number in range(len(sizes))]
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [7], [3, 3], [20], [0, 5, 0, 0, 16, 7, 0, 1], [7, 7, 7], [0, 0, 14]])
+@pytest.mark.usefixtures("small_chunks")
+def test_the_pieces_of_all_chunks_are_all_bytes_in_order(tmp_path: Path, sizes: list[int]):
+    listing = listing_of(files(tmp_path / "data", sizes))
+    found = [piece for chunk in range(listing.num_chunks) for piece in listing.pieces(chunk)]
+    expected = [(file, offset) for file, size in enumerate(sizes) for offset in range(size)]
+    assert [(file, offset + i) for file, offset, size in found for i in range(size)] == expected
+    assert listing.num_chunks == -(-sum(sizes) // 7)
+
+
+def test_the_digest_changes_with_content_and_not_with_order(tmp_path: Path):
+    paths = files(tmp_path / "data", [3, 4])
+    first = listing_of(paths).digest
+    assert listing_of([*reversed(paths), paths[0]]).digest == first
+    os.utime(paths[0], ns=(0, 0))
+    assert listing_of(paths).digest != first
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"gone\.png cannot be read \(No such file or directory\)"):
+        listing_of([str(tmp_path / "gone.png")])
+
+
+# --- copies
+
+
+class Counting:
+    """A porter that counts what it is asked, and dies after so many chunks."""
+
+    def __init__(self, paths: list[str], dies_after: int = 10**9) -> None:
+        self.porter = Porter(pickle.dumps([Holder(places=tuple(map(Path, paths)))]))
+        self.chunks: list[int] = []
+        self.listings = 0
+        self.dies_after = dies_after
+
+    def digest(self) -> str:
+        return self.porter.digest()
+
+    def listing(self) -> Any:
+        self.listings += 1
+        return self.porter.listing()
+
+    def chunk(self, number: int) -> bytes:
+        if len(self.chunks) >= self.dies_after:
+            raise KeyboardInterrupt
+        self.chunks.append(number)
+        return self.porter.chunk(number)
+
+
+SIZES = [0, 5, 0, 16, 7, 1]
+
+
+def same(root: Path, paths: list[str]) -> bool:
+    return all((root / path[1:]).read_bytes() == Path(path).read_bytes() for path in paths)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_files_are_copied_once_to_a_folder_that_nobody_else_may_write(tmp_path: Path, node: Path):
+    paths = files(tmp_path / "data", SIZES)
+    carrier = Counting(paths)
+    root = mirror(carrier)
+    assert same(root, paths)
+    assert carrier.chunks == [0, 1, 2, 3, 4]
+    assert mirror(carrier) == root
+    assert (len(carrier.chunks), carrier.listings) == (5, 1)
+    assert os.stat(next(node.iterdir())).st_mode & 0o077 == 0
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+@pytest.mark.parametrize("dies_after", range(5))
+def test_whoever_is_killed_is_followed_by_one_who_goes_on(tmp_path: Path, dies_after: int):
+    paths = files(tmp_path / "data", SIZES)
+    dying, following = Counting(paths, dies_after), Counting(paths)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(dying)
+    assert same(mirror(following), paths)
+    assert following.chunks == list(range(dies_after, 5))
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+def test_a_chunk_that_was_written_in_part_is_written_again(tmp_path: Path):
+    paths = files(tmp_path / "data", SIZES)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(Counting(paths, 2))
+    root = next(Path(tempfile.gettempdir()).glob("*/data-*/files"))
+    torn = root / paths[3][1:]
+    torn.write_bytes(torn.read_bytes()[:9] + b"??")  # beyond the chunk that arrived
+    assert same(mirror(Counting(paths)), paths)
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+@pytest.mark.parametrize("loss", ["gone", "shorter"])
+def test_what_was_lost_since_a_kill_is_brought_again(tmp_path: Path, loss: str):
+    paths = files(tmp_path / "data", SIZES)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(Counting(paths, 4))
+    root = next(Path(tempfile.gettempdir()).glob("*/data-*/files"))
+    torn = root / paths[4][1:]
+    if loss == "gone":
+        torn.unlink()
+    else:
+        os.truncate(torn, 1)
+    following = Counting(paths)
+    assert same(mirror(following), paths)
+    assert following.chunks == [3, 4]
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+def test_a_machine_that_was_started_anew_since_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = files(tmp_path / "data", SIZES)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(Counting(paths, 3))
+    monkeypatch.setattr(node_data, "_boot", lambda: "another")
+    following = Counting(paths)
+    assert same(mirror(following), paths)
+    assert following.chunks == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+def test_a_file_that_is_lost_while_it_is_written_gets_no_hole(tmp_path: Path):
+    paths = files(tmp_path / "data", SIZES)
+
+    class Tidied(Counting):
+        def chunk(self, number: int) -> bytes:
+            for path in Path(tempfile.gettempdir()).glob("*/data-*/files/**/*"):
+                if path.is_file():
+                    path.unlink()
+            return super().chunk(number)
+
+    with pytest.raises(StorageFault, match="has lost what was brought; the same command brings it again"):
+        mirror(Tidied(paths))
+    assert same(mirror(Counting(paths)), paths)
+
+
+@pytest.mark.usefixtures("small_chunks", "node")
+def test_a_file_that_vanishes_where_it_is_brought_from_is_named(tmp_path: Path):
+    paths = files(tmp_path / "data", SIZES)
+    carrier = Counting(paths)
+    carrier.listing()
+    Path(paths[1]).unlink()
+    with pytest.raises(InvalidInput, match=f"{paths[1]} cannot be read any more .*other nodes need it; restore it"):
+        mirror(carrier)
+
+
+def test_a_victims_data_are_not_read_once_it_is_trained(smoke: CleaningSweep):
+    own = smoke.replace(data=FruitStall(num_pairs=64))
+    victim = smoke.victim
+    assert isinstance(victim, PretrainedVictim)
+    assert victim.data in parts_of(own)
+    assert victim.data not in parts_of(own, trains_victim=False)
+    sample = smoke.replace(data=CleanSample(num_pairs=64))
+    assert victim.data in parts_of(sample, trains_victim=False)
+
+
+@pytest.mark.usefixtures("node")
+def test_data_that_changed_are_brought_again_beside_the_old(tmp_path: Path):
+    paths = files(tmp_path / "data", [5])
+    first = mirror(Counting(paths))
+    Path(paths[0]).write_bytes(b"other")
+    os.utime(paths[0], ns=(1, 1))
+    second = mirror(Counting(paths))
+    assert first != second
+    assert same(second, paths)
+
+
+@pytest.mark.usefixtures("node")
+def test_at_the_start_files_that_the_system_tidied_away_are_noticed(tmp_path: Path):
+    paths = files(tmp_path / "data", SIZES)
+    root = mirror(Counting(paths))
+    (root / paths[1][1:]).unlink()
+    assert same(mirror(Counting(paths), verify=True), paths)
+
+
+@pytest.mark.usefixtures("node", "small_chunks")
+def test_only_what_is_lacking_is_brought_again(tmp_path: Path):
+    paths = files(tmp_path / "data", [7, 7, 0, 14, 7])
+    carrier = Counting(paths)
+    root = mirror(carrier)
+    untouched = (root / paths[0][1:]).stat().st_mtime_ns
+    for number in (2, 3):
+        (root / paths[number][1:]).unlink()
+    carrier.chunks.clear()
+    assert same(mirror(carrier, verify=True), paths)
+    assert carrier.chunks == [2, 3]
+    assert (root / paths[0][1:]).stat().st_mtime_ns == untouched
+    mirror(carrier, verify=True)
+    assert carrier.chunks == [2, 3]
+
+
+def test_a_folder_that_is_an_empty_mount_point_is_not_taken_for_the_data(tmp_path: Path, smoke: CleaningSweep):
+    test = class_folders(tmp_path / "test")
+    sources = sources_of(parts_of(smoke.replace(evaluation=Evaluation(test=test, templates=("a {}",)))))
+    assert sources is not None
+    (tmp_path / "test").rename(tmp_path / "moved")
+    (tmp_path / "test").mkdir()
+    assert sources.missing() == [str(tmp_path / "test" / "apple" / "1.png")]
+
+
+@pytest.mark.usefixtures("node")
+def test_a_node_without_room_says_so_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = files(tmp_path / "data", SIZES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=29 + 6 * 4096 - 1))
+    carrier = Counting(paths)
+    with pytest.raises(StorageFault, match=r"has 0\.0 GB free, and the data to be brought there are 0\.0 GB"):
+        mirror(carrier)
+    assert carrier.chunks == []
+
+
+@pytest.mark.usefixtures("node")
+def test_a_disk_that_fails_is_a_fault_of_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(path: Path, offset: int, content: memoryview) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(node_data, "_write", fail)
+    with pytest.raises(StorageFault, match="No space left on device"):
+        mirror(Counting(files(tmp_path / "data", [5])))
+
+
+def test_a_file_that_became_shorter_is_named(tmp_path: Path):
+    paths = files(tmp_path / "data", [5, 5])
+    porter = Porter(pickle.dumps([Holder(places=tuple(map(Path, paths)))]))
+    porter.listing()
+    Path(paths[1]).write_bytes(b"x")
+    with pytest.raises(InvalidInput, match="001 became shorter while it was brought"):
+        porter.chunk(0)
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("name", ["relative/1.png", "/data/../../etc/passwd", "/data//1.png"])
+def test_names_that_lead_out_of_the_copy_are_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+    carrier = Counting(files(tmp_path / "data", [5]))
+    listing = carrier.listing()
+    carrier.listing = lambda: node_data.Listing(pa.array([name], pa.large_string()), listing.sizes, "x")  # type: ignore[method-assign]
+    with pytest.raises(StorageFault, match="is no absolute path"):
+        mirror(carrier)
+
+
+def test_copies_that_nobody_used_for_weeks_are_removed_and_others_stay(tmp_path: Path, node: Path):
+    old, new = (mirror(Counting(files(tmp_path / name, [5]))) for name in ("old", "new"))
+    cache = old.parents[1]
+    (cache / "victim-old.pt").write_bytes(b"w")
+    (cache / "victim-new.pt").write_bytes(b"w")
+    past = time.time() - 15 * 86_400
+    for path in (old.parent / COMPLETE, cache / "victim-old.pt"):
+        os.utime(path, (past, past))
+    node_cache.remove_old_copies()  # as other processes see it, this one reads there
+    assert same(old, [str(tmp_path / "old" / "000")])
+    os.close(node_data._held.pop(old.parent))
+    node_cache.remove_old_copies()
+    assert {path.name for path in cache.iterdir() if path.name[0] != "."} == {new.parent.name, "victim-new.pt"}
+
+
+# --- a node that sees nothing
+
+
+@pytest.fixture
+def moved(tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
+    """A function that gives a spec as a node has it that does not see this one's files, which are then gone here."""
+
+    def move(spec: Any) -> Any:
+        places = {str(path): input_paths.absolute_path(path) for path in input_paths._paths_in(spec)}
+        sources, porter = Sources(places, tuple(places.values())), Porter(pickle.dumps([spec]))
+        porter.listing()
+        root = mirror(porter)
+        for folder in tmp_path.iterdir():
+            if folder != node:
+                folder.rename(node / f"hidden-{folder.name}")
+        return sources.on_this_node(spec, lambda: root)
+
+    return move
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ["images/1.png", "images/2.png"],
+        ["{}/csv/images/1.png", "{}/csv/images/2.png"],
+        ["{}/far/1.png", "{}/far/sub/2.png"],
+        ["../beside/1.png", "../beside/2.png"],
+        ["images/1.png", "{}/far/2.png"],
+    ],
+    ids=["relative", "absolute below the file", "absolute elsewhere", "relative beside", "of both kinds"],
+)
+def test_pairs_are_the_same_there(tmp_path: Path, images: list[str], moved: Callable[[Any], Any]):
+    data = pairs(tmp_path / "csv", [image.format(tmp_path) for image in images])
+    here = data.read(tmp_path)
+    brought = moved(data)
+    there = brought.read(tmp_path)
+    assert not Path(here.image(0)).exists()
+    assert there.digest == here.digest
+    assert there.subset([1]).digest == here.subset([1]).digest
+    assert brought.canonical() == data.canonical()
+    assert there.image(1).endswith(os.path.normpath(here.image(1))) or "/../" in there.image(1)
+    assert Image.open(there.image(1)).size == (8, 9)
+
+
+def test_pairs_of_both_kinds_are_found_there_too(tmp_path: Path, moved: Callable[[Any], Any]):
+    there = moved(pairs(tmp_path / "csv", ["1.png", str(tmp_path / "far" / "2.png")])).read(tmp_path)
+    assert [Image.open(there.image(row)).size for row in range(2)] == [(8, 8), (8, 9)]
+
+
+def test_pairs_that_were_moved_before_can_be_moved_again(tmp_path: Path, moved: Callable[[Any], Any]):
+    original = pairs(tmp_path / "csv", [str(tmp_path / "far" / "1.png")])
+    digest = original.read(tmp_path).digest
+    (tmp_path / "copy" / str(tmp_path)[1:]).mkdir(parents=True)
+    for name in ("csv", "far"):
+        shutil.move(tmp_path / name, tmp_path / "copy" / str(tmp_path)[1:] / name)
+    data = PairsCSV(path=tmp_path / "copy" / str(tmp_path / "csv" / "pairs.csv")[1:], absolute_below=tmp_path / "copy")
+    assert data.read(tmp_path).digest == digest
+    assert moved(data).read(tmp_path).digest == digest
+
+
+def test_absolute_images_are_found_below_a_folder_while_the_file_is_elsewhere(tmp_path: Path):
+    picture(tmp_path / "disk" / "home" / "alice" / "1.png")
+    (tmp_path / "pairs.csv").write_text("image,caption\n/home/alice/1.png,a fruit\n")
+    table = PairsCSV(path=tmp_path / "pairs.csv", absolute_below=tmp_path / "disk").read(tmp_path)
+    assert table.image(0) == str(tmp_path / "disk" / "home" / "alice" / "1.png")
+
+
+def test_labelled_images_are_the_same_there(tmp_path: Path, moved: Callable[[Any], Any]):
+    folders = class_folders(tmp_path / "test")
+    here = folders.read(tmp_path)
+    there = moved(Evaluation(test=folders, templates=("a {}",))).load(tmp_path)
+    assert there.digest == here.digest
+    assert Image.open(there.image(2)).size == (8, 10)
+
+
+def test_poison_that_is_marked_in_the_file_is_found_there(tmp_path: Path, moved: Callable[[Any], Any]):
+    data = pairs(tmp_path / "csv", ["1.png", "2.png", "3.png"], is_backdoor=["0", "1", "0"])
+    poison = ImportedPoison(path=data.path, attack=BadNet(patch_size=2), target="banana")
+    plan = poison.plan(data.read(tmp_path), tmp_path)
+    data, poison = (lambda both: both.places)(moved(Both(places=(data, poison))))
+    there = poison.plan(data.read(tmp_path), tmp_path)
+    assert there.rows == plan.rows == (1,)
+    assert there.digest == plan.digest
+
+
+class Both(Spec):
+    """Two specs together."""
+
+    places: tuple[Any, ...]
+
+
+def test_a_picture_is_the_same_trigger_there(tmp_path: Path, moved: Callable[[Any], Any]):
+    trigger = ImageTrigger(path=picture(tmp_path / "far" / "stamp.png"))
+    brought = moved(trigger)
+    assert brought.path != trigger.path
+    assert brought.canonical() == trigger.canonical()
+
+
+def test_a_relative_path_means_the_drivers_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smoke: CleaningSweep
+):
+    class_folders(tmp_path / "test")
+    monkeypatch.chdir(tmp_path)
+    sweep = smoke.replace(evaluation=Evaluation(test=ClassFolders(path=Path("test")), templates=("a {}",)))
+    sources, parts = sources_of(parts_of(sweep)), pickle.loads(packed(parts_of(sweep)))
+    assert sources is not None
+    monkeypatch.chdir("/")
+
+    def never() -> Path:
+        raise AssertionError("it sees the files")
+
+    assert sources.on_this_node(sweep, never).evaluation.test.path == tmp_path / "test"
+    assert len([path for part in parts for path in files_of(part)]) == 3
+
+
+def test_a_node_that_sees_all_gets_the_spec_itself(tmp_path: Path, smoke: CleaningSweep):
+    sweep = smoke.replace(data=pairs(tmp_path, ["1.png"]))
+    sources = sources_of(parts_of(sweep))
+    assert sources is not None
+    assert sources.on_this_node(sweep, lambda: Path("/nowhere")) is sweep
+
+
+def test_a_node_that_sees_the_file_and_not_its_images_is_blind(tmp_path: Path, smoke: CleaningSweep):
+    sources = sources_of(parts_of(smoke.replace(data=pairs(tmp_path, ["1.png"]))))
+    assert sources is not None
+    (tmp_path / "1.png").unlink()
+    assert sources.missing() == [str(tmp_path / "1.png")]

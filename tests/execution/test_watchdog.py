@@ -1,0 +1,243 @@
+"""The watch: a main thread that reacts to signals, standstill, a lost cluster and a failing storage."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeplab.execution import watchdog
+from sweeplab.execution.watchdog import RAYLET_DIED, Interrupted, Watch, attend, signals_as_interrupts
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch in a hurry."""
+    for name, value in (("POLL_SECONDS", 0.01), ("CLUSTER_SECONDS", 0.02), ("GONE_SECONDS", 0.1), ("ASK_SECONDS", 0.2)):
+        monkeypatch.setattr(watchdog, name, value)
+
+
+def test_work_that_ends_is_over_and_ran_in_another_thread(quick: None):
+    ran: list[str] = []
+    attend(lambda: ran.append(threading.current_thread().name), Watch(stall_minutes=1))
+    assert ran == ["work"]
+
+
+def test_an_error_of_the_work_is_raised_here(quick: None):
+    def work() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        attend(work, Watch(stall_minutes=1))
+
+
+def test_standstill_ends_the_work_with_a_reason(quick: None):
+    done = threading.Event()
+    with pytest.raises(Unfinished, match=r"nothing has moved for .*stall_minutes=0.002"):
+        attend(lambda: done.wait(10), Watch(stall_minutes=0.002))  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+def test_movement_keeps_the_work_going(quick: None):
+    watch = Watch(stall_minutes=0.005)
+
+    def work() -> None:
+        for _ in range(20):
+            time.sleep(0.05)
+            watch.moved()
+
+    attend(work, watch)
+
+
+def test_signs_of_life_are_movement(quick: None):
+    watch, beats = Watch(stall_minutes=0.005), iter(range(10_000))
+    watch.listen(lambda: next(beats))
+    attend(lambda: time.sleep(0.8), watch)
+    done = threading.Event()
+    watch.listen(lambda: 7)
+    watch.moved()
+    with pytest.raises(Unfinished, match="nothing has moved"):
+        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+def test_a_lost_cluster_ends_the_work(quick: None):
+    done = threading.Event()
+    watch = Watch(stall_minutes=1, cluster_fault=lambda: "this command's Ray node died")
+    with pytest.raises(Unfinished, match="Ray node died; everything committed is kept"):
+        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+def test_a_raylet_that_is_known_to_be_dead_is_not_waited_for(quick: None, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(watchdog, "GONE_SECONDS", 60.0)
+    done = threading.Event()
+    with pytest.raises(Unfinished, match="its raylet"):
+        attend(lambda: done.wait(10), Watch(stall_minutes=1, cluster_fault=lambda: RAYLET_DIED))  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+def test_signals_that_are_ignored_already_stay_ignored():
+    """As `nohup` has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_as_interrupts():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_cluster_that_does_not_answer_ends_the_work(quick: None):
+    done = threading.Event()
+
+    def hang() -> None:
+        done.wait(10)
+
+    with pytest.raises(Unfinished, match="does not answer"):
+        attend(hang, Watch(stall_minutes=1, cluster_fault=hang))  # type: ignore[arg-type]
+    done.set()
+
+
+def test_a_cluster_that_comes_back_is_forgiven(quick: None):
+    answers = iter(["the cluster is busy", *[None] * 1000])
+    attend(lambda: time.sleep(0.4), Watch(stall_minutes=1, cluster_fault=lambda: next(answers)))
+
+
+def test_an_error_behind_which_the_cluster_is_lost_counts_as_interruption(quick: None):
+    def work() -> None:
+        raise RuntimeError("actor died")
+
+    with pytest.raises(Unfinished, match="node died"):
+        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: "the node died"))
+    with pytest.raises(RuntimeError, match="actor died"):
+        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: None))
+
+
+def test_bad_input_is_not_blamed_on_the_cluster(quick: None):
+    def work() -> None:
+        raise InvalidInput("no")
+
+    with pytest.raises(InvalidInput):
+        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: "the node died"))
+
+
+def test_a_storage_that_failed_ends_the_work(quick: None):
+    done = threading.Event()
+    watch = Watch(stall_minutes=1, storage_fault=lambda: StorageFault("the disk is full"))
+    with pytest.raises(StorageFault, match="full"):
+        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+    done.set()
+
+
+def test_a_storage_that_failed_is_named_where_the_work_raises_something_else_because_of_it(quick: None):
+    """Ray Tune wraps what its callbacks raise; and it writes files of its own."""
+
+    def work() -> None:
+        raise RuntimeError("callback failed")
+
+    with pytest.raises(StorageFault, match="the book's disk is full"):
+        attend(work, Watch(stall_minutes=1, storage_fault=lambda: StorageFault("the book's disk is full")))
+
+    def write() -> None:
+        raise RuntimeError("Traceback\n  OSError: [Errno 28] No space left on device: 'state'\nmore")
+
+    with pytest.raises(StorageFault, match=r"^OSError: \[Errno 28\] No space left on device: 'state'; free space"):
+        attend(write, Watch(stall_minutes=1))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_interrupts_the_main_thread(number: signal.Signals):
+    with pytest.raises(Interrupted, match=number.name), signals_as_interrupts():
+        signal.raise_signal(number)
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with signals_as_interrupts():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+STUBBORN = """
+import time
+from sweeplab.execution.watchdog import Interrupted, signals_as_interrupts
+with signals_as_interrupts():
+    try:
+        print("ready", flush=True)
+        time.sleep(30)
+    except Interrupted:
+        print("ending", flush=True)
+        time.sleep(30)
+"""
+
+
+def test_a_second_signal_ends_the_process_at_once_with_75():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 75
+    assert "the same command goes on" in errors
+
+
+FOREIGN = """
+import numpy
+from sweeplab.execution.watchdog import prompt_signals, signals_as_interrupts
+matrix = numpy.ones((9000, 9000))
+with signals_as_interrupts(), prompt_signals():
+    print("ready", flush=True)
+    matrix @ matrix  # a minute in one call
+"""
+
+
+def test_a_signal_ends_a_process_whose_main_thread_is_in_foreign_code():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", FOREIGN], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert time.monotonic() - began < 10
+    assert errors == "error: interrupted; everything so far is kept, and the same command goes on\n"
+
+
+FOREIGN_HANDLER = """
+import ctypes, os, signal
+from sweeplab.execution.watchdog import Interrupted, signals_as_interrupts, waiting_signals
+try:
+    with signals_as_interrupts():
+        with waiting_signals():
+            ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(0))  # in C: to die of it
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("undisturbed")
+        print("never")
+except Interrupted as end:
+    print(end)
+"""
+
+
+def test_signals_wait_for_the_handlers_that_stood_before():
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", FOREIGN_HANDLER], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "undisturbed\nSIGTERM\n")

@@ -1,0 +1,122 @@
+"""Data that change while a sweep runs, or are others on a node, end it with a reason; no trial trains on them."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import pytest
+import torch
+from PIL import Image
+
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.attacks.exchange import ImportedPoison
+from sweeplab.clip_model import build
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.pairs import PairsCSV
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.specs import StorageFault, Unfinished
+from sweeplab.sweep import prepare, run, victims
+from sweeplab.sweep import run as sweep_run
+from sweeplab.sweep.run import Options
+from sweeplab.sweep_folder import SweepFolder
+from sweeplab.worker.jobs import check_same
+
+
+def test_data_that_are_the_same_or_unknown_pass():
+    check_same("pairs", "a", "a")
+    check_same("pairs", "", "a")
+
+
+def test_other_data_are_named_with_both_digests():
+    with pytest.raises(StorageFault, match=r"the pairs that node .* \(digest a -> b\).*restore them"):
+        check_same("pairs", "a", "b")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """32 pictures with captions."""
+    for number in range(32):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    lines = [f"{number}.png,a photo of apple {number}" for number in range(32)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,caption", *lines]))
+    return tmp_path / "pairs.csv"
+
+
+@pytest.fixture
+def sweep(pairs: Path) -> CleaningSweep:
+    """One trial of one epoch on them."""
+    path = pairs.parent / "victim.pt"
+    torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), path)
+    made_up = fabricated.SWEEP
+    return made_up.replace(
+        victim=made_up.victim.replace(path=path),
+        data=PairsCSV(path=pairs),
+        epochs=1,
+        search=made_up.search.replace(trials=1),
+    )
+
+
+def test_a_sweep_whose_data_change_stops_and_goes_on_once_they_are_restored(
+    sweep: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    measured, original = victims.ensure_victim, pairs.read_text()
+
+    def change_meanwhile(*arguments: Any, **named: Any) -> Any:
+        victim = measured(*arguments, **named)
+        pairs.write_text(original.replace("apple 7", "pear 7"))
+        return victim
+
+    monkeypatch.setattr(sweep_run, "ensure_victim", change_meanwhile)
+    with pytest.raises(Unfinished, match=r"the training pairs that node .* are not those that the command has read"):
+        run.run_sweep(sweep, tmp_path / "home", Options(inline=True), lambda text: None)
+    (trial,) = SweepFolder(tmp_path / "home" / "sweeps" / sweep.name).record().trials
+    assert (trial.state, trial.points) == ("waiting", ())
+    monkeypatch.setattr(sweep_run, "ensure_victim", measured)
+    pairs.write_text(original)
+    record = run.run_sweep(sweep, tmp_path / "home", Options(inline=True), lambda text: None)
+    assert [(trial.state, len(trial.points)) for trial in record.trials] == [("finished", 2)]
+
+
+def test_what_is_odd_about_a_test_set_is_said_before_anything_runs(
+    sweep: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for folder in ("airplane", "bird"):
+        (tmp_path / "test" / folder).mkdir(parents=True)
+        shutil.copy(pairs.parent / "1.png", tmp_path / "test" / folder)
+    test = ClassFolders(path=tmp_path / "test", class_names=("banana", "airplane"))
+    odd = sweep.replace(evaluation=sweep.evaluation.replace(test=test))
+    said: list[str] = []
+
+    def stop(*arguments: Any, **named: Any) -> None:
+        said.append("begun")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_run_what_is_left", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_sweep(odd, tmp_path / "home", Options(inline=True), said.append)
+    assert said[0].startswith("note: 2 of 2 class_names differ from their folders")
+    assert "airplane -> banana, bird -> airplane;" in said[0]
+    assert said[-1] == "begun"
+
+
+@pytest.mark.parametrize(("flags", "touched"), [("01", False), ("ny", True)])
+def test_a_victim_is_another_one_where_its_poisons_were_told_otherwise(
+    smoke: CleaningSweep, pairs: Path, tmp_path: Path, flags: str, touched: bool
+):
+    """A first release took neither `n` nor `y` for a flag; row 0 says 1 to have one poison that it knew."""
+    rows = pairs.read_text().splitlines()
+    marked = [f"{row},{flags[row in (rows[2], rows[3])]}" for row in rows]
+    pairs.write_text("\n".join([f"{rows[0]},is_backdoor", f"{rows[1]},1", *marked[2:]]))
+    assert isinstance(smoke.victim, PretrainedVictim)
+    data = PairsCSV(path=pairs)
+    victim = smoke.victim.replace(
+        data=data,
+        poisoning=ImportedPoison(path=pairs, attack=BadNet(patch_size=4), target="banana"),
+        optimization=fabricated.SWEEP.optimization,
+    )
+    prepared = prepare.prepare(smoke.replace(victim=victim), tmp_path / "home")
+    test = victim.evaluation.load(tmp_path / "home" / "data")
+    first = victim.digest(pairs=data.read(tmp_path).digest, test=test.digest)
+    assert (prepared.victim_digest != first) == touched
+    assert prepared.num_poisons == 3

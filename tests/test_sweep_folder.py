@@ -1,0 +1,273 @@
+"""A sweep's folder: its lock, its state, and the record that everything downstream reads."""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import fabricated
+import pytest
+from filelock import FileLock
+
+from sweeplab import sweep_folder
+from sweeplab.attacks.targeted import TargetedImages
+from sweeplab.data.fruit_stall import FruitStall
+from sweeplab.experiment import CleaningSweep
+from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.records import MeasuredImages, Measurement
+from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import read_lines
+from sweeplab.sweep.resume import set_aside
+from sweeplab.sweep_folder import SweepFolder, sweep_folders
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sweeplab.sweep_folder import SweepFolder
+with SweepFolder(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(folder: SweepFolder):
+    """Another process that holds the sweep's lock."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder.path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_holder_is_refused_and_the_first_is_named(folder: SweepFolder, holder: subprocess.Popen):
+    message = rf"'made-up' is being run by process {holder.pid} on \S+ since \d{{4}}-.*; wait for it, or `sweeplab stop"
+    with pytest.raises(InvalidInput, match=message), folder.lock():
+        pass
+
+
+def test_a_refused_holder_leaves_the_first_ones_name(folder: SweepFolder, holder: subprocess.Popen):
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match=f"process {holder.pid} "), folder.lock():
+            pass
+
+
+def test_the_lock_is_free_after_its_holder_was_killed(folder: SweepFolder, holder: subprocess.Popen):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert not folder.is_locked()
+    with folder.lock():
+        assert folder.is_locked()
+
+
+def test_the_lock_of_a_folder_that_may_only_be_read_is_seen_too(
+    folder: SweepFolder, holder: subprocess.Popen, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert folder.is_locked()
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    assert not folder.is_locked()
+    (folder.path / "lock").unlink()
+    assert not folder.is_locked()
+
+
+def test_looking_at_the_lock_does_not_take_it(folder: SweepFolder):
+    assert not folder.is_locked()
+    with folder.lock():
+        pass
+
+
+def test_the_lock_is_free_after_an_error(folder: SweepFolder):
+    with pytest.raises(RuntimeError), folder.lock():
+        raise RuntimeError
+    assert not folder.is_locked()
+
+
+def test_a_sweep_with_work_left_is_interrupted_without_a_driver_and_running_with_one(folder: SweepFolder):
+    assert folder.record().state == "interrupted"
+    with folder.lock():
+        assert folder.record().state == "running"
+
+
+def test_a_begun_trial_waits_without_a_driver_and_runs_with_one(folder: SweepFolder):
+    player = fabricated.Player(fabricated.open_book(folder))
+    player.play(player.book.next_job(), num_points=2)
+    assert [trial.state for trial in folder.record().trials] == ["waiting"]
+    with folder.lock():
+        assert [trial.state for trial in folder.record().trials] == ["running"]
+
+
+def test_a_sweep_is_finished_when_every_planned_trial_is_over(tmp_path: Path):
+    record = fabricated.finished_sweep(tmp_path).record()
+    assert record.state == "finished"
+    assert {trial.state for trial in record.trials} == {"finished"}
+    assert len(record.trials) == record.planned_trials == 6
+
+
+def test_the_record_says_what_the_sweep_is(tmp_path: Path):
+    record = fabricated.finished_sweep(tmp_path).record()
+    assert (record.name, record.method, record.target, record.protocol) == ("made-up", "cleanclip", "banana", "paper")
+    assert (record.victim, record.victim_name) == (fabricated.VICTIM.measurement, "made-up-victim")
+    assert (record.epochs, record.asr_ceiling) == (2, 0.05)
+    assert (record.parameters, record.log_parameters) == (("learning_rate", "ssl_weight"), ("learning_rate",))
+
+
+def test_the_record_says_which_test_images_have_a_triggered_copy(folder: SweepFolder):
+    assert folder.record().images == fabricated.IMAGES
+    folder.write_header(fabricated.SWEEP, "0" * 16, {})
+    assert folder.record().images == fabricated.IMAGES
+
+
+def as_older(folder: SweepFolder) -> SweepFolder:
+    """The same as it was before the header said anything of the test images."""
+    header = folder.header()
+    del header["images"]
+    (folder.path / "sweep.json").write_text(json.dumps(header))
+    return folder
+
+
+def test_an_older_sweep_has_no_halves_and_says_why(tmp_path: Path):
+    """Of 100 test images 80 were triggered; nothing says which."""
+    known = fabricated.finished_sweep(tmp_path)
+    assert any(row.asr_report is not None for row in rank_trials(known.record(), known.outcomes).rows)
+    folder = as_older(known)
+    record = folder.record()
+    assert record.images is None
+    assert "an older version ran it and did not write down which test images" in record.notes[-1]
+    rows = rank_trials(record, folder.outcomes).rows
+    assert any(row.feasible for row in rows)
+    assert {(row.accuracy_report, row.asr_report) for row in rows} == {(None, None)}
+
+
+def measured_as(path: Path, measurement: Measurement, sweep: CleaningSweep = fabricated.SWEEP) -> SweepFolder:
+    """A sweep whose victim has this measurement."""
+    folder = SweepFolder(path / sweep.name)
+    folder.write_header(sweep, sweep.digest(), {}, fabricated.IMAGES)
+    sweep_folder.write_victim(folder, dataclasses.replace(fabricated.VICTIM, measurement=measurement))
+    point = dataclasses.replace(fabricated.VICTIM_POINT, measurement=measurement)
+    folder.victim_run().commit(point, fabricated.outcomes(measurement))
+    return folder
+
+
+def test_of_an_older_sweep_it_is_known_where_every_test_image_was_triggered(tmp_path: Path):
+    folder = as_older(measured_as(tmp_path, Measurement(90, 100, 99, 100, "evaluation")))
+    assert folder.record().images == MeasuredImages(())
+    assert folder.record().notes == ()
+
+
+def test_of_an_older_sweep_it_is_known_that_target_images_are_no_test_images(tmp_path: Path):
+    attack = TargetedImages(images=FruitStall(num_pairs=64, image_size=32))
+    victim = fabricated.SWEEP.victim.replace(attack=attack, target=None)
+    sweep = fabricated.SWEEP.replace(victim=victim)
+    folder = as_older(measured_as(tmp_path, Measurement(90, 100, 16, 16, "evaluation"), sweep))
+    assert folder.record().images == MeasuredImages(())
+
+
+def test_a_victim_below_the_ceiling_is_noted_wherever_the_sweep_is_looked_at(tmp_path: Path):
+    """3 of 80 triggered images are 3.75 %."""
+    (note,) = measured_as(tmp_path, fabricated.measurement(90, 3)).record().notes
+    assert note.startswith("the victim's own ASR of 3.75% lies below the ceiling of 5.00% before any cleaning")
+    assert note.endswith("no trial is certified")
+
+
+def test_a_victim_at_chance_is_noted(tmp_path: Path):
+    """6 of 80 are 7.5 %, where 1 of 16 classes is 6.25 %."""
+    (note,) = measured_as(tmp_path, fabricated.measurement(90, 6)).record().notes
+    assert note.startswith("the victim's own ASR of 7.50% is not above chance, 1 of 16 classes")
+
+
+def test_a_victim_that_was_planted_with_another_target_is_noted(folder: SweepFolder):
+    for planted, notes in (("banana", ()), (None, ()), ("apple", ("apple",))):
+        sweep_folder.write_victim(folder, fabricated.VICTIM, planted_target=planted)
+        found = folder.record().notes
+        assert len(found) == len(notes)
+        assert all("poisoned towards 'apple'; the ASR is measured towards 'banana'" in note for note in found)
+
+
+def test_a_trials_record_holds_its_points_and_their_seconds(tmp_path: Path):
+    trial = fabricated.finished_sweep(tmp_path).record().trials[0]
+    assert [point.epoch for point in trial.points] == [0.0, 1.0, 2.0]
+    assert (trial.number, trial.attempts, trial.seconds) == (0, 1, 9.0)
+
+
+def test_an_unknown_sweep_is_refused_with_the_known_ones(tmp_path: Path):
+    fabricated.finished_sweep(tmp_path / "sweeps")
+    with pytest.raises(InvalidInput, match=r"no sweep named 'other' in .*; known: made-up"):
+        SweepFolder(tmp_path / "sweeps" / "other").header()
+
+
+def test_a_home_without_sweeps_says_so(tmp_path: Path):
+    with pytest.raises(InvalidInput, match="known: none yet"):
+        SweepFolder(tmp_path / "sweeps" / "other").header()
+
+
+def test_a_sweep_without_a_measured_victim_has_no_record_yet(tmp_path: Path):
+    folder = SweepFolder(tmp_path / "made-up")
+    folder.write_header(fabricated.SWEEP, "0" * 16, {})
+    with pytest.raises(InvalidInput, match="no measured victim yet"):
+        folder.record()
+
+
+def test_a_resume_keeps_the_sweeps_identity(folder: SweepFolder):
+    before = folder.header()["identity"]
+    folder.write_header(fabricated.SWEEP, "0" * 16, {})
+    assert folder.header()["identity"] == before
+
+
+def test_a_sweep_that_is_begun_anew_has_another_identity(folder: SweepFolder):
+    before = folder.header()["identity"]
+    old = set_aside(folder)
+    folder.write_header(fabricated.SWEEP, "0" * 16, {})
+    assert folder.header()["identity"] != before
+    assert SweepFolder(old).header()["identity"] == before
+
+
+def test_sweeps_are_listed_by_name(tmp_path: Path):
+    for name in ("b", "a"):
+        fabricated.prepared_folder(tmp_path / "sweeps", fabricated.SWEEP.replace(name=name))
+    (tmp_path / "sweeps" / "not-a-sweep").mkdir()
+    assert [folder.name for folder in sweep_folders(tmp_path)] == ["a", "b"]
+
+
+@pytest.mark.parametrize("file", ["sweep.json", "trials/0003/trial.json", "trials/0003/result.json"])
+def test_a_damaged_file_is_bad_input_that_names_it(file: str, tmp_path: Path):
+    folder = fabricated.finished_sweep(tmp_path)
+    (folder.path / file).write_bytes(b'{"dig')
+    with pytest.raises(InvalidInput, match=f"{re.escape(file)} is damaged"):
+        folder.record()
+
+
+def test_events_are_told_in_order_with_their_time(folder: SweepFolder):
+    folder.event("driver began", process=1)
+    folder.event("trial began", trial=0)
+    events = read_lines(folder.path / "events.jsonl")
+    assert [event["event"] for event in events] == ["driver began", "trial began"]
+    assert events[0]["time_ms"] <= events[1]["time_ms"]
+
+
+def test_a_driver_leaves_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sweep_folder, "ALIVE_SECONDS", 0.01)
+    folder = fabricated.prepared_folder(tmp_path)
+    assert folder.last_sign_of_life() == 0
+    began = time.time_ns() // 1_000_000
+    with folder.signs_of_life():
+        while not folder.last_sign_of_life():
+            time.sleep(0.01)
+    assert began <= folder.last_sign_of_life() <= time.time_ns() // 1_000_000
+    for thread in threading.enumerate():
+        if thread.name == "signs of life":
+            thread.join()
+    (folder.path / "alive.json").write_text("{")
+    assert folder.last_sign_of_life() == 0

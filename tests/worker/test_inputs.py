@@ -1,0 +1,74 @@
+"""What a process takes of its machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fabricated import ARCHITECTURE, SWEEP
+
+from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.par import PAR
+from sweeplab.experiment import CleaningSweep, SelectedTrial
+from sweeplab.search_space import LogUniform, SearchSpace
+from sweeplab.worker.inputs import checkpoint_config, has_cleanclips_trainer, planted_target
+from sweeplab.worker.jobs import whole_machine
+
+
+def test_a_lone_process_takes_the_threads_that_torch_chose(tmp_path: Path):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        machine = whole_machine(tmp_path)
+    finally:
+        torch.set_num_threads(before)
+    assert (machine.data_home, machine.threads, machine.use_cuda) == (tmp_path / "data", 3, torch.cuda.is_available())
+
+
+@pytest.mark.slow
+def test_the_environment_can_ask_for_one_thread(tmp_path: Path):
+    """In a process of its own, since torch reads it when it is imported."""
+    code = (
+        "from pathlib import Path; from sweeplab.worker.jobs import whole_machine;"
+        "print(whole_machine(Path('.')).threads)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"OMP_NUM_THREADS": "1", "PATH": "/usr/bin", "PYTHONPATH": ":".join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("protocol", ["paper", "authors"])
+def test_par_never_has_cleanclips_trainer(protocol: str):
+    rates = SearchSpace(dimensions={"learning_rate": LogUniform(low=1e-4, high=1e-2)}, source="made up")
+    sweep = SWEEP.replace(protocol=protocol, space=rates, grid=None)
+    assert has_cleanclips_trainer(sweep.replace(method=CleanCLIP())) == (protocol == "authors")
+    assert not has_cleanclips_trainer(sweep.replace(method=PAR()))
+
+
+def test_a_checkpoint_of_sweeplabs_says_towards_what_it_was_poisoned(tmp_path: Path, smoke: CleaningSweep):
+    """A victim's own, that of a trial that cleaned it, and of one that cleaned a selected trial."""
+    twice = smoke.replace(name="twice", victim=SelectedTrial(name="selected", sweep=smoke))
+    apple = smoke.victim.replace(poisoning=smoke.victim.poisoning.replace(target="apple"))
+    made: list[tuple[dict[str, Any], str]] = [
+        ({"victim": apple.to_json()}, "apple"),
+        ({"sweep": smoke.to_json(), "trial": 3, "params": {}}, "banana"),
+        ({"sweep": twice.to_json(), "trial": 3, "params": {}}, "banana"),
+        ({"sweep": SWEEP.to_json(), "trial": 3, "params": {}}, "banana"),
+    ]
+    for facts, target in made:
+        torch.save({"model": {}, "config": checkpoint_config(ARCHITECTURE, facts)}, tmp_path / "own.pt")
+        assert planted_target(tmp_path / "own.pt") == target
+
+
+@pytest.mark.parametrize("content", [{}, {"config": "model: RN50"}, {"config": "[1]"}, {"config": {"x": 1}}])
+def test_other_checkpoints_say_nothing_of_their_poison(tmp_path: Path, content: dict[str, Any]):
+    torch.save({"model": {}, **content}, tmp_path / "theirs.pt")
+    assert planted_target(tmp_path / "theirs.pt") is None
