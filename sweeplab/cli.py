@@ -827,7 +827,7 @@ def pruning_of(text: str) -> Any:
         return Pruning()
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"--pruning={text!r} is neither `default` nor JSON ({error})") from None
     return Pruning.model_validate(values)
 
@@ -1319,7 +1319,7 @@ def attack_of(text: str, fields: list[str]) -> Any:
 
     try:
         values = json.loads(text) if text.lstrip().startswith("{") else {"kind": text}
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"attack {text!r} is no JSON object ({error})") from None
     values |= dict(_parameter(field) for field in fields)
     for member in ATTACKS:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -118,7 +119,7 @@ class Spec(BaseModel):
 
     def __init__(self, **fields: Any) -> None:
         try:
-            super().__init__(**fields)
+            super().__init__(**{name: _plain(value) for name, value in fields.items()})
         except ValidationError as error:
             raise InvalidInput(describe_faults(type(self), error)) from None
 
@@ -161,6 +162,15 @@ class Spec(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """Every field as plain JSON values; `type(spec).model_validate(...)` reads it back."""
         return self.model_dump(mode="json")
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's scalars as Python's own, in tuples and lists too; all else as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (tuple, list):
+        return type(value)(_plain(item) for item in value)
+    return value
 
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import pytest
 from pydantic import Field, ValidationError
 
@@ -94,6 +95,41 @@ def test_a_fault_inside_a_field_says_where():
 def test_a_number_that_is_not_finite_is_refused(scale: float):
     with pytest.raises(InvalidInput, match="finite"):
         Sheet(scale=scale)
+
+
+@pytest.mark.parametrize("count", [True, "1", b"1", 1.0, 2**63], ids=repr)
+def test_a_whole_number_is_taken_from_no_other_type_and_has_a_bound(count: object):
+    with pytest.raises(InvalidInput, match=r"^Sheet: count=.*(valid integer|less than or equal to 922337)"):
+        Sheet(count=count)
+
+
+def test_numpys_scalars_are_numbers_too():
+    sheet = Sheet(count=np.int64(3), scale=np.float32(0.5), shape=Square(corners=(np.int8(1),)))
+    assert (type(sheet.count), sheet.count, sheet.scale, sheet.shape.corners) == (int, 3, 0.5, (1,))
+
+
+def test_a_number_too_long_to_print_is_refused_all_the_same():
+    with pytest.raises(InvalidInput, match="name=a number of more digits than Python prints: Input should be a valid"):
+        Sheet(name=10**5000)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("~nosuchuser/x", "'~nosuchuser/x' begins in a home that this system does not know"),
+        ("a\0b", r"'a\\x00b' is no path: it holds a null character"),
+        ("a" * 256, "is no path: a name has at most 255 bytes, and a path 4095"),
+        (Path("\ud800"), "is no path: it is not UTF-8"),
+    ],
+    ids=["home", "null", "long", "surrogate"],
+)
+def test_a_path_at_which_nothing_can_be_is_refused(path: object, message: str):
+    with pytest.raises(InvalidInput, match=message):
+        Sheet(path=path)
+
+
+def test_a_home_in_a_path_is_written_out():
+    assert Sheet(path="~/pairs.csv").path == Path.home() / "pairs.csv"
 
 
 def test_replace_validates():

@@ -370,6 +370,16 @@ def test_the_victims_run_holds_its_measurement_and_the_whole_spec(home: Path, ro
     assert list((home / "mlartifacts" / "toy").rglob("sweep.json"))
 
 
+def test_of_a_home_that_was_copied_nothing_is_written_where_its_store_says(home: Path, tmp_path: Path):
+    """The store names the folder of artifacts by its whole path, which is the first home's."""
+    sync(home, CLEANED)
+    shutil.rmtree(home / "mlartifacts")
+    shutil.copytree(home, tmp_path / "copy")
+    other = record(CLEANED, digest="1" * 16)
+    Tracker(tmp_path / "copy", other, HEADER).sync(settings(CLEANED), (CLEANED,))
+    assert not (home / "mlartifacts").exists()
+
+
 def test_a_sweep_of_another_digest_has_runs_of_its_own(home: Path, rows: Rows):
     sync(home, CLEANED)
     other = record(CLEANED, digest="1" * 16)

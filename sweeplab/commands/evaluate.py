@@ -121,7 +121,7 @@ def _trigger(request: EvaluationRequest) -> Trigger | None:
 def _fields(text: str) -> dict[str, Any]:
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"--attack-fields={text!r} is no JSON object ({error})") from error
     if not isinstance(fields, dict):
         raise InvalidInput(f"--attack-fields={text!r} is no JSON object")

@@ -333,9 +333,9 @@ from pathlib import Path
 from types import SimpleNamespace
 import fabricated
 from sweeplab.experiment import Resources
-from sweeplab.orchestration import cluster, executors, workers
-from sweeplab.storage.locks import RAY_FOLDER
+from sweeplab.execution import cluster, tune
 from sweeplab.execution.watchdog import Watch
+from sweeplab.storage.locks import RAY_FOLDER
 
 home = Path(sys.argv[1])
 seen = home / "seen"
@@ -350,7 +350,7 @@ folder = fabricated.prepared_folder(home / "sweeps", sweep)
 with cluster.ray_session(needs_train=False):
     book = fabricated.open_book(folder, sweep)
     book.work = work
-    executors.run_trials_on_tune(book, home, Watch(stall_minutes=5), through_train=False)
+    tune.run_trials_on_tune(book, home, Watch(stall_minutes=5), through_train=False)
     (ray,) = Path(tempfile.gettempdir()).glob(f"{RAY_FOLDER}*")
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     files = [path for root in (ray, home) for path in root.rglob("*") if path.is_file() and path != seen]
