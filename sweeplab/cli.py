@@ -691,6 +691,7 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
         "state": "running" if locked else "finished" if done else "interrupted",
         "planned_trials": header["planned_trials"],
         "notes": list(folder.notes()),
+        "older": folder.older(),
         "trials": counts,
         "trial_epochs": costs["trial_epochs"],
         "seconds": sum(trial.seconds for trial in trials),
@@ -727,8 +728,8 @@ def list_(
                 done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
                 origin = "" if row["own"] else ", from elsewhere"
                 say(f"{row['sweep']:40s} {row['state']:12s} {done}{origin}")
-                for note in row["notes"]:
-                    say(f"  {note}")
+                if row["older"] is not None:
+                    say(f"  {row['older']}")
 
     end(guarded(work))
 

@@ -1,6 +1,8 @@
 """The import rules of the design: data flows one way, and each outside system has one door."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,3 +164,11 @@ def test_modules_do_not_import_each_other_in_a_circle():
         graph[module] = {name for name in names if name in known and name != module}
     assert first_circle(graph) is None
     assert first_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ("a", "b", "c", "a")
+
+
+def test_what_ray_loads_into_its_own_processes_imports_next_to_nothing():
+    """Controllers and the mailbox need no torch, which takes seconds and hundreds of megabytes."""
+    heavy = "torch", "ray", "pydantic", "optuna", "mlflow", "pyarrow", "numpy"
+    code = f"import sys; import sweeplab.execution.loops; print([name for name in {heavy} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.strip() == "[]"

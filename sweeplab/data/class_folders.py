@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (
 )
 """Files with other suffixes (case ignored) are left out: these are what Pillow reads, but for documents (EPS and WMF,
 which other programs would draw) and measurements (FITS, HDF5, GRIB, BUFR, PFM)."""
-WORDNET_ID = re.compile(r"n\d{8}")
+WORDNET_ID = re.compile(r"\s*n\d{8}\s*", re.IGNORECASE)
 """A class folder of ImageNet and its relatives."""
 
 

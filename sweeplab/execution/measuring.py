@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any
 
-from sweeplab.execution.mailbox import SendingContext, _Beats, new_desk
+from sweeplab.execution.loops import measure_task
+from sweeplab.execution.open_mailbox import _Beats, new_desk
 from sweeplab.execution.watchdog import Watch, attend
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.storage.node_cache import content_of
 from sweeplab.worker.input_paths import sources_of
 from sweeplab.worker.jobs import MeasuringJob
-from sweeplab.worker.run import measure_checkpoint, on_this_node
 
 
 def measure_on_ray(
@@ -33,16 +33,3 @@ def measure_on_ray(
     watch.listen(_Beats(desk))
     attend(work, watch)
     return results[0]
-
-
-def measure_task(job: Any, desk: Any) -> Any:
-    """A Ray task: measure the job's checkpoint, brought to this node if need be."""
-    from dataclasses import replace
-
-    context = SendingContext(1, lambda message: None, desk)
-    place = context.bring(job.checkpoint, job.weights)
-    evaluation, trigger = on_this_node(job.evaluation, job.sources, context), job.trigger
-    if trigger is not None:
-        trigger = replace(trigger, attack=on_this_node(trigger.attack, job.sources, context))
-    here = replace(job, checkpoint=str(place), evaluation=evaluation, trigger=trigger)
-    return measure_checkpoint(here, context.alive)

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from sweeplab.execution.mailbox import SendingContext, _Beats, new_desk
+from sweeplab.execution.loops import receive_data
 from sweeplab.execution.nodes import is_alive
+from sweeplab.execution.open_mailbox import _Beats, new_desk
 from sweeplab.execution.watchdog import Watch, attend
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.files import storage_faults, write_atomically
@@ -349,11 +350,3 @@ def bring_data(reads: list[Any], nodes: list[str], watch: Watch, say: Callable[[
     watch.listen(_Beats(desk))
     attend(work, watch)
     say(f"  done in {time.monotonic() - began:.0f} s")
-
-
-def receive_data(desk: Any) -> None:
-    """A Ray task: have this node get its copies of all files."""
-    from sweeplab.storage.node_cache import remove_old_copies
-
-    remove_old_copies()
-    SendingContext(1, lambda message: None, desk).mirror()

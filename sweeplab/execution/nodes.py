@@ -5,17 +5,12 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from sweeplab.execution.loops import missing_here
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.worker.input_paths import Sources
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from sweeplab.worker.input_paths import Sources
 
 NODE_SECONDS = 120.0
 """So long may a node take to say what it sees."""
@@ -96,35 +91,3 @@ def is_alive(node: str) -> bool:
             return True
         time.sleep(0.2)
     return False
-
-
-def missing_here(
-    sources: "Sources | None", digests: dict[str, str], storages: list[str], mark: str
-) -> tuple[str, list[str], list[str]]:
-    """A Ray task: this node's name, the data that it does not see, and what else is wrong with it: storages where it
-    sees no marker, and files that are others than the driver's."""
-    import socket
-
-    from sweeplab.specs import InvalidInput, StorageFault
-    from sweeplab.storage.checkpoint_store import Storage
-
-    faults = []
-    for storage in storages:
-        try:
-            if not Storage(storage).exists(mark):
-                faults.append(f"does not see {storage}")
-        except (StorageFault, InvalidInput, OSError) as error:
-            faults.append(f"does not see {storage} ({error})")
-    missing = sources.missing() if sources is not None else []
-    if not missing:  # else it reads copies of the driver's
-        faults += [fault for path, digest in digests.items() if (fault := _fault_of_file(path, digest))]
-    return socket.gethostname(), missing, faults
-
-
-def _fault_of_file(path: str, digest: str) -> str | None:
-    from sweeplab.specs import file_digest
-
-    try:
-        return None if file_digest(Path(path)) == digest else f"has another {path}"
-    except OSError as error:
-        return f"cannot read {path} ({error.strerror})"

@@ -4,18 +4,16 @@ import dataclasses
 import pickle
 import shutil
 import threading
-import traceback
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from sweeplab.execution.cluster import concurrent_trials, raylet_is_gone, resources_per_worker, scratch_folder
 from sweeplab.execution.controller import Controller
-from sweeplab.execution.mailbox import DeskContext, new_desk
-from sweeplab.execution.torch_trainer import torch_trainer
+from sweeplab.execution.loops import pool_loop, torch_trainer
+from sweeplab.execution.open_mailbox import new_desk
 from sweeplab.execution.watchdog import RAYLET_DIED, Watch, attend
 from sweeplab.specs import Unfinished
-from sweeplab.worker.failures import Failure, _first_line, failure_of, most_telling
+from sweeplab.worker.failures import Failure, _first_line, most_telling
 from sweeplab.worker.input_paths import sources_of
 from sweeplab.worker.jobs import CleaningJob
 
@@ -178,34 +176,3 @@ class Pool:
 def run_trials_in_pool(book: Controller, home: Path, watch: Watch) -> None:
     """Trials on long-lived Ray Train runs (DDP), one a slot."""
     attend(Pool(book, home, watch).run, watch)
-
-
-def pool_loop(config: dict[str, Any]) -> None:
-    """What every worker of a pool's slot does: one job after the other, until the desk says that all is over.
-
-    An error that another attempt would meet again, met by every rank, ends the trial and not the slot. After any other
-    the ranks may no longer be in step, so the error ends this process and Ray Train starts the slot's ranks anew.
-    """
-    import ray
-    import ray.train
-
-    from sweeplab.training import ranks
-
-    desk, slot = config["desk"], config["slot"]
-    rank, size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
-    session = ranks.broadcast_object(uuid4().hex)
-    index = 0
-    while content := ray.get(desk.job.remote(slot, session, index)):
-        job = pickle.loads(content)
-        key = (slot, session, index)
-        try:
-            job.work(job, DeskContext(key, job.attempt, rank, desk))
-        except Exception as error:
-            failure, log = failure_of(error), traceback.format_exc()
-            together = ray.get(desk.meet.remote(key, rank, size, pickle.dumps((failure, log))))
-            if not (together and failure.is_deterministic):
-                raise
-        else:
-            if rank == 0:
-                desk.put.remote(("done", *key))  # a desk that died is noticed by the next question
-        index += 1

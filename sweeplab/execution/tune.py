@@ -3,7 +3,6 @@
 import dataclasses
 import pickle
 import shutil
-import traceback
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -21,10 +20,10 @@ from sweeplab.execution.cluster import (
     scratch_folder,
 )
 from sweeplab.execution.controller import Controller
-from sweeplab.execution.mailbox import SendingContext, _Beats, new_desk
-from sweeplab.execution.torch_trainer import torch_trainer, train_loop
+from sweeplab.execution.loops import train_trainable, tune_trainable
+from sweeplab.execution.open_mailbox import _Beats, new_desk
 from sweeplab.execution.watchdog import Watch, attend
-from sweeplab.worker.failures import Failure, failure_of, says_out_of_memory, train_failure
+from sweeplab.worker.failures import Failure, says_out_of_memory
 from sweeplab.worker.input_paths import sources_of
 
 
@@ -78,40 +77,6 @@ def run_trials_on_tune(book: Controller, home: Path, watch: Watch, *, through_tr
         attend(fit, watch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def tune_trainable(config: dict[str, Any], desk: Any = None) -> None:
-    """One attempt of one trial in a Tune actor. An error becomes a message, so that the actor serves the next trial; to
-    return without one is to be done."""
-    from ray import tune
-
-    job = pickle.loads(config["job"])
-
-    def send(message: bytes) -> None:
-        tune.report({"message": message})
-
-    try:
-        job.work(job, SendingContext(job.attempt, send, desk, job.number))
-    except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
-        send(pickle.dumps(("failed", failure_of(error), traceback.format_exc())))
-
-
-def train_trainable(config: dict[str, Any], settings: dict[str, Any], desk: Any = None) -> None:
-    """One attempt of one trial as a Ray Train run of several workers, started from a Tune actor."""
-    from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    try:
-        torch_trainer(
-            train_loop,
-            {"job": config["job"], "desk": desk},
-            num_workers=settings["workers"],
-            per_worker=settings["per_worker"],
-            storage=settings["scratch"],
-            callback=TuneReportCallback(),
-        ).fit()
-    except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
-        tune.report({"message": pickle.dumps(("failed", train_failure(error), traceback.format_exc()))})
 
 
 class BookSearch(Searcher):

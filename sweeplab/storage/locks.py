@@ -25,6 +25,10 @@ UPLOAD_FOLDER = "sweeplab-checkpoints-"
 """Prefix of the folder in which checkpoints wait for their upload."""
 
 
+OWN_MARK = ".sweeplab-temporary"
+"""File in every such folder: a folder of that name that somebody else made is left alone."""
+
+
 class OwnFolder:
     """A new temporary folder of this process; what killed processes have left under the prefix is removed first."""
 
@@ -32,6 +36,7 @@ class OwnFolder:
         for folder in abandoned_folders(prefix):
             shutil.rmtree(folder, ignore_errors=True)
         self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        (self.path / OWN_MARK).touch()
         self._lock = hold(self.path)
 
     def remove(self) -> None:
@@ -41,13 +46,15 @@ class OwnFolder:
 
 
 def abandoned_folders(prefix: str) -> list[Path]:
-    """This user's folders of that prefix whose processes are dead."""
+    """This user's folders of that prefix whose processes are dead: those that `OwnFolder` made, and empty ones, which
+    Ray's agents make again once all is over."""
     found = []
     for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             status = folder.lstat()
             is_mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-            if is_mine and time.time() - status.st_mtime > ABANDONED_SECONDS and not is_held(folder):
+            is_ours = is_mine and ((folder / OWN_MARK).exists() or not any(folder.iterdir()))
+            if is_ours and time.time() - status.st_mtime > ABANDONED_SECONDS and not is_held(folder):
                 found.append(folder)
     return found
 

@@ -46,6 +46,9 @@ def home_key(home: Path) -> bytes:
                         value = _readable(file)
                         if value is not None and not named_storages(file) and link_in(file.parent) is None:
                             write_json(file, _signed(value, key.encode()))
+                    for folder in (home / "sweeps", home / "victims"):  # older versions made them for all to read
+                        if folder.is_dir() and not folder.is_symlink():
+                            folder.chmod(0o700)
                     write_atomically(path, key.encode())
         return path.read_bytes()
     except OSError as error:

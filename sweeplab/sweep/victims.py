@@ -11,7 +11,7 @@ from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
 from sweeplab.execution.inline import pretrain_inline
 from sweeplab.execution.measuring import measure_on_ray
-from sweeplab.execution.torch_trainer import pretrain_on_ray
+from sweeplab.execution.pretraining import pretrain_on_ray
 from sweeplab.execution.watchdog import Watch
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, ClosestTo, PretrainedVictim, SelectedTrial
 from sweeplab.ranking.leaderboard import rank_trials

@@ -144,6 +144,15 @@ def test_an_id_that_imagenet_lacks_is_no_name(tmp_path: Path):
     assert images.class_names == ("tench", "cow")
 
 
+@pytest.mark.parametrize("spelled", ["N01440764", "n01440764 "])
+def test_an_id_in_another_spelling_is_no_name_either(spelled: str, tmp_path: Path):
+    for name in (spelled, "pear"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    with pytest.raises(InvalidInput, match="an id is no name for a prompt"):
+        ClassFolders(path=tmp_path).read(tmp_path)
+
+
 def test_an_id_among_own_names_is_refused(root: Path):
     with pytest.raises(InvalidInput, match=r"class_names holds the WordNet id 'n07753592'.* give words"):
         ClassFolders(path=root, class_names=("n07753592", "hot dog")).read(root)

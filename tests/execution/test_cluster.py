@@ -18,7 +18,8 @@ import pytest
 
 from sweeplab.execution import cluster
 from sweeplab.execution import nodes as nodes_module
-from sweeplab.execution.nodes import check_nodes, missing_here
+from sweeplab.execution.loops import missing_here
+from sweeplab.execution.nodes import check_nodes
 from sweeplab.experiment import Resources
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage.checkpoint_store import Storage
@@ -36,13 +37,15 @@ def test_folders_of_dead_processes_are_removed_and_others_stay(tmp_path: Path, m
     (tmp_path / f"{RAY_FOLDER}bare").mkdir()  # made anew by Ray's agents once all was over
     (tmp_path / f"{RAY_FOLDER}young").mkdir()
     (tmp_path / "another").mkdir()
+    (tmp_path / f"{RAY_FOLDER}of-a-user").mkdir()
+    (tmp_path / f"{RAY_FOLDER}of-a-user" / "thesis.txt").touch()
     assert {path.name for path in tmp_path.iterdir()} > {dead}
-    for name in (dead, alive.name, f"{RAY_FOLDER}bare", "another"):
+    for name in (dead, alive.name, f"{RAY_FOLDER}bare", "another", f"{RAY_FOLDER}of-a-user"):
         os.utime(tmp_path / name, (1, 1))
     assert {path.name for path in abandoned_folders(RAY_FOLDER)} == {dead, f"{RAY_FOLDER}bare"}
     OwnFolder(RAY_FOLDER).remove()
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {alive.name, f"{RAY_FOLDER}young", "another"}
+    assert left == {alive.name, f"{RAY_FOLDER}young", "another", f"{RAY_FOLDER}of-a-user"}
 
 
 # --- what every node has to see

@@ -26,8 +26,8 @@ from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.execution import node_data
-from sweeplab.execution.mailbox import packed
 from sweeplab.execution.node_data import Porter, listing_of, mirror
+from sweeplab.execution.open_mailbox import packed
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.specs import InvalidInput, Spec, StorageFault
 from sweeplab.storage import node_cache

@@ -21,6 +21,7 @@ from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, readiness, victims
+from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep_folder import SweepFolder, adopt_sweep, adopt_victim, is_own_victim, victim_folder
 from sweeplab.worker.jobs import Contents
 
@@ -242,7 +243,7 @@ def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Pa
     prepared = prepare.Prepared(
         fabricated.SWEEP, folder.header()["digest"], {}, Contents(), "", 1, 1, 1, fabricated.IMAGES
     )
-    monkeypatch.setattr(prepare, "prepare", lambda sweep, home, fresh=False: prepared)
+    monkeypatch.setattr(sweep_run, "prepare", lambda sweep, home, fresh=False: prepared)
     code, output = command("resume", NAME, "--adopt", "--inline")
     assert code == 0, output
     assert "made-up: adopted; it is this home's own from now on" in output
@@ -529,3 +530,11 @@ def test_records_and_logs_are_for_this_user_alone_and_checkpoints_in_a_shared_st
         assert all(path.stat().st_mode & 0o044 == 0o044 for path in (shared, *shared.rglob("*")))
     finally:
         os.umask(before)
+
+
+def test_records_of_an_older_home_are_for_this_user_alone_from_its_first_use(tmp_path: Path):
+    """Older versions made them for all to read."""
+    for name in ("sweeps", "victims"):
+        (tmp_path / name).mkdir(mode=0o755)
+    home_key(tmp_path)
+    assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("sweeps", "victims")] == ["0o700", "0o700"]

@@ -1,4 +1,4 @@
-"""Ray Train runs: a loop on several workers (DDP), and what pre-training does with one."""
+"""Pre-training as a Ray Train run (DDP); the driver commits every point as it arrives."""
 
 import dataclasses
 import pickle
@@ -10,7 +10,9 @@ from typing import Any
 from uuid import uuid4
 
 from sweeplab.execution.cluster import resources_per_worker, scratch_folder
-from sweeplab.execution.mailbox import SendingContext, _Beats, desk_callback, new_desk
+from sweeplab.execution.loops import torch_trainer, train_loop
+from sweeplab.execution.mailbox import desk_callback
+from sweeplab.execution.open_mailbox import _Beats, new_desk
 from sweeplab.execution.watchdog import Watch, attend
 from sweeplab.records import Point
 from sweeplab.specs import Unfinished
@@ -19,49 +21,6 @@ from sweeplab.storage.run_folder import RunFolder
 from sweeplab.worker.failures import Failure, _first_line, train_failure
 from sweeplab.worker.input_paths import sources_of
 from sweeplab.worker.jobs import PretrainingJob
-
-
-def torch_trainer(
-    loop: Callable[[dict[str, Any]], None],
-    config: dict[str, Any],
-    *,
-    num_workers: int,
-    per_worker: dict[str, float],
-    storage: str,
-    callback: Any = None,
-    max_failures: int = 0,
-) -> Any:
-    """A Ray Train run of a loop, DDP over its workers; its own state is never read again."""
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    return TorchTrainer(
-        loop,
-        train_loop_config=config,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=num_workers,
-            resources_per_worker=per_worker,
-            use_gpu=per_worker.get("GPU", 0) > 0,
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"train-{uuid4().hex[:8]}",  # Train resumes silently where a name is used again
-            storage_path=storage,
-            callbacks=[] if callback is None else [callback],
-            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
-        ),
-    )
-
-
-def train_loop(config: dict[str, Any]) -> None:
-    """What every worker of a run for one job does."""
-    import ray.train
-
-    job = pickle.loads(config["job"])
-
-    def send(message: bytes) -> None:
-        ray.train.report({"message": message})
-
-    job.work(job, SendingContext(job.attempt, send, config["desk"], getattr(job, "number", None)))
 
 
 def pretrain_on_ray(
