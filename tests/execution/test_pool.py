@@ -9,7 +9,6 @@ import fabricated
 import pytest
 from fabricated import open_book
 
-from sweeplab.execution import loops
 from sweeplab.execution import pool as pool_module
 from sweeplab.execution.pool import Pool
 from sweeplab.execution.watchdog import Watch
@@ -53,7 +52,7 @@ def pool(book: TrialBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Po
     import ray
 
     desk = MadeUpDesk()
-    monkeypatch.setattr(loops, "resources_per_worker", lambda resources: {"CPU": 1.0})
+    monkeypatch.setattr(pool_module, "resources_per_worker", lambda resources: {"CPU": 1.0})
     monkeypatch.setattr(pool_module, "concurrent_trials", lambda resources, each: 1)
     monkeypatch.setattr(pool_module, "new_desk", lambda *files, reads: desk)
     monkeypatch.setattr(ray, "get", lambda value: value)
