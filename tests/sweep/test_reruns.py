@@ -16,6 +16,7 @@ from sweeplab.ranking.stopping import BackdoorStays, Pruning
 from sweeplab.search.audit import audit_decisions
 from sweeplab.search.samplers import by_configuration
 from sweeplab.specs import InvalidInput
+from sweeplab.sweep import controller
 from sweeplab.sweep.controller import TrialBook
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
@@ -159,7 +160,7 @@ def test_the_drivers_header_keeps_the_reruns(folder: SweepFolder):
 
 
 MOMENTS = {
-    "before anything": (TrialBook, "_ask_again"),
+    "before anything": (controller, "ask_for"),
     "between enqueue and ask": (optuna.Study, "ask"),
     "between ask and trial": (TrialBook, "_write_trial"),
     "between parameters and trial.json": (SweepFolder, "write_trial"),
