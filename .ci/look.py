@@ -11,9 +11,11 @@ trials = board["trials"]
 assert [row["rank"] for row in trials] == list(range(1, len(trials) + 1)), "ranks have gaps"
 assert [row["state"] for row in trials] == ["finished"] * 2, "not every trial finished"
 folder = home / "sweeps" / sweep
+spec = json.loads((folder / "sweep.json").read_text())["spec"]
+expected = 1 + spec["epochs"] * (1 + len(spec["measure_at"]))
 for row in trials:
     points = (folder / "trials" / f"{row['trial']:04d}" / "history.jsonl").read_text().splitlines()
-    assert len(points) == 3, "a trial of two epochs has three points"
+    assert len(points) == expected, "a trial has its start, every epoch's end, and the points inside"
 page = (folder / "report.html").read_text()
 assert "Plotly.newPlot" in page, "the page lacks its figures"
 assert sweep in page, "the page lacks the sweep's name"
