@@ -338,24 +338,6 @@ def test_trials_that_raise_whatever_do_not_end_an_inline_sweep(new_workplace: Ma
     assert len(record.trials) == 3
 
 
-@pytest.mark.parametrize("executor", ["tune", "pool"])
-def test_after_a_lost_raylet_the_next_sweep_of_the_script_runs_on_a_cluster_of_its_own(
-    executor: str, new_workplace: Make, victim_home: Path
-):
-    text = script(executor=executor, concurrent_trials=1)
-    place = new_workplace(text.replace("main(SWEEP)", "main(SWEEP, SWEEP.replace(name='second'))"), victim_home)
-    process = place.start()
-    place.wait_until(process, lambda: is_under_way(place.sweep("faulty")))
-    for number, line in descendants(process.pid).items():
-        if MARKS["raylet"] in line:
-            os.kill(number, signal.SIGKILL)
-    assert process.wait(timeout=300) == 75, place.output()[-3000:]
-    assert "faulty ended with exit code 75; going on with second" in place.output()
-    assert num_finished(place.sweep("second")) == 3
-    assert num_finished(place.sweep("faulty")) < 3
-    one_message(place.output())
-
-
 def test_damaged_weights_of_the_victim_end_the_command_and_no_trial(new_workplace: Make, victim_home: Path):
     place = new_workplace(script(executor="tune"), victim_home)
     (weights,) = place.home.glob("victims/*/checkpoints/*.pt")
