@@ -169,8 +169,9 @@ class Checker:
         content = (self.folder / "study.journal").read_bytes()
         whole.write_bytes(content[: content.rfind(b"\n") + 1])
         try:
-            study = optuna.load_study(study_name=self.sweep, storage=JournalStorage(JournalFileBackend(str(whole))))
-            trials = study.get_trials()
+            storage = JournalStorage(JournalFileBackend(str(whole)))
+            is_created = self.sweep in optuna.get_all_study_names(storage)  # a kill may lie between file and study
+            trials = optuna.load_study(study_name=self.sweep, storage=storage).get_trials() if is_created else []
         finally:
             for path in self.folder.glob(".checker-copy*"):
                 path.unlink(missing_ok=True)
