@@ -105,10 +105,10 @@ def sweep_of(
 def through_sweeplab(
     executor: str, trials: int, epochs: int, seconds: float, workers: int, sampler: str = "random"
 ) -> dict[str, float]:
-    """Run trials through the real driver's parts: book, executor, ledger, Optuna's journal, MLflow."""
+    """Run trials through the real driver's parts: controller, executor, ledger, Optuna's journal, MLflow."""
     from sweeplab.execution.cluster import ray_session
-    from sweeplab.sweep.controller import TrialBook
-    from sweeplab.sweep.mlflow_sync import Mirror, full_setting
+    from sweeplab.sweep.controller import SweepController
+    from sweeplab.sweep.mlflow_sync import MLflowSync, full_setting
     from sweeplab.sweep.run import execute
     from sweeplab.sweep.tracking_process import Ledger, TrackingProcess
     from sweeplab.sweep_folder import SweepFolder, write_victim
@@ -132,19 +132,19 @@ def through_sweeplab(
         write_victim(folder, victim)
         folder.victim_run().commit(Point(0, 0.0, 0, 1, measurement, timestamp_ms=1), outcomes)
         began = time.perf_counter()
-        mirror = Mirror(
+        sync = MLflowSync(
             TrackingProcess(lambda: Ledger(home, folder.path, folder.record(), folder.header(), {}, True)),
             lambda params: full_setting(sweep.setting(params)),
             lambda text: print(text, file=sys.stderr),
         )
         with ray_session(needs_train=executor != "tune"):
-            book = TrialBook(sweep, folder, victim, Machine(home / "data", 1, use_cuda=False), (mirror,))
-            book.work = fixed_work
+            controller = SweepController(sweep, folder, victim, Machine(home / "data", 1, use_cuda=False), (sync,))
+            controller.work = fixed_work
             started = time.perf_counter()
-            execute(book, home)
-            caught_up = mirror.close(600)
+            execute(controller, home)
+            caught_up = sync.close(600)
             ended = time.perf_counter()
-        assert book.is_complete()
+        assert controller.is_complete()
         assert caught_up
         size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
         return {

@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -227,7 +226,7 @@ def _names_within(sweep: "CleaningSweep") -> list[str]:
 def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, adopt: bool = False) -> int:
     """What a start would reuse, repeat and run of each sweep; starts nothing. Returns the worst exit code."""
     from sweeplab.sweep.prepare import prepare
-    from sweeplab.sweep.resume import check_is_there, check_same, resume_plan
+    from sweeplab.sweep.resume import check_is_there, check_same_spec, resume_plan
     from sweeplab.sweep_folder import SweepFolder
 
     def say_plan(sweep: "CleaningSweep", home: Path) -> None:
@@ -242,7 +241,7 @@ def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: boo
             say(f"{sweep.name}: what is there would be set aside, and nothing of its trials be used")
             folder = SweepFolder(folder.path.with_name(f".{sweep.name}.fresh"))
         if folder.exists():
-            check_same(folder, prepared)
+            check_same_spec(folder, prepared)
             if folder.is_locked():
                 who = folder.holder() or {}
                 say(f"{sweep.name}: process {who.get('process', '?')} on {who.get('host', '?')} runs it now")
@@ -278,9 +277,9 @@ def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], 
 
 def end(code: int) -> None:
     """Leave with an exit code, also where threads are left behind."""
-    from sweeplab.execution.watchdog import leave
+    from sweeplab.execution.watchdog import exit_now
 
-    leave(code)
+    exit_now(code)
     raise typer.Exit(code)
 
 
@@ -591,22 +590,22 @@ def gc(
     """Show what takes disk space, and remove what killed commands left behind."""
 
     def work() -> None:
-        from sweeplab.commands.disk import disk_table, find_rubbish, foreign_folders, readable, remove
+        from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
         from sweeplab.storage.files import home_folder
 
         home = home_folder()
         for row in disk_table(home):
             say(f"{readable(row['bytes']):>10}  {row['what']}")
-        rubbish = find_rubbish(home, set_aside=set_aside, victims=victims, copies=copies)
-        for item in rubbish:
+        removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
+        for item in removable:
             say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
         for path in foreign_folders(home):
             say(f"{'stays':10}  {'':>10}  {path}: it came from elsewhere, so nothing of it and nothing it names goes")
-        total = sum(item.bytes for item in rubbish)
+        total = sum(item.bytes for item in removable)
         if dry_run:
-            say(f"{len(rubbish)} things of {readable(total)} would go; run without --dry-run to remove them")
+            say(f"{len(removable)} things of {readable(total)} would go; run without --dry-run to remove them")
         else:
-            say(f"{len(rubbish)} things removed, {readable(remove(rubbish))} freed")
+            say(f"{len(removable)} things removed, {readable(remove(removable))} freed")
 
     end(guarded(work))
 
@@ -685,7 +684,9 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
     over = counts["finished"] + counts["pruned"] + counts["failed"]
     counts["waiting"] += max(0, header["planned_trials"] - len(trials))
     done = over >= header["planned_trials"]
-    costs = costs_of(folder.events(), trials, time.time_ns() // 1_000_000).to_json()
+    from sweeplab.records import now_ms
+
+    costs = costs_of(folder.events(), trials, now_ms()).to_json()
     return {
         "sweep": folder.name,
         "state": "running" if locked else "finished" if done else "interrupted",

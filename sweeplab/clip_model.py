@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from sweeplab.protocol import Protocol
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, first_line
 
 IMAGE_MEAN: tuple[float, float, float] = open_clip.OPENAI_DATASET_MEAN
 """Per-channel mean of CLIP's pixel normalisation, pixels in [0, 1]."""
@@ -121,7 +121,7 @@ def _check_buildable(text: str) -> None:
         sizes = (config["embed_dim"], _image_size(config), _context_length(config))
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"open_clip makes no model of config ({type(error).__name__}: {_first_line(error)}); give the content of "
+            f"open_clip makes no model of config ({type(error).__name__}: {first_line(error)}); give the content of "
             "one of its model_configs files"
         ) from None
     if not all(isinstance(size, int) and size >= 1 for size in sizes):
@@ -353,7 +353,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         raise InvalidInput(
-            f"checkpoint {path} cannot be read with weights_only=True ({_first_line(error)}); "
+            f"checkpoint {path} cannot be read with weights_only=True ({first_line(error)}); "
             "convert it to a plain state dict or to .safetensors in a place that you trust"
         ) from error
     for key in ("model", "state_dict"):
@@ -380,7 +380,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise InvalidInput(
-            f"checkpoint {path} cannot be read as safetensors ({_first_line(error)}); write or copy it again"
+            f"checkpoint {path} cannot be read as safetensors ({first_line(error)}); write or copy it again"
         ) from error
 
 
@@ -413,10 +413,6 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Callable[[list[str]], Tensor]:

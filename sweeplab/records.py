@@ -1,6 +1,7 @@
 """Records: the frozen nouns that flow between stages and into the ledger; every field says its unit."""
 
 import dataclasses
+import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -221,3 +222,8 @@ class SweepRecord:
     def num_succeeded(self) -> int:
         """Trials that ran to their end, or to where a rule stopped them."""
         return sum(trial.state in ("finished", "pruned") for trial in self.trials)
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, as records carry them."""
+    return time.time_ns() // 1_000_000

@@ -80,6 +80,11 @@ class Failed(Exception):
     the reason and exit with 1."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters; its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 class Spec(BaseModel):
     """Base of every value that describes an experiment: immutable, unknown fields refused, all faults in one message.
 

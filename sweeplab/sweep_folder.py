@@ -30,6 +30,7 @@ from sweeplab.records import (
     TrialRecord,
     TrialState,
     Victim,
+    now_ms,
 )
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, Spec, StorageFault, changes_of, changes_since, own_code
 from sweeplab.storage.files import append_line, make_private, read_json, read_lines, write_json
@@ -253,33 +254,33 @@ class SweepFolder:
         return self.path / "stop"
 
     @contextmanager
-    def signs_of_life(self) -> Iterator[None]:
+    def heartbeats(self) -> Iterator[None]:
         """Write the time now and then, so that the next driver knows how long this one ran, should it be killed."""
         is_over = threading.Event()
 
         def write() -> None:
             with contextlib.suppress(StorageFault):  # a disk that is full is noticed where something is lost
-                write_json(self._alive, {"time_ms": time.time_ns() // 1_000_000}, durable=False)
+                write_json(self._heartbeat, {"time_ms": now_ms()}, durable=False)
 
         def write_on() -> None:
             while not is_over.wait(ALIVE_SECONDS):
                 write()
 
-        threading.Thread(target=write_on, name="signs of life", daemon=True).start()
+        threading.Thread(target=write_on, name="heartbeats", daemon=True).start()
         try:
             yield
         finally:
             is_over.set()
 
-    def last_sign_of_life(self) -> int:
+    def last_heartbeat(self) -> int:
         """When the last driver is known to have lived, in milliseconds since 1970; 0 where there was none."""
         try:
-            return int(read_json(self._alive)["time_ms"])
+            return int(read_json(self._heartbeat)["time_ms"])
         except (FileNotFoundError, InvalidInput):
             return 0
 
     @property
-    def _alive(self) -> Path:
+    def _heartbeat(self) -> Path:
         return self.path / "alive.json"
 
     def _lock(self) -> FileLock:
@@ -370,9 +371,9 @@ class SweepFolder:
         """Outcomes per image of one point."""
         return self.trial(trial).outcomes(index)
 
-    def event(self, kind: str, /, *, durable: bool = False, **facts: Any) -> None:
+    def event(self, kind: str, /, *, durable: bool = False, **metadata: Any) -> None:
         """Append to events.jsonl; with `durable` it survives a power failure too."""
-        line = {"time_ms": time.time_ns() // 1_000_000, "event": kind, **facts}
+        line = {"time_ms": now_ms(), "event": kind, **metadata}
         append_line(self.path / "events.jsonl", line, durable=durable)
 
     def events(self) -> list[dict[str, Any]]:
@@ -450,7 +451,7 @@ class SweepFolder:
             run: its folder where it has been opened already.
         """
         folder = run or self.trial(number)
-        header = folder.facts()
+        header = folder.metadata()
         result = folder.result()
         state: TrialState = result["state"] if result else ("running" if is_driven else "waiting")
         return TrialRecord(
@@ -546,7 +547,7 @@ def adopt_sweep(folder: SweepFolder) -> bool:
         place = f"/sweeps/{folder.name}-{identity}/"
         runs = [folder.trial(number) for number in folder.trial_numbers()]
         outside = [run for run in runs if run.storage.location.endswith(f"{place}{run.path.name}")]
-        outside = [run for run in outside if run.facts().get("storage") and run.storage.names()]
+        outside = [run for run in outside if run.metadata().get("storage") and run.storage.names()]
         if re.fullmatch(r"[0-9a-f]{8}", identity) and not any(run.is_marked_by_others() for run in outside):
             for run in outside:
                 with contextlib.suppress(InvalidInput):  # it cannot be written, and so is only read
@@ -571,12 +572,12 @@ def victim_folder(home: Path, victim: "PretrainedVictim", digest: str) -> RunFol
     return RunFolder(home / "victims" / f"{victim.name}-{digest}")
 
 
-def write_victim(folder: SweepFolder, victim: Victim, **facts: Any) -> None:
+def write_victim(folder: SweepFolder, victim: Victim, **metadata: Any) -> None:
     """Store where the victim came from beside its measurement, and further facts."""
     values = {f.name: getattr(victim, f.name) for f in dataclasses.fields(victim) if f.name != "outcomes"}
     write_json(
         folder.victim_run().path / "victim.json",
-        {**values, **facts, "measurement": dataclasses.asdict(victim.measurement)},
+        {**values, **metadata, "measurement": dataclasses.asdict(victim.measurement)},
     )
 
 

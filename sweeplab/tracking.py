@@ -7,14 +7,13 @@ import json
 import logging
 import os
 import sqlite3
-import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest_asr, retention
-from sweeplab.records import Point, SweepRecord, TrialRecord
+from sweeplab.records import Point, SweepRecord, TrialRecord, now_ms
 
 KEY = "sweeplab.key"
 """Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
@@ -117,7 +116,7 @@ class Tracker:
         }
         is_new = key not in self._runs
         if is_new:
-            start = trial.points[0].timestamp_ms if trial.points else time.time_ns() // 1_000_000
+            start = trial.points[0].timestamp_ms if trial.points else now_ms()
             run = self.client.create_run(
                 self.experiment,
                 start_time=start,
@@ -181,7 +180,7 @@ class Tracker:
         self._logged.pop(trial.number, None)
 
     def _ended(self, trial: TrialRecord) -> int:
-        return trial.points[-1].timestamp_ms if trial.points else time.time_ns() // 1_000_000
+        return trial.points[-1].timestamp_ms if trial.points else now_ms()
 
     def _summary(self, trial: TrialRecord) -> dict[str, float]:
         """The best cleaned point's numbers; nothing but `min/asr` and `best/feasible` where there is none."""

@@ -17,7 +17,7 @@ from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, Resources, Search
 from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import Grid, LogUniform, SearchSpace, Uniform
-from sweeplab.sweep.controller import Listener, TrialBook
+from sweeplab.sweep.controller import Listener, SweepController
 from sweeplab.sweep_folder import SweepFolder, write_victim
 from sweeplab.training.optimisation import Optimization
 from sweeplab.worker.jobs import CleaningJob, Machine
@@ -100,9 +100,9 @@ def prepared_folder(path: Path, sweep: CleaningSweep = SWEEP) -> SweepFolder:
     return folder
 
 
-def open_book(folder: SweepFolder, sweep: CleaningSweep = SWEEP, *listeners: Listener) -> TrialBook:
-    """A driver's book over the folder, as a new process would open it."""
-    return TrialBook(sweep, folder, VICTIM, MACHINE, listeners)
+def open_controller(folder: SweepFolder, sweep: CleaningSweep = SWEEP, *listeners: Listener) -> SweepController:
+    """A driver's controller over the folder, as a new process would open it."""
+    return SweepController(sweep, folder, VICTIM, MACHINE, listeners)
 
 
 Rates = Callable[[dict[str, Any], int], tuple[int, int]]
@@ -118,7 +118,7 @@ def rates_by_learning_rate(params: dict[str, Any], index: int) -> tuple[int, int
 class Player:
     """Stands in for an executor: makes points and checkpoint files where a worker would train."""
 
-    book: TrialBook
+    controller: SweepController
     rates: Rates = rates_by_learning_rate
     asks: bool = True
     """Whether it asks after every point if it should stop."""
@@ -126,7 +126,7 @@ class Player:
     def points(self, job: CleaningJob) -> Iterable[Point]:
         """The points that a worker with this job reports, each with its checkpoint written before."""
         first = 0 if job.resume_from is None else int(Path(job.resume_from).stem[-4:]) + 1
-        for index in range(first, self.book.sweep.epochs + 1):
+        for index in range(first, self.controller.sweep.epochs + 1):
             name = None
             if index:
                 name = f"attempt-{job.attempt}-epoch-{index:04d}.pt"
@@ -136,18 +136,18 @@ class Player:
             yield point(index, *self.rates(job.params, index), attempt=job.attempt, checkpoint=name)
 
     def play(self, job: CleaningJob, *, num_points: int | None = None) -> None:
-        """Run an attempt as long as the book lets it; with `num_points`, only that many points of it, and no end."""
+        """Run an attempt as long as the controller lets it; with `num_points`, only so many points, and no end."""
         for made in itertools.islice(self.points(job), num_points):
-            self.book.point(job.number, made, outcomes(made.measurement))
-            if self.asks and self.book.should_stop(job.number):
+            self.controller.point(job.number, made, outcomes(made.measurement))
+            if self.asks and self.controller.should_stop(job.number):
                 break
         if num_points is None:
-            self.book.finished(job.number)
+            self.controller.finished(job.number)
 
     def play_all(self) -> list[CleaningJob]:
-        """Run whatever the book hands out, one after the other."""
+        """Run whatever the controller hands out, one after the other."""
         jobs = []
-        while (job := self.book.next_job()) is not None:
+        while (job := self.controller.next_job()) is not None:
             self.play(job)
             jobs.append(job)
         return jobs
@@ -156,5 +156,5 @@ class Player:
 def finished_sweep(path: Path, sweep: CleaningSweep = SWEEP) -> SweepFolder:
     """A sweep that has run to its end."""
     folder = prepared_folder(path, sweep)
-    Player(open_book(folder, sweep)).play_all()
+    Player(open_controller(folder, sweep)).play_all()
     return folder

@@ -39,7 +39,7 @@ from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep import prepare
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep import run as sweep_run
-from sweeplab.sweep.controller import TrialBook
+from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.inputs import checkpoint_config
 
@@ -522,9 +522,9 @@ def test_status_json_has_the_promised_keys(at_finished: Path):
 
 def test_status_of_an_interrupted_sweep_counts_what_waits(own_home: Path):
     folder = fabricated.prepared_folder(own_home / "sweeps")
-    player = fabricated.Player(fabricated.open_book(folder))
-    player.play(player.book.next_job())
-    player.play(player.book.next_job(), num_points=2)
+    player = fabricated.Player(fabricated.open_controller(folder))
+    player.play(player.controller.next_job())
+    player.play(player.controller.next_job(), num_points=2)
     status = json_of("status", "made-up")
     assert (status["state"], status["trial_epochs"]) == ("interrupted", 3)
     assert (status["trials"]["finished"], status["trials"]["waiting"]) == (1, 5)
@@ -532,8 +532,8 @@ def test_status_of_an_interrupted_sweep_counts_what_waits(own_home: Path):
 
 def test_status_of_a_sweep_that_runs_says_so(own_home: Path):
     folder = fabricated.prepared_folder(own_home / "sweeps")
-    player = fabricated.Player(fabricated.open_book(folder))
-    player.play(player.book.next_job(), num_points=2)
+    player = fabricated.Player(fabricated.open_controller(folder))
+    player.play(player.controller.next_job(), num_points=2)
     with folder.lock():
         status = json_of("status", "made-up")
     assert (status["state"], status["trials"]["running"]) == ("running", 1)
@@ -623,8 +623,8 @@ def test_a_checkpoint_that_says_it_was_poisoned_towards_another_target_is_noted(
 ):
     """Its weights are untrained, so that their ASR is none of a backdoor either."""
     path, weights = tmp_path / "apple.pt", torch.load(sweep.victim.path, weights_only=True)
-    facts = {"sweep": {"victim": sweep.victim.replace(target="apple").to_json()}}
-    torch.save({"model": weights, "config": checkpoint_config(fabricated.ARCHITECTURE, facts)}, path)
+    metadata = {"sweep": {"victim": sweep.victim.replace(target="apple").to_json()}}
+    torch.save({"model": weights, "config": checkpoint_config(fabricated.ARCHITECTURE, metadata)}, path)
 
     def stop_here(*arguments: object, **named: object) -> None:
         raise Unfinished("stopped before the first trial")
@@ -647,12 +647,12 @@ def test_a_kill_after_the_last_result_is_mended_by_the_same_command(
     folder = fabricated.prepared_folder(own_home / "sweeps", sweep)
     folder.write_header(sweep, prepared.digest, prepared.contents)
     folder.event("driver began")
-    player = fabricated.Player(fabricated.open_book(folder, sweep))
+    player = fabricated.Player(fabricated.open_controller(folder, sweep))
     for _ in range(5):
-        player.play(player.book.next_job())
+        player.play(player.controller.next_job())
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(TrialBook, "_tell", kill)
-        player.play(player.book.next_job())
+        patch.setattr(SweepController, "_tell", kill)
+        player.play(player.controller.next_job())
     assert run_script([], sweep) == 0
     assert {trial.state for trial in open_study(folder, sweep.name).get_trials()} == {TrialState.COMPLETE}
     with sqlite3.connect(own_home / "mlflow.db") as store:

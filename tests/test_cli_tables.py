@@ -120,7 +120,7 @@ def test_a_pruned_sweeps_own_decisions_are_audited_once_its_stopped_trials_were_
     rules = Pruning(rules=(BackdoorStays(after_epochs=1, share=0.7),))
     sweep = SWEEP.replace(search=SWEEP.search.replace(sampler="random", trials=8, pruning=rules))
     folder = fabricated.prepared_folder(home / "sweeps", sweep)
-    fabricated.Player(fabricated.open_book(folder, sweep)).play_all()
+    fabricated.Player(fabricated.open_controller(folder, sweep)).play_all()
     before = command("audit", sweep.name)[1]
     assert "trials were stopped early" in before
     assert f"`sweeplab rerun {sweep.name} --pruned` runs them to their end" in before
@@ -129,7 +129,7 @@ def test_a_pruned_sweeps_own_decisions_are_audited_once_its_stopped_trials_were_
     assert "give either" in refused("rerun", sweep.name, "0", "--pruned")
     assert "will be tried again as new" in command("rerun", sweep.name, "--pruned")[1]
     assert "not run to its end since" in command("rerun", sweep.name, "--pruned")[1]
-    fabricated.Player(fabricated.open_book(folder, sweep)).play_all()
+    fabricated.Player(fabricated.open_controller(folder, sweep)).play_all()
     after = command("audit", sweep.name)[1]
     assert "could still become anything" not in after
     assert "were run to their end since" in after
@@ -163,13 +163,13 @@ def test_status_and_page_show_pruned_trials(home: Path):
     sweep = SWEEP.replace(
         epochs=3, search=SWEEP.search.replace(pruning=Pruning(rules=(BackdoorStays(after_epochs=1, share=0.1),)))
     )
-    book = fabricated.open_book(fabricated.prepared_folder(home / "sweeps", sweep), sweep)
-    while (job := book.next_job()) is not None:
-        for made in fabricated.Player(book, rates=lambda params, index: (90, 70)).points(job):
-            book.point(job.number, made, fabricated.outcomes(made.measurement))
-            if book.should_stop(job.number):
+    controller = fabricated.open_controller(fabricated.prepared_folder(home / "sweeps", sweep), sweep)
+    while (job := controller.next_job()) is not None:
+        for made in fabricated.Player(controller, rates=lambda params, index: (90, 70)).points(job):
+            controller.point(job.number, made, fabricated.outcomes(made.measurement))
+            if controller.should_stop(job.number):
                 break
-        book.finished(job.number)
+        controller.finished(job.number)
     status = json_of("status", "made-up")
     assert (status["state"], status["trials"]["pruned"], status["trial_epochs"]) == ("finished", 6, 6)
     code, stdout, _ = command("report", "made-up")

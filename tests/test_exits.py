@@ -60,13 +60,13 @@ def finished(home: Path, sweep: CleaningSweep, failing: set[int]) -> SweepFolder
     prepared = prepare.prepare(sweep, home)
     folder = fabricated.prepared_folder(home / "sweeps", prepared.sweep)
     folder.write_header(prepared.sweep, prepared.digest, prepared.contents)
-    book = fabricated.open_book(folder, prepared.sweep)
-    while (job := book.next_job()) is not None:
+    controller = fabricated.open_controller(folder, prepared.sweep)
+    while (job := controller.next_job()) is not None:
         if job.number in failing:
-            Player(book).play(job, num_points=1)
-            book.failed(job.number, Failure(DIVERGED, True))
+            Player(controller).play(job, num_points=1)
+            controller.failed(job.number, Failure(DIVERGED, True))
         else:
-            Player(book).play(job)
+            Player(controller).play(job)
     return folder
 
 
@@ -129,10 +129,10 @@ def test_a_failed_trial_is_no_start_though_an_epoch_of_it_was_the_best(sweep: Cl
     """Trial 0 is cleaned at 60 % before it fails, and keeps no weights; of the others, trial 1 ranks first."""
     starts = sweep.replace(name="starts", search=sweep.search.replace(trials=2, startup_trials=0))
     folder = fabricated.prepared_folder(home / "sweeps", starts)
-    book = fabricated.open_book(folder, starts)
-    Player(book, lambda params, index: (60, 0)).play(book.next_job(), num_points=2)
-    book.failed(0, Failure(DIVERGED, True))
-    Player(book, lambda params, index: (50, 0)).play(book.next_job())
+    controller = fabricated.open_controller(folder, starts)
+    Player(controller, lambda params, index: (60, 0)).play(controller.next_job(), num_points=2)
+    controller.failed(0, Failure(DIVERGED, True))
+    Player(controller, lambda params, index: (50, 0)).play(controller.next_job())
     outer = sweep.replace(name="outer", victim=SelectedTrial(name="best", sweep=starts))
     victim = victims.selected_victim(outer, "1" * 16, SweepFolder(home / "sweeps" / "outer"), home, print)
     assert Path(victim.checkpoint).parent == folder.trial(1).checkpoints
@@ -144,12 +144,12 @@ def test_five_trials_that_fail_alike_and_are_all_there_are_end_the_sweep_as_fail
     """With more to come it would be exit code 2: nothing more is begun."""
     five = sweep.replace(search=sweep.search.replace(trials=5))
     folder = fabricated.prepared_folder(home / "sweeps", five)
-    book = fabricated.open_book(folder, five)
+    controller = fabricated.open_controller(folder, five)
     for number in range(5):
-        book.next_job()
-        book.failed(number, Failure("ValueError: no", True))
-    assert book.fault is None
-    assert book.is_complete()
+        controller.next_job()
+        controller.failed(number, Failure("ValueError: no", True))
+    assert controller.fault is None
+    assert controller.is_complete()
     with pytest.raises(Failed, match=r"every trial failed \(5 of 5\), the first with: ValueError: no"):
         run_module.check_some_succeeded(folder.record())
 

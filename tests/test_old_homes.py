@@ -30,7 +30,7 @@ from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep import comparison, prepare, resume, victims
 from sweeplab.sweep_folder import SweepFolder, installed_version, num_changes, victim_folder
-from sweeplab.worker.jobs import Contents
+from sweeplab.worker.jobs import DataDigests
 
 ARCHIVE = Path(__file__).parent / "old_homes" / "home-0.1.0.tar.xz"
 CHANGED = "made by an older version (0.0.9): CleanCLIP: views are drawn otherwise"
@@ -118,9 +118,9 @@ def test_a_sweep_of_an_older_version_is_not_continued(begun: SweepFolder, views_
 
 def checked(folder: SweepFolder, sweep: CleaningSweep) -> str:
     """With which message a script's start refuses to go on; empty where it goes on."""
-    prepared = prepare.Prepared(sweep, sweep.digest(), {}, Contents(), "0" * 16, 64, 0, 0, MeasuredImages(()))
+    prepared = prepare.Prepared(sweep, sweep.digest(), {}, DataDigests(), "0" * 16, 64, 0, 0, MeasuredImages(()))
     try:
-        resume.check_same(folder, prepared)
+        resume.check_same_spec(folder, prepared)
     except InvalidInput as error:
         return str(error)
     return ""

@@ -102,8 +102,8 @@ def test_a_sweep_with_work_left_is_interrupted_without_a_driver_and_running_with
 
 
 def test_a_begun_trial_waits_without_a_driver_and_runs_with_one(folder: SweepFolder):
-    player = fabricated.Player(fabricated.open_book(folder))
-    player.play(player.book.next_job(), num_points=2)
+    player = fabricated.Player(fabricated.open_controller(folder))
+    player.play(player.controller.next_job(), num_points=2)
     assert [trial.state for trial in folder.record().trials] == ["waiting"]
     with folder.lock():
         assert [trial.state for trial in folder.record().trials] == ["running"]
@@ -260,14 +260,14 @@ def test_events_are_told_in_order_with_their_time(folder: SweepFolder):
 def test_a_driver_leaves_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sweep_folder, "ALIVE_SECONDS", 0.01)
     folder = fabricated.prepared_folder(tmp_path)
-    assert folder.last_sign_of_life() == 0
+    assert folder.last_heartbeat() == 0
     began = time.time_ns() // 1_000_000
-    with folder.signs_of_life():
-        while not folder.last_sign_of_life():
+    with folder.heartbeats():
+        while not folder.last_heartbeat():
             time.sleep(0.01)
-    assert began <= folder.last_sign_of_life() <= time.time_ns() // 1_000_000
+    assert began <= folder.last_heartbeat() <= time.time_ns() // 1_000_000
     for thread in threading.enumerate():
-        if thread.name == "signs of life":
+        if thread.name == "heartbeats":
             thread.join()
     (folder.path / "alive.json").write_text("{")
-    assert folder.last_sign_of_life() == 0
+    assert folder.last_heartbeat() == 0

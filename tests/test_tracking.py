@@ -1,4 +1,4 @@
-"""The mirror in MLflow: one run a trial, one batch a point, and replaying changes nothing."""
+"""The runs in MLflow: one run a trial, one batch a point, and replaying changes nothing."""
 
 import dataclasses
 import math

@@ -74,7 +74,9 @@ class ImportedPoison(Spec):
         rows, first = (_below(told(self.path), num_pairs) for told in (poisoned_rows, _first_told_rows))
         return {"poisons": digest_of(rows)} if rows != first else {}
 
-    def few(self, clean: PairTable, training: PairTable, plan: PoisonPlan, *, count: int, seed: int) -> PoisonPlan:
+    def subset_for_cleaning(
+        self, clean: PairTable, training: PairTable, plan: PoisonPlan, *, count: int, seed: int
+    ) -> PoisonPlan:
         """`count` of the poisons in place of pairs of a clean table."""
         return mix_in(plan, training, clean, count=count, seed=seed)
 

@@ -81,7 +81,9 @@ class Poisoning(Spec):
         """See `plan_poison`; needs no other data."""
         return plan_poison(self, table)
 
-    def few(self, clean: PairTable, training: PairTable, plan: "PoisonPlan", *, count: int, seed: int) -> "PoisonPlan":
+    def subset_for_cleaning(
+        self, clean: PairTable, training: PairTable, plan: "PoisonPlan", *, count: int, seed: int
+    ) -> "PoisonPlan":
         """`count` pairs of a clean table poisoned as the training set was, whatever `placement` says."""
         return plan_poison(self.replace(count=count, rate=None, placement="replace", seed=seed), clean)
 

@@ -165,7 +165,9 @@ class TargetedImages(Spec):
             labels=tuple(label for label in targets.labels for _ in range(self.poisons_per_target)),
         )
 
-    def few(self, clean: PairTable, training: PairTable, plan: PoisonPlan, *, count: int, seed: int) -> PoisonPlan:
+    def subset_for_cleaning(
+        self, clean: PairTable, training: PairTable, plan: PoisonPlan, *, count: int, seed: int
+    ) -> PoisonPlan:
         """`count` of the poisons in place of pairs of a clean table."""
         return mix_in(plan, training, clean, count=count, seed=seed)
 

@@ -14,14 +14,14 @@ from filelock import FileLock, Timeout
 from sweeplab.commands.logs import PART, RAY_STATE
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_json
-from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, making_lock
+from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, lock_path
 from sweeplab.storage.node_cache import kept_copies, remove_copy
 from sweeplab.storage.run_folder import CHECKPOINT, RunFolder
 from sweeplab.sweep_folder import SweepFolder, is_own_victim, is_set_aside, made_by_older_version, sweep_folders
 
 
 @dataclass(frozen=True)
-class Rubbish:
+class Removable:
     """Something that takes space and that nothing needs."""
 
     path: Path
@@ -74,7 +74,9 @@ def older_victim(path: Path) -> str | None:
         return None
 
 
-def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, copies: bool = False) -> list[Rubbish]:
+def find_removable(
+    home: Path, *, set_aside: bool = False, victims: bool = False, copies: bool = False
+) -> list[Removable]:
     """What may go: leftovers of killed commands always; on request sweeps that `--fresh` set aside, unused victims, and
     what this node keeps for later.
 
@@ -87,31 +89,31 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, 
         victims: victims that no sweep of the home names too.
         copies: decoded images, and copies of another node's files, that this node did not use for a day too.
     """
-    found: list[Rubbish] = []
+    found: list[Removable] = []
     old = time.time() - 3600
     known = sweep_folders(home)
     folders = [folder for folder in known if folder.is_own()]
     if not any(folder.is_locked() for folder in known):
         found += [
-            Rubbish(path, size_of(path), "state of Ray that is never read again")
+            Removable(path, size_of(path), "state of Ray that is never read again")
             for path in (home / "ray").glob("*")
             if RAY_STATE.fullmatch(path.name) and path.lstat().st_mtime < old
         ]
     found += [
-        Rubbish(path, size_of(path), "a temporary folder of a killed command")
+        Removable(path, size_of(path), "a temporary folder of a killed command")
         for prefix in (RAY_FOLDER, UPLOAD_FOLDER)
         for path in abandoned_folders(prefix)
     ]
     for path in _unfinished_writes(home, folders):
         with contextlib.suppress(FileNotFoundError):  # its write is finished now
             if path.stat().st_mtime < old:
-                found.append(Rubbish(path, size_of(path), "an unfinished write of a killed command"))
+                found.append(Removable(path, size_of(path), "an unfinished write of a killed command"))
     for folder in folders:
         if folder.is_locked():
             continue
         aside = is_set_aside(folder)
         if aside and set_aside:
-            found.append(Rubbish(folder.path, size_of(folder.path), "a sweep that was begun anew"))
+            found.append(Removable(folder.path, size_of(folder.path), "a sweep that was begun anew"))
             continue
         for number in folder.trial_numbers():
             run = folder.trial(number)
@@ -121,12 +123,12 @@ def find_rubbish(home: Path, *, set_aside: bool = False, victims: bool = False, 
             stray = sorted(filter(CHECKPOINT.fullmatch, run.storage.names() - committed))
             for name in stray if stray and run.owns_storage() else ():
                 path = Path(run.storage.location) / name
-                found.append(Rubbish(path, size_of(path), "a checkpoint that no point names"))
+                found.append(Removable(path, size_of(path), "a checkpoint that no point names"))
     if victims:
         named = {_victim_of(folder) for folder in known}
         for path in sorted((home / "victims").glob("[!.]*")):
             if path.name not in named and is_own_victim(RunFolder(path)) and not _is_being_made(path):
-                found.append(Rubbish(path, size_of(path), "a victim that no sweep names"))
+                found.append(Removable(path, size_of(path), "a victim that no sweep names"))
     return found + (_old_copies() if copies else [])
 
 
@@ -148,9 +150,9 @@ def foreign_folders(home: Path) -> list[Path]:
     ]
 
 
-def _old_copies() -> list[Rubbish]:
+def _old_copies() -> list[Removable]:
     return [
-        Rubbish(path, num_bytes, "kept by this node, not used for a day", is_copy=True)
+        Removable(path, num_bytes, "kept by this node, not used for a day", is_copy=True)
         for path, num_bytes, seconds in kept_copies()
         if seconds > 86_400
     ]
@@ -165,7 +167,7 @@ def _victim_of(folder: SweepFolder) -> str | None:
 
 def _is_being_made(victim: Path) -> bool:
     """Whether a command pre-trains the victim now."""
-    lock = FileLock(making_lock(victim))
+    lock = FileLock(lock_path(victim))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -174,10 +176,10 @@ def _is_being_made(victim: Path) -> bool:
     return False
 
 
-def remove(rubbish: list[Rubbish]) -> int:
+def remove(removable: list[Removable]) -> int:
     """Remove it; returns the bytes that were freed."""
     freed = 0
-    for item in rubbish:
+    for item in removable:
         if item.is_copy:
             remove_copy(item.path)
         elif item.path.is_dir():

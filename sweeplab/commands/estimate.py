@@ -16,7 +16,7 @@ to 28 hours on 8 A100 of 40 GB). A rough figure for planning; loading the images
 
 
 @dataclass(frozen=True)
-class Plan:
+class Estimate:
     """A sweep's size."""
 
     name: str
@@ -73,7 +73,7 @@ class Plan:
         ]
 
 
-def plan(sweep: CleaningSweep) -> Plan:
+def plan(sweep: CleaningSweep) -> Estimate:
     """Plan from the declared sizes alone."""
     victim = sweep.victim
     pretraining_pairs = _declared(victim.data) if isinstance(victim, PretrainedVictim) else None
@@ -90,7 +90,7 @@ def plan(sweep: CleaningSweep) -> Plan:
     size = 3 * 4 * num_parameters(victim.architecture)  # weights and AdamW's two moments, float32
     trials = sweep.num_trials()
     kept = sweep.resources.keep_checkpoints + (sweep.resources.concurrent_trials or 1) * 2 + 2
-    return Plan(
+    return Estimate(
         name=sweep.name,
         trials=trials,
         epochs=sweep.epochs,

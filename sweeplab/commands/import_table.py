@@ -4,7 +4,6 @@ import math
 import os
 import re
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pandas as pd
 
 from sweeplab.data.pairs import refuse_swallowed
 from sweeplab.ranking.tables import NOT_PARAMETERS, with_formulas
-from sweeplab.records import Measurement, Outcomes, Point, Victim
+from sweeplab.records import Measurement, Outcomes, Point, Victim, now_ms
 from sweeplab.search_space import spans_magnitudes
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of, file_digest
 from sweeplab.storage.files import make_private, sync_folder
@@ -97,7 +96,7 @@ def _write(stage: SweepFolder, table: ImportedTable, file: Path, name: str, asr_
     nothing = Outcomes(b"", 0, b"", 0)
     victim = Victim("imported", table.digest, "", 0.0, table.victim, nothing)
     write_victim(stage, victim)
-    stage.victim_run().commit(Point(0, 0.0, 0, 1, table.victim, timestamp_ms=_now()), nothing)
+    stage.victim_run().commit(Point(0, 0.0, 0, 1, table.victim, timestamp_ms=now_ms()), nothing)
     for trial in table.trials:
         stage.write_trial(
             trial.number,
@@ -277,7 +276,7 @@ def _trial(
     if pd.isna(seed) or seed < 0 or seed % 1:
         raise InvalidInput(f"{file}: seed={_plain(seed)!r} of trial {number} must be a whole number from 0")
     starts = _constant(file, number, rows, "start_counts") if "start_counts" in rows.columns else False
-    points = [] if float(rows["epoch"].iloc[0]) == 0 else [Point(0, 0.0, 0, 1, victim, timestamp_ms=_now())]
+    points = [] if float(rows["epoch"].iloc[0]) == 0 else [Point(0, 0.0, 0, 1, victim, timestamp_ms=now_ms())]
     for _, row in rows.iterrows():
         points.append(
             Point(
@@ -292,7 +291,7 @@ def _trial(
                     if (value := _optional(row, column)) is not None
                 },
                 train_seconds=_optional(row, "seconds") or 0.0,
-                timestamp_ms=_now(),
+                timestamp_ms=now_ms(),
             )
         )
     known = {name: value for name, value in params.items() if value is not None}
@@ -320,7 +319,3 @@ def _plain(value: Any) -> Any:
 def _optional(row: Any, column: str) -> float | None:
     value = row.get(column)
     return None if value is None or pd.isna(value) else float(value)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

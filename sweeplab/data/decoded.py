@@ -42,7 +42,7 @@ class DecodedFiles:
     """On a disk of this node."""
     max_bytes: float
     """Of one file; half of the free space is a limit too. Larger sets are decoded anew every time."""
-    alive: Callable[[], None] = lambda: None
+    heartbeat: Callable[[], None] = lambda: None
     """Called now and then while images are decoded."""
 
     def tensor(self, images: Images, size: int, *, squash: bool = False, workers: int = 1) -> Tensor | None:
@@ -74,7 +74,7 @@ class DecodedFiles:
         if not (place / COMPLETE).exists():
             if not _allocate(place, num_bytes):
                 return None
-            making = _Making(place, images, size, squash=squash, workers=workers, alive=self.alive)
+            making = _Making(place, images, size, squash=squash, workers=workers, heartbeat=self.heartbeat)
             try:
                 making.run()
                 (place / COMPLETE).touch()
@@ -141,9 +141,9 @@ class _Making:
     process dies."""
 
     def __init__(
-        self, place: Path, images: Images, size: int, *, squash: bool, workers: int, alive: Callable[[], None]
+        self, place: Path, images: Images, size: int, *, squash: bool, workers: int, heartbeat: Callable[[], None]
     ) -> None:
-        self.images, self.size, self.squash, self.workers, self.alive = images, size, squash, workers, alive
+        self.images, self.size, self.squash, self.workers, self.heartbeat = images, size, squash, workers, heartbeat
         self.place = place
         self.row_bytes = 3 * size * size
         self.rows = max(1, CHUNK_BYTES // self.row_bytes)
@@ -156,7 +156,7 @@ class _Making:
             left = list(range(self.num_chunks))
             while left:
                 left = [chunk for chunk in left if not self._make(chunk, pixels, done)]
-                self.alive()
+                self.heartbeat()
                 if left:
                     time.sleep(WAIT_SECONDS)
 
@@ -176,7 +176,7 @@ class _Making:
             _write(pixels, content, rows.start * self.row_bytes)
             os.fsync(pixels)
             os.pwrite(done, b"1", chunk)
-            self.alive()
+            self.heartbeat()
             return True
         finally:
             fcntl.lockf(done, fcntl.LOCK_UN, 1, chunk)

@@ -154,7 +154,7 @@ class Measure:
         self._squashed: Tensor | None = None
         """(N, 3, S, S) uint8 of the test images as the authors' code triggers them."""
         self._draw: tuple[str, ...] = ()
-        self.alive: Callable[[], None] = lambda: None
+        self.heartbeat: Callable[[], None] = lambda: None
         """Called with every batch."""
         if 2 * len(images) * 3 * image_size**2 <= CACHE_BYTES:
             self._clean = load_all(images, image_size, workers=decode_workers)
@@ -241,7 +241,7 @@ class Measure:
 
         def batches() -> Iterator[tuple[Tensor, Tensor]]:
             for start in range(0, len(share), self.evaluation.batch_size):
-                self.alive()
+                self.heartbeat()
                 rows = share[start : start + self.evaluation.batch_size].tolist()
                 yield self.clean_pixels(rows), labels[rows]
 
@@ -259,7 +259,7 @@ class Measure:
 
         def batches() -> Iterator[Tensor]:
             for start in range(0, len(share), self.evaluation.batch_size):
-                self.alive()
+                self.heartbeat()
                 yield pixels(share[start : start + self.evaluation.batch_size].tolist())
 
         return torch.cat(ranks.gather_objects(predict(model, batches(), classify, device=device)))

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sweeplab.execution.watchdog import RAYLET_DIED, hurry, is_in_a_hurry, prompt_signals, waiting_signals
+from sweeplab.execution.watchdog import RAYLET_DIED, prompt_signals, skip_teardown, skips_teardown, waiting_signals
 from sweeplab.experiment import Resources
-from sweeplab.specs import InvalidInput, StorageFault, Unfinished
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder
 
@@ -26,7 +26,7 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger keeps the results
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own state is never read again
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the book, not Tune, knows the metric
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the controller, not Tune, knows the metric
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a call outside a session is an error, not a cluster of its own
@@ -72,7 +72,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
             raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
         except Exception as error:
             # One of its processes died or was too slow, for which Ray has no error of its own.
-            raise Unfinished(f"Ray did not come up ({_first_line(error)}); the same command tries again") from error
+            raise Unfinished(f"Ray did not come up ({first_line(error)}); the same command tries again") from error
         is_over = threading.Event()
         try:
             _find_raylet()
@@ -121,10 +121,6 @@ def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
                     f"Ray did not come up: another process took {address} just before; the same command takes another"
                 ) from error
             raise
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager
@@ -183,10 +179,10 @@ def _private_folder() -> Iterator[str]:
     try:
         yield str(folder.path / "r")  # short: the paths of Ray's sockets may have 107 bytes in all
     except KeyboardInterrupt:
-        hurry()
+        skip_teardown()
         raise
     finally:
-        if not is_in_a_hurry():
+        if not skips_teardown():
             folder.remove()
 
 

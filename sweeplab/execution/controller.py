@@ -6,7 +6,7 @@ from sweeplab.experiment import CleaningSweep
 from sweeplab.records import Outcomes, Point, Victim
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
-from sweeplab.worker.input_paths import Sources
+from sweeplab.worker.input_paths import InputPaths
 from sweeplab.worker.jobs import CleaningJob, Machine
 
 
@@ -20,7 +20,7 @@ class Controller(Protocol):
     """What workers may use; an executor adds what its cluster has."""
     reads: list[Any]
     """Parts of specs that say what the command reads."""
-    sources: Sources | None
+    input_paths: InputPaths | None
     """What workers on other nodes may not see; the executor knows."""
 
     def next_job(self) -> CleaningJob | None:

@@ -31,40 +31,40 @@ class InlineContext:
         """What the driver decided after the last point; pre-training goes to its end."""
         return self._should_stop()
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Nobody watches: the worker is the driver."""
 
     def bring(self, location: str, content: str) -> Path:
         """The file itself: the worker is on the driver's node."""
         return local_copy(location, content, None)
 
-    def mirror(self) -> Path:
+    def node_copy(self) -> Path:
         """The files themselves."""
         return Path("/")
 
 
-def run_trials_inline(book: Controller) -> None:
+def run_trials_inline(controller: Controller) -> None:
     """One trial after the other in this process."""
-    while not book.is_done():
-        job = book.next_job()
+    while not controller.is_done():
+        job = controller.next_job()
         if job is None:  # a trial waits before it is tried again
             time.sleep(0.1)
             continue
         number = job.number
 
         def commit(point: Point, outcomes: Outcomes, number: int = number) -> None:
-            book.point(number, point, outcomes)
+            controller.point(number, point, outcomes)
 
         def should_stop(number: int = number) -> bool:
-            return book.should_stop(number)
+            return controller.should_stop(number)
 
         try:
             job.work(job, InlineContext(job.attempt, commit, should_stop))
         except Exception as error:  # noqa: BLE001 - recorded as the trial's failure
-            book.log(number, traceback.format_exc())
-            book.failed(number, failure_of(error))
+            controller.log(number, traceback.format_exc())
+            controller.failed(number, failure_of(error))
         else:
-            book.finished(number)
+            controller.finished(number)
 
 
 def pretrain_inline(job: PretrainingJob, run: RunFolder, on_point: Callable[[Point], None]) -> None:

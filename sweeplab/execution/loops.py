@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sweeplab.execution.mailbox import DeskContext, SendingContext
+from sweeplab.execution.mailbox import MailboxContext, SendingContext
 from sweeplab.worker.failures import failure_of, train_failure
 
 if TYPE_CHECKING:
-    from sweeplab.worker.input_paths import Sources
+    from sweeplab.worker.input_paths import InputPaths
 
 
-def tune_trainable(config: dict[str, Any], desk: Any = None) -> None:
+def tune_trainable(config: dict[str, Any], mailbox: Any = None) -> None:
     """One attempt of one trial in a Tune actor. An error becomes a message, so that the actor serves the next trial; to
     return without one is to be done."""
     from ray import tune
@@ -28,12 +28,12 @@ def tune_trainable(config: dict[str, Any], desk: Any = None) -> None:
         tune.report({"message": message})
 
     try:
-        job.work(job, SendingContext(job.attempt, send, desk, job.number))
+        job.work(job, SendingContext(job.attempt, send, mailbox, job.number))
     except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
         send(pickle.dumps(("failed", failure_of(error), traceback.format_exc())))
 
 
-def train_trainable(config: dict[str, Any], settings: dict[str, Any], desk: Any = None) -> None:
+def train_trainable(config: dict[str, Any], settings: dict[str, Any], mailbox: Any = None) -> None:
     """One attempt of one trial as a Ray Train run of several workers, started from a Tune actor."""
     from ray import tune
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -41,7 +41,7 @@ def train_trainable(config: dict[str, Any], settings: dict[str, Any], desk: Any 
     try:
         torch_trainer(
             train_loop,
-            {"job": config["job"], "desk": desk},
+            {"job": config["job"], "mailbox": mailbox},
             num_workers=settings["workers"],
             per_worker=settings["per_worker"],
             storage=settings["scratch"],
@@ -91,11 +91,11 @@ def train_loop(config: dict[str, Any]) -> None:
     def send(message: bytes) -> None:
         ray.train.report({"message": message})
 
-    job.work(job, SendingContext(job.attempt, send, config["desk"], getattr(job, "number", None)))
+    job.work(job, SendingContext(job.attempt, send, config["mailbox"], getattr(job, "number", None)))
 
 
 def pool_loop(config: dict[str, Any]) -> None:
-    """What every worker of a pool's slot does: one job after the other, until the desk says that all is over.
+    """What every worker of a pool's slot does: one job after the other, until the mailbox says that all is over.
 
     An error that another attempt would meet again, met by every rank, ends the trial and not the slot. After any other
     the ranks may no longer be in step, so the error ends this process and Ray Train starts the slot's ranks anew.
@@ -105,51 +105,51 @@ def pool_loop(config: dict[str, Any]) -> None:
 
     from sweeplab.training import ranks
 
-    desk, slot = config["desk"], config["slot"]
+    mailbox, slot = config["mailbox"], config["slot"]
     rank, size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     session = ranks.broadcast_object(uuid4().hex)
     index = 0
-    while content := ray.get(desk.job.remote(slot, session, index)):
+    while content := ray.get(mailbox.job.remote(slot, session, index)):
         job = pickle.loads(content)
         key = (slot, session, index)
         try:
-            job.work(job, DeskContext(key, job.attempt, rank, desk))
+            job.work(job, MailboxContext(key, job.attempt, rank, mailbox))
         except Exception as error:
             failure, log = failure_of(error), traceback.format_exc()
-            together = ray.get(desk.meet.remote(key, rank, size, pickle.dumps((failure, log))))
+            together = ray.get(mailbox.meet.remote(key, rank, size, pickle.dumps((failure, log))))
             if not (together and failure.is_deterministic):
                 raise
         else:
             if rank == 0:
-                desk.put.remote(("done", *key))  # a desk that died is noticed by the next question
+                mailbox.put.remote(("done", *key))  # a mailbox that died is noticed by the next question
         index += 1
 
 
-def measure_task(job: Any, desk: Any) -> Any:
+def measure_task(job: Any, mailbox: Any) -> Any:
     """A Ray task: measure the job's checkpoint, brought to this node if need be."""
     from dataclasses import replace
 
     from sweeplab.worker.run import measure_checkpoint, on_this_node
 
-    context = SendingContext(1, lambda message: None, desk)
+    context = SendingContext(1, lambda message: None, mailbox)
     place = context.bring(job.checkpoint, job.weights)
-    evaluation, trigger = on_this_node(job.evaluation, job.sources, context), job.trigger
+    evaluation, trigger = on_this_node(job.evaluation, job.input_paths, context), job.trigger
     if trigger is not None:
-        trigger = replace(trigger, attack=on_this_node(trigger.attack, job.sources, context))
+        trigger = replace(trigger, attack=on_this_node(trigger.attack, job.input_paths, context))
     here = replace(job, checkpoint=str(place), evaluation=evaluation, trigger=trigger)
-    return measure_checkpoint(here, context.alive)
+    return measure_checkpoint(here, context.heartbeat)
 
 
-def receive_data(desk: Any) -> None:
+def receive_data(mailbox: Any) -> None:
     """A Ray task: have this node get its copies of all files."""
     from sweeplab.storage.node_cache import remove_old_copies
 
     remove_old_copies()
-    SendingContext(1, lambda message: None, desk).mirror()
+    SendingContext(1, lambda message: None, mailbox).node_copy()
 
 
 def missing_here(
-    sources: "Sources | None", digests: dict[str, str], storages: list[str], mark: str
+    input_paths: "InputPaths | None", digests: dict[str, str], storages: list[str], mark: str
 ) -> tuple[str, list[str], list[str]]:
     """A Ray task: this node's name, the data that it does not see, and what else is wrong with it: storages where it
     sees no marker, and files that are others than the driver's."""
@@ -165,7 +165,7 @@ def missing_here(
                 faults.append(f"does not see {storage}")
         except (StorageFault, InvalidInput, OSError) as error:
             faults.append(f"does not see {storage} ({error})")
-    missing = sources.missing() if sources is not None else []
+    missing = input_paths.missing() if input_paths is not None else []
     if not missing:  # else it reads copies of the driver's
         faults += [fault for path, digest in digests.items() if (fault := _fault_of_file(path, digest))]
     return socket.gethostname(), missing, faults

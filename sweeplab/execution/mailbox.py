@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from sweeplab.records import Outcomes, Point
 
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 """At most so often does a worker say that it is alive."""
 
 LOOK_SECONDS = 600.0
-"""So long does a process trust that nobody has removed files of a mirror."""
+"""So long does a process trust that nobody has removed files of a node copy."""
 
 _looked: float | None = None
 """When this process looked, in seconds of the monotonic clock."""
@@ -31,16 +31,16 @@ Send = Callable[[bytes], None]
 class _RemoteContext:
     """What contexts in Ray's processes share."""
 
-    def __init__(self, attempt: int, desk: Any) -> None:
+    def __init__(self, attempt: int, mailbox: Any) -> None:
         self.attempt = attempt
-        self._desk = desk
-        self._beat = time.monotonic()
+        self._mailbox = mailbox
+        self._last_heartbeat = time.monotonic()
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Say so, now and then."""
-        if time.monotonic() - self._beat > BEAT_SECONDS:
-            self._beat = time.monotonic()
-            self._desk.beat.remote()
+        if time.monotonic() - self._last_heartbeat > HEARTBEAT_SECONDS:
+            self._last_heartbeat = time.monotonic()
+            self._mailbox.heartbeat.remote()
 
     def bring(self, location: str, content: str) -> "Path":
         """A copy on this node of a file of the driver's; see `bringing.local_copy`."""
@@ -49,23 +49,23 @@ class _RemoteContext:
         from sweeplab.storage.node_cache import local_copy
 
         def read(path: str, offset: int, size: int) -> bytes:
-            chunk: bytes = ray.get(self._desk.read.remote(path, offset, size))
+            chunk: bytes = ray.get(self._mailbox.read.remote(path, offset, size))
             return chunk
 
         return local_copy(location, content, read)
 
-    def mirror(self) -> "Path":
+    def node_copy(self) -> "Path":
         """The folder of this node below which copies of all files that the experiment reads lie; see
-        `bringing.mirror`. Now and then it looks whether all are still there."""
+        `bringing.node_copy`. Now and then it looks whether all are still there."""
         import ray
 
-        from sweeplab.execution.node_data import mirror
+        from sweeplab.execution.node_data import node_copy
 
         global _looked
         now = time.monotonic()
         verify = _looked is None or now - _looked > LOOK_SECONDS
-        porter = _Caller(ray.get(self._desk.porter.remote()), self.alive)
-        root = mirror(porter, self.alive, verify=verify)
+        porter = _Caller(ray.get(self._mailbox.porter.remote()), self.heartbeat)
+        root = node_copy(porter, self.heartbeat, verify=verify)
         _looked = now if verify else _looked
         return root
 
@@ -73,8 +73,8 @@ class _RemoteContext:
 class _Caller:
     """Calls a `Porter` in another process; the next chunk is on its way while one is being written."""
 
-    def __init__(self, porter: Any, alive: Callable[[], None] = lambda: None) -> None:
-        self._porter, self._alive = porter, alive
+    def __init__(self, porter: Any, heartbeat: Callable[[], None] = lambda: None) -> None:
+        self._porter, self._heartbeat = porter, heartbeat
         self._next: tuple[int, Any] | None = None
 
     def digest(self) -> str:
@@ -96,8 +96,8 @@ class _Caller:
         """Wait for an answer, saying that this process is alive: of millions of files, a listing takes a while."""
         import ray
 
-        while not ray.wait([answer], timeout=BEAT_SECONDS)[0]:
-            self._alive()
+        while not ray.wait([answer], timeout=HEARTBEAT_SECONDS)[0]:
+            self._heartbeat()
         try:
             return ray.get(answer)
         except ray.exceptions.RayTaskError as error:
@@ -105,10 +105,10 @@ class _Caller:
 
 
 class SendingContext(_RemoteContext):
-    """A worker's context that sends every point to the driver, and asks the desk whether to go on."""
+    """A worker's context that sends every point to the driver, and asks the mailbox whether to go on."""
 
-    def __init__(self, attempt: int, send: Send, desk: Any, number: int | None = None) -> None:
-        super().__init__(attempt, desk)
+    def __init__(self, attempt: int, send: Send, mailbox: Any, number: int | None = None) -> None:
+        super().__init__(attempt, mailbox)
         self._send, self._number = send, number
 
     def report(self, point: "Point", outcomes: "Outcomes") -> None:
@@ -119,14 +119,14 @@ class SendingContext(_RemoteContext):
         """Whether the driver has decided to end this trial."""
         import ray
 
-        return self._number is not None and bool(ray.get(self._desk.is_stopped.remote(self._number)))
+        return self._number is not None and bool(ray.get(self._mailbox.is_stopped.remote(self._number)))
 
 
-class DeskContext(_RemoteContext):
-    """A pool worker's context: rank 0 brings every point to the desk and waits until the driver has committed it."""
+class MailboxContext(_RemoteContext):
+    """A pool worker's context: rank 0 brings every point to the mailbox and waits until the driver has committed it."""
 
-    def __init__(self, key: tuple[int, str, int], attempt: int, rank: int, desk: Any) -> None:
-        super().__init__(attempt, desk)
+    def __init__(self, key: tuple[int, str, int], attempt: int, rank: int, mailbox: Any) -> None:
+        super().__init__(attempt, mailbox)
         self._key, self._rank = key, rank
         self._stop = False
 
@@ -136,8 +136,8 @@ class DeskContext(_RemoteContext):
 
         if self._rank == 0:
             content = pickle.dumps((point, outcomes))
-            self._stop = bool(ray.get(self._desk.ask.remote(("point", *self._key, content))))
-            self._beat = time.monotonic()
+            self._stop = bool(ray.get(self._mailbox.ask.remote(("point", *self._key, content))))
+            self._last_heartbeat = time.monotonic()
 
     def should_stop(self) -> bool:
         """What the driver answered to the last point; rank 0 knows."""
@@ -154,7 +154,7 @@ class Meeting:
     complete: asyncio.Event
 
 
-class Desk:
+class Mailbox:
     """A Ray actor between the driver and the workers: jobs go one way, points and endings the other.
 
     Messages are tuples of plain values and pickled bytes; the driver takes them in order. It lives on the driver's
@@ -174,18 +174,18 @@ class Desk:
         self._jobs: dict[tuple[int, str, int], asyncio.Future[bytes]] = {}
         self._meetings: dict[int, Meeting] = {}
         self._stopped: set[int] = set()
-        self._beats = 0
+        self._heartbeats = 0
 
     # --- for the driver
 
     async def take(self, seconds: float) -> tuple[list[Any], int]:
-        """All messages so far, in order, and how many signs of life there were; waits a while for the first."""
+        """All messages so far, in order, and how many heartbeats there were; waits a while for the first."""
         if not self._messages:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), seconds)
         messages, self._messages = self._messages, []
         self._news.clear()
-        return messages, self._beats
+        return messages, self._heartbeats
 
     async def answer(self, question: int, value: Any) -> None:
         """The answer to a message that waits for one."""
@@ -199,9 +199,9 @@ class Desk:
         if future is not None and not future.done():
             future.set_result(job)
 
-    async def beats(self) -> int:
-        """How many signs of life there were."""
-        return self._beats
+    async def heartbeats(self) -> int:
+        """How many heartbeats there were."""
+        return self._heartbeats
 
     async def stop(self, number: int) -> None:
         """The trial is to end after its current point."""
@@ -261,7 +261,7 @@ class Desk:
             return file.read(size)
 
     async def porter(self) -> Any:
-        """Who reads the experiment's data to nodes that do not see them: made beside this desk when first asked for."""
+        """Who reads the experiment's data to nodes that do not see them; made when first asked for."""
         async with self._porter_is_made:
             if self._porter is None:
                 self._porter = await asyncio.to_thread(_new_porter, self._parts)
@@ -271,9 +271,9 @@ class Desk:
         """Whether the trial is to end."""
         return number in self._stopped
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """A worker is alive."""
-        self._beats += 1
+        self._heartbeats += 1
 
 
 def _new_porter(parts: bytes) -> Any:
@@ -287,13 +287,13 @@ def _new_porter(parts: bytes) -> Any:
     return ray.remote(**options, scheduling_strategy=here)(Porter).remote(parts)
 
 
-def desk_callback(desk: Any) -> Any:
-    """A Ray Train callback that leaves rank 0's reports on the desk; it runs in Train's controller."""
+def mailbox_callback(mailbox: Any) -> Any:
+    """A Ray Train callback that leaves rank 0's reports on the mailbox; it runs in Train's controller."""
     import ray
     from ray.train import UserCallback
 
     class DeskCallback(UserCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            ray.get(desk.put.remote(metrics[0]["message"]))
+            ray.get(mailbox.put.remote(metrics[0]["message"]))
 
     return DeskCallback()

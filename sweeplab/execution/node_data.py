@@ -19,13 +19,13 @@ import pyarrow as pa
 
 from sweeplab.execution.loops import receive_data
 from sweeplab.execution.nodes import is_alive
-from sweeplab.execution.open_mailbox import _Beats, new_desk
-from sweeplab.execution.watchdog import Watch, attend
+from sweeplab.execution.open_mailbox import HeartbeatCount, open_mailbox
+from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.files import storage_faults, write_atomically
-from sweeplab.storage.locks import _patiently_locked, hold
+from sweeplab.storage.locks import locked_with_retry, pin
 from sweeplab.storage.node_cache import CHUNK_BYTES, COMPLETE, _lock_of, node_cache
-from sweeplab.worker.failures import _first_line
+from sweeplab.worker.failures import root_cause
 from sweeplab.worker.input_paths import files_of
 
 BLOCK_BYTES = 4096
@@ -134,7 +134,7 @@ class Porter:
         self._served += 1
         return bytes(content)
 
-    def beats(self) -> int:
+    def heartbeats(self) -> int:
         """Chunks so far."""
         return self._served
 
@@ -156,13 +156,13 @@ class Carrier(Protocol):
 
 
 ARRIVED = "arrived"
-"""In a mirror's folder: how many chunks have, and since which start of the machine."""
+"""In a node copy's folder: how many chunks have, and since which start of the machine."""
 
 _held: dict[Path, int] = {}
-"""Descriptors of the mirrors that this process reads: it holds them for the rest of its life."""
+"""Descriptors of the node copies that this process reads: it holds them for the rest of its life."""
 
 
-def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify: bool = False) -> Path:
+def node_copy(carrier: Carrier, heartbeat: Callable[[], None] = lambda: None, *, verify: bool = False) -> Path:
     """The folder below which copies of all files lie, made once a node: /data/1.jpg at FOLDER/data/1.jpg.
 
     Whoever is killed is followed by another process, which goes on where it was.
@@ -170,7 +170,7 @@ def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify
     Args:
         carrier: gives the files.
         alive: called now and then.
-        verify: look whether all files of a mirror that is there are still there, as a tidy system may have removed
+        verify: look whether all files of a node copy that is there are still there, as a tidy system may have removed
             some.
 
     Raises:
@@ -178,19 +178,19 @@ def mirror(carrier: Carrier, alive: Callable[[], None] = lambda: None, *, verify
     """
     folder = node_cache() / f"data-{carrier.digest()}"
     root = folder / "files"
-    with storage_faults(f"{folder} of node {socket.gethostname()}"), _patiently_locked(_lock_of(folder), alive):
+    with storage_faults(f"{folder} of node {socket.gethostname()}"), locked_with_retry(_lock_of(folder), heartbeat):
         if (folder / COMPLETE).exists():
             if verify:
-                _make_whole(root, carrier, alive)
+                _make_whole(root, carrier, heartbeat)
             os.utime(folder / COMPLETE)
         else:
-            _fill(folder, root, carrier, alive)
+            _fill(folder, root, carrier, heartbeat)
         if folder not in _held:
-            _held[folder] = hold(folder)
+            _held[folder] = pin(folder)
     return root
 
 
-def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None]) -> None:
+def _fill(folder: Path, root: Path, carrier: Carrier, heartbeat: Callable[[], None]) -> None:
     listing = carrier.listing()
     root.mkdir(parents=True, exist_ok=True)
     arrived = _arrived(folder, root, listing)
@@ -205,7 +205,7 @@ def _fill(folder: Path, root: Path, carrier: Carrier, alive: Callable[[], None])
     for chunk in range(arrived, listing.num_chunks):
         _write_chunk(chunk, root, listing, carrier)
         write_atomically(folder / ARRIVED, f"{chunk + 1} {_boot()}".encode(), durable=False)
-        alive()
+        heartbeat()
     _write_empty(np.flatnonzero(listing.sizes == 0).tolist(), root, listing)
     os.sync()  # once for all files: COMPLETE must not outlive what it speaks of
     (folder / COMPLETE).touch()
@@ -258,7 +258,7 @@ def _write_empty(empty: Iterable[int], root: Path, listing: Listing) -> None:
         _write(_place(root, listing.names[file].as_py()), 0, memoryview(b""))
 
 
-def _make_whole(root: Path, carrier: Carrier, alive: Callable[[], None]) -> None:
+def _make_whole(root: Path, carrier: Carrier, heartbeat: Callable[[], None]) -> None:
     """Bring again what a tidy system has removed, and touch nothing else: other processes may be reading."""
     listing = carrier.listing()
     lacking = {
@@ -271,7 +271,7 @@ def _make_whole(root: Path, carrier: Carrier, alive: Callable[[], None]) -> None
     for chunk in range(listing.num_chunks):
         if any(file in lacking for file, _, _ in listing.pieces(chunk)):
             _write_chunk(chunk, root, listing, carrier, lacking.__contains__)
-            alive()
+            heartbeat()
     _write_empty((file for file in lacking if not listing.sizes[file]), root, listing)
     os.sync()
 
@@ -303,7 +303,7 @@ def _write(path: Path, offset: int, content: memoryview) -> None:
         file.write(content)
 
 
-def bring_data(reads: list[Any], nodes: list[str], watch: Watch, say: Callable[[str], None]) -> None:
+def bring_data(reads: list[Any], nodes: list[str], watchdog: Watchdog, say: Callable[[str], None]) -> None:
     """Have nodes get copies of the data that they do not see, all at a time, before anything is trained.
 
     A node that is lost meanwhile is done without.
@@ -314,16 +314,16 @@ def bring_data(reads: list[Any], nodes: list[str], watch: Watch, say: Callable[[
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    desk = new_desk(reads=reads)
+    mailbox = open_mailbox(reads=reads)
     task = ray.remote(num_cpus=0, max_retries=2)(receive_data)
     began = time.monotonic()
 
     def bring(node: str) -> Any:
-        return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(desk)
+        return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(mailbox)
 
     def work() -> None:
         try:
-            listing = ray.get(ray.get(desk.porter.remote()).listing.remote())
+            listing = ray.get(ray.get(mailbox.porter.remote()).listing.remote())
             receivers = "1 node does" if len(nodes) == 1 else f"{len(nodes)} nodes do"
             say(
                 f"{receivers} not see all data: bringing what is lacking of {len(listing.names)} files "
@@ -340,13 +340,13 @@ def bring_data(reads: list[Any], nodes: list[str], watch: Watch, say: Callable[[
                     raise
                 except ray.exceptions.RayError as error:
                     if is_alive(node):
-                        raise Unfinished(f"node {node[:8]} did not get the data ({_first_line(error)})") from error
+                        raise Unfinished(f"node {node[:8]} did not get the data ({root_cause(error)})") from error
                     say(f"  node {node[:8]} was lost meanwhile; going on without it")
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StorageFault):
                 raise InvalidInput(str(error.cause)) from None
             raise error.cause or error from None
 
-    watch.listen(_Beats(desk))
-    attend(work, watch)
+    watchdog.listen(HeartbeatCount(mailbox))
+    run_watched(work, watchdog)
     say(f"  done in {time.monotonic() - began:.0f} s")

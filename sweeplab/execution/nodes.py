@@ -10,7 +10,7 @@ from uuid import uuid4
 from sweeplab.execution.loops import missing_here
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.worker.input_paths import Sources
+from sweeplab.worker.input_paths import InputPaths
 
 NODE_SECONDS = 120.0
 """So long may a node take to say what it sees."""
@@ -19,7 +19,7 @@ LOST_SECONDS = 15.0
 """So long may the cluster take to notice that a node is gone."""
 
 
-def check_nodes(sources: Sources | None, storages: list[str], say: Callable[[str], None]) -> list[str]:
+def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callable[[str], None]) -> list[str]:
     """Make sure that every node of the cluster sees the storages of checkpoints, and no other data than this one. A
     node that is lost meanwhile is done without.
 
@@ -37,7 +37,9 @@ def check_nodes(sources: Sources | None, storages: list[str], say: Callable[[str
     places = [Storage(storage) for storage in storages]
     if len(nodes) < 2 and not any(place.is_remote for place in places):
         return []
-    digests = {path: file_digest(Path(path)) for path in sources.probes if os.path.isfile(path)} if sources else {}
+    digests = (
+        {path: file_digest(Path(path)) for path in input_paths.probes if os.path.isfile(path)} if input_paths else {}
+    )
     mark = f".seen-{uuid4().hex[:12]}.part"
     task = ray.remote(num_cpus=0, max_retries=1)(missing_here)
     faults: list[str] = []
@@ -48,7 +50,7 @@ def check_nodes(sources: Sources | None, storages: list[str], say: Callable[[str
             place.leave_mark(mark)
         asked = {
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                sources, digests, storages, mark
+                input_paths, digests, storages, mark
             ): node
             for node in nodes
         }

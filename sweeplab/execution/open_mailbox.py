@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeplab.execution.mailbox import BEAT_SECONDS, Desk
+from sweeplab.execution.mailbox import HEARTBEAT_SECONDS, Mailbox
 from sweeplab.worker.input_paths import absolute_path, with_paths
 
 
@@ -17,7 +17,7 @@ def packed(parts: list[Any]) -> bytes:
     return cloudpickle.dumps([with_paths(part, lambda path: Path(absolute_path(path))) for part in parts])
 
 
-def new_desk(*files: str, reads: Sequence[Any] = ()) -> Any:
+def open_mailbox(*files: str, reads: Sequence[Any] = ()) -> Any:
     """Where the workers of one command leave their messages, find the given files of this node, and ask for the data
     that parts of a spec read."""
     import ray
@@ -25,14 +25,14 @@ def new_desk(*files: str, reads: Sequence[Any] = ()) -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
-    return ray.remote(**options)(Desk).remote(files, packed(list(reads)))
+    return ray.remote(**options)(Mailbox).remote(files, packed(list(reads)))
 
 
-class _Beats:
-    """How many signs of life the desk has counted; asked now and then, without waiting for the answer."""
+class HeartbeatCount:
+    """How many heartbeats the mailbox has counted; asked now and then, without waiting for the answer."""
 
-    def __init__(self, desk: Any) -> None:
-        self._desk = desk
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
         self._known, self._asked = 0, time.monotonic()
         self._pending: Any = None
 
@@ -40,11 +40,11 @@ class _Beats:
         """The newest count that has arrived."""
         import ray
 
-        if self._pending is None and time.monotonic() - self._asked > BEAT_SECONDS:
+        if self._pending is None and time.monotonic() - self._asked > HEARTBEAT_SECONDS:
             self._asked = time.monotonic()
-            self._pending = self._desk.beats.remote()
+            self._pending = self._mailbox.heartbeats.remote()
         if self._pending is not None and ray.wait([self._pending], timeout=0)[0]:
             pending, self._pending = self._pending, None
-            with contextlib.suppress(ray.exceptions.RayError):  # a desk that died is noticed where it is needed
+            with contextlib.suppress(ray.exceptions.RayError):  # a mailbox that died is noticed where it is needed
                 self._known = ray.get(pending)
         return self._known

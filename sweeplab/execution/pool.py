@@ -10,11 +10,11 @@ from uuid import uuid4
 from sweeplab.execution.cluster import concurrent_trials, raylet_is_gone, resources_per_worker, scratch_folder
 from sweeplab.execution.controller import Controller
 from sweeplab.execution.loops import pool_loop, torch_trainer
-from sweeplab.execution.open_mailbox import new_desk
-from sweeplab.execution.watchdog import RAYLET_DIED, Watch, attend
+from sweeplab.execution.open_mailbox import open_mailbox
+from sweeplab.execution.watchdog import RAYLET_DIED, Watchdog, run_watched
 from sweeplab.specs import Unfinished
-from sweeplab.worker.failures import Failure, _first_line, most_telling
-from sweeplab.worker.input_paths import sources_of
+from sweeplab.worker.failures import Failure, most_telling, root_cause
+from sweeplab.worker.input_paths import input_paths_of
 from sweeplab.worker.jobs import CleaningJob
 
 
@@ -44,20 +44,20 @@ RANK_RESTARTS = 1000
 class Pool:
     """Slots that serve trials one after the other: Ray Train workers carry cleaning without starting anew."""
 
-    def __init__(self, book: Controller, home: Path, watch: Watch) -> None:
-        self.book, self.watch = book, watch
-        resources = book.sweep.resources
+    def __init__(self, controller: Controller, home: Path, watchdog: Watchdog) -> None:
+        self.controller, self.watchdog = controller, watchdog
+        resources = controller.sweep.resources
         self.per_worker = resources_per_worker(resources)
         self.workers = resources.workers
-        book.machine = dataclasses.replace(book.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
+        controller.machine = dataclasses.replace(controller.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
         self.scratch = scratch_folder(home) / f"pool-{uuid4().hex[:8]}"
-        book.sources = sources_of(book.reads)
-        self.desk = new_desk(book.victim.checkpoint, reads=book.reads)
-        self.beats = 0
+        controller.input_paths = input_paths_of(controller.reads)
+        self.mailbox = open_mailbox(controller.victim.checkpoint, reads=controller.reads)
+        self.heartbeats = 0
         self.slots = [_Slot(number) for number in range(concurrent_trials(resources, self.per_worker))]
 
     def run(self) -> None:
-        """Until the book has nothing more to hand out."""
+        """Until the controller has nothing more to hand out."""
         try:
             for slot in self.slots:
                 self._start(slot)
@@ -65,7 +65,7 @@ class Pool:
                 self._take_messages()
                 self._mind_runs()
                 self._hand_out()
-                if self.book.is_done() and all(slot.asking is None and slot.job is None for slot in self.slots):
+                if self.controller.is_done() and all(slot.asking is None and slot.job is None for slot in self.slots):
                     return  # a slot that is still being started is not needed any more
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
@@ -73,7 +73,7 @@ class Pool:
     def _start(self, slot: _Slot) -> None:
         trainer = torch_trainer(
             pool_loop,
-            {"desk": self.desk, "slot": slot.number},
+            {"mailbox": self.mailbox, "slot": slot.number},
             num_workers=self.workers,
             per_worker=self.per_worker,
             storage=str(self.scratch),
@@ -94,12 +94,12 @@ class Pool:
         import ray
 
         try:
-            messages, beats = ray.get(self.desk.take.remote(0.2))
+            messages, heartbeats = ray.get(self.mailbox.take.remote(0.2))
         except ray.exceptions.RayActorError as error:
-            raise Unfinished(f"the desk's process died ({_first_line(error)}); the same command goes on") from None
-        if messages or beats != self.beats:
-            self.beats = beats
-            self.watch.moved()
+            raise Unfinished(f"the mailbox's process died ({root_cause(error)}); the same command goes on") from None
+        if messages or heartbeats != self.heartbeats:
+            self.heartbeats = heartbeats
+            self.watchdog.moved()
         for kind, number, session, index, *content in messages:
             slot, key = self.slots[number], (number, session, index)
             if kind == "ready" and slot.is_over:
@@ -109,14 +109,14 @@ class Pool:
                 slot.asking = key
             elif key != slot.key or slot.job is None:  # from ranks that were given up
                 if kind == "point":
-                    self.desk.answer.remote(content[1], True)
+                    self.mailbox.answer.remote(content[1], True)
             elif kind == "point":
                 slot.starts_without_a_point = 0
-                self.book.point(slot.job.number, *pickle.loads(content[0]))
-                self.desk.answer.remote(content[1], self.book.should_stop(slot.job.number))
+                self.controller.point(slot.job.number, *pickle.loads(content[0]))
+                self.mailbox.answer.remote(content[1], self.controller.should_stop(slot.job.number))
             elif kind == "done":
                 job, slot.job, slot.key = slot.job, None, None
-                self.book.finished(job.number)
+                self.controller.finished(job.number)
             else:
                 self._failed(slot, [pickle.loads(said) for said in content[0]])
 
@@ -129,8 +129,8 @@ class Pool:
         assert slot.job is not None
         job, slot.job, slot.key = slot.job, None, None
         failure = most_telling([failure for failure, _ in said])
-        self.book.log(job.number, next(log for known, log in said if known is failure))
-        self.book.failed(job.number, failure)
+        self.controller.log(job.number, next(log for known, log in said if known is failure))
+        self.controller.failed(job.number, failure)
 
     def _mind_runs(self) -> None:
         """Start a slot's run anew where its controller died; do without the slot where that does not help."""
@@ -139,7 +139,7 @@ class Pool:
                 continue
             if raylet_is_gone():
                 raise Unfinished(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on")
-            reason = _first_line(slot.error) if slot.error is not None else "it ended too early"
+            reason = root_cause(slot.error) if slot.error is not None else "it ended too early"
             slot.asking = None
             if slot.job is not None:
                 self._failed(slot, [(Failure(f"the slot's Ray Train run died: {reason}", False), f"{reason}")])
@@ -149,7 +149,7 @@ class Pool:
                 continue
             slot.is_over = True
             told = f"slot {slot.number} of the pool died {slot.starts_without_a_point} times without a point: {reason}"
-            self.book.folder.event("slot given up", slot=slot.number, reason=reason)
+            self.controller.folder.event("slot given up", slot=slot.number, reason=reason)
             needs = " and ".join(f"{need:g} {word}" for word, need in self.per_worker.items())
             if all(other.is_over for other in self.slots):
                 raise Unfinished(
@@ -164,15 +164,15 @@ class Pool:
         for slot in self.slots:
             if slot.asking is None or slot.job is not None:
                 continue
-            job = self.book.next_job()
+            job = self.controller.next_job()
             if job is not None:
                 slot.key, slot.job, slot.asking = slot.asking, job, None
-                self.desk.hand.remote(slot.key, cloudpickle.dumps(job))
-            elif self.book.is_done():
-                self.desk.hand.remote(slot.asking, b"")
+                self.mailbox.hand.remote(slot.key, cloudpickle.dumps(job))
+            elif self.controller.is_done():
+                self.mailbox.hand.remote(slot.asking, b"")
                 slot.asking, slot.is_over = None, True
 
 
-def run_trials_in_pool(book: Controller, home: Path, watch: Watch) -> None:
+def run_trials_in_pool(controller: Controller, home: Path, watchdog: Watchdog) -> None:
     """Trials on long-lived Ray Train runs (DDP), one a slot."""
-    attend(Pool(book, home, watch).run, watch)
+    run_watched(Pool(controller, home, watchdog).run, watchdog)

@@ -11,15 +11,15 @@ from uuid import uuid4
 
 from sweeplab.execution.cluster import resources_per_worker, scratch_folder
 from sweeplab.execution.loops import torch_trainer, train_loop
-from sweeplab.execution.mailbox import desk_callback
-from sweeplab.execution.open_mailbox import _Beats, new_desk
-from sweeplab.execution.watchdog import Watch, attend
+from sweeplab.execution.mailbox import mailbox_callback
+from sweeplab.execution.open_mailbox import HeartbeatCount, open_mailbox
+from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.records import Point
 from sweeplab.specs import Unfinished
 from sweeplab.storage.node_cache import content_of
 from sweeplab.storage.run_folder import RunFolder
-from sweeplab.worker.failures import Failure, _first_line, train_failure
-from sweeplab.worker.input_paths import sources_of
+from sweeplab.worker.failures import Failure, root_cause, train_failure
+from sweeplab.worker.input_paths import input_paths_of
 from sweeplab.worker.jobs import PretrainingJob
 
 
@@ -28,7 +28,7 @@ def pretrain_on_ray(
     run: RunFolder,
     on_point: Callable[[Point], None],
     home: Path,
-    watch: Watch,
+    watchdog: Watchdog,
     reads: list[Any],
 ) -> Failure | None:
     """Pre-train in a Ray Train run; the driver commits every point as it arrives.
@@ -53,15 +53,15 @@ def pretrain_on_ray(
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     scratch = scratch_folder(home) / f"pretrain-{uuid4().hex[:8]}"
     weights = content_of(job.initial) if job.initial else ""
-    job = dataclasses.replace(job, sources=sources_of(reads), weights=weights)
-    desk = new_desk(*([job.initial] if job.initial else []), reads=reads)
+    job = dataclasses.replace(job, input_paths=input_paths_of(reads), weights=weights)
+    mailbox = open_mailbox(*([job.initial] if job.initial else []), reads=reads)
     trainer = torch_trainer(
         train_loop,
-        {"job": cloudpickle.dumps(dataclasses.replace(job, machine=machine)), "desk": desk},
+        {"job": cloudpickle.dumps(dataclasses.replace(job, machine=machine)), "mailbox": mailbox},
         num_workers=resources.workers,
         per_worker=per_worker,
         storage=str(scratch),
-        callback=desk_callback(desk),
+        callback=mailbox_callback(mailbox),
     )
     failures: list[Failure] = []
 
@@ -73,9 +73,9 @@ def pretrain_on_ray(
 
     def deliver() -> None:
         try:
-            messages, _ = ray.get(desk.take.remote(0.0))
+            messages, _ = ray.get(mailbox.take.remote(0.0))
         except ray.exceptions.RayActorError as error:
-            raise Unfinished(f"the desk's process died ({_first_line(error)}); the same command goes on") from None
+            raise Unfinished(f"the mailbox's process died ({root_cause(error)}); the same command goes on") from None
         for message in messages:
             _, point, outcomes = pickle.loads(message)
             if run.commit(point, outcomes):
@@ -89,9 +89,9 @@ def pretrain_on_ray(
             deliver()
         deliver()
 
-    watch.listen(_Beats(desk))
+    watchdog.listen(HeartbeatCount(mailbox))
     try:
-        attend(work, watch)
+        run_watched(work, watchdog)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return failures[0] if failures else None

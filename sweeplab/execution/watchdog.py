@@ -125,7 +125,7 @@ def waiting_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Watch:
+class Watchdog:
     """Knows when something last moved, and whether the cluster is still there."""
 
     def __init__(
@@ -138,8 +138,8 @@ class Watch:
         self.stall_minutes = stall_minutes
         self._cluster_fault, self._storage_fault = cluster_fault, storage_fault
         self._moved = time.monotonic()
-        self._beats: Callable[[], int] = lambda: 0
-        self._known_beats = 0
+        self._heartbeats: Callable[[], int] = lambda: 0
+        self._known_heartbeats = 0
         self._fault: str | None = None
         self._fault_since: float | None = None
         self._looking = False
@@ -149,18 +149,18 @@ class Watch:
         """Something progressed: a point, a step, a job handed out."""
         self._moved = time.monotonic()
 
-    def listen(self, beats: Callable[[], int]) -> None:
-        """Count the workers' signs of life as movement: `beats` says, at once, how many there were."""
-        self._beats, self._known_beats = beats, beats()
+    def listen(self, heartbeats: Callable[[], int]) -> None:
+        """Count the workers' heartbeats as movement: `heartbeats` says, at once, how many there were."""
+        self._heartbeats, self._known_heartbeats = heartbeats, heartbeats()
 
     def check(self) -> None:
         """Raise Unfinished, StorageFault or InvalidInput, with the reason, where waiting on would be in vain."""
         storage_fault = self._storage_fault()
         if storage_fault is not None:
             raise storage_fault
-        beats = self._beats()
-        if beats != self._known_beats:
-            self._known_beats = beats
+        heartbeats = self._heartbeats()
+        if heartbeats != self._known_heartbeats:
+            self._known_heartbeats = heartbeats
             self.moved()
         still = time.monotonic() - self._moved
         if still > 60 * self.stall_minutes:
@@ -235,7 +235,7 @@ def full_disk_behind(error: BaseException) -> StorageFault | None:
     return None
 
 
-def attend(work: Callable[[], None], watch: Watch) -> None:
+def run_watched(work: Callable[[], None], watchdog: Watchdog) -> None:
     """Run the work in a thread of its own, so that this one can always react; returns or raises as the work does.
 
     Raises:
@@ -254,30 +254,30 @@ def attend(work: Callable[[], None], watch: Watch) -> None:
     thread.start()
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        watch.check()
+        watchdog.check()
     if raised:
         if not isinstance(raised[0], (InvalidInput, Unfinished, StorageFault)):
-            watch.explain(raised[0])
+            watchdog.explain(raised[0])
         raise raised[0]
 
 
 _hurry = threading.Event()
 
 
-def hurry() -> None:
+def skip_teardown() -> None:
     """This process is to end without the interpreter's and Ray's own goodbyes, which take seconds."""
     _hurry.set()
 
 
-def is_in_a_hurry() -> bool:
+def skips_teardown() -> bool:
     """Whether someone said so."""
     return _hurry.is_set()
 
 
-def leave(code: int) -> None:
+def exit_now(code: int) -> None:
     """End the process now, where that was asked for, or where threads were left behind that would keep it or crash it
     on the way out."""
-    if is_in_a_hurry() or any(thread.name == "work" and thread.is_alive() for thread in threading.enumerate()):
+    if skips_teardown() or any(thread.name == "work" and thread.is_alive() for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -16,7 +16,7 @@ class Costs:
     """Epochs of all points that stand."""
     worker_seconds: float
     """Of all attempts, from the moment a job was handed out to its end. Where a driver was killed, its attempts end
-    with its last sign of life, which may be ten seconds old."""
+    with its last heartbeat, which may be ten seconds old."""
     gpu_seconds: float
     """The same times the GPUs of each worker; 0 where there were none."""
     useful_seconds: float
@@ -51,7 +51,7 @@ OUTSIDE = ("rerun asked", "mlflow behind")
 
 
 def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
-    """The attempts that events tell of; those of a killed driver end with its last event or other sign of life."""
+    """The attempts that events tell of; those of a killed driver end with its last event or other heartbeat."""
     done: list[Attempt] = []
     running: dict[int, Attempt] = {}
     workers, gpus, last = 1, 0.0, 0
@@ -81,20 +81,20 @@ def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
     return done + list(running.values())
 
 
-def costs_of(events: Iterable[Mapping[str, Any]], trials: Iterable[TrialRecord], now_ms: int) -> Costs:
+def costs_of(events: Iterable[Mapping[str, Any]], trials: Iterable[TrialRecord], until_ms: int) -> Costs:
     """Add up a sweep.
 
     Args:
         events: lines of events.jsonl, in order.
         trials: all trials.
-        now_ms: the end of attempts that run now, milliseconds since 1970.
+        until_ms: the end of attempts that run now, milliseconds since 1970.
     """
     known = {trial.number: trial for trial in trials}
     total = gpu = useful = failed = pruned = repeated = 0.0
     workers_of: dict[int, int] = {}
     for attempt in attempts_of(events):
         record = known.get(attempt.trial)
-        ended = attempt.ended if attempt.ended is not None else now_ms
+        ended = attempt.ended if attempt.ended is not None else until_ms
         stands = [point.timestamp_ms for point in record.points] if record is not None else []
         seconds = max(0, ended - attempt.began) / 1000 * attempt.workers
         total += seconds

@@ -32,7 +32,7 @@ class _NoLock(BaseJournalFileLock):
 
 class _Journal(JournalFileBackend):
     """Optuna's journal, handed to the system at once and not awaited on the disk: a killed process loses nothing, and
-    what a power failure takes is told again from the ledger (`TrialBook.reconcile`).
+    what a power failure takes is told again from the ledger (`SweepController.reconcile`).
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

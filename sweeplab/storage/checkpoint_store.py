@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sweeplab.specs import InvalidInput, StorageFault, check_storage_url
+from sweeplab.specs import InvalidInput, StorageFault, check_storage_url, first_line
 from sweeplab.storage.locks import UPLOAD_FOLDER, OwnFolder
 
 MARK = "://"
@@ -232,7 +232,7 @@ class _faults(contextlib.AbstractContextManager[None]):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise StorageFault(f"storage {self.place} failed: {str(error).splitlines()[0][:300]}") from error
+            raise StorageFault(f"storage {self.place} failed: {first_line(error)}") from error
         if isinstance(error, FileNotFoundError):
             raise StorageFault(f"storage {self.place} has no such file ({error})") from error
 

@@ -95,7 +95,7 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
 
     try:
         with storage_faults(path):
-            patiently(write)
+            retry(write)
     except StorageFault:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def append_line(path: Path, value: Any, *, durable: bool = True) -> None:
                 raise
 
     with storage_faults(path):
-        patiently(write)
+        retry(write)
 
 
 def read_lines(path: Path) -> list[Any]:
@@ -188,7 +188,7 @@ PATIENCE_SECONDS = (0.1, 0.5, 2.0, 5.0, 10.0)
 """Pauses before a write that met one of them is tried again."""
 
 
-def patiently(write: Callable[[], T]) -> T:
+def retry(write: Callable[[], T]) -> T:
     """Try a write again, after growing pauses, where the fault may pass by itself."""
     for pause in PATIENCE_SECONDS:
         try:

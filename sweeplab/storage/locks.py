@@ -37,7 +37,7 @@ class OwnFolder:
             shutil.rmtree(folder, ignore_errors=True)
         self.path = Path(tempfile.mkdtemp(prefix=prefix))
         (self.path / OWN_MARK).touch()
-        self._lock = hold(self.path)
+        self._lock = pin(self.path)
 
     def remove(self) -> None:
         """Remove it with all that is in it."""
@@ -54,12 +54,12 @@ def abandoned_folders(prefix: str) -> list[Path]:
             status = folder.lstat()
             is_mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
             is_ours = is_mine and ((folder / OWN_MARK).exists() or not any(folder.iterdir()))
-            if is_ours and time.time() - status.st_mtime > ABANDONED_SECONDS and not is_held(folder):
+            if is_ours and time.time() - status.st_mtime > ABANDONED_SECONDS and not is_pinned(folder):
                 found.append(folder)
     return found
 
 
-def hold(folder: Path) -> int:
+def pin(folder: Path) -> int:
     """Have others know that this process needs a folder, until the descriptor is closed or the process dies; a system
     that tidies temporary folders minds it too (systemd-tmpfiles)."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -68,7 +68,7 @@ def hold(folder: Path) -> int:
     return descriptor
 
 
-def is_held(folder: Path) -> bool:
+def is_pinned(folder: Path) -> bool:
     """Whether a living process needs it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -80,7 +80,7 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def making_lock(path: Path) -> Path:
+def lock_path(path: Path) -> Path:
     """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, or MLflow's tables."""
     return path.with_name(f".{path.name}.lock")
 
@@ -92,7 +92,7 @@ Say = Callable[[str], None]
 def exclusively(path: Path, what: str, say: Say) -> Iterator[None]:
     """Hold `path` alone; says so before it waits for the process that holds it."""
     make_private(path.parent)
-    lock = FileLock(making_lock(path))
+    lock = FileLock(lock_path(path))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -109,14 +109,15 @@ LOCK_SECONDS = 5.0
 
 
 @contextmanager
-def _patiently_locked(path: Path, alive: Callable[[], None]) -> Iterator[None]:
+def locked_with_retry(path: Path, heartbeat: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file; `heartbeat` is called now and then while another process holds it."""
     lock = FileLock(path)
     while True:
         try:
             lock.acquire(timeout=LOCK_SECONDS)
             break
         except Timeout:
-            alive()
+            heartbeat()
     try:
         yield
     finally:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from sweeplab.specs import StorageFault, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import MARK, Storage
 from sweeplab.storage.files import storage_faults
-from sweeplab.storage.locks import is_held
+from sweeplab.storage.locks import is_pinned
 
 CHUNK_BYTES = 32 * 2**20
 """In one message."""
@@ -117,7 +117,7 @@ def remove_copy(copy: Path) -> None:
     with contextlib.suppress(OSError, Timeout), FileLock(_lock_of(copy), timeout=0):
         if not copy.is_dir():
             copy.unlink()
-        elif not is_held(copy):
+        elif not is_pinned(copy):
             shutil.rmtree(copy)
 
 

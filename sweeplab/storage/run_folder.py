@@ -45,20 +45,20 @@ class RunFolder:
     def storage(self) -> Storage:
         """Where the run's checkpoints lie."""
         if self._storage is None:
-            location = self.facts().get("storage")
+            location = self.metadata().get("storage")
             self._storage = Storage(location or self.checkpoints)
         return self._storage
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What was written about the run before it began, if anything; `move_storage` alone changes a trial's."""
         if self._facts is not None:
             return self._facts
         for name in ("trial.json", "victim.json"):
             if (self.path / name).exists():
-                facts: dict[str, Any] = read_json(self.path / name)
+                metadata: dict[str, Any] = read_json(self.path / name)
                 if name == "trial.json":
-                    self._facts = facts
-                return facts
+                    self._facts = metadata
+                return metadata
         return {}
 
     def _owner(self) -> Owner:
@@ -76,7 +76,7 @@ class RunFolder:
             StorageFault: if an object store does not answer.
         """
         if not self._is_own_storage:
-            if self.facts().get("storage"):
+            if self.metadata().get("storage"):
                 self._is_own_storage = self._owner().holds(self.storage)
             else:
                 self._is_own_storage = not self.checkpoints.is_symlink()
@@ -102,7 +102,7 @@ class RunFolder:
             InvalidInput: if it cannot be written.
             StorageFault: if the disk or the object store fails.
         """
-        if self.facts().get("storage"):
+        if self.metadata().get("storage"):
             self._owner().claim(self.storage)
         else:
             with storage_faults(self.storage.location):
@@ -132,12 +132,12 @@ class RunFolder:
                     old.copy(name, new)
                     brought += 1
         name = "trial.json" if (self.path / "trial.json").exists() else "victim.json"
-        facts = {key: value for key, value in read_json(self.path / name).items() if key != "storage"}
-        facts |= {"storage": location} if location else {}
+        metadata = {key: value for key, value in read_json(self.path / name).items() if key != "storage"}
+        metadata |= {"storage": location} if location else {}
         if name == "trial.json":
-            write_json(self.path / name, facts)
+            write_json(self.path / name, metadata)
         else:
-            write_signed(self.path / name, facts, self._owner().home)
+            write_signed(self.path / name, metadata, self._owner().home)
         self._storage, self._facts, self._is_own_storage = None, None, False
         return brought
 
@@ -216,7 +216,7 @@ class RunFolder:
     def attempts(self) -> int:
         """Attempts so far; a trial's folder is made together with its first one."""
         path = self.path / "attempts.json"
-        return int(read_json(path)["attempts"]) if path.exists() else int(self.facts().get("attempts", 0))
+        return int(read_json(path)["attempts"]) if path.exists() else int(self.metadata().get("attempts", 0))
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write the result: the run is over for good."""

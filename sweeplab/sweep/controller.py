@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.costs import costs_of
-from sweeplab.records import Outcomes, Point, TrialRecord, Victim
+from sweeplab.records import Outcomes, Point, TrialRecord, Victim, now_ms
 from sweeplab.search.pruner import Pruner
 from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
@@ -23,8 +23,8 @@ from sweeplab.storage.files import open_private, storage_faults
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import TRIAL_FORMAT, SweepFolder
 from sweeplab.worker.failures import Failure
-from sweeplab.worker.input_paths import Sources
-from sweeplab.worker.jobs import CleaningJob, Contents, Machine
+from sweeplab.worker.input_paths import InputPaths
+from sweeplab.worker.jobs import CleaningJob, DataDigests, Machine
 from sweeplab.worker.run import clean
 
 BACKOFF_SECONDS = (0.0, 5.0, 30.0)
@@ -62,7 +62,7 @@ def storage_of_trial(sweep: CleaningSweep, folder: SweepFolder, number: int) -> 
     return (Storage(root) / "sweeps" / name / TRIAL_FORMAT.format(number)).location
 
 
-class TrialBook:
+class SweepController:
     """What executors talk to, in the driver process only.
 
     The study is the list of trials. A trial is over when its folder holds a result. Everything is written in the order
@@ -80,17 +80,17 @@ class TrialBook:
         self.sweep, self.folder, self.victim, self.machine = sweep, folder, victim, machine
         self.reads: list[Any] = []
         """Parts of specs that say what the command reads."""
-        self.sources: Sources | None = None
+        self.input_paths: InputPaths | None = None
         """What workers on other nodes may not see; the executor knows."""
         self.weights = ""
         """Tells the content of the victim's checkpoint where it is copied."""
-        self.contents = Contents()
+        self.contents = DataDigests()
         """What workers must find."""
         self.listeners = listeners
         self.work: Callable[[CleaningJob, Any], None] = clean
         """What a worker does with a job."""
         self.fault: StorageFault | InvalidInput | None = None
-        """Why the book takes nothing in any more: the storage failed, or every trial meets the same."""
+        """Why the controller takes nothing in any more: the storage failed, or every trial meets the same."""
         self.study = open_study(folder, sweep.name)
         self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
         self.plan = Plan.of(sweep)
@@ -198,14 +198,17 @@ class TrialBook:
                 checkpoints=run.storage.location,
                 resume_from=run.latest_checkpoint(),
                 weights=self.weights,
-                sources=self.sources,
+                input_paths=self.input_paths,
                 contents=self.contents,
                 work=self.work,
             )
 
     def _claim_storage(self, run: RunFolder, number: int) -> None:
         """Make the folder of a trial's checkpoints where the spec has it, or where this home made it before."""
-        if run.facts().get("storage") != storage_of_trial(self.sweep, self.folder, number) and not run.owns_storage():
+        if (
+            run.metadata().get("storage") != storage_of_trial(self.sweep, self.folder, number)
+            and not run.owns_storage()
+        ):
             raise StorageFault(f"trial {number}: {run.foreign_storage()}; the same command moves them")
         run.claim_storage()
 
@@ -247,7 +250,7 @@ class TrialBook:
             return True
         if now - self._gpu_asked > GPU_SECONDS:
             self._gpu_asked = now
-            self._gpu_seconds = costs_of(self.folder.events(), (), time.time_ns() // 1_000_000).gpu_seconds
+            self._gpu_seconds = costs_of(self.folder.events(), (), now_ms()).gpu_seconds
         return self._gpu_seconds < 3600 * limit
 
     def num_trials(self) -> int:
@@ -275,7 +278,7 @@ class TrialBook:
 
     @contextmanager
     def _intake(self) -> Iterator[None]:
-        """One event at a time, none after `close`; a storage that fails closes the book."""
+        """One event at a time, none after `close`; a storage that fails closes the controller."""
         with self._gate:
             if self.fault is not None:
                 raise self.fault
@@ -349,12 +352,12 @@ class TrialBook:
             return
         stop = self._pruner.judge(record)
         if stop is not None:
-            facts = {"point": record.points[-1].index, "rule": stop.rule, "reason": stop.reason, "saw": stop.saw}
-            self.folder.event("stop decided", durable=True, trial=record.number, **facts)
+            metadata = {"point": record.points[-1].index, "rule": stop.rule, "reason": stop.reason, "saw": stop.saw}
+            self.folder.event("stop decided", durable=True, trial=record.number, **metadata)
             self._stops[record.number] = stop.reason
 
     def should_stop(self, number: int) -> bool:
-        """Whether the trial is to end after its last point: that was decided, or the book takes nothing in any more."""
+        """Whether the trial is to end after its last point: that was decided, or the controller is closed."""
         return self._closed or number in self._stops
 
     def finished(self, number: int) -> None:
@@ -402,7 +405,7 @@ class TrialBook:
             self._failures[number].append(event)
             if verdict := self._verdict(number):
                 self._end(number, verdict)
-                self._mind_likeness(number, failure)
+                self._same_failure_streak(number, failure)
             else:
                 failures = len(self._failures[number])
                 self._again(number, BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1])
@@ -423,7 +426,7 @@ class TrialBook:
         advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
         return {"state": "failed", "reason": last["reason"] + tries + advice}
 
-    def _mind_likeness(self, number: int, failure: Failure) -> None:
+    def _same_failure_streak(self, number: int, failure: Failure) -> None:
         """Hand out nothing more once so many settings in a row failed alike before they trained: it is something that
         all share, and the rest of the sweep would be lost to it too. To diverge, or to need too much memory, as
         neighbours in a grid do one after the other, is a matter of settings."""

@@ -22,7 +22,7 @@ REST_SECONDS = 60.0
 """After those pauses it is left alone for so long."""
 
 
-class Mirror:
+class MLflowSync:
     """Keeps the newest record of every trial that MLflow has not seen yet.
 
     The ledger is the truth: whatever MLflow misses is brought up to it later, at the latest when the next command
@@ -108,7 +108,7 @@ class Mirror:
             self.say(text)
 
 
-MIRROR_SECONDS = 120.0
+SYNC_SECONDS = 120.0
 """So long may MLflow catch up at the end of a sweep; what it lacks then is brought by the next command."""
 
 LEAVING_SECONDS = 1.0

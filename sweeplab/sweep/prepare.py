@@ -29,7 +29,7 @@ from sweeplab.worker.inputs import (
     victim_model,
     victim_table,
 )
-from sweeplab.worker.jobs import Contents, Machine
+from sweeplab.worker.jobs import DataDigests, Machine
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Prepared:
     digest: str
     contents: dict[str, str]
     """Digests of the data by content, which are part of the sweep's own."""
-    expected: Contents
+    expected: DataDigests
     """What its workers must find."""
     victim_digest: str
     num_pairs: int
@@ -175,11 +175,11 @@ def _contents(
     pairs: PairTable,
     test: LabelledImages,
     targets: Targets | None,
-) -> Contents:
+) -> DataDigests:
     evaluation = evaluation_digest(
         spec.evaluation, test, architecture.image_size, spec.trigger(), spec.protocol, targets
     )
-    return Contents(pairs.digest, evaluation)
+    return DataDigests(pairs.digest, evaluation)
 
 
 def _digest_of_victim(victim: PretrainedVictim, pairs: PairTable, test: LabelledImages) -> str:
@@ -247,7 +247,7 @@ def _check_objective(
     A start that is only measured (`epochs=0`) trains nothing that could not fit.
     """
     if epochs:
-        facts = TrainingFacts(
+        metadata = TrainingFacts(
             num_pairs=num_pairs,
             steps_per_epoch=steps_per_epoch(num_pairs, optimization.global_batch_size),
             epochs=epochs,
@@ -257,7 +257,7 @@ def _check_objective(
             labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
             num_classes=len(labelled.class_names) if labelled is not None else 0,
         )
-        hooks.check(objective, facts)
+        hooks.check(objective, metadata)
 
 
 def with_shared_storage(sweep: CleaningSweep) -> CleaningSweep:

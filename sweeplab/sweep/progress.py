@@ -14,7 +14,7 @@ from sweeplab.terminal import PatientConsole
 
 
 class SweepProgress:
-    """Hears the book's events and shows where the sweep is."""
+    """Hears the controller's events and shows where the sweep is."""
 
     def __init__(
         self,

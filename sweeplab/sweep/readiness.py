@@ -8,7 +8,7 @@ from typing import Any
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
 from sweeplab.execution.node_data import bring_data
 from sweeplab.execution.nodes import check_nodes
-from sweeplab.execution.watchdog import Watch
+from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.checkpoint_store import Storage
@@ -18,7 +18,7 @@ from sweeplab.sweep.controller import storage_of_trial
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.victims import _settle_storage, _trains_victim
 from sweeplab.sweep_folder import SweepFolder, victim_folder
-from sweeplab.worker.input_paths import sources_of
+from sweeplab.worker.input_paths import input_paths_of
 
 
 @contextmanager
@@ -106,16 +106,16 @@ def make_ready_nodes(prepared: Prepared, reads: list[Any], folder: SweepFolder |
         storages += [storage_of(sweep, home), *(_root_of(run, home, 3) for run in begun if run.result() is None)]
     if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
         run = victim_folder(home, sweep.victim, prepared.victim_digest)
-        storages.append(_root_of(run, home, 2) if run.facts() else storage_of(sweep.victim, home))
+        storages.append(_root_of(run, home, 2) if run.metadata() else storage_of(sweep.victim, home))
         if (reference := sweep.victim.reference()) is not None:
             storages.append(storage_of(reference, home))
-    blind = check_nodes(sources_of(reads), sorted(set(storages)), say)
+    blind = check_nodes(input_paths_of(reads), sorted(set(storages)), say)
     if blind:
-        watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-        bring_data(reads, blind, watch, say)
+        watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+        bring_data(reads, blind, watchdog, say)
 
 
 def _root_of(run: RunFolder, home: Path, depth: int) -> str:
     """The `resources.storage` under which a run was begun, whose own one lies so many folders below."""
-    location = run.facts().get("storage")
+    location = run.metadata().get("storage")
     return location.rsplit("/", depth)[0] if location else str(home)

@@ -106,7 +106,7 @@ def set_aside(folder: SweepFolder) -> Path:
     return place
 
 
-def check_same(folder: SweepFolder, prepared: Prepared) -> None:
+def check_same_spec(folder: SweepFolder, prepared: Prepared) -> None:
     """Refuse to continue a sweep under another spec, or under another recipe behind the same spec.
 
     Raises:

@@ -13,15 +13,22 @@ from sweeplab.execution.cluster import cluster_fault, ray_session, resources_per
 from sweeplab.execution.inline import run_trials_inline
 from sweeplab.execution.pool import run_trials_in_pool
 from sweeplab.execution.tune import run_trials_on_tune
-from sweeplab.execution.watchdog import Interrupted, Watch, signals_as_interrupts
+from sweeplab.execution.watchdog import Interrupted, Watchdog, signals_as_interrupts
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
 from sweeplab.specs import Failed, Unfinished
 from sweeplab.storage.locks import Say
 from sweeplab.storage.node_cache import content_of
-from sweeplab.sweep.controller import Listener, TrialBook
-from sweeplab.sweep.mlflow_sync import LEAVING_SECONDS, MIRROR_SECONDS, UNUSABLE, Mirror, _synced_tracking, full_setting
+from sweeplab.sweep.controller import Listener, SweepController
+from sweeplab.sweep.mlflow_sync import (
+    LEAVING_SECONDS,
+    SYNC_SECONDS,
+    UNUSABLE,
+    MLflowSync,
+    _synced_tracking,
+    full_setting,
+)
 from sweeplab.sweep.prepare import Prepared, machine_for, prepare
 from sweeplab.sweep.progress import SweepProgress
 from sweeplab.sweep.readiness import (
@@ -36,7 +43,7 @@ from sweeplab.sweep.resume import (
     _is_finished,
     _lacks_facts,
     check_is_there,
-    check_same,
+    check_same_spec,
     resume_plan,
     set_aside,
 )
@@ -83,7 +90,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         say(f"set the old sweep aside as {set_aside(folder).name}")
     with folder.lock():
         if folder.exists():
-            check_same(folder, prepared)
+            check_same_spec(folder, prepared)
         is_finished = folder.exists() and _is_finished(folder, sweep)
         if is_finished and _lacks_facts(folder, sweep):
             folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
@@ -184,7 +191,7 @@ def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path,
     sweep, point = prepared.sweep, folder.victim_point()
     assert point is not None
     victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
-    TrialBook(sweep, folder, victim, machine_for(sweep, home), ())
+    SweepController(sweep, folder, victim, machine_for(sweep, home), ())
     tracking, _ = _synced_tracking(sweep, folder, home, say, inline=True)
     folder.event("driver ended", finished=True, reason="brought up to the ledger")
     if tracking is None:
@@ -208,10 +215,10 @@ def _run_trials(
     )
     progress.known(record.trials)
     del record
-    mirror = None
+    sync = None
     if tracking is not None:
-        mirror = Mirror(tracking, lambda params: full_setting(sweep.setting(params)), say)
-    listeners: tuple[Listener, ...] = (progress,) if mirror is None else (progress, mirror)
+        sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params)), say)
+    listeners: tuple[Listener, ...] = (progress,) if sync is None else (progress, sync)
     resources = sweep.resources
     folder.event(
         "driver began",
@@ -221,31 +228,33 @@ def _run_trials(
         executor="inline" if inline else resources.resolved_executor(),
         workers=1 if inline else resources.workers,
         gpus_per_worker=0.0 if inline else resources_per_worker(resources).get("GPU", 0.0),
-        before_until_ms=folder.last_sign_of_life(),
+        before_until_ms=folder.last_heartbeat(),
     )
-    book = TrialBook(sweep, folder, victim, machine_for(sweep, home), listeners)  # which may tell of events itself
-    book.contents, book.reads, book.weights = prepared.expected, reads, content_of(victim.checkpoint)
+    controller = SweepController(
+        sweep, folder, victim, machine_for(sweep, home), listeners
+    )  # which may tell of events itself
+    controller.contents, controller.reads, controller.weights = prepared.expected, reads, content_of(victim.checkpoint)
     reason, patience = "finished", LEAVING_SECONDS
     try:
-        with progress, folder.signs_of_life():
-            execute(book, home, inline=inline)
-        patience = MIRROR_SECONDS
+        with progress, folder.heartbeats():
+            execute(controller, home, inline=inline)
+        patience = SYNC_SECONDS
     except BaseException as error:
-        reason = str(book.fault or error) or type(error).__name__
+        reason = str(controller.fault or error) or type(error).__name__
         raise
     finally:
-        book.close()
-        folder.event("driver ended", finished=book.is_complete(), reason=reason)
-        if mirror is None:  # said again after the driver's end, so that the next command knows
+        controller.close()
+        folder.event("driver ended", finished=controller.is_complete(), reason=reason)
+        if sync is None:  # said again after the driver's end, so that the next command knows
             folder.event("mlflow behind", reason=UNUSABLE)
-        elif not mirror.close(patience) and patience == MIRROR_SECONDS:
+        elif not sync.close(patience) and patience == SYNC_SECONDS:
             say("note: MLflow is behind the ledger; the same command brings it up to date")
-            folder.event("mlflow behind", reason=mirror.trouble or "slow")
-    return book.limit_reached()
+            folder.event("mlflow behind", reason=sync.trouble or "slow")
+    return controller.limit_reached()
 
 
-def execute(book: TrialBook, home: Path, *, inline: bool = False) -> None:
-    """Run what the book hands out, on the executor that its sweep names.
+def execute(controller: SweepController, home: Path, *, inline: bool = False) -> None:
+    """Run what the controller hands out, on the executor that its sweep names.
 
     Raises:
         Unfinished: where nothing moves any more, the cluster is gone, or the storage fails.
@@ -253,18 +262,18 @@ def execute(book: TrialBook, home: Path, *, inline: bool = False) -> None:
     """
     with quiet_optuna():
         if inline:
-            run_trials_inline(book)
-            if book.fault is not None:
-                raise book.fault
+            run_trials_inline(controller)
+            if controller.fault is not None:
+                raise controller.fault
             return
-        resources = book.sweep.resources
-        watch = Watch(
-            stall_minutes=resources.stall_minutes, cluster_fault=cluster_fault, storage_fault=lambda: book.fault
+        resources = controller.sweep.resources
+        watchdog = Watchdog(
+            stall_minutes=resources.stall_minutes, cluster_fault=cluster_fault, storage_fault=lambda: controller.fault
         )
         executor = resources.resolved_executor()
         if executor == "pool":
-            run_trials_in_pool(book, home, watch)
+            run_trials_in_pool(controller, home, watchdog)
         else:
-            run_trials_on_tune(book, home, watch, through_train=executor == "train")
-        if book.fault is not None:
-            raise book.fault
+            run_trials_on_tune(controller, home, watchdog, through_train=executor == "train")
+        if controller.fault is not None:
+            raise controller.fault

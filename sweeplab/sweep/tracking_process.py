@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from filelock import FileLock
 
 from sweeplab.records import SweepRecord, TrialRecord
-from sweeplab.storage.locks import making_lock
+from sweeplab.specs import first_line
+from sweeplab.storage.locks import lock_path
 from sweeplab.tracking import Tracker
 
 LOCK_SECONDS = 30.0
@@ -76,7 +77,7 @@ class TrackingHere:
         mask = os.umask(0o077)  # MLflow makes its files here; they hold what the ledger does, for this user alone
         try:
             with FileLock(
-                making_lock(ledger.home / "mlflow.db"), timeout=LOCK_SECONDS
+                lock_path(ledger.home / "mlflow.db"), timeout=LOCK_SECONDS
             ):  # sweeps that begin together make the tables once
                 self.tracker = Tracker(ledger.home, ledger.record, ledger.header, write_ahead=ledger.write_ahead)
             self.tracker.sync(ledger.settings, ledger.record.trials)
@@ -223,7 +224,7 @@ def serve() -> None:
 
 def trouble_of(error: BaseException) -> str:
     """An error in one line."""
-    line = (str(error).splitlines() or ["no message"])[0][:200]
+    line = first_line(error)
     return line if isinstance(error, TrackingFault) else f"{type(error).__name__}: {line}"
 
 

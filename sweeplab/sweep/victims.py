@@ -1,6 +1,5 @@
 """Victims: pre-trained, measured or taken from another sweep, once, and reused."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from sweeplab.execution.cluster import cluster_fault, resources_per_worker
 from sweeplab.execution.inline import pretrain_inline
 from sweeplab.execution.measuring import measure_on_ray
 from sweeplab.execution.pretraining import pretrain_on_ray
-from sweeplab.execution.watchdog import Watch
+from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, ClosestTo, PretrainedVictim, SelectedTrial
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Point, SweepRecord, Victim
+from sweeplab.records import Point, SweepRecord, Victim, now_ms
 from sweeplab.specs import DamagedCheckpoint, Failed, InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import append_line, read_json, write_json
@@ -79,7 +78,7 @@ def _settle_storage(
         InvalidInput: if neither storage can be written.
         StorageFault: if an object store does not answer, and the spec names no other.
     """
-    is_wanted = wanted == run.facts().get("storage")
+    is_wanted = wanted == run.metadata().get("storage")
     place = run.storage.location.rpartition("/")[0]
     fault = faults.get(place)
     if fault is None:
@@ -132,12 +131,12 @@ def ensure_victim(
                 here = local_copy(checkpoint, content_of(checkpoint), None)
                 point = measure_checkpoint(replace(job, checkpoint=str(here)))
             else:
-                watch = Watch(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-                point = measure_on_ray(job, reads, resources_per_worker(sweep.resources), watch)
+                watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+                point = measure_on_ray(job, reads, resources_per_worker(sweep.resources), watchdog)
         victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
         planted = planted_target(sweep.victim.path) if isinstance(sweep.victim, CheckpointVictim) else None
         write_victim(folder, victim, planted_target=planted)
-        stamp = time.time_ns() // 1_000_000
+        stamp = now_ms()
         folder.victim_run().commit(Point(0, epoch, 0, 1, point[0], timestamp_ms=stamp), point[1])
     victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
     asr = victim.measurement.asr
@@ -201,7 +200,7 @@ def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home
     victim = Victim(sweep.victim.name, digest, weights, record.victim_epoch, *original, is_start=False)
     if not is_begun:
         write_victim(folder, victim, selected=[trial, point.index])
-        stamp = time.time_ns() // 1_000_000
+        stamp = now_ms()
         folder.victim_run().commit(Point(0, victim.epoch, 0, 1, original[0], timestamp_ms=stamp), original[1])
     say(
         f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
@@ -338,13 +337,13 @@ def _pretrain_victim(
             except (FloatingPointError, DamagedCheckpoint) as error:  # any other is shown in full
                 failure = failure_of(error)
         else:
-            watch = Watch(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
-            failure = pretrain_on_ray(job, run, on_point, home, watch, reads or parts_of(victim))
+            watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
+            failure = pretrain_on_ray(job, run, on_point, home, watchdog, reads or parts_of(victim))
         if failure is None:
             break
         append_line(
             run.path / "events.jsonl",
-            {"time_ms": time.time_ns() // 1_000_000, "event": "attempt failed", "reason": failure.reason},
+            {"time_ms": now_ms(), "event": "attempt failed", "reason": failure.reason},
         )
         if failure.kind == "storage":
             raise StorageFault(failure.reason)
@@ -418,7 +417,7 @@ def _is_trained(victim: PretrainedVictim, run: RunFolder) -> bool:
     try:
         return run.has_checkpoint(select_epoch(victim, run))
     except StorageFault:
-        if run.facts().get("storage") == _storage_fact(victim, run).get("storage"):
+        if run.metadata().get("storage") == _storage_fact(victim, run).get("storage"):
             raise
         return False
 

@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from sweeplab.specs import DamagedCheckpoint, StorageFault
-from sweeplab.storage.files import patiently
+from sweeplab.specs import DamagedCheckpoint, StorageFault, first_line
+from sweeplab.storage.files import retry
 
 
 class Checkpoint(TypedDict):
@@ -58,9 +58,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         os.replace(temporary, path)
 
     try:
-        patiently(write)
+        retry(write)
     except (OSError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise StorageFault(f"cannot write checkpoint {path}: {reason}; free space or choose another storage") from error
     finally:
         with contextlib.suppress(OSError):  # written, it has its own name by now; or its folder never came to be
@@ -78,7 +78,7 @@ def load(path: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise DamagedCheckpoint(f"checkpoint {path} does not exist") from error
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]  # torch goes on to advise unsafe loading
+        reason = first_line(error)[:100]  # torch goes on to advise unsafe loading
         raise DamagedCheckpoint(
             f"checkpoint {path} is damaged ({reason}); remove it, and the run repeats its epochs"
         ) from error

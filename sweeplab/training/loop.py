@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sweeplab.clip_model import Encoder, embedding_width, normalise_pixels, not_finite, with_directions
-from sweeplab.records import Measurement, Outcomes, Point
+from sweeplab.records import Measurement, Outcomes, Point, now_ms
 from sweeplab.training import checkpoints, ranks
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import EpochBatches, PairBatch, Pairs, epoch_loader, steps_per_epoch
@@ -125,7 +125,7 @@ def train(
 
 
 @dataclass
-class Place:
+class Position:
     """How far a run has come."""
 
     epoch: int = 0
@@ -139,7 +139,7 @@ class Place:
 
 
 @dataclass
-class Tally:
+class RunningMeans:
     """What was seen since the last point."""
 
     began: float
@@ -159,7 +159,7 @@ class Tally:
         return {"sums": self.sums, "counts": dict(self.counts), "curve": self.curve, "seconds": seconds}
 
     @classmethod
-    def restored(cls, plain: dict[str, Any], device: torch.device) -> "Tally":
+    def restored(cls, plain: dict[str, Any], device: torch.device) -> "RunningMeans":
         """The inverse of `to_plain`."""
         tally = cls(time.perf_counter() - plain["seconds"])
         tally.sums = {name: value.to(device) for name, value in plain["sums"].items()}
@@ -201,13 +201,13 @@ class Training:
         self.state = hooks.init_state(self.objective, self.model, self.facts)
         beside = hooks.trained_parameters(self.state)
         self.optimizer = build_optimizer(self.model, self.optimization, beside, carried=run.optimizer_state)
-        self.place = Place()
+        self.place = Position()
         self.rate = 0.0
-        self.alive: Callable[[], None] = getattr(context, "alive", lambda: None)
+        self.heartbeat: Callable[[], None] = getattr(context, "alive", lambda: None)
         self.saved_at = time.perf_counter()
         self.rolling: Path | None = None
         """The checkpoint inside this epoch."""
-        self.tally: Tally | None = None
+        self.tally: RunningMeans | None = None
         """What was seen since the last point before this attempt began."""
 
     def run(self) -> None:
@@ -248,26 +248,26 @@ class Training:
         if self.state is not None:
             self.state.load_state_dict(checkpoint["state"])
         torch.random.set_rng_state(checkpoint["random"])
-        self.place = Place(checkpoint["epoch"], checkpoint["step_in_epoch"], checkpoint["step"], checkpoint["point"])
+        self.place = Position(checkpoint["epoch"], checkpoint["step_in_epoch"], checkpoint["step"], checkpoint["point"])
         if checkpoint["tally"] is not None:
-            self.tally = Tally.restored(checkpoint["tally"], self.device)
+            self.tally = RunningMeans.restored(checkpoint["tally"], self.device)
 
     def run_epoch(self, epoch: int) -> None:
         """The rest of an epoch, its points included; ends early where the context asks to stop inside it."""
         run, place = self.settings, self.place
-        tally, self.tally = self.tally or Tally(time.perf_counter()), None
+        tally, self.tally = self.tally or RunningMeans(time.perf_counter()), None
         if place.step_in_epoch == 0:
             hooks.start_epoch(self.objective, self.state, self.epoch_facts(epoch))
-        walks = hooks.passes(self.objective, self.state, epoch, len(self.pairs))
+        passes = hooks.passes(self.objective, self.state, epoch, len(self.pairs))
         size = self.optimization.global_batch_size
-        steps = sum(len(walk.rows) // size for walk in walks)
+        steps = sum(len(walk.rows) // size for walk in passes)
         if not steps:
             raise ValueError(
-                f"epoch {epoch} has no batch: its passes hold {[len(walk.rows) for walk in walks]} pairs and "
+                f"epoch {epoch} has no batch: its passes hold {[len(walk.rows) for walk in passes]} pairs and "
                 f"global_batch_size={size}; choose a smaller batch"
             )
         self.set_mode()
-        for walk, batch in self.batches(epoch, walks):
+        for walk, batch in self.batches(epoch, passes):
             parts = self.step(epoch, walk, batch)
             place.step += 1
             place.step_in_epoch += 1
@@ -276,7 +276,7 @@ class Training:
                 tally.curve.append({"step": place.step, **{name: float(value) for name, value in parts.items()}})
             if self.device.type == "cpu" or place.step % CHECK_EVERY == 0:
                 check_finite(tally.sums["loss"], place.step, run)
-            self.alive()
+            self.heartbeat()
             if self.is_time_to_save() and place.step_in_epoch < steps:
                 self.save_inside(tally)
             if place.step_in_epoch in run.measure_at and place.step_in_epoch < steps:
@@ -284,14 +284,14 @@ class Training:
                 if ranks.broadcast_object(self.context.should_stop()):
                     return
                 self.set_mode()
-                tally = Tally(time.perf_counter())
+                tally = RunningMeans(time.perf_counter())
         place.epoch, place.step_in_epoch = epoch, 0
         self.make_point(float(epoch), tally)
 
-    def batches(self, epoch: int, walks: Iterable[Pass]) -> Iterator[tuple[Pass, PairBatch]]:
+    def batches(self, epoch: int, passes: Iterable[Pass]) -> Iterator[tuple[Pass, PairBatch]]:
         """The epoch's batches from where it stands."""
         skip = self.place.step_in_epoch
-        for index, walk in enumerate(walks):
+        for index, walk in enumerate(passes):
             order = EpochBatches(
                 len(self.pairs),
                 global_batch_size=self.optimization.global_batch_size,
@@ -334,7 +334,7 @@ class Training:
             stage=walk.stage,
         )
 
-    def make_point(self, epoch: float, tally: Tally) -> None:
+    def make_point(self, epoch: float, tally: RunningMeans) -> None:
         """Measure, write a checkpoint, report."""
         run, place = self.settings, self.place
         check_finite(tally.sums["loss"], place.step, run)
@@ -383,7 +383,7 @@ class Training:
             return False
         return time.perf_counter() - self.saved_at > 60 * run.checkpoint_minutes
 
-    def save_inside(self, tally: Tally) -> None:
+    def save_inside(self, tally: RunningMeans) -> None:
         """Write a checkpoint inside an epoch, without a point.
 
         It holds rank 0's BatchNorm statistics, as the epoch's end does: other ranks' are not used before.
@@ -393,7 +393,7 @@ class Training:
         if before is not None:
             before.unlink(missing_ok=True)
 
-    def save(self, name: str, tally: Tally | None, replaces: Path | None = None) -> Path:
+    def save(self, name: str, tally: RunningMeans | None, replaces: Path | None = None) -> Path:
         """Write a checkpoint under the name, and say so."""
         assert self.settings.checkpoint_folder is not None
         path = self.settings.checkpoint_folder / name
@@ -404,7 +404,7 @@ class Training:
             self.rolling = None
         return path
 
-    def checkpoint(self, tally: Tally | None = None) -> checkpoints.Checkpoint:
+    def checkpoint(self, tally: RunningMeans | None = None) -> checkpoints.Checkpoint:
         """Everything from which the run goes on."""
         return {
             "tally": tally.to_plain() if tally is not None else None,
@@ -617,8 +617,3 @@ def report(context: Context, point: Point, outcomes: Outcomes) -> None:
     """Report on every rank (Ray Train's report is a barrier over them) once rank 0's checkpoint is on the disk."""
     ranks.barrier()
     context.report(point, outcomes)
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, UTC."""
-    return time.time_ns() // 1_000_000

@@ -72,7 +72,7 @@ def train_failure(error: BaseException) -> Failure:
     return most_telling(failures) if failures else failure_of(error)
 
 
-def _first_line(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """What went wrong: Ray Train wraps it, and its own first line says little."""
     while isinstance(inner := getattr(error, "controller_failure", None) or error.__cause__, BaseException):
         error = inner

@@ -14,7 +14,7 @@ S = TypeVar("S")
 
 
 @dataclass(frozen=True)
-class Sources:
+class InputPaths:
     """Paths that an experiment reads, as the driver's node sees them."""
 
     places: dict[str, str]
@@ -26,17 +26,17 @@ class Sources:
         """Those of the probes that this node does not see."""
         return [path for path in self.probes if not os.path.exists(path)]
 
-    def on_this_node(self, spec: S, mirror: Callable[[], Path]) -> S:
+    def on_this_node(self, spec: S, node_copy: Callable[[], Path]) -> S:
         """The spec with the paths under which this node has the files.
 
         Args:
             spec: one of those that the sources were made of.
-            mirror: gives the folder below which copies of all files lie; called where this node does not see them.
+            node_copy: gives the folder below which copies of all files lie; called where this node does not see them.
         """
         spec = with_paths(spec, lambda path: Path(self.places.get(str(path), path)))
         if not self.missing():
             return spec
-        root, known = mirror(), set(self.places.values())
+        root, known = node_copy(), set(self.places.values())
         return with_paths(spec, lambda path: root / str(path)[1:] if str(path) in known else path, below=root)
 
 
@@ -60,12 +60,12 @@ def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = Tr
     return parts
 
 
-def sources_of(parts: list[Any]) -> Sources | None:
+def input_paths_of(parts: list[Any]) -> InputPaths | None:
     """The files that parts of a spec read; None where there is none. They have been looked at before: a fault is a
     bug."""
     places = {str(path): absolute_path(path) for part in parts for path in _paths_in(part)}
     examples = {example for part in parts for spec in _specs_in(part) for example in _examples_of(spec)}
-    return Sources(places, tuple(sorted({*places.values(), *examples}))) if places else None
+    return InputPaths(places, tuple(sorted({*places.values(), *examples}))) if places else None
 
 
 def _examples_of(spec: Any) -> Iterator[str]:

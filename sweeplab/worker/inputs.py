@@ -29,7 +29,7 @@ from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 from sweeplab.protocol import Protocol
 from sweeplab.specs import InvalidInput, digest_of
 from sweeplab.training.randomness import numpy_stream, stream_seed
-from sweeplab.worker.jobs import Machine, check_same
+from sweeplab.worker.jobs import Machine, check_same_data
 
 # Processes serve many trials of one sweep: what does not depend on the trial is made once and kept, by digest.
 _pairs: dict[str, TrainingPairs] = {}
@@ -51,7 +51,7 @@ def victim_pairs(
 ) -> TrainingPairs:
     """The victim's poisoned training pairs, which must have a known digest, if any."""
     table, plan = victim_table(victim, machine)
-    check_same("training pairs", known, table.digest)
+    check_same_data("training pairs", known, table.digest)
     key = digest_of(
         ["victim", plan.digest, victim.architecture.canonical(), victim.seed, victim.protocol, victim.text_augmentation]
     )
@@ -98,7 +98,9 @@ def cleaning_poison(sweep: CleaningSweep, table: PairTable, machine: Machine) ->
     assert isinstance(victim, PretrainedVictim)
     seed = stream_seed(sweep.data.seed, "cleaning poison")
     training, plan = victim_table(victim, machine)
-    return victim.poisoning_under_protocol().few(table, training, plan, count=sweep.data.num_poisons, seed=seed)
+    return victim.poisoning_under_protocol().subset_for_cleaning(
+        table, training, plan, count=sweep.data.num_poisons, seed=seed
+    )
 
 
 def cleaning_pairs(
@@ -124,7 +126,7 @@ def cleaning_pairs(
         plan = cleaning_poison(sweep, table, machine)
         if plan is not None:
             table = plan.training_table(table)
-        check_same("training pairs", known, table.digest)
+        check_same_data("training pairs", known, table.digest)
         _pairs[key] = TrainingPairs(
             table,
             sweep.victim.architecture.image_size,
@@ -184,7 +186,7 @@ def measure_for(
             protocol=protocol,
             decoded=decoded,
         )
-        check_same("test images, classes or trigger", known, measure.digest)
+        check_same_data("test images, classes or trigger", known, measure.digest)
         _measures[key] = measure
     return _measures[key]
 

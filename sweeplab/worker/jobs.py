@@ -19,7 +19,7 @@ from sweeplab.records import Victim
 from sweeplab.specs import StorageFault
 from sweeplab.storage.node_cache import node_cache, remove_old_copies
 from sweeplab.training.loop import Context
-from sweeplab.worker.input_paths import Sources
+from sweeplab.worker.input_paths import InputPaths
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Machine:
     decoded_gigabytes: float = 0.0
     """Decoded images that do not fit into memory are kept on the node's disk up to this size."""
 
-    def decoded_files(self, alive: Callable[[], None]) -> DecodedFiles | None:
-        """Where; `alive` is called while they are being made."""
+    def decoded_files(self, heartbeat: Callable[[], None]) -> DecodedFiles | None:
+        """Where; `heartbeat` is called while they are being made."""
         if not self.decoded_gigabytes:
             return None
         _tidy_node()
-        return DecodedFiles(node_cache(), 1e9 * self.decoded_gigabytes, alive)
+        return DecodedFiles(node_cache(), 1e9 * self.decoded_gigabytes, heartbeat)
 
 
 @cache
@@ -51,7 +51,7 @@ def _tidy_node() -> None:
 class WorkerContext(Context, Interface):
     """What a worker function is given beside its job."""
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Say that something moves."""
         ...
 
@@ -59,7 +59,7 @@ class WorkerContext(Context, Interface):
         """A path on this node to a file of the driver's node or of an object store; see `local_copy`."""
         ...
 
-    def mirror(self) -> Path:
+    def node_copy(self) -> Path:
         """The folder of this node below which copies of the driver's data lie."""
         ...
 
@@ -73,7 +73,7 @@ def whole_machine(home: Path) -> Machine:
 
 
 @dataclass(frozen=True)
-class Contents:
+class DataDigests:
     """What the driver has read, by content; empty where nobody has."""
 
     pairs: str = ""
@@ -82,7 +82,7 @@ class Contents:
     """Of the evaluation: see `evaluation_digest`."""
 
 
-def check_same(what: str, known: str, found: str) -> None:
+def check_same_data(what: str, known: str, found: str) -> None:
     """Refuse to work on other data than the driver has read.
 
     Args:
@@ -124,9 +124,9 @@ class PretrainingJob:
     """Absolute path, on the driver's node, of the checkpoint from which training starts."""
     weights: str = ""
     """Tells its content to other nodes."""
-    sources: Sources | None = None
+    input_paths: InputPaths | None = None
     """The data, where another node may not see them."""
-    contents: Contents = Contents()
+    contents: DataDigests = DataDigests()
     """The data as they were when the command began."""
     work: Callable[["PretrainingJob", WorkerContext], None] = field(default_factory=lambda: _stage("pretrain"))
 
@@ -148,9 +148,9 @@ class MeasuringJob:
     protocol: Protocol = "paper"
     weights: str = ""
     """Tells the checkpoint's content to other nodes."""
-    sources: Sources | None = None
+    input_paths: InputPaths | None = None
     """The data, where another node may not see them."""
-    contents: Contents = Contents()
+    contents: DataDigests = DataDigests()
     """The data as they were when the command began."""
 
 
@@ -170,9 +170,9 @@ class CleaningJob:
     """A checkpoint's path or URL."""
     weights: str = ""
     """Tells the content of the victim's checkpoint to other nodes."""
-    sources: Sources | None = None
+    input_paths: InputPaths | None = None
     """The data, where another node may not see them."""
-    contents: Contents = Contents()
+    contents: DataDigests = DataDigests()
     """The data as they were when the command began."""
     work: Callable[["CleaningJob", WorkerContext], None] = field(default_factory=lambda: _stage("clean"))
 

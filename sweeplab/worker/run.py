@@ -15,7 +15,7 @@ from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_store import Storage, Uploads
 from sweeplab.training.loop import Run, train
 from sweeplab.training.randomness import stream_seed
-from sweeplab.worker.input_paths import S, Sources
+from sweeplab.worker.input_paths import InputPaths, S
 from sweeplab.worker.inputs import (
     checkpoint_config,
     cleaning_pairs,
@@ -30,7 +30,7 @@ from sweeplab.worker.jobs import CleaningJob, Machine, MeasuringJob, Pretraining
 
 
 @contextmanager
-def storing(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
+def checkpoint_target(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
     """Fields of a Run that say where its checkpoints go and where it goes on from.
 
     With an object store, files are written on this node first and uploaded while training goes on.
@@ -59,8 +59,8 @@ def storing(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
 
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
-    victim, device = on_this_node(job.victim, job.sources, context), prepare_process(job.machine)
-    decoded = job.machine.decoded_files(context.alive)
+    victim, device = on_this_node(job.victim, job.input_paths, context), prepare_process(job.machine)
+    decoded = job.machine.decoded_files(context.heartbeat)
     pairs = victim_pairs(victim, job.machine, decoded, job.contents.pairs)
     measure = measure_for(
         victim.architecture,
@@ -71,13 +71,13 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
         decoded,
         job.contents.evaluation,
     )
-    measure.alive = context.alive
+    measure.heartbeat = context.heartbeat
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
     if job.initial is not None:
         initial = context.bring(job.initial, job.weights)
         load_into(model, load_weights(initial), str(victim.initial))
     model.to(device)
-    with storing(job) as places:
+    with checkpoint_target(job) as places:
         run = Run(
             objective=victim.objective,  # type: ignore[arg-type]
             optimization=victim.optimization,
@@ -94,9 +94,9 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
 
 def clean(job: CleaningJob, context: WorkerContext) -> None:
     """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
-    sweep, device = on_this_node(job.sweep, job.sources, context), prepare_process(job.machine)
+    sweep, device = on_this_node(job.sweep, job.input_paths, context), prepare_process(job.machine)
     setting = sweep.setting(job.params)
-    decoded = job.machine.decoded_files(context.alive)
+    decoded = job.machine.decoded_files(context.heartbeat)
     pairs = cleaning_pairs(sweep, job.machine, decoded, job.contents.pairs)
     measure = measure_for(
         sweep.victim.architecture,
@@ -107,7 +107,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         decoded,
         job.contents.evaluation,
     )
-    measure.alive = context.alive
+    measure.heartbeat = context.heartbeat
     checkpoint = context.bring(job.victim.checkpoint, job.weights)
     model = victim_model(sweep.victim.architecture, checkpoint).to(device)
     # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
@@ -122,7 +122,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         optimization = optimization.replace(**getattr(setting.method, "authors_optimization", {}))
     as_cleanclip = has_cleanclips_trainer(sweep)
     facts = {"sweep": job.sweep.to_json(), "trial": job.number, "params": job.params}
-    with storing(job) as places:
+    with checkpoint_target(job) as places:
         run = Run(
             objective=setting.method,  # type: ignore[arg-type]
             optimization=optimization,
@@ -141,11 +141,11 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         train(model, pairs, run, measure=measure, context=context)
 
 
-def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: None) -> tuple[Measurement, Outcomes]:
-    """checkpoint -> evaluation; `alive` is called with every batch."""
+def measure_checkpoint(job: MeasuringJob, heartbeat: Callable[[], None] = lambda: None) -> tuple[Measurement, Outcomes]:
+    """checkpoint -> evaluation; `heartbeat` is called with every batch."""
     device = prepare_process(job.machine)
     model = victim_model(job.architecture, Path(job.checkpoint))
-    decoded = job.machine.decoded_files(alive)
+    decoded = job.machine.decoded_files(heartbeat)
     measure = measure_for(
         job.architecture,
         job.evaluation,
@@ -155,7 +155,7 @@ def measure_checkpoint(job: MeasuringJob, alive: Callable[[], None] = lambda: No
         decoded,
         job.contents.evaluation,
     )
-    measure.alive = alive
+    measure.heartbeat = heartbeat
     with blaming(job.checkpoint):
         return measure(model.to(device))
 
@@ -176,9 +176,9 @@ def blaming(checkpoint: str | Path) -> Iterator[None]:
         ) from error
 
 
-def on_this_node(spec: S, sources: Sources | None, context: WorkerContext) -> S:
+def on_this_node(spec: S, input_paths: InputPaths | None, context: WorkerContext) -> S:
     """The spec with the paths under which this node has its files, which are brought here first if need be."""
-    return spec if sources is None else sources.on_this_node(spec, context.mirror)
+    return spec if input_paths is None else input_paths.on_this_node(spec, context.node_copy)
 
 
 def prepare_process(machine: Machine) -> torch.device:

@@ -165,7 +165,7 @@ def test_some_poisons_slip_into_a_clean_table(stall_pairs: PairTable, data_home:
     attack = targeted()
     plan = attack.plan(stall_pairs, data_home)
     clean = stall_pairs.subset(range(30))
-    few = attack.few(clean, plan.training_table(stall_pairs), plan, count=4, seed=1)
+    few = attack.subset_for_cleaning(clean, plan.training_table(stall_pairs), plan, count=4, seed=1)
     table = few.training_table(clean)
     assert len(table) == few.num_training_pairs == 30
     assert len(set(few.rows)) == 4

@@ -12,16 +12,16 @@ from typing import Any
 
 import fabricated
 import pytest
-from fabricated import Player, open_book
+from fabricated import Player, open_controller
 from filelock import FileLock
 
 from sweeplab.commands import logs
-from sweeplab.commands.disk import disk_table, find_rubbish, readable, remove, size_of
+from sweeplab.commands.disk import disk_table, find_removable, readable, remove, size_of
 from sweeplab.commands.logs import stop, sweep_log, trial_log
 from sweeplab.specs import InvalidInput
 from sweeplab.storage import node_cache
 from sweeplab.storage.files import write_json
-from sweeplab.storage.locks import making_lock
+from sweeplab.storage.locks import lock_path
 from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep_folder import SweepFolder, process_facts
 from sweeplab.worker.failures import Failure
@@ -70,12 +70,12 @@ def test_a_sweeps_log_has_a_line_for_every_event_with_its_facts(folder: SweepFol
 
 def test_a_trials_log_has_its_setting_its_points_and_what_it_printed(tmp_path: Path):
     folder = fabricated.prepared_folder(tmp_path)
-    book = open_book(folder)
+    controller = open_controller(folder)
     for _ in range(2):
-        job = book.next_job()
-    Player(book, lambda params, index: (90 - index, 40)).play(job, num_points=2)
-    book.log(1, "Traceback: somewhere")
-    book.failed(1, Failure("ValueError: no", True))
+        job = controller.next_job()
+    Player(controller, lambda params, index: (90 - index, 40)).play(job, num_points=2)
+    controller.log(1, "Traceback: somewhere")
+    controller.failed(1, Failure("ValueError: no", True))
     lines = trial_log(folder, 1)
     assert lines[0] == "trial 1: failed (ValueError: no)"
     assert f"  learning_rate = {job.params['learning_rate']}" in lines
@@ -141,9 +141,9 @@ def test_a_process_that_is_not_the_one_that_began_the_sweep_is_not_signalled(
 ):
     """The record may have been written by anybody, or its process be dead and the number another's."""
     bystander = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(30)"])
-    facts = process_facts(bystander.pid)
-    assert facts is not None
-    holder = {"process": bystander.pid, "host": socket.gethostname(), "since": "", **facts}
+    metadata = process_facts(bystander.pid)
+    assert metadata is not None
+    holder = {"process": bystander.pid, "host": socket.gethostname(), "since": "", **metadata}
     try:
         with folder.lock():
             written = {name: value for name, value in {**holder, **change}.items() if value is not None}
@@ -163,11 +163,11 @@ def test_a_process_is_told_from_others_by_its_start_and_its_command_line():
     ]
     try:
         time.sleep(0.5)  # until both are what they were asked to be
-        facts = [process_facts(process.pid) for process in processes]
-        assert facts == [process_facts(process.pid) for process in processes]
-        assert facts[0] is not None
-        assert facts[0]["command"] == f"{sys.executable} -S -c input() a"
-        assert facts[0] != facts[1]
+        metadata = [process_facts(process.pid) for process in processes]
+        assert metadata == [process_facts(process.pid) for process in processes]
+        assert metadata[0] is not None
+        assert metadata[0]["command"] == f"{sys.executable} -S -c input() a"
+        assert metadata[0] != metadata[1]
     finally:
         for process in processes:
             process.communicate(b"\n")
@@ -245,7 +245,7 @@ def test_bytes_for_people(count: int, text: str):
 
 
 def test_a_tidy_home_has_no_rubbish(used: Path):
-    assert find_rubbish(used, set_aside=True, victims=True) == []
+    assert find_removable(used, set_aside=True, victims=True) == []
 
 
 def test_old_leftovers_go_and_young_ones_stay(used: Path, folder: SweepFolder):
@@ -261,7 +261,7 @@ def test_old_leftovers_go_and_young_ones_stay(used: Path, folder: SweepFolder):
         write(used / "ray" / "tune-5678" / "state", 10, hours=0),
         write(folder.path / ".other.78.part", 10, hours=0),
     ]
-    found = find_rubbish(used)
+    found = find_removable(used)
     assert sorted((item.path, item.bytes) for item in found) == sorted(
         [(used / "ray" / "tune-1234", 10), (old[1], 20), (old[2], 30)]
     )
@@ -274,7 +274,7 @@ def test_nothing_of_a_sweep_that_runs_goes(used: Path, folder: SweepFolder):
     write(folder.trial(0).checkpoints / "attempt-7-epoch-0001.pt", 30)
     write(used / "ray" / "tune-1234", 10)
     with folder.lock():
-        assert find_rubbish(used, set_aside=True) == []
+        assert find_removable(used, set_aside=True) == []
 
 
 def test_what_the_node_keeps_is_shown_and_goes_on_request_after_a_day(used: Path, node: Path):
@@ -285,8 +285,8 @@ def test_what_the_node_keeps_is_shown_and_goes_on_request_after_a_day(used: Path
         os.utime(mark, (time.time() - 3600 * hours,) * 2)
     shown = {row["what"]: row["bytes"] for row in disk_table(used)}
     assert shown[f"{cache / 'decoded-1'} (this node)"] >= 10_000
-    assert find_rubbish(used) == []
-    found = find_rubbish(used, copies=True)
+    assert find_removable(used) == []
+    found = find_removable(used, copies=True)
     assert [item.path for item in found] == [cache / "decoded-1"]
     assert remove(found) >= 10_000
     assert [path.name for path in cache.iterdir() if path.name[0] != "."] == ["data-2"]
@@ -294,9 +294,9 @@ def test_what_the_node_keeps_is_shown_and_goes_on_request_after_a_day(used: Path
 
 def test_checkpoints_of_trials_that_go_on_stay(tmp_path: Path):
     folder = fabricated.prepared_folder(tmp_path / "sweeps")
-    job = open_book(folder).next_job()
+    job = open_controller(folder).next_job()
     write(Path(job.checkpoints) / "attempt-1-after-point-0000-step-0000000002.pt", 30)
-    assert find_rubbish(tmp_path) == []
+    assert find_removable(tmp_path) == []
 
 
 def test_a_checkpoint_in_a_storage_of_its_own_is_found_there(tmp_path: Path):
@@ -306,7 +306,7 @@ def test_a_checkpoint_in_a_storage_of_its_own_is_found_there(tmp_path: Path):
     place = Path(folder.trial(0).storage.location)
     assert place.is_relative_to(storage)
     stray = write(place / "attempt-7-epoch-0001.pt", 30)
-    found = find_rubbish(tmp_path / "home")
+    found = find_removable(tmp_path / "home")
     assert [(item.path, item.bytes) for item in found] == [(stray, 30)]
     assert remove(found) == 30
     assert not stray.exists()
@@ -315,8 +315,8 @@ def test_a_checkpoint_in_a_storage_of_its_own_is_found_there(tmp_path: Path):
 def test_a_sweep_that_was_set_aside_goes_on_request(used: Path, folder: SweepFolder):
     aside = folder.path.with_name("made-up.20260101-000000.7")
     folder.path.rename(aside)
-    assert find_rubbish(used) == []
-    (item,) = find_rubbish(used, set_aside=True)
+    assert find_removable(used) == []
+    (item,) = find_removable(used, set_aside=True)
     assert (item.path, item.why) == (aside, "a sweep that was begun anew")
     assert remove([item]) == item.bytes > 0
     assert not aside.exists()
@@ -328,7 +328,7 @@ def test_a_victim_goes_only_where_no_sweep_names_it_and_nobody_makes_it(used: Pa
     (folder.path / "victim" / "victim.json").unlink()
     for name in ("made-up-victim-d1", "made-up-victim-d2", "under-way-d3"):
         write_signed(used / "victims" / name / "victim.json", {"size": 10}, used)
-    with FileLock(making_lock(used / "victims" / "under-way-d3")):
-        found = find_rubbish(used, victims=True)
+    with FileLock(lock_path(used / "victims" / "under-way-d3")):
+        found = find_removable(used, victims=True)
     assert [item.path.name for item in found] == ["made-up-victim-d2"]
-    assert find_rubbish(used) == []
+    assert find_removable(used) == []

@@ -190,9 +190,9 @@ def test_a_file_that_cannot_be_decoded_is_named_every_time(tmp_path: Path, files
 
 
 def test_it_says_that_it_is_alive(stall_test: LabelledImages, tmp_path: Path):
-    beats: list[int] = []
-    DecodedFiles(tmp_path, 1e9, lambda: beats.append(1)).tensor(stall_test, 32)
-    assert len(beats) >= 7
+    heartbeats: list[int] = []
+    DecodedFiles(tmp_path, 1e9, lambda: heartbeats.append(1)).tensor(stall_test, 32)
+    assert len(heartbeats) >= 7
 
 
 MAKER = """

@@ -24,7 +24,7 @@ from sweeplab.experiment import Resources
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, abandoned_folders
-from sweeplab.worker.input_paths import Sources
+from sweeplab.worker.input_paths import InputPaths
 
 
 def test_folders_of_dead_processes_are_removed_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -55,8 +55,8 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "mark").write_text("seen")
-    store, sources = str(tmp_path / "store"), Sources({}, (str(tmp_path / "data"), str(tmp_path / "gone")))
-    assert missing_here(sources, {}, [store], "mark")[1:] == ([str(tmp_path / "gone")], [])
+    store, input_paths = str(tmp_path / "store"), InputPaths({}, (str(tmp_path / "data"), str(tmp_path / "gone")))
+    assert missing_here(input_paths, {}, [store], "mark")[1:] == ([str(tmp_path / "gone")], [])
     assert missing_here(None, {}, [store], "other mark")[1:] == ([], [f"does not see {store}"])
     assert missing_here(None, {}, [f"file://{store}"], "mark")[1:] == ([], [])
 
@@ -74,15 +74,15 @@ def test_a_node_names_files_that_are_not_those_of_the_driver(tmp_path: Path):
     pairs, test = tmp_path / "pairs.csv", tmp_path / "1.png"
     for path in (pairs, test):
         path.write_text(path.name)
-    sources = Sources({}, (str(pairs), str(test)))
+    input_paths = InputPaths({}, (str(pairs), str(test)))
     digests = {str(path): file_digest(path) for path in (pairs, test)}
-    assert missing_here(sources, digests, [], "mark")[2] == []
+    assert missing_here(input_paths, digests, [], "mark")[2] == []
     pairs.write_text("pairs.CSV")
-    assert missing_here(sources, digests, [], "mark")[2] == [f"has another {pairs}"]
+    assert missing_here(input_paths, digests, [], "mark")[2] == [f"has another {pairs}"]
     test.unlink()  # then it gets copies of all files
-    assert missing_here(sources, digests, [], "mark")[1:] == ([str(test)], [])
+    assert missing_here(input_paths, digests, [], "mark")[1:] == ([str(test)], [])
     test.mkdir()
-    assert missing_here(sources, digests, [], "mark")[2][1] == f"cannot read {test} (not a regular file)"
+    assert missing_here(input_paths, digests, [], "mark")[2][1] == f"cannot read {test} (not a regular file)"
 
 
 class Answers:
@@ -105,7 +105,7 @@ class Answers:
         return self
 
     def remote(
-        self, sources: Sources | None, digests: dict[str, str], storages: list[str], mark: str
+        self, input_paths: InputPaths | None, digests: dict[str, str], storages: list[str], mark: str
     ) -> tuple[int, Any]:
         return self.asked, repr(self.says(self.asked, storages[0], mark))
 
@@ -337,7 +337,7 @@ from types import SimpleNamespace
 import fabricated
 from sweeplab.experiment import Resources
 from sweeplab.execution import cluster, tune
-from sweeplab.execution.watchdog import Watch
+from sweeplab.execution.watchdog import Watchdog
 from sweeplab.storage.locks import RAY_FOLDER
 
 home = Path(sys.argv[1])
@@ -351,9 +351,9 @@ def work(job, context):
 sweep = fabricated.SWEEP.replace(resources=Resources(executor="tune"), search=fabricated.SWEEP.search.replace(trials=1))
 folder = fabricated.prepared_folder(home / "sweeps", sweep)
 with cluster.ray_session(needs_train=False):
-    book = fabricated.open_book(folder, sweep)
-    book.work = work
-    tune.run_trials_on_tune(book, home, Watch(stall_minutes=5), through_train=False)
+    controller = fabricated.open_controller(folder, sweep)
+    controller.work = work
+    tune.run_trials_on_tune(controller, home, Watchdog(stall_minutes=5), through_train=False)
     (ray,) = Path(tempfile.gettempdir()).glob(f"{RAY_FOLDER}*")
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     files = [path for root in (ray, home) for path in root.rglob("*") if path.is_file() and path != seen]

@@ -1,4 +1,4 @@
-"""The desk between driver and workers, without Ray around it: jobs, answers, meetings after a failure, files."""
+"""The mailbox between driver and workers, without Ray around it: jobs, answers, meetings after a failure, files."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeplab.execution.mailbox import Desk
+from sweeplab.execution.mailbox import Mailbox
 from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
 from sweeplab.worker.failures import Failure, failure_of, most_telling
 
@@ -18,10 +18,10 @@ def run(story: Coroutine[Any, Any, Any]) -> Any:
 
 def test_all_ranks_of_a_slot_get_the_same_job_and_the_driver_is_asked_once():
     async def story() -> tuple[list[bytes], list[Any]]:
-        desk = Desk()
-        asks = [asyncio.create_task(desk.job(0, "session", 0)) for _ in range(3)]
-        messages, _ = await desk.take(1.0)
-        await desk.hand((0, "session", 0), b"job")
+        mailbox = Mailbox()
+        asks = [asyncio.create_task(mailbox.job(0, "session", 0)) for _ in range(3)]
+        messages, _ = await mailbox.take(1.0)
+        await mailbox.hand((0, "session", 0), b"job")
         return await asyncio.gather(*asks), messages
 
     jobs, messages = run(story())
@@ -31,29 +31,29 @@ def test_all_ranks_of_a_slot_get_the_same_job_and_the_driver_is_asked_once():
 
 def test_a_rank_that_comes_late_gets_the_job_that_the_others_have_begun():
     async def story() -> bytes:
-        desk = Desk()
+        mailbox = Mailbox()
         for index in range(3):
-            ask = asyncio.create_task(desk.job(0, "session", index))
-            await desk.take(1.0)
-            await desk.hand((0, "session", index), f"job {index}".encode())
+            ask = asyncio.create_task(mailbox.job(0, "session", index))
+            await mailbox.take(1.0)
+            await mailbox.hand((0, "session", index), f"job {index}".encode())
             await ask
-        return await desk.job(0, "session", 1)
+        return await mailbox.job(0, "session", 1)
 
     assert run(story()) == b"job 1"
 
 
 def test_a_new_session_of_a_slot_forgets_the_old_one_and_leaves_other_slots_alone():
     async def story() -> list[Any]:
-        desk = Desk()
-        other = asyncio.create_task(desk.job(1, "b", 0))
-        old = asyncio.create_task(desk.job(0, "a", 0))
+        mailbox = Mailbox()
+        other = asyncio.create_task(mailbox.job(1, "b", 0))
+        old = asyncio.create_task(mailbox.job(0, "a", 0))
         await asyncio.sleep(0)
-        new = asyncio.create_task(desk.job(0, "c", 0))
+        new = asyncio.create_task(mailbox.job(0, "c", 0))
         await asyncio.sleep(0)
-        messages, _ = await desk.take(1.0)
-        await desk.hand((0, "c", 0), b"new")
-        await desk.hand((1, "b", 0), b"other")
-        await desk.hand((0, "a", 0), b"nobody asks any more")
+        messages, _ = await mailbox.take(1.0)
+        await mailbox.hand((0, "c", 0), b"new")
+        await mailbox.hand((1, "b", 0), b"other")
+        await mailbox.hand((0, "a", 0), b"nobody asks any more")
         old.cancel()
         return [await new, await other, messages]
 
@@ -64,12 +64,12 @@ def test_a_new_session_of_a_slot_forgets_the_old_one_and_leaves_other_slots_alon
 
 def test_a_question_waits_for_the_drivers_answer():
     async def story() -> tuple[Any, Any]:
-        desk = Desk()
-        asking = asyncio.create_task(desk.ask(("point", 0, "s", 0, b"content")))
-        messages, _ = await desk.take(1.0)
+        mailbox = Mailbox()
+        asking = asyncio.create_task(mailbox.ask(("point", 0, "s", 0, b"content")))
+        messages, _ = await mailbox.take(1.0)
         *words, question = messages[0]
-        await desk.answer(question, True)
-        await desk.answer(question, False)  # a second answer changes nothing
+        await mailbox.answer(question, True)
+        await mailbox.answer(question, False)  # a second answer changes nothing
         return words, await asking
 
     words, answer = run(story())
@@ -79,9 +79,11 @@ def test_a_question_waits_for_the_drivers_answer():
 
 def test_ranks_that_all_failed_know_it_and_the_driver_hears_of_it_once():
     async def story() -> tuple[list[bool], list[Any]]:
-        desk = Desk()
-        together = await asyncio.gather(*(desk.meet((0, "s", 4), rank, 2, f"rank {rank}".encode()) for rank in (1, 0)))
-        messages, _ = await desk.take(0.0)
+        mailbox = Mailbox()
+        together = await asyncio.gather(
+            *(mailbox.meet((0, "s", 4), rank, 2, f"rank {rank}".encode()) for rank in (1, 0))
+        )
+        messages, _ = await mailbox.take(0.0)
         return together, messages
 
     together, messages = run(story())
@@ -91,9 +93,9 @@ def test_ranks_that_all_failed_know_it_and_the_driver_hears_of_it_once():
 
 def test_a_rank_that_failed_alone_is_told_so():
     async def story() -> tuple[bool, list[Any]]:
-        desk = Desk()
-        alone = await desk.meet((0, "s", 0), 1, 2, b"lost connection")
-        return alone, (await desk.take(0.0))[0]
+        mailbox = Mailbox()
+        alone = await mailbox.meet((0, "s", 0), 1, 2, b"lost connection")
+        return alone, (await mailbox.take(0.0))[0]
 
     alone, messages = run(story())
     assert alone is False
@@ -102,18 +104,18 @@ def test_a_rank_that_failed_alone_is_told_so():
 
 def test_two_slots_may_meet_at_the_same_time():
     async def story() -> list[bool]:
-        desk = Desk()
+        mailbox = Mailbox()
         keys = [(0, "a", 0), (1, "b", 0)]
-        return await asyncio.gather(*(desk.meet(key, rank, 2, b"") for rank in (0, 1) for key in keys))
+        return await asyncio.gather(*(mailbox.meet(key, rank, 2, b"") for rank in (0, 1) for key in keys))
 
     assert run(story()) == [True] * 4
 
 
 def test_taking_without_news_comes_back_empty_after_a_while():
     async def story() -> tuple[list[Any], int]:
-        desk = Desk()
-        await desk.beat()
-        return await desk.take(0.01)
+        mailbox = Mailbox()
+        await mailbox.heartbeat()
+        return await mailbox.take(0.01)
 
     assert run(story()) == ([], 1)
 
@@ -124,12 +126,12 @@ def test_only_offered_files_are_read(tmp_path: Path):
     secret.write_bytes(b"no")
 
     async def story() -> list[bytes]:
-        desk = Desk((str(offered),))
-        return [await desk.read(str(offered), offset, 4) for offset in (0, 4, 8, 12)]
+        mailbox = Mailbox((str(offered),))
+        return [await mailbox.read(str(offered), offset, 4) for offset in (0, 4, 8, 12)]
 
     assert run(story()) == [b"0123", b"4567", b"89", b""]
     with pytest.raises(FileNotFoundError, match="none of the files"):
-        run(Desk((str(offered),)).read(str(secret), 0, 1))
+        run(Mailbox((str(offered),)).read(str(secret), 0, 1))
 
 
 @pytest.mark.parametrize(

@@ -150,9 +150,9 @@ def test_data_are_brought_once_to_a_node_that_does_not_see_them(
     done = place.run(ray_address=cluster.address)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "1 node does not see all data: bringing what is lacking of 481 files" in done.stdout
-    mirrors = list(scratch.glob("sweeplab-*/data-*"))
-    assert [(mirror / "complete").exists() for mirror in mirrors] == [True]
-    assert len(list((mirrors[0] / "files" / str(place.path)[1:]).rglob("*.png"))) == 480
+    copies = list(scratch.glob("sweeplab-*/data-*"))
+    assert [(node_copy / "complete").exists() for node_copy in copies] == [True]
+    assert len(list((copies[0] / "files" / str(place.path)[1:]).rglob("*.png"))) == 480
     assert faults(place) == []
     one_node = place.run("experiment.py", "--fresh", "resources.executor=inline")  # the numbers of one process
     assert one_node.returncode == 0, one_node.stderr[-3000:]

@@ -26,14 +26,14 @@ from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.execution import node_data
-from sweeplab.execution.node_data import Porter, listing_of, mirror
+from sweeplab.execution.node_data import Porter, listing_of, node_copy
 from sweeplab.execution.open_mailbox import packed
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.specs import InvalidInput, Spec, StorageFault
 from sweeplab.storage import node_cache
 from sweeplab.storage.node_cache import COMPLETE
 from sweeplab.worker import input_paths
-from sweeplab.worker.input_paths import Sources, files_of, parts_of, sources_of
+from sweeplab.worker.input_paths import InputPaths, files_of, input_paths_of, parts_of
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_of_a_users_own_spec_files_and_whole_folders_are_brought(tmp_path: Path)
 
 
 def test_embedded_data_need_not_be_brought(smoke: CleaningSweep):
-    assert sources_of(parts_of(smoke)) is None
+    assert input_paths_of(parts_of(smoke)) is None
 
 
 def test_a_sweep_reads_what_it_and_its_victims_name(tmp_path: Path, smoke: CleaningSweep):
@@ -121,7 +121,7 @@ def test_a_sweep_reads_what_it_and_its_victims_name(tmp_path: Path, smoke: Clean
     reference = smoke.victim.replace(name="reference", data=others)
     victim = smoke.victim.replace(data=theirs, poisoning=poisoning, select=ClosestTo(victim=reference))
     sweep = smoke.replace(victim=victim, data=own, evaluation=Evaluation(test=test, templates=("a {}",)))
-    found = sources_of(parts_of(sweep))
+    found = input_paths_of(parts_of(sweep))
     assert found is not None
     named = [own.path, theirs.path, others.path, test.path, stamp]
     assert set(found.places.values()) == set(map(str, named))
@@ -214,10 +214,10 @@ def same(root: Path, paths: list[str]) -> bool:
 def test_files_are_copied_once_to_a_folder_that_nobody_else_may_write(tmp_path: Path, node: Path):
     paths = files(tmp_path / "data", SIZES)
     carrier = Counting(paths)
-    root = mirror(carrier)
+    root = node_copy(carrier)
     assert same(root, paths)
     assert carrier.chunks == [0, 1, 2, 3, 4]
-    assert mirror(carrier) == root
+    assert node_copy(carrier) == root
     assert (len(carrier.chunks), carrier.listings) == (5, 1)
     assert os.stat(next(node.iterdir())).st_mode & 0o077 == 0
 
@@ -228,8 +228,8 @@ def test_whoever_is_killed_is_followed_by_one_who_goes_on(tmp_path: Path, dies_a
     paths = files(tmp_path / "data", SIZES)
     dying, following = Counting(paths, dies_after), Counting(paths)
     with pytest.raises(KeyboardInterrupt):
-        mirror(dying)
-    assert same(mirror(following), paths)
+        node_copy(dying)
+    assert same(node_copy(following), paths)
     assert following.chunks == list(range(dies_after, 5))
 
 
@@ -237,11 +237,11 @@ def test_whoever_is_killed_is_followed_by_one_who_goes_on(tmp_path: Path, dies_a
 def test_a_chunk_that_was_written_in_part_is_written_again(tmp_path: Path):
     paths = files(tmp_path / "data", SIZES)
     with pytest.raises(KeyboardInterrupt):
-        mirror(Counting(paths, 2))
+        node_copy(Counting(paths, 2))
     root = next(Path(tempfile.gettempdir()).glob("*/data-*/files"))
     torn = root / paths[3][1:]
     torn.write_bytes(torn.read_bytes()[:9] + b"??")  # beyond the chunk that arrived
-    assert same(mirror(Counting(paths)), paths)
+    assert same(node_copy(Counting(paths)), paths)
 
 
 @pytest.mark.usefixtures("small_chunks", "node")
@@ -249,7 +249,7 @@ def test_a_chunk_that_was_written_in_part_is_written_again(tmp_path: Path):
 def test_what_was_lost_since_a_kill_is_brought_again(tmp_path: Path, loss: str):
     paths = files(tmp_path / "data", SIZES)
     with pytest.raises(KeyboardInterrupt):
-        mirror(Counting(paths, 4))
+        node_copy(Counting(paths, 4))
     root = next(Path(tempfile.gettempdir()).glob("*/data-*/files"))
     torn = root / paths[4][1:]
     if loss == "gone":
@@ -257,7 +257,7 @@ def test_what_was_lost_since_a_kill_is_brought_again(tmp_path: Path, loss: str):
     else:
         os.truncate(torn, 1)
     following = Counting(paths)
-    assert same(mirror(following), paths)
+    assert same(node_copy(following), paths)
     assert following.chunks == [3, 4]
 
 
@@ -265,10 +265,10 @@ def test_what_was_lost_since_a_kill_is_brought_again(tmp_path: Path, loss: str):
 def test_a_machine_that_was_started_anew_since_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths = files(tmp_path / "data", SIZES)
     with pytest.raises(KeyboardInterrupt):
-        mirror(Counting(paths, 3))
+        node_copy(Counting(paths, 3))
     monkeypatch.setattr(node_data, "_boot", lambda: "another")
     following = Counting(paths)
-    assert same(mirror(following), paths)
+    assert same(node_copy(following), paths)
     assert following.chunks == [0, 1, 2, 3, 4]
 
 
@@ -284,8 +284,8 @@ def test_a_file_that_is_lost_while_it_is_written_gets_no_hole(tmp_path: Path):
             return super().chunk(number)
 
     with pytest.raises(StorageFault, match="has lost what was brought; the same command brings it again"):
-        mirror(Tidied(paths))
-    assert same(mirror(Counting(paths)), paths)
+        node_copy(Tidied(paths))
+    assert same(node_copy(Counting(paths)), paths)
 
 
 @pytest.mark.usefixtures("small_chunks", "node")
@@ -295,7 +295,7 @@ def test_a_file_that_vanishes_where_it_is_brought_from_is_named(tmp_path: Path):
     carrier.listing()
     Path(paths[1]).unlink()
     with pytest.raises(InvalidInput, match=f"{paths[1]} cannot be read any more .*other nodes need it; restore it"):
-        mirror(carrier)
+        node_copy(carrier)
 
 
 def test_a_victims_data_are_not_read_once_it_is_trained(smoke: CleaningSweep):
@@ -311,10 +311,10 @@ def test_a_victims_data_are_not_read_once_it_is_trained(smoke: CleaningSweep):
 @pytest.mark.usefixtures("node")
 def test_data_that_changed_are_brought_again_beside_the_old(tmp_path: Path):
     paths = files(tmp_path / "data", [5])
-    first = mirror(Counting(paths))
+    first = node_copy(Counting(paths))
     Path(paths[0]).write_bytes(b"other")
     os.utime(paths[0], ns=(1, 1))
-    second = mirror(Counting(paths))
+    second = node_copy(Counting(paths))
     assert first != second
     assert same(second, paths)
 
@@ -322,34 +322,34 @@ def test_data_that_changed_are_brought_again_beside_the_old(tmp_path: Path):
 @pytest.mark.usefixtures("node")
 def test_at_the_start_files_that_the_system_tidied_away_are_noticed(tmp_path: Path):
     paths = files(tmp_path / "data", SIZES)
-    root = mirror(Counting(paths))
+    root = node_copy(Counting(paths))
     (root / paths[1][1:]).unlink()
-    assert same(mirror(Counting(paths), verify=True), paths)
+    assert same(node_copy(Counting(paths), verify=True), paths)
 
 
 @pytest.mark.usefixtures("node", "small_chunks")
 def test_only_what_is_lacking_is_brought_again(tmp_path: Path):
     paths = files(tmp_path / "data", [7, 7, 0, 14, 7])
     carrier = Counting(paths)
-    root = mirror(carrier)
+    root = node_copy(carrier)
     untouched = (root / paths[0][1:]).stat().st_mtime_ns
     for number in (2, 3):
         (root / paths[number][1:]).unlink()
     carrier.chunks.clear()
-    assert same(mirror(carrier, verify=True), paths)
+    assert same(node_copy(carrier, verify=True), paths)
     assert carrier.chunks == [2, 3]
     assert (root / paths[0][1:]).stat().st_mtime_ns == untouched
-    mirror(carrier, verify=True)
+    node_copy(carrier, verify=True)
     assert carrier.chunks == [2, 3]
 
 
 def test_a_folder_that_is_an_empty_mount_point_is_not_taken_for_the_data(tmp_path: Path, smoke: CleaningSweep):
     test = class_folders(tmp_path / "test")
-    sources = sources_of(parts_of(smoke.replace(evaluation=Evaluation(test=test, templates=("a {}",)))))
-    assert sources is not None
+    input_paths = input_paths_of(parts_of(smoke.replace(evaluation=Evaluation(test=test, templates=("a {}",)))))
+    assert input_paths is not None
     (tmp_path / "test").rename(tmp_path / "moved")
     (tmp_path / "test").mkdir()
-    assert sources.missing() == [str(tmp_path / "test" / "apple" / "1.png")]
+    assert input_paths.missing() == [str(tmp_path / "test" / "apple" / "1.png")]
 
 
 @pytest.mark.usefixtures("node")
@@ -358,7 +358,7 @@ def test_a_node_without_room_says_so_before_it_writes(tmp_path: Path, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=29 + 6 * 4096 - 1))
     carrier = Counting(paths)
     with pytest.raises(StorageFault, match=r"has 0\.0 GB free, and the data to be brought there are 0\.0 GB"):
-        mirror(carrier)
+        node_copy(carrier)
     assert carrier.chunks == []
 
 
@@ -369,7 +369,7 @@ def test_a_disk_that_fails_is_a_fault_of_the_storage(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(node_data, "_write", fail)
     with pytest.raises(StorageFault, match="No space left on device"):
-        mirror(Counting(files(tmp_path / "data", [5])))
+        node_copy(Counting(files(tmp_path / "data", [5])))
 
 
 def test_a_file_that_became_shorter_is_named(tmp_path: Path):
@@ -388,11 +388,11 @@ def test_names_that_lead_out_of_the_copy_are_refused(tmp_path: Path, name: str, 
     listing = carrier.listing()
     carrier.listing = lambda: node_data.Listing(pa.array([name], pa.large_string()), listing.sizes, "x")  # type: ignore[method-assign]
     with pytest.raises(StorageFault, match="is no absolute path"):
-        mirror(carrier)
+        node_copy(carrier)
 
 
 def test_copies_that_nobody_used_for_weeks_are_removed_and_others_stay(tmp_path: Path, node: Path):
-    old, new = (mirror(Counting(files(tmp_path / name, [5]))) for name in ("old", "new"))
+    old, new = (node_copy(Counting(files(tmp_path / name, [5]))) for name in ("old", "new"))
     cache = old.parents[1]
     (cache / "victim-old.pt").write_bytes(b"w")
     (cache / "victim-new.pt").write_bytes(b"w")
@@ -415,13 +415,13 @@ def moved(tmp_path: Path, node: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
 
     def move(spec: Any) -> Any:
         places = {str(path): input_paths.absolute_path(path) for path in input_paths._paths_in(spec)}
-        sources, porter = Sources(places, tuple(places.values())), Porter(pickle.dumps([spec]))
+        known, porter = InputPaths(places, tuple(places.values())), Porter(pickle.dumps([spec]))
         porter.listing()
-        root = mirror(porter)
+        root = node_copy(porter)
         for folder in tmp_path.iterdir():
             if folder != node:
                 folder.rename(node / f"hidden-{folder.name}")
-        return sources.on_this_node(spec, lambda: root)
+        return known.on_this_node(spec, lambda: root)
 
     return move
 
@@ -510,26 +510,26 @@ def test_a_relative_path_means_the_drivers_folder(
     class_folders(tmp_path / "test")
     monkeypatch.chdir(tmp_path)
     sweep = smoke.replace(evaluation=Evaluation(test=ClassFolders(path=Path("test")), templates=("a {}",)))
-    sources, parts = sources_of(parts_of(sweep)), pickle.loads(packed(parts_of(sweep)))
-    assert sources is not None
+    input_paths, parts = input_paths_of(parts_of(sweep)), pickle.loads(packed(parts_of(sweep)))
+    assert input_paths is not None
     monkeypatch.chdir("/")
 
     def never() -> Path:
         raise AssertionError("it sees the files")
 
-    assert sources.on_this_node(sweep, never).evaluation.test.path == tmp_path / "test"
+    assert input_paths.on_this_node(sweep, never).evaluation.test.path == tmp_path / "test"
     assert len([path for part in parts for path in files_of(part)]) == 3
 
 
 def test_a_node_that_sees_all_gets_the_spec_itself(tmp_path: Path, smoke: CleaningSweep):
     sweep = smoke.replace(data=pairs(tmp_path, ["1.png"]))
-    sources = sources_of(parts_of(sweep))
-    assert sources is not None
-    assert sources.on_this_node(sweep, lambda: Path("/nowhere")) is sweep
+    input_paths = input_paths_of(parts_of(sweep))
+    assert input_paths is not None
+    assert input_paths.on_this_node(sweep, lambda: Path("/nowhere")) is sweep
 
 
 def test_a_node_that_sees_the_file_and_not_its_images_is_blind(tmp_path: Path, smoke: CleaningSweep):
-    sources = sources_of(parts_of(smoke.replace(data=pairs(tmp_path, ["1.png"]))))
-    assert sources is not None
+    input_paths = input_paths_of(parts_of(smoke.replace(data=pairs(tmp_path, ["1.png"]))))
+    assert input_paths is not None
     (tmp_path / "1.png").unlink()
-    assert sources.missing() == [str(tmp_path / "1.png")]
+    assert input_paths.missing() == [str(tmp_path / "1.png")]

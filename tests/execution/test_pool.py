@@ -1,4 +1,4 @@
-"""The pool's side of the driver, against a made-up desk: what messages of ranks mean, in whatever order they come."""
+"""The pool's side of the driver, against a made-up mailbox: what messages of ranks mean, in any order."""
 
 import pickle
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from typing import Any
 
 import fabricated
 import pytest
-from fabricated import open_book
+from fabricated import open_controller
 
 from sweeplab.execution import pool as pool_module
 from sweeplab.execution.pool import Pool
-from sweeplab.execution.watchdog import Watch
+from sweeplab.execution.watchdog import Watchdog
 from sweeplab.specs import Unfinished
-from sweeplab.sweep.controller import TrialBook
+from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 
@@ -25,7 +25,7 @@ class Remote:
         self.remote = call
 
 
-class MadeUpDesk:
+class MadeUpMailbox:
     """Holds the messages that a test writes, and what the driver did."""
 
     def __init__(self) -> None:
@@ -42,101 +42,101 @@ class MadeUpDesk:
 
 
 @pytest.fixture
-def book(folder: SweepFolder) -> TrialBook:
-    return open_book(folder)
+def controller(folder: SweepFolder) -> SweepController:
+    return open_controller(folder)
 
 
 @pytest.fixture
-def pool(book: TrialBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
+def pool(controller: SweepController, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """One slot whose run never starts; its ranks are played by the test."""
     import ray
 
-    desk = MadeUpDesk()
+    mailbox = MadeUpMailbox()
     monkeypatch.setattr(pool_module, "resources_per_worker", lambda resources: {"CPU": 1.0})
     monkeypatch.setattr(pool_module, "concurrent_trials", lambda resources, each: 1)
-    monkeypatch.setattr(pool_module, "new_desk", lambda *files, reads: desk)
+    monkeypatch.setattr(pool_module, "open_mailbox", lambda *files, reads: mailbox)
     monkeypatch.setattr(ray, "get", lambda value: value)
-    return Pool(book, tmp_path, Watch(stall_minutes=1))
+    return Pool(controller, tmp_path, Watchdog(stall_minutes=1))
 
 
 def tell(pool: Pool, *messages: Any) -> None:
-    pool.desk.messages += messages
+    pool.mailbox.messages += messages
     pool._take_messages()
     pool._hand_out()
 
 
-def points_of(book: TrialBook, session: str = "a", index: int = 0) -> list[Any]:
+def points_of(controller: SweepController, session: str = "a", index: int = 0) -> list[Any]:
     """The messages of a whole trial's points; questions are numbered from 100."""
     messages = []
-    for i in range(book.sweep.num_points()):
+    for i in range(controller.sweep.num_points()):
         made = fabricated.point(i, *fabricated.rates_by_learning_rate({"learning_rate": 1e-2}, i))
         content = pickle.dumps((made, fabricated.outcomes(made.measurement)))
         messages.append(("point", 0, session, index, content, 100 + i))
     return messages
 
 
-def test_a_slot_that_is_ready_gets_the_next_trial(pool: Pool, book: TrialBook):
+def test_a_slot_that_is_ready_gets_the_next_trial(pool: Pool, controller: SweepController):
     tell(pool, ("ready", 0, "a", 0))
-    job = pickle.loads(pool.desk.handed[0, "a", 0])
+    job = pickle.loads(pool.mailbox.handed[0, "a", 0])
     assert (job.number, job.attempt) == (0, 1)
-    assert book.running() == (0,)
+    assert controller.running() == (0,)
 
 
-def test_points_are_committed_before_they_are_answered_and_done_ends_the_trial(pool: Pool, book: TrialBook):
+def test_points_are_committed_before_they_are_answered_and_done_ends_the_trial(pool: Pool, controller: SweepController):
     tell(pool, ("ready", 0, "a", 0))
-    tell(pool, *points_of(book))
-    assert pool.desk.answers == {100: False, 101: False, 102: False}
-    assert len(book.folder.trial(0).points()) == 3
+    tell(pool, *points_of(controller))
+    assert pool.mailbox.answers == {100: False, 101: False, 102: False}
+    assert len(controller.folder.trial(0).points()) == 3
     tell(pool, ("done", 0, "a", 0))
-    assert book.is_over(0)
+    assert controller.is_over(0)
 
 
-def test_another_rank_may_ask_for_the_next_job_before_rank_0_is_done(pool: Pool, book: TrialBook):
+def test_another_rank_may_ask_for_the_next_job_before_rank_0_is_done(pool: Pool, controller: SweepController):
     """Rank 1 was quicker: that is no failure, and the next job waits until this one is over."""
     tell(pool, ("ready", 0, "a", 0))
-    tell(pool, *points_of(book), ("ready", 0, "a", 1))
-    assert not book.is_over(0)
-    assert (0, "a", 1) not in pool.desk.handed
+    tell(pool, *points_of(controller), ("ready", 0, "a", 1))
+    assert not controller.is_over(0)
+    assert (0, "a", 1) not in pool.mailbox.handed
     tell(pool, ("done", 0, "a", 0))
-    assert book.folder.trial(0).result() == {"state": "finished"}
-    assert pickle.loads(pool.desk.handed[0, "a", 1]).number == 1
+    assert controller.folder.trial(0).result() == {"state": "finished"}
+    assert pickle.loads(pool.mailbox.handed[0, "a", 1]).number == 1
 
 
-def test_ranks_that_begin_anew_have_lost_their_attempt_and_go_on_with_it(pool: Pool, book: TrialBook):
+def test_ranks_that_begin_anew_have_lost_their_attempt_and_go_on_with_it(pool: Pool, controller: SweepController):
     tell(pool, ("ready", 0, "a", 0))
-    tell(pool, *points_of(book)[:1])
+    tell(pool, *points_of(controller)[:1])
     tell(pool, ("ready", 0, "b", 0))
-    again = pickle.loads(pool.desk.handed[0, "b", 0])
+    again = pickle.loads(pool.mailbox.handed[0, "b", 0])
     assert (again.number, again.attempt) == (0, 2)
 
 
-def test_words_of_ranks_that_were_given_up_change_nothing_and_stop_them(pool: Pool, book: TrialBook):
+def test_words_of_ranks_that_were_given_up_change_nothing_and_stop_them(pool: Pool, controller: SweepController):
     tell(pool, ("ready", 0, "a", 0))
     tell(pool, ("ready", 0, "b", 0))
-    old = points_of(book, session="a")
+    old = points_of(controller, session="a")
     tell(pool, *old, ("done", 0, "a", 0), ("failed", 0, "a", 0, [pickle.dumps((Failure("no", True), ""))]))
-    assert book.folder.trial(0).points() == []
-    assert pool.desk.answers == {100: True, 101: True, 102: True}
-    assert not book.is_over(0)
+    assert controller.folder.trial(0).points() == []
+    assert pool.mailbox.answers == {100: True, 101: True, 102: True}
+    assert not controller.is_over(0)
 
 
-def test_a_failure_of_all_ranks_ends_the_trial_with_the_most_telling_reason(pool: Pool, book: TrialBook):
+def test_a_failure_of_all_ranks_ends_the_trial_with_the_most_telling_reason(pool: Pool, controller: SweepController):
     tell(pool, ("ready", 0, "a", 0))
     said = [
         pickle.dumps((Failure("RuntimeError: connection closed", False), "rank 0's traceback")),
         pickle.dumps((Failure("FloatingPointError: not finite", True), "rank 1's traceback")),
     ]
     tell(pool, ("failed", 0, "a", 0, said))
-    result = book.folder.trial(0).result()
+    result = controller.folder.trial(0).result()
     assert result is not None
     assert (result["state"], result["reason"]) == ("failed", "FloatingPointError: not finite")
-    assert "rank 1" in (book.folder.trial(0).path / "log.txt").read_text()
+    assert "rank 1" in (controller.folder.trial(0).path / "log.txt").read_text()
 
 
-def test_when_all_is_over_the_slot_is_let_go(pool: Pool, book: TrialBook):
-    fabricated.Player(book).play_all()
+def test_when_all_is_over_the_slot_is_let_go(pool: Pool, controller: SweepController):
+    fabricated.Player(controller).play_all()
     tell(pool, ("ready", 0, "a", 0))
-    assert pool.desk.handed == {(0, "a", 0): b""}
+    assert pool.mailbox.handed == {(0, "a", 0): b""}
     assert pool.slots[0].is_over
 
 
@@ -146,7 +146,7 @@ class Dead:
 
 
 def test_a_run_that_dies_is_started_again_but_not_for_ever(
-    pool: Pool, book: TrialBook, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, controller: SweepController, monkeypatch: pytest.MonkeyPatch
 ):
     started: list[int] = []
 
@@ -167,7 +167,7 @@ def test_a_run_that_dies_is_started_again_but_not_for_ever(
 
 
 def test_a_slot_that_finds_no_room_is_done_without_while_another_serves(
-    pool: Pool, book: TrialBook, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, controller: SweepController, monkeypatch: pytest.MonkeyPatch
 ):
     pool.slots.append(pool_module._Slot(1))
 
@@ -179,27 +179,29 @@ def test_a_slot_that_finds_no_room_is_done_without_while_another_serves(
     for _ in range(pool_module.MAX_IDLE_STARTS + 1):
         pool._mind_runs()
     assert [slot.is_over for slot in pool.slots] == [False, True]
-    (event,) = [event for event in book.folder.events() if event["event"] == "slot given up"]
+    (event,) = [event for event in controller.folder.events() if event["event"] == "slot given up"]
     assert (event["slot"], event["reason"]) == (1, "RuntimeError: no room")
     tell(pool, ("ready", 0, "a", 0))
-    assert book.running() == (0,)
+    assert controller.running() == (0,)
 
 
 def test_a_slot_that_is_still_starting_does_not_keep_a_finished_sweep_waiting(
-    pool: Pool, book: TrialBook, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, controller: SweepController, monkeypatch: pytest.MonkeyPatch
 ):
     pool.slots.append(pool_module._Slot(1))
-    fabricated.Player(book).play_all()
+    fabricated.Player(controller).play_all()
     monkeypatch.setattr(pool, "_start", lambda slot: None)
-    pool.desk.messages += [("ready", 0, "a", 0)]
+    pool.mailbox.messages += [("ready", 0, "a", 0)]
     pool.run()
     assert [slot.is_over for slot in pool.slots] == [True, False]
 
 
-def test_a_dead_raylet_is_no_fault_of_the_trial(pool: Pool, book: TrialBook, monkeypatch: pytest.MonkeyPatch):
+def test_a_dead_raylet_is_no_fault_of_the_trial(
+    pool: Pool, controller: SweepController, monkeypatch: pytest.MonkeyPatch
+):
     tell(pool, ("ready", 0, "a", 0))
     pool.slots[0].thread, pool.slots[0].error = Dead(), RuntimeError("connection lost")  # type: ignore[assignment]
     monkeypatch.setattr(pool_module, "raylet_is_gone", lambda: True)
     with pytest.raises(Unfinished, match="its raylet"):
         pool._mind_runs()
-    assert not [event for event in book.folder.events() if event["event"] == "attempt failed"]
+    assert not [event for event in controller.folder.events() if event["event"] == "attempt failed"]

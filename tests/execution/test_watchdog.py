@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sweeplab.execution import watchdog
-from sweeplab.execution.watchdog import RAYLET_DIED, Interrupted, Watch, attend, signals_as_interrupts
+from sweeplab.execution.watchdog import RAYLET_DIED, Interrupted, Watchdog, run_watched, signals_as_interrupts
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 
 ROOT = Path(__file__).parents[2]
@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watch in a hurry."""
+    """An impatient watchdog."""
     for name, value in (("POLL_SECONDS", 0.01), ("CLUSTER_SECONDS", 0.02), ("GONE_SECONDS", 0.1), ("ASK_SECONDS", 0.2)):
         monkeypatch.setattr(watchdog, name, value)
 
 
 def test_work_that_ends_is_over_and_ran_in_another_thread(quick: None):
     ran: list[str] = []
-    attend(lambda: ran.append(threading.current_thread().name), Watch(stall_minutes=1))
+    run_watched(lambda: ran.append(threading.current_thread().name), Watchdog(stall_minutes=1))
     assert ran == ["work"]
 
 
@@ -35,44 +35,44 @@ def test_an_error_of_the_work_is_raised_here(quick: None):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        attend(work, Watch(stall_minutes=1))
+        run_watched(work, Watchdog(stall_minutes=1))
 
 
 def test_standstill_ends_the_work_with_a_reason(quick: None):
     done = threading.Event()
     with pytest.raises(Unfinished, match=r"nothing has moved for .*stall_minutes=0.002"):
-        attend(lambda: done.wait(10), Watch(stall_minutes=0.002))  # type: ignore[arg-type,return-value]
+        run_watched(lambda: done.wait(10), Watchdog(stall_minutes=0.002))  # type: ignore[arg-type,return-value]
     done.set()
 
 
 def test_movement_keeps_the_work_going(quick: None):
-    watch = Watch(stall_minutes=0.005)
+    watchdog = Watchdog(stall_minutes=0.005)
 
     def work() -> None:
         for _ in range(20):
             time.sleep(0.05)
-            watch.moved()
+            watchdog.moved()
 
-    attend(work, watch)
+    run_watched(work, watchdog)
 
 
 def test_signs_of_life_are_movement(quick: None):
-    watch, beats = Watch(stall_minutes=0.005), iter(range(10_000))
-    watch.listen(lambda: next(beats))
-    attend(lambda: time.sleep(0.8), watch)
+    watchdog, heartbeats = Watchdog(stall_minutes=0.005), iter(range(10_000))
+    watchdog.listen(lambda: next(heartbeats))
+    run_watched(lambda: time.sleep(0.8), watchdog)
     done = threading.Event()
-    watch.listen(lambda: 7)
-    watch.moved()
+    watchdog.listen(lambda: 7)
+    watchdog.moved()
     with pytest.raises(Unfinished, match="nothing has moved"):
-        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+        run_watched(lambda: done.wait(10), watchdog)  # type: ignore[arg-type,return-value]
     done.set()
 
 
 def test_a_lost_cluster_ends_the_work(quick: None):
     done = threading.Event()
-    watch = Watch(stall_minutes=1, cluster_fault=lambda: "this command's Ray node died")
+    watchdog = Watchdog(stall_minutes=1, cluster_fault=lambda: "this command's Ray node died")
     with pytest.raises(Unfinished, match="Ray node died; everything committed is kept"):
-        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+        run_watched(lambda: done.wait(10), watchdog)  # type: ignore[arg-type,return-value]
     done.set()
 
 
@@ -80,7 +80,7 @@ def test_a_raylet_that_is_known_to_be_dead_is_not_waited_for(quick: None, monkey
     monkeypatch.setattr(watchdog, "GONE_SECONDS", 60.0)
     done = threading.Event()
     with pytest.raises(Unfinished, match="its raylet"):
-        attend(lambda: done.wait(10), Watch(stall_minutes=1, cluster_fault=lambda: RAYLET_DIED))  # type: ignore[arg-type,return-value]
+        run_watched(lambda: done.wait(10), Watchdog(stall_minutes=1, cluster_fault=lambda: RAYLET_DIED))  # type: ignore[arg-type,return-value]
     done.set()
 
 
@@ -102,13 +102,13 @@ def test_a_cluster_that_does_not_answer_ends_the_work(quick: None):
         done.wait(10)
 
     with pytest.raises(Unfinished, match="does not answer"):
-        attend(hang, Watch(stall_minutes=1, cluster_fault=hang))  # type: ignore[arg-type]
+        run_watched(hang, Watchdog(stall_minutes=1, cluster_fault=hang))  # type: ignore[arg-type]
     done.set()
 
 
 def test_a_cluster_that_comes_back_is_forgiven(quick: None):
     answers = iter(["the cluster is busy", *[None] * 1000])
-    attend(lambda: time.sleep(0.4), Watch(stall_minutes=1, cluster_fault=lambda: next(answers)))
+    run_watched(lambda: time.sleep(0.4), Watchdog(stall_minutes=1, cluster_fault=lambda: next(answers)))
 
 
 def test_an_error_behind_which_the_cluster_is_lost_counts_as_interruption(quick: None):
@@ -116,9 +116,9 @@ def test_an_error_behind_which_the_cluster_is_lost_counts_as_interruption(quick:
         raise RuntimeError("actor died")
 
     with pytest.raises(Unfinished, match="node died"):
-        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: "the node died"))
+        run_watched(work, Watchdog(stall_minutes=1, cluster_fault=lambda: "the node died"))
     with pytest.raises(RuntimeError, match="actor died"):
-        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: None))
+        run_watched(work, Watchdog(stall_minutes=1, cluster_fault=lambda: None))
 
 
 def test_bad_input_is_not_blamed_on_the_cluster(quick: None):
@@ -126,14 +126,14 @@ def test_bad_input_is_not_blamed_on_the_cluster(quick: None):
         raise InvalidInput("no")
 
     with pytest.raises(InvalidInput):
-        attend(work, Watch(stall_minutes=1, cluster_fault=lambda: "the node died"))
+        run_watched(work, Watchdog(stall_minutes=1, cluster_fault=lambda: "the node died"))
 
 
 def test_a_storage_that_failed_ends_the_work(quick: None):
     done = threading.Event()
-    watch = Watch(stall_minutes=1, storage_fault=lambda: StorageFault("the disk is full"))
+    watchdog = Watchdog(stall_minutes=1, storage_fault=lambda: StorageFault("the disk is full"))
     with pytest.raises(StorageFault, match="full"):
-        attend(lambda: done.wait(10), watch)  # type: ignore[arg-type,return-value]
+        run_watched(lambda: done.wait(10), watchdog)  # type: ignore[arg-type,return-value]
     done.set()
 
 
@@ -143,14 +143,16 @@ def test_a_storage_that_failed_is_named_where_the_work_raises_something_else_bec
     def work() -> None:
         raise RuntimeError("callback failed")
 
-    with pytest.raises(StorageFault, match="the book's disk is full"):
-        attend(work, Watch(stall_minutes=1, storage_fault=lambda: StorageFault("the book's disk is full")))
+    with pytest.raises(StorageFault, match="the controller's disk is full"):
+        run_watched(
+            work, Watchdog(stall_minutes=1, storage_fault=lambda: StorageFault("the controller's disk is full"))
+        )
 
     def write() -> None:
         raise RuntimeError("Traceback\n  OSError: [Errno 28] No space left on device: 'state'\nmore")
 
     with pytest.raises(StorageFault, match=r"^OSError: \[Errno 28\] No space left on device: 'state'; free space"):
-        attend(write, Watch(stall_minutes=1))
+        run_watched(write, Watchdog(stall_minutes=1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

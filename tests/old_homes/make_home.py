@@ -35,7 +35,7 @@ from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, Resources, Search
 from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
-from sweeplab.sweep.controller import TrialBook
+from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep.prepare import prepare
 from sweeplab.sweep.run import Options, run_sweep
 from sweeplab.sweep.victims import pretrain_victim
@@ -177,25 +177,28 @@ def make(home: Path) -> None:
     """Run every sweep, most of them interrupted as by Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # of a background job it is ignored
     write_initial(home)
-    point, finished = TrialBook.point, TrialBook.finished
+    point, finished = SweepController.point, SweepController.finished
     ends: set[tuple[str, int, int | None]] = {
         ("mmcl-cleaning", 1, 1),
         *((name, 0, None) for name in ("par", "gp-conditional", "gp-plain", "tpe-startup")),
     }
 
-    def then_end(book: TrialBook, number: int, index: int | None) -> None:
-        if (book.sweep.name, number, index) in ends:
+    def then_end(controller: SweepController, number: int, index: int | None) -> None:
+        if (controller.sweep.name, number, index) in ends:
             os.kill(os.getpid(), signal.SIGINT)
 
-    def point_then_end(book, number, made, outcomes):  # type: ignore[no-untyped-def]
-        point(book, number, made, outcomes)
-        then_end(book, number, made.index)
+    def point_then_end(controller, number, made, outcomes):  # type: ignore[no-untyped-def]
+        point(controller, number, made, outcomes)
+        then_end(controller, number, made.index)
 
-    def finished_then_end(book, number):  # type: ignore[no-untyped-def]
-        finished(book, number)
-        then_end(book, number, None)
+    def finished_then_end(controller, number):  # type: ignore[no-untyped-def]
+        finished(controller, number)
+        then_end(controller, number, None)
 
-    with patch.object(TrialBook, "point", point_then_end), patch.object(TrialBook, "finished", finished_then_end):
+    with (
+        patch.object(SweepController, "point", point_then_end),
+        patch.object(SweepController, "finished", finished_then_end),
+    ):
         for made in SWEEPS:
             try:
                 run_sweep(made(), home, Options(inline=True), print)

@@ -7,7 +7,7 @@ from typing import Any
 import fabricated
 import numpy as np
 import pytest
-from fabricated import SWEEP, Player, open_book
+from fabricated import SWEEP, Player, open_controller
 
 from sweeplab.commands.import_table import import_table
 from sweeplab.ranking.stopping import BackdoorStays, FallsBehind, Pruning
@@ -106,16 +106,16 @@ def test_a_parameter_that_is_sometimes_missing_needs_the_sweeps_space():
 def test_a_table_takes_one_seed_of_a_configuration_and_only_whole_trials(tmp_path: Path):
     sweep = SWEEP.replace(search=SWEEP.search.replace(seeds_per_configuration=2))
     folder = fabricated.prepared_folder(tmp_path, sweep)
-    book = open_book(folder, sweep)
+    controller = open_controller(folder, sweep)
     for _ in range(4):
-        Player(book).play(book.next_job())
-    Player(book).play(book.next_job(), num_points=2)
+        Player(controller).play(controller.next_job())
+    Player(controller).play(controller.next_job(), num_points=2)
     assert len(replay_table(folder).rows) == 2
 
 
 def test_a_sweep_of_one_configuration_cannot_be_replayed(tmp_path: Path):
     folder = fabricated.prepared_folder(tmp_path)
-    Player(book := open_book(folder)).play(book.next_job())
+    Player(controller := open_controller(folder)).play(controller.next_job())
     with pytest.raises(InvalidInput, match="has 1 configuration"):
         replay_table(folder)
 
@@ -324,9 +324,9 @@ def test_a_book_stops_where_the_audit_says(tmp_path: Path):
     rules = Pruning(rules=(BackdoorStays(after_epochs=1, share=0.7), FallsBehind(after_epochs=1, margin=0.0)))
     plain = fabricated.finished_sweep(tmp_path / "plain", SWEEP.replace(search=SWEEP.search.replace(sampler="random")))
     pruned = SWEEP.replace(search=SWEEP.search.replace(sampler="random", pruning=rules))
-    book = open_book(fabricated.prepared_folder(tmp_path / "pruned", pruned), pruned)
-    Player(book).play_all()
-    decided = [(e["trial"], e["rule"]) for e in book.folder.events() if e["event"] == "stop decided"]
+    controller = open_controller(fabricated.prepared_folder(tmp_path / "pruned", pruned), pruned)
+    Player(controller).play_all()
+    decided = [(e["trial"], e["rule"]) for e in controller.folder.events() if e["event"] == "stop decided"]
     assert decided
     assert [(row["trial"], row["rule"]) for row in audit(plain.record(), rules)["decisions"]] == decided
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import fabricated
 import optuna
 import pytest
-from fabricated import SWEEP, Player, open_book
+from fabricated import SWEEP, Player, open_controller
 from optuna.trial import TrialState
 
 from sweeplab.experiment import CleaningSweep, Search, chosen_startup_trials
@@ -43,8 +43,8 @@ def test_a_resumed_sweep_draws_what_an_uninterrupted_one_does(sampler: str, seed
     undisturbed = params_of(tmp_path / "undisturbed", sweep)
     folder = fabricated.prepared_folder(tmp_path / "resumed", sweep)
     for _ in range(6):
-        book = open_book(folder, sweep)
-        Player(book).play(book.next_job())
+        controller = open_controller(folder, sweep)
+        Player(controller).play(controller.next_job())
     assert [folder.trial_header(number)["params"] for number in folder.trial_numbers()] == undisturbed
 
 
@@ -56,14 +56,14 @@ def test_a_kill_between_a_draw_and_its_record_changes_no_draw(
     sweep = searching(sampler, seeds_per_configuration=seeds)
     undisturbed = params_of(tmp_path / "undisturbed", sweep)
     folder = fabricated.prepared_folder(tmp_path / "killed", sweep)
-    book = open_book(folder, sweep)
+    controller = open_controller(folder, sweep)
     for _ in range(4):
-        Player(book).play(book.next_job())
+        Player(controller).play(controller.next_job())
     with monkeypatch.context() as patch:
         patch.setattr(SweepFolder, "write_trial", kill)
         with pytest.raises(Killed):
-            book.next_job()
-    Player(open_book(folder, sweep)).play_all()
+            controller.next_job()
+    Player(open_controller(folder, sweep)).play_all()
     assert [folder.trial_header(number)["params"] for number in folder.trial_numbers()] == undisturbed
 
 
@@ -282,8 +282,8 @@ def test_every_configuration_is_run_with_each_seed(tmp_path: Path):
 
 
 def test_a_job_carries_its_trials_seed(tmp_path: Path):
-    book = open_book(fabricated.prepared_folder(tmp_path, TWO_SEEDS), TWO_SEEDS)
-    jobs = [book.next_job() for _ in range(2)]
+    controller = open_controller(fabricated.prepared_folder(tmp_path, TWO_SEEDS), TWO_SEEDS)
+    jobs = [controller.next_job() for _ in range(2)]
     assert [job.sweep.seed for job in jobs] == [0, 1]
 
 

@@ -51,7 +51,7 @@ def begin_as_at_first(sweep: CleaningSweep, home: Path) -> SweepFolder:
 def goes_on(sweep: CleaningSweep, folder: SweepFolder, home: Path) -> CleaningSweep:
     """The sweep with which the folder is continued, where it is not refused."""
     prepared = prepare.prepare(sweep, home)
-    resume.check_same(folder, prepared)
+    resume.check_same_spec(folder, prepared)
     return prepared.sweep
 
 

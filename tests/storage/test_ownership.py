@@ -10,11 +10,11 @@ from typing import Any
 
 import fabricated
 import pytest
-from fabricated import Player, open_book
+from fabricated import Player, open_controller
 from typer.testing import CliRunner
 
 from sweeplab import cli
-from sweeplab.commands.disk import find_rubbish, foreign_folders, remove
+from sweeplab.commands.disk import find_removable, foreign_folders, remove
 from sweeplab.commands.logs import request_reruns
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault
@@ -23,7 +23,7 @@ from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, readiness, victims
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep_folder import SweepFolder, adopt_sweep, adopt_victim, is_own_victim, victim_folder
-from sweeplab.worker.jobs import Contents
+from sweeplab.worker.jobs import DataDigests
 
 NAME = fabricated.SWEEP.name
 LIKE_OURS = "attempt-9-epoch-0001.pt"
@@ -72,8 +72,8 @@ def received(
     if finished:
         fabricated.finished_sweep(made)
     else:
-        book = open_book(fabricated.prepared_folder(made))
-        Player(book).play(book.next_job(), num_points=2)
+        controller = open_controller(fabricated.prepared_folder(made))
+        Player(controller).play(controller.next_job(), num_points=2)
     shutil.copytree(made / NAME, home / "sweeps" / NAME)
     folder = SweepFolder(home / "sweeps" / NAME)
     change(folder)
@@ -111,7 +111,7 @@ def script(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 def test_gc_removes_nothing_that_a_received_sweep_names(home: Path, tmp_path: Path, mine: Path, as_url: bool):
     folder = received(home, tmp_path, naming(mine.as_uri() if as_url else mine))
     before = content(mine), content(folder.path)
-    assert find_rubbish(home, set_aside=True, victims=True) == []
+    assert find_removable(home, set_aside=True, victims=True) == []
     code, output = command("gc", "--set-aside", "--victims")
     assert code == 0
     assert f"{folder.path}: it came from elsewhere, so nothing of it and nothing it names goes" in output
@@ -179,7 +179,7 @@ def test_no_process_is_signalled_for_a_received_sweep(home: Path, tmp_path: Path
 def test_a_received_sweep_under_another_name_is_not_taken_for_one_that_was_set_aside(home: Path, tmp_path: Path):
     folder = received(home, tmp_path, lambda folder: None)
     folder.path.rename(folder.path.with_name("from-bob"))
-    assert find_rubbish(home, set_aside=True) == []
+    assert find_removable(home, set_aside=True) == []
     assert command("resume", "from-bob")[0] == 2
     assert "calls itself 'made-up'; rename its folder" in command("resume", "from-bob", "--adopt")[1]
 
@@ -187,7 +187,7 @@ def test_a_received_sweep_under_another_name_is_not_taken_for_one_that_was_set_a
 def test_a_copy_of_an_own_sweep_under_another_name_is_not_removed_as_set_aside(home: Path):
     folder = fabricated.finished_sweep(home / "sweeps")
     shutil.copytree(folder.path, folder.path.with_name("backup"))
-    assert find_rubbish(home, set_aside=True) == []
+    assert find_removable(home, set_aside=True) == []
 
 
 def test_trials_without_a_sweeps_record_are_not_gone_on_with(home: Path, tmp_path: Path, mine: Path):
@@ -210,16 +210,16 @@ def test_an_adopted_sweep_still_writes_and_removes_nothing_where_its_files_say(
     assert folder.is_own()
     readiness._settle_storages(fabricated.SWEEP, folder, said.append)
     assert "mine, which is gone or holds no mark of this home; from now on its checkpoints lie in" in said[0]
-    Player(open_book(folder)).play_all()
+    Player(open_controller(folder)).play_all()
     assert folder.record().state == "finished"
-    remove(find_rubbish(home, set_aside=True, victims=True))
+    remove(find_removable(home, set_aside=True, victims=True))
     request_reruns(folder, [0])
-    Player(open_book(folder)).play_all()
+    Player(open_controller(folder)).play_all()
     assert content(mine) == before
 
 
 def test_an_ended_trial_of_an_adopted_sweep_loses_no_file_that_its_record_names(home: Path, tmp_path: Path, mine: Path):
-    """The book drops the checkpoints of all but the best trials when it opens, wherever their records say they lie."""
+    """The controller drops the checkpoints of all but the best trials when it opens, wherever records say they lie."""
     folder = received(home, tmp_path, lambda folder: None)
     for number in folder.trial_numbers():
         naming(mine, number)(folder)
@@ -227,8 +227,8 @@ def test_an_ended_trial_of_an_adopted_sweep_loses_no_file_that_its_record_names(
             (mine / (point.checkpoint or "none")).write_text("mine")
     before = content(mine)
     adopt_sweep(folder)
-    open_book(folder, fabricated.SWEEP.replace(resources=fabricated.SWEEP.resources.replace(keep_checkpoints=1)))
-    assert find_rubbish(home) == []
+    open_controller(folder, fabricated.SWEEP.replace(resources=fabricated.SWEEP.resources.replace(keep_checkpoints=1)))
+    assert find_removable(home) == []
     assert content(mine) == before
 
 
@@ -241,7 +241,7 @@ def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Pa
     folder = received(home, tmp_path / "again", lambda folder: None)
     monkeypatch.setattr(cli, "_missing", lambda sweeps: {})
     prepared = prepare.Prepared(
-        fabricated.SWEEP, folder.header()["digest"], {}, Contents(), "", 1, 1, 1, fabricated.IMAGES
+        fabricated.SWEEP, folder.header()["digest"], {}, DataDigests(), "", 1, 1, 1, fabricated.IMAGES
     )
     monkeypatch.setattr(sweep_run, "prepare", lambda sweep, home, fresh=False: prepared)
     code, output = command("resume", NAME, "--adopt", "--inline")
@@ -254,8 +254,8 @@ def test_a_sweep_that_another_home_still_stores_gets_an_identity_of_its_own(home
     """Both homes go on with it, and neither touches the other's checkpoints."""
     sweep = stored_at(tmp_path / "shared")
     theirs = fabricated.prepared_folder(tmp_path / "elsewhere" / "sweeps", sweep)
-    book = open_book(theirs, sweep)
-    Player(book).play(book.next_job(), num_points=2)
+    controller = open_controller(theirs, sweep)
+    Player(controller).play(controller.next_job(), num_points=2)
     shutil.copytree(theirs.path, home / "sweeps" / NAME)
     folder = SweepFolder(home / "sweeps" / NAME)
     before = content(tmp_path / "shared")
@@ -263,8 +263,8 @@ def test_a_sweep_that_another_home_still_stores_gets_an_identity_of_its_own(home
     assert folder.header()["identity"] != theirs.header()["identity"]
     readiness._settle_storages(sweep, folder, lambda text: None)
     assert folder.trial(0).num_kept() == 2, "what could be read came along"
-    Player(open_book(folder, sweep)).play_all()
-    assert find_rubbish(home) == []
+    Player(open_controller(folder, sweep)).play_all()
+    assert find_removable(home) == []
     kept = {name: data for name, data in content(tmp_path / "shared").items() if theirs.header()["identity"] in name}
     assert kept == before
 
@@ -287,8 +287,8 @@ def test_a_storage_in_an_own_trials_record_is_not_enough(home: Path, mine: Path)
     naming(mine)(folder)
     assert folder.is_own()
     before = content(mine)
-    assert find_rubbish(home) == []
-    open_book(folder)
+    assert find_removable(home) == []
+    open_controller(folder)
     assert content(mine) == before
 
 
@@ -313,7 +313,7 @@ def test_a_mark_is_good_for_its_own_place_and_its_own_sweep_alone(home: Path, tm
     naming(place)(other)
     assert not other.trial(0).owns_storage()
     with pytest.raises(StorageFault, match="holds no mark of this home"):
-        open_book(other, sweep.replace(name="other"))._claim_storage(other.trial(0), 0)
+        open_controller(other, sweep.replace(name="other"))._claim_storage(other.trial(0), 0)
 
 
 # --- links
@@ -324,7 +324,7 @@ def test_a_link_in_a_sweeps_folder_leads_no_command_elsewhere(home: Path, mine: 
     before = content(mine)
     shutil.rmtree(folder.trial(0).checkpoints, ignore_errors=True)
     folder.trial(0).checkpoints.symlink_to(mine)
-    assert find_rubbish(home) == []
+    assert find_removable(home) == []
     folder.trial(0).remove_checkpoint(LIKE_OURS)
     with pytest.raises(InvalidInput, match="checkpoints is a symbolic link"), folder.lock():
         pass
@@ -375,13 +375,13 @@ def test_what_a_home_holds_when_it_gets_its_key_is_its_own_but_for_storages_else
     assert not (home / KEY).exists(), "a command that reads makes none"
     assert plain.is_own()
     assert not stored.is_own()
-    assert find_rubbish(home) == []
+    assert find_removable(home) == []
     with pytest.raises(InvalidInput, match=f"give --adopt.*{tmp_path}/shared"):
         stored.check_own()
     identity = stored.header()["identity"]
     assert adopt_sweep(stored)
     assert stored.header()["identity"] == identity
-    assert [item.path for item in find_rubbish(home)] == [stray]
+    assert [item.path for item in find_removable(home)] == [stray]
 
 
 def test_the_first_command_that_may_write_makes_the_homes_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -424,17 +424,17 @@ def test_gc_leaves_alone_what_others_keep_beside_a_home(home: Path, mine: Path):
     shutil.copytree(mine, home / "downloads")
     for path in home.rglob("*"):
         os.utime(path, (1, 1))
-    assert find_rubbish(home) == []
+    assert find_removable(home) == []
 
 
 # --- victims
 
 
-def victim_of(smoke: CleaningSweep, home: Path, facts: dict[str, Any], points: int) -> Path:
+def victim_of(smoke: CleaningSweep, home: Path, metadata: dict[str, Any], points: int) -> Path:
     """A victim's folder with so many points, made by nobody known."""
     assert isinstance(smoke.victim, PretrainedVictim)
     run = victim_folder(home, smoke.victim, "d1")
-    write_json(run.path / "victim.json", facts)
+    write_json(run.path / "victim.json", metadata)
     for index in range(points):
         made = fabricated.point(index, 90, 79, checkpoint=f"attempt-1-epoch-{index:04d}.pt" if index else None)
         run.commit(made, fabricated.outcomes(made.measurement))
@@ -449,7 +449,7 @@ def test_a_received_victim_that_is_not_finished_is_not_trained_on(
     assert isinstance(smoke.victim, PretrainedVictim)
     with pytest.raises(InvalidInput, match=f"victim {path.name} came from elsewhere.*puts checkpoints: {mine}"):
         victims.pretrain_victim(smoke.victim, "d1", home, inline=True, say=print)
-    assert find_rubbish(home, victims=True) == []
+    assert find_removable(home, victims=True) == []
     assert path in foreign_folders(home)
     assert (content(mine), content(path)) == before
 
@@ -471,9 +471,9 @@ def test_an_adopted_victim_writes_where_the_spec_says(smoke: CleaningSweep, home
 
 def test_a_received_victim_goes_with_no_gc_and_an_own_one_does(smoke: CleaningSweep, home: Path):
     path = victim_of(smoke, home, {}, 1)
-    assert find_rubbish(home, victims=True) == []
+    assert find_removable(home, victims=True) == []
     write_signed(path / "victim.json", {}, home)
-    assert [item.path for item in find_rubbish(home, victims=True)] == [path]
+    assert [item.path for item in find_removable(home, victims=True)] == [path]
 
 
 # --- names
@@ -522,7 +522,7 @@ def test_records_and_logs_are_for_this_user_alone_and_checkpoints_in_a_shared_st
         monkeypatch.setenv("SWEEPLAB_HOME", str(home))
         cli.run_all([])
         folder = fabricated.finished_sweep(home / "sweeps", stored_at(shared))
-        open_book(folder, stored_at(shared)).log(0, "Traceback: somewhere")
+        open_controller(folder, stored_at(shared)).log(0, "Traceback: somewhere")
         for path in (home, *home.rglob("*")):
             is_lock = path.name.endswith("lock")
             assert is_lock or path.stat().st_mode & 0o077 == 0, f"{path} {oct(path.stat().st_mode)}"

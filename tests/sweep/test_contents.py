@@ -20,17 +20,17 @@ from sweeplab.sweep import prepare, run, victims
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
-from sweeplab.worker.jobs import check_same
+from sweeplab.worker.jobs import check_same_data
 
 
 def test_data_that_are_the_same_or_unknown_pass():
-    check_same("pairs", "a", "a")
-    check_same("pairs", "", "a")
+    check_same_data("pairs", "a", "a")
+    check_same_data("pairs", "", "a")
 
 
 def test_other_data_are_named_with_both_digests():
     with pytest.raises(StorageFault, match=r"the pairs that node .* \(digest a -> b\).*restore them"):
-        check_same("pairs", "a", "b")
+        check_same_data("pairs", "a", "b")
 
 
 @pytest.fixture

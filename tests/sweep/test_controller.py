@@ -1,4 +1,4 @@
-"""The book of a sweep: every trial exactly once, whatever is killed when; no training here, points are made up."""
+"""The controller: every trial exactly once, whatever is killed when; no training here, points are made up."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from wsgiref.util import setup_testing_defaults
 import fabricated
 import optuna
 import pytest
-from fabricated import SWEEP, Player, open_book, prepared_folder, rates_by_learning_rate
+from fabricated import SWEEP, Player, open_controller, prepared_folder, rates_by_learning_rate
 from optuna.trial import TrialState
 
 from sweeplab.evaluation.retention import score
@@ -22,7 +22,7 @@ from sweeplab.search_space import SearchSpace
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep import controller
-from sweeplab.sweep.controller import ALIKE, TrialBook
+from sweeplab.sweep.controller import ALIKE, SweepController
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 
@@ -39,15 +39,15 @@ def params_of(folder: SweepFolder) -> list[dict[str, Any]]:
     return [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
 
 
-def trials_of(book: TrialBook) -> list[optuna.trial.FrozenTrial]:
-    return book.study.get_trials()
+def trials_of(controller: SweepController) -> list[optuna.trial.FrozenTrial]:
+    return controller.study.get_trials()
 
 
-def check_complete(book: TrialBook) -> None:
+def check_complete(controller: SweepController) -> None:
     """Ledger and Optuna agree, trial by trial, and nothing is missing or there twice."""
-    sweep, folder = book.sweep, book.folder
+    sweep, folder = controller.sweep, controller.folder
     assert folder.trial_numbers() == list(range(sweep.num_trials()))
-    known = trials_of(open_book(folder, sweep))
+    known = trials_of(open_controller(folder, sweep))
     assert [trial.number for trial in known] == folder.trial_numbers()
     for trial, record in zip(known, folder.record().trials, strict=True):
         assert record.state == "finished"
@@ -61,50 +61,50 @@ def check_complete(book: TrialBook) -> None:
 
 
 def test_every_trial_is_run_exactly_once(folder: SweepFolder):
-    book = open_book(folder)
-    jobs = Player(book).play_all()
+    controller = open_controller(folder)
+    jobs = Player(controller).play_all()
     assert [(job.number, job.attempt, job.resume_from) for job in jobs] == [(n, 1, None) for n in range(6)]
-    assert book.is_done()
-    check_complete(book)
+    assert controller.is_done()
+    check_complete(controller)
 
 
 def test_a_finished_sweep_hands_out_nothing(folder: SweepFolder):
-    Player(open_book(folder)).play_all()
-    book = open_book(folder)
-    assert book.is_done()
-    assert book.next_job() is None
+    Player(open_controller(folder)).play_all()
+    controller = open_controller(folder)
+    assert controller.is_done()
+    assert controller.next_job() is None
 
 
 def test_more_trials_can_be_asked_for_later(folder: SweepFolder):
-    Player(open_book(folder)).play_all()
+    Player(open_controller(folder)).play_all()
     more = SWEEP.replace(search=SWEEP.search.replace(trials=8))
-    jobs = Player(open_book(folder, more)).play_all()
+    jobs = Player(open_controller(folder, more)).play_all()
     assert [job.number for job in jobs] == [6, 7]
 
 
 def test_trials_that_run_at_the_same_time_are_different_ones(folder: SweepFolder):
-    book = open_book(folder)
-    jobs = [book.next_job() for _ in range(6)]
+    controller = open_controller(folder)
+    jobs = [controller.next_job() for _ in range(6)]
     assert sorted(job.number for job in jobs) == list(range(6))
-    assert book.next_job() is None
-    assert not book.is_done()
+    assert controller.next_job() is None
+    assert not controller.is_done()
     for job in reversed(jobs):
-        Player(book).play(job)
-    check_complete(book)
+        Player(controller).play(job)
+    check_complete(controller)
 
 
 def test_a_job_has_the_parameters_of_its_trial(folder: SweepFolder):
-    book = open_book(folder)
-    job = book.next_job()
-    assert job.params == folder.trial_header(0)["params"] == trials_of(book)[0].params
+    controller = open_controller(folder)
+    job = controller.next_job()
+    assert job.params == folder.trial_header(0)["params"] == trials_of(controller)[0].params
 
 
 def test_a_point_that_arrives_twice_is_one_point(folder: SweepFolder):
     heard: list[int] = []
-    book = open_book(folder, SWEEP, Ears(heard))
-    job = book.next_job()
+    controller = open_controller(folder, SWEEP, Ears(heard))
+    job = controller.next_job()
     for _ in range(2):
-        book.point(job.number, fabricated.point(0, 90, 79), fabricated.VICTIM.outcomes)
+        controller.point(job.number, fabricated.point(0, 90, 79), fabricated.VICTIM.outcomes)
     assert heard == [0]
 
 
@@ -121,45 +121,45 @@ class Ears:
 
 
 def test_a_trial_that_says_it_is_done_too_early_is_not_finished(folder: SweepFolder):
-    book = open_book(folder)
-    job = book.next_job()
-    Player(book).play(job, num_points=2)
+    controller = open_controller(folder)
+    job = controller.next_job()
+    Player(controller).play(job, num_points=2)
     with pytest.raises(RuntimeError, match="trial 0 ended with 2 of 3 points"):
-        book.finished(job.number)
-    assert not book.is_over(0)
+        controller.finished(job.number)
+    assert not controller.is_over(0)
 
 
 def test_no_new_trial_begins_after_the_hours_are_over(folder: SweepFolder):
-    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1.0)))
-    job = book.next_job()
-    book.deadline = time.monotonic()
-    assert book.next_job() is None
-    assert not book.is_done()
-    Player(book).play(job)
-    assert book.is_done()
+    controller = open_controller(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1.0)))
+    job = controller.next_job()
+    controller.deadline = time.monotonic()
+    assert controller.next_job() is None
+    assert not controller.is_done()
+    Player(controller).play(job)
+    assert controller.is_done()
     assert folder.record().state == "interrupted"
 
 
 def test_begun_trials_go_on_after_the_hours_are_over(folder: SweepFolder):
-    open_book(folder).next_job()
-    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1e-9)))
-    jobs = Player(book).play_all()
+    open_controller(folder).next_job()
+    controller = open_controller(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1e-9)))
+    jobs = Player(controller).play_all()
     assert [(job.number, job.attempt) for job in jobs] == [(0, 2)]
 
 
 def test_the_limit_that_was_reached_is_named(folder: SweepFolder):
-    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1e-9)))
-    assert book.limit_reached() == "search.hours=1e-09 of this command are used up"
-    assert open_book(folder).limit_reached() is None
+    controller = open_controller(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1e-9)))
+    assert controller.limit_reached() == "search.hours=1e-09 of this command are used up"
+    assert open_controller(folder).limit_reached() is None
 
 
 def test_trials_that_fail_alike_before_they_train_end_the_command(folder: SweepFolder):
-    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(trials=20)))
+    controller = open_controller(folder, SWEEP.replace(search=SWEEP.search.replace(trials=20)))
     for number in range(ALIKE):
-        assert book.next_job().number == number
-        book.failed(number, Failure("FileNotFoundError: pairs.csv", True))
+        assert controller.next_job().number == number
+        controller.failed(number, Failure("FileNotFoundError: pairs.csv", True))
     with pytest.raises(InvalidInput, match=r"5 settings in a row failed alike .*, last trial 4: FileNotFoundError"):
-        book.next_job()
+        controller.next_job()
     assert len(folder.trial_numbers()) == ALIKE
 
 
@@ -167,33 +167,33 @@ def test_trials_that_fail_alike_before_they_train_end_the_command(folder: SweepF
     "between", ["another reason", "a trial that trained", "a trial that finished", "a loss that is not finite"]
 )
 def test_trials_that_fail_for_reasons_of_their_own_do_not(folder: SweepFolder, between: str):
-    book = open_book(folder, SWEEP.replace(search=SWEEP.search.replace(trials=20)))
+    controller = open_controller(folder, SWEEP.replace(search=SWEEP.search.replace(trials=20)))
     for number in range(2 * ALIKE):
-        job = book.next_job()
+        job = controller.next_job()
         if number == ALIKE - 1 and between == "a trial that finished":
-            Player(book).play(job)
+            Player(controller).play(job)
             continue
         if number == ALIKE - 1 and between == "a trial that trained":
-            Player(book).play(job, num_points=2)
+            Player(controller).play(job, num_points=2)
         reason = "ValueError: b" if number == ALIKE - 1 and between == "another reason" else "ValueError: a"
         if between == "a loss that is not finite":
             reason = "FloatingPointError: the loss is not finite at step 1"
-        book.failed(number, Failure(reason, True))
+        controller.failed(number, Failure(reason, True))
         if number == 2 * ALIKE - 2:
             break
-    assert book.next_job() is not None
+    assert controller.next_job() is not None
 
 
 def test_a_kill_between_the_last_failure_and_the_result_gives_no_further_attempt(
     folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ):
     one = SWEEP.replace(resources=SWEEP.resources.replace(max_attempts=1))
-    book = open_book(folder, one)
-    book.next_job()
+    controller = open_controller(folder, one)
+    controller.next_job()
     with monkeypatch.context() as patch:
-        patch.setattr(TrialBook, "_end", lambda *arguments: None)
-        book.failed(0, Failure("RuntimeError: the process died", False))
-    again = open_book(folder, one)
+        patch.setattr(SweepController, "_end", lambda *arguments: None)
+        controller.failed(0, Failure("RuntimeError: the process died", False))
+    again = open_controller(folder, one)
     assert again.folder.trial(0).result() == {
         "state": "failed",
         "reason": "RuntimeError: the process died (1 attempts)",
@@ -204,11 +204,11 @@ def test_a_kill_between_the_last_failure_and_the_result_gives_no_further_attempt
 @pytest.mark.parametrize("kind", ["checkpoint", "storage"])
 def test_failures_that_are_not_the_trials_do_not_count_after_a_restart_either(folder: SweepFolder, kind: str):
     two = SWEEP.replace(resources=SWEEP.resources.replace(max_attempts=2))
-    book = open_book(folder, two)
-    Player(book).play(book.next_job(), num_points=2)
+    controller = open_controller(folder, two)
+    Player(controller).play(controller.next_job(), num_points=2)
     with contextlib.suppress(StorageFault):
-        book.failed(0, Failure("no", False, kind))  # type: ignore[arg-type]
-    again = open_book(folder, two)
+        controller.failed(0, Failure("no", False, kind))  # type: ignore[arg-type]
+    again = open_controller(folder, two)
     again.next_job()
     again.failed(0, Failure("RuntimeError: the process died", False))
     assert not again.is_over(0)
@@ -216,39 +216,39 @@ def test_failures_that_are_not_the_trials_do_not_count_after_a_restart_either(fo
 
 def test_seeds_of_one_setting_that_fail_alike_count_once(tmp_path: Path):
     sweep = SWEEP.replace(search=SWEEP.search.replace(trials=20, seeds_per_configuration=ALIKE))
-    book = open_book(prepared_folder(tmp_path, sweep), sweep)
+    controller = open_controller(prepared_folder(tmp_path, sweep), sweep)
     for number in range(ALIKE):
-        book.next_job()
-        book.failed(number, Failure("ValueError: no", True))
-    assert book.next_job() is not None
+        controller.next_job()
+        controller.failed(number, Failure("ValueError: no", True))
+    assert controller.next_job() is not None
 
 
 # --- kills
 
-Kill = Callable[[pytest.MonkeyPatch, TrialBook], None]
+Kill = Callable[[pytest.MonkeyPatch, SweepController], None]
 
 
-def while_begun(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
-    book.next_job()
+def while_begun(patch: pytest.MonkeyPatch, controller: SweepController) -> None:
+    controller.next_job()
 
 
-def mid_trial(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
-    Player(book).play(book.next_job(), num_points=2)
+def mid_trial(patch: pytest.MonkeyPatch, controller: SweepController) -> None:
+    Player(controller).play(controller.next_job(), num_points=2)
 
 
-def two_at_a_time(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
-    jobs = [book.next_job(), book.next_job()]
+def two_at_a_time(patch: pytest.MonkeyPatch, controller: SweepController) -> None:
+    jobs = [controller.next_job(), controller.next_job()]
     for num_points, job in enumerate(jobs, start=1):
-        Player(book).play(job, num_points=num_points)
+        Player(controller).play(job, num_points=num_points)
 
 
 def at(owner: object, name: str) -> Kill:
     """Run trials until the driver is killed as it enters a function."""
 
-    def run_until_killed(patch: pytest.MonkeyPatch, book: TrialBook) -> None:
+    def run_until_killed(patch: pytest.MonkeyPatch, controller: SweepController) -> None:
         patch.setattr(owner, name, kill)
         with pytest.raises(Killed):
-            Player(book).play_all()
+            Player(controller).play_all()
 
     return run_until_killed
 
@@ -259,12 +259,12 @@ KILLS: dict[str, Kill] = {
     "two trials under way": two_at_a_time,
     "between ask and the first parameter": at(SearchSpace, "suggest"),
     "between parameters and trial.json": at(SweepFolder, "write_trial"),
-    "between trial.json and the first attempt": at(TrialBook, "record"),
+    "between trial.json and the first attempt": at(SweepController, "record"),
     "between outcomes and history": at(RunFolder, "keep_checkpoints"),
     "between the last point and the result": at(RunFolder, "finish"),
-    "between result and constraint": at(TrialBook, "_tell"),
+    "between result and constraint": at(SweepController, "_tell"),
     "between constraint and tell": at(optuna.Study, "tell"),
-    "between tell and the checkpoints": at(TrialBook, "_settle_checkpoints"),
+    "between tell and the checkpoints": at(SweepController, "_settle_checkpoints"),
 }
 
 
@@ -280,12 +280,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
 def test_a_kill_at_any_moment_loses_and_repeats_no_trial(
     moment: str, first: int, folder: SweepFolder, undisturbed: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ):
-    book = open_book(folder)
+    controller = open_controller(folder)
     for _ in range(first):
-        Player(book).play(book.next_job())
+        Player(controller).play(controller.next_job())
     with monkeypatch.context() as patch:
-        KILLS[moment](patch, book)
-    resumed = open_book(folder)
+        KILLS[moment](patch, controller)
+    resumed = open_controller(folder)
     Player(resumed).play_all()
     check_complete(resumed)
     if moment != "two trials under way":  # which Optuna knew less at the second ask
@@ -297,18 +297,18 @@ def test_a_result_that_optuna_does_not_know_is_told_at_the_next_start(
     moment: str, folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ):
     with monkeypatch.context() as patch:
-        KILLS[moment](patch, open_book(folder))
-    book = open_book(folder)
-    assert trials_of(book)[0].state == TrialState.COMPLETE
-    assert book.next_job().number == 1
+        KILLS[moment](patch, open_controller(folder))
+    controller = open_controller(folder)
+    assert trials_of(controller)[0].state == TrialState.COMPLETE
+    assert controller.next_job().number == 1
 
 
 def test_suggestions_do_not_depend_on_how_often_the_sweep_was_interrupted(
     folder: SweepFolder, undisturbed: SweepFolder
 ):
     for _ in range(6):
-        book = open_book(folder)
-        Player(book).play(book.next_job())
+        controller = open_controller(folder)
+        Player(controller).play(controller.next_job())
     assert params_of(folder) == params_of(undisturbed)
 
 
@@ -318,38 +318,38 @@ def test_another_search_seed_draws_other_settings(tmp_path: Path, undisturbed: S
 
 
 def test_interrupted_trials_come_first_with_their_number_parameters_and_next_attempt(folder: SweepFolder):
-    book = open_book(folder)
-    begun = [book.next_job() for _ in range(3)]
-    Player(book).play(begun[1])
-    again = open_book(folder)
+    controller = open_controller(folder)
+    begun = [controller.next_job() for _ in range(3)]
+    Player(controller).play(begun[1])
+    again = open_controller(folder)
     jobs = [again.next_job() for _ in range(3)]
     assert [(job.number, job.attempt) for job in jobs] == [(0, 2), (2, 2), (3, 1)]
     assert [job.params for job in jobs[:2]] == [begun[0].params, begun[2].params]
 
 
 def test_an_interrupted_trial_goes_on_from_its_last_committed_checkpoint(folder: SweepFolder):
-    book = open_book(folder)
-    job = book.next_job()
-    Player(book).play(job, num_points=2)
+    controller = open_controller(folder)
+    job = controller.next_job()
+    Player(controller).play(job, num_points=2)
     (Path(job.checkpoints) / "attempt-1-epoch-0002.pt").write_bytes(b"never reported")
-    resumed = open_book(folder).next_job()
+    resumed = open_controller(folder).next_job()
     assert resumed.resume_from == str(folder.trial(0).checkpoints / "attempt-1-epoch-0001.pt")
     assert [path.name for path in Path(job.checkpoints).iterdir()] == ["attempt-1-epoch-0001.pt"]
 
 
 def test_points_of_both_attempts_make_one_trajectory(folder: SweepFolder):
-    book = open_book(folder)
-    Player(book).play(book.next_job(), num_points=2)
-    Player(open_book(folder)).play_all()
+    controller = open_controller(folder)
+    Player(controller).play(controller.next_job(), num_points=2)
+    Player(open_controller(folder)).play_all()
     assert [(p.index, p.attempt) for p in folder.record().trials[0].points] == [(0, 1), (1, 1), (2, 2)]
 
 
 def test_a_trial_whose_checkpoint_is_gone_goes_back_to_its_start(folder: SweepFolder):
-    book = open_book(folder)
-    job = book.next_job()
-    Player(book).play(job, num_points=2)
+    controller = open_controller(folder)
+    job = controller.next_job()
+    Player(controller).play(job, num_points=2)
     (Path(job.checkpoints) / "attempt-1-epoch-0001.pt").unlink()
-    resumed = open_book(folder)
+    resumed = open_controller(folder)
     job = resumed.next_job()
     assert (job.resume_from, len(folder.trial(0).points())) == (None, 1)
     Player(resumed).play(job)
@@ -359,12 +359,12 @@ def test_a_trial_whose_checkpoint_is_gone_goes_back_to_its_start(folder: SweepFo
 @pytest.mark.parametrize("cut", [1, 2, 20])
 def test_a_torn_last_line_of_the_journal_is_survived(cut: int, folder: SweepFolder):
     """The last line is what Optuna was told of trial 2; its result is in the ledger."""
-    book = open_book(folder)
+    controller = open_controller(folder)
     for _ in range(3):
-        Player(book).play(book.next_job())
+        Player(controller).play(controller.next_job())
     whole = folder.journal.read_bytes()
     folder.journal.write_bytes(whole[:-cut])
-    resumed = open_book(folder)
+    resumed = open_controller(folder)
     assert trials_of(resumed)[2].state == TrialState.COMPLETE
     Player(resumed).play_all()
     check_complete(resumed)
@@ -374,37 +374,37 @@ def test_a_torn_last_line_of_the_journal_is_survived(cut: int, folder: SweepFold
 
 
 def test_an_error_that_would_come_again_ends_the_trial_at_once(folder: SweepFolder):
-    book = open_book(folder)
-    job = book.next_job()
-    Player(book).play(job, num_points=2)
-    book.failed(job.number, Failure("FloatingPointError: the loss is not finite at step 3", True))
+    controller = open_controller(folder)
+    job = controller.next_job()
+    Player(controller).play(job, num_points=2)
+    controller.failed(job.number, Failure("FloatingPointError: the loss is not finite at step 3", True))
     record = folder.record().trials[0]
     assert (record.state, record.reason) == ("failed", "FloatingPointError: the loss is not finite at step 3")
-    assert trials_of(book)[0].state == TrialState.FAIL
-    assert book.next_job().number == 1
+    assert trials_of(controller)[0].state == TrialState.FAIL
+    assert controller.next_job().number == 1
 
 
 def test_a_trial_whose_process_died_is_tried_again_from_its_checkpoint(folder: SweepFolder):
-    book = open_book(folder)
-    job = book.next_job()
-    Player(book).play(job, num_points=2)
-    book.failed(job.number, Failure("the trial's process died", False))
-    again = book.next_job()
+    controller = open_controller(folder)
+    job = controller.next_job()
+    Player(controller).play(job, num_points=2)
+    controller.failed(job.number, Failure("the trial's process died", False))
+    again = controller.next_job()
     assert (again.number, again.attempt) == (0, 2)
     assert again.resume_from == f"{job.checkpoints}/attempt-1-epoch-0001.pt"
-    Player(book).play(again)
+    Player(controller).play(again)
     assert folder.record().trials[0].state == "finished"
 
 
 def test_a_trial_whose_process_keeps_dying_is_given_up(folder: SweepFolder, no_pauses: None):
-    book = open_book(folder)
+    controller = open_controller(folder)
     for attempt in (1, 2, 3):
-        job = book.next_job()
+        job = controller.next_job()
         assert (job.number, job.attempt) == (0, attempt)
-        book.failed(0, Failure("the trial's process died", False))
+        controller.failed(0, Failure("the trial's process died", False))
     record = folder.record().trials[0]
     assert (record.state, record.reason) == ("failed", "the trial's process died (3 attempts)")
-    assert book.next_job().number == 1
+    assert controller.next_job().number == 1
 
 
 @pytest.fixture
@@ -414,22 +414,22 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_trial_waits_before_its_third_attempt_while_others_go_on(folder: SweepFolder):
-    book = open_book(folder)
+    controller = open_controller(folder)
     for _ in range(2):
-        assert book.next_job().number == 0
-        book.failed(0, Failure("the trial's process died", False))
-    assert book.next_job().number == 1
-    assert not book.is_done()
+        assert controller.next_job().number == 0
+        controller.failed(0, Failure("the trial's process died", False))
+    assert controller.next_job().number == 1
+    assert not controller.is_done()
 
 
 MEMORY = Failure("OutOfMemoryError: CUDA out of memory", False, "memory")
 
 
 def test_a_trial_that_runs_out_of_memory_twice_at_the_same_place_is_given_up(folder: SweepFolder, no_pauses: None):
-    book = open_book(folder)
+    controller = open_controller(folder)
     for _ in range(2):
-        assert book.next_job().number == 0
-        book.failed(0, MEMORY)
+        assert controller.next_job().number == 0
+        controller.failed(0, MEMORY)
     record = folder.record().trials[0]
     assert record.state == "failed"
     assert record.reason == (
@@ -438,65 +438,67 @@ def test_a_trial_that_runs_out_of_memory_twice_at_the_same_place_is_given_up(fol
 
 
 def test_a_trial_that_got_further_between_two_losses_of_memory_is_tried_again(folder: SweepFolder, no_pauses: None):
-    book = open_book(folder)
+    controller = open_controller(folder)
     for num_points in (1, 2):
-        Player(book).play(book.next_job(), num_points=num_points)
-        book.failed(0, MEMORY)
-    assert not book.is_over(0)
+        Player(controller).play(controller.next_job(), num_points=num_points)
+        controller.failed(0, MEMORY)
+    assert not controller.is_over(0)
 
 
 def test_a_storage_that_fails_ends_the_session_and_not_the_trial(folder: SweepFolder):
-    book = open_book(folder)
-    book.next_job()
+    controller = open_controller(folder)
+    controller.next_job()
     with pytest.raises(StorageFault, match="No space left"):
-        book.failed(0, Failure("StorageFault: cannot write checkpoint: No space left on device", False, "storage"))
-    assert book.fault is not None
-    assert not book.may_ask()
-    assert not book.is_complete()
+        controller.failed(
+            0, Failure("StorageFault: cannot write checkpoint: No space left on device", False, "storage")
+        )
+    assert controller.fault is not None
+    assert not controller.may_ask()
+    assert not controller.is_complete()
     for _ in range(5):
-        again = open_book(folder)
+        again = open_controller(folder)
         assert again.next_job().number == 0
         with pytest.raises(StorageFault):
             again.failed(0, Failure("full", False, "storage"))
-    Player(open_book(folder)).play_all()
+    Player(open_controller(folder)).play_all()
     assert folder.record().state == "finished"
 
 
 def test_a_damaged_checkpoint_is_removed_and_an_earlier_state_serves(folder: SweepFolder):
-    book = open_book(folder)
-    job = book.next_job()
-    Player(book).play(job, num_points=2)
-    book.failed(0, Failure("the trial's process died", False))
-    assert book.next_job().resume_from is not None
-    book.failed(0, Failure("DamagedCheckpoint: attempt-1-epoch-0001.pt is damaged", False, "checkpoint"))
-    again = book.next_job()
+    controller = open_controller(folder)
+    job = controller.next_job()
+    Player(controller).play(job, num_points=2)
+    controller.failed(0, Failure("the trial's process died", False))
+    assert controller.next_job().resume_from is not None
+    controller.failed(0, Failure("DamagedCheckpoint: attempt-1-epoch-0001.pt is damaged", False, "checkpoint"))
+    again = controller.next_job()
     assert (again.number, again.resume_from) == (0, None)
-    Player(book).play(again)
+    Player(controller).play(again)
     assert folder.record().trials[0].state == "finished"
 
 
 def test_what_arrives_after_the_book_was_closed_changes_nothing(folder: SweepFolder):
-    book = open_book(folder)
-    job = book.next_job()
-    book.close()
-    Player(book).play(job)
+    controller = open_controller(folder)
+    job = controller.next_job()
+    controller.close()
+    Player(controller).play(job)
     assert folder.trial(0).points() == []
-    assert book.next_job() is None
-    assert book.should_stop(0)
+    assert controller.next_job() is None
+    assert controller.should_stop(0)
 
 
 def test_a_journal_that_lost_its_end_gets_the_ledgers_trials_back(folder: SweepFolder):
     """A power failure may take lines that a kill cannot: the last two trials are gone from the journal."""
-    book = open_book(folder)
+    controller = open_controller(folder)
     for _ in range(2):
-        Player(book).play(book.next_job())
+        Player(controller).play(controller.next_job())
     size = folder.journal.stat().st_size
-    Player(book).play(book.next_job())
-    Player(book).play(book.next_job(), num_points=2)
+    Player(controller).play(controller.next_job())
+    Player(controller).play(controller.next_job(), num_points=2)
     with folder.journal.open("rb+") as file:
         file.truncate(size)
     wanted = params_of(folder)
-    resumed = open_book(folder)
+    resumed = open_controller(folder)
     assert [trial.params for trial in trials_of(resumed)] == wanted
     Player(resumed).play_all()
     check_complete(resumed)
@@ -505,56 +507,56 @@ def test_a_journal_that_lost_its_end_gets_the_ledgers_trials_back(folder: SweepF
 
 def test_interruptions_of_the_sweep_do_not_count_as_deaths_of_the_trial(folder: SweepFolder):
     for _ in range(3):
-        open_book(folder).next_job()
-    book = open_book(folder)
-    book.next_job()
-    book.failed(0, Failure("the trial's process died", False))
-    assert not book.is_over(0)
-    assert book.next_job().number == 0
+        open_controller(folder).next_job()
+    controller = open_controller(folder)
+    controller.next_job()
+    controller.failed(0, Failure("the trial's process died", False))
+    assert not controller.is_over(0)
+    assert controller.next_job().number == 0
 
 
 def test_deaths_count_across_interruptions(folder: SweepFolder):
     for _ in range(3):
-        book = open_book(folder)
-        assert book.next_job().number == 0
-        book.failed(0, Failure("the trial's process died", False))
+        controller = open_controller(folder)
+        assert controller.next_job().number == 0
+        controller.failed(0, Failure("the trial's process died", False))
     assert folder.record().trials[0].state == "failed"
 
 
 def test_a_failed_trial_stays_failed_after_a_restart(folder: SweepFolder):
-    book = open_book(folder)
-    book.next_job()
-    book.failed(0, Failure("ValueError: no", True))
-    jobs = Player(open_book(folder)).play_all()
+    controller = open_controller(folder)
+    controller.next_job()
+    controller.failed(0, Failure("ValueError: no", True))
+    jobs = Player(open_controller(folder)).play_all()
     assert [job.number for job in jobs] == [1, 2, 3, 4, 5]
     assert folder.record().state == "finished"
 
 
 def test_a_failed_trial_that_optuna_does_not_know_of_is_told(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
-    book = open_book(folder)
-    book.next_job()
+    controller = open_controller(folder)
+    controller.next_job()
     monkeypatch.setattr(optuna.Study, "tell", kill)
     with pytest.raises(Killed):
-        book.failed(0, Failure("ValueError: no", True))
+        controller.failed(0, Failure("ValueError: no", True))
     monkeypatch.undo()
-    assert trials_of(open_book(folder))[0].state == TrialState.FAIL
+    assert trials_of(open_controller(folder))[0].state == TrialState.FAIL
 
 
 def test_a_tracebacks_text_is_kept_in_the_trials_log(folder: SweepFolder):
-    book = open_book(folder)
-    book.next_job()
-    book.log(0, "Traceback: one\n\n")
-    book.log(0, "Traceback: two")
+    controller = open_controller(folder)
+    controller.next_job()
+    controller.log(0, "Traceback: one\n\n")
+    controller.log(0, "Traceback: two")
     assert (folder.trial(0).path / "log.txt").read_text() == "Traceback: one\nTraceback: two\n"
 
 
 def test_a_log_that_the_disk_does_not_take_is_a_fault_of_the_storage(folder: SweepFolder):
-    book = open_book(folder)
-    book.next_job()
+    controller = open_controller(folder)
+    controller.next_job()
     (folder.trial(0).path / "log.txt").mkdir()  # stands for whatever refuses the write
     with pytest.raises(StorageFault, match=r"log\.txt"):
-        book.log(0, "Traceback: one")
-    assert book.fault is not None
+        controller.log(0, "Traceback: one")
+    assert controller.fault is not None
 
 
 # --- what Optuna is told
@@ -563,47 +565,47 @@ def test_a_log_that_the_disk_does_not_take_is_a_fault_of_the_storage(folder: Swe
 @pytest.mark.parametrize(("asr_k", "feasible"), [(0, True), (3, True), (4, False), (5, False), (80, False)])
 def test_optuna_calls_a_trial_feasible_exactly_when_it_is_cleaned(asr_k: int, feasible: bool, folder: SweepFolder):
     """4 / 80 = 0.05 is the ceiling itself, which is not below it."""
-    book = open_book(folder)
-    Player(book, lambda params, index: (70, asr_k if index else 79)).play(book.next_job())
-    constraint = trials_of(book)[0].constraints["asr"]
+    controller = open_controller(folder)
+    Player(controller, lambda params, index: (70, asr_k if index else 79)).play(controller.next_job())
+    constraint = trials_of(controller)[0].constraints["asr"]
     assert constraint == nextafter(asr_k / 80 - 0.05, inf)
     assert (constraint <= 0) == feasible
-    assert (book.best_point(book.record(0)) is not None) == feasible
+    assert (controller.best_point(controller.record(0)) is not None) == feasible
 
 
 def test_a_cleaned_trial_is_worth_its_retention(folder: SweepFolder):
     """Epochs 1 and 2 are cleaned with 72 and 63 of 100; the victim has 90."""
-    book = open_book(folder)
-    Player(book, lambda params, index: [(90, 79), (72, 2), (63, 0)][index]).play(book.next_job())
-    assert trials_of(book)[0].value == pytest.approx(72 / 90)
+    controller = open_controller(folder)
+    Player(controller, lambda params, index: [(90, 79), (72, 2), (63, 0)][index]).play(controller.next_job())
+    assert trials_of(controller)[0].value == pytest.approx(72 / 90)
 
 
 def test_a_trial_that_is_not_cleaned_is_worth_what_its_lowest_asr_lacks(folder: SweepFolder):
     """0.05 - 8 / 80 = -0.05."""
-    book = open_book(folder)
-    Player(book, lambda params, index: [(90, 79), (72, 8), (63, 40)][index]).play(book.next_job())
-    assert trials_of(book)[0].value == pytest.approx(-0.05)
+    controller = open_controller(folder)
+    Player(controller, lambda params, index: [(90, 79), (72, 8), (63, 40)][index]).play(controller.next_job())
+    assert trials_of(controller)[0].value == pytest.approx(-0.05)
 
 
 def test_a_victim_below_the_ceiling_is_no_result_of_cleaning(folder: SweepFolder):
-    book = open_book(folder)
-    Player(book, lambda params, index: (90, 0) if index == 0 else (80, 40)).play(book.next_job())
-    assert trials_of(book)[0].constraints["asr"] > 0
+    controller = open_controller(folder)
+    Player(controller, lambda params, index: (90, 0) if index == 0 else (80, 40)).play(controller.next_job())
+    assert trials_of(controller)[0].constraints["asr"] > 0
 
 
 def test_a_start_that_was_shrunk_may_win(tmp_path: Path):
     space = SearchSpace(dimensions={"shrink_perturb": {"kind": "choice", "values": (True,)}}, source="made up")
     sweep = SWEEP.replace(space=space)
-    book = open_book(prepared_folder(tmp_path, sweep), sweep)
-    Player(book, lambda params, index: (85, 0) if index == 0 else (80, 40)).play(book.next_job())
-    assert trials_of(book)[0].value == pytest.approx(85 / 90)
+    controller = open_controller(prepared_folder(tmp_path, sweep), sweep)
+    Player(controller, lambda params, index: (85, 0) if index == 0 else (80, 40)).play(controller.next_job())
+    assert trials_of(controller)[0].value == pytest.approx(85 / 90)
 
 
 def test_a_sweep_without_epochs_measures_starts_alone(tmp_path: Path):
     sweep = SWEEP.replace(epochs=0)
-    book = open_book(prepared_folder(tmp_path, sweep), sweep)
-    assert len(Player(book).play_all()) == 6
-    check_complete(book)
+    controller = open_controller(prepared_folder(tmp_path, sweep), sweep)
+    assert len(Player(controller).play_all()) == 6
+    check_complete(controller)
 
 
 # --- grids
@@ -617,10 +619,10 @@ def test_a_grid_is_run_in_order_once_each(every: int, tmp_path: Path):
     """`every`: trials between two interruptions; 6 is none."""
     folder = prepared_folder(tmp_path, GRID)
     for _ in range(6 // every):
-        book = open_book(folder, GRID)
+        controller = open_controller(folder, GRID)
         for _ in range(every):
-            Player(book).play(book.next_job())
-    assert book.is_done()
+            Player(controller).play(controller.next_job())
+    assert controller.is_done()
     assert params_of(folder) == list(GRID.grid.points())
 
 
@@ -629,16 +631,16 @@ def test_a_grid_is_run_in_order_once_each(every: int, tmp_path: Path):
 )
 def test_a_grid_survives_kills(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     owner, name = {
-        "between ask and trial": (TrialBook, "_write_trial"),
+        "between ask and trial": (SweepController, "_write_trial"),
         "between enqueue and ask": (optuna.Study, "ask"),
         "between parameters and trial.json": (SweepFolder, "write_trial"),
     }[moment]
     folder = prepared_folder(tmp_path, GRID)
-    book = open_book(folder, GRID)
-    Player(book).play(book.next_job())
+    controller = open_controller(folder, GRID)
+    Player(controller).play(controller.next_job())
     with monkeypatch.context() as patch:
-        at(owner, name)(patch, book)
-    resumed = open_book(folder, GRID)
+        at(owner, name)(patch, controller)
+    resumed = open_controller(folder, GRID)
     Player(resumed).play_all()
     check_complete(resumed)
     assert params_of(folder) == list(GRID.grid.points())
@@ -660,14 +662,14 @@ def kept_checkpoints(folder: SweepFolder) -> dict[int, list[str]]:
     return {number: names for number, names in kept.items() if names}
 
 
-def numbered(rates: dict[int, list[tuple[int, int]]], sweep: CleaningSweep, folder: SweepFolder) -> TrialBook:
+def numbered(rates: dict[int, list[tuple[int, int]]], sweep: CleaningSweep, folder: SweepFolder) -> SweepController:
     """Play trials whose rates are given by number."""
-    book = open_book(folder, sweep)
+    controller = open_controller(folder, sweep)
     for number, values in rates.items():
-        job = book.next_job()
+        job = controller.next_job()
         assert job.number == number
-        Player(book, lambda params, index, values=values: values[index]).play(job)
-    return book
+        Player(controller, lambda params, index, values=values: values[index]).play(job)
+    return controller
 
 
 def test_only_the_best_trials_keep_weights_those_of_their_best_cleaned_point(tmp_path: Path):
@@ -685,16 +687,16 @@ def test_only_the_best_trials_keep_weights_those_of_their_best_cleaned_point(tmp
 
 def test_a_running_trial_keeps_its_last_and_its_best_weights(tmp_path: Path):
     sweep = SWEEP.replace(epochs=4)
-    book = open_book(prepared_folder(tmp_path, sweep), sweep)
+    controller = open_controller(prepared_folder(tmp_path, sweep), sweep)
     rates = [(90, 79), (80, 1), (70, 1), (60, 1), (50, 1)]
-    Player(book, lambda params, index: rates[index]).play(book.next_job(), num_points=4)
-    assert kept_checkpoints(book.folder) == {0: ["attempt-1-epoch-0001.pt", "attempt-1-epoch-0003.pt"]}
+    Player(controller, lambda params, index: rates[index]).play(controller.next_job(), num_points=4)
+    assert kept_checkpoints(controller.folder) == {0: ["attempt-1-epoch-0001.pt", "attempt-1-epoch-0003.pt"]}
 
 
 def test_a_failed_trial_keeps_no_weights(folder: SweepFolder):
-    book = open_book(folder)
-    Player(book, rates_by_learning_rate).play(book.next_job(), num_points=3)
-    book.failed(0, Failure("ValueError: no", True))
+    controller = open_controller(folder)
+    Player(controller, rates_by_learning_rate).play(controller.next_job(), num_points=3)
+    controller.failed(0, Failure("ValueError: no", True))
     assert kept_checkpoints(folder) == {}
 
 

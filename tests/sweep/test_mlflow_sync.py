@@ -1,4 +1,4 @@
-"""The mirror: MLflow may be slow, broken or gone, and neither the sweep nor its end waits for it."""
+"""MLflow sync: MLflow may be slow, broken or gone, and neither the sweep nor its end waits for it."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import pytest
 
 from sweeplab.records import TrialRecord
 from sweeplab.sweep import mlflow_sync
-from sweeplab.sweep.mlflow_sync import Mirror
+from sweeplab.sweep.mlflow_sync import MLflowSync
 
 
 def record(number: int, attempts: int = 1) -> TrialRecord:
@@ -38,20 +38,20 @@ class Store:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mirror in a hurry."""
+    """An impatient sync."""
     monkeypatch.setattr(mlflow_sync, "PAUSES", (0.01, 0.01, 0.01))
     monkeypatch.setattr(mlflow_sync, "REST_SECONDS", 0.02)
 
 
-def mirror_of(store: Store, said: list[str] | None = None) -> Mirror:
-    return Mirror(store, lambda params: {"all": params}, (said if said is not None else []).append)  # type: ignore[arg-type]
+def mirror_of(store: Store, said: list[str] | None = None) -> MLflowSync:
+    return MLflowSync(store, lambda params: {"all": params}, (said if said is not None else []).append)  # type: ignore[arg-type]
 
 
 def test_what_is_noted_reaches_the_store_with_its_setting():
     store = Store()
-    mirror = mirror_of(store)
-    mirror.trial_began(record(3))
-    assert mirror.close(5)
+    sync = mirror_of(store)
+    sync.trial_began(record(3))
+    assert sync.close(5)
     assert store.taken == [(record(3), {"all": {"learning_rate": 0.1}})]
     assert store.is_closed
 
@@ -59,39 +59,39 @@ def test_what_is_noted_reaches_the_store_with_its_setting():
 def test_of_a_trial_only_its_newest_record_is_brought():
     gate = threading.Event()
     store = Store(before=lambda: gate.wait(5))
-    mirror = mirror_of(store)
-    mirror.trial_began(record(0))
+    sync = mirror_of(store)
+    sync.trial_began(record(0))
     while not store.tries:
         time.sleep(0.001)
     for attempts in (2, 3):
-        mirror.trial_began(record(1, attempts))
-    mirror.trial_ended(record(1, 4))
+        sync.trial_began(record(1, attempts))
+    sync.trial_ended(record(1, 4))
     gate.set()
-    assert mirror.close(5)
+    assert sync.close(5)
     assert [(trial.number, trial.attempts) for trial, _ in store.taken] == [(0, 1), (1, 4)]
 
 
 def test_a_store_that_fails_for_a_moment_is_tried_again_in_silence():
     said: list[str] = []
     store = Store(failures=2)
-    mirror = mirror_of(store, said)
-    mirror.trial_began(record(0))
+    sync = mirror_of(store, said)
+    sync.trial_began(record(0))
     while not store.taken:
         time.sleep(0.001)
-    assert mirror.close(5)
+    assert sync.close(5)
     assert said == []
-    assert mirror.trouble is None
+    assert sync.trouble is None
 
 
 def test_a_store_that_fails_for_longer_is_told_of_once_and_catches_up():
     """Four tries a round: it answers in the third."""
     said: list[str] = []
     store = Store(failures=9)
-    mirror = mirror_of(store, said)
-    mirror.trial_began(record(0))
+    sync = mirror_of(store, said)
+    sync.trial_began(record(0))
     while not store.taken:
         time.sleep(0.001)
-    assert mirror.close(5)
+    assert sync.close(5)
     assert said == [
         "note: MLflow takes nothing in (OSError: database is locked); the sweep goes on, and MLflow catches up later",
         "MLflow answers again and catches up",
@@ -100,42 +100,42 @@ def test_a_store_that_fails_for_longer_is_told_of_once_and_catches_up():
 
 
 def test_a_store_that_fails_for_a_moment_at_the_very_end_is_tried_again():
-    """The last record meets it while the mirror is closed already."""
+    """The last record meets it while the sync is closed already."""
     store = Store(failures=2, before=lambda: time.sleep(0.05))
-    mirror = mirror_of(store)
-    mirror.trial_ended(record(0))
-    assert mirror.close(5)
+    sync = mirror_of(store)
+    sync.trial_ended(record(0))
+    assert sync.close(5)
     assert [trial.number for trial, _ in store.taken] == [0]
 
 
 def test_a_store_that_never_works_is_left_behind_and_says_why():
     store = Store(failures=10**9)
-    mirror = mirror_of(store)
-    mirror.trial_began(record(0))
-    while mirror.trouble is None:
+    sync = mirror_of(store)
+    sync.trial_began(record(0))
+    while sync.trouble is None:
         time.sleep(0.001)
     began = time.monotonic()
-    assert not mirror.close(5)
+    assert not sync.close(5)
     assert time.monotonic() - began < 1
-    assert mirror.trouble == "OSError: database is locked"
+    assert sync.trouble == "OSError: database is locked"
 
 
 def test_closing_does_not_wait_for_a_store_that_hangs():
     gate = threading.Event()
-    mirror = mirror_of(Store(before=lambda: gate.wait(10)))
-    mirror.trial_began(record(0))
+    sync = mirror_of(Store(before=lambda: gate.wait(10)))
+    sync.trial_began(record(0))
     began = time.monotonic()
-    assert not mirror.close(0.1)
+    assert not sync.close(0.1)
     assert time.monotonic() - began < 1
     gate.set()
 
 
 def test_closing_brings_what_is_still_noted():
     store = Store(before=lambda: time.sleep(0.01))
-    mirror = mirror_of(store)
+    sync = mirror_of(store)
     for number in range(10):
-        mirror.trial_began(record(number))
-    assert mirror.close(5)
+        sync.trial_began(record(number))
+    assert sync.close(5)
     assert sorted(trial.number for trial, _ in store.taken) == list(range(10))
 
 
@@ -144,10 +144,10 @@ def test_a_terminal_that_is_gone_does_not_end_the_mirror():
         raise OSError("broken pipe")
 
     store = Store(failures=5)
-    mirror = Mirror(store, lambda params: params, gone)  # type: ignore[arg-type]
-    mirror.trial_began(record(0))
+    sync = MLflowSync(store, lambda params: params, gone)  # type: ignore[arg-type]
+    sync.trial_began(record(0))
     deadline = time.monotonic() + 5
     while not store.taken and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert mirror.close(5)
+    assert sync.close(5)
     assert [trial.number for trial, _ in store.taken] == [0]

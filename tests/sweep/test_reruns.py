@@ -5,7 +5,7 @@ from pathlib import Path
 import fabricated
 import optuna
 import pytest
-from fabricated import SWEEP, Player, open_book
+from fabricated import SWEEP, Player, open_controller
 
 from sweeplab.commands import logs
 from sweeplab.commands.logs import pruned_trials, request_reruns
@@ -17,7 +17,7 @@ from sweeplab.search.audit import audit_decisions
 from sweeplab.search.samplers import by_configuration
 from sweeplab.specs import InvalidInput
 from sweeplab.sweep import controller
-from sweeplab.sweep.controller import TrialBook
+from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 
@@ -34,7 +34,7 @@ def kill(*arguments: object, **named: object) -> None:
 
 
 def play_all(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[int]:
-    return [job.number for job in Player(open_book(folder, sweep)).play_all()]
+    return [job.number for job in Player(open_controller(folder, sweep)).play_all()]
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_a_rerun_is_a_new_trial_of_the_same_setting_and_seed_and_the_old_one_sta
 
 def test_a_failed_trial_may_succeed_the_second_time(tmp_path: Path):
     folder = fabricated.prepared_folder(tmp_path)
-    book = open_book(folder)
-    book.next_job()
-    book.failed(0, Failure("ValueError: no", True))
-    Player(book).play_all()
+    controller = open_controller(folder)
+    controller.next_job()
+    controller.failed(0, Failure("ValueError: no", True))
+    Player(controller).play_all()
     request_reruns(folder, [0])
     assert play_all(folder) == [6]
     assert [folder.record().trials[number].state for number in (0, 6)] == ["failed", "finished"]
@@ -69,9 +69,9 @@ def test_a_failed_trial_may_succeed_the_second_time(tmp_path: Path):
 
 def test_a_rerun_of_an_unfinished_grid_comes_after_the_grid_whose_numbers_stay(tmp_path: Path):
     folder = fabricated.prepared_folder(tmp_path, GRID)
-    book = open_book(folder, GRID)
+    controller = open_controller(folder, GRID)
     for _ in range(2):
-        Player(book).play(book.next_job())
+        Player(controller).play(controller.next_job())
     request_reruns(folder, [1])
     assert play_all(folder, GRID) == [2, 3, 4, 5, 6]
     points = GRID.grid.points()
@@ -122,11 +122,11 @@ def test_a_seed_of_a_configuration_that_failed_is_tried_again_and_stands_for_it(
     """Two seeds each: trial 1 fails, and its rerun, trial 6, is the seed that it was; what follows keeps its pairs."""
     sweep = SWEEP.replace(search=SWEEP.search.replace(seeds_per_configuration=2, startup_trials=1))
     folder = fabricated.prepared_folder(tmp_path, sweep)
-    book = open_book(folder, sweep)
-    Player(book).play(book.next_job())
-    book.next_job()
-    book.failed(1, Failure("ValueError: no", True))
-    Player(book).play_all()
+    controller = open_controller(folder, sweep)
+    Player(controller).play(controller.next_job())
+    controller.next_job()
+    controller.failed(1, Failure("ValueError: no", True))
+    Player(controller).play_all()
     request_reruns(folder, [1])
     assert play_all(folder, sweep) == [6]
     more = sweep.replace(search=sweep.search.replace(trials=8))
@@ -135,7 +135,7 @@ def test_a_seed_of_a_configuration_that_failed_is_tried_again_and_stands_for_it(
     assert [header["seed"] for header in headers] == [sweep.seed + n for n in (0, 1, 0, 1, 0, 1, 1, 0, 1)]
     assert headers[6]["params"] == headers[1]["params"]
     assert headers[7]["params"] == headers[8]["params"]
-    again = open_book(folder, more)
+    again = open_controller(folder, more)
     view = by_configuration(again.study, again.plan)
     assert [trial.state.name for trial in view.trials] == ["COMPLETE"] * 4
     values = [trial.value for trial in again.study.trials]
@@ -162,7 +162,7 @@ def test_the_drivers_header_keeps_the_reruns(folder: SweepFolder):
 MOMENTS = {
     "before anything": (controller, "ask_for"),
     "between enqueue and ask": (optuna.Study, "ask"),
-    "between ask and trial": (TrialBook, "_write_trial"),
+    "between ask and trial": (SweepController, "_write_trial"),
     "between parameters and trial.json": (SweepFolder, "write_trial"),
     "between trial.json and event": (SweepFolder, "event"),
 }
@@ -175,16 +175,16 @@ def test_a_rerun_survives_a_kill_between_any_two_writes(
     """Two are asked for; the driver is killed while it begins the first, and each is still tried exactly once."""
     for number in (2, 4):
         request_reruns(folder, [number])
-    book = open_book(folder)
+    controller = open_controller(folder)
     with monkeypatch.context() as patch:
         patch.setattr(*MOMENTS[moment], kill)
         with pytest.raises(Killed):
-            book.next_job()
+            controller.next_job()
     play_all(folder)
     assert folder.begun_reruns() == {6: 2, 7: 4}
     for again, old in ((6, 2), (7, 4)):
         assert folder.trial_header(again)["params"] == folder.trial_header(old)["params"]
-    assert [trial.params for trial in open_book(folder).study.get_trials()] == [
+    assert [trial.params for trial in open_controller(folder).study.get_trials()] == [
         folder.trial_header(number)["params"] for number in folder.trial_numbers()
     ]
     assert folder.record().state == "finished"
@@ -192,9 +192,9 @@ def test_a_rerun_survives_a_kill_between_any_two_writes(
 
 def test_a_rerun_that_was_interrupted_goes_on(folder: SweepFolder):
     request_reruns(folder, [2])
-    book = open_book(folder)
-    Player(book).play(book.next_job(), num_points=2)
-    resumed = open_book(folder)
+    controller = open_controller(folder)
+    Player(controller).play(controller.next_job(), num_points=2)
+    resumed = open_controller(folder)
     job = resumed.next_job()
     assert (job.number, job.attempt) == (6, 2)
     assert job.resume_from is not None
@@ -205,7 +205,7 @@ def test_a_rerun_that_was_interrupted_goes_on(folder: SweepFolder):
 
 def test_a_trial_that_is_not_over_is_not_tried_again(tmp_path: Path):
     folder = fabricated.prepared_folder(tmp_path)
-    Player(book := open_book(folder)).play(book.next_job(), num_points=1)
+    Player(controller := open_controller(folder)).play(controller.next_job(), num_points=1)
     with pytest.raises(InvalidInput, match="trial 0 is not over yet; resuming the sweep goes on with it"):
         request_reruns(folder, [0])
 
@@ -252,15 +252,15 @@ def test_gpu_hours_end_the_handing_out_of_new_trials_and_not_those_that_were_beg
         {"time_ms": now + hour, "event": "trial ended", "trial": 1},
     ]
     monkeypatch.setattr(folder, "events", lambda: lines)
-    assert not open_book(folder, more.replace(search=more.search.replace(gpu_hours=1.0))).may_ask()
-    book = open_book(folder, more.replace(search=more.search.replace(gpu_hours=1.01)))
-    job = book.next_job()
+    assert not open_controller(folder, more.replace(search=more.search.replace(gpu_hours=1.0))).may_ask()
+    controller = open_controller(folder, more.replace(search=more.search.replace(gpu_hours=1.01)))
+    job = controller.next_job()
     assert job.number == 6
     lines += [
         {"time_ms": now + hour, "event": "trial began", "trial": 2},
         {"time_ms": now + hour + 100_000, "event": "trial ended", "trial": 2},
     ]
-    again = open_book(folder, more.replace(search=more.search.replace(gpu_hours=1.01)))
+    again = open_controller(folder, more.replace(search=more.search.replace(gpu_hours=1.01)))
     assert not again.may_ask()
     assert again.next_job().number == 6
     assert again.next_job() is None
@@ -307,9 +307,9 @@ def test_a_stopped_trial_runs_to_its_end_when_it_is_tried_again(pruned: SweepFol
 def test_a_stopped_trial_whose_rerun_failed_may_be_tried_again(pruned: SweepFolder):
     first, *others = pruned_trials(pruned)
     request_reruns(pruned, [first])
-    book = open_book(pruned, PRUNED)
-    book.next_job()
-    book.failed(8, Failure("ValueError: no", True))
+    controller = open_controller(pruned, PRUNED)
+    controller.next_job()
+    controller.failed(8, Failure("ValueError: no", True))
     assert pruned_trials(pruned) == [first, *others]
     request_reruns(pruned, [first])
     assert pruned_trials(pruned) == others
@@ -320,9 +320,9 @@ def test_a_stopped_trial_whose_rerun_failed_may_be_tried_again(pruned: SweepFold
 
 def test_a_killed_driver_does_not_forget_that_no_rule_ends_it(pruned: SweepFolder):
     request_reruns(pruned, pruned_trials(pruned)[:1])
-    player = Player(open_book(pruned, PRUNED))
+    player = Player(open_controller(pruned, PRUNED))
     player.play(
-        player.book.next_job(), num_points=2
+        player.controller.next_job(), num_points=2
     )  # the first epoch, after which the rule would stop it, is committed
     play_all(pruned, PRUNED)
     assert states(pruned)[8:] == ["finished"]

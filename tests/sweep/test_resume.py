@@ -4,7 +4,7 @@ from pathlib import Path
 
 import fabricated
 import pytest
-from fabricated import IMAGES, SWEEP, Player, open_book
+from fabricated import IMAGES, SWEEP, Player, open_controller
 
 from sweeplab.commands.logs import request_reruns
 from sweeplab.experiment import CleaningSweep
@@ -12,7 +12,7 @@ from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.resume import resume_plan
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
-from sweeplab.worker.jobs import Contents
+from sweeplab.worker.jobs import DataDigests
 
 
 def plan(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[str]:
@@ -20,7 +20,7 @@ def plan(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[str]:
         sweep,
         sweep.digest(),
         {},
-        Contents(),
+        DataDigests(),
         "0" * 16,
         num_pairs=64,
         num_pretraining_pairs=0,
@@ -33,12 +33,12 @@ def plan(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[str]:
 @pytest.fixture
 def begun(folder: SweepFolder) -> SweepFolder:
     """Trial 0 is finished, 1 failed, 2 has an epoch, 3 has its start, 4 has nothing; the driver is gone."""
-    book = open_book(folder)
-    jobs = [book.next_job() for _ in range(5)]
-    Player(book).play(jobs[0])
-    book.failed(1, Failure("ValueError: no", True))
-    Player(book).play(jobs[2], num_points=2)
-    Player(book).play(jobs[3], num_points=1)
+    controller = open_controller(folder)
+    jobs = [controller.next_job() for _ in range(5)]
+    Player(controller).play(jobs[0])
+    controller.failed(1, Failure("ValueError: no", True))
+    Player(controller).play(jobs[2], num_points=2)
+    Player(controller).play(jobs[3], num_points=1)
     return folder
 
 
@@ -105,7 +105,7 @@ def test_reruns_are_told_apart_from_new_trials(tmp_path: Path):
     request_reruns(folder, [2, 5])
     assert plan(folder)[0].endswith("6 are done and stay, 0 go on, 0 are new")
     assert plan(folder)[1:] == ["  tried once more as asked: trials 2, 5"]
-    Player(open_book(folder)).play_all()
+    Player(open_controller(folder)).play_all()
     request_reruns(folder, [1])
     more = SWEEP.replace(search=SWEEP.search.replace(trials=7))
     assert plan(folder, more)[0].endswith("8 are done and stay, 0 go on, 1 are new")

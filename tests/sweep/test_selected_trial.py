@@ -17,7 +17,7 @@ def starts_in(home: Path, rates: Rates, ceiling: float = 0.15) -> CleaningSweep:
     """A finished sweep `starts` with these rates; returns the one that cleans its best trial."""
     starts = SWEEP.replace(name="starts", search=SWEEP.search.replace(asr_ceiling=ceiling))
     folder = fabricated.prepared_folder(home / "sweeps", starts)
-    Player(fabricated.open_book(folder, starts), rates).play_all()
+    Player(fabricated.open_controller(folder, starts), rates).play_all()
     return SWEEP.replace(name="outer", victim=SelectedTrial(name="selected", sweep=starts))
 
 
@@ -69,12 +69,12 @@ def test_of_equally_accurate_trials_the_weights_of_the_leaderboards_first_stay(t
     """All trials end at 80 %; the last one has the lowest ASR, and is kept where only one is."""
     starts = SWEEP.replace(name="starts", resources=SWEEP.resources.replace(keep_checkpoints=1))
     folder = fabricated.prepared_folder(tmp_path / "sweeps", starts)
-    book = fabricated.open_book(folder, starts)
+    controller = fabricated.open_controller(folder, starts)
     numbers: list[int] = []
-    while (job := book.next_job()) is not None:
+    while (job := controller.next_job()) is not None:
         numbers.append(job.number)
         hits = 3 if job.number < 2 else 1
-        Player(book, lambda params, index, hits=hits: (80, hits) if index else (90, 79)).play(job)
+        Player(controller, lambda params, index, hits=hits: (80, hits) if index else (90, 79)).play(job)
     kept = {path.parents[1].name for path in folder.path.rglob("*.pt")}
     assert kept == {"0002"}
 
@@ -84,8 +84,8 @@ def test_a_sweep_that_was_begun_keeps_its_start_when_a_rerun_is_better(tmp_path:
     first, _ = selected(sweep, tmp_path, [])
     starts = SweepFolder(tmp_path / "sweeps" / "starts")
     request_reruns(starts, [3])
-    book = fabricated.open_book(starts, sweep.victim.sweep)
-    Player(book, lambda params, index: ((90, 79), (85, 1), (50, 0))[index]).play_all()
+    controller = fabricated.open_controller(starts, sweep.victim.sweep)
+    Player(controller, lambda params, index: ((90, 79), (85, 1), (50, 0))[index]).play_all()
     said: list[str] = []
     again, _ = selected(sweep, tmp_path, said)
     assert again == first
