@@ -138,10 +138,10 @@ def through_sweeplab(
             lambda text: print(text, file=sys.stderr),
         )
         with ray_session(needs_train=executor != "tune"):
-            controller = SweepController(sweep, folder, victim, Machine(home / "data", 1, use_cuda=False), (sync,))
-            controller.work = fixed_work
+            machine = Machine(home / "data", 1, use_cuda=False)
+            controller = SweepController(sweep, folder, victim, machine, (sync,), work=fixed_work)
             started = time.perf_counter()
-            execute(controller, home)
+            execute(controller, [], home)
             caught_up = sync.close(600)
             ended = time.perf_counter()
         assert controller.is_complete()
@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["fixed", "trivial"])
     parser.add_argument("--seconds", type=float, nargs="+", default=[20.0, 60.0], help="work of a trial")
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--executors", nargs="+", default=["tune", "pool", "train"])
+    parser.add_argument("--executors", nargs="+", default=["tune", "pool"])
     parser.add_argument("--num-trivial", type=int, default=2000)
     parser.add_argument("--num-stock", type=int, default=500, help="trials of stock Ray Tune with records")
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random", help="of the trivial trials")

@@ -1013,7 +1013,7 @@ def pretrain(
         with run_module.workplace(sweep, inline):
             reads = parts_of(sweep)
             if not inline:
-                readiness.make_ready_nodes(prepared, reads, None, home, say)
+                readiness.make_ready_nodes(prepared, reads, home, say, runs_trials=False)
             run = victims_module.pretrain_victim(
                 sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads
             )

@@ -94,9 +94,9 @@ class Resources(Spec):
     )
 
     executor: Literal["auto", "inline", "tune", "train", "pool"] = "auto"
-    """`tune`: a trial is a function in a reused Tune actor. `train`: a trial is a Ray Train run (DDP). `pool`: trials
-    are served one after the other by long-lived Ray Train runs (DDP). `inline`: one after the other in this process,
-    without Ray. `auto`: `tune` for one worker a trial, else `pool`."""
+    """`tune`: a trial is a function in a reused Tune actor. `pool`: trials are served one after the other by long-lived
+    Ray Train runs (DDP). `inline`: one after the other in this process, without Ray. `auto`: `tune` for one worker a
+    trial, else `pool`. `train`, which records of older versions name, is not run any more."""
     workers: int = Field(default=1, ge=1)
     """Processes of one run (the world size)."""
     cpus_per_worker: int = Field(default=1, ge=1, le=MOST_CORES)
@@ -144,8 +144,17 @@ class Resources(Spec):
             return check_storage_url(value)
         return str(usable_path(Path(value)).absolute())
 
-    def resolved_executor(self) -> Literal["inline", "tune", "train", "pool"]:
-        """`auto` decided."""
+    def resolved_executor(self) -> Literal["inline", "tune", "pool"]:
+        """`auto` decided.
+
+        Raises:
+            InvalidInput: for `train`.
+        """
+        if self.executor == "train":
+            raise InvalidInput(
+                "resources.executor='train' is not there any more: 'pool' runs the same DDP workers and does not start "
+                "them anew for every trial; set resources.executor=pool, and the sweep goes on"
+            )
         if self.executor == "auto":
             return "tune" if self.workers == 1 else "pool"
         return self.executor

@@ -100,9 +100,11 @@ def prepared_folder(path: Path, sweep: CleaningSweep = SWEEP) -> SweepFolder:
     return folder
 
 
-def open_controller(folder: SweepFolder, sweep: CleaningSweep = SWEEP, *listeners: Listener) -> SweepController:
+def open_controller(
+    folder: SweepFolder, sweep: CleaningSweep = SWEEP, *listeners: Listener, **named: Any
+) -> SweepController:
     """A driver's controller over the folder, as a new process would open it."""
-    return SweepController(sweep, folder, VICTIM, MACHINE, listeners)
+    return SweepController(sweep, folder, VICTIM, MACHINE, listeners, **named)
 
 
 Rates = Callable[[dict[str, Any], int], tuple[int, int]]

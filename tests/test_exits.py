@@ -17,7 +17,7 @@ from sweeplab.clip_model import build
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
-from sweeplab.sweep import prepare, victims
+from sweeplab.sweep import prepare, retries, victims
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
@@ -200,27 +200,29 @@ def test_pre_training_that_diverges_exits_with_1_and_its_reason(sweep: CleaningS
 @pytest.mark.parametrize(
     ("failure", "error", "match"),
     [
-        (Failure("FloatingPointError: no", True), Failed, "diverging failed: FloatingPointError: no"),
-        (Failure("InvalidInput: no", True, "input"), InvalidInput, "diverging failed: InvalidInput: no"),
+        (Failure("FloatingPointError: no", True), Failed, "failed: FloatingPointError: no"),
+        (Failure("InvalidInput: no", True, "input"), InvalidInput, "failed: InvalidInput: no"),
         (Failure("StorageFault: full", False, "storage"), StorageFault, "full"),
-        (
-            Failure("its process died", False),
-            Failed,
-            r"failed after -1 of 2 epochs \(3 attempts, last: its process died\); the same command tries again",
-        ),
-        (None, Unfinished, "stopped after -1 of 2 epochs; the same command goes on"),
+        (Failure("its process died", False), Failed, r"failed: its process died \(3 attempts\)"),
     ],
-    ids=["wrong value", "bad input", "full disk", "given up", "interrupted"],
+    ids=["wrong value", "bad input", "full disk", "given up"],
 )
 def test_how_pre_training_ends(
-    failure: Failure | None,
+    failure: Failure,
     error: type[Exception],
     match: str,
     sweep: CleaningSweep,
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(victims, "pretrain_on_ray", lambda *arguments: failure)
+    def fail(controller: victims.VictimController, *arguments: Any, **named: Any) -> None:
+        """Each attempt fails."""
+        while not controller.is_done():
+            if (job := controller.next_job()) is not None:
+                controller.failed(job.number, failure)
+
+    monkeypatch.setattr(victims, "run_in_pool", fail)
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", (0.0, 0.01))
     with pytest.raises(error, match=match):
         victims.pretrain_victim(
             diverging(sweep).victim, "1" * 16, home, inline=False, say=lambda text: None, reads=[sweep.data]

@@ -399,11 +399,15 @@ def test_an_optuna_search_has_its_own_trials_and_the_spaces_parameters(sweep: Cl
         (Resources(workers=2), "pool"),
         (Resources(executor="pool"), "pool"),
         (Resources(executor="inline"), "inline"),
-        (Resources(executor="train"), "train"),
     ],
 )
 def test_auto_takes_tune_for_one_worker_and_the_pool_for_more(resources: Resources, executor: str):
     assert resources.resolved_executor() == executor
+
+
+def test_an_executor_that_only_older_records_name_is_refused_when_it_is_to_run():
+    with pytest.raises(InvalidInput, match=r"executor='train' is not there any more.*set resources\.executor=pool"):
+        Resources(executor="train").resolved_executor()
 
 
 # --- overrides ------------------------------------------------------------------------------------------------------

@@ -39,6 +39,14 @@ LOOPBACK = "127.0.0.1"
 _raylet: tuple[str, int] | None = None
 """Where the raylet of this command's node listens."""
 
+_is_private = False
+"""Whether this command has started its cluster, which is one node then."""
+
+
+def is_private() -> bool:
+    """Whether the cluster is this command's own: one node, which no other joins."""
+    return _is_private
+
 
 @contextmanager
 def ray_session(*, needs_train: bool) -> Iterator[None]:
@@ -48,6 +56,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         needs_train: whether Ray Train will run; its clean-up asks the dashboard's state service, without which a dead
             worker would block the sweep.
     """
+    global _is_private
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -64,7 +73,8 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     with _private_folder() as folder:
         try:
             with prompt_signals(), _waiting_signals():
-                if not _attach(quiet):
+                _is_private = not _attach(quiet)
+                if _is_private:
                     _start(folder, quiet, needs_train=needs_train)
         except Unfinished:
             raise

@@ -1,42 +1,48 @@
-"""What executors ask of whoever hands out trials, which `sweep` provides: they know no more of it."""
+"""What executors ask of whoever hands out jobs, which `sweep` provides: they know no more of it."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from sweeplab.experiment import CleaningSweep
-from sweeplab.records import Outcomes, Point, Victim
-from sweeplab.sweep_folder import SweepFolder
+from sweeplab.experiment import Resources
+from sweeplab.records import Outcomes, Point
 from sweeplab.worker.failures import Failure
-from sweeplab.worker.input_paths import InputPaths
-from sweeplab.worker.jobs import CleaningJob, Machine
+from sweeplab.worker.jobs import CleaningJob, PretrainingJob
+
+Job = CleaningJob | PretrainingJob
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What the jobs of one controller have in common."""
+
+    resources: Resources
+    """Of each job."""
+    reads: list[Any]
+    """Parts of specs that say what files the command reads."""
+    weights: str | None
+    """Path or URL of the checkpoint that every job starts from; None: of none."""
+    home: Path
 
 
 class Controller(Protocol):
-    """Hands out attempts of trials and takes in what becomes of them, in the driver's process."""
+    """Hands out attempts of jobs and takes in what becomes of them, in the driver's process; a job is told by its
+    number."""
 
-    sweep: CleaningSweep
-    folder: SweepFolder
-    victim: Victim
-    machine: Machine
-    """What workers may use; an executor adds what its cluster has."""
-    reads: list[Any]
-    """Parts of specs that say what the command reads."""
-    input_paths: InputPaths | None
-    """What workers on other nodes may not see; the executor knows."""
-
-    def next_job(self) -> CleaningJob | None:
+    def next_job(self) -> Job | None:
         """The next attempt to run; None when nothing is left to start now."""
         ...
 
     def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
-        """Commit a trial's point."""
+        """Commit a point."""
         ...
 
     def should_stop(self, number: int) -> bool:
-        """Whether the trial is to end after its last point."""
+        """Whether the attempt is to end after its last point."""
         ...
 
     def finished(self, number: int) -> None:
-        """A trial came to its end."""
+        """An attempt came to its end."""
         ...
 
     def failed(self, number: int, failure: Failure) -> None:

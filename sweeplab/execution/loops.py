@@ -6,49 +6,28 @@ Imports next to nothing, since Ray loads it into controllers too, which need no 
 import pickle
 import traceback
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from sweeplab.execution.mailbox import MailboxContext, SendingContext
-from sweeplab.worker.failures import failure_of, train_failure
+from sweeplab.execution.mailbox import MailboxContext, Ready
+from sweeplab.worker.failures import failure_of
 
 if TYPE_CHECKING:
     from sweeplab.worker.input_paths import InputPaths
 
 
 def tune_trainable(config: dict[str, Any], mailbox: Any = None) -> None:
-    """One attempt of one trial in a Tune actor. An error becomes a message, so that the actor serves the next trial; to
-    return without one is to be done."""
-    from ray import tune
-
+    """One attempt of one trial in a Tune actor. An error becomes a message, so that the actor serves the next trial."""
     job = pickle.loads(config["job"])
-
-    def send(message: bytes) -> None:
-        tune.report({"message": message})
-
+    context = MailboxContext(mailbox, job.number, job.attempt)
     try:
-        job.work(job, SendingContext(job.attempt, send, mailbox, job.number))
+        job.work(job, context)
     except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
-        send(pickle.dumps(("failed", failure_of(error), traceback.format_exc())))
-
-
-def train_trainable(config: dict[str, Any], settings: dict[str, Any], mailbox: Any = None) -> None:
-    """One attempt of one trial as a Ray Train run of several workers, started from a Tune actor."""
-    from ray import tune
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    try:
-        torch_trainer(
-            train_loop,
-            {"job": config["job"], "mailbox": mailbox},
-            num_workers=settings["workers"],
-            per_worker=settings["per_worker"],
-            storage=settings["scratch"],
-            callback=TuneReportCallback(),
-        ).fit()
-    except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
-        tune.report({"message": pickle.dumps(("failed", train_failure(error), traceback.format_exc()))})
+        context.failed(failure_of(error), traceback.format_exc())
+    else:
+        context.done()
 
 
 def torch_trainer(
@@ -58,8 +37,7 @@ def torch_trainer(
     num_workers: int,
     per_worker: dict[str, float],
     storage: str,
-    callback: Any = None,
-    max_failures: int = 0,
+    max_failures: int,
 ) -> Any:
     """A Ray Train run of a loop, DDP over its workers; its own state is never read again."""
     import ray.train
@@ -76,22 +54,9 @@ def torch_trainer(
         run_config=ray.train.RunConfig(
             name=f"train-{uuid4().hex[:8]}",  # Train resumes silently where a name is used again
             storage_path=storage,
-            callbacks=[] if callback is None else [callback],
             failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
         ),
     )
-
-
-def train_loop(config: dict[str, Any]) -> None:
-    """What every worker of a run for one job does."""
-    import ray.train
-
-    job = pickle.loads(config["job"])
-
-    def send(message: bytes) -> None:
-        ray.train.report({"message": message})
-
-    job.work(job, SendingContext(job.attempt, send, config["mailbox"], getattr(job, "number", None)))
 
 
 def pool_loop(config: dict[str, Any]) -> None:
@@ -108,21 +73,21 @@ def pool_loop(config: dict[str, Any]) -> None:
     mailbox, slot = config["mailbox"], config["slot"]
     rank, size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     session = ranks.broadcast_object(uuid4().hex)
-    index = 0
-    while content := ray.get(mailbox.job.remote(slot, session, index)):
+    for index in count():
+        content = ray.get(mailbox.job.remote(Ready(slot, session, index)))
+        if not content:
+            return
         job = pickle.loads(content)
-        key = (slot, session, index)
+        context = MailboxContext(mailbox, job.number, job.attempt, rank)
         try:
-            job.work(job, MailboxContext(key, job.attempt, rank, mailbox))
+            job.work(job, context)
         except Exception as error:
-            failure, log = failure_of(error), traceback.format_exc()
-            together = ray.get(mailbox.meet.remote(key, rank, size, pickle.dumps((failure, log))))
+            failure = failure_of(error)
+            together = context.failed(failure, traceback.format_exc(), size)
             if not (together and failure.is_deterministic):
                 raise
         else:
-            if rank == 0:
-                mailbox.put.remote(("done", *key))  # a mailbox that died is noticed by the next question
-        index += 1
+            context.done()
 
 
 def measure_task(job: Any, mailbox: Any) -> Any:
@@ -131,7 +96,7 @@ def measure_task(job: Any, mailbox: Any) -> Any:
 
     from sweeplab.worker.run import measure_checkpoint, on_this_node
 
-    context = SendingContext(1, lambda message: None, mailbox)
+    context = MailboxContext(mailbox, 0, 1)
     place = context.bring(job.checkpoint, job.weights)
     evaluation, trigger = on_this_node(job.evaluation, job.input_paths, context), job.trigger
     if trigger is not None:
@@ -140,12 +105,13 @@ def measure_task(job: Any, mailbox: Any) -> Any:
     return measure_checkpoint(here, context.heartbeat)
 
 
-def receive_data(mailbox: Any) -> None:
+def receive_data(sender: Any) -> None:
     """A Ray task: have this node get its copies of all files."""
+    from sweeplab.execution.node_data import node_copy
     from sweeplab.storage.node_cache import remove_old_copies
 
     remove_old_copies()
-    SendingContext(1, lambda message: None, mailbox).node_copy()
+    node_copy(sender)
 
 
 def missing_here(

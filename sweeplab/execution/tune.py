@@ -1,91 +1,90 @@
 """Executor `tune`: trials in reused Ray Tune actors. Tune is disposable; nothing that it writes is read again."""
 
-import dataclasses
-import pickle
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-import ray
 from ray import cloudpickle
-from ray.tune import Callback
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 from sweeplab.execution.cluster import (
     concurrent_trials,
     keep_credentials_out_of_logs,
     raylet_is_gone,
-    resources_per_worker,
     scratch_folder,
 )
-from sweeplab.execution.controller import Controller
-from sweeplab.execution.loops import train_trainable, tune_trainable
-from sweeplab.execution.open_mailbox import HeartbeatCount, open_mailbox
+from sweeplab.execution.controller import Controller, Job, Workload
+from sweeplab.execution.loops import tune_trainable
+from sweeplab.execution.mailbox import Failed
+from sweeplab.execution.pump import Pump
 from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.worker.failures import Failure, says_out_of_memory
-from sweeplab.worker.input_paths import input_paths_of
 
 
-def run_trials_on_tune(controller: Controller, home: Path, watchdog: Watchdog, *, through_train: bool) -> None:
-    """Trials on Ray Tune, each in a reused actor, or each a Ray Train run of several workers.
+def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) -> None:
+    """Trials on Ray Tune, each in a reused actor.
 
-    Every call begins a fresh experiment with what the controller hands out; nothing that Tune writes is read again.
+    Every call begins a fresh experiment with what the controller hands out. Tune starts actors and notices their death;
+    what workers say goes through the mailbox.
     """
     from ray import tune
 
-    resources = controller.sweep.resources
-    per_worker = resources_per_worker(resources)
-    at_a_time = concurrent_trials(resources, per_worker)
-    controller.machine = dataclasses.replace(controller.machine, use_cuda=per_worker.get("GPU", 0) > 0)
-    scratch = scratch_folder(home) / f"tune-{uuid4().hex[:8]}"
-    controller.input_paths = input_paths_of(controller.reads)
-    mailbox = open_mailbox(controller.victim.checkpoint, reads=controller.reads)
-    trainable: Any
-    if through_train:
-        settings = {"workers": resources.workers, "per_worker": per_worker, "scratch": str(scratch)}
-        trainable = tune.with_resources(
-            tune.with_parameters(train_trainable, settings=settings, mailbox=mailbox), {"CPU": 0, "memory": 1}
-        )
-    else:
-        trainable = tune.with_resources(tune.with_parameters(tune_trainable, mailbox=mailbox), dict(per_worker))
-    search = ControllerSearch(controller)
-
     keep_credentials_out_of_logs()
+    scratch = scratch_folder(workload.home) / f"tune-{uuid4().hex[:8]}"
 
-    def fit() -> None:
-        tune.Tuner(
-            trainable,
+    def work() -> None:
+        pump = Pump(controller, workload, watchdog)
+        search = JobSearch(pump)
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(tune_trainable, mailbox=pump.mailbox), dict(pump.per_worker)),
             tune_config=tune.TuneConfig(
                 search_alg=search,
                 num_samples=-1,
-                max_concurrent_trials=at_a_time,
-                reuse_actors=not through_train,
+                max_concurrent_trials=concurrent_trials(workload.resources, pump.per_worker),
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name=scratch.name,
                 storage_path=str(scratch.parent),
-                callbacks=[ControllerCallback(controller, search, watchdog, mailbox)],
+                callbacks=[DeathCallback(pump, search)],
                 failure_config=tune.FailureConfig(max_failures=0),
                 verbose=0,
             ),
-        ).fit()
+        )
+        errors: list[BaseException] = []
 
-    watchdog.listen(HeartbeatCount(mailbox))
+        def fit() -> None:
+            try:
+                tuner.fit()
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                errors.append(error)
+
+        # Tune's loop blocks its thread; messages are taken in beside it.
+        tuning = threading.Thread(target=fit, name="work", daemon=True)
+        tuning.start()
+        while tuning.is_alive():
+            pump.take(0.2)
+        pump.take(0.0)
+        if errors:
+            raise errors[0]
+
     try:
-        run_watched(fit, watchdog)
+        run_watched(work, watchdog)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-class ControllerSearch(Searcher):
+class JobSearch(Searcher):
     """Hands the controller's jobs to Tune; nothing is remembered here that a new session needs."""
 
-    def __init__(self, controller: Controller) -> None:
+    def __init__(self, pump: Pump) -> None:
         super().__init__(metric="score", mode="max")
-        self.controller = controller
-        self.numbers: dict[str, int] = {}
-        """Our trial number by Tune's trial id, of this session."""
+        self.pump = pump
+        self.jobs: dict[str, Job] = {}
+        """By Tune's trial id, of this session."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher into a file that is never read; the controller stays with the driver."""
@@ -97,14 +96,14 @@ class ControllerSearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next attempt; None while only running trials may bring more; FINISHED when all is over."""
-        job = self.controller.next_job()
+        job = self.pump.next_job()
         if job is None:
-            return Searcher.FINISHED if self.controller.is_done() else None
-        self.numbers[trial_id] = job.number
+            return Searcher.FINISHED if self.pump.controller.is_done() else None
+        self.jobs[trial_id] = job
         return {"job": cloudpickle.dumps(job)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The callback below takes the results in."""
+        """The worker has told the mailbox."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
@@ -113,51 +112,31 @@ class ControllerSearch(Searcher):
         """Nothing to restore."""
 
 
-class ControllerCallback(Callback):
-    """Passes what Tune's trials say on to the controller; runs in the driver process."""
+class DeathCallback(TrialProgressCallback):
+    """Says which attempts ended because their process died; in the driver, in place of Tune's callback that
+    prints results."""
 
-    def __init__(self, controller: Controller, search: ControllerSearch, watchdog: Watchdog, mailbox: Any) -> None:
-        self.controller, self.search, self.watchdog, self.mailbox = controller, search, watchdog, mailbox
-        self._ended: set[str] = set()
-        """Tune's ids of trials that have said how they ended."""
+    def __init__(self, pump: Pump, search: JobSearch) -> None:
+        super().__init__()
+        self.pump, self.search = pump, search
 
     def __getstate__(self) -> dict[str, Any]:
-        """As in BookSearch."""
+        """As in JobSearch."""
         return {}
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        """A message of a worker: a point, or a failure."""
-        number = self.search.numbers[trial.trial_id]
-        kind, *content = pickle.loads(result["message"])
-        self.watchdog.moved()
-        if kind == "point":
-            self.controller.point(number, *content)
-            if self.controller.should_stop(number):
-                ray.get(self.mailbox.stop.remote(number))  # before the worker, which waits for this callback, asks
-            return
-        self._ended.add(trial.trial_id)
-        failure, log = content
-        self.controller.log(number, log)
-        self.controller.failed(number, failure)
+    def on_trial_result(self, *arguments: Any, **info: Any) -> None:
+        """The worker tells the mailbox."""
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The trial's function returned: the trial is done, unless it said that it failed."""
-        number = self.search.numbers.pop(trial.trial_id)
-        if trial.trial_id not in self._ended:
-            self.watchdog.moved()
-            self.controller.finished(number)
-        self._ended.discard(trial.trial_id)
+    def on_trial_complete(self, *arguments: Any, **info: Any) -> None:
+        """As above."""
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process died."""
-        if trial.trial_id in self._ended or raylet_is_gone():  # the latter is no fault of the trial's
+        if raylet_is_gone():  # which is no fault of the trial's
             return
-        number = self.search.numbers[trial.trial_id]
+        job = self.search.jobs[trial.trial_id]
         # Not `trial.get_error()`: it looks into the storage, where the file arrives later.
         text = (Path(trial.error_file).read_text().strip() if trial.error_file else "") or "no reason given"
-        self.watchdog.moved()
-        self.controller.log(number, text)
         kind: Literal["memory", ""] = "memory" if says_out_of_memory(text) else ""
-        self.controller.failed(number, Failure(f"the trial's process died: {text.splitlines()[-1][:300]}", False, kind))
+        failure = Failure(f"the trial's process died: {text.splitlines()[-1][:300]}", False, kind)
+        self.pump.died(Failed(job.number, job.attempt, ((failure, text),)))

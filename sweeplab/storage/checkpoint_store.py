@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import queue
-import shutil
 import socket
 import tempfile
 import threading
@@ -189,25 +188,6 @@ class Storage:
                 system.move(f"{path}/.{name}.part", f"{path}/{name}")
             else:  # an object is visible once its upload is complete
                 fs.copy_files(str(source), f"{path}/{name}", fs.LocalFileSystem(), system)
-
-    def copy(self, name: str, to: "Storage") -> None:
-        """Copy a file to another storage, where it appears whole or not at all.
-
-        Raises:
-            StorageFault: if either fails.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(self.location) / name
-            if self.is_remote:
-                source = Path(folder) / name
-                self.download(name, source)
-            if to.is_remote:
-                return to.upload(source, name)
-            place = Path(to.location) / name
-            with _faults(str(place)):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, place.with_name(f".{name}.part"))
-                place.with_name(f".{name}.part").replace(place)
 
     def download(self, name: str, to: Path) -> None:
         """Copy a file from there.

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,19 +13,13 @@ from filelock import FileLock, Timeout
 
 from sweeplab.specs import StorageFault, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import MARK, Storage
-from sweeplab.storage.files import storage_faults
+from sweeplab.storage.files import write_atomically
 from sweeplab.storage.locks import is_pinned
-
-CHUNK_BYTES = 32 * 2**20
-"""In one message."""
 
 COMPLETE = "complete"
 """File in a folder that a node keeps: all is there; its time says when it was used last."""
 KEPT_DAYS = 14
 """Copies that were not used for so long are removed by the next process that keeps something."""
-
-Read = Callable[[str, int, int], bytes]
-"""Path, offset and size to bytes of a file of the driver's node."""
 
 
 def content_of(location: str) -> str:
@@ -46,13 +39,13 @@ def _digest_at(path: str, size: int, time_ns: int) -> str:
     return file_digest(Path(path))
 
 
-def local_copy(location: str, content: str, read: Read | None) -> Path:
+def local_copy(location: str, content: str, read: Callable[[], bytes] | None) -> Path:
     """The file itself where this node sees it, else a copy that is made once a node.
 
     Args:
         location: absolute path on the driver's node, or a URL.
         content: see `content_of`; a file of another content at that path is not the one.
-        read: asks the driver's node; None: there is only this one.
+        read: gives the file's bytes; None: every node sees it.
 
     Raises:
         FileNotFoundError: if there is neither the file nor a way to get it.
@@ -67,7 +60,7 @@ def local_copy(location: str, content: str, read: Read | None) -> Path:
     if not content:
         raise ValueError(f"a copy of {location} needs to be told from others")
     copy = node_cache() / f"weights-{content}{Path(location).suffix}"
-    with FileLock(_lock_of(copy)):
+    with FileLock(lock_of(copy)):
         if copy.exists():
             os.utime(copy)
         elif MARK in location:
@@ -75,20 +68,8 @@ def local_copy(location: str, content: str, read: Read | None) -> Path:
             Storage(parent).download(file, copy)
         else:
             assert read is not None
-            _receive(location, copy, read)
+            write_atomically(copy, read())
     return copy
-
-
-def _receive(location: str, copy: Path, read: Read) -> None:
-    part = copy.with_name(f".{copy.name}.part")
-    part.unlink(missing_ok=True)
-    position = 0
-    while chunk := read(location, position, CHUNK_BYTES):
-        with storage_faults(f"{copy} of node {socket.gethostname()}"), part.open("ab") as file:
-            file.write(chunk)
-        position += len(chunk)
-    with storage_faults(f"{copy} of node {socket.gethostname()}"):
-        part.replace(copy)
 
 
 def node_cache() -> Path:
@@ -100,7 +81,8 @@ def node_cache() -> Path:
     return folder
 
 
-def _lock_of(copy: Path) -> Path:
+def lock_of(copy: Path) -> Path:
+    """The lock file of whoever makes a copy."""
     return copy.with_name(f".{copy.name}.lock")
 
 
@@ -114,7 +96,7 @@ def remove_old_copies() -> None:
 
 def remove_copy(copy: Path) -> None:
     """Remove something that this node keeps, unless a process makes it now, or reads there."""
-    with contextlib.suppress(OSError, Timeout), FileLock(_lock_of(copy), timeout=0):
+    with contextlib.suppress(OSError, Timeout), FileLock(lock_of(copy), timeout=0):
         if not copy.is_dir():
             copy.unlink()
         elif not is_pinned(copy):

@@ -1,6 +1,5 @@
 """A run's folder: its points, outcomes, checkpoints and result. Victims and trials have the same one."""
 
-import contextlib
 import io
 import json
 import re
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sweeplab.records import Outcomes, Point
-from sweeplab.specs import InvalidInput, StorageFault
+from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import append_line, read_json, read_lines, storage_faults, write_atomically, write_json
-from sweeplab.storage.ownership import MARK, Owner, write_signed
+from sweeplab.storage.ownership import MARK, Owner
 
 ROLLING = re.compile(r"attempt-\d+-after-point-(\d+)-step-(\d+)\.pt")
 """Names of checkpoints that are written inside a long epoch, beside those of points."""
@@ -50,7 +49,7 @@ class RunFolder:
         return self._storage
 
     def metadata(self) -> dict[str, Any]:
-        """What was written about the run before it began, if anything; `move_storage` alone changes a trial's."""
+        """What was written about the run before it began, if anything."""
         if self._facts is not None:
             return self._facts
         for name in ("trial.json", "victim.json"):
@@ -92,7 +91,10 @@ class RunFolder:
 
     def foreign_storage(self) -> str:
         """What is said of checkpoints that lie where this home did not put them."""
-        return f"its checkpoints lie in {self.storage.location}, which is gone or holds no mark of this home"
+        return (
+            f"its checkpoints lie in {self.storage.location}, which is gone or holds no mark of this home; restore it, "
+            f'or copy them by hand into {self.checkpoints} and take "storage" out of {self.path}/trial.json'
+        )
 
     def claim_storage(self) -> None:
         """Make the folder of its checkpoints, by which a worker knows that its node sees it; outside the home it is
@@ -113,33 +115,6 @@ class RunFolder:
         this home wrote it."""
         if (CHECKPOINT.fullmatch(name) or UNFINISHED.fullmatch(name)) and self.owns_storage():
             self.storage.remove(name)
-
-    def move_storage(self, location: str | None) -> int:
-        """Have the run's checkpoints lie elsewhere from now on; those that cannot be brought along are given up.
-
-        Args:
-            location: of the storage, which the spec names; None: the run's own folder.
-
-        Returns:
-            How many were brought along.
-        """
-        old, new, brought = self.storage, Storage(location or self.checkpoints), 0
-        if location:
-            self._owner().claim(new)
-        with contextlib.suppress(StorageFault, InvalidInput, OSError):
-            for name in sorted(old.names()):
-                if CHECKPOINT.fullmatch(name):
-                    old.copy(name, new)
-                    brought += 1
-        name = "trial.json" if (self.path / "trial.json").exists() else "victim.json"
-        metadata = {key: value for key, value in read_json(self.path / name).items() if key != "storage"}
-        metadata |= {"storage": location} if location else {}
-        if name == "trial.json":
-            write_json(self.path / name, metadata)
-        else:
-            write_signed(self.path / name, metadata, self._owner().home)
-        self._storage, self._facts, self._is_own_storage = None, None, False
-        return brought
 
     def points(self) -> list[Point]:
         """The committed points by index.

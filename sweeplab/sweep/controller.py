@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from bisect import insort
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
@@ -21,14 +21,11 @@ from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import open_private, storage_faults
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
 from sweeplab.sweep_folder import TRIAL_FORMAT, SweepFolder
 from sweeplab.worker.failures import Failure
-from sweeplab.worker.input_paths import InputPaths
 from sweeplab.worker.jobs import CleaningJob, DataDigests, Machine
 from sweeplab.worker.run import clean
-
-BACKOFF_SECONDS = (0.0, 5.0, 30.0)
-"""Wait before a trial is tried again: at once after its first failure, later after the next ones."""
 
 ALIKE = 5
 """So many settings in a row may fail with the same words before they train."""
@@ -62,6 +59,17 @@ def storage_of_trial(sweep: CleaningSweep, folder: SweepFolder, number: int) -> 
     return (Storage(root) / "sweeps" / name / TRIAL_FORMAT.format(number)).location
 
 
+def check_storage_of_trial(sweep: CleaningSweep, folder: SweepFolder, number: int, run: RunFolder) -> None:
+    """Refuse to write a trial's checkpoints where neither the spec has them nor this home has put them before: a path
+    in a file is not enough.
+
+    Raises:
+        InvalidInput: with what can be done by hand.
+    """
+    if run.metadata().get("storage") != storage_of_trial(sweep, folder, number) and not run.owns_storage():
+        raise InvalidInput(f"trial {number}: {run.foreign_storage()}")
+
+
 class SweepController:
     """What executors talk to, in the driver process only.
 
@@ -75,20 +83,25 @@ class SweepController:
         folder: SweepFolder,
         victim: Victim,
         machine: Machine,
-        listeners: tuple[Listener, ...],
+        listeners: tuple[Listener, ...] = (),
+        *,
+        contents: DataDigests = DataDigests(),  # noqa: B008 - frozen
+        work: Callable[[CleaningJob, Any], None] = clean,
     ) -> None:
+        """Open the folder's ledger and study, and bring them up to each other.
+
+        Args:
+            sweep: the spec.
+            folder: its folder, locked by this process.
+            victim: what trials start from.
+            machine: what a worker may use.
+            listeners: hear of progress.
+            contents: the data that workers must find.
+            work: what a worker does with a job.
+        """
         self.sweep, self.folder, self.victim, self.machine = sweep, folder, victim, machine
-        self.reads: list[Any] = []
-        """Parts of specs that say what the command reads."""
-        self.input_paths: InputPaths | None = None
-        """What workers on other nodes may not see; the executor knows."""
-        self.weights = ""
-        """Tells the content of the victim's checkpoint where it is copied."""
-        self.contents = DataDigests()
-        """What workers must find."""
         self.listeners = listeners
-        self.work: Callable[[CleaningJob, Any], None] = clean
-        """What a worker does with a job."""
+        self._contents, self._work = contents, work
         self.fault: StorageFault | InvalidInput | None = None
         """Why the controller takes nothing in any more: the storage failed, or every trial meets the same."""
         self.study = open_study(folder, sweep.name)
@@ -118,8 +131,7 @@ class SweepController:
         """(-accuracy, number) of the ended trials that keep their weights, best first."""
         self._alike: tuple[str, set[str]] = ("", set())
         """Why the last trials in a row failed alike before their first epoch, and their configurations."""
-        self._failures: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        """Events of a trial's failed attempts."""
+        self._retries = Retries(sweep.resources.max_attempts)
         self.reconcile()
 
     # --- start: bring everything up to the ledger
@@ -130,8 +142,8 @@ class SweepController:
         for event in self.folder.events():
             if event["event"] == "trial ended":
                 ended.add(event["trial"])
-            elif event["event"] == "attempt failed" and not event.get("blameless"):
-                self._failures[event["trial"]].append(event)
+            elif event["event"] == "attempt failed":
+                self._retries.remember(event["trial"], event)
             elif event["event"] == "stop decided":
                 self._stops[event["trial"]] = event["reason"]
         self._add_missing_trials()
@@ -148,8 +160,8 @@ class SweepController:
             if self._pruner is not None:
                 self._pruner.saw(self.record(trial.number))
             if result is None:
-                if verdict := self._verdict(trial.number):  # a kill came between the last failure and the result
-                    self._end(trial.number, verdict)
+                if reason := self._retries.verdict(trial.number):  # a kill came between the last failure and the result
+                    self._end(trial.number, {"state": "failed", "reason": reason})
                 else:
                     self._waiting.append(trial.number)
                 continue
@@ -197,19 +209,13 @@ class SweepController:
                 machine=self.machine,
                 checkpoints=run.storage.location,
                 resume_from=run.latest_checkpoint(),
-                weights=self.weights,
-                input_paths=self.input_paths,
-                contents=self.contents,
-                work=self.work,
+                contents=self._contents,
+                work=self._work,
             )
 
     def _claim_storage(self, run: RunFolder, number: int) -> None:
-        """Make the folder of a trial's checkpoints where the spec has it, or where this home made it before."""
-        if (
-            run.metadata().get("storage") != storage_of_trial(self.sweep, self.folder, number)
-            and not run.owns_storage()
-        ):
-            raise StorageFault(f"trial {number}: {run.foreign_storage()}; the same command moves them")
+        """Make the folder of a trial's checkpoints."""
+        check_storage_of_trial(self.sweep, self.folder, number, run)
         run.claim_storage()
 
     def _next_number(self) -> tuple[int | None, bool]:
@@ -264,7 +270,8 @@ class SweepController:
 
     def is_done(self) -> bool:
         """Whether nothing runs, nothing waits and nothing new is to be begun."""
-        return not self._running and not self._waiting and not self.may_ask()
+        with self._gate:
+            return not self._running and not self._waiting and not self.may_ask()
 
     def is_complete(self) -> bool:
         """Whether every trial of the sweep is over."""
@@ -383,48 +390,20 @@ class SweepController:
             return
         with self._intake():
             run = self._run(number)
-            damaged = run.latest_checkpoint() if failure.kind == "checkpoint" else None
-            is_blameless = failure.kind == "storage" or damaged is not None
-            event = {
-                "trial": number,
-                "attempt": run.attempts(),
-                "points": len(run.points()),
-                "reason": failure.reason,
-                **({"kind": failure.kind} if failure.kind else {}),
-                **({"for_good": True} if failure.is_deterministic else {}),
-                **({"blameless": True} if is_blameless else {}),
-            }
-            self.folder.event("attempt failed", durable=True, **event)
+            damaged, event = damaged_checkpoint(run, failure), describe(run, failure)
+            self.folder.event("attempt failed", durable=True, trial=number, **event)
+            self._retries.remember(number, event)
             if failure.kind == "storage":
                 self._again(number, 0.0)
                 raise StorageFault(failure.reason)
             if damaged is not None:
                 run.remove_checkpoint(damaged.rpartition("/")[2])
                 self._again(number, 0.0)
-                return
-            self._failures[number].append(event)
-            if verdict := self._verdict(number):
-                self._end(number, verdict)
+            elif reason := self._retries.verdict(number):
+                self._end(number, {"state": "failed", "reason": reason})
                 self._same_failure_streak(number, failure)
             else:
-                failures = len(self._failures[number])
-                self._again(number, BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1])
-
-    def _verdict(self, number: int) -> dict[str, Any] | None:
-        """The result of a trial that is not tried again after its failed attempts so far; None: it is."""
-        failures = self._failures.get(number)
-        if not failures:
-            return None
-        last = failures[-1]
-        for_good = bool(last.get("for_good"))
-        twice = len(failures) > 1 and all(
-            (known.get("kind"), known.get("points")) == ("memory", last["points"]) for known in failures[-2:]
-        )
-        if not for_good and not twice and len(failures) < self.sweep.resources.max_attempts:
-            return None
-        tries = "" if for_good else f" ({len(failures)} attempts)"
-        advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
-        return {"state": "failed", "reason": last["reason"] + tries + advice}
+                self._again(number, self._retries.pause(number))
 
     def _same_failure_streak(self, number: int, failure: Failure) -> None:
         """Hand out nothing more once so many settings in a row failed alike before they trained: it is something that
@@ -516,10 +495,6 @@ class SweepController:
         """The trial's best cleaned point so far."""
         return best_cleaned_point(record.points, self.sweep.search.asr_ceiling, start_counts=record.start_counts)
 
-    def is_over(self, number: int) -> bool:
-        """Whether the trial has a result."""
-        return self.folder.trial(number).result() is not None
-
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback in the trial's log."""
         path = self.folder.trial(number).path / "log.txt"
@@ -529,7 +504,3 @@ class SweepController:
             open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file,
         ):
             file.write(text.rstrip() + "\n")
-
-    def running(self) -> tuple[int, ...]:
-        """Numbers of the trials that run now."""
-        return tuple(sorted(self._running))

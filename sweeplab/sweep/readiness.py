@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
-from sweeplab.execution.node_data import bring_data
+from sweeplab.execution.node_data import send_data
 from sweeplab.execution.nodes import check_nodes
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.locks import Say
-from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep.controller import storage_of_trial
 from sweeplab.sweep.prepare import Prepared
-from sweeplab.sweep.victims import _settle_storage, _trains_victim
-from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.sweep.victims import _trains_victim
 from sweeplab.worker.input_paths import input_paths_of
 
 
@@ -76,46 +73,26 @@ def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) 
         Storage(root).check_writable()
 
 
-def _settle_storages(sweep: CleaningSweep, folder: SweepFolder, say: Say) -> None:
-    """Trials that are not over go on where their checkpoints lie; those of a storage that cannot be written any more go
-    where the spec says now."""
-    faults: dict[str, Exception | None] = {}
-    for number in folder.trial_numbers():
-        run = folder.trial(number)
-        if run.result() is None:
-            _settle_storage(run, storage_of_trial(sweep, folder, number), f"trial {number}", faults, say)
-
-
-def make_ready_nodes(prepared: Prepared, reads: list[Any], folder: SweepFolder | None, home: Path, say: Say) -> None:
+def make_ready_nodes(prepared: Prepared, reads: list[Any], home: Path, say: Say, *, runs_trials: bool) -> None:
     """Make sure that every node of the cluster sees the storages, and bring it the data that it does not see.
 
     Args:
         prepared: the sweep.
         reads: parts of specs that say what the command reads.
-        folder: the sweep's, where its trials are run and not the victim alone is trained.
         home: the home.
         say: prints progress.
+        runs_trials: whether trials are run, or the victim alone is trained.
 
     Raises:
         InvalidInput: naming the nodes that cannot take part, and why.
     """
     sweep = prepared.sweep
-    storages: list[str] = []
-    if folder is not None:
-        begun = (folder.trial(number) for number in folder.trial_numbers())
-        storages += [storage_of(sweep, home), *(_root_of(run, home, 3) for run in begun if run.result() is None)]
+    storages = [storage_of(sweep, home)] if runs_trials else []
     if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
-        run = victim_folder(home, sweep.victim, prepared.victim_digest)
-        storages.append(_root_of(run, home, 2) if run.metadata() else storage_of(sweep.victim, home))
+        storages.append(storage_of(sweep.victim, home))
         if (reference := sweep.victim.reference()) is not None:
             storages.append(storage_of(reference, home))
     blind = check_nodes(input_paths_of(reads), sorted(set(storages)), say)
     if blind:
         watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-        bring_data(reads, blind, watchdog, say)
-
-
-def _root_of(run: RunFolder, home: Path, depth: int) -> str:
-    """The `resources.storage` under which a run was begun, whose own one lies so many folders below."""
-    location = run.metadata().get("storage")
-    return location.rsplit("/", depth)[0] if location else str(home)
+        send_data(reads, blind, watchdog, say)

@@ -64,6 +64,8 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     for number in folder.begun_reruns().values():
         again.remove(number)
     new = folder.num_planned(sweep) - len(records) - len(again)
+    if begun or new or again:
+        sweep.resources.resolved_executor()
     lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new", *warnings]
     if new > 0:
         lines.append(search)

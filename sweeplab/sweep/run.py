@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.execution.cluster import cluster_fault, ray_session, resources_per_worker
-from sweeplab.execution.inline import run_trials_inline
-from sweeplab.execution.pool import run_trials_in_pool
-from sweeplab.execution.tune import run_trials_on_tune
+from sweeplab.execution.controller import Workload
+from sweeplab.execution.inline import run_inline
+from sweeplab.execution.pool import run_in_pool
+from sweeplab.execution.tune import run_on_tune
 from sweeplab.execution.watchdog import Interrupted, Watchdog, signals_as_interrupts
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
 from sweeplab.specs import Failed, Unfinished
 from sweeplab.storage.locks import Say
-from sweeplab.storage.node_cache import content_of
-from sweeplab.sweep.controller import Listener, SweepController
+from sweeplab.sweep.controller import Listener, SweepController, check_storage_of_trial
 from sweeplab.sweep.mlflow_sync import (
     LEAVING_SECONDS,
     SYNC_SECONDS,
@@ -32,7 +32,6 @@ from sweeplab.sweep.mlflow_sync import (
 from sweeplab.sweep.prepare import Prepared, machine_for, prepare
 from sweeplab.sweep.progress import SweepProgress
 from sweeplab.sweep.readiness import (
-    _settle_storages,
     check_batch_norm,
     check_storages,
     make_ready_nodes,
@@ -47,7 +46,7 @@ from sweeplab.sweep.resume import (
     resume_plan,
     set_aside,
 )
-from sweeplab.sweep.victims import _trains_victim, adopt_with_victims, check_weights, ensure_victim
+from sweeplab.sweep.victims import _trains_victim, adopt_with_victims, check_same_storage, check_weights, ensure_victim
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.input_paths import parts_of
 
@@ -133,6 +132,9 @@ def check_some_succeeded(record: SweepRecord) -> None:
 def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options, say: Say) -> str | None:
     """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
     sweep = prepared.sweep
+    if folder.exists():
+        begun = folder.header()["spec"].get("resources", {}).get("storage")
+        check_same_storage(f"sweep {sweep.name}", begun, sweep.resources.storage)
     with storage_faults_as_unfinished(sweep):
         check_storages(prepared, home)
         folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
@@ -146,8 +148,9 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
             raise Failed(f"{sweep.name} has no trial to start from: {error}") from None
         if not _is_finished(SweepFolder(home / "sweeps" / inner.name), inner):  # its best trial may yet be another
             raise Unfinished(f"{sweep.name} begins once {inner.name} is finished")
-    with storage_faults_as_unfinished(sweep):
-        _settle_storages(sweep, folder, say)
+    for number in folder.trial_numbers():
+        if (run := folder.trial(number)).result() is None:
+            check_storage_of_trial(sweep, folder, number, run)
     for line in resume_plan(folder, prepared, home):
         say(line)
     inline = options.inline or sweep.resources.resolved_executor() == "inline"
@@ -155,7 +158,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
         reads = parts_of(sweep, trains_victim=_trains_victim(prepared, home))
         if not inline:
             check_batch_norm(sweep)
-            make_ready_nodes(prepared, reads, folder, home, say)
+            make_ready_nodes(prepared, reads, home, say, runs_trials=True)
         victim = ensure_victim(prepared, reads, folder, home, inline=inline, say=say)
         for note in folder.notes():
             say(f"  note: {note}")
@@ -230,14 +233,13 @@ def _run_trials(
         gpus_per_worker=0.0 if inline else resources_per_worker(resources).get("GPU", 0.0),
         before_until_ms=folder.last_heartbeat(),
     )
-    controller = SweepController(
-        sweep, folder, victim, machine_for(sweep, home), listeners
-    )  # which may tell of events itself
-    controller.contents, controller.reads, controller.weights = prepared.expected, reads, content_of(victim.checkpoint)
+    controller = SweepController(  # which may tell of events itself
+        sweep, folder, victim, machine_for(sweep, home), listeners, contents=prepared.expected
+    )
     reason, patience = "finished", LEAVING_SECONDS
     try:
         with progress, folder.heartbeats():
-            execute(controller, home, inline=inline)
+            execute(controller, reads, home, inline=inline)
         patience = SYNC_SECONDS
     except BaseException as error:
         reason = str(controller.fault or error) or type(error).__name__
@@ -253,27 +255,31 @@ def _run_trials(
     return controller.limit_reached()
 
 
-def execute(controller: SweepController, home: Path, *, inline: bool = False) -> None:
+def execute(controller: SweepController, reads: list[Any], home: Path, *, inline: bool = False) -> None:
     """Run what the controller hands out, on the executor that its sweep names.
+
+    Args:
+        controller: of the sweep.
+        reads: parts of specs that say what files the command reads.
+        home: the home.
+        inline: in this process, whatever the sweep names.
 
     Raises:
         Unfinished: where nothing moves any more, the cluster is gone, or the storage fails.
         Interrupted: on a signal.
     """
+    resources = controller.sweep.resources
     with quiet_optuna():
         if inline:
-            run_trials_inline(controller)
-            if controller.fault is not None:
-                raise controller.fault
-            return
-        resources = controller.sweep.resources
-        watchdog = Watchdog(
-            stall_minutes=resources.stall_minutes, cluster_fault=cluster_fault, storage_fault=lambda: controller.fault
-        )
-        executor = resources.resolved_executor()
-        if executor == "pool":
-            run_trials_in_pool(controller, home, watchdog)
+            run_inline(controller)
         else:
-            run_trials_on_tune(controller, home, watchdog, through_train=executor == "train")
-        if controller.fault is not None:
-            raise controller.fault
+            workload = Workload(resources, reads, controller.victim.checkpoint, home)
+            watchdog = Watchdog(
+                stall_minutes=resources.stall_minutes,
+                cluster_fault=cluster_fault,
+                storage_fault=lambda: controller.fault,
+            )
+            run_jobs = run_in_pool if resources.resolved_executor() == "pool" else run_on_tune
+            run_jobs(controller, workload, watchdog)
+    if controller.fault is not None:
+        raise controller.fault

@@ -1,29 +1,33 @@
 """Victims: pre-trained, measured or taken from another sweep, once, and reused."""
 
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.clip_model import load_weights
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
-from sweeplab.execution.inline import pretrain_inline
+from sweeplab.execution.controller import Workload
+from sweeplab.execution.inline import run_inline
 from sweeplab.execution.measuring import measure_on_ray
-from sweeplab.execution.pretraining import pretrain_on_ray
+from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, ClosestTo, PretrainedVictim, SelectedTrial
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Point, SweepRecord, Victim, now_ms
-from sweeplab.specs import DamagedCheckpoint, Failed, InvalidInput, StorageFault, Unfinished
+from sweeplab.records import Outcomes, Point, SweepRecord, Victim, now_ms
+from sweeplab.specs import Failed, InvalidInput, StorageFault
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.storage.files import append_line, read_json, write_json
+from sweeplab.storage.files import append_line, open_private, read_json, storage_faults, write_json
 from sweeplab.storage.locks import Say, exclusively
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared, _contents, _digest_here, machine_for
+from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
 from sweeplab.sweep_folder import (
     SweepFolder,
     adopt_sweep,
@@ -35,10 +39,10 @@ from sweeplab.sweep_folder import (
     victim_folder,
     write_victim,
 )
-from sweeplab.worker.failures import Failure, failure_of
+from sweeplab.worker.failures import Failure
 from sweeplab.worker.input_paths import parts_of
 from sweeplab.worker.inputs import planted_target, victim_table
-from sweeplab.worker.jobs import MeasuringJob, PretrainingJob
+from sweeplab.worker.jobs import DataDigests, Machine, MeasuringJob, PretrainingJob
 from sweeplab.worker.run import measure_checkpoint
 
 
@@ -60,42 +64,6 @@ def _trains_victim(prepared: Prepared, home: Path) -> bool:
     if not isinstance(victim, PretrainedVictim):
         return False
     return not _is_trained(victim, victim_folder(home, victim, prepared.victim_digest))
-
-
-def _settle_storage(
-    run: RunFolder, wanted: str | None, name: str, faults: dict[str, Exception | None], say: Say
-) -> None:
-    """Move a run's checkpoints if need be.
-
-    Args:
-        run: a run that is not over.
-        wanted: its storage by the spec.
-        name: of the run.
-        faults: what is known of storages, by the folder that several runs have in common.
-        say: prints what is moved.
-
-    Raises:
-        InvalidInput: if neither storage can be written.
-        StorageFault: if an object store does not answer, and the spec names no other.
-    """
-    is_wanted = wanted == run.metadata().get("storage")
-    place = run.storage.location.rpartition("/")[0]
-    fault = faults.get(place)
-    if fault is None:
-        try:
-            if not is_wanted and not run.owns_storage():  # a path in a file is not enough to write there
-                fault = InvalidInput(run.foreign_storage())
-            elif place not in faults:
-                run.storage.check_writable()
-                faults[place] = None
-        except (InvalidInput, StorageFault) as error:
-            fault = faults[place] = error
-    if fault is None:
-        return
-    if is_wanted:
-        raise fault
-    count = run.move_storage(wanted)
-    say(f"{name}: {fault}; from now on its checkpoints lie in {run.storage.location}, {count} could be brought along")
 
 
 def ensure_victim(
@@ -283,94 +251,150 @@ def _pretrain_victim(
         return run
     machine = machine_for(victim, home)
     table, plan = victim_table(victim, machine)
-    plan_file = run.path / "poison.json"
-    if plan_file.exists() and load_plan(plan_file, plan.attack, plan.source).digest != plan.digest:
-        raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
-    if not (run.path / "victim.json").exists():
-        for line in older_victims(victim, run):
-            say(line)
-        write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
-        write_signed(
-            run.path / "victim.json",
-            {
-                "spec": victim.to_json(),
-                "digest": digest,
-                "changes": num_changes(victim),
-                "environment": environment(),
-                "num_pairs": len(table),
-                **_storage_fact(victim, run),
-            },
-            home,
-        )
-    else:
-        _settle_storage(run, _storage_fact(victim, run).get("storage"), f"victim {victim.name}", {}, say)
-    run.claim_storage()
+    _begin_victim(victim, digest, run, home, plan, len(table), say)
     say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
     test, targets = victim.evaluation.load(machine.data_home), victim.trigger().targets(machine.data_home)
     contents = _contents(victim, victim.architecture, table, test, targets)
-
-    def on_point(point: Point) -> None:
-        _keep_victim_checkpoints(victim, run)
-        asr = point.measurement.asr
-        numbers = f"accuracy {point.measurement.accuracy:.1%}" + (f", ASR {asr:.1%}" if asr is not None else "")
-        say(
-            f"  epoch {point.epoch:g}/{victim.epochs}: {numbers} ({point.train_seconds + point.evaluate_seconds:.1f} s)"
-        )
-
-    failed: list[Failure] = []
-    while True:
-        run.clear_abandoned()
-        run.rewind()
-        job = PretrainingJob(
-            victim,
-            machine,
-            run.storage.location,
-            run.begin_attempt(),
-            run.latest_checkpoint(),
-            contents=contents,
-            initial=str(victim.initial.expanduser().absolute()) if victim.initial is not None else None,
-        )
-        failure: Failure | None = None
-        if inline:
-            try:
-                pretrain_inline(job, run, on_point)
-            except (FloatingPointError, DamagedCheckpoint) as error:  # any other is shown in full
-                failure = failure_of(error)
-        else:
-            watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
-            failure = pretrain_on_ray(job, run, on_point, home, watchdog, reads or parts_of(victim))
-        if failure is None:
-            break
-        append_line(
-            run.path / "events.jsonl",
-            {"time_ms": now_ms(), "event": "attempt failed", "reason": failure.reason},
-        )
-        if failure.kind == "storage":
-            raise StorageFault(failure.reason)
-        if failure.kind == "checkpoint" and job.resume_from is not None:
-            say(f"  {failure.reason}; going on from an earlier one")
-            run.remove_checkpoint(job.resume_from.rpartition("/")[2])
-            continue
-        if failure.is_deterministic:
-            kind = InvalidInput if failure.kind == "input" else Failed
-            raise kind(f"pre-training victim {victim.name} failed: {failure.reason}")
-        failed.append(failure)
-        if len(failed) >= victim.resources.max_attempts:
-            break
-        say(f"  attempt {job.attempt} ended: {failure.reason}; trying again")
-    stop = _last_epoch(victim)
-    if len(run.points()) < stop + 1:
-        where = f"after {len(run.points()) - 1} of {stop} epochs"
-        if failed:
-            raise Failed(
-                f"pre-training victim {victim.name} failed {where} ({len(failed)} attempts, last: "
-                f"{failed[-1].reason}); the same command tries again"
-            )
-        raise Unfinished(f"pre-training victim {victim.name} stopped {where}; the same command goes on")
+    controller = VictimController(victim, run, machine, contents, say)
+    if inline:
+        run_inline(controller)
+    else:
+        weights = str(victim.initial.expanduser().absolute()) if victim.initial is not None else None
+        workload = Workload(victim.resources, reads or parts_of(victim), weights, home)
+        watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
+        run_in_pool(controller, workload, watchdog, slots=1, join=True)
     selected = select_epoch(victim, run)
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
     run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
     return run
+
+
+def _begin_victim(
+    victim: PretrainedVictim, digest: str, run: RunFolder, home: Path, plan: PoisonPlan, num_pairs: int, say: Say
+) -> None:
+    """Write the victim's record, or check that it is the one that was begun."""
+    plan_file = run.path / "poison.json"
+    if plan_file.exists() and load_plan(plan_file, plan.attack, plan.source).digest != plan.digest:
+        raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
+    storage = _storage_fact(victim, run)
+    if (run.path / "victim.json").exists():
+        check_same_storage(f"victim {victim.name}", run.metadata().get("storage"), storage.get("storage"))
+    else:
+        for line in older_victims(victim, run):
+            say(line)
+        write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
+        facts = {
+            "spec": victim.to_json(),
+            "digest": digest,
+            "changes": num_changes(victim),
+            "environment": environment(),
+            "num_pairs": num_pairs,
+            **storage,
+        }
+        write_signed(run.path / "victim.json", facts, home)
+    run.claim_storage()
+
+
+def check_same_storage(what: str, begun: str | None, now: str | None) -> None:
+    """A run keeps the storage of checkpoints with which it was begun.
+
+    Raises:
+        InvalidInput: if the spec names another one now.
+    """
+    if begun == now:
+        return
+    place = begun or "the home"
+    raise InvalidInput(
+        f"{what} was begun with its checkpoints in {place} and keeps them there; now resources.storage gives "
+        f"{now or 'the home'}. Set it back; where {place} has to go, stop the sweep, copy the folder with `cp -a`, and "
+        "put a link to the copy in its place; --fresh begins a sweep anew"
+    )
+
+
+class VictimController:
+    """Hands out the attempts of one victim's pre-training, and commits its points."""
+
+    def __init__(
+        self, victim: PretrainedVictim, run: RunFolder, machine: Machine, contents: DataDigests, say: Say
+    ) -> None:
+        self.victim, self.run, self._machine, self._contents, self._say = victim, run, machine, contents, say
+        self._retries = Retries(victim.resources.max_attempts)
+        self._state: Literal["waiting", "running", "over"] = "waiting"
+        self._not_before = 0.0
+
+    def next_job(self) -> PretrainingJob | None:
+        """The next attempt, once it may begin."""
+        if self._state != "waiting" or time.monotonic() < self._not_before:
+            return None
+        self._state = "running"
+        self.run.clear_abandoned()
+        self.run.rewind()
+        initial = self.victim.initial
+        return PretrainingJob(
+            self.victim,
+            self._machine,
+            self.run.storage.location,
+            self.run.begin_attempt(),
+            self.run.latest_checkpoint(),
+            contents=self._contents,
+            initial=str(initial.expanduser().absolute()) if initial is not None else None,
+        )
+
+    def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
+        """Commit an epoch and drop the checkpoints that it makes superfluous."""
+        if not self.run.commit(point, outcomes):
+            return
+        _keep_victim_checkpoints(self.victim, self.run)
+        asr, seconds = point.measurement.asr, point.train_seconds + point.evaluate_seconds
+        numbers = f"accuracy {point.measurement.accuracy:.1%}" + (f", ASR {asr:.1%}" if asr is not None else "")
+        self._say(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
+
+    def should_stop(self, number: int) -> bool:
+        """Pre-training goes to its end."""
+        return False
+
+    def finished(self, number: int) -> None:
+        """Pre-training came to its end."""
+        epochs, wanted = len(self.run.points()) - 1, _last_epoch(self.victim)
+        if epochs < wanted:
+            raise RuntimeError(f"pre-training victim {self.victim.name} ended after {epochs} of {wanted} epochs")
+        self._state = "over"
+
+    def failed(self, number: int, failure: Failure) -> None:
+        """Try again where that can help.
+
+        Raises:
+            StorageFault: if the storage failed.
+            InvalidInput: if the user's input breaks a rule that a worker alone could check.
+            Failed: if another attempt does not help.
+        """
+        damaged, event = damaged_checkpoint(self.run, failure), describe(self.run, failure)
+        append_line(self.run.path / "events.jsonl", {"time_ms": now_ms(), "event": "attempt failed", **event})
+        self._retries.remember(number, event)
+        self._state = "waiting"
+        if failure.kind == "storage":
+            raise StorageFault(failure.reason)
+        if damaged is not None:
+            self.run.remove_checkpoint(damaged.rpartition("/")[2])
+            self._say(f"  {failure.reason}; going on from an earlier one")
+        elif reason := self._retries.verdict(number):
+            kind = InvalidInput if failure.kind == "input" else Failed
+            epochs = len(self.run.points()) - 1
+            where = f" after {epochs} of {_last_epoch(self.victim)} epochs" if epochs > 0 else ""
+            raise kind(f"pre-training victim {self.victim.name} failed{where}: {reason}")
+        else:
+            self._say(f"  attempt {event['attempt']} ended: {failure.reason}; trying again")
+            self._not_before = time.monotonic() + self._retries.pause(number)
+
+    def log(self, number: int, text: str) -> None:
+        """Keep an attempt's traceback beside the victim's records."""
+        path = self.run.path / "log.txt"
+        with storage_faults(path), open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file:
+            file.write(text.rstrip() + "\n")
+
+    def is_done(self) -> bool:
+        """Whether the victim is trained."""
+        return self._state == "over"
 
 
 def older_victims(victim: PretrainedVictim, run: RunFolder) -> list[str]:

@@ -65,13 +65,6 @@ def most_telling(failures: list[Failure]) -> Failure:
     return min(failures, key=lambda failure: (not failure.is_deterministic, not failure.kind))
 
 
-def train_failure(error: BaseException) -> Failure:
-    """The failure behind a Ray Train error: the most telling one of its ranks."""
-    raised = getattr(error, "worker_failures", None) or {}
-    failures = [failure_of(getattr(inner, "cause", None) or inner) for _, inner in sorted(raised.items())]
-    return most_telling(failures) if failures else failure_of(error)
-
-
 def root_cause(error: BaseException) -> str:
     """What went wrong: Ray Train wraps it, and its own first line says little."""
     while isinstance(inner := getattr(error, "controller_failure", None) or error.__cause__, BaseException):

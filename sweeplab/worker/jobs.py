@@ -55,8 +55,8 @@ class WorkerContext(Context, Interface):
         """Say that something moves."""
         ...
 
-    def bring(self, location: str, content: str) -> Path:
-        """A path on this node to a file of the driver's node or of an object store; see `local_copy`."""
+    def bring(self, location: str, weights: "Weights") -> Path:
+        """A path on this node to a checkpoint of the driver's node or of an object store; see `local_copy`."""
         ...
 
     def node_copy(self) -> Path:
@@ -70,6 +70,16 @@ def whole_machine(home: Path) -> Machine:
     More threads than free cores are many times slower than one: they spin while they wait for each other.
     """
     return Machine(home / "data", torch.get_num_threads(), use_cuda=torch.cuda.is_available())
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The checkpoint that a job starts from, for nodes that do not see the driver's file."""
+
+    digest: str = ""
+    """Tells its content."""
+    reference: Any = None
+    """Ray's, to its bytes; None where every node sees the file, or reads the URL."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +130,11 @@ class PretrainingJob:
     attempt: int
     resume_from: str | None
     """A checkpoint's path or URL."""
+    number: int = 0
+    """There is one job."""
     initial: str | None = None
     """Absolute path, on the driver's node, of the checkpoint from which training starts."""
-    weights: str = ""
-    """Tells its content to other nodes."""
+    weights: Weights = Weights()
     input_paths: InputPaths | None = None
     """The data, where another node may not see them."""
     contents: DataDigests = DataDigests()
@@ -146,8 +157,7 @@ class MeasuringJob:
     trigger: Trigger | None
     machine: Machine
     protocol: Protocol = "paper"
-    weights: str = ""
-    """Tells the checkpoint's content to other nodes."""
+    weights: Weights = Weights()
     input_paths: InputPaths | None = None
     """The data, where another node may not see them."""
     contents: DataDigests = DataDigests()
@@ -168,8 +178,7 @@ class CleaningJob:
     """Folder or URL."""
     resume_from: str | None
     """A checkpoint's path or URL."""
-    weights: str = ""
-    """Tells the content of the victim's checkpoint to other nodes."""
+    weights: Weights = Weights()
     input_paths: InputPaths | None = None
     """The data, where another node may not see them."""
     contents: DataDigests = DataDigests()

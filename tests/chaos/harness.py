@@ -66,7 +66,6 @@ MARKS = {
 TARGETS = {
     "tune": ("driver", "actor", "raylet", "mlflow"),
     "pool": ("driver", "worker", "controller", "raylet", "mlflow"),
-    "train": ("driver", "actor", "worker", "controller", "raylet", "mlflow"),
 }
 WEIGHTS = {"driver": 3, "raylet": 1, "actor": 3, "worker": 3, "controller": 2, "mlflow": 1}
 ENDS_COMMAND = ("driver", "raylet")
@@ -359,7 +358,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--executors", nargs="+", default=["tune", "pool", "train"], choices=list(TARGETS))
+    parser.add_argument("--executors", nargs="+", default=["tune", "pool"], choices=list(TARGETS))
     parser.add_argument("--targets", nargs="+", choices=list(WEIGHTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--place", type=Path, help="folder for homes and outputs; a temporary one if left out")

@@ -149,7 +149,7 @@ def test_the_checker_sees_a_wrong_leaderboard(home: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("executor", "targets", "kills"),
-    [("tune", ["driver", "actor"], 2), ("pool", ["worker", "controller", "raylet"], 3), ("train", ["driver"], 1)],
+    [("tune", ["driver", "actor"], 2), ("pool", ["worker", "controller", "raylet"], 3)],
 )
 def test_kills_at_random_moments_lose_and_repeat_nothing(executor: str, targets: list[str], kills: int, tmp_path: Path):
     tally = harness.run(kills, [executor], 1, tmp_path, targets)

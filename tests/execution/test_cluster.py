@@ -337,11 +337,14 @@ from types import SimpleNamespace
 import fabricated
 from sweeplab.experiment import Resources
 from sweeplab.execution import cluster, tune
+from sweeplab.execution.controller import Workload
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.storage.locks import RAY_FOLDER
 
 home = Path(sys.argv[1])
 seen = home / "seen"
+home.mkdir(exist_ok=True)
+seen.write_text("not yet")
 
 def work(job, context):
     seen.write_text(os.environ.get("AWS_SECRET_ACCESS_KEY", "none"))
@@ -351,9 +354,9 @@ def work(job, context):
 sweep = fabricated.SWEEP.replace(resources=Resources(executor="tune"), search=fabricated.SWEEP.search.replace(trials=1))
 folder = fabricated.prepared_folder(home / "sweeps", sweep)
 with cluster.ray_session(needs_train=False):
-    controller = fabricated.open_controller(folder, sweep)
-    controller.work = work
-    tune.run_trials_on_tune(controller, home, Watchdog(stall_minutes=5), through_train=False)
+    controller = fabricated.open_controller(folder, sweep, work=work)
+    workload = Workload(sweep.resources, [], str(seen), home)
+    tune.run_on_tune(controller, workload, Watchdog(stall_minutes=5))
     (ray,) = Path(tempfile.gettempdir()).glob(f"{RAY_FOLDER}*")
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     files = [path for root in (ray, home) for path in root.rglob("*") if path.is_file() and path != seen]

@@ -1,13 +1,12 @@
-"""The mailbox between driver and workers, without Ray around it: jobs, answers, meetings after a failure, files."""
+"""The mailbox between driver and workers, without Ray around it: jobs, answers, meetings after a failure."""
 
 import asyncio
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweeplab.execution.mailbox import Mailbox
+from sweeplab.execution.mailbox import Done, Failed, Mailbox, Ready
 from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
 from sweeplab.worker.failures import Failure, failure_of, most_telling
 
@@ -19,25 +18,25 @@ def run(story: Coroutine[Any, Any, Any]) -> Any:
 def test_all_ranks_of_a_slot_get_the_same_job_and_the_driver_is_asked_once():
     async def story() -> tuple[list[bytes], list[Any]]:
         mailbox = Mailbox()
-        asks = [asyncio.create_task(mailbox.job(0, "session", 0)) for _ in range(3)]
+        asks = [asyncio.create_task(mailbox.job(Ready(0, "session", 0))) for _ in range(3)]
         messages, _ = await mailbox.take(1.0)
-        await mailbox.hand((0, "session", 0), b"job")
+        await mailbox.hand(Ready(0, "session", 0), b"job")
         return await asyncio.gather(*asks), messages
 
     jobs, messages = run(story())
     assert jobs == [b"job"] * 3
-    assert messages == [("ready", 0, "session", 0)]
+    assert messages == [(Ready(0, "session", 0), None)]
 
 
 def test_a_rank_that_comes_late_gets_the_job_that_the_others_have_begun():
     async def story() -> bytes:
         mailbox = Mailbox()
         for index in range(3):
-            ask = asyncio.create_task(mailbox.job(0, "session", index))
+            ask = asyncio.create_task(mailbox.job(Ready(0, "session", index)))
             await mailbox.take(1.0)
-            await mailbox.hand((0, "session", index), f"job {index}".encode())
+            await mailbox.hand(Ready(0, "session", index), f"job {index}".encode())
             await ask
-        return await mailbox.job(0, "session", 1)
+        return await mailbox.job(Ready(0, "session", 1))
 
     assert run(story()) == b"job 1"
 
@@ -45,15 +44,15 @@ def test_a_rank_that_comes_late_gets_the_job_that_the_others_have_begun():
 def test_a_new_session_of_a_slot_forgets_the_old_one_and_leaves_other_slots_alone():
     async def story() -> list[Any]:
         mailbox = Mailbox()
-        other = asyncio.create_task(mailbox.job(1, "b", 0))
-        old = asyncio.create_task(mailbox.job(0, "a", 0))
+        other = asyncio.create_task(mailbox.job(Ready(1, "b", 0)))
+        old = asyncio.create_task(mailbox.job(Ready(0, "a", 0)))
         await asyncio.sleep(0)
-        new = asyncio.create_task(mailbox.job(0, "c", 0))
+        new = asyncio.create_task(mailbox.job(Ready(0, "c", 0)))
         await asyncio.sleep(0)
         messages, _ = await mailbox.take(1.0)
-        await mailbox.hand((0, "c", 0), b"new")
-        await mailbox.hand((1, "b", 0), b"other")
-        await mailbox.hand((0, "a", 0), b"nobody asks any more")
+        await mailbox.hand(Ready(0, "c", 0), b"new")
+        await mailbox.hand(Ready(1, "b", 0), b"other")
+        await mailbox.hand(Ready(0, "a", 0), b"nobody asks any more")
         old.cancel()
         return [await new, await other, messages]
 
@@ -65,50 +64,43 @@ def test_a_new_session_of_a_slot_forgets_the_old_one_and_leaves_other_slots_alon
 def test_a_question_waits_for_the_drivers_answer():
     async def story() -> tuple[Any, Any]:
         mailbox = Mailbox()
-        asking = asyncio.create_task(mailbox.ask(("point", 0, "s", 0, b"content")))
+        asking = asyncio.create_task(mailbox.ask(Done(0, 1)))
         messages, _ = await mailbox.take(1.0)
-        *words, question = messages[0]
+        message, question = messages[0]
         await mailbox.answer(question, True)
         await mailbox.answer(question, False)  # a second answer changes nothing
-        return words, await asking
+        return message, await asking
 
-    words, answer = run(story())
-    assert words == ["point", 0, "s", 0, b"content"]
+    message, answer = run(story())
+    assert message == Done(0, 1)
     assert answer is True
 
 
-def test_ranks_that_all_failed_know_it_and_the_driver_hears_of_it_once():
+def met(ranks: list[int], size: int) -> tuple[list[bool], list[Any]]:
+    """What ranks of a job that failed are told when they meet, and what the driver hears."""
+
     async def story() -> tuple[list[bool], list[Any]]:
         mailbox = Mailbox()
-        together = await asyncio.gather(
-            *(mailbox.meet((0, "s", 4), rank, 2, f"rank {rank}".encode()) for rank in (1, 0))
-        )
-        messages, _ = await mailbox.take(0.0)
-        return together, messages
+        said = [Failure(f"rank {rank}", False) for rank in range(size)]
+        meeting = asyncio.gather(*(mailbox.meet((7, 2), rank, size, (said[rank], "log")) for rank in ranks))
+        messages: list[Any] = []
+        while not messages:
+            messages, _ = await mailbox.take(3.0)
+        for _, question in messages:
+            await mailbox.answer(question, True)
+        return await meeting, [message for message, _ in messages]
 
     together, messages = run(story())
-    assert together == [True, True]
-    assert messages == [("failed", 0, "s", 4, [b"rank 0", b"rank 1"])]
+    return together, messages
+
+
+def test_ranks_that_all_failed_know_it_and_the_driver_hears_of_it_once():
+    both = ((Failure("rank 0", False), "log"), (Failure("rank 1", False), "log"))
+    assert met([1, 0], 2) == ([True, True], [Failed(7, 2, both)])
 
 
 def test_a_rank_that_failed_alone_is_told_so():
-    async def story() -> tuple[bool, list[Any]]:
-        mailbox = Mailbox()
-        alone = await mailbox.meet((0, "s", 0), 1, 2, b"lost connection")
-        return alone, (await mailbox.take(0.0))[0]
-
-    alone, messages = run(story())
-    assert alone is False
-    assert messages == [("failed", 0, "s", 0, [b"lost connection"])]
-
-
-def test_two_slots_may_meet_at_the_same_time():
-    async def story() -> list[bool]:
-        mailbox = Mailbox()
-        keys = [(0, "a", 0), (1, "b", 0)]
-        return await asyncio.gather(*(mailbox.meet(key, rank, 2, b"") for rank in (0, 1) for key in keys))
-
-    assert run(story()) == [True] * 4
+    assert met([1], 2) == ([False], [Failed(7, 2, ((Failure("rank 1", False), "log"),))])
 
 
 def test_taking_without_news_comes_back_empty_after_a_while():
@@ -118,20 +110,6 @@ def test_taking_without_news_comes_back_empty_after_a_while():
         return await mailbox.take(0.01)
 
     assert run(story()) == ([], 1)
-
-
-def test_only_offered_files_are_read(tmp_path: Path):
-    offered, secret = tmp_path / "victim.pt", tmp_path / "secret"
-    offered.write_bytes(b"0123456789")
-    secret.write_bytes(b"no")
-
-    async def story() -> list[bytes]:
-        mailbox = Mailbox((str(offered),))
-        return [await mailbox.read(str(offered), offset, 4) for offset in (0, 4, 8, 12)]
-
-    assert run(story()) == [b"0123", b"4567", b"89", b""]
-    with pytest.raises(FileNotFoundError, match="none of the files"):
-        run(Mailbox((str(offered),)).read(str(secret), 0, 1))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,16 @@ import pytest
 from fabricated import open_controller
 
 from sweeplab.execution import pool as pool_module
+from sweeplab.execution import pump as pump_module
+from sweeplab.execution.controller import Workload
+from sweeplab.execution.mailbox import Done, Failed, Ready, Report
 from sweeplab.execution.pool import Pool
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.specs import Unfinished
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
+from sweeplab.worker.jobs import Weights
 
 
 class Remote:
@@ -52,81 +56,100 @@ def pool(controller: SweepController, tmp_path: Path, monkeypatch: pytest.Monkey
     import ray
 
     mailbox = MadeUpMailbox()
-    monkeypatch.setattr(pool_module, "resources_per_worker", lambda resources: {"CPU": 1.0})
-    monkeypatch.setattr(pool_module, "concurrent_trials", lambda resources, each: 1)
-    monkeypatch.setattr(pool_module, "open_mailbox", lambda *files, reads: mailbox)
+    monkeypatch.setattr(pump_module, "resources_per_worker", lambda resources: {"CPU": 1.0})
+    monkeypatch.setattr(pump_module, "open_mailbox", lambda reads: mailbox)
+    monkeypatch.setattr(pump_module, "weights_of", lambda checkpoint: Weights())
     monkeypatch.setattr(ray, "get", lambda value: value)
-    return Pool(controller, tmp_path, Watchdog(stall_minutes=1))
+    workload = Workload(controller.sweep.resources, [], "victim.pt", tmp_path)
+    return Pool(controller, workload, Watchdog(stall_minutes=1), slots=1)
+
+
+READY = Ready(0, "a", 0)
 
 
 def tell(pool: Pool, *messages: Any) -> None:
-    pool.mailbox.messages += messages
-    pool._take_messages()
+    """Have the driver hear messages, those of points as questions numbered by their place."""
+    made_up: Any = pool.pump.mailbox
+    made_up.messages += [(said, None if isinstance(said, Ready) else i) for i, said in enumerate(messages)]
+    pool._hear(pool.pump.take(0.0))
+    pool._look_after_runs()
+    pool._hear(pool.pump.take(0.0))
     pool._hand_out()
 
 
-def points_of(controller: SweepController, session: str = "a", index: int = 0) -> list[Any]:
-    """The messages of a whole trial's points; questions are numbered from 100."""
-    messages = []
-    for i in range(controller.sweep.num_points()):
-        made = fabricated.point(i, *fabricated.rates_by_learning_rate({"learning_rate": 1e-2}, i))
-        content = pickle.dumps((made, fabricated.outcomes(made.measurement)))
-        messages.append(("point", 0, session, index, content, 100 + i))
-    return messages
+def handed(pool: Pool, ready: Ready = READY) -> Any:
+    made_up: Any = pool.pump.mailbox
+    return pickle.loads(made_up.handed[ready])
 
 
-def test_a_slot_that_is_ready_gets_the_next_trial(pool: Pool, controller: SweepController):
-    tell(pool, ("ready", 0, "a", 0))
-    job = pickle.loads(pool.mailbox.handed[0, "a", 0])
-    assert (job.number, job.attempt) == (0, 1)
-    assert controller.running() == (0,)
+def points_of(controller: SweepController, attempt: int = 1) -> list[Report]:
+    """What a worker says of the whole of trial 0."""
+    made = [
+        fabricated.point(i, *fabricated.rates_by_learning_rate({"learning_rate": 1e-2}, i), attempt=attempt)
+        for i in range(controller.sweep.num_points())
+    ]
+    return [Report(0, attempt, point, fabricated.outcomes(point.measurement)) for point in made]
+
+
+def is_over(controller: SweepController, number: int = 0) -> bool:
+    return controller.folder.trial(number).result() is not None
+
+
+def test_a_slot_that_is_ready_gets_the_next_trial(pool: Pool):
+    tell(pool, READY)
+    assert (handed(pool).number, handed(pool).attempt) == (0, 1)
 
 
 def test_points_are_committed_before_they_are_answered_and_done_ends_the_trial(pool: Pool, controller: SweepController):
-    tell(pool, ("ready", 0, "a", 0))
+    tell(pool, READY)
     tell(pool, *points_of(controller))
-    assert pool.mailbox.answers == {100: False, 101: False, 102: False}
+    assert pool.pump.mailbox.answers == {0: False, 1: False, 2: False}
     assert len(controller.folder.trial(0).points()) == 3
-    tell(pool, ("done", 0, "a", 0))
-    assert controller.is_over(0)
+    tell(pool, Done(0, 1))
+    assert is_over(controller)
 
 
 def test_another_rank_may_ask_for_the_next_job_before_rank_0_is_done(pool: Pool, controller: SweepController):
     """Rank 1 was quicker: that is no failure, and the next job waits until this one is over."""
-    tell(pool, ("ready", 0, "a", 0))
-    tell(pool, *points_of(controller), ("ready", 0, "a", 1))
-    assert not controller.is_over(0)
-    assert (0, "a", 1) not in pool.mailbox.handed
-    tell(pool, ("done", 0, "a", 0))
+    tell(pool, READY)
+    tell(pool, *points_of(controller), Ready(0, "a", 1))
+    assert not is_over(controller)
+    assert Ready(0, "a", 1) not in pool.pump.mailbox.handed
+    tell(pool, Done(0, 1))
     assert controller.folder.trial(0).result() == {"state": "finished"}
-    assert pickle.loads(pool.mailbox.handed[0, "a", 1]).number == 1
+    assert handed(pool, Ready(0, "a", 1)).number == 1
 
 
 def test_ranks_that_begin_anew_have_lost_their_attempt_and_go_on_with_it(pool: Pool, controller: SweepController):
-    tell(pool, ("ready", 0, "a", 0))
+    tell(pool, READY)
     tell(pool, *points_of(controller)[:1])
-    tell(pool, ("ready", 0, "b", 0))
-    again = pickle.loads(pool.mailbox.handed[0, "b", 0])
+    tell(pool, Ready(0, "b", 0))
+    again = handed(pool, Ready(0, "b", 0))
     assert (again.number, again.attempt) == (0, 2)
 
 
 def test_words_of_ranks_that_were_given_up_change_nothing_and_stop_them(pool: Pool, controller: SweepController):
-    tell(pool, ("ready", 0, "a", 0))
-    tell(pool, ("ready", 0, "b", 0))
-    old = points_of(controller, session="a")
-    tell(pool, *old, ("done", 0, "a", 0), ("failed", 0, "a", 0, [pickle.dumps((Failure("no", True), ""))]))
+    tell(pool, READY)
+    tell(pool, Ready(0, "b", 0))
+    tell(pool, *points_of(controller), Done(0, 1), Failed(0, 1, ((Failure("no", True), ""),)))
     assert controller.folder.trial(0).points() == []
-    assert pool.mailbox.answers == {100: True, 101: True, 102: True}
-    assert not controller.is_over(0)
+    assert set(pool.pump.mailbox.answers.values()) == {True}
+    assert not is_over(controller)
+
+
+def test_what_a_worker_said_before_it_died_is_heard_first(pool: Pool, controller: SweepController):
+    tell(pool, READY)
+    pool.pump.died(Failed(0, 1, ((Failure("the trial's process died", False), "log"),)))
+    tell(pool, *points_of(controller)[:2])
+    assert len(controller.folder.trial(0).points()) == 2
+    assert [event["points"] for event in controller.folder.events() if event["event"] == "attempt failed"] == [2]
 
 
 def test_a_failure_of_all_ranks_ends_the_trial_with_the_most_telling_reason(pool: Pool, controller: SweepController):
-    tell(pool, ("ready", 0, "a", 0))
-    said = [
-        pickle.dumps((Failure("RuntimeError: connection closed", False), "rank 0's traceback")),
-        pickle.dumps((Failure("FloatingPointError: not finite", True), "rank 1's traceback")),
-    ]
-    tell(pool, ("failed", 0, "a", 0, said))
+    tell(pool, READY)
+    closed = (Failure("RuntimeError: connection closed", False), "rank 0's traceback")
+    diverged = (Failure("FloatingPointError: not finite", True), "rank 1's traceback")
+    tell(pool, Failed(0, 1, (closed, diverged)))
     result = controller.folder.trial(0).result()
     assert result is not None
     assert (result["state"], result["reason"]) == ("failed", "FloatingPointError: not finite")
@@ -135,8 +158,8 @@ def test_a_failure_of_all_ranks_ends_the_trial_with_the_most_telling_reason(pool
 
 def test_when_all_is_over_the_slot_is_let_go(pool: Pool, controller: SweepController):
     fabricated.Player(controller).play_all()
-    tell(pool, ("ready", 0, "a", 0))
-    assert pool.mailbox.handed == {(0, "a", 0): b""}
+    tell(pool, READY)
+    assert pool.pump.mailbox.handed == {READY: b""}
     assert pool.slots[0].is_over
 
 
@@ -157,17 +180,17 @@ def test_a_run_that_dies_is_started_again_but_not_for_ever(
     monkeypatch.setattr(pool, "_start", start)
     start(pool.slots[0])
     for _ in range(pool_module.MAX_IDLE_STARTS):
-        pool._mind_runs()
+        pool._look_after_runs()
     with pytest.raises(
         Unfinished,
-        match=r"slot 0 of the pool died 4 times without a point: RuntimeError: controller died; see .* 1 x 1 CPU",
+        match=r"slot 0 of the pool died 4 times without a job: RuntimeError: controller died; see .* 1 x 1 CPU",
     ):
-        pool._mind_runs()
+        pool._look_after_runs()
     assert len(started) == 1 + pool_module.MAX_IDLE_STARTS
 
 
 def test_a_slot_that_finds_no_room_is_done_without_while_another_serves(
-    pool: Pool, controller: SweepController, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     pool.slots.append(pool_module._Slot(1))
 
@@ -177,12 +200,11 @@ def test_a_slot_that_finds_no_room_is_done_without_while_another_serves(
     monkeypatch.setattr(pool, "_start", start)
     start(pool.slots[1])
     for _ in range(pool_module.MAX_IDLE_STARTS + 1):
-        pool._mind_runs()
+        pool._look_after_runs()
     assert [slot.is_over for slot in pool.slots] == [False, True]
-    (event,) = [event for event in controller.folder.events() if event["event"] == "slot given up"]
-    assert (event["slot"], event["reason"]) == (1, "RuntimeError: no room")
-    tell(pool, ("ready", 0, "a", 0))
-    assert controller.running() == (0,)
+    assert "slot 1 of the pool died 4 times without a job: RuntimeError: no room; going on without it" in caplog.text
+    tell(pool, READY)
+    assert handed(pool).number == 0
 
 
 def test_a_slot_that_is_still_starting_does_not_keep_a_finished_sweep_waiting(
@@ -191,7 +213,7 @@ def test_a_slot_that_is_still_starting_does_not_keep_a_finished_sweep_waiting(
     pool.slots.append(pool_module._Slot(1))
     fabricated.Player(controller).play_all()
     monkeypatch.setattr(pool, "_start", lambda slot: None)
-    pool.mailbox.messages += [("ready", 0, "a", 0)]
+    pool.pump.mailbox.messages += [(READY, None)]
     pool.run()
     assert [slot.is_over for slot in pool.slots] == [True, False]
 
@@ -199,9 +221,9 @@ def test_a_slot_that_is_still_starting_does_not_keep_a_finished_sweep_waiting(
 def test_a_dead_raylet_is_no_fault_of_the_trial(
     pool: Pool, controller: SweepController, monkeypatch: pytest.MonkeyPatch
 ):
-    tell(pool, ("ready", 0, "a", 0))
+    tell(pool, READY)
     pool.slots[0].thread, pool.slots[0].error = Dead(), RuntimeError("connection lost")  # type: ignore[assignment]
     monkeypatch.setattr(pool_module, "raylet_is_gone", lambda: True)
     with pytest.raises(Unfinished, match="its raylet"):
-        pool._mind_runs()
+        pool._look_after_runs()
     assert not [event for event in controller.folder.events() if event["event"] == "attempt failed"]

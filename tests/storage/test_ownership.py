@@ -20,7 +20,7 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
-from sweeplab.sweep import prepare, readiness, victims
+from sweeplab.sweep import prepare, victims
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep_folder import SweepFolder, adopt_sweep, adopt_victim, is_own_victim, victim_folder
 from sweeplab.worker.jobs import DataDigests
@@ -205,11 +205,14 @@ def test_an_adopted_sweep_still_writes_and_removes_nothing_where_its_files_say(
     home: Path, tmp_path: Path, mine: Path, as_url: bool
 ):
     folder = received(home, tmp_path, naming(mine.as_uri() if as_url else mine), finished=False)
-    before, said = content(mine), list[str]()
+    before = content(mine)
     assert adopt_sweep(folder)
     assert folder.is_own()
-    readiness._settle_storages(fabricated.SWEEP, folder, said.append)
-    assert "mine, which is gone or holds no mark of this home; from now on its checkpoints lie in" in said[0]
+    with pytest.raises(InvalidInput, match="mine, which is gone or holds no mark of this home; restore it, or copy"):
+        Player(open_controller(folder)).play_all()
+    for number in folder.trial_numbers():  # as the message says
+        header = {name: value for name, value in folder.trial_header(number).items() if name != "storage"}
+        write_json(folder.trial(number).path / "trial.json", header)
     Player(open_controller(folder)).play_all()
     assert folder.record().state == "finished"
     remove(find_removable(home, set_aside=True, victims=True))
@@ -261,8 +264,14 @@ def test_a_sweep_that_another_home_still_stores_gets_an_identity_of_its_own(home
     before = content(tmp_path / "shared")
     assert adopt_sweep(folder)
     assert folder.header()["identity"] != theirs.header()["identity"]
-    readiness._settle_storages(sweep, folder, lambda text: None)
-    assert folder.trial(0).num_kept() == 2, "what could be read came along"
+    with pytest.raises(InvalidInput, match=r"trial 0: its checkpoints lie in .*shared"):
+        Player(open_controller(folder, sweep)).play_all()
+    theirs_stay = folder.trial(0).storage.location
+    shutil.copytree(theirs_stay, folder.trial(0).checkpoints)
+    (folder.trial(0).checkpoints / MARK).unlink()
+    header = {name: value for name, value in folder.trial_header(0).items() if name != "storage"}
+    write_json(folder.trial(0).path / "trial.json", header)
+    assert folder.trial(0).num_kept() == 2, "what was copied is found"
     Player(open_controller(folder, sweep)).play_all()
     assert find_removable(home) == []
     kept = {name: data for name, data in content(tmp_path / "shared").items() if theirs.header()["identity"] in name}
@@ -312,7 +321,7 @@ def test_a_mark_is_good_for_its_own_place_and_its_own_sweep_alone(home: Path, tm
     other = fabricated.finished_sweep(home / "sweeps", sweep.replace(name="other"))
     naming(place)(other)
     assert not other.trial(0).owns_storage()
-    with pytest.raises(StorageFault, match="holds no mark of this home"):
+    with pytest.raises(InvalidInput, match="holds no mark of this home"):
         open_controller(other, sweep.replace(name="other"))._claim_storage(other.trial(0), 0)
 
 
@@ -454,16 +463,15 @@ def test_a_received_victim_that_is_not_finished_is_not_trained_on(
     assert (content(mine), content(path)) == before
 
 
-def test_an_adopted_victim_writes_where_the_spec_says(smoke: CleaningSweep, home: Path, mine: Path):
-    path = victim_of(smoke, home, {"storage": str(mine)}, 2)
+def test_an_adopted_victim_removes_nothing_where_its_record_says(smoke: CleaningSweep, home: Path, mine: Path):
+    victim_of(smoke, home, {"storage": str(mine)}, 2)
     before = content(mine)
     assert isinstance(smoke.victim, PretrainedVictim)
     run = victim_folder(home, smoke.victim, "d1")
     assert adopt_victim(run)
     assert is_own_victim(run)
-    victims._settle_storage(run, None, "victim", {}, lambda text: None)
-    assert is_own_victim(run), "also with another storage in its record"
-    assert run.storage.location == str(path / "checkpoints")
+    with pytest.raises(InvalidInput, match=f"victim v was begun with its checkpoints in {mine} and keeps them there"):
+        victims.check_same_storage("victim v", run.metadata().get("storage"), None)
     run.clear_abandoned()
     run.keep_checkpoints(set())
     assert content(mine) == before

@@ -21,7 +21,7 @@ from sweeplab.records import TrialRecord
 from sweeplab.search_space import SearchSpace
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep import controller
+from sweeplab.sweep import retries
 from sweeplab.sweep.controller import ALIKE, SweepController
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
@@ -126,7 +126,7 @@ def test_a_trial_that_says_it_is_done_too_early_is_not_finished(folder: SweepFol
     Player(controller).play(job, num_points=2)
     with pytest.raises(RuntimeError, match="trial 0 ended with 2 of 3 points"):
         controller.finished(job.number)
-    assert not controller.is_over(0)
+    assert controller.folder.trial(0).result() is None
 
 
 def test_no_new_trial_begins_after_the_hours_are_over(folder: SweepFolder):
@@ -211,7 +211,7 @@ def test_failures_that_are_not_the_trials_do_not_count_after_a_restart_either(fo
     again = open_controller(folder, two)
     again.next_job()
     again.failed(0, Failure("RuntimeError: the process died", False))
-    assert not again.is_over(0)
+    assert again.folder.trial(0).result() is None
 
 
 def test_seeds_of_one_setting_that_fail_alike_count_once(tmp_path: Path):
@@ -410,7 +410,7 @@ def test_a_trial_whose_process_keeps_dying_is_given_up(folder: SweepFolder, no_p
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials are tried again at once."""
-    monkeypatch.setattr(controller, "BACKOFF_SECONDS", (0.0,))
+    monkeypatch.setattr(retries, "BACKOFF_SECONDS", (0.0,))
 
 
 def test_a_trial_waits_before_its_third_attempt_while_others_go_on(folder: SweepFolder):
@@ -442,7 +442,7 @@ def test_a_trial_that_got_further_between_two_losses_of_memory_is_tried_again(fo
     for num_points in (1, 2):
         Player(controller).play(controller.next_job(), num_points=num_points)
         controller.failed(0, MEMORY)
-    assert not controller.is_over(0)
+    assert controller.folder.trial(0).result() is None
 
 
 def test_a_storage_that_fails_ends_the_session_and_not_the_trial(folder: SweepFolder):
@@ -511,7 +511,7 @@ def test_interruptions_of_the_sweep_do_not_count_as_deaths_of_the_trial(folder: 
     controller = open_controller(folder)
     controller.next_job()
     controller.failed(0, Failure("the trial's process died", False))
-    assert not controller.is_over(0)
+    assert controller.folder.trial(0).result() is None
     assert controller.next_job().number == 0
 
 

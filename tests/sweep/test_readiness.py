@@ -15,11 +15,10 @@ from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.node_cache import local_copy
-from sweeplab.storage.ownership import MARK
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep import readiness, victims
 from sweeplab.sweep import run as run_module
-from sweeplab.sweep.controller import storage_of_trial
+from sweeplab.sweep.controller import check_storage_of_trial
 from sweeplab.sweep.prepare import Prepared, with_shared_storage
 from sweeplab.sweep.readiness import make_ready_nodes
 from sweeplab.sweep.run import workplace
@@ -83,17 +82,16 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
 ):
     victim = stored_at(smoke.victim, "/own")
     prepared = _prepared(stored_at(smoke.replace(victim=victim), "/store"))
-    folder = SweepFolder(tmp_path / "sweeps" / "none yet")
-    make_ready_nodes(prepared, [], folder, tmp_path, print)
-    make_ready_nodes(prepared, [], None, tmp_path, print)
+    make_ready_nodes(prepared, [], tmp_path, print, runs_trials=True)
+    make_ready_nodes(prepared, [], tmp_path, print, runs_trials=False)
     run = victim_folder(tmp_path, victim, "1")
     run.checkpoints.mkdir(parents=True)
     commit_epochs(run, victim.epochs)
     run.finish({"state": "finished"})
-    make_ready_nodes(prepared, [], folder, tmp_path, print)
+    make_ready_nodes(prepared, [], tmp_path, print, runs_trials=True)
     for path in run.checkpoints.iterdir():  # it will be trained again
         path.unlink()
-    make_ready_nodes(prepared, [], folder, tmp_path, print)
+    make_ready_nodes(prepared, [], tmp_path, print, runs_trials=True)
     assert asked == [
         ["/own", "/store"],
         ["/own"],
@@ -103,22 +101,8 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
 
 
 def test_without_a_storage_it_is_the_home_for_both(smoke: CleaningSweep, asked: list[list[str]], tmp_path: Path):
-    make_ready_nodes(_prepared(smoke), [], SweepFolder(tmp_path / "sweeps" / "none yet"), tmp_path, print)
+    make_ready_nodes(_prepared(smoke), [], tmp_path, print, runs_trials=True)
     assert asked == [[str(tmp_path)]]
-
-
-def test_nodes_are_asked_for_the_storages_of_trials_that_were_begun_elsewhere(
-    smoke: CleaningSweep, asked: list[list[str]], tmp_path: Path
-):
-    prepared = _prepared(stored_at(smoke, "/now"))
-    folder = fabricated.prepared_folder(tmp_path / "sweeps", smoke)
-    for number, storage in enumerate(
-        ["/then/sweeps/smoke-1/0000", "s3://b/sweeps/smoke-1/0001", None, "/over/s/s/0003"]
-    ):
-        folder.write_trial(number, {}, configuration="c", seed=0, start_counts=True, storage=storage)
-    folder.trial(3).finish({"state": "finished"})
-    make_ready_nodes(prepared, [], folder, tmp_path, print)
-    assert asked[0] == sorted([str(tmp_path), "/now", "/then", "s3://b"])
 
 
 def test_a_sigterm_that_rays_own_handler_takes_is_an_interruption(smoke: CleaningSweep):
@@ -143,35 +127,29 @@ def begun(folder: SweepFolder, storage: Path | None) -> RunFolder:
     return run
 
 
-def test_a_trial_whose_storage_is_gone_for_good_goes_on_elsewhere(folder: SweepFolder, tmp_path: Path):
-    gone, said = tmp_path / "gone", list[str]()
-    begun(folder, gone)
+def test_a_trial_whose_storage_is_gone_is_refused_with_what_to_do_by_hand(folder: SweepFolder, tmp_path: Path):
+    gone = tmp_path / "gone"
+    run = begun(folder, gone)
     shutil.rmtree(gone)
-    gone.write_text("a file where the share was")
-    readiness._settle_storages(fabricated.SWEEP, folder, said.append)
-    run = folder.trial(0)
-    assert (run.storage.location, run.num_kept()) == (str(run.checkpoints), 1)
-    assert len(said) == 1
-    assert said[0].startswith(f"trial 0: its checkpoints lie in {gone}/sweeps/made-up-1/0000, which is gone or")
-    assert folder.trial_header(0)["params"] == {}
-    readiness._settle_storages(fabricated.SWEEP, folder, said.append)
-    assert len(said) == 1
+    with pytest.raises(
+        InvalidInput, match=f"trial 0: its checkpoints lie in {gone}/.* copy them by hand into {run.path}"
+    ):
+        check_storage_of_trial(fabricated.SWEEP, folder, 0, folder.trial(0))
+    folder.trial(0).path.joinpath("trial.json").write_text(json.dumps({**folder.trial_header(0), "storage": None}))
+    check_storage_of_trial(fabricated.SWEEP, folder, 0, folder.trial(0))
 
 
-def test_a_trial_whose_storage_can_be_written_stays_there(folder: SweepFolder, tmp_path: Path):
-    place = begun(folder, tmp_path / "store").storage.location
-    readiness._settle_storages(stored_at(fabricated.SWEEP, str(tmp_path / "other")), folder, pytest.fail)
-    assert folder.trial(0).storage.location == place
-    assert [path.name for path in Path(place).iterdir()] == [MARK]
+def test_a_trial_stays_in_the_storage_that_it_began_in(folder: SweepFolder, tmp_path: Path):
+    run = begun(folder, tmp_path / "store")
+    check_storage_of_trial(stored_at(fabricated.SWEEP, str(tmp_path / "other")), folder, 0, run)
 
 
-def test_where_the_spec_names_no_other_storage_the_sweep_is_refused(folder: SweepFolder, tmp_path: Path):
-    (tmp_path / "gone").write_text("a file where the share was")
-    sweep = stored_at(fabricated.SWEEP, str(tmp_path / "gone"))
-    location = storage_of_trial(sweep, folder, 0)
-    folder.write_trial(0, {}, configuration="c", seed=0, start_counts=True, storage=location)
-    with pytest.raises(InvalidInput, match="cannot be written"):
-        readiness._settle_storages(sweep, folder, pytest.fail)
+def test_a_begun_sweep_keeps_its_storage(folder: SweepFolder, tmp_path: Path):
+    sweep = stored_at(fabricated.SWEEP, str(tmp_path / "other"))
+    before = (folder.path / "sweep.json").read_bytes()
+    with pytest.raises(InvalidInput, match=r"sweep made-up was begun with its checkpoints in the home and keeps them"):
+        run_module._run_what_is_left(_prepared(sweep), folder, tmp_path, run_module.Options(inline=True), print)
+    assert (folder.path / "sweep.json").read_bytes() == before
 
 
 def test_a_storage_that_cannot_be_written_leaves_the_sweeps_spec_as_it_was(tmp_path: Path):
@@ -188,19 +166,6 @@ def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, monkeypatch:
     Storage(tmp_path).wait_for_folder()
     with pytest.raises(StorageFault, match=f"node .* does not see {tmp_path}/none, which the driver has made"):
         Storage(tmp_path / "none").wait_for_folder()
-
-
-def test_checkpoints_that_can_be_read_are_brought_along(folder: SweepFolder, tmp_path: Path):
-    run = begun(folder, tmp_path / "full")
-    (Path(run.storage.location) / name_of(2)).write_bytes(b"weights")
-    assert run.move_storage(None) == 1
-    moved = folder.trial(0)
-    assert (moved.storage.location, moved.num_kept()) == (str(moved.checkpoints), 3)
-    url = (tmp_path / "store").as_uri()
-    assert moved.move_storage(url) == 1
-    assert folder.trial(0).num_kept() == 3
-    assert folder.trial(0).move_storage(str(tmp_path / "back")) == 1
-    assert (tmp_path / "back" / name_of(2)).read_bytes() == b"weights"
 
 
 def test_a_full_disk_is_a_fault_that_passes_and_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,68 @@
+"""Retries: what follows an attempt that failed; one policy for trials and for victims' pre-training."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from sweeplab.storage.run_folder import RunFolder
+from sweeplab.worker.failures import Failure
+
+BACKOFF_SECONDS = (0.0, 5.0, 30.0)
+"""Wait before another attempt: none after the first failure, longer after the next ones."""
+
+
+class Retries:
+    """The failed attempts of some runs, told by their numbers.
+
+    A failure that another attempt would meet again ends a run, and so does the second lack of memory in a row at the
+    same place. Any other may happen `max_attempts` times. A storage that fails and a damaged checkpoint are no fault of
+    the run: they cost no attempt.
+    """
+
+    def __init__(self, max_attempts: int) -> None:
+        self._max_attempts = max_attempts
+        self._failures: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
+
+    def remember(self, number: int, event: Mapping[str, Any]) -> None:
+        """Count a failure that `describe` described, maybe of an earlier command."""
+        if not event.get("blameless"):
+            self._failures[number].append(event)
+
+    def verdict(self, number: int) -> str | None:
+        """Why the run is not tried again after its failed attempts so far; None: it is, or none failed."""
+        failures = self._failures.get(number)
+        if not failures:
+            return None
+        last = failures[-1]
+        for_good = bool(last.get("for_good"))
+        twice = len(failures) > 1 and all(
+            (known.get("kind"), known.get("points")) == ("memory", last["points"]) for known in failures[-2:]
+        )
+        if not for_good and not twice and len(failures) < self._max_attempts:
+            return None
+        tries = "" if for_good else f" ({len(failures)} attempts)"
+        advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
+        return f"{last['reason']}{tries}{advice}"
+
+    def pause(self, number: int) -> float:
+        """Seconds before the next attempt may begin."""
+        failures = len(self._failures.get(number, ()))
+        return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else 0.0
+
+
+def describe(run: RunFolder, failure: Failure) -> dict[str, Any]:
+    """A failed attempt as events tell of it."""
+    is_blameless = failure.kind == "storage" or damaged_checkpoint(run, failure) is not None
+    return {
+        "attempt": run.attempts(),
+        "points": len(run.points()),
+        "reason": failure.reason,
+        **({"kind": failure.kind} if failure.kind else {}),
+        **({"for_good": True} if failure.is_deterministic else {}),
+        **({"blameless": True} if is_blameless else {}),
+    }
+
+
+def damaged_checkpoint(run: RunFolder, failure: Failure) -> str | None:
+    """Place of the checkpoint from which the attempt could not go on; an earlier one, or the beginning, serves."""
+    return run.latest_checkpoint() if failure.kind == "checkpoint" else None
