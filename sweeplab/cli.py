@@ -7,9 +7,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from sweeplab.ranking.leaderboard import Leaderboard
     from sweeplab.records import SweepRecord
     from sweeplab.sweep_folder import SweepFolder
+
+P = ParamSpec("P")
+"""Parameters of a command."""
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 FROM_BEST_TO_WORST = (DONE, INTERRUPTED, FAULT, BAD_INPUT)
@@ -114,6 +117,34 @@ def worst(codes: list[int]) -> int:
     return max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)
 
 
+def end(code: int) -> None:
+    """End the process with an exit code, also where threads are left behind."""
+    from sweeplab.execution.watchdog import exit_now
+
+    exit_now(code)
+    raise typer.Exit(code)
+
+
+def command(
+    to: typer.Typer, name: str | None = None, **settings: Any
+) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
+    """Make a function a command of a typer app, and leave the function itself as it is.
+
+    Its parameters are the command's and its docstring is the help text. The process ends with the exit code that it
+    returns (None: 0), or that its error means.
+    """
+
+    def register(work: Callable[P, int | None]) -> Callable[P, int | None]:
+        @wraps(work)
+        def run_and_end(*arguments: P.args, **named: P.kwargs) -> None:
+            end(guarded(partial(work, *arguments, **named)))
+
+        to.command(name, **settings)(run_and_end)
+        return work
+
+    return register
+
+
 # --- scripts
 
 
@@ -135,17 +166,17 @@ def main(*sweeps: "CleaningSweep") -> None:
         plan: Annotated[bool, typer.Option("--plan", help="Say what would be reused, repeated and run.")] = False,
         supervise: Annotated[bool, typer.Option("--supervise", help="Start again until all is finished.")] = False,
         adopt: Annotated[bool, typer.Option("--adopt", help=ADOPT_HELP)] = False,
-    ) -> None:
-        command = ScriptCommand(
+    ) -> int:
+        flags = ScriptCommand(
             tuple(overrides or ()),
             *(dry_run, smoke, resume, fresh, search, inline, tuple(only or ()), plan, supervise, adopt),
         )
-        end(guarded(lambda: _run_script(sweeps, command)))
+        return _run_script(sweeps, flags)
 
     # `ray job submit -- python script.py` and `python script.py` alike.
-    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command(help=sys.modules["__main__"].__doc__ or "Run this script's sweeps.")(script)
-    command()
+    script_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    command(script_app, help=sys.modules["__main__"].__doc__ or "Run this script's sweeps.")(script)
+    script_app()
 
 
 @dataclass(frozen=True)
@@ -273,14 +304,6 @@ def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], 
     if _is_supervised() and INTERRUPTED in codes:
         return INTERRUPTED  # what can still be finished is to be begun again, whatever became of the others
     return worst(codes)
-
-
-def end(code: int) -> None:
-    """Leave with an exit code, also where threads are left behind."""
-    from sweeplab.execution.watchdog import exit_now
-
-    exit_now(code)
-    raise typer.Exit(code)
 
 
 def select(sweeps: "tuple[CleaningSweep, ...]", only: list[str]) -> "list[CleaningSweep]":
@@ -463,21 +486,18 @@ _handed: "list[CleaningSweep] | None" = None
 # --- sweeps
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@command(app, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, script: Path) -> None:
     """Run an experiment script: the same as `python SCRIPT`."""
 
-    def work() -> None:
-        if not script.is_file():
-            raise InvalidInput(f"script {script} does not exist")
-        sys.argv = [str(script), *context.args]
-        sys.path.insert(0, str(script.parent.resolve()))
-        runpy.run_path(str(script), run_name="__main__")
-
-    end(guarded(work))
+    if not script.is_file():
+        raise InvalidInput(f"script {script} does not exist")
+    sys.argv = [str(script), *context.args]
+    sys.path.insert(0, str(script.parent.resolve()))
+    runpy.run_path(str(script), run_name="__main__")
 
 
-@app.command()
+@command(app)
 def resume(
     sweep: str,
     overrides: Annotated[
@@ -487,71 +507,62 @@ def resume(
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be reused, repeated and run.")] = False,
     supervise: Annotated[bool, typer.Option("--supervise", help="Start again until all is finished.")] = False,
     adopt: Annotated[bool, typer.Option("--adopt", help=ADOPT_HELP)] = False,
-) -> None:
+) -> int:
     """Go on with a sweep from its own record, without its script; trials, hours and resources may be changed."""
 
-    def work() -> int:
-        from sweeplab.experiment import CleaningSweep, apply_overrides
-        from sweeplab.sweep_folder import is_set_aside
+    from sweeplab.experiment import CleaningSweep, apply_overrides
+    from sweeplab.sweep_folder import is_set_aside
 
-        folder = _folder(sweep, to_read=False)
-        header = folder.header()
-        if is_set_aside(folder):
-            raise InvalidInput(
-                f"{sweep!r} is what --fresh set aside of sweep {header['name']!r}, and cannot go on; `sweeplab resume "
-                f"{header['name']}` goes on with that sweep itself"
-            )
-        if header["name"] != sweep:
-            raise InvalidInput(f"sweep {sweep!r} calls itself {header['name']!r}; rename its folder to that first")
-        if "imported" in header:
-            raise InvalidInput(f"sweep {sweep!r} was imported from {header['imported']['file']}; nothing can go on")
-        if not adopt:
-            folder.check_own()
-        if own := header.get("own_code"):
-            raise InvalidInput(
-                f"sweep {sweep!r} uses {', '.join(own)} of its own script, which its record does not hold; run that "
-                "script again, which goes on with it"
-            )
-        _folder(sweep).check_is_continued()
-        chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
-        if plan:
-            return say_plans(chosen, adopt=adopt)
-        if supervise and not _is_supervised():
-            return _supervise(chosen)
-        return run_all(chosen, resume=True, inline=inline, adopt=adopt)
-
-    end(guarded(work))
+    folder = _folder(sweep, to_read=False)
+    header = folder.header()
+    if is_set_aside(folder):
+        raise InvalidInput(
+            f"{sweep!r} is what --fresh set aside of sweep {header['name']!r}, and cannot go on; `sweeplab resume "
+            f"{header['name']}` goes on with that sweep itself"
+        )
+    if header["name"] != sweep:
+        raise InvalidInput(f"sweep {sweep!r} calls itself {header['name']!r}; rename its folder to that first")
+    if "imported" in header:
+        raise InvalidInput(f"sweep {sweep!r} was imported from {header['imported']['file']}; nothing can go on")
+    if not adopt:
+        folder.check_own()
+    if own := header.get("own_code"):
+        raise InvalidInput(
+            f"sweep {sweep!r} uses {', '.join(own)} of its own script, which its record does not hold; run that "
+            "script again, which goes on with it"
+        )
+    _folder(sweep).check_is_continued()
+    chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
+    if plan:
+        return say_plans(chosen, adopt=adopt)
+    if supervise and not _is_supervised():
+        return _supervise(chosen)
+    return run_all(chosen, resume=True, inline=inline, adopt=adopt)
 
 
-@app.command()
+@command(app)
 def stop(sweep: str) -> None:
     """End the command that runs a sweep, keeping everything that is committed."""
 
-    def work() -> None:
-        from sweeplab.commands import logs as logs_module
+    from sweeplab.commands import logs as logs_module
 
-        say(logs_module.stop(_folder(sweep)))
-
-    end(guarded(work))
+    say(logs_module.stop(_folder(sweep)))
 
 
-@app.command()
+@command(app)
 def logs(
     sweep: str,
     trial: Annotated[int | None, typer.Argument(help="Only this trial, with its points and tracebacks.")] = None,
 ) -> None:
     """What happened in a sweep, or in one of its trials."""
 
-    def work() -> None:
-        from sweeplab.commands.logs import sweep_log, trial_log
+    from sweeplab.commands.logs import sweep_log, trial_log
 
-        folder = _folder(sweep)
-        say("\n".join(sweep_log(folder) if trial is None else trial_log(folder, trial)))
-
-    end(guarded(work))
+    folder = _folder(sweep)
+    say("\n".join(sweep_log(folder) if trial is None else trial_log(folder, trial)))
 
 
-@app.command()
+@command(app)
 def rerun(
     sweep: str,
     trials: Annotated[list[int] | None, typer.Argument(help="Their numbers.")] = None,
@@ -563,24 +574,21 @@ def rerun(
     What a stopping rule had ended is then run to its end.
     """
 
-    def work() -> None:
-        from sweeplab.commands.logs import pruned_trials, request_reruns
+    from sweeplab.commands.logs import pruned_trials, request_reruns
 
-        if bool(trials) == pruned:
-            raise InvalidInput("give either numbers of trials or --pruned")
-        folder = _folder(sweep, to_read=False)
-        wanted = pruned_trials(folder) if pruned else trials or []
-        request_reruns(folder, wanted, adopt=adopt)
-        if not wanted:
-            say(f"no trial of {sweep} was stopped by a rule and not run to its end since")
-            return
-        named = f"trial{'s' if len(wanted) > 1 else ''} {', '.join(map(str, wanted))}"
-        say(f"{named} will be tried again as new; now `sweeplab resume {sweep}` or the script's command")
-
-    end(guarded(work))
+    if bool(trials) == pruned:
+        raise InvalidInput("give either numbers of trials or --pruned")
+    folder = _folder(sweep, to_read=False)
+    wanted = pruned_trials(folder) if pruned else trials or []
+    request_reruns(folder, wanted, adopt=adopt)
+    if not wanted:
+        say(f"no trial of {sweep} was stopped by a rule and not run to its end since")
+        return
+    named = f"trial{'s' if len(wanted) > 1 else ''} {', '.join(map(str, wanted))}"
+    say(f"{named} will be tried again as new; now `sweeplab resume {sweep}` or the script's command")
 
 
-@app.command()
+@command(app)
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     set_aside: Annotated[bool, typer.Option("--set-aside", help="Sweeps that --fresh set aside too.")] = False,
@@ -589,28 +597,25 @@ def gc(
 ) -> None:
     """Show what takes disk space, and remove what killed commands left behind."""
 
-    def work() -> None:
-        from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
-        from sweeplab.storage.files import home_folder
+    from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
+    from sweeplab.storage.files import home_folder
 
-        home = home_folder()
-        for row in disk_table(home):
-            say(f"{readable(row['bytes']):>10}  {row['what']}")
-        removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
-        for item in removable:
-            say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
-        for path in foreign_folders(home):
-            say(f"{'stays':10}  {'':>10}  {path}: it came from elsewhere, so nothing of it and nothing it names goes")
-        total = sum(item.bytes for item in removable)
-        if dry_run:
-            say(f"{len(removable)} things of {readable(total)} would go; run without --dry-run to remove them")
-        else:
-            say(f"{len(removable)} things removed, {readable(remove(removable))} freed")
-
-    end(guarded(work))
+    home = home_folder()
+    for row in disk_table(home):
+        say(f"{readable(row['bytes']):>10}  {row['what']}")
+    removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
+    for item in removable:
+        say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
+    for path in foreign_folders(home):
+        say(f"{'stays':10}  {'':>10}  {path}: it came from elsewhere, so nothing of it and nothing it names goes")
+    total = sum(item.bytes for item in removable)
+    if dry_run:
+        say(f"{len(removable)} things of {readable(total)} would go; run without --dry-run to remove them")
+    else:
+        say(f"{len(removable)} things removed, {readable(remove(removable))} freed")
 
 
-@app.command()
+@command(app)
 def leaderboard(
     sweep: str,
     as_json: Annotated[bool, typer.Option("--json")] = False,
@@ -621,55 +626,49 @@ def leaderboard(
 ) -> None:
     """Rank a sweep's trials by the accuracy they keep below the ASR ceiling."""
 
-    def work() -> None:
-        from sweeplab.ranking.configurations import group_by_configuration, render_configurations
-        from sweeplab.ranking.leaderboard import render_table
+    from sweeplab.ranking.configurations import group_by_configuration, render_configurations
+    from sweeplab.ranking.leaderboard import render_table
 
-        if by not in ("trial", "configuration"):
-            raise InvalidInput(f"--by={by!r} is unknown; known: trial, configuration")
-        _, board = _ranked(_folder(sweep))
-        groups = group_by_configuration(board)
-        if as_json:
-            values = {**board.to_json(), "configurations": [group.to_json() for group in groups]}
-            say(json.dumps(values, indent=1, allow_nan=False))
-        elif by == "configuration":
-            _console().print(render_configurations(board, groups, limit))
-        else:
-            _console().print(render_table(board, limit))
-
-    end(guarded(work))
+    if by not in ("trial", "configuration"):
+        raise InvalidInput(f"--by={by!r} is unknown; known: trial, configuration")
+    _, board = _ranked(_folder(sweep))
+    groups = group_by_configuration(board)
+    if as_json:
+        values = {**board.to_json(), "configurations": [group.to_json() for group in groups]}
+        say(json.dumps(values, indent=1, allow_nan=False))
+    elif by == "configuration":
+        _console().print(render_configurations(board, groups, limit))
+    else:
+        _console().print(render_table(board, limit))
 
 
-@app.command()
+@command(app)
 def status(sweep: str, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Where a sweep is: finished, running, waiting, failed trials; epochs and seconds spent."""
 
-    def work() -> None:
-        values = sweep_status(_folder(sweep))
-        if as_json:
-            say(json.dumps(values, indent=1, allow_nan=False))
-            return
-        trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
-        state = values["state"]
-        if state == "finished":
-            succeeded = values["trials"]["finished"] + values["trials"]["pruned"]
-            state += f", {succeeded} of {values['planned_trials']} succeeded"
-        say(f"{values['sweep']}: {state}\n  trials: {trials} (of {values['planned_trials']})")
-        say(f"  {values['trial_epochs']:g} trial-epochs in {values['seconds']:.0f} s of work")
-        for note in values["notes"]:
-            say(f"  {note}")
-        costs = values["costs"]
-        say(
-            f"  {costs['worker_seconds']:.0f} worker-seconds, {costs['gpu_seconds']:.0f} GPU-seconds; "
-            f"wasted by failure {costs['wasted_by_failure']:.0f}, by pruning {costs['wasted_by_pruning']:.0f}, "
-            f"by repetition {costs['wasted_by_repetition']:.0f}"
-        )
-        for failure in values["failures"]:
-            say(f"  trial {failure['trial']} failed: {failure['reason']}")
-        if not values["own"]:
-            say("  it came from elsewhere: it is read, and nothing of it is written or removed; --adopt takes it over")
-
-    end(guarded(work))
+    values = sweep_status(_folder(sweep))
+    if as_json:
+        say(json.dumps(values, indent=1, allow_nan=False))
+        return
+    trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
+    state = values["state"]
+    if state == "finished":
+        succeeded = values["trials"]["finished"] + values["trials"]["pruned"]
+        state += f", {succeeded} of {values['planned_trials']} succeeded"
+    say(f"{values['sweep']}: {state}\n  trials: {trials} (of {values['planned_trials']})")
+    say(f"  {values['trial_epochs']:g} trial-epochs in {values['seconds']:.0f} s of work")
+    for note in values["notes"]:
+        say(f"  {note}")
+    costs = values["costs"]
+    say(
+        f"  {costs['worker_seconds']:.0f} worker-seconds, {costs['gpu_seconds']:.0f} GPU-seconds; "
+        f"wasted by failure {costs['wasted_by_failure']:.0f}, by pruning {costs['wasted_by_pruning']:.0f}, "
+        f"by repetition {costs['wasted_by_repetition']:.0f}"
+    )
+    for failure in values["failures"]:
+        say(f"  trial {failure['trial']} failed: {failure['reason']}")
+    if not values["own"]:
+        say("  it came from elsewhere: it is read, and nothing of it is written or removed; --adopt takes it over")
 
 
 def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
@@ -705,34 +704,31 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
     }
 
 
-@app.command("list")
+@command(app, "list")
 def list_(
     as_json: Annotated[bool, typer.Option("--json")] = False,
     scripts: Annotated[bool, typer.Option("--scripts", help="Experiment scripts in ./sweeps instead.")] = False,
 ) -> None:
     """List the home's sweeps, or the experiment scripts here."""
 
-    def work() -> None:
+    if scripts:
+        rows: list[dict[str, Any]] = list_scripts(Path("sweeps"))
+    else:
+        from sweeplab.storage.files import home_folder
+        from sweeplab.sweep_folder import sweep_folders
+
+        rows = [sweep_status(folder) for folder in sweep_folders(home_folder(to_read=True))]
+    if as_json:
+        say(json.dumps(rows, indent=1, allow_nan=False))
+    for row in [] if as_json else rows:
         if scripts:
-            rows: list[dict[str, Any]] = list_scripts(Path("sweeps"))
+            say(f"{row['script']:40s} {row['title']}")
         else:
-            from sweeplab.storage.files import home_folder
-            from sweeplab.sweep_folder import sweep_folders
-
-            rows = [sweep_status(folder) for folder in sweep_folders(home_folder(to_read=True))]
-        if as_json:
-            say(json.dumps(rows, indent=1, allow_nan=False))
-        for row in [] if as_json else rows:
-            if scripts:
-                say(f"{row['script']:40s} {row['title']}")
-            else:
-                done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
-                origin = "" if row["own"] else ", from elsewhere"
-                say(f"{row['sweep']:40s} {row['state']:12s} {done}{origin}")
-                if row["older"] is not None:
-                    say(f"  {row['older']}")
-
-    end(guarded(work))
+            done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
+            origin = "" if row["own"] else ", from elsewhere"
+            say(f"{row['sweep']:40s} {row['state']:12s} {done}{origin}")
+            if row["older"] is not None:
+                say(f"  {row['older']}")
 
 
 def list_scripts(folder: Path) -> list[dict[str, Any]]:
@@ -746,40 +742,34 @@ def list_scripts(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-@app.command()
+@command(app)
 def export(sweep: str, to: Annotated[Path, typer.Option("--to", help="A folder.")]) -> None:
     """Write a sweep's points and trials as CSV and Parquet."""
 
-    def work() -> None:
-        from sweeplab.ranking import tables
+    from sweeplab.ranking import tables
 
-        try:
-            files = tables.export(*_ranked(_folder(sweep)), to)
-        except OSError as error:
-            raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
-        for path in files:
-            say(str(path))
-
-    end(guarded(work))
+    try:
+        files = tables.export(*_ranked(_folder(sweep)), to)
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
+    for path in files:
+        say(str(path))
 
 
-@app.command()
+@command(app)
 def report(sweep: str) -> None:
     """Write the sweep's page and name it."""
 
-    def work() -> None:
-        from dashboards.build import build_page
+    from dashboards.build import build_page
 
-        folder = _folder(sweep, to_read=False)
-        say(str(build_page(*_ranked(folder), folder.page)))
-
-    end(guarded(work))
+    folder = _folder(sweep, to_read=False)
+    say(str(build_page(*_ranked(folder), folder.page)))
 
 
 # --- tables: import, replay, audit
 
 
-@app.command("import")
+@command(app, "import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A .csv, .json or .parquet table, one row a point.")],
     sweep: Annotated[str, typer.Option("--sweep", help="Name of the sweep that it becomes.")],
@@ -793,25 +783,22 @@ def import_(
     one is a parameter.
     """
 
-    def work() -> None:
-        from sweeplab.commands.import_table import import_table
-        from sweeplab.storage.files import home_folder
+    from sweeplab.commands.import_table import import_table
+    from sweeplab.storage.files import home_folder
 
-        folder = import_table(
-            file,
-            home_folder(),
-            sweep,
-            victim_accuracy=victim_accuracy,
-            victim_asr=victim_asr,
-            asr_ceiling=asr_ceiling,
-        )
-        record = folder.record()
-        points = sum(len(trial.points) for trial in record.trials)
-        names = ", ".join(record.parameters) or "none"
-        say(f"{sweep}: {len(record.trials)} trials, {points} points, parameters {names}")
-        say(f"{folder.path}")
-
-    end(guarded(work))
+    folder = import_table(
+        file,
+        home_folder(),
+        sweep,
+        victim_accuracy=victim_accuracy,
+        victim_asr=victim_asr,
+        asr_ceiling=asr_ceiling,
+    )
+    record = folder.record()
+    points = sum(len(trial.points) for trial in record.trials)
+    names = ", ".join(record.parameters) or "none"
+    say(f"{sweep}: {len(record.trials)} trials, {points} points, parameters {names}")
+    say(f"{folder.path}")
 
 
 PRUNING_HELP = '`default`, or JSON such as {"rules": [{"kind": "backdoor-stays", "after_epochs": 3}]}.'
@@ -834,7 +821,7 @@ def pruning_of(text: str) -> Any:
     return Pruning.model_validate(values)
 
 
-@app.command()
+@command(app)
 def replay(
     sweep: str,
     sampler: Annotated[
@@ -854,36 +841,33 @@ def replay(
     without constraint, both without rules. A grid is never pruned.
     """
 
-    def work() -> None:
-        from sweeplab.search.replay import SHUFFLED, UNCONSTRAINED, Contender, compare, replay_table
+    from sweeplab.search.replay import SHUFFLED, UNCONSTRAINED, Contender, compare, replay_table
 
-        rules = pruning_of(pruning) if pruning is not None else None
-        contenders = [Contender(name, rules, startup_trials) for name in sampler or ["tpe"]]
-        beside = [Contender(SHUFFLED, rules, startup_trials)]
-        beside += [Contender(name, None, startup_trials) for name in ("random", UNCONSTRAINED)]
-        contenders += [contender for contender in beside if contender not in contenders]
-        found = compare(replay_table(_folder(sweep)), contenders, seeds)
-        if as_json:
-            say(json.dumps(found, indent=1, allow_nan=False))
-            return
-        table = found["table"]
-        size = f"{table['configurations']} configurations, {table['trial_epochs']:g} trial-epochs"
-        say(f"{sweep}: {size}; {found['target']}")
-        for row in found["results"]:
-            costs = [row["trial_epochs"][name] for name in ("median", "lower_quartile", "upper_quartile")]
-            median, low, high = ("never" if cost is None else f"{cost:g}" for cost in costs)
-            share = row["share_of_table"]["median"]
-            name = row["sampler"] + (" + pruning" if row["pruning"] else "")
-            say(
-                f"  {name:30s} {median} trial-epochs [{low}, {high}]"
-                + ("" if share is None else f", {share:.0%} of the table")
-                + f"; {row['arrived']} of {row['seeds']} arrived"
-            )
-
-    end(guarded(work))
+    rules = pruning_of(pruning) if pruning is not None else None
+    contenders = [Contender(name, rules, startup_trials) for name in sampler or ["tpe"]]
+    beside = [Contender(SHUFFLED, rules, startup_trials)]
+    beside += [Contender(name, None, startup_trials) for name in ("random", UNCONSTRAINED)]
+    contenders += [contender for contender in beside if contender not in contenders]
+    found = compare(replay_table(_folder(sweep)), contenders, seeds)
+    if as_json:
+        say(json.dumps(found, indent=1, allow_nan=False))
+        return
+    table = found["table"]
+    size = f"{table['configurations']} configurations, {table['trial_epochs']:g} trial-epochs"
+    say(f"{sweep}: {size}; {found['target']}")
+    for row in found["results"]:
+        costs = [row["trial_epochs"][name] for name in ("median", "lower_quartile", "upper_quartile")]
+        median, low, high = ("never" if cost is None else f"{cost:g}" for cost in costs)
+        share = row["share_of_table"]["median"]
+        name = row["sampler"] + (" + pruning" if row["pruning"] else "")
+        say(
+            f"  {name:30s} {median} trial-epochs [{low}, {high}]"
+            + ("" if share is None else f", {share:.0%} of the table")
+            + f"; {row['arrived']} of {row['seeds']} arrived"
+        )
 
 
-@app.command()
+@command(app)
 def audit(
     sweep: str,
     pruning: Annotated[str, typer.Option(help=PRUNING_HELP)] = "default",
@@ -892,33 +876,30 @@ def audit(
     """What stopping rules cost and saved: of a pruned sweep what its stopped trials became in reruns, of another what
     the rules would have done."""
 
-    def work() -> None:
-        from sweeplab.search import audit as audit_module
+    from sweeplab.search import audit as audit_module
 
-        record = _folder(sweep).record()
-        is_pruned = audit_module.was_pruned(record)
-        if is_pruned and pruning != "default":
-            raise InvalidInput(
-                f"--pruning={pruning}: trials of sweep {sweep!r} were stopped by its own rules, whose decisions are "
-                "what can be audited; leave the flag out, or audit a sweep without pruning"
-            )
-        found = audit_module.audit_decisions(record) if is_pruned else audit_module.audit(record, pruning_of(pruning))
-        if as_json:
-            say(json.dumps(found, indent=1, allow_nan=False))
-            return
-        if is_pruned:
-            _say_decisions(found)
-            return
-        say(f"{sweep}: {found['pruned']} of {found['trials']} trials would have been stopped early")
-        say(
-            f"  of those, {found['would_have_been_feasible']} would have become cleaned later on, and "
-            f"{found['would_have_become_best']} would have become the best"
+    record = _folder(sweep).record()
+    is_pruned = audit_module.was_pruned(record)
+    if is_pruned and pruning != "default":
+        raise InvalidInput(
+            f"--pruning={pruning}: trials of sweep {sweep!r} were stopped by its own rules, whose decisions are "
+            "what can be audited; leave the flag out, or audit a sweep without pruning"
         )
-        say(f"  trial-epochs saved: {found['trial_epochs_saved']:g} of {found['trial_epochs']:g}")
-        best, kept = found["best_retention"], found["best_retention_with_pruning"]
-        say(f"  best retention {_share(best)}, with pruning {_share(kept)}")
-
-    end(guarded(work))
+    found = audit_module.audit_decisions(record) if is_pruned else audit_module.audit(record, pruning_of(pruning))
+    if as_json:
+        say(json.dumps(found, indent=1, allow_nan=False))
+        return
+    if is_pruned:
+        _say_decisions(found)
+        return
+    say(f"{sweep}: {found['pruned']} of {found['trials']} trials would have been stopped early")
+    say(
+        f"  of those, {found['would_have_been_feasible']} would have become cleaned later on, and "
+        f"{found['would_have_become_best']} would have become the best"
+    )
+    say(f"  trial-epochs saved: {found['trial_epochs_saved']:g} of {found['trial_epochs']:g}")
+    best, kept = found["best_retention"], found["best_retention_with_pruning"]
+    say(f"  best retention {_share(best)}, with pruning {_share(kept)}")
 
 
 def _say_decisions(found: dict[str, Any]) -> None:
@@ -976,7 +957,7 @@ def _one_sweep(script: Path, only: str | None, overrides: list[str], smoke: bool
     return resolve(sweeps[0], overrides, None, smoke)
 
 
-@app.command()
+@command(app)
 def pretrain(
     script: Path,
     overrides: Overrides = None,
@@ -987,72 +968,62 @@ def pretrain(
     """Pre-train the victim of a script's sweep, and nothing else. `victim.poisoning.rate=0` makes its unpoisoned
     twin."""
 
-    def work() -> None:
-        from sweeplab.experiment import PretrainedVictim, SelectedTrial
-        from sweeplab.storage.files import home_folder
-        from sweeplab.sweep import prepare as prepare_module
-        from sweeplab.sweep import readiness
-        from sweeplab.sweep import run as run_module
-        from sweeplab.sweep import victims as victims_module
-        from sweeplab.worker.input_paths import parts_of
+    from sweeplab.experiment import PretrainedVictim, SelectedTrial
+    from sweeplab.storage.files import home_folder
+    from sweeplab.sweep import prepare as prepare_module
+    from sweeplab.sweep import readiness
+    from sweeplab.sweep import run as run_module
+    from sweeplab.sweep import victims as victims_module
+    from sweeplab.worker.input_paths import parts_of
 
-        sweep = _one_sweep(script, only, overrides or [], smoke)
-        while isinstance(sweep.victim, SelectedTrial):
-            sweep = sweep.victim.sweep
-        if not isinstance(sweep.victim, PretrainedVictim):
-            raise InvalidInput(
-                f"{sweep.name}: its victim is a given checkpoint, {sweep.victim.path}; nothing to pre-train"
-            )
-        check_sources([sweep])
-        home = home_folder()
-        prepared = prepare_module.prepare(sweep, home)
-        say_notes(prepared.notes)
-        sweep = prepared.sweep
-        assert isinstance(sweep.victim, PretrainedVictim)
-        readiness.check_storages(prepared, home, runs_trials=False)
-        with run_module.workplace(sweep, inline):
-            reads = parts_of(sweep)
-            if not inline:
-                readiness.make_ready_nodes(prepared, reads, None, home, say)
-            run = victims_module.pretrain_victim(
-                sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads
-            )
-        selected = victims_module.select_epoch(sweep.victim, run)
-        _say_measurement(selected.measurement)
-        say(f"weights: {run.checkpoint_path(selected)}")
-
-    end(guarded(work))
+    sweep = _one_sweep(script, only, overrides or [], smoke)
+    while isinstance(sweep.victim, SelectedTrial):
+        sweep = sweep.victim.sweep
+    if not isinstance(sweep.victim, PretrainedVictim):
+        raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, {sweep.victim.path}; nothing to pre-train")
+    check_sources([sweep])
+    home = home_folder()
+    prepared = prepare_module.prepare(sweep, home)
+    say_notes(prepared.notes)
+    sweep = prepared.sweep
+    assert isinstance(sweep.victim, PretrainedVictim)
+    readiness.check_storages(prepared, home, runs_trials=False)
+    with run_module.workplace(sweep, inline):
+        reads = parts_of(sweep)
+        if not inline:
+            readiness.make_ready_nodes(prepared, reads, None, home, say)
+        run = victims_module.pretrain_victim(
+            sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads
+        )
+    selected = victims_module.select_epoch(sweep.victim, run)
+    _say_measurement(selected.measurement)
+    say(f"weights: {run.checkpoint_path(selected)}")
 
 
-@app.command()
+@command(app)
 def clean(
     script: Path,
     settings: Annotated[list[str] | None, typer.Argument(help="parameter=value, field.subfield=value")] = None,
     only: Only = None,
     smoke: Annotated[bool, typer.Option("--smoke")] = False,
     inline: Annotated[bool, typer.Option("--inline")] = False,
-) -> None:
+) -> int:
     """Clean a script's victim with one setting, no search: `sweeplab clean sweeps/quickstart.py learning_rate=6e-3`."""
 
-    def work() -> int:
-        from sweeplab.experiment import CleaningSweep
-        from sweeplab.search_space import Grid
-        from sweeplab.specs import digest_of
+    from sweeplab.experiment import CleaningSweep
+    from sweeplab.search_space import Grid
+    from sweeplab.specs import digest_of
 
-        given = settings or []
-        fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
-        sweep = _one_sweep(script, only, fields, smoke)
-        params = dict(_parameter(text) for text in given if text not in fields)
-        axes = {name: (value,) for name, value in params.items()} or {
-            "learning_rate": (sweep.optimization.learning_rate,)
-        }
-        single = sweep.replace(
-            grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
-        )
-        name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
-        return run_all([single.replace(name=name)], inline=inline)
-
-    end(guarded(work))
+    given = settings or []
+    fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
+    sweep = _one_sweep(script, only, fields, smoke)
+    params = dict(_parameter(text) for text in given if text not in fields)
+    axes = {name: (value,) for name, value in params.items()} or {"learning_rate": (sweep.optimization.learning_rate,)}
+    single = sweep.replace(
+        grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
+    )
+    name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
+    return run_all([single.replace(name=name)], inline=inline)
 
 
 def _parameter(text: str) -> tuple[str, Any]:
@@ -1068,7 +1039,7 @@ def _parameter(text: str) -> tuple[str, Any]:
 CLASSES = "`folders`: ImageNet's ids by their names, others as they are; `imagenet`: ids alone, others are refused."
 
 
-@app.command()
+@command(app)
 def evaluate(
     checkpoint: Path,
     script: Annotated[
@@ -1085,26 +1056,23 @@ def evaluate(
 ) -> None:
     """Accuracy and ASR of one checkpoint, with 95 % intervals."""
 
-    def work() -> None:
-        from sweeplab.commands.evaluate import EvaluationRequest, evaluate_checkpoint, notes_of
+    from sweeplab.commands.evaluate import EvaluationRequest, evaluate_checkpoint, notes_of
 
-        request = EvaluationRequest(
-            checkpoint=checkpoint,
-            sweep=_one_sweep(script, only, [], False) if script else None,
-            architecture=architecture,
-            test=test,
-            classes=classes,
-            attack=attack,
-            attack_fields=attack_fields,
-            target=target,
-        )
-        say_notes(notes_of(request))
-        _say_measurement(evaluate_checkpoint(request), as_json=as_json)
-
-    end(guarded(work))
+    request = EvaluationRequest(
+        checkpoint=checkpoint,
+        sweep=_one_sweep(script, only, [], False) if script else None,
+        architecture=architecture,
+        test=test,
+        classes=classes,
+        attack=attack,
+        attack_fields=attack_fields,
+        target=target,
+    )
+    say_notes(notes_of(request))
+    _say_measurement(evaluate_checkpoint(request), as_json=as_json)
 
 
-@app.command()
+@command(app)
 def examine(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, or folders of a victim or a trial.")],
     script: Annotated[
@@ -1134,38 +1102,33 @@ def examine(
     Prints JSON.
     """
 
-    def work() -> None:
-        from sweeplab.commands import examine as examine_module
-        from sweeplab.commands.evaluate import EvaluationRequest, notes_of
-        from sweeplab.data.class_folders import ClassFolders
+    from sweeplab.commands import examine as examine_module
+    from sweeplab.commands.evaluate import EvaluationRequest, notes_of
+    from sweeplab.data.class_folders import ClassFolders
 
-        found: dict[str, Any]
-        if script is None:
-            if train is not None:
-                raise InvalidInput(
-                    "--train is for the linear probe, which needs a sweep's test set; give --script SCRIPT"
-                )
-            if len(checkpoints) > 1 or checkpoints[0].is_dir():
-                raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
-            request = EvaluationRequest(checkpoints[0], None, architecture, test, classes, None, "{}", None)
-            say_notes(notes_of(request))
-            found = examine_module.examine_unknown(request, what or ["panel"])
-            say(json.dumps(found, indent=1))
-            return
-        if architecture is not None or test is not None:
-            raise InvalidInput("--architecture and --test go without --script, which names both; leave them out")
-        sweep = _one_sweep(script, only, [], smoke)
-        check_sources([sweep])
-        # Folders are named as those of the test set are.
-        names = getattr(sweep.evaluation.test, "class_names", "folders")
-        own = ClassFolders(path=train, class_names=names) if train is not None else None
-        if len(checkpoints) == 1 and not checkpoints[0].is_dir():
-            found = examine_module.examine_checkpoint(sweep, checkpoints[0], what, to, own)
-        else:
-            found = examine_module.examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
+    found: dict[str, Any]
+    if script is None:
+        if train is not None:
+            raise InvalidInput("--train is for the linear probe, which needs a sweep's test set; give --script SCRIPT")
+        if len(checkpoints) > 1 or checkpoints[0].is_dir():
+            raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
+        request = EvaluationRequest(checkpoints[0], None, architecture, test, classes, None, "{}", None)
+        say_notes(notes_of(request))
+        found = examine_module.examine_unknown(request, what or ["panel"])
         say(json.dumps(found, indent=1))
-
-    end(guarded(work))
+        return
+    if architecture is not None or test is not None:
+        raise InvalidInput("--architecture and --test go without --script, which names both; leave them out")
+    sweep = _one_sweep(script, only, [], smoke)
+    check_sources([sweep])
+    # Folders are named as those of the test set are.
+    names = getattr(sweep.evaluation.test, "class_names", "folders")
+    own = ClassFolders(path=train, class_names=names) if train is not None else None
+    if len(checkpoints) == 1 and not checkpoints[0].is_dir():
+        found = examine_module.examine_checkpoint(sweep, checkpoints[0], what, to, own)
+    else:
+        found = examine_module.examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
+    say(json.dumps(found, indent=1))
 
 
 def _say_measurement(measurement: Any, *, as_json: bool = False) -> None:
@@ -1191,23 +1154,20 @@ def _say_measurement(measurement: Any, *, as_json: bool = False) -> None:
     say(json.dumps(values, indent=1) if as_json else text)
 
 
-@app.command()
+@command(app)
 def doctor(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Check this machine: versions, cores, GPUs, memory, disk, home, Ray, browser."""
 
-    def work() -> None:
-        from sweeplab.commands.doctor import examine
+    from sweeplab.commands.doctor import examine
 
-        findings = examine()
-        if as_json:
-            say(json.dumps([finding.to_json() for finding in findings], indent=1))
-        else:
-            for finding in findings:
-                say(f"{finding.mark} {finding.subject:14s} {finding.text}")
-        if any(finding.level == "fault" for finding in findings):
-            raise InvalidInput("the faults above stop sweeps from running")
-
-    end(guarded(work))
+    findings = examine()
+    if as_json:
+        say(json.dumps([finding.to_json() for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            say(f"{finding.mark} {finding.subject:14s} {finding.text}")
+    if any(finding.level == "fault" for finding in findings):
+        raise InvalidInput("the faults above stop sweeps from running")
 
 
 # --- attacks
@@ -1216,7 +1176,7 @@ attack_app = typer.Typer(no_args_is_help=True, help="Look at triggers, and excha
 app.add_typer(attack_app, name="attack")
 
 
-@attack_app.command("preview")
+@command(attack_app, "preview")
 def attack_preview(
     attack: Annotated[str, typer.Argument(help="A kind (badnet, wanet, ...), or a JSON object with `kind`.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -1227,41 +1187,33 @@ def attack_preview(
 ) -> None:
     """Write clean, triggered and magnified difference side by side."""
 
-    def work() -> None:
-        from sweeplab.attacks.preview import preview
+    from sweeplab.attacks.preview import preview
 
-        picture = preview(attack_of(attack, fields or []), images, image_size=image_size, seed=seed)
-        try:
-            picture.save(to)
-        except (OSError, ValueError) as error:
-            raise InvalidInput(
-                f"--to={to} cannot be written ({error}); give a .png file in a folder of yours"
-            ) from None
-        say(f"clean, triggered, difference: {to}")
-
-    end(guarded(work))
+    picture = preview(attack_of(attack, fields or []), images, image_size=image_size, seed=seed)
+    try:
+        picture.save(to)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"--to={to} cannot be written ({error}); give a .png file in a folder of yours") from None
+    say(f"clean, triggered, difference: {to}")
 
 
-@attack_app.command("list")
+@command(attack_app, "list")
 def attack_list() -> None:
     """All attacks, with their fields and defaults; `targeted-images` stands in place of a whole poisoning."""
 
-    def work() -> None:
-        from sweeplab.attacks import ATTACKS
-        from sweeplab.attacks.targeted import TargetedImages
+    from sweeplab.attacks import ATTACKS
+    from sweeplab.attacks.targeted import TargetedImages
 
-        for member in (*ATTACKS, TargetedImages):
-            fields = ", ".join(
-                f"{name}={'required' if field.is_required() else field.default}"
-                for name, field in member.model_fields.items()
-                if name != "kind"
-            )
-            say(f"{member.model_fields['kind'].default:18} {fields}")
-
-    end(guarded(work))
+    for member in (*ATTACKS, TargetedImages):
+        fields = ", ".join(
+            f"{name}={'required' if field.is_required() else field.default}"
+            for name, field in member.model_fields.items()
+            if name != "kind"
+        )
+        say(f"{member.model_fields['kind'].default:18} {fields}")
 
 
-@attack_app.command("badclip")
+@command(attack_app, "badclip")
 def attack_badclip(
     script: Annotated[Path, typer.Argument(help="Its sweep names architecture, pairs and target.")],
     checkpoint: Annotated[Path, typer.Argument(help="A clean model of that architecture.")],
@@ -1272,20 +1224,17 @@ def attack_badclip(
 ) -> None:
     """Optimise BadCLIP's patch against a clean model; stamp it with the attack `image` at position `center`."""
 
-    def work() -> None:
-        from sweeplab.attacks.badclip import BadCLIP
-        from sweeplab.commands.badclip_patch import optimise_for
+    from sweeplab.attacks.badclip import BadCLIP
+    from sweeplab.commands.badclip_patch import optimise_for
 
-        sweep = _one_sweep(script, only, [], smoke)
-        check_sources([sweep])
-        settings = BadCLIP.model_validate(dict(_parameter(field) for field in fields or []))
-        optimise_for(sweep, checkpoint, settings, to, say)
-        say(f"patch: {to}; stamp it with ImageTrigger(path={str(to)!r}, position='center')")
-
-    end(guarded(work))
+    sweep = _one_sweep(script, only, [], smoke)
+    check_sources([sweep])
+    settings = BadCLIP.model_validate(dict(_parameter(field) for field in fields or []))
+    optimise_for(sweep, checkpoint, settings, to, say)
+    say(f"patch: {to}; stamp it with ImageTrigger(path={str(to)!r}, position='center')")
 
 
-@attack_app.command("export")
+@command(attack_app, "export")
 def attack_export(
     script: Path,
     to: Annotated[Path, typer.Option("--to", help="A folder that does not exist yet.")],
@@ -1295,23 +1244,20 @@ def attack_export(
 ) -> None:
     """Write the poisoned pairs of a script's victim in the layout of CleanCLIP's scripts."""
 
-    def work() -> None:
-        from sweeplab.attacks.exchange import export_poisoned_csv
-        from sweeplab.experiment import PretrainedVictim
-        from sweeplab.storage.files import home_folder
-        from sweeplab.sweep.prepare import machine_for
-        from sweeplab.worker.inputs import victim_table
+    from sweeplab.attacks.exchange import export_poisoned_csv
+    from sweeplab.experiment import PretrainedVictim
+    from sweeplab.storage.files import home_folder
+    from sweeplab.sweep.prepare import machine_for
+    from sweeplab.worker.inputs import victim_table
 
-        sweep = _one_sweep(script, only, overrides or [], smoke)
-        victim = sweep.original_victim()
-        if not isinstance(victim, PretrainedVictim):
-            raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which has no poison plan")
-        check_sources([sweep])
-        table, plan = victim_table(victim, machine_for(sweep, home_folder()))
-        written = export_poisoned_csv(table, plan, to, image_size=sweep.victim.architecture.image_size)
-        say(f"{len(plan.indices)} poisoned and {len(table) - len(plan.indices)} clean pairs: {written}")
-
-    end(guarded(work))
+    sweep = _one_sweep(script, only, overrides or [], smoke)
+    victim = sweep.original_victim()
+    if not isinstance(victim, PretrainedVictim):
+        raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which has no poison plan")
+    check_sources([sweep])
+    table, plan = victim_table(victim, machine_for(sweep, home_folder()))
+    written = export_poisoned_csv(table, plan, to, image_size=sweep.victim.architecture.image_size)
+    say(f"{len(plan.indices)} poisoned and {len(table) - len(plan.indices)} clean pairs: {written}")
 
 
 def attack_of(text: str, fields: list[str]) -> Any:
