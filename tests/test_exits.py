@@ -13,6 +13,7 @@ from fabricated import SWEEP, Player
 from typer.testing import CliRunner
 
 from sweeplab import cli
+from sweeplab.cli import running
 from sweeplab.clip_model import build
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord
@@ -260,7 +261,7 @@ def played(
         return finished_record
 
     monkeypatch.setattr(run_module, "run_sweep", run_sweep)
-    monkeypatch.setattr(cli, "show_results", lambda *arguments: None)
+    monkeypatch.setattr(running, "show_results", lambda *arguments: None)
 
     def run(*ends: str, flags: tuple[str, ...] = ()) -> tuple[int, list[str]]:
         begun.clear()
@@ -334,7 +335,7 @@ def test_a_sweep_whose_inputs_are_missing_keeps_the_others_from_nothing(
         return finished_record
 
     monkeypatch.setattr(run_module, "run_sweep", run_sweep)
-    monkeypatch.setattr(cli, "show_results", lambda *arguments: None)
+    monkeypatch.setattr(running, "show_results", lambda *arguments: None)
     lacking = SWEEP.replace(name="lacking", victim=SWEEP.victim.replace(path=tmp_path / "gone.pt"))
     assert script(monkeypatch, lacking, named("whole"), lacking.replace(name="lacking-too"), flags=()) == 2
     assert ran == ["whole"]

@@ -14,6 +14,7 @@ from fabricated import Player, open_controller
 from typer.testing import CliRunner
 
 from sweeplab import cli
+from sweeplab.cli import running
 from sweeplab.commands.disk import find_removable, foreign_folders, remove
 from sweeplab.commands.logs import request_reruns
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
@@ -141,7 +142,7 @@ def test_a_script_does_not_go_on_with_a_received_sweep_of_its_name_nor_sets_it_a
     capsys: pytest.CaptureFixture[str],
 ):
     folder = received(home, tmp_path, naming(mine))
-    monkeypatch.setattr(cli, "_missing", lambda sweeps: {})
+    monkeypatch.setattr(running, "_missing", lambda sweeps: {})
     before = content(mine), content(folder.path)
     assert script(flags, monkeypatch) == 2
     assert "came from elsewhere" in capsys.readouterr().err
@@ -239,7 +240,7 @@ def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Pa
     assert folder.reruns() == [0]
     shutil.rmtree(folder.path)
     folder = received(home, tmp_path / "again", lambda folder: None)
-    monkeypatch.setattr(cli, "_missing", lambda sweeps: {})
+    monkeypatch.setattr(running, "_missing", lambda sweeps: {})
     prepared = prepare.Prepared(
         fabricated.SWEEP, folder.header()["digest"], {}, DataDigests(), "", 1, 1, 1, fabricated.IMAGES
     )
