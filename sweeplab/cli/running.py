@@ -3,21 +3,20 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeplab.cli.program import (
-    DONE,
     INTERRUPTED,
     console,
     exit_code,
+    explained,
     interrupted,
     say,
     say_notes,
     worst,
 )
-from sweeplab.specs import InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.specs import ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -82,7 +81,8 @@ def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: boo
 def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], None]") -> int:
     """Do a command's work for every sweep whose inputs are there; returns the worst exit code.
 
-    A sweep that fails, in whatever way, does not keep the others from their turn. A signal ends them all.
+    A sweep that fails, in whatever way, does not keep the others from their turn. A signal ends them all, and so does
+    the loss of the Ray cluster, after which this process cannot start or reach another one.
     """
     from sweeplab.storage.files import home_folder
 
@@ -94,9 +94,16 @@ def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], 
     say(f"home: {home}")
     try:
         for place, sweep in enumerate(ready, start=1):
-            codes.append(exit_code(partial(work, sweep, home)))
-            if codes[-1] != DONE and place < len(ready):
-                say(f"{sweep.name} ended with exit code {codes[-1]}; going on with {ready[place].name}")
+            try:
+                work(sweep, home)
+            except Exception as error:  # noqa: BLE001 - said here, and the other sweeps have their turn
+                codes.append(explained(error))
+                ended, following = f"{sweep.name} ended with exit code {codes[-1]}", [s.name for s in ready[place:]]
+                if following and isinstance(error, ClusterLost):
+                    say(f"{ended}; the Ray cluster is lost, so not begun: {', '.join(following)}")
+                    break
+                if following:
+                    say(f"{ended}; going on with {following[0]}")
     except KeyboardInterrupt:
         return worst([*codes, interrupted()])
     say(f"home: {home}")
