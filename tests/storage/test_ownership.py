@@ -115,7 +115,7 @@ def test_gc_removes_nothing_that_a_received_sweep_names(home: Path, tmp_path: Pa
     assert find_removable(home, set_aside=True, victims=True) == []
     code, output = command("gc", "--set-aside", "--victims")
     assert code == 0
-    assert f"{folder.path}: it came from elsewhere, so nothing of it and nothing it names goes" in output
+    assert f"{folder.path}: it came from elsewhere, so neither it nor anything it names is removed" in output
     assert (content(mine), content(folder.path)) == before
 
 
