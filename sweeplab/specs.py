@@ -75,6 +75,10 @@ class Unfinished(Exception):
     """The work is interrupted, nothing is lost, and the same command continues it. Entry points exit with 75."""
 
 
+class ClusterLost(Unfinished):
+    """The Ray cluster died or does not answer. This process cannot use Ray any more; the next one can."""
+
+
 class Failed(Exception):
     """The work came to its end and none of it succeeded: every trial failed, or the one run did. Entry points print
     the reason and exit with 1."""

@@ -420,11 +420,15 @@ class SweepFolder:
 
     def notes(self) -> tuple[str, ...]:
         """What every look at the sweep says beside its numbers: which older version made it, what its victim lacks."""
-        header, point = self.header(), self.victim_point()
         older = self.older()
-        notes = [] if older is None else [older]
+        return (*(() if older is None else (older,)), *self.victim_notes())
+
+    def victim_notes(self) -> tuple[str, ...]:
+        """What is wrong with the sweep's victim, or not known of the images it was measured on."""
+        header, point = self.header(), self.victim_point()
+        notes: list[str] = []
         if point is None:
-            return tuple(notes)
+            return ()
         victim, images = point[0], measured_images(header, point[0])
         planted = read_json(self.path / "victim" / "victim.json").get("planted_target")
         if planted is not None and planted != header["target"]:

@@ -27,6 +27,7 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
+from sweeplab.cli import program
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
@@ -395,11 +396,34 @@ main()
 @pytest.mark.parametrize("through_run", [False, True], ids=["python SCRIPT", "sweeplab run SCRIPT"])
 def test_a_script_whose_specs_break_a_rule_ends_with_one_message(through_run: bool, tmp_path: Path):
     (tmp_path / "script.py").write_text(BAD_SCRIPT)
-    # As the installed `sweeplab` does; `python -m sweeplab.cli` would import the module a second time.
+    # As the installed `sweeplab` does.
     words = ["-c", "from sweeplab.cli import app; app()", "run", "script.py"] if through_run else ["script.py"]
     result = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
     message = one_message(result.returncode, result.stderr)
     assert message == "Search: trials=0: Input should be greater than or equal to 1"
+
+
+def test_bad_input_outside_a_command_does_not_end_an_interactive_session(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    monkeypatch.setattr(program, "_hook_before", lambda kind, error, trace: print(f"shown: {error}"))
+    program._explain(InvalidInput, InvalidInput("trials=0"), None)
+    assert capsys.readouterr().out == "shown: trials=0\n"
+
+
+def test_a_command_stays_the_function_that_it_was():
+    """Its parameters are read through the wrapper, and its exit code is the process's."""
+    toy = typer.Typer()
+
+    @program.command(toy, "answer")
+    def answer(number: int, as_json: program.AsJson = False) -> int:
+        """Exit with a number."""
+        return number + as_json
+
+    assert answer(3) == 3
+    assert CliRunner().invoke(toy, ["3", "--json"]).exit_code == 4
+    assert "Exit with a number." in CliRunner().invoke(toy, ["--help"]).output
 
 
 # --- exit codes

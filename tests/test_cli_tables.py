@@ -55,7 +55,7 @@ def test_an_imported_table_serves_every_reading_command(home: Path, table: Path,
 
 def test_an_imported_sweep_cannot_be_resumed(home: Path, table: Path):
     command("import", str(table), "--sweep", "elsewhere")
-    assert "was imported from table.csv; nothing can go on" in refused("resume", "elsewhere")
+    assert "was imported from table.csv; it cannot be continued" in refused("resume", "elsewhere")
 
 
 def test_a_bad_table_is_one_message(home: Path, table: Path):
@@ -127,11 +127,11 @@ def test_a_pruned_sweeps_own_decisions_are_audited_once_its_stopped_trials_were_
     assert "leave the flag out" in refused("audit", sweep.name, "--pruning", "{}")
     assert "give either" in refused("rerun", sweep.name)
     assert "give either" in refused("rerun", sweep.name, "0", "--pruned")
-    assert "will be tried again as new" in command("rerun", sweep.name, "--pruned")[1]
+    assert "will run again as new trials" in command("rerun", sweep.name, "--pruned")[1]
     assert "not run to its end since" in command("rerun", sweep.name, "--pruned")[1]
     fabricated.Player(fabricated.open_controller(folder, sweep)).play_all()
     after = command("audit", sweep.name)[1]
-    assert "could still become anything" not in after
+    assert "nobody knows what" not in after
     assert "were run to their end since" in after
     found = json_of("audit", sweep.name)
     assert found["run_to_their_end"] == found["pruned"] > 0

@@ -13,10 +13,11 @@ from fabricated import SWEEP, Player
 from typer.testing import CliRunner
 
 from sweeplab import cli
+from sweeplab.cli import running
 from sweeplab.clip_model import build
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord
-from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
+from sweeplab.specs import ClusterLost, Failed, InvalidInput, StorageFault, Unfinished
 from sweeplab.sweep import prepare, retries, victims
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep_folder import SweepFolder
@@ -240,6 +241,8 @@ ENDS: dict[str, tuple[BaseException | None, int]] = {
     "unfinished": (Unfinished("the cluster is gone"), 75),
     "full disk": (StorageFault("no space"), 75),
 }
+LOST = {"lost": (ClusterLost("this command's Ray node (its raylet) died"), 75)}
+"""Ends the command: a process whose Ray cluster is lost cannot use another one."""
 
 
 @pytest.fixture(scope="module")
@@ -256,13 +259,13 @@ def played(
 
     def run_sweep(sweep: CleaningSweep, *arguments: Any) -> SweepRecord:
         begun.append(sweep.name)
-        error, _ = ENDS.get(sweep.name.rstrip("-0123456789").replace("-", " "), (KeyboardInterrupt(), 75))
+        error, _ = {**ENDS, **LOST}.get(sweep.name.rstrip("-0123456789").replace("-", " "), (KeyboardInterrupt(), 75))
         if error is not None:
             raise error
         return finished_record
 
     monkeypatch.setattr(run_module, "run_sweep", run_sweep)
-    monkeypatch.setattr(cli, "show_results", lambda *arguments: None)
+    monkeypatch.setattr(running, "show_results", lambda *arguments: None)
 
     def run(*ends: str, flags: tuple[str, ...] = ()) -> tuple[int, list[str]]:
         begun.clear()
@@ -308,6 +311,36 @@ def test_a_signal_ends_all_sweeps_with_75_unless_something_worse_happened_before
     assert errors(capsys)[-1] == "interrupted; everything so far is kept, and the same command goes on"
 
 
+@pytest.mark.parametrize(
+    ("ends", "begun", "code"),
+    [
+        (("lost", "done"), 1, 75),
+        (("done", "lost", "done", "failed"), 2, 75),
+        (("failed", "lost", "done"), 2, 1),
+        (("refused", "lost", "done"), 2, 2),
+        (("done", "lost"), 2, 75),
+    ],
+)
+def test_no_sweep_is_begun_after_the_cluster_was_lost(ends: tuple[str, ...], begun: int, code: int, played):
+    assert played(*ends) == (code, list(ends[:begun]))
+
+
+def test_the_sweeps_that_a_lost_cluster_leaves_unbegun_are_named_in_one_line(
+    played, capsys: pytest.CaptureFixture[str]
+):
+    played("lost", "done", "failed")
+    said = capsys.readouterr()
+    assert "lost-0 ended with exit code 75; the Ray cluster is lost, so not begun: done-1, failed-2" in said.out
+    assert said.err == "error: this command's Ray node (its raylet) died\n"
+
+
+def test_a_supervised_command_asks_to_be_started_again_after_the_cluster_was_lost(
+    played, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SWEEPLAB_SUPERVISED", "1")
+    assert played("failed", "lost", "done") == (75, ["failed", "lost"])
+
+
 def test_what_is_run_next_is_said(played, capsys: pytest.CaptureFixture[str]):
     played("failed", "done", "refused")
     said = capsys.readouterr().out.splitlines()
@@ -336,7 +369,7 @@ def test_a_sweep_whose_inputs_are_missing_keeps_the_others_from_nothing(
         return finished_record
 
     monkeypatch.setattr(run_module, "run_sweep", run_sweep)
-    monkeypatch.setattr(cli, "show_results", lambda *arguments: None)
+    monkeypatch.setattr(running, "show_results", lambda *arguments: None)
     lacking = SWEEP.replace(name="lacking", victim=SWEEP.victim.replace(path=tmp_path / "gone.pt"))
     assert script(monkeypatch, lacking, named("whole"), lacking.replace(name="lacking-too"), flags=()) == 2
     assert ran == ["whole"]

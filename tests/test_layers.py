@@ -172,3 +172,11 @@ def test_what_ray_loads_into_its_own_processes_imports_next_to_nothing():
     code = f"import sys; import sweeplab.execution.loops; print([name for name in {heavy} if name in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.strip() == "[]"
+
+
+def test_the_command_line_with_all_its_commands_imports_nothing_heavy():
+    """`sweeplab status` and `--help` answer at once; a command imports what it needs when it runs."""
+    heavy = "torch", "ray", "optuna", "mlflow", "open_clip", "plotly", "pandas", "pyarrow", "scipy"
+    code = f"import sys; import sweeplab.cli; print([name for name in {heavy} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.strip() == "[]"

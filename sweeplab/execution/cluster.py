@@ -13,7 +13,7 @@ from typing import Any
 
 from sweeplab.execution.watchdog import RAYLET_DIED, prompt_signals, skip_teardown, skips_teardown, waiting_signals
 from sweeplab.experiment import Resources
-from sweeplab.specs import InvalidInput, StorageFault, Unfinished, first_line
+from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder
 
@@ -92,9 +92,9 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
                 ).start()
             yield
         except Exception as error:
-            if isinstance(error, (Unfinished, StorageFault)) or not raylet_is_gone():
+            if isinstance(error, (ClusterLost, StorageFault)) or not raylet_is_gone():
                 raise
-            raise Unfinished(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on") from error
+            raise ClusterLost(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on") from error
         finally:
             is_over.set()
             _shut_down()

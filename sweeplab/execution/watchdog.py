@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from sweeplab.specs import InvalidInput, StorageFault, Unfinished
+from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished
 
 POLL_SECONDS = 0.1
 
@@ -171,10 +171,10 @@ class Watchdog:
             )
         self._look()
         if self._fault_since is not None and time.monotonic() - self._fault_since > GONE_SECONDS:
-            raise Unfinished(f"{self._fault}; everything committed is kept, and the same command goes on")
+            raise ClusterLost(f"{self._fault}; everything committed is kept, and the same command goes on")
 
     def explain(self, error: BaseException) -> None:
-        """Raise what is behind an error of the work: StorageFault for a disk, Unfinished for the cluster's end."""
+        """Raise what is behind an error of the work: StorageFault for a disk, ClusterLost for the cluster's end."""
         storage_fault = self._storage_fault() or full_disk_behind(error)
         if storage_fault is not None:
             raise storage_fault from error
@@ -197,7 +197,7 @@ class Watchdog:
             elif not faults:
                 time.sleep(0.5)
         if faults:
-            raise Unfinished(f"{faults[0]}; everything committed is kept, and the same command goes on") from error
+            raise ClusterLost(f"{faults[0]}; everything committed is kept, and the same command goes on") from error
 
     def _look(self) -> None:
         """Ask for the cluster's state beside this thread: with the cluster gone, the question may hang."""

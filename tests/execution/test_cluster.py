@@ -21,7 +21,7 @@ from sweeplab.execution import nodes as nodes_module
 from sweeplab.execution.loops import missing_here
 from sweeplab.execution.nodes import check_nodes
 from sweeplab.experiment import Resources
-from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
+from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, abandoned_folders
 from sweeplab.worker.input_paths import InputPaths
@@ -211,6 +211,23 @@ def test_a_port_that_another_process_takes_while_ray_starts_is_named(tmp_path: P
     monkeypatch.setattr(ray, "init", lambda **options: exec("raise RuntimeError('Failed to start GCS.')"))
     with pytest.raises(RuntimeError, match="Failed to start GCS"):
         cluster._start(str(tmp_path), {}, needs_train=False)
+
+
+@pytest.mark.parametrize("error", [Unfinished("the mailbox's process died"), RuntimeError("no GCS")], ids=repr)
+def test_an_error_of_a_session_whose_raylet_is_dead_is_the_clusters(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Also one that was taken for something else, such as the death of the mailbox, which dies with its node."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cluster, "_attach", lambda quiet: True)
+    monkeypatch.setattr(cluster, "_find_raylet", lambda: None)
+    monkeypatch.setattr(cluster, "_shut_down", lambda: None)
+    monkeypatch.setattr(cluster, "raylet_is_gone", lambda: False)
+    with pytest.raises(type(error), match=str(error)), cluster.ray_session(needs_train=False):
+        raise error
+    monkeypatch.setattr(cluster, "raylet_is_gone", lambda: True)
+    with pytest.raises(ClusterLost, match="its raylet"), cluster.ray_session(needs_train=False):
+        raise error
 
 
 # --- what finds room

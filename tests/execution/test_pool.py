@@ -15,7 +15,7 @@ from sweeplab.execution.controller import Workload
 from sweeplab.execution.mailbox import Done, Failed, Ready, Report
 from sweeplab.execution.pool import Pool
 from sweeplab.execution.watchdog import Watchdog
-from sweeplab.specs import Unfinished
+from sweeplab.specs import ClusterLost, Unfinished
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
@@ -224,6 +224,6 @@ def test_a_dead_raylet_is_no_fault_of_the_trial(
     tell(pool, READY)
     pool.slots[0].thread, pool.slots[0].error = Dead(), RuntimeError("connection lost")  # type: ignore[assignment]
     monkeypatch.setattr(pool_module, "raylet_is_gone", lambda: True)
-    with pytest.raises(Unfinished, match="its raylet"):
+    with pytest.raises(ClusterLost, match="its raylet"):
         pool._look_after_runs()
     assert not [event for event in controller.folder.events() if event["event"] == "attempt failed"]

@@ -14,6 +14,7 @@ from fabricated import Player, open_controller
 from typer.testing import CliRunner
 
 from sweeplab import cli
+from sweeplab.cli import running
 from sweeplab.commands.disk import find_removable, foreign_folders, remove
 from sweeplab.commands.logs import request_reruns
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
@@ -114,7 +115,7 @@ def test_gc_removes_nothing_that_a_received_sweep_names(home: Path, tmp_path: Pa
     assert find_removable(home, set_aside=True, victims=True) == []
     code, output = command("gc", "--set-aside", "--victims")
     assert code == 0
-    assert f"{folder.path}: it came from elsewhere, so nothing of it and nothing it names goes" in output
+    assert f"{folder.path}: it came from elsewhere, so neither it nor anything it names is removed" in output
     assert (content(mine), content(folder.path)) == before
 
 
@@ -141,7 +142,7 @@ def test_a_script_does_not_go_on_with_a_received_sweep_of_its_name_nor_sets_it_a
     capsys: pytest.CaptureFixture[str],
 ):
     folder = received(home, tmp_path, naming(mine))
-    monkeypatch.setattr(cli, "_missing", lambda sweeps: {})
+    monkeypatch.setattr(running, "_missing", lambda sweeps: {})
     before = content(mine), content(folder.path)
     assert script(flags, monkeypatch) == 2
     assert "came from elsewhere" in capsys.readouterr().err
@@ -242,7 +243,7 @@ def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Pa
     assert folder.reruns() == [0]
     shutil.rmtree(folder.path)
     folder = received(home, tmp_path / "again", lambda folder: None)
-    monkeypatch.setattr(cli, "_missing", lambda sweeps: {})
+    monkeypatch.setattr(running, "_missing", lambda sweeps: {})
     prepared = prepare.Prepared(
         fabricated.SWEEP, folder.header()["digest"], {}, DataDigests(), "", 1, 1, 1, fabricated.IMAGES
     )

@@ -1,0 +1,5 @@
+"""`python -m sweeplab.cli`: the `sweeplab` command."""
+
+from sweeplab.cli import app
+
+app()

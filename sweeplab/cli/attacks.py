@@ -1,0 +1,126 @@
+"""Commands on attacks: look at triggers, optimise BadCLIP's patch, write poisoned pairs."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sweeplab.cli.models import parameter_of
+from sweeplab.cli.program import Only, Overrides, Smoke, app, command, say
+from sweeplab.cli.running import check_sources
+from sweeplab.cli.scripts import one_sweep
+from sweeplab.specs import InvalidInput
+
+attack_app = typer.Typer(no_args_is_help=True, help="Look at triggers, optimise a patch, and export poisoned pairs.")
+app.add_typer(attack_app, name="attack")
+
+
+@command(attack_app, "preview")
+def attack_preview(
+    attack: Annotated[str, typer.Argument(help="A kind of attack (badnet, wanet, ...), or a JSON object with `kind`.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    fields: Annotated[list[str] | None, typer.Option("--set", help="field=value; may be repeated.")] = None,
+    to: Annotated[Path, typer.Option("--to", help="The picture to write.")] = Path("preview.png"),
+    image_size: Annotated[int, typer.Option(help="Side of the images that the model sees, in pixels.")] = 224,
+    seed: int = 0,
+) -> None:
+    """Write a picture of images side by side: clean, triggered, and their difference, magnified."""
+    from sweeplab.attacks.preview import preview
+
+    picture = preview(attack_of(attack, fields or []), images, image_size=image_size, seed=seed)
+    try:
+        picture.save(to)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"--to={to} cannot be written ({error}); give a .png file in a folder that you can write to"
+        ) from None
+    say(f"clean, triggered, difference: {to}")
+
+
+@command(attack_app, "list")
+def attack_list() -> None:
+    """List all attacks with their fields and defaults.
+
+    `targeted-images` takes the place of a whole poisoning, not only of its attack.
+    """
+    from sweeplab.attacks import ATTACKS
+    from sweeplab.attacks.targeted import TargetedImages
+
+    for member in (*ATTACKS, TargetedImages):
+        fields = ", ".join(
+            f"{name}={'required' if field.is_required() else field.default}"
+            for name, field in member.model_fields.items()
+            if name != "kind"
+        )
+        say(f"{member.model_fields['kind'].default:18} {fields}")
+
+
+@command(attack_app, "badclip")
+def attack_badclip(
+    script: Annotated[Path, typer.Argument(help="Script whose sweep names architecture, pairs and target.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Clean model of that architecture.")],
+    to: Annotated[Path, typer.Option("--to", help="The .png file to write the patch to.")],
+    fields: Annotated[
+        list[str] | None, typer.Option("--set", help="field=value of the optimisation; may be repeated.")
+    ] = None,
+    only: Only = None,
+    smoke: Smoke = False,
+) -> None:
+    """Optimise BadCLIP's patch against a clean model.
+
+    The attack `image` stamps the patch, at position `center`.
+    """
+    from sweeplab.attacks.badclip import BadCLIP
+    from sweeplab.commands.badclip_patch import optimise_for
+
+    sweep = one_sweep(script, only, [], smoke)
+    check_sources([sweep])
+    settings = BadCLIP.model_validate(dict(parameter_of(field) for field in fields or []))
+    optimise_for(sweep, checkpoint, settings, to, say)
+    say(f"patch: {to}; stamp it with ImageTrigger(path={str(to)!r}, position='center')")
+
+
+@command(attack_app, "export")
+def attack_export(
+    script: Path,
+    to: Annotated[Path, typer.Option("--to", help="Folder to write to; must not exist yet.")],
+    overrides: Overrides = None,
+    only: Only = None,
+    smoke: Smoke = False,
+) -> None:
+    """Write the poisoned pairs of a script's victim in the layout of CleanCLIP's scripts."""
+    from sweeplab.attacks.exchange import export_poisoned_csv
+    from sweeplab.experiment import PretrainedVictim
+    from sweeplab.storage.files import home_folder
+    from sweeplab.sweep.prepare import machine_for
+    from sweeplab.worker.inputs import victim_table
+
+    sweep = one_sweep(script, only, overrides or [], smoke)
+    victim = sweep.original_victim()
+    if not isinstance(victim, PretrainedVictim):
+        raise InvalidInput(f"{sweep.name}: its victim is a given checkpoint, which has no poison plan")
+    check_sources([sweep])
+    table, plan = victim_table(victim, machine_for(sweep, home_folder()))
+    written = export_poisoned_csv(table, plan, to, image_size=sweep.victim.architecture.image_size)
+    say(f"{len(plan.indices)} poisoned and {len(table) - len(plan.indices)} clean pairs: {written}")
+
+
+def attack_of(text: str, fields: list[str]) -> Any:
+    """An attack from its kind or its JSON, and from texts `field=value`.
+
+    Raises:
+        InvalidInput: for bad JSON, an unknown kind, or a bad field.
+    """
+    from sweeplab.attacks import ATTACKS
+    from sweeplab.specs import kinds
+
+    try:
+        values = json.loads(text) if text.lstrip().startswith("{") else {"kind": text}
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"attack {text!r} is not a JSON object ({error})") from None
+    values |= dict(parameter_of(field) for field in fields)
+    for member in ATTACKS:
+        if member.model_fields["kind"].default == values.get("kind"):
+            return member.model_validate(values)
+    raise InvalidInput(f"attack {values.get('kind')!r} is unknown; known: {', '.join(kinds(ATTACKS))}")

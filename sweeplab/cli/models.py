@@ -1,0 +1,283 @@
+"""Commands on single models: pre-train, clean, evaluate and examine one; and a look at the machine."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeplab.cli.program import AsJson, Inline, Only, Overrides, Smoke, app, command, say, say_json, say_notes
+from sweeplab.cli.running import check_sources, run_all
+from sweeplab.cli.scripts import one_sweep
+from sweeplab.specs import InvalidInput
+
+if TYPE_CHECKING:
+    from sweeplab.experiment import CleaningSweep
+    from sweeplab.records import Measurement
+
+
+@command(app)
+def pretrain(
+    script: Path,
+    overrides: Overrides = None,
+    only: Only = None,
+    smoke: Smoke = False,
+    inline: Inline = False,
+) -> None:
+    """Pre-train the victim of a script's sweep, and nothing else.
+
+    `victim.poisoning.rate=0` trains its unpoisoned twin.
+    """
+    from sweeplab.experiment import PretrainedVictim, SelectedTrial
+    from sweeplab.storage.files import home_folder
+    from sweeplab.sweep import prepare as prepare_module
+    from sweeplab.sweep import readiness
+    from sweeplab.sweep import run as run_module
+    from sweeplab.sweep import victims as victims_module
+    from sweeplab.worker.input_paths import parts_of
+
+    sweep = one_sweep(script, only, overrides or [], smoke)
+    while isinstance(sweep.victim, SelectedTrial):
+        sweep = sweep.victim.sweep
+    if not isinstance(sweep.victim, PretrainedVictim):
+        raise InvalidInput(
+            f"{sweep.name}: its victim is a given checkpoint, {sweep.victim.path}; there is nothing to pre-train"
+        )
+    check_sources([sweep])
+    home = home_folder()
+    prepared = prepare_module.prepare(sweep, home)
+    say_notes(prepared.notes)
+    sweep = prepared.sweep
+    assert isinstance(sweep.victim, PretrainedVictim)
+    readiness.check_storages(prepared, home, runs_trials=False)
+    with run_module.workplace(sweep, inline):
+        reads = parts_of(sweep)
+        if not inline:
+            readiness.make_ready_nodes(prepared, reads, home, say, runs_trials=False)
+        run = victims_module.pretrain_victim(
+            sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads
+        )
+    selected = victims_module.select_epoch(sweep.victim, run)
+    _say_measurement(selected.measurement)
+    say(f"weights: {run.checkpoint_path(selected)}")
+
+
+@command(app)
+def clean(
+    script: Path,
+    settings: Annotated[list[str] | None, typer.Argument(help="parameter=value, field.subfield=value")] = None,
+    only: Only = None,
+    smoke: Smoke = False,
+    inline: Inline = False,
+) -> int:
+    """Clean a script's victim with one setting, without a search.
+
+    For example `sweeplab clean sweeps/quickstart.py learning_rate=6e-3`.
+    """
+    from sweeplab.experiment import CleaningSweep
+    from sweeplab.search_space import Grid
+    from sweeplab.specs import digest_of
+
+    given = settings or []
+    fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
+    sweep = one_sweep(script, only, fields, smoke)
+    params = dict(parameter_of(text) for text in given if text not in fields)
+    axes = {name: (value,) for name, value in params.items()} or {"learning_rate": (sweep.optimization.learning_rate,)}
+    single = sweep.replace(
+        grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
+    )
+    name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
+    return run_all([single.replace(name=name)], inline=inline)
+
+
+def parameter_of(text: str) -> tuple[str, Any]:
+    """Name and value of `name=value`; the value is read as JSON if it is any, else as text.
+
+    Raises:
+        InvalidInput: if there is no `=`.
+    """
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InvalidInput(f"{text!r} is not of the form parameter=value")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):  # also of a number of thousands of digits
+        return name, value
+
+
+CLASSES = "How to read folder names. `folders`: ImageNet ids or plain names; `imagenet`: ImageNet ids only."
+Classes = Annotated[str, typer.Option(help=CLASSES)]
+Test = Annotated[Path | None, typer.Option(help="Test set: a folder with one folder of images per class.")]
+
+
+@command(app)
+def evaluate(
+    checkpoint: Path,
+    script: Annotated[
+        Path | None, typer.Option(help="Take architecture, test set, trigger and target from this script's sweep.")
+    ] = None,
+    only: Only = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="open_clip name, for a checkpoint that does not hold it.")
+    ] = None,
+    test: Test = None,
+    classes: Classes = "folders",
+    attack: Annotated[str | None, typer.Option(help="Kind of attack: badnet, blended, wanet, ...")] = None,
+    attack_fields: Annotated[
+        str, typer.Option(help='The attack\'s fields as JSON, such as {"patch_size": 16}.')
+    ] = "{}",
+    target: Annotated[str | None, typer.Option(help="Name of the target label.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the accuracy and ASR of one checkpoint, with 95 % intervals."""
+    from sweeplab.commands.evaluate import EvaluationRequest, evaluate_checkpoint, notes_of
+
+    request = EvaluationRequest(
+        checkpoint=checkpoint,
+        sweep=one_sweep(script, only, [], False) if script else None,
+        architecture=architecture,
+        test=test,
+        classes=classes,
+        attack=attack,
+        attack_fields=attack_fields,
+        target=target,
+    )
+    say_notes(notes_of(request))
+    _say_measurement(evaluate_checkpoint(request), as_json=as_json)
+
+
+@command(app)
+def examine(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, or folders of a victim or a trial.")],
+    script: Annotated[
+        Path | None, typer.Option(help="Take architecture, test set, trigger and pairs from this script's sweep.")
+    ] = None,
+    what: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="panel, probe, pairs, retrieval or map; may be repeated. By default: for one checkpoint, all that the "
+            "script's sweep allows; for several, pairs; without a script, panel."
+        ),
+    ] = None,
+    only: Only = None,
+    smoke: Smoke = False,
+    architecture: Annotated[str | None, typer.Option(help="open_clip name; only without --script.")] = None,
+    test: Test = None,
+    classes: Classes = "folders",
+    train: Annotated[
+        Path | None, typer.Option(help="Folder with one folder of images per class, to fit the linear probe on.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Folder to write tables to (detection, map, dynamics).")
+    ] = None,
+) -> None:
+    """Examine checkpoints beyond accuracy and ASR; prints JSON.
+
+    One checkpoint: a panel of triggers, a linear probe, CLIPScores and detection, retrieval, a map. Several
+    checkpoints, or a folder of them: CLIPScores, detection, safe sets and modality gap over the epochs. Without a
+    script, for a model whose attack is unknown: accuracy, and a panel that guesses the target of each trigger.
+    """
+    if script is None:
+        found = _examined_alone(checkpoints, what, architecture=architecture, test=test, classes=classes, train=train)
+    else:
+        if architecture is not None or test is not None:
+            raise InvalidInput("--architecture and --test go without --script, which names both; leave them out")
+        found = _examined_with(one_sweep(script, only, [], smoke), checkpoints, what, to, train)
+    say(json.dumps(found, indent=1))
+
+
+def _examined_alone(
+    checkpoints: list[Path],
+    what: list[str] | None,
+    *,
+    architecture: str | None,
+    test: Path | None,
+    classes: str,
+    train: Path | None,
+) -> dict[str, Any]:
+    """What is found in a checkpoint without a script's sweep."""
+    from sweeplab.commands.evaluate import EvaluationRequest, notes_of
+    from sweeplab.commands.examine import examine_unknown
+
+    if train is not None:
+        raise InvalidInput("--train is for the linear probe, which needs a sweep's test set; give --script SCRIPT")
+    if len(checkpoints) > 1 or checkpoints[0].is_dir():
+        raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
+    request = EvaluationRequest(
+        checkpoint=checkpoints[0],
+        sweep=None,
+        architecture=architecture,
+        test=test,
+        classes=classes,
+        attack=None,
+        attack_fields="{}",
+        target=None,
+    )
+    say_notes(notes_of(request))
+    return examine_unknown(request, what or ["panel"])
+
+
+def _examined_with(
+    sweep: "CleaningSweep", checkpoints: list[Path], what: list[str] | None, to: Path | None, train: Path | None
+) -> dict[str, Any]:
+    """What is found in checkpoints with the data and the trigger of a sweep."""
+    from sweeplab.commands.examine import examine_checkpoint, examine_checkpoints
+    from sweeplab.data.class_folders import ClassFolders
+
+    check_sources([sweep])
+    names = getattr(sweep.evaluation.test, "class_names", "folders")  # read as those of the test set are
+    own = ClassFolders(path=train, class_names=names) if train is not None else None
+    if len(checkpoints) == 1 and not checkpoints[0].is_dir():
+        return examine_checkpoint(sweep, checkpoints[0], what, to, own)
+    return examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
+
+
+def _say_measurement(measurement: "Measurement", *, as_json: bool = False) -> None:
+    """Print accuracy and ASR with their 95 % intervals and counts."""
+    if as_json:
+        say_json(_measurement_values(measurement))
+        return
+    say(f"accuracy {_rate_with_interval(measurement.accuracy_k, measurement.accuracy_n)}")
+    if measurement.asr is None:
+        say("ASR      not measured: no attack was named, so nothing is certified")
+    else:
+        say(f"ASR      {_rate_with_interval(measurement.asr_k, measurement.asr_n)}")
+
+
+def _rate_with_interval(k: int, n: int) -> str:
+    from sweeplab.ranking.intervals import wilson
+
+    low, high = wilson(k, n)
+    return f"{k / n:.2%}  [{low:.2%}, {high:.2%}]  ({k}/{n})"
+
+
+def _measurement_values(measurement: "Measurement") -> dict[str, Any]:
+    """What `evaluate --json` prints."""
+    from sweeplab.ranking.intervals import wilson
+
+    values: dict[str, Any] = {
+        "accuracy": measurement.accuracy,
+        "accuracy_interval": list(wilson(measurement.accuracy_k, measurement.accuracy_n)),
+        "asr": measurement.asr,
+    }
+    if measurement.top5_accuracy is not None:
+        values["top5_accuracy"] = measurement.top5_accuracy
+    if measurement.asr is not None:
+        values["asr_interval"] = list(wilson(measurement.asr_k, measurement.asr_n))
+    counts = ("accuracy_k", "accuracy_n", "asr_k", "asr_n")
+    return {**values, "counts": {name: getattr(measurement, name) for name in counts}}
+
+
+@command(app)
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: versions, cores, GPUs, memory, disk, home, Ray and browser."""
+    from sweeplab.commands.doctor import examine
+
+    findings = examine()
+    if as_json:
+        say_json([finding.to_json() for finding in findings])
+    else:
+        for finding in findings:
+            say(f"{finding.mark} {finding.subject:14s} {finding.text}")
+    if any(finding.level == "fault" for finding in findings):
+        raise InvalidInput("the faults above keep sweeps from running")

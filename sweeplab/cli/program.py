@@ -1,0 +1,172 @@
+"""The `sweeplab` program: its exit codes, what it prints, and how a function becomes a command."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+
+from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
+from sweeplab.terminal import PatientConsole, printable, without_reader
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Clean backdoored CLIP models in sweeps, ranked by the accuracy they keep below 5 % ASR.",
+)
+
+# --- output
+
+
+def say(text: str) -> None:
+    """Print a line at once, so that a job's log shows it. Where nobody reads any more (`| head`), the line and all
+    further output are dropped: the work goes on without a reader."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        without_reader(sys.stdout)
+
+
+def say_json(values: Any) -> None:
+    """Print a result as strict JSON, which has no NaN and no infinity."""
+    say(json.dumps(values, indent=1, allow_nan=False))
+
+
+def say_error(text: str) -> None:
+    """Print an error message on stderr."""
+    try:
+        print(f"error: {printable(text)}", file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        without_reader(sys.stderr)
+
+
+def say_notes(notes: Sequence[str]) -> None:
+    """Print what the user should see before anything runs; on stderr, because stdout may be JSON."""
+    for note in notes:
+        try:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            without_reader(sys.stderr)
+
+
+def console() -> Console:
+    """A console for tables: as wide as the terminal, or 120 columns where stdout is none."""
+    width = None if sys.stdout.isatty() else 120
+    return PatientConsole(width=width, highlight=False)
+
+
+# --- exit codes
+
+DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
+FROM_BEST_TO_WORST = (DONE, INTERRUPTED, FAULT, BAD_INPUT)
+
+
+def worst(codes: list[int]) -> int:
+    """The exit code of several pieces of work: 2 over 1 over 75."""
+    return max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Run a command and return its exit code: what `work` returns (None: 0), or what its error means. 2 is bad input,
+    75 is interrupted and resumable, 1 is anything else."""
+    from sweeplab.execution.watchdog import signals_as_interrupts
+
+    try:
+        with signals_as_interrupts():
+            return exit_code(work)
+    except KeyboardInterrupt:
+        return interrupted()
+
+
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Like `guarded`, but a signal passes through: it ends the whole command, and this may be one part of it."""
+    try:
+        return work() or DONE
+    except Exception as error:  # noqa: BLE001 - the last resort: shown in full, exit code 1
+        return explained(error)
+
+
+def explained(error: Exception) -> int:
+    """Print an error, with a traceback where it is a defect; returns the exit code that it means."""
+    if not isinstance(error, (InvalidInput, Unfinished, StorageFault, Failed, FloatingPointError)):
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
+        return FAULT
+    say_error(str(error))
+    if isinstance(error, InvalidInput):
+        return BAD_INPUT
+    return INTERRUPTED if isinstance(error, (Unfinished, StorageFault)) else FAULT
+
+
+def interrupted() -> int:
+    """Say that a signal ended the command; returns the exit code."""
+    say_error("interrupted; everything so far is kept, and the same command goes on")
+    return INTERRUPTED
+
+
+def end(code: int) -> None:
+    """End the process with an exit code, even where threads are left behind."""
+    from sweeplab.execution.watchdog import exit_now
+
+    exit_now(code)
+    raise typer.Exit(code)
+
+
+_hook_before = sys.excepthook
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print one message and exit with 2 where a script raised InvalidInput outside a command."""
+    is_interactive = hasattr(sys, "ps1") or sys.flags.interactive
+    if is_interactive or not issubclass(kind, InvalidInput):
+        _hook_before(kind, error, trace)
+        return
+    say_error(str(error))
+    sys.stdout.flush()
+    os._exit(BAD_INPUT)  # an exception hook cannot set the exit code otherwise
+
+
+# Set on import, not in `main`: a script builds its specs before it calls `main`, and bad input there, too, has to end
+# with one message. Nothing but the import of `main` comes early enough.
+sys.excepthook = _explain
+
+# --- commands
+
+P = ParamSpec("P")
+"""Parameters of a command."""
+
+
+def command(
+    to: typer.Typer, name: str | None = None, **settings: Any
+) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
+    """Make a function a command of a typer app, and leave the function itself as it is.
+
+    Its parameters become the command's parameters, and its docstring the help text. The process ends with the exit
+    code that the function returns (None: 0), or that its error means.
+    """
+
+    def register(work: Callable[P, int | None]) -> Callable[P, int | None]:
+        @wraps(work)
+        def run_and_end(*arguments: P.args, **named: P.kwargs) -> None:
+            end(guarded(partial(work, *arguments, **named)))
+
+        to.command(name, **settings)(run_and_end)
+        return work
+
+    return register
+
+
+# Parameters that several commands have.
+Overrides = Annotated[list[str] | None, typer.Argument(help="field.subfield=value")]
+Only = Annotated[str | None, typer.Option(help="Which sweep of the script; needed where it has several.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Run the same in miniature, on built-in data.")]
+Inline = Annotated[bool, typer.Option("--inline", help="Run in one process, without Ray: for a debugger.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Say what would be reused, repeated and run; run nothing.")]
+Supervise = Annotated[bool, typer.Option("--supervise", help="Start again and again until all is finished.")]
+Adopt = Annotated[bool, typer.Option("--adopt", help="Take over a sweep that was made elsewhere and copied here.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,308 @@
+"""Commands on sweeps that a home holds."""
+
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeplab.cli.program import Adopt, AsJson, Inline, Plan, Supervise, app, command, console, say, say_json
+from sweeplab.cli.running import is_supervised, ranked, run_all, run_supervised, say_plans
+from sweeplab.specs import InvalidInput
+
+if TYPE_CHECKING:
+    from sweeplab.sweep_folder import SweepFolder
+
+
+@command(app)
+def resume(
+    sweep: str,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="search.trials=64, search.hours=8, resources.concurrent_trials=2, ...")
+    ] = None,
+    inline: Inline = False,
+    plan: Plan = False,
+    supervise: Supervise = False,
+    adopt: Adopt = False,
+) -> int:
+    """Continue a sweep from its own record, without its script. Trials, hours and resources may be changed."""
+    from sweeplab.experiment import CleaningSweep, apply_overrides
+
+    header = _header_to_continue(sweep, adopt=adopt)
+    chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
+    if plan:
+        return say_plans(chosen, adopt=adopt)
+    if supervise and not is_supervised():
+        return run_supervised(chosen)
+    return run_all(chosen, resume=True, inline=inline, adopt=adopt)
+
+
+def _header_to_continue(sweep: str, *, adopt: bool) -> dict[str, Any]:
+    """What a sweep's sweep.json holds.
+
+    Raises:
+        InvalidInput: if the sweep cannot be continued from its record alone.
+    """
+    from sweeplab.sweep_folder import is_set_aside
+
+    folder = folder_of(sweep, to_read=False)
+    header = folder.header()
+    if is_set_aside(folder):
+        raise InvalidInput(
+            f"{sweep!r} is what --fresh set aside of sweep {header['name']!r}, and cannot be continued; "
+            f"`sweeplab resume {header['name']}` continues that sweep itself"
+        )
+    if header["name"] != sweep:
+        raise InvalidInput(f"sweep {sweep!r} calls itself {header['name']!r}; rename its folder to that first")
+    if "imported" in header:
+        raise InvalidInput(f"sweep {sweep!r} was imported from {header['imported']['file']}; it cannot be continued")
+    if not adopt:
+        folder.check_own()
+    if own := header.get("own_code"):
+        raise InvalidInput(
+            f"sweep {sweep!r} uses {', '.join(own)}, which its script defines and its record does not hold; "
+            "run that script again to continue it"
+        )
+    folder.check_is_continued()
+    return header
+
+
+@command(app)
+def stop(sweep: str) -> None:
+    """Stop the command that runs a sweep. Everything committed is kept."""
+    from sweeplab.commands import logs as logs_module
+
+    say(logs_module.stop(folder_of(sweep)))
+
+
+@command(app)
+def logs(
+    sweep: str,
+    trial: Annotated[int | None, typer.Argument(help="Show only this trial, with its points and tracebacks.")] = None,
+) -> None:
+    """Show what happened in a sweep, or in one of its trials."""
+    from sweeplab.commands.logs import sweep_log, trial_log
+
+    folder = folder_of(sweep)
+    say("\n".join(sweep_log(folder) if trial is None else trial_log(folder, trial)))
+
+
+@command(app)
+def rerun(
+    sweep: str,
+    trials: Annotated[list[int] | None, typer.Argument(help="Numbers of the trials.")] = None,
+    pruned: Annotated[
+        bool,
+        typer.Option("--pruned", help="Rerun all trials that a stopping rule ended, so that `audit` can judge it."),
+    ] = False,
+    adopt: Adopt = False,
+) -> None:
+    """Run trials' settings again, as new trials, when the sweep is started next. The old trials stay on record.
+
+    A setting whose trial a stopping rule ended runs to its last epoch.
+    """
+    from sweeplab.commands.logs import pruned_trials, request_reruns
+
+    if bool(trials) == pruned:
+        raise InvalidInput("give either the numbers of trials or --pruned")
+    folder = folder_of(sweep, to_read=False)
+    wanted = pruned_trials(folder) if pruned else trials or []
+    request_reruns(folder, wanted, adopt=adopt)
+    if not wanted:
+        say(f"{sweep} has no trial that a rule stopped and that was not run to its end since")
+        return
+    named = f"trial{'s' if len(wanted) > 1 else ''} {', '.join(map(str, wanted))}"
+    say(f"{named} will run again as new trials; start them with `sweeplab resume {sweep}` or the script's command")
+
+
+@command(app)
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
+    set_aside: Annotated[bool, typer.Option("--set-aside", help="Also remove sweeps that --fresh set aside.")] = False,
+    victims: Annotated[bool, typer.Option("--victims", help="Also remove victims that no sweep uses.")] = False,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="Also remove this node's copies of data that were not used for a day.")
+    ] = False,
+) -> None:
+    """Show what takes disk space, and remove what killed commands left behind."""
+    from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
+    from sweeplab.storage.files import home_folder
+
+    home = home_folder()
+    for row in disk_table(home):
+        say(f"{readable(row['bytes']):>10}  {row['what']}")
+    removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
+    for item in removable:
+        say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
+    for path in foreign_folders(home):
+        say(f"{'stays':10}  {'':>10}  {path}: it came from elsewhere, so neither it nor anything it names is removed")
+    total = sum(item.bytes for item in removable)
+    if dry_run:
+        say(f"{len(removable)} items of {readable(total)} would be removed; run without --dry-run to remove them")
+    else:
+        say(f"{len(removable)} items removed, {readable(remove(removable))} freed")
+
+
+@command(app)
+def leaderboard(
+    sweep: str,
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(help="Number of rows.")] = 20,
+    by: Annotated[
+        str, typer.Option(help="A row per `trial`, or per `configuration`: mean, deviation and worst over its seeds.")
+    ] = "trial",
+) -> None:
+    """Rank a sweep's trials by the accuracy they keep below the ASR ceiling."""
+    from sweeplab.ranking.configurations import group_by_configuration, render_configurations
+    from sweeplab.ranking.leaderboard import render_table
+
+    if by not in ("trial", "configuration"):
+        raise InvalidInput(f"--by={by!r} is unknown; known: trial, configuration")
+    _, board = ranked(folder_of(sweep))
+    groups = group_by_configuration(board)
+    if as_json:
+        say_json({**board.to_json(), "configurations": [group.to_json() for group in groups]})
+    elif by == "configuration":
+        console().print(render_configurations(board, groups, limit))
+    else:
+        console().print(render_table(board, limit))
+
+
+@command(app)
+def status(sweep: str, as_json: AsJson = False) -> None:
+    """Show how far a sweep is: its trials by state, why trials failed, epochs and seconds spent."""
+    values = sweep_status(folder_of(sweep))
+    if as_json:
+        say_json(values)
+    else:
+        _say_status(values)
+
+
+def _say_status(values: dict[str, Any]) -> None:
+    trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
+    state = values["state"]
+    if state == "finished":
+        succeeded = values["trials"]["finished"] + values["trials"]["pruned"]
+        state += f", {succeeded} of {values['planned_trials']} succeeded"
+    say(f"{values['sweep']}: {state}\n  trials: {trials} (of {values['planned_trials']})")
+    say(f"  {values['trial_epochs']:g} trial-epochs in {values['seconds']:.0f} s of work")
+    for note in values["notes"]:
+        say(f"  {note}")
+    costs = values["costs"]
+    say(
+        f"  {costs['worker_seconds']:.0f} worker-seconds, {costs['gpu_seconds']:.0f} GPU-seconds; "
+        f"wasted by failure {costs['wasted_by_failure']:.0f}, by pruning {costs['wasted_by_pruning']:.0f}, "
+        f"by repetition {costs['wasted_by_repetition']:.0f}"
+    )
+    for failure in values["failures"]:
+        say(f"  trial {failure['trial']} failed: {failure['reason']}")
+    if not values["own"]:
+        say("  it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
+
+
+def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
+    """What `status --json` prints."""
+    from sweeplab.ranking.costs import costs_of
+    from sweeplab.records import now_ms
+
+    header, locked = folder.header(), folder.is_locked()
+    trials = [folder.trial_record(number, is_driven=locked) for number in folder.trial_numbers()]
+    counts = {
+        state: sum(t.state == state for t in trials) for state in ("finished", "running", "waiting", "pruned", "failed")
+    }
+    over = counts["finished"] + counts["pruned"] + counts["failed"]
+    counts["waiting"] += max(0, header["planned_trials"] - len(trials))
+    done = over >= header["planned_trials"]
+    older = folder.older()
+    costs = costs_of(folder.events(), trials, now_ms()).to_json()
+    return {
+        "sweep": folder.name,
+        "state": "running" if locked else "finished" if done else "interrupted",
+        "planned_trials": header["planned_trials"],
+        "notes": [*([] if older is None else [older]), *folder.victim_notes()],
+        "older": older,
+        "trials": counts,
+        "trial_epochs": costs["trial_epochs"],
+        "seconds": sum(trial.seconds for trial in trials),
+        "attempts": sum(trial.attempts for trial in trials),
+        "costs": costs,
+        "holder": folder.holder() if locked else None,
+        "failures": [{"trial": t.number, "reason": t.reason} for t in trials if t.state == "failed"],
+        "own": folder.is_own(to_read=True),
+        "folder": str(folder.path),
+    }
+
+
+@command(app, "list")
+def list_(
+    as_json: AsJson = False,
+    scripts: Annotated[
+        bool, typer.Option("--scripts", help="List the experiment scripts in ./sweeps instead.")
+    ] = False,
+) -> None:
+    """List the home's sweeps, or the experiment scripts in ./sweeps."""
+    from sweeplab.storage.files import home_folder
+    from sweeplab.sweep_folder import sweep_folders
+
+    if scripts:
+        rows = list_scripts(Path("sweeps"))
+        lines = [f"{row['script']:40s} {row['title']}" for row in rows]
+    else:
+        rows = [sweep_status(folder) for folder in sweep_folders(home_folder(to_read=True))]
+        lines = [line for row in rows for line in _lines_of_list(row)]
+    if as_json:
+        say_json(rows)
+    else:
+        for line in lines:
+            say(line)
+
+
+def _lines_of_list(row: dict[str, Any]) -> list[str]:
+    """How `list` shows a sweep's status."""
+    done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
+    origin = "" if row["own"] else ", from elsewhere"
+    line = f"{row['sweep']:40s} {row['state']:12s} {done}{origin}"
+    return [line] if row["older"] is None else [line, f"  {row['older']}"]
+
+
+def list_scripts(folder: Path) -> list[dict[str, Any]]:
+    """The scripts in a folder with the first line of their docstrings; none of them is run."""
+    rows = []
+    for path in sorted(folder.glob("*.py")):
+        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+        rows.append({"script": str(path), "title": doc.split("\n")[0]})
+    return rows
+
+
+@command(app)
+def export(sweep: str, to: Annotated[Path, typer.Option("--to", help="Folder to write to.")]) -> None:
+    """Write a sweep's points and trials as CSV and Parquet."""
+    from sweeplab.ranking import tables
+
+    try:
+        files = tables.export(*ranked(folder_of(sweep)), to)
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
+    for path in files:
+        say(str(path))
+
+
+@command(app)
+def report(sweep: str) -> None:
+    """Write a sweep's page and print its path."""
+    from dashboards.build import build_page
+
+    folder = folder_of(sweep, to_read=False)
+    say(str(build_page(*ranked(folder), folder.page)))
+
+
+def folder_of(sweep: str, *, to_read: bool = True) -> "SweepFolder":
+    """A sweep of this home by its name, whether or not it exists.
+
+    Args:
+        to_read: whether the command only reads; else a home without a key gets one.
+    """
+    from sweeplab.storage.files import home_folder
+    from sweeplab.sweep_folder import SweepFolder
+
+    return SweepFolder.of(home_folder(to_read=to_read), sweep)
