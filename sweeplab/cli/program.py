@@ -75,13 +75,15 @@ def worst(codes: list[int]) -> int:
 def guarded(work: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: what `work` returns (None: 0), or what its error means. 2 is bad input,
     75 is interrupted and resumable, 1 is anything else."""
-    from sweeplab.execution.watchdog import signals_as_interrupts
+    from sweeplab.execution.watchdog import exit_now, signals_as_interrupts
 
+    signals: list[int] = []
     try:
-        with signals_as_interrupts():
+        with signals_as_interrupts() as signals:
             return exit_code(work)
     except KeyboardInterrupt:
-        return interrupted()
+        code = interrupted()
+        return exit_now(code) if signals else code
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
@@ -111,9 +113,10 @@ def interrupted() -> int:
 
 def end(code: int) -> None:
     """End the process with an exit code, even where threads are left behind."""
-    from sweeplab.execution.watchdog import exit_now
+    from sweeplab.execution.watchdog import exit_now, is_left_behind
 
-    exit_now(code)
+    if is_left_behind():
+        exit_now(code)
     raise typer.Exit(code)
 
 

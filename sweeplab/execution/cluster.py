@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sweeplab.execution.watchdog import RAYLET_DIED, prompt_signals, skip_teardown, skips_teardown, waiting_signals
+from sweeplab.execution.watchdog import RAYLET_DIED, is_left_behind, rearm_signals, run_beside
 from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
@@ -56,7 +56,6 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         needs_train: whether Ray Train will run; its clean-up asks the dashboard's state service, without which a dead
             worker would block the sweep.
     """
-    global _is_private
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
@@ -70,12 +69,17 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+    def start() -> None:
+        global _is_private
+        _is_private = not _attach(quiet)
+        if _is_private:
+            _start(folder, quiet, needs_train=needs_train)
+
     with _private_folder() as folder:
         try:
-            with prompt_signals(), _waiting_signals():
-                _is_private = not _attach(quiet)
-                if _is_private:
-                    _start(folder, quiet, needs_train=needs_train)
+            run_beside(start, rearm_signals)  # which takes seconds of foreign code
+            rearm_signals()
         except Unfinished:
             raise
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
@@ -98,24 +102,6 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         finally:
             is_over.set()
             _shut_down()
-
-
-@contextmanager
-def _waiting_signals() -> Iterator[None]:
-    """Signals wait while Ray's core is made, which is the last step of Ray's start, once all its processes run."""
-    from ray._private import worker
-
-    connect = worker.connect
-
-    def connect_undisturbed(*arguments: Any, **named: Any) -> Any:
-        with waiting_signals():
-            return connect(*arguments, **named)
-
-    worker.connect = connect_undisturbed
-    try:
-        yield
-    finally:
-        worker.connect = connect
 
 
 def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
@@ -188,11 +174,8 @@ def _private_folder() -> Iterator[str]:
     folder = OwnFolder(RAY_FOLDER)
     try:
         yield str(folder.path / "r")  # short: the paths of Ray's sockets may have 107 bytes in all
-    except KeyboardInterrupt:
-        skip_teardown()
-        raise
     finally:
-        if not skips_teardown():
+        if not is_left_behind():
             folder.remove()
 
 

@@ -63,7 +63,7 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
                 errors.append(error)
 
         # Tune's loop blocks its thread; messages are taken in beside it.
-        tuning = threading.Thread(target=fit, name="work", daemon=True)
+        tuning = threading.Thread(target=fit, name="tune", daemon=True)
         tuning.start()
         while tuning.is_alive():
             pump.take(0.2)

@@ -1,17 +1,16 @@
 """Watchdog: runs a sweep's work beside the main thread, which ends it on a signal, or when nothing moves any more."""
 
 import contextlib
-import ctypes
 import errno
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished
 
@@ -41,12 +40,13 @@ def heeded_signals() -> list[signal.Signals]:
 
 
 @contextmanager
-def signals_as_interrupts() -> Iterator[None]:
-    """The first signal interrupts the main thread; a second one ends the process at once, with exit code 75 too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def signals_as_interrupts() -> Iterator[list[int]]:
+    """The first signal interrupts the main thread; a second one ends the process at once, with exit code 75 too. Gives
+    the list of signals so far."""
     seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if seen:
@@ -58,71 +58,17 @@ def signals_as_interrupts() -> Iterator[None]:
 
     before = {number: signal.signal(number, handle) for number in heeded_signals()}
     try:
-        yield
+        yield seen
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-PATIENCE_SECONDS = 1.0
-"""So long after a signal may foreign code keep the main thread."""
-
-SIGACTION_BYTES = 512
-"""More than any system's `struct sigaction` takes."""
-
-
-@contextmanager
-def prompt_signals() -> Iterator[None]:
-    """Have signals heeded while the main thread is in foreign code that does not return for seconds, as while Ray
-    starts: a thread beside it ends the process with exit code 75 where the main thread does not react in time."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    heeded = set(heeded_signals())
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    reader.settimeout(POLL_SECONDS)
-    is_over = threading.Event()
-
-    def mind() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, heeded)  # they are the main thread's
-        while not is_over.is_set():
-            with contextlib.suppress(TimeoutError):
-                if heeded & set(reader.recv(64)) and not is_over.wait(PATIENCE_SECONDS):
-                    with contextlib.suppress(OSError):
-                        os.write(2, b"error: interrupted; everything so far is kept, and the same command goes on\n")
-                    os._exit(75)
-
-    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    minding = threading.Thread(target=mind, name="signals", daemon=True)
-    minding.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        signal.set_wakeup_fd(before)
-        minding.join()
-        reader.close()
-        writer.close()
-
-
-@contextmanager
-def waiting_signals() -> Iterator[None]:
-    """Have signals wait for a moment, and for the handlers that stand now, should foreign code put others there.
-
-    Ray's core puts one in C there for SIGTERM, which prints a stack and aborts, before Ray puts its own in Python.
-    """
-    libc = ctypes.CDLL(None)
-    actions = {number: ctypes.create_string_buffer(SIGACTION_BYTES) for number in heeded_signals()}
-    for number, action in actions.items():
-        libc.sigaction(int(number), None, action)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, actions)
-    try:
-        yield
-    finally:
-        for number, action in actions.items():
-            libc.sigaction(int(number), action, None)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def rearm_signals() -> None:
+    """Put this process's handlers back where Ray's core has put its own, in C, which print a stack and abort."""
+    if threading.current_thread() is threading.main_thread():
+        for number in heeded_signals():
+            signal.signal(number, signal.getsignal(number))
 
 
 class Watchdog:
@@ -236,48 +182,56 @@ def full_disk_behind(error: BaseException) -> StorageFault | None:
 
 
 def run_watched(work: Callable[[], None], watchdog: Watchdog) -> None:
-    """Run the work in a thread of its own, so that this one can always react; returns or raises as the work does.
+    """Run the work beside this thread, see `run_beside`.
 
     Raises:
-        Unfinished: where the watch gives up; the work's thread is left behind, and ends with the process.
+        Unfinished: where the watchdog gives up; the work's thread is left behind, and ends with the process.
         Interrupted: on a signal, likewise.
     """
+    try:
+        run_beside(work, watchdog.check)
+    except (InvalidInput, Unfinished, StorageFault, Interrupted):
+        raise
+    except BaseException as error:
+        watchdog.explain(error)
+        raise
+
+
+def run_beside(work: Callable[[], None], look: Callable[[], None]) -> None:
+    """Run the work in a thread of its own, so that this one can always react to signals; `look` is called now and then.
+    Returns or raises as the work does, or raises as `look` does."""
     raised: list[BaseException] = []
+    over = threading.Event()
 
     def run() -> None:
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
             raised.append(error)
+        finally:
+            _under_way.discard(over)
+            over.set()
 
-    thread = threading.Thread(target=run, name="work", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
-        watchdog.check()
+    _under_way.add(over)
+    threading.Thread(target=run, name="work", daemon=True).start()
+    # Not `Thread.join`, which takes a thread for ended where a signal's handler raises while it waits (bpo-45274).
+    while not over.wait(POLL_SECONDS):
+        look()
     if raised:
-        if not isinstance(raised[0], (InvalidInput, Unfinished, StorageFault)):
-            watchdog.explain(raised[0])
         raise raised[0]
 
 
-_hurry = threading.Event()
+_under_way: set[threading.Event] = set()
+"""Of the works whose threads run, or were left behind."""
 
 
-def skip_teardown() -> None:
-    """This process is to end without the interpreter's and Ray's own goodbyes, which take seconds."""
-    _hurry.set()
+def is_left_behind() -> bool:
+    """Whether work was left behind in a thread that would keep the process, or crash it on the way out."""
+    return bool(_under_way)
 
 
-def skips_teardown() -> bool:
-    """Whether someone said so."""
-    return _hurry.is_set()
-
-
-def exit_now(code: int) -> None:
-    """End the process now, where that was asked for, or where threads were left behind that would keep it or crash it
-    on the way out."""
-    if skips_teardown() or any(thread.name == "work" and thread.is_alive() for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def exit_now(code: int) -> NoReturn:
+    """End the process without the interpreter's and Ray's own goodbyes, which take seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,10 +1,9 @@
 """Run: start a sweep or go on with it, from its inputs to its last trial."""
 
 import os
-import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from sweeplab.execution.controller import Workload
 from sweeplab.execution.inline import run_inline
 from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.tune import run_on_tune
-from sweeplab.execution.watchdog import Interrupted, Watchdog, signals_as_interrupts
+from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
@@ -168,25 +167,10 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
 
 @contextmanager
 def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
-    """A Ray session, or nothing where everything runs in this process; signals and failing storage end it in order."""
-    try:
-        if inline:
-            with storage_faults_as_unfinished(sweep), signals_as_interrupts():
-                yield
-            return
-        needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() != "tune"
-        # Ray puts handlers of its own there when it starts, hence twice.
-        with (
-            storage_faults_as_unfinished(sweep),
-            signals_as_interrupts(),
-            ray_session(needs_train=needs_train),
-            signals_as_interrupts(),
-        ):
-            yield
-    except SystemExit as end:
-        if end.code != signal.SIGTERM:
-            raise
-        raise Interrupted("SIGTERM") from None  # Ray's handler, which stands while it starts, says it so
+    """A Ray session, or nothing where everything runs in this process; failing storage ends it in order."""
+    needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() != "tune"
+    with storage_faults_as_unfinished(sweep), nullcontext() if inline else ray_session(needs_train=needs_train):
+        yield
 
 
 def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path, say: Say) -> None:

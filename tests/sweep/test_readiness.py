@@ -3,14 +3,12 @@
 import errno
 import json
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
 import fabricated
 import pytest
 
-from sweeplab.execution.watchdog import Interrupted
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.checkpoint_store import Storage
@@ -21,7 +19,6 @@ from sweeplab.sweep import run as run_module
 from sweeplab.sweep.controller import check_storage_of_trial
 from sweeplab.sweep.prepare import Prepared, with_shared_storage
 from sweeplab.sweep.readiness import make_ready_nodes
-from sweeplab.sweep.run import workplace
 from sweeplab.sweep_folder import SweepFolder, victim_folder
 
 
@@ -103,13 +100,6 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
 def test_without_a_storage_it_is_the_home_for_both(smoke: CleaningSweep, asked: list[list[str]], tmp_path: Path):
     make_ready_nodes(_prepared(smoke), [], tmp_path, print, runs_trials=True)
     assert asked == [[str(tmp_path)]]
-
-
-def test_a_sigterm_that_rays_own_handler_takes_is_an_interruption(smoke: CleaningSweep):
-    with pytest.raises(Interrupted, match="SIGTERM"), workplace(smoke, inline=True):
-        raise SystemExit(int(signal.SIGTERM))
-    with pytest.raises(SystemExit), workplace(smoke, inline=True):
-        raise SystemExit(3)
 
 
 # --- storages that cannot be written any more
