@@ -26,6 +26,7 @@ from sweeplab.records import Measurement
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import home_folder
 from sweeplab.sweep import prepare, victims
+from sweeplab.sweep.session import Session
 from sweeplab.worker.inputs import measure_for, victim_model, victim_table
 from sweeplab.worker.run import prepare_process
 
@@ -86,7 +87,7 @@ def trained(sweep: CleaningSweep, home: Path) -> tuple[Measurement, Path]:
     """The measurement and the weights of a sweep's victim, pre-trained here where the home lacks it."""
     prepared = prepare.prepare(sweep, home)
     assert isinstance(prepared.sweep.victim, PretrainedVictim)
-    run = victims.pretrain_victim(prepared.sweep.victim, prepared.victim_digest, home, inline=True, say=say)
+    run = victims.pretrain_victim(prepared.sweep.victim, prepared.victim_digest, Session(home, inline=True))
     selected = victims.select_epoch(prepared.sweep.victim, run)
     checkpoint = run.checkpoint_path(selected)
     assert checkpoint is not None

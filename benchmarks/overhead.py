@@ -110,6 +110,7 @@ def through_sweeplab(
     from sweeplab.sweep.controller import SweepController
     from sweeplab.sweep.mlflow_sync import MLflowSync, full_setting
     from sweeplab.sweep.run import execute
+    from sweeplab.sweep.session import Session
     from sweeplab.sweep.tracking_process import Ledger, TrackingProcess
     from sweeplab.sweep_folder import SweepFolder, write_victim
 
@@ -135,13 +136,12 @@ def through_sweeplab(
         sync = MLflowSync(
             TrackingProcess(lambda: Ledger(home, folder.path, folder.record(), folder.header(), {}, True)),
             lambda params: full_setting(sweep.setting(params)),
-            lambda text: print(text, file=sys.stderr),
         )
         with ray_session(needs_train=executor != "tune"):
             machine = Machine(home / "data", 1, use_cuda=False)
             controller = SweepController(sweep, folder, victim, machine, (sync,), work=fixed_work)
             started = time.perf_counter()
-            execute(controller, [], home)
+            execute(controller, Session(home, reads=[]))
             caught_up = sync.close(600)
             ended = time.perf_counter()
         assert controller.is_complete()

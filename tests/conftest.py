@@ -25,6 +25,7 @@ from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, smoke_sweep
 from sweeplab.sweep import prepare, victims
+from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
@@ -78,6 +79,13 @@ def folder(tmp_path: Path) -> SweepFolder:
     return fabricated.prepared_folder(tmp_path / "sweeps")
 
 
+@pytest.fixture
+def news(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Gives what the steps of a command have told of their progress so far."""
+    caplog.set_level(logging.INFO, logger="sweeplab")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "sweeplab"]
+
+
 @pytest.fixture(scope="session")
 def smoke() -> CleaningSweep:
     """The quickstart in miniature."""
@@ -96,7 +104,7 @@ def victim_home(tmp_path_factory: pytest.TempPathFactory, smoke: CleaningSweep) 
     MlflowClient(tracking_uri=store_uri(home)).search_experiments()
     assert isinstance(smoke.victim, PretrainedVictim)
     prepared = prepare.prepare(smoke, home)
-    victims.pretrain_victim(smoke.victim, prepared.victim_digest, home, inline=True, say=lambda text: None)
+    victims.pretrain_victim(smoke.victim, prepared.victim_digest, Session(home, inline=True))
     return home
 
 

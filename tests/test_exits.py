@@ -20,6 +20,7 @@ from sweeplab.records import SweepRecord
 from sweeplab.specs import ClusterLost, Failed, InvalidInput, StorageFault, Unfinished
 from sweeplab.sweep import prepare, retries, victims
 from sweeplab.sweep import run as run_module
+from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 
@@ -135,7 +136,7 @@ def test_a_failed_trial_is_no_start_though_an_epoch_of_it_was_the_best(sweep: Cl
     controller.failed(0, Failure(DIVERGED, True))
     Player(controller, lambda params, index: (50, 0)).play(controller.next_job())
     outer = sweep.replace(name="outer", victim=SelectedTrial(name="best", sweep=starts))
-    victim = victims.selected_victim(outer, "1" * 16, SweepFolder(home / "sweeps" / "outer"), home, print)
+    victim = victims.selected_victim(outer, "1" * 16, SweepFolder(home / "sweeps" / "outer"), home)
     assert Path(victim.checkpoint).parent == folder.trial(1).checkpoints
 
 
@@ -225,9 +226,7 @@ def test_how_pre_training_ends(
     monkeypatch.setattr(victims, "run_in_pool", fail)
     monkeypatch.setattr(retries, "BACKOFF_SECONDS", (0.0, 0.01))
     with pytest.raises(error, match=match):
-        victims.pretrain_victim(
-            diverging(sweep).victim, "1" * 16, home, inline=False, say=lambda text: None, reads=[sweep.data]
-        )
+        victims.pretrain_victim(diverging(sweep).victim, "1" * 16, Session(home, reads=[sweep.data]))
 
 
 # --- several sweeps

@@ -1,6 +1,7 @@
 """Readers that leave, while the work goes on and ends with its own code; and texts that would command a terminal."""
 
 import io
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeplab import cli
+from sweeplab.cli import program
 from sweeplab.specs import InvalidInput
 from sweeplab.terminal import PatientConsole, printable
 
@@ -80,3 +82,11 @@ def test_colours_of_our_own_still_reach_a_terminal():
     written = io.StringIO()
     PatientConsole(file=written, force_terminal=True).print(Text("bold", style="bold"))
     assert "\x1b[1mbold" in written.getvalue()
+
+
+def test_news_for_a_terminal_that_is_gone_are_dropped(monkeypatch: pytest.MonkeyPatch):
+    def gone(text: str) -> None:
+        raise OSError("broken pipe")
+
+    monkeypatch.setattr(program, "say", gone)
+    program.NewsHandler().emit(logging.makeLogRecord({"msg": "epoch 1/4"}))

@@ -34,6 +34,7 @@ def pretrain(
     from sweeplab.sweep import readiness
     from sweeplab.sweep import run as run_module
     from sweeplab.sweep import victims as victims_module
+    from sweeplab.sweep.session import Session
     from sweeplab.worker.input_paths import parts_of
 
     sweep = one_sweep(script, only, overrides or [], smoke)
@@ -51,12 +52,10 @@ def pretrain(
     assert isinstance(sweep.victim, PretrainedVictim)
     readiness.check_storages(prepared, home, runs_trials=False)
     with run_module.workplace(sweep, inline):
-        reads = parts_of(sweep)
+        session = Session(home, inline, parts_of(sweep))
         if not inline:
-            readiness.make_ready_nodes(prepared, reads, home, say, runs_trials=False)
-        run = victims_module.pretrain_victim(
-            sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads
-        )
+            readiness.make_ready_nodes(prepared, session, runs_trials=False)
+        run = victims_module.pretrain_victim(sweep.victim, prepared.victim_digest, session)
     selected = victims_module.select_epoch(sweep.victim, run)
     _say_measurement(selected.measurement)
     say(f"weights: {run.checkpoint_path(selected)}")

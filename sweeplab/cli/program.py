@@ -1,6 +1,8 @@
 """The `sweeplab` program: its exit codes, what it prints, and how a function becomes a command."""
 
+import contextlib
 import json
+import logging
 import os
 import sys
 import traceback
@@ -31,6 +33,23 @@ def say(text: str) -> None:
         print(printable(text), flush=True)
     except BrokenPipeError:
         without_reader(sys.stdout)
+
+
+class NewsHandler(logging.Handler):
+    """Prints what the steps of a command tell of their progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record's message as a line."""
+        with contextlib.suppress(ValueError, OSError):  # the terminal may be gone
+            say(record.getMessage())
+
+
+def show_news() -> None:
+    """Have the progress of what this command does printed."""
+    logger = logging.getLogger("sweeplab")
+    if not any(isinstance(handler, NewsHandler) for handler in logger.handlers):
+        logger.addHandler(NewsHandler())
+        logger.setLevel(logging.INFO)
 
 
 def say_json(values: Any) -> None:
@@ -77,6 +96,7 @@ def guarded(work: Callable[[], int | None]) -> int:
     75 is interrupted and resumable, 1 is anything else."""
     from sweeplab.execution.watchdog import exit_now, signals_as_interrupts
 
+    show_news()
     signals: list[int] = []
     try:
         with signals_as_interrupts() as signals:

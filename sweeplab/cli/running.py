@@ -39,7 +39,7 @@ def run_all(
 
     def run_one(sweep: "CleaningSweep", home: Path) -> None:
         try:
-            record = run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline, adopt=adopt), say)
+            record = run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline, adopt=adopt))
         except (Unfinished, StorageFault, KeyboardInterrupt):
             if fresh:
                 say("note: leave --fresh out to go on; it would set this work aside again")

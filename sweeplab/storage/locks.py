@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -14,6 +15,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from sweeplab.storage.files import make_private
+
+logger = logging.getLogger("sweeplab")
 
 ABANDONED_SECONDS = 60.0
 """A folder is looked at only so long after it was made: its process needs a moment to lock it."""
@@ -85,18 +88,15 @@ def lock_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-Say = Callable[[str], None]
-
-
 @contextmanager
-def exclusively(path: Path, what: str, say: Say) -> Iterator[None]:
+def exclusively(path: Path, what: str) -> Iterator[None]:
     """Hold `path` alone; says so before it waits for the process that holds it."""
     make_private(path.parent)
     lock = FileLock(lock_path(path))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"waiting for another process that makes {what}")
+        logger.info(f"waiting for another process that makes {what}")
         lock.acquire()
     try:
         yield

@@ -1,19 +1,20 @@
 """MLflow sync: passes the controller's events on to MLflow beside the sweep; it may lag behind and catch up."""
 
-import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from sweeplab.experiment import CleaningSweep, Setting
 from sweeplab.records import Point, SweepRecord, TrialRecord
 from sweeplab.storage.files import NETWORK, file_system
-from sweeplab.storage.locks import Say
+from sweeplab.sweep.session import Session
 from sweeplab.sweep.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
 from sweeplab.sweep_folder import SweepFolder
+
+logger = logging.getLogger("sweeplab")
 
 PAUSES = (0.2, 1.0, 5.0)
 """Seconds before MLflow's store, busy or out of reach, is tried again."""
@@ -29,10 +30,8 @@ class MLflowSync:
     starts. So a store that is locked, full or gone delays nothing and ends nothing.
     """
 
-    def __init__(
-        self, tracking: Tracking, setting: Callable[[dict[str, Any]], Mapping[str, Any]], say: Callable[[str], None]
-    ) -> None:
-        self.tracking, self.setting, self.say = tracking, setting, say
+    def __init__(self, tracking: Tracking, setting: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        self.tracking, self.setting = tracking, setting
         self.trouble: str | None = None
         """Why MLflow is behind; None while all is well."""
         self._dirty: dict[int, TrialRecord] = {}
@@ -93,19 +92,15 @@ class MLflowSync:
             else:
                 if self.trouble is not None:
                     self.trouble = None
-                    self._tell("MLflow answers again and catches up")
+                    logger.info("MLflow answers again and catches up")
                 return True
             if pause is None or time.monotonic() + pause > self._deadline:
                 break
             time.sleep(pause)
         if self.trouble is None and not self._is_over:
-            self._tell(f"note: MLflow takes nothing in ({trouble}); the sweep goes on, and MLflow catches up later")
+            logger.info(f"note: MLflow takes nothing in ({trouble}); the sweep goes on, and MLflow catches up later")
         self.trouble = trouble
         return False
-
-    def _tell(self, text: str) -> None:
-        with contextlib.suppress(ValueError, OSError):  # the terminal may be gone
-            self.say(text)
 
 
 SYNC_SECONDS = 120.0
@@ -118,10 +113,10 @@ UNUSABLE = "its store could not be used at the start"
 
 
 def _synced_tracking(
-    sweep: CleaningSweep, folder: SweepFolder, home: Path, say: Say, *, inline: bool
+    sweep: CleaningSweep, folder: SweepFolder, session: Session
 ) -> tuple[Tracking | None, SweepRecord]:
     """MLflow brought up to the ledger, and what the ledger holds; None where MLflow's store does not answer."""
-    record = folder.record()
+    home, record = session.home, folder.record()
     write_ahead = file_system(home) not in NETWORK
 
     def ledger(record: SweepRecord | None = None) -> Ledger:
@@ -130,9 +125,9 @@ def _synced_tracking(
         return Ledger(home, folder.path, record, folder.header(), settings, write_ahead)
 
     try:
-        return TrackingHere(ledger(record)) if inline else TrackingProcess(ledger), record
+        return TrackingHere(ledger(record)) if session.inline else TrackingProcess(ledger), record
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so
-        say(
+        logger.info(
             f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({trouble_of(error)}); the sweep runs without "
             "it, and the same command brings MLflow up to date once it is mended"
         )

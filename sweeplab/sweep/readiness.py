@@ -1,5 +1,6 @@
 """Readiness: storages that can be written, nodes that see them, layers that run on the machine."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,12 @@ from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.storage.locks import Say
 from sweeplab.sweep.prepare import Prepared
+from sweeplab.sweep.session import Session
 from sweeplab.sweep.victims import _trains_victim
 from sweeplab.worker.input_paths import input_paths_of
+
+logger = logging.getLogger("sweeplab")
 
 
 @contextmanager
@@ -73,26 +76,25 @@ def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) 
         Storage(root).check_writable()
 
 
-def make_ready_nodes(prepared: Prepared, reads: list[Any], home: Path, say: Say, *, runs_trials: bool) -> None:
+def make_ready_nodes(prepared: Prepared, session: Session, *, runs_trials: bool) -> None:
     """Make sure that every node of the cluster sees the storages, and bring it the data that it does not see.
 
     Args:
         prepared: the sweep.
-        reads: parts of specs that say what the command reads.
-        home: the home.
-        say: prints progress.
+        session: where, and what the command reads.
         runs_trials: whether trials are run, or the victim alone is trained.
 
     Raises:
         InvalidInput: naming the nodes that cannot take part, and why.
     """
     sweep = prepared.sweep
+    home, reads = session.home, session.reads or []
     storages = [storage_of(sweep, home)] if runs_trials else []
     if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
         storages.append(storage_of(sweep.victim, home))
         if (reference := sweep.victim.reference()) is not None:
             storages.append(storage_of(reference, home))
-    blind = check_nodes(input_paths_of(reads), sorted(set(storages)), say)
+    blind = check_nodes(input_paths_of(reads), sorted(set(storages)), logger.info)
     if blind:
         watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-        send_data(reads, blind, watchdog, say)
+        send_data(reads, blind, watchdog, logger.info)

@@ -1,12 +1,12 @@
 """Run: start a sweep or go on with it, from its inputs to its last trial."""
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sweeplab.execution.cluster import cluster_fault, ray_session, resources_per_worker
 from sweeplab.execution.controller import Workload
@@ -18,7 +18,6 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
 from sweeplab.specs import Failed, Unfinished
-from sweeplab.storage.locks import Say
 from sweeplab.sweep.controller import Listener, SweepController, check_storage_of_trial
 from sweeplab.sweep.mlflow_sync import (
     LEAVING_SECONDS,
@@ -45,9 +44,12 @@ from sweeplab.sweep.resume import (
     resume_plan,
     set_aside,
 )
+from sweeplab.sweep.session import Session
 from sweeplab.sweep.victims import _trains_victim, adopt_with_victims, check_same_storage, check_weights, ensure_victim
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.input_paths import parts_of
+
+logger = logging.getLogger("sweeplab")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Options:
     """Take over a sweep, and its victim, that came from elsewhere."""
 
 
-def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> SweepRecord:
+def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) -> SweepRecord:
     """Start a sweep, or go on with it; the same command does either.
 
     Raises:
@@ -80,12 +82,12 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         folder.check_own()
     prepared = prepare(sweep, home, fresh=options.fresh)
     for note in prepared.notes:
-        say(f"note: {note}")
+        logger.info(f"note: {note}")
     sweep = prepared.sweep
     if options.adopt:
-        adopt_with_victims(folder, prepared, home, say)
+        adopt_with_victims(folder, prepared, home)
     if options.fresh and folder.exists():
-        say(f"set the old sweep aside as {set_aside(folder).name}")
+        logger.info(f"set the old sweep aside as {set_aside(folder).name}")
     with folder.lock():
         if folder.exists():
             check_same_spec(folder, prepared)
@@ -93,16 +95,16 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options, say: Say) -> S
         if is_finished and _lacks_facts(folder, sweep):
             folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
         if is_finished:
-            say(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
+            logger.info(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
             if _driver_was_killed(folder):
-                _bring_up_to_the_ledger(prepared, folder, home, say)
+                _bring_up_to_the_ledger(prepared, folder, home)
         else:
-            limit = _run_what_is_left(prepared, folder, home, options, say)
+            limit = _run_what_is_left(prepared, folder, home, options)
     record = folder.record()  # of a sweep that is locked it would say that it runs
     if is_finished:
         return record
     if record.state != "finished" and limit is not None:
-        say(
+        logger.info(
             f"{sweep.name}: {limit} after {len(record.trials)} of {record.planned_trials} trials; raise it to go on: "
             f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
         )
@@ -128,7 +130,7 @@ def check_some_succeeded(record: SweepRecord) -> None:
     )
 
 
-def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options, say: Say) -> str | None:
+def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options) -> str | None:
     """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
     sweep = prepared.sweep
     if folder.exists():
@@ -138,9 +140,9 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
         check_storages(prepared, home)
         folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
     if isinstance(sweep.victim, SelectedTrial):
-        say(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
+        logger.info(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")
         inner = sweep.victim.sweep
-        record = run_sweep(inner, home, Options(inline=options.inline, adopt=options.adopt), say)
+        record = run_sweep(inner, home, Options(inline=options.inline, adopt=options.adopt))
         try:
             check_some_succeeded(record)
         except Failed as error:
@@ -151,18 +153,18 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
         if (run := folder.trial(number)).result() is None:
             check_storage_of_trial(sweep, folder, number, run)
     for line in resume_plan(folder, prepared, home):
-        say(line)
+        logger.info(line)
     inline = options.inline or sweep.resources.resolved_executor() == "inline"
+    session = Session(home, inline, parts_of(sweep, trains_victim=_trains_victim(prepared, home)))
     with workplace(sweep, inline):
-        reads = parts_of(sweep, trains_victim=_trains_victim(prepared, home))
         if not inline:
             check_batch_norm(sweep)
-            make_ready_nodes(prepared, reads, home, say, runs_trials=True)
-        victim = ensure_victim(prepared, reads, folder, home, inline=inline, say=say)
+            make_ready_nodes(prepared, session, runs_trials=True)
+        victim = ensure_victim(prepared, folder, session)
         for note in folder.notes():
-            say(f"  note: {note}")
+            logger.info(f"  note: {note}")
         check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
-        return _run_trials(prepared, reads, folder, victim, home, inline=inline, say=say)
+        return _run_trials(prepared, folder, victim, session)
 
 
 @contextmanager
@@ -173,13 +175,13 @@ def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
         yield
 
 
-def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path, say: Say) -> None:
+def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
     """Tell Optuna and MLflow of the last trial, where the driver was killed between its result and that."""
     sweep, point = prepared.sweep, folder.victim_point()
     assert point is not None
     victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
     SweepController(sweep, folder, victim, machine_for(sweep, home), ())
-    tracking, _ = _synced_tracking(sweep, folder, home, say, inline=True)
+    tracking, _ = _synced_tracking(sweep, folder, Session(home, inline=True))
     folder.event("driver ended", finished=True, reason="brought up to the ledger")
     if tracking is None:
         folder.event("mlflow behind", reason=UNUSABLE)
@@ -187,12 +189,10 @@ def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path,
         tracking.close()
 
 
-def _run_trials(
-    prepared: Prepared, reads: list[Any], folder: SweepFolder, victim: Victim, home: Path, *, inline: bool, say: Say
-) -> str | None:
+def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, session: Session) -> str | None:
     """Run what is missing; returns the bound that left trials unbegun, if one did."""
     sweep = prepared.sweep
-    tracking, record = _synced_tracking(sweep, folder, home, say, inline=inline)
+    tracking, record = _synced_tracking(sweep, folder, session)
     assert victim.measurement.asr is not None
     progress = SweepProgress(
         total=int(folder.header()["planned_trials"]),
@@ -204,7 +204,7 @@ def _run_trials(
     del record
     sync = None
     if tracking is not None:
-        sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params)), say)
+        sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params)))
     listeners: tuple[Listener, ...] = (progress,) if sync is None else (progress, sync)
     resources = sweep.resources
     folder.event(
@@ -212,18 +212,18 @@ def _run_trials(
         process=os.getpid(),
         host=socket.gethostname(),
         digest=prepared.digest,
-        executor="inline" if inline else resources.resolved_executor(),
-        workers=1 if inline else resources.workers,
-        gpus_per_worker=0.0 if inline else resources_per_worker(resources).get("GPU", 0.0),
+        executor="inline" if session.inline else resources.resolved_executor(),
+        workers=1 if session.inline else resources.workers,
+        gpus_per_worker=0.0 if session.inline else resources_per_worker(resources).get("GPU", 0.0),
         before_until_ms=folder.last_heartbeat(),
     )
     controller = SweepController(  # which may tell of events itself
-        sweep, folder, victim, machine_for(sweep, home), listeners, contents=prepared.expected
+        sweep, folder, victim, machine_for(sweep, session.home), listeners, contents=prepared.expected
     )
     reason, patience = "finished", LEAVING_SECONDS
     try:
         with progress, folder.heartbeats():
-            execute(controller, reads, home, inline=inline)
+            execute(controller, session)
         patience = SYNC_SECONDS
     except BaseException as error:
         reason = str(controller.fault or error) or type(error).__name__
@@ -234,19 +234,13 @@ def _run_trials(
         if sync is None:  # said again after the driver's end, so that the next command knows
             folder.event("mlflow behind", reason=UNUSABLE)
         elif not sync.close(patience) and patience == SYNC_SECONDS:
-            say("note: MLflow is behind the ledger; the same command brings it up to date")
+            logger.info("note: MLflow is behind the ledger; the same command brings it up to date")
             folder.event("mlflow behind", reason=sync.trouble or "slow")
     return controller.limit_reached()
 
 
-def execute(controller: SweepController, reads: list[Any], home: Path, *, inline: bool = False) -> None:
+def execute(controller: SweepController, session: Session) -> None:
     """Run what the controller hands out, on the executor that its sweep names.
-
-    Args:
-        controller: of the sweep.
-        reads: parts of specs that say what files the command reads.
-        home: the home.
-        inline: in this process, whatever the sweep names.
 
     Raises:
         Unfinished: where nothing moves any more, the cluster is gone, or the storage fails.
@@ -254,10 +248,10 @@ def execute(controller: SweepController, reads: list[Any], home: Path, *, inline
     """
     resources = controller.sweep.resources
     with quiet_optuna():
-        if inline:
+        if session.inline:
             run_inline(controller)
         else:
-            workload = Workload(resources, reads, controller.victim.checkpoint, home)
+            workload = Workload(resources, session.reads or [], controller.victim.checkpoint, session.home)
             watchdog = Watchdog(
                 stall_minutes=resources.stall_minutes,
                 cluster_fault=cluster_fault,

@@ -1,10 +1,11 @@
 """Victims: pre-trained, measured or taken from another sweep, once, and reused."""
 
+import logging
 import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.clip_model import load_weights
@@ -21,13 +22,14 @@ from sweeplab.records import Outcomes, Point, SweepRecord, Victim, now_ms
 from sweeplab.specs import Failed, InvalidInput, StorageFault
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import append_line, open_private, read_json, storage_faults, write_json
-from sweeplab.storage.locks import Say, exclusively
+from sweeplab.storage.locks import exclusively
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared, _contents, _digest_here, machine_for
 from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
+from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import (
     SweepFolder,
     adopt_sweep,
@@ -45,16 +47,18 @@ from sweeplab.worker.inputs import planted_target, victim_table
 from sweeplab.worker.jobs import DataDigests, Machine, MeasuringJob, PretrainingJob
 from sweeplab.worker.run import measure_checkpoint
 
+logger = logging.getLogger("sweeplab")
 
-def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path, say: Say) -> None:
+
+def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path) -> None:
     """Take over a sweep's folder, and those of the victims that it is to train on, where they came from elsewhere."""
     if adopt_sweep(folder):
-        say(f"{folder.name}: adopted; it is this home's own from now on")
+        logger.info(f"{folder.name}: adopted; it is this home's own from now on")
     victim = prepared.sweep.victim if isinstance(prepared.sweep.victim, PretrainedVictim) else None
     while victim is not None:
         run = victim_folder(home, victim, _digest_here(victim, home))
         if adopt_victim(run):
-            say(f"victim {run.path.name}: adopted; it is this home's own from now on")
+            logger.info(f"victim {run.path.name}: adopted; it is this home's own from now on")
         victim = victim.reference()
 
 
@@ -66,15 +70,13 @@ def _trains_victim(prepared: Prepared, home: Path) -> bool:
     return not _is_trained(victim, victim_folder(home, victim, prepared.victim_digest))
 
 
-def ensure_victim(
-    prepared: Prepared, reads: list[Any], folder: SweepFolder, home: Path, *, inline: bool, say: Say
-) -> Victim:
+def ensure_victim(prepared: Prepared, folder: SweepFolder, session: Session) -> Victim:
     """The sweep's victim, pre-trained if it is not there yet, and measured once under the sweep's evaluation."""
     sweep = prepared.sweep
     if isinstance(sweep.victim, SelectedTrial):
-        return selected_victim(sweep, prepared.victim_digest, folder, home, say)
+        return selected_victim(sweep, prepared.victim_digest, folder, session.home)
     if isinstance(sweep.victim, PretrainedVictim):
-        run = pretrain_victim(sweep.victim, prepared.victim_digest, home, inline=inline, say=say, reads=reads)
+        run = pretrain_victim(sweep.victim, prepared.victim_digest, session)
         selected = select_epoch(sweep.victim, run)
         assert selected.checkpoint is not None
         checkpoint, epoch = (run.storage / selected.checkpoint).location, selected.epoch
@@ -91,16 +93,16 @@ def ensure_victim(
                 checkpoint,
                 sweep.evaluation,
                 sweep.trigger(),
-                machine_for(sweep, home),
+                machine_for(sweep, session.home),
                 sweep.protocol,
                 contents=prepared.expected,
             )
-            if inline:
+            if session.inline:
                 here = local_copy(checkpoint, content_of(checkpoint), None)
                 point = measure_checkpoint(replace(job, checkpoint=str(here)))
             else:
                 watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-                point = measure_on_ray(job, reads, resources_per_worker(sweep.resources), watchdog)
+                point = measure_on_ray(job, session.reads or [], resources_per_worker(sweep.resources), watchdog)
         victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
         planted = planted_target(sweep.victim.path) if isinstance(sweep.victim, CheckpointVictim) else None
         write_victim(folder, victim, planted_target=planted)
@@ -108,7 +110,7 @@ def ensure_victim(
         folder.victim_run().commit(Point(0, epoch, 0, 1, point[0], timestamp_ms=stamp), point[1])
     victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
     asr = victim.measurement.asr
-    say(
+    logger.info(
         f"victim {victim.name}: accuracy {victim.measurement.accuracy:.1%}, ASR {asr:.1%} (epoch {victim.epoch:g})"
         if asr is not None
         else f"victim {victim.name}: no trigger known"
@@ -137,7 +139,7 @@ def check_weights(victim: Victim, *, is_pretrained: bool) -> None:
         raise InvalidInput(f"the weights of victim {victim.name!r} cannot be read: {error}; {remedy}") from error
 
 
-def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home: Path, say: Say) -> Victim:
+def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home: Path) -> Victim:
     """The weights of another sweep's best trial, beside the measurement of the victim that it started from.
 
     A sweep that was begun goes on from the trial that was the best then, should a rerun have found a better one since.
@@ -153,7 +155,7 @@ def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home
     is_begun = folder.victim_point() is not None
     chosen = read_json(folder.victim_run().path / "victim.json").get("selected") if is_begun else None
     if chosen is not None and chosen != [trial, point.index]:
-        say(
+        logger.info(
             f"note: trial {trial} of {other.name} is better now; {sweep.name} goes on from trial {chosen[0]}, with "
             "which it was begun, and --fresh begins anew"
         )
@@ -170,7 +172,7 @@ def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home
         write_victim(folder, victim, selected=[trial, point.index])
         stamp = now_ms()
         folder.victim_run().commit(Point(0, victim.epoch, 0, 1, original[0], timestamp_ms=stamp), original[1])
-    say(
+    logger.info(
         f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
         f"trials start from trial {trial} of {other.name}, epoch {point.epoch:g}: accuracy "
         f"{point.measurement.accuracy:.1%}, ASR {point.measurement.asr or 0:.1%}"
@@ -192,75 +194,51 @@ def _best_start(record: SweepRecord, folder: SweepFolder) -> tuple[int, Point]:
     return trial.number, point
 
 
-def pretrain_victim(
-    victim: PretrainedVictim,
-    digest: str,
-    home: Path,
-    *,
-    inline: bool,
-    say: Say,
-    reads: list[Any] | None = None,
-) -> RunFolder:
+def pretrain_victim(victim: PretrainedVictim, digest: str, session: Session) -> RunFolder:
     """Pre-train a victim, or go on with it, or find it finished; waits where another process is at it already.
 
     Args:
         victim: what is trained.
         digest: its own.
-        home: the home.
-        inline: whether in this process.
-        say: prints progress.
-        reads: parts of specs whose data were made ready on every node; None: the victim's alone.
+        session: where, and how.
     """
-    run = victim_folder(home, victim, digest)
+    run = victim_folder(session.home, victim, digest)
     if not _is_trained(victim, run):
         check_own_victim(run)
     if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
-        accuracy = victim.select.accuracy or _accuracy_of(
-            victim.select.victim, home, inline=inline, say=say, reads=reads
-        )
+        accuracy = victim.select.accuracy or _accuracy_of(victim.select.victim, session)
         write_json(run.path / REFERENCE, {"accuracy": accuracy})
-    with exclusively(run.path, f"victim {victim.name}", say):
-        return _pretrain_victim(victim, digest, run, home, inline=inline, say=say, reads=reads)
+    with exclusively(run.path, f"victim {victim.name}"):
+        return _pretrain_victim(victim, digest, run, session)
 
 
 REFERENCE = "reference.json"
 """In a victim's folder: the accuracy that its selected epoch comes closest to."""
 
 
-def _accuracy_of(
-    other: PretrainedVictim | None, home: Path, *, inline: bool, say: Say, reads: list[Any] | None
-) -> float:
+def _accuracy_of(other: PretrainedVictim | None, session: Session) -> float:
     """Pre-train another victim where it is not there yet; the accuracy of its selected epoch."""
     assert other is not None
-    run = pretrain_victim(other, _digest_here(other, home), home, inline=inline, say=say, reads=reads)
+    run = pretrain_victim(other, _digest_here(other, session.home), session)
     return select_epoch(other, run).measurement.accuracy
 
 
-def _pretrain_victim(
-    victim: PretrainedVictim,
-    digest: str,
-    run: RunFolder,
-    home: Path,
-    *,
-    inline: bool,
-    say: Say,
-    reads: list[Any] | None,
-) -> RunFolder:
+def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, session: Session) -> RunFolder:
     if _is_trained(victim, run):
-        say(f"victim {victim.name} is there already ({run.path})")
+        logger.info(f"victim {victim.name} is there already ({run.path})")
         return run
-    machine = machine_for(victim, home)
+    machine = machine_for(victim, session.home)
     table, plan = victim_table(victim, machine)
-    _begin_victim(victim, digest, run, home, plan, len(table), say)
-    say(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
+    _begin_victim(victim, digest, run, session.home, plan, len(table))
+    logger.info(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
     test, targets = victim.evaluation.load(machine.data_home), victim.trigger().targets(machine.data_home)
     contents = _contents(victim, victim.architecture, table, test, targets)
-    controller = VictimController(victim, run, machine, contents, say)
-    if inline:
+    controller = VictimController(victim, run, machine, contents)
+    if session.inline:
         run_inline(controller)
     else:
         weights = str(victim.initial.expanduser().absolute()) if victim.initial is not None else None
-        workload = Workload(victim.resources, reads or parts_of(victim), weights, home)
+        workload = Workload(victim.resources, session.reads or parts_of(victim), weights, session.home)
         watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
         run_in_pool(controller, workload, watchdog, slots=1, join=True)
     selected = select_epoch(victim, run)
@@ -270,7 +248,7 @@ def _pretrain_victim(
 
 
 def _begin_victim(
-    victim: PretrainedVictim, digest: str, run: RunFolder, home: Path, plan: PoisonPlan, num_pairs: int, say: Say
+    victim: PretrainedVictim, digest: str, run: RunFolder, home: Path, plan: PoisonPlan, num_pairs: int
 ) -> None:
     """Write the victim's record, or check that it is the one that was begun."""
     plan_file = run.path / "poison.json"
@@ -281,7 +259,7 @@ def _begin_victim(
         check_same_storage(f"victim {victim.name}", run.metadata().get("storage"), storage.get("storage"))
     else:
         for line in older_victims(victim, run):
-            say(line)
+            logger.info(line)
         write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
         facts = {
             "spec": victim.to_json(),
@@ -314,10 +292,8 @@ def check_same_storage(what: str, begun: str | None, now: str | None) -> None:
 class VictimController:
     """Hands out the attempts of one victim's pre-training, and commits its points."""
 
-    def __init__(
-        self, victim: PretrainedVictim, run: RunFolder, machine: Machine, contents: DataDigests, say: Say
-    ) -> None:
-        self.victim, self.run, self._machine, self._contents, self._say = victim, run, machine, contents, say
+    def __init__(self, victim: PretrainedVictim, run: RunFolder, machine: Machine, contents: DataDigests) -> None:
+        self.victim, self.run, self._machine, self._contents = victim, run, machine, contents
         self._retries = Retries(victim.resources.max_attempts)
         self._state: Literal["waiting", "running", "over"] = "waiting"
         self._not_before = 0.0
@@ -347,7 +323,7 @@ class VictimController:
         _keep_victim_checkpoints(self.victim, self.run)
         asr, seconds = point.measurement.asr, point.train_seconds + point.evaluate_seconds
         numbers = f"accuracy {point.measurement.accuracy:.1%}" + (f", ASR {asr:.1%}" if asr is not None else "")
-        self._say(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
+        logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
 
     def should_stop(self, number: int) -> bool:
         """Pre-training goes to its end."""
@@ -376,14 +352,14 @@ class VictimController:
             raise StorageFault(failure.reason)
         if damaged is not None:
             self.run.remove_checkpoint(damaged.rpartition("/")[2])
-            self._say(f"  {failure.reason}; going on from an earlier one")
+            logger.info(f"  {failure.reason}; going on from an earlier one")
         elif reason := self._retries.verdict(number):
             kind = InvalidInput if failure.kind == "input" else Failed
             epochs = len(self.run.points()) - 1
             where = f" after {epochs} of {_last_epoch(self.victim)} epochs" if epochs > 0 else ""
             raise kind(f"pre-training victim {self.victim.name} failed{where}: {reason}")
         else:
-            self._say(f"  attempt {event['attempt']} ended: {failure.reason}; trying again")
+            logger.info(f"  attempt {event['attempt']} ended: {failure.reason}; trying again")
             self._not_before = time.monotonic() + self._retries.pause(number)
 
     def log(self, number: int, text: str) -> None:

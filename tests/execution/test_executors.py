@@ -48,7 +48,7 @@ main(SMALL.replace(name="seeded", epochs=1, resources=Resources(concurrent_trial
 
 
 def run_inline(sweep: CleaningSweep, home: Path) -> SweepFolder:
-    run.run_sweep(sweep, home, Options(inline=True), lambda text: None)
+    run.run_sweep(sweep, home, Options(inline=True))
     return SweepFolder(home / "sweeps" / sweep.name)
 
 

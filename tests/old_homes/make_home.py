@@ -38,6 +38,7 @@ from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep.prepare import prepare
 from sweeplab.sweep.run import Options, run_sweep
+from sweeplab.sweep.session import Session
 from sweeplab.sweep.victims import pretrain_victim
 from sweeplab.training.optimisation import Optimization
 
@@ -161,7 +162,7 @@ def write_initial(home: Path) -> None:
         initial=Path("fresh.pt"),
     )
     prepared = prepare(sweep("clean", victim=clean), home)
-    run = pretrain_victim(clean, prepared.victim_digest, home, inline=True, say=print)
+    run = pretrain_victim(clean, prepared.victim_digest, Session(home, inline=True))
     path = run.checkpoint_path(run.points()[-1])
     assert path is not None
     weights = {
@@ -201,7 +202,7 @@ def make(home: Path) -> None:
     ):
         for made in SWEEPS:
             try:
-                run_sweep(made(), home, Options(inline=True), print)
+                run_sweep(made(), home, Options(inline=True))
             except KeyboardInterrupt:
                 print(f"{made().name}: interrupted")
 

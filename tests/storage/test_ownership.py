@@ -23,6 +23,7 @@ from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, victims
 from sweeplab.sweep import run as sweep_run
+from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder, adopt_sweep, adopt_victim, is_own_victim, victim_folder
 from sweeplab.worker.jobs import DataDigests
 
@@ -458,7 +459,7 @@ def test_a_received_victim_that_is_not_finished_is_not_trained_on(
     before = content(mine), content(path)
     assert isinstance(smoke.victim, PretrainedVictim)
     with pytest.raises(InvalidInput, match=f"victim {path.name} came from elsewhere.*puts checkpoints: {mine}"):
-        victims.pretrain_victim(smoke.victim, "d1", home, inline=True, say=print)
+        victims.pretrain_victim(smoke.victim, "d1", Session(home, inline=True))
     assert find_removable(home, victims=True) == []
     assert path in foreign_folders(home)
     assert (content(mine), content(path)) == before

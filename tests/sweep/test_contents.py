@@ -1,6 +1,8 @@
 """Data that change while a sweep runs, or are others on a node, end it with a reason; no trial trains on them."""
 
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,35 +71,38 @@ def test_a_sweep_whose_data_change_stops_and_goes_on_once_they_are_restored(
 
     monkeypatch.setattr(sweep_run, "ensure_victim", change_meanwhile)
     with pytest.raises(Unfinished, match=r"the training pairs that node .* are not those that the command has read"):
-        run.run_sweep(sweep, tmp_path / "home", Options(inline=True), lambda text: None)
+        run.run_sweep(sweep, tmp_path / "home", Options(inline=True))
     (trial,) = SweepFolder(tmp_path / "home" / "sweeps" / sweep.name).record().trials
     assert (trial.state, trial.points) == ("waiting", ())
     monkeypatch.setattr(sweep_run, "ensure_victim", measured)
     pairs.write_text(original)
-    record = run.run_sweep(sweep, tmp_path / "home", Options(inline=True), lambda text: None)
+    record = run.run_sweep(sweep, tmp_path / "home", Options(inline=True))
     assert [(trial.state, len(trial.points)) for trial in record.trials] == [("finished", 2)]
 
 
 def test_what_is_odd_about_a_test_set_is_said_before_anything_runs(
-    sweep: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sweep: CleaningSweep,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    news: Callable[[], list[str]],
 ):
     for folder in ("airplane", "bird"):
         (tmp_path / "test" / folder).mkdir(parents=True)
         shutil.copy(pairs.parent / "1.png", tmp_path / "test" / folder)
     test = ClassFolders(path=tmp_path / "test", class_names=("banana", "airplane"))
     odd = sweep.replace(evaluation=sweep.evaluation.replace(test=test))
-    said: list[str] = []
 
     def stop(*arguments: Any, **named: Any) -> None:
-        said.append("begun")
+        logging.getLogger("sweeplab").info("begun")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_run_what_is_left", stop)
     with pytest.raises(KeyboardInterrupt):
-        run.run_sweep(odd, tmp_path / "home", Options(inline=True), said.append)
-    assert said[0].startswith("note: 2 of 2 class_names differ from their folders")
-    assert "airplane -> banana, bird -> airplane;" in said[0]
-    assert said[-1] == "begun"
+        run.run_sweep(odd, tmp_path / "home", Options(inline=True))
+    assert news()[0].startswith("note: 2 of 2 class_names differ from their folders")
+    assert "airplane -> banana, bird -> airplane;" in news()[0]
+    assert news()[-1] == "begun"
 
 
 @pytest.mark.parametrize(("flags", "touched"), [("01", False), ("ny", True)])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def miniature(method: Any) -> Any:
 
 
 def run(sweep: CleaningSweep, home: Path) -> SweepRecord:
-    return run_module.run_sweep(sweep, home, Options(inline=True), lambda text: None)
+    return run_module.run_sweep(sweep, home, Options(inline=True))
 
 
 @pytest.fixture
@@ -206,7 +207,9 @@ def _digest(home: Path) -> str:
     return next(path.name.removeprefix("finetuned-") for path in (home / "victims").glob("finetuned-*"))
 
 
-def test_another_sweeps_best_trial_is_cleaned_and_compared_with_the_victim_behind_it(plain: CleaningSweep, home: Path):
+def test_another_sweeps_best_trial_is_cleaned_and_compared_with_the_victim_behind_it(
+    plain: CleaningSweep, home: Path, news: Callable[[], list[str]]
+):
     """The other sweep is run first, reused afterwards, and the trials start from its weights."""
     grid = Grid(
         axes={"shrink_perturb": (True,), "shrink": (0.5, 0.95), "perturb": (0.01,)}, source="made for this test"
@@ -228,12 +231,12 @@ def test_another_sweeps_best_trial_is_cleaned_and_compared_with_the_victim_behin
     assert trial.start_counts
     assert trial.points[0].measurement == best.points[0].measurement
     assert trial.points[0].measurement != record.victim
-    said: list[str] = []
-    run_module.run_sweep(outer, home, Options(inline=True), said.append)
-    assert said == ["outer: all 1 trials are there already; nothing to run"]
+    before = len(news())
+    run_module.run_sweep(outer, home, Options(inline=True))
+    assert news()[before:] == ["outer: all 1 trials are there already; nothing to run"]
     again = outer.replace(name="again", epochs=1)
-    run_module.run_sweep(again, home, Options(inline=True), said.append)
-    assert "starts: all 2 trials are there already; nothing to run" in said
+    run_module.run_sweep(again, home, Options(inline=True))
+    assert "starts: all 2 trials are there already; nothing to run" in news()
     shutil.rmtree(SweepFolder(home / "sweeps" / "starts").trial(best.number).checkpoints)
     with pytest.raises(InvalidInput, match=f"the weights of trial {best.number} of starts are gone"):
         run(outer.replace(name="third"), home)

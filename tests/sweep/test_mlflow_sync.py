@@ -43,13 +43,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_sync, "REST_SECONDS", 0.02)
 
 
-def mirror_of(store: Store, said: list[str] | None = None) -> MLflowSync:
-    return MLflowSync(store, lambda params: {"all": params}, (said if said is not None else []).append)  # type: ignore[arg-type]
+def sync_of(store: Store) -> MLflowSync:
+    return MLflowSync(store, lambda params: {"all": params})  # type: ignore[arg-type]
 
 
 def test_what_is_noted_reaches_the_store_with_its_setting():
     store = Store()
-    sync = mirror_of(store)
+    sync = sync_of(store)
     sync.trial_began(record(3))
     assert sync.close(5)
     assert store.taken == [(record(3), {"all": {"learning_rate": 0.1}})]
@@ -59,7 +59,7 @@ def test_what_is_noted_reaches_the_store_with_its_setting():
 def test_of_a_trial_only_its_newest_record_is_brought():
     gate = threading.Event()
     store = Store(before=lambda: gate.wait(5))
-    sync = mirror_of(store)
+    sync = sync_of(store)
     sync.trial_began(record(0))
     while not store.tries:
         time.sleep(0.001)
@@ -71,28 +71,26 @@ def test_of_a_trial_only_its_newest_record_is_brought():
     assert [(trial.number, trial.attempts) for trial, _ in store.taken] == [(0, 1), (1, 4)]
 
 
-def test_a_store_that_fails_for_a_moment_is_tried_again_in_silence():
-    said: list[str] = []
+def test_a_store_that_fails_for_a_moment_is_tried_again_in_silence(news: Callable[[], list[str]]):
     store = Store(failures=2)
-    sync = mirror_of(store, said)
+    sync = sync_of(store)
     sync.trial_began(record(0))
     while not store.taken:
         time.sleep(0.001)
     assert sync.close(5)
-    assert said == []
+    assert news() == []
     assert sync.trouble is None
 
 
-def test_a_store_that_fails_for_longer_is_told_of_once_and_catches_up():
+def test_a_store_that_fails_for_longer_is_told_of_once_and_catches_up(news: Callable[[], list[str]]):
     """Four tries a round: it answers in the third."""
-    said: list[str] = []
     store = Store(failures=9)
-    sync = mirror_of(store, said)
+    sync = sync_of(store)
     sync.trial_began(record(0))
     while not store.taken:
         time.sleep(0.001)
     assert sync.close(5)
-    assert said == [
+    assert news() == [
         "note: MLflow takes nothing in (OSError: database is locked); the sweep goes on, and MLflow catches up later",
         "MLflow answers again and catches up",
     ]
@@ -102,7 +100,7 @@ def test_a_store_that_fails_for_longer_is_told_of_once_and_catches_up():
 def test_a_store_that_fails_for_a_moment_at_the_very_end_is_tried_again():
     """The last record meets it while the sync is closed already."""
     store = Store(failures=2, before=lambda: time.sleep(0.05))
-    sync = mirror_of(store)
+    sync = sync_of(store)
     sync.trial_ended(record(0))
     assert sync.close(5)
     assert [trial.number for trial, _ in store.taken] == [0]
@@ -110,7 +108,7 @@ def test_a_store_that_fails_for_a_moment_at_the_very_end_is_tried_again():
 
 def test_a_store_that_never_works_is_left_behind_and_says_why():
     store = Store(failures=10**9)
-    sync = mirror_of(store)
+    sync = sync_of(store)
     sync.trial_began(record(0))
     while sync.trouble is None:
         time.sleep(0.001)
@@ -122,7 +120,7 @@ def test_a_store_that_never_works_is_left_behind_and_says_why():
 
 def test_closing_does_not_wait_for_a_store_that_hangs():
     gate = threading.Event()
-    sync = mirror_of(Store(before=lambda: gate.wait(10)))
+    sync = sync_of(Store(before=lambda: gate.wait(10)))
     sync.trial_began(record(0))
     began = time.monotonic()
     assert not sync.close(0.1)
@@ -132,22 +130,8 @@ def test_closing_does_not_wait_for_a_store_that_hangs():
 
 def test_closing_brings_what_is_still_noted():
     store = Store(before=lambda: time.sleep(0.01))
-    sync = mirror_of(store)
+    sync = sync_of(store)
     for number in range(10):
         sync.trial_began(record(number))
     assert sync.close(5)
     assert sorted(trial.number for trial, _ in store.taken) == list(range(10))
-
-
-def test_a_terminal_that_is_gone_does_not_end_the_mirror():
-    def gone(text: str) -> None:
-        raise OSError("broken pipe")
-
-    store = Store(failures=5)
-    sync = MLflowSync(store, lambda params: params, gone)  # type: ignore[arg-type]
-    sync.trial_began(record(0))
-    deadline = time.monotonic() + 5
-    while not store.taken and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert sync.close(5)
-    assert [trial.number for trial, _ in store.taken] == [0]

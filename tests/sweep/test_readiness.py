@@ -19,6 +19,7 @@ from sweeplab.sweep import run as run_module
 from sweeplab.sweep.controller import check_storage_of_trial
 from sweeplab.sweep.prepare import Prepared, with_shared_storage
 from sweeplab.sweep.readiness import make_ready_nodes
+from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder, victim_folder
 
 
@@ -79,16 +80,16 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
 ):
     victim = stored_at(smoke.victim, "/own")
     prepared = _prepared(stored_at(smoke.replace(victim=victim), "/store"))
-    make_ready_nodes(prepared, [], tmp_path, print, runs_trials=True)
-    make_ready_nodes(prepared, [], tmp_path, print, runs_trials=False)
+    make_ready_nodes(prepared, Session(tmp_path), runs_trials=True)
+    make_ready_nodes(prepared, Session(tmp_path), runs_trials=False)
     run = victim_folder(tmp_path, victim, "1")
     run.checkpoints.mkdir(parents=True)
     commit_epochs(run, victim.epochs)
     run.finish({"state": "finished"})
-    make_ready_nodes(prepared, [], tmp_path, print, runs_trials=True)
+    make_ready_nodes(prepared, Session(tmp_path), runs_trials=True)
     for path in run.checkpoints.iterdir():  # it will be trained again
         path.unlink()
-    make_ready_nodes(prepared, [], tmp_path, print, runs_trials=True)
+    make_ready_nodes(prepared, Session(tmp_path), runs_trials=True)
     assert asked == [
         ["/own", "/store"],
         ["/own"],
@@ -98,7 +99,7 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
 
 
 def test_without_a_storage_it_is_the_home_for_both(smoke: CleaningSweep, asked: list[list[str]], tmp_path: Path):
-    make_ready_nodes(_prepared(smoke), [], tmp_path, print, runs_trials=True)
+    make_ready_nodes(_prepared(smoke), Session(tmp_path), runs_trials=True)
     assert asked == [[str(tmp_path)]]
 
 
@@ -138,7 +139,7 @@ def test_a_begun_sweep_keeps_its_storage(folder: SweepFolder, tmp_path: Path):
     sweep = stored_at(fabricated.SWEEP, str(tmp_path / "other"))
     before = (folder.path / "sweep.json").read_bytes()
     with pytest.raises(InvalidInput, match=r"sweep made-up was begun with its checkpoints in the home and keeps them"):
-        run_module._run_what_is_left(_prepared(sweep), folder, tmp_path, run_module.Options(inline=True), print)
+        run_module._run_what_is_left(_prepared(sweep), folder, tmp_path, run_module.Options(inline=True))
     assert (folder.path / "sweep.json").read_bytes() == before
 
 
@@ -147,7 +148,7 @@ def test_a_storage_that_cannot_be_written_leaves_the_sweeps_spec_as_it_was(tmp_p
     sweep = stored_at(fabricated.SWEEP, str(tmp_path / "file"))
     folder = SweepFolder(tmp_path / "sweeps" / sweep.name)
     with pytest.raises(InvalidInput, match=r"resources\.storage='.*/file' cannot be written"):
-        run_module._run_what_is_left(_prepared(sweep), folder, tmp_path, run_module.Options(inline=True), print)
+        run_module._run_what_is_left(_prepared(sweep), folder, tmp_path, run_module.Options(inline=True))
     assert not folder.exists()
 
 

@@ -1,5 +1,6 @@
 """A victim that is another sweep's selected trial, over made-up ledgers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import fabricated
@@ -21,9 +22,9 @@ def starts_in(home: Path, rates: Rates, ceiling: float = 0.15) -> CleaningSweep:
     return SWEEP.replace(name="outer", victim=SelectedTrial(name="selected", sweep=starts))
 
 
-def selected(sweep: CleaningSweep, home: Path, said: list[str]) -> tuple[victims.Victim, SweepFolder]:
+def selected(sweep: CleaningSweep, home: Path) -> tuple[victims.Victim, SweepFolder]:
     folder = SweepFolder(home / "sweeps" / sweep.name)
-    return victims.selected_victim(sweep, "1" * 16, folder, home, said.append), folder
+    return victims.selected_victim(sweep, "1" * 16, folder, home), folder
 
 
 def one_in_the_middle(params: dict[str, float], index: int) -> tuple[int, int]:
@@ -31,21 +32,20 @@ def one_in_the_middle(params: dict[str, float], index: int) -> tuple[int, int]:
     return ((90, 79), (70, 11), (50, 0))[index]
 
 
-def test_the_most_accurate_point_below_the_other_sweeps_ceiling_is_taken(tmp_path: Path):
-    said: list[str] = []
-    victim, folder = selected(starts_in(tmp_path, one_in_the_middle), tmp_path, said)
+def test_the_most_accurate_point_below_the_other_sweeps_ceiling_is_taken(tmp_path: Path, news: Callable[[], list[str]]):
+    victim, folder = selected(starts_in(tmp_path, one_in_the_middle), tmp_path)
     starts = SweepFolder(tmp_path / "sweeps" / "starts")
     assert Path(victim.checkpoint).parent == starts.trial(0).checkpoints
     assert Path(victim.checkpoint).stem.endswith("epoch-0001")
     assert not victim.is_start
-    assert "trials start from trial 0 of starts, epoch 1: accuracy 70.0%, ASR 13.8%" in said[0]
+    assert "trials start from trial 0 of starts, epoch 1: accuracy 70.0%, ASR 13.8%" in news()[-1]
     # Retention is relative to the victim behind it: 90 % accuracy, 79 of 80 images.
     assert folder.victim_point() == starts.victim_point()
     assert (victim.measurement.accuracy, victim.measurement.asr_k) == (0.9, 79)
 
 
 def test_a_lower_ceiling_takes_a_later_epoch(tmp_path: Path):
-    victim, _ = selected(starts_in(tmp_path, one_in_the_middle, ceiling=0.05), tmp_path, [])
+    victim, _ = selected(starts_in(tmp_path, one_in_the_middle, ceiling=0.05), tmp_path)
     assert Path(victim.checkpoint).stem.endswith("epoch-0002")
 
 
@@ -54,7 +54,7 @@ def test_no_trial_below_the_ceiling_is_no_victim(tmp_path: Path):
     with pytest.raises(
         InvalidInput, match=r"no trial of starts lies below its ASR ceiling of 15.0% \(the lowest ASR is"
     ):
-        selected(sweep, tmp_path, [])
+        selected(sweep, tmp_path)
 
 
 def test_weights_that_are_gone_are_missed(tmp_path: Path):
@@ -62,7 +62,7 @@ def test_weights_that_are_gone_are_missed(tmp_path: Path):
     for path in (tmp_path / "sweeps" / "starts").rglob("*.pt"):
         path.unlink()
     with pytest.raises(InvalidInput, match="the weights of trial 0 of starts are gone; run that sweep anew"):
-        selected(sweep, tmp_path, [])
+        selected(sweep, tmp_path)
 
 
 def test_of_equally_accurate_trials_the_weights_of_the_leaderboards_first_stay(tmp_path: Path):
@@ -79,18 +79,18 @@ def test_of_equally_accurate_trials_the_weights_of_the_leaderboards_first_stay(t
     assert kept == {"0002"}
 
 
-def test_a_sweep_that_was_begun_keeps_its_start_when_a_rerun_is_better(tmp_path: Path):
+def test_a_sweep_that_was_begun_keeps_its_start_when_a_rerun_is_better(tmp_path: Path, news: Callable[[], list[str]]):
     sweep = starts_in(tmp_path, one_in_the_middle)
-    first, _ = selected(sweep, tmp_path, [])
+    first, _ = selected(sweep, tmp_path)
     starts = SweepFolder(tmp_path / "sweeps" / "starts")
     request_reruns(starts, [3])
     controller = fabricated.open_controller(starts, sweep.victim.sweep)
     Player(controller, lambda params, index: ((90, 79), (85, 1), (50, 0))[index]).play_all()
-    said: list[str] = []
-    again, _ = selected(sweep, tmp_path, said)
+    told = len(news())
+    again, _ = selected(sweep, tmp_path)
     assert again == first
-    assert said[0].startswith(
+    assert news()[told].startswith(
         "note: trial 6 of starts is better now; outer goes on from trial 0, with which it was begun"
     )
-    fresh, _ = selected(sweep.replace(name="another"), tmp_path, [])
+    fresh, _ = selected(sweep.replace(name="another"), tmp_path)
     assert Path(fresh.checkpoint).parent == starts.trial(6).checkpoints
