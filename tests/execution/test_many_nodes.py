@@ -149,7 +149,7 @@ def test_data_are_brought_once_to_a_node_that_does_not_see_them(
     blind_node(place, place.path / "pairs", place.path / "test", scratch=scratch)
     done = place.run(ray_address=cluster.address)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "1 node does not see all data: bringing what is lacking of 481 files" in done.stdout
+    assert "1 node does not see all data: sending what is lacking of 481 files" in done.stdout
     copies = list(scratch.glob("sweeplab-*/data-*"))
     assert [(node_copy / "complete").exists() for node_copy in copies] == [True]
     assert len(list((copies[0] / "files" / str(place.path)[1:]).rglob("*.png"))) == 480
