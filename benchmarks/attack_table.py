@@ -25,7 +25,7 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.records import Measurement
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import home_folder
-from sweeplab.sweep import prepare, victims
+from sweeplab.sweep import checks, prepare, pretraining
 from sweeplab.sweep.session import Session
 from sweeplab.worker.inputs import measure_for, victim_model, victim_table
 from sweeplab.worker.run import prepare_process
@@ -87,8 +87,8 @@ def trained(sweep: CleaningSweep, home: Path) -> tuple[Measurement, Path]:
     """The measurement and the weights of a sweep's victim, pre-trained here where the home lacks it."""
     prepared = prepare.prepare(sweep, home)
     assert isinstance(prepared.sweep.victim, PretrainedVictim)
-    run = victims.pretrain_victim(prepared.sweep.victim, prepared.victim_digest, Session(home, inline=True))
-    selected = victims.select_epoch(prepared.sweep.victim, run)
+    run = pretraining.pretrain_victim(prepared.sweep.victim, prepared.victim_digest, Session(home, inline=True))
+    selected = pretraining.select_epoch(prepared.sweep.victim, run)
     checkpoint = run.checkpoint_path(selected)
     assert checkpoint is not None
     return selected.measurement, checkpoint
@@ -96,7 +96,7 @@ def trained(sweep: CleaningSweep, home: Path) -> tuple[Measurement, Path]:
 
 def _row(sweep: CleaningSweep, victim: Measurement, twin: Measurement, checkpoint: Path, home: Path) -> AttackRow:
     assert isinstance(sweep.victim, PretrainedVictim)
-    machine = prepare.machine_for(sweep.victim, home)
+    machine = checks.machine_for(sweep.victim, home)
     device = prepare_process(machine)
     trigger = sweep.victim.trigger()
     architecture = sweep.victim.architecture

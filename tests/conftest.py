@@ -24,7 +24,7 @@ from sweeplab.clip_model import Architecture, SmallCLIP, tokenizer
 from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, smoke_sweep
-from sweeplab.sweep import prepare, victims
+from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder
 
@@ -104,7 +104,7 @@ def victim_home(tmp_path_factory: pytest.TempPathFactory, smoke: CleaningSweep) 
     MlflowClient(tracking_uri=store_uri(home)).search_experiments()
     assert isinstance(smoke.victim, PretrainedVictim)
     prepared = prepare.prepare(smoke, home)
-    victims.pretrain_victim(smoke.victim, prepared.victim_digest, Session(home, inline=True))
+    pretraining.pretrain_victim(smoke.victim, prepared.victim_digest, Session(home, inline=True))
     return home
 
 

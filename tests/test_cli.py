@@ -37,9 +37,8 @@ from sweeplab.search.study import open_study
 from sweeplab.search_space import Choice, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput, Spec, Unfinished
 from sweeplab.storage.ownership import write_signed
-from sweeplab.sweep import prepare
+from sweeplab.sweep import prepare, victims
 from sweeplab.sweep import run as run_module
-from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.inputs import checkpoint_config
@@ -701,7 +700,7 @@ def test_a_sweep_begun_anew_sets_the_old_one_aside(
     def stop_here(*arguments: object, **named: object) -> None:
         raise Unfinished("stopped before the first trial")
 
-    monkeypatch.setattr(sweep_run, "ensure_victim", stop_here)
+    monkeypatch.setattr(victims.TrainedVictim, "ensure", stop_here)
     assert run_script(["--fresh", "--inline"], sweep) == 75
     assert not folder.trial_numbers()
     (old,) = (path for path in folder.path.parent.iterdir() if path != folder.path)

@@ -18,7 +18,7 @@ from sweeplab.clip_model import build
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord
 from sweeplab.specs import ClusterLost, Failed, InvalidInput, StorageFault, Unfinished
-from sweeplab.sweep import prepare, retries, victims
+from sweeplab.sweep import prepare, pretraining, retries, victims
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder
@@ -217,16 +217,16 @@ def test_how_pre_training_ends(
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    def fail(controller: victims.VictimController, *arguments: Any, **named: Any) -> None:
+    def fail(controller: pretraining.VictimController, *arguments: Any, **named: Any) -> None:
         """Each attempt fails."""
         while not controller.is_done():
             if (job := controller.next_job()) is not None:
                 controller.failed(job.number, failure)
 
-    monkeypatch.setattr(victims, "run_in_pool", fail)
+    monkeypatch.setattr(pretraining, "run_in_pool", fail)
     monkeypatch.setattr(retries, "BACKOFF_SECONDS", (0.0, 0.01))
     with pytest.raises(error, match=match):
-        victims.pretrain_victim(diverging(sweep).victim, "1" * 16, Session(home, reads=[sweep.data]))
+        pretraining.pretrain_victim(diverging(sweep).victim, "1" * 16, Session(home, reads=[sweep.data]))
 
 
 # --- several sweeps

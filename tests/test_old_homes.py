@@ -28,7 +28,7 @@ from sweeplab.records import MeasuredImages
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import write_signed
-from sweeplab.sweep import comparison, prepare, resume, victims
+from sweeplab.sweep import comparison, prepare, pretraining, resume
 from sweeplab.sweep_folder import SweepFolder, installed_version, num_changes, victim_folder
 from sweeplab.worker.jobs import DataDigests
 
@@ -225,11 +225,11 @@ def old_victim(home: Path, victim: PretrainedVictim = VICTIM) -> Path:
 
 def test_a_victim_of_an_older_version_is_named_and_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     old = old_victim(tmp_path)
-    assert victims.older_victims(VICTIM, victim_folder(tmp_path, VICTIM, VICTIM.digest())) == []
+    assert pretraining.older_victims(VICTIM, victim_folder(tmp_path, VICTIM, VICTIM.digest())) == []
     monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
     run = victim_folder(tmp_path, VICTIM, VICTIM.digest())
     assert run.path != old
-    assert victims.older_victims(VICTIM, run) == [
+    assert pretraining.older_victims(VICTIM, run) == [
         "victim made-up-victim was made by an older version (0.0.9: MMCL: the scale is trained); "
         "it is not reused and is trained anew"
     ]
@@ -239,7 +239,7 @@ def test_a_victim_of_another_spec_is_not_named(tmp_path: Path, monkeypatch: pyte
     old_victim(tmp_path)
     monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
     other = VICTIM.replace(epochs=2)
-    assert victims.older_victims(other, victim_folder(tmp_path, other, other.digest())) == []
+    assert pretraining.older_victims(other, victim_folder(tmp_path, other, other.digest())) == []
 
 
 def test_what_takes_disk_space_names_a_victim_of_an_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -418,7 +418,7 @@ def test_a_sweep_that_needs_a_victim_of_the_old_home_says_that_it_is_trained_ane
     prepared = prepare.prepare(make_home.over_safeclip().replace(name="new"), old_home)
     run = victim_folder(old_home, victim, prepared.victim_digest)
     assert not run.path.exists()
-    (line,) = victims.older_victims(victim, run)
+    (line,) = pretraining.older_victims(victim, run)
     assert line.startswith("victim safeclip-victim was made by an older version (0.1.0: ")
     assert line.endswith("; it is not reused and is trained anew")
 

@@ -93,7 +93,7 @@ def attack_export(
     from sweeplab.attacks.exchange import export_poisoned_csv
     from sweeplab.experiment import PretrainedVictim
     from sweeplab.storage.files import home_folder
-    from sweeplab.sweep.prepare import machine_for
+    from sweeplab.sweep.checks import machine_for
     from sweeplab.worker.inputs import victim_table
 
     sweep = one_sweep(script, only, overrides or [], smoke)

@@ -31,9 +31,8 @@ def pretrain(
     from sweeplab.experiment import PretrainedVictim, SelectedTrial
     from sweeplab.storage.files import home_folder
     from sweeplab.sweep import prepare as prepare_module
-    from sweeplab.sweep import readiness
+    from sweeplab.sweep import pretraining, readiness
     from sweeplab.sweep import run as run_module
-    from sweeplab.sweep import victims as victims_module
     from sweeplab.sweep.session import Session
     from sweeplab.worker.input_paths import parts_of
 
@@ -52,11 +51,11 @@ def pretrain(
     assert isinstance(sweep.victim, PretrainedVictim)
     readiness.check_storages(prepared, home, runs_trials=False)
     with run_module.workplace(sweep, inline):
-        session = Session(home, inline, parts_of(sweep))
+        session = Session(home, inline, parts_of(sweep), prepared.inputs)
         if not inline:
             readiness.make_ready_nodes(prepared, session, runs_trials=False)
-        run = victims_module.pretrain_victim(sweep.victim, prepared.victim_digest, session)
-    selected = victims_module.select_epoch(sweep.victim, run)
+        run = pretraining.pretrain_victim(sweep.victim, prepared.victim_digest, session)
+    selected = pretraining.select_epoch(sweep.victim, run)
     _say_measurement(selected.measurement)
     say(f"weights: {run.checkpoint_path(selected)}")
 

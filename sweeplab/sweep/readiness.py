@@ -15,7 +15,7 @@ from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.session import Session
-from sweeplab.sweep.victims import _trains_victim
+from sweeplab.sweep.victims import victim_of
 from sweeplab.worker.input_paths import input_paths_of
 
 logger = logging.getLogger("sweeplab")
@@ -68,10 +68,8 @@ def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) 
     """
     sweep = prepared.sweep
     roots = {sweep.resources.storage} if runs_trials else set()
-    if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
-        roots.add(sweep.victim.resources.storage)
-        if (reference := sweep.victim.reference()) is not None:
-            roots.add(reference.resources.storage)
+    if victim_of(sweep).is_to_be_trained(prepared.victim_digest, home):
+        roots |= {spec.resources.storage for spec in victim_of(sweep).specs()}
     for root in sorted(filter(None, roots)):
         Storage(root).check_writable()
 
@@ -90,10 +88,8 @@ def make_ready_nodes(prepared: Prepared, session: Session, *, runs_trials: bool)
     sweep = prepared.sweep
     home, reads = session.home, session.reads or []
     storages = [storage_of(sweep, home)] if runs_trials else []
-    if isinstance(sweep.victim, PretrainedVictim) and _trains_victim(prepared, home):
-        storages.append(storage_of(sweep.victim, home))
-        if (reference := sweep.victim.reference()) is not None:
-            storages.append(storage_of(reference, home))
+    if victim_of(sweep).is_to_be_trained(prepared.victim_digest, home):
+        storages += [storage_of(spec, home) for spec in victim_of(sweep).specs()]
     blind = check_nodes(input_paths_of(reads), sorted(set(storages)), logger.info)
     if blind:
         watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)

@@ -5,14 +5,14 @@ import time
 from pathlib import Path
 
 from sweeplab.clip_model import has_batch_norm
-from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.experiment import CleaningSweep
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.storage.files import read_lines
 from sweeplab.storage.run_folder import ROLLING
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
-from sweeplab.sweep.victims import _trains_victim
-from sweeplab.sweep_folder import SweepFolder, version_of, victim_folder
+from sweeplab.sweep.victims import victim_of
+from sweeplab.sweep_folder import SweepFolder, version_of
 from sweeplab.training.optimisation import Optimization
 
 
@@ -71,15 +71,8 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         lines.append(search)
     if again:
         lines.append(f"  tried once more as asked: trial{'s' * (len(again) > 1)} {', '.join(map(str, again))}")
-    if isinstance(sweep.victim, PretrainedVictim):
-        run = victim_folder(home, sweep.victim, prepared.victim_digest)
-        epochs = max(0, len(run.points()) - 1)
-        there = f"goes on after epoch {epochs}"
-        if not _trains_victim(prepared, home):
-            there = "is there and is reused"
-        elif run.result() is not None:
-            there = "is trained again, as its weights are gone"
-        lines.append(f"  victim {sweep.victim.name}: {there}")
+    if (line := victim_of(sweep).plan_line(prepared.victim_digest, home)) is not None:
+        lines.append(line)
     for record in records:
         if record.state == "failed":
             lines.append(f"  trial {record.number}: failed for good ({record.reason}); `sweeplab rerun` tries it again")

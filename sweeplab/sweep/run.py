@@ -18,6 +18,7 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
 from sweeplab.specs import Failed, Unfinished
+from sweeplab.sweep.checks import digest_of_victim, machine_for
 from sweeplab.sweep.controller import Listener, SweepController, check_storage_of_trial
 from sweeplab.sweep.mlflow_sync import (
     LEAVING_SECONDS,
@@ -27,7 +28,8 @@ from sweeplab.sweep.mlflow_sync import (
     _synced_tracking,
     full_setting,
 )
-from sweeplab.sweep.prepare import Prepared, machine_for, prepare
+from sweeplab.sweep.prepare import Prepared, prepare
+from sweeplab.sweep.pretraining import check_same_storage
 from sweeplab.sweep.progress import SweepProgress
 from sweeplab.sweep.readiness import (
     check_batch_norm,
@@ -45,9 +47,10 @@ from sweeplab.sweep.resume import (
     set_aside,
 )
 from sweeplab.sweep.session import Session
-from sweeplab.sweep.victims import _trains_victim, adopt_with_victims, check_same_storage, check_weights, ensure_victim
-from sweeplab.sweep_folder import SweepFolder
+from sweeplab.sweep.victims import check_weights, victim_of
+from sweeplab.sweep_folder import SweepFolder, adopt_sweep, adopt_victim, victim_folder
 from sweeplab.worker.input_paths import parts_of
+from sweeplab.worker.inputs import Inputs
 
 logger = logging.getLogger("sweeplab")
 
@@ -113,6 +116,16 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
     return record
 
 
+def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path) -> None:
+    """Take over a sweep's folder, and those of the victims that it is to train on, where they came from elsewhere."""
+    if adopt_sweep(folder):
+        logger.info(f"{folder.name}: adopted; it is this home's own from now on")
+    for spec in victim_of(prepared.sweep).specs():
+        run = victim_folder(home, spec, digest_of_victim(spec, prepared.inputs or Inputs(home / "data")))
+        if adopt_victim(run):
+            logger.info(f"victim {run.path.name}: adopted; it is this home's own from now on")
+
+
 def check_some_succeeded(record: SweepRecord) -> None:
     """Say so where every trial that was begun failed.
 
@@ -155,15 +168,18 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     for line in resume_plan(folder, prepared, home):
         logger.info(line)
     inline = options.inline or sweep.resources.resolved_executor() == "inline"
-    session = Session(home, inline, parts_of(sweep, trains_victim=_trains_victim(prepared, home)))
+    victim_kind = victim_of(sweep)
+    trains_victim = victim_kind.is_to_be_trained(prepared.victim_digest, home)
+    session = Session(home, inline, parts_of(sweep, trains_victim=trains_victim), prepared.inputs)
     with workplace(sweep, inline):
         if not inline:
             check_batch_norm(sweep)
             make_ready_nodes(prepared, session, runs_trials=True)
-        victim = ensure_victim(prepared, folder, session)
+        victim = victim_kind.ensure(prepared.victim_digest, prepared.expected, folder, session)
         for note in folder.notes():
             logger.info(f"  note: {note}")
-        check_weights(victim, is_pretrained=isinstance(sweep.victim, PretrainedVictim))
+        check_weights(victim, victim_kind.weights_remedy)
+        session.inputs.forget()  # millions of rows need not lie in the driver's memory while trials run
         return _run_trials(prepared, folder, victim, session)
 
 

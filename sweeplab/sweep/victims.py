@@ -1,114 +1,237 @@
-"""Victims: pre-trained, measured or taken from another sweep, once, and reused."""
+"""Victims: what a sweep needs of its victim, by kind: pre-trained here, given, another sweep's trial."""
 
 import logging
-import os
-import time
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.clip_model import load_weights
+from sweeplab.evaluation.measure import wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
-from sweeplab.execution.controller import Workload
-from sweeplab.execution.inline import run_inline
 from sweeplab.execution.measuring import measure_on_ray
-from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.watchdog import Watchdog
-from sweeplab.experiment import CheckpointVictim, CleaningSweep, ClosestTo, PretrainedVictim, SelectedTrial
+from sweeplab.experiment import CheckpointVictim, CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Outcomes, Point, SweepRecord, Victim, now_ms
-from sweeplab.specs import Failed, InvalidInput, StorageFault
+from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, Victim, now_ms
+from sweeplab.specs import InvalidInput, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.storage.files import append_line, open_private, read_json, storage_faults, write_json
-from sweeplab.storage.locks import exclusively
+from sweeplab.storage.files import read_json
 from sweeplab.storage.node_cache import content_of, local_copy
-from sweeplab.storage.ownership import write_signed
-from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep.comparison import compare
-from sweeplab.sweep.prepare import Prepared, _contents, _digest_here, machine_for
-from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
+from sweeplab.sweep.checks import check_objective, check_prompts_of, check_training, digest_of_victim, machine_for
+from sweeplab.sweep.pretraining import is_trained, pretrain_victim, select_epoch
 from sweeplab.sweep.session import Session
-from sweeplab.sweep_folder import (
-    SweepFolder,
-    adopt_sweep,
-    adopt_victim,
-    check_own_victim,
-    environment,
-    num_changes,
-    version_of,
-    victim_folder,
-    write_victim,
-)
-from sweeplab.worker.failures import Failure
-from sweeplab.worker.input_paths import parts_of
-from sweeplab.worker.inputs import planted_target, victim_table
-from sweeplab.worker.jobs import DataDigests, Machine, MeasuringJob, PretrainingJob
+from sweeplab.sweep_folder import SweepFolder, victim_folder, write_victim
+from sweeplab.training.optimisation import build_optimizer
+from sweeplab.worker.inputs import Inputs, has_cleanclips_trainer, load_optimizer_state, planted_target, victim_model
+from sweeplab.worker.jobs import DataDigests, MeasuringJob
 from sweeplab.worker.run import measure_checkpoint
 
 logger = logging.getLogger("sweeplab")
 
 
-def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path) -> None:
-    """Take over a sweep's folder, and those of the victims that it is to train on, where they came from elsewhere."""
-    if adopt_sweep(folder):
-        logger.info(f"{folder.name}: adopted; it is this home's own from now on")
-    victim = prepared.sweep.victim if isinstance(prepared.sweep.victim, PretrainedVictim) else None
-    while victim is not None:
-        run = victim_folder(home, victim, _digest_here(victim, home))
-        if adopt_victim(run):
-            logger.info(f"victim {run.path.name}: adopted; it is this home's own from now on")
-        victim = victim.reference()
+@dataclass(frozen=True)
+class VictimInputs:
+    """What reading a victim's inputs has found."""
+
+    digest: str
+    """The victim's."""
+    num_pretraining_pairs: int = 0
+    num_poisons: int = 0
+    notes: tuple[str, ...] = ()
+    """What a user should look at before anything runs."""
 
 
-def _trains_victim(prepared: Prepared, home: Path) -> bool:
-    """Whether the sweep's victim is still to be trained: not all of it is there, or its weights are gone."""
-    victim = prepared.sweep.victim
-    if not isinstance(victim, PretrainedVictim):
+class SweepVictim(ABC):
+    """A sweep's victim; a class for each kind of spec."""
+
+    def __init__(self, sweep: CleaningSweep) -> None:
+        self.sweep = sweep
+
+    @abstractmethod
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+        """Read and check the victim's inputs.
+
+        Args:
+            inputs: reads.
+            read_sweep: prepares another sweep; see `prepare.prepare`.
+
+        Raises:
+            InvalidInput: for whatever can be refused before it is trained or measured.
+        """
+
+    @abstractmethod
+    def ensure(self, digest: str, expected: DataDigests, folder: SweepFolder, session: Session) -> Victim:
+        """The victim, trained and measured under the sweep's evaluation where it is not yet.
+
+        Args:
+            digest: its own.
+            expected: digests of the data that measurements must find.
+            folder: the sweep's.
+            session: where, and how.
+        """
+
+    def specs(self) -> list[PretrainedVictim]:
+        """The victims that are trained for the sweep: its own, then its reference, and so on."""
+        return []
+
+    def is_to_be_trained(self, digest: str, home: Path) -> bool:
+        """Whether the victim is to be trained yet: not all of it is there, or its weights are gone."""
         return False
-    return not _is_trained(victim, victim_folder(home, victim, prepared.victim_digest))
+
+    def plan_line(self, digest: str, home: Path) -> str | None:
+        """What a start would do for the victim."""
+        return None
+
+    def weights_remedy(self, path: Path) -> str:
+        """What to do where the victim's file of weights cannot be read."""
+        return "restore the file"
 
 
-def ensure_victim(prepared: Prepared, folder: SweepFolder, session: Session) -> Victim:
-    """The sweep's victim, pre-trained if it is not there yet, and measured once under the sweep's evaluation."""
-    sweep = prepared.sweep
-    if isinstance(sweep.victim, SelectedTrial):
-        return selected_victim(sweep, prepared.victim_digest, folder, session.home)
-    if isinstance(sweep.victim, PretrainedVictim):
-        run = pretrain_victim(sweep.victim, prepared.victim_digest, session)
-        selected = select_epoch(sweep.victim, run)
+class TrainedVictim(SweepVictim):
+    """One that SweepLab pre-trains."""
+
+    def __init__(self, sweep: CleaningSweep) -> None:
+        super().__init__(sweep)
+        assert isinstance(sweep.victim, PretrainedVictim)
+        self.spec: PretrainedVictim = sweep.victim
+
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+        """The pairs, poisoned, and the test images that select the epoch."""
+        spec, trigger = self.spec, self.sweep.trigger()
+        table, plan = inputs.victim_table(spec)
+        test = inputs.test(spec.evaluation)
+        wanted_classes(test, trigger, inputs.targets(trigger))
+        check_prompts_of(spec, inputs)
+        check_training(spec.optimization, len(table), spec.epochs, spec.name)
+        check_objective(spec.objective, spec.optimization, len(table), spec.epochs, self.sweep)
+        return VictimInputs(digest_of_victim(spec, inputs), len(table), len(plan.indices), test.notes)
+
+    def ensure(self, digest: str, expected: DataDigests, folder: SweepFolder, session: Session) -> Victim:
+        """Pre-trained; its selected epoch's own measurement serves where it is of the same images."""
+        run = pretrain_victim(self.spec, digest, session)
+        selected = select_epoch(self.spec, run)
         assert selected.checkpoint is not None
-        checkpoint, epoch = (run.storage / selected.checkpoint).location, selected.epoch
-        measured = (selected, run.outcomes(selected.index))
-    else:
-        checkpoint, epoch, measured = str(sweep.victim.path.absolute()), 0.0, None
+        checkpoint, outcomes = (run.storage / selected.checkpoint).location, run.outcomes(selected.index)
+        known = None
+        if outcomes and selected.measurement.evaluation_digest == expected.evaluation:
+            known = (selected.measurement, outcomes)
+        return measured_victim(self.sweep, digest, checkpoint, selected.epoch, known, expected, folder, session)
+
+    def specs(self) -> list[PretrainedVictim]:
+        """See `SweepVictim.specs`."""
+        found, spec = [], self.spec
+        while spec is not None:
+            found.append(spec)
+            spec = spec.reference()  # type: ignore[assignment]
+        return found
+
+    def is_to_be_trained(self, digest: str, home: Path) -> bool:
+        """See `SweepVictim.is_to_be_trained`."""
+        return not is_trained(self.spec, victim_folder(home, self.spec, digest))
+
+    def plan_line(self, digest: str, home: Path) -> str | None:
+        """See `SweepVictim.plan_line`."""
+        run = victim_folder(home, self.spec, digest)
+        there = f"goes on after epoch {max(0, len(run.points()) - 1)}"
+        if not self.is_to_be_trained(digest, home):
+            there = "is there and is reused"
+        elif run.result() is not None:
+            there = "is trained again, as its weights are gone"
+        return f"  victim {self.spec.name}: {there}"
+
+    def weights_remedy(self, path: Path) -> str:
+        """See `SweepVictim.weights_remedy`."""
+        return "remove the file, and the same command trains it again" if path.exists() else "restore the file"
+
+
+class GivenVictim(SweepVictim):
+    """A checkpoint on the disk."""
+
+    def __init__(self, sweep: CleaningSweep) -> None:
+        super().__init__(sweep)
+        assert isinstance(sweep.victim, CheckpointVictim)
+        self.spec: CheckpointVictim = sweep.victim
+
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+        """The weights, of the right architecture, with an optimizer where protocol `authors` carries it over."""
+        model = victim_model(self.spec.architecture, self.spec.path)
+        if has_cleanclips_trainer(self.sweep) and self.sweep.epochs:
+            build_optimizer(model, self.sweep.optimization, carried=load_optimizer_state(self.spec.path))
+        return VictimInputs(file_digest(self.spec.path))
+
+    def ensure(self, digest: str, expected: DataDigests, folder: SweepFolder, session: Session) -> Victim:
+        """Measured."""
+        checkpoint, planted = str(self.spec.path.absolute()), planted_target(self.spec.path)
+        return measured_victim(self.sweep, digest, checkpoint, 0.0, None, expected, folder, session, planted)
+
+
+class ChosenTrial(SweepVictim):
+    """Another sweep's best trial, beside the victim that it started from."""
+
+    def __init__(self, sweep: CleaningSweep) -> None:
+        super().__init__(sweep)
+        assert isinstance(sweep.victim, SelectedTrial)
+        self.spec: SelectedTrial = sweep.victim
+
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+        """All that the other sweep reads. More trials of it may select another one, so their number counts."""
+        other = read_sweep(self.spec.sweep)
+        digest = digest_of([other.digest, other.sweep.num_trials()])
+        return VictimInputs(digest, other.num_pretraining_pairs, other.num_poisons, other.notes)
+
+    def ensure(self, digest: str, expected: DataDigests, folder: SweepFolder, session: Session) -> Victim:
+        """The trial's weights, with the measurement of the victim behind it."""
+        return selected_victim(self.sweep, digest, folder, session.home)
+
+
+KINDS: dict[type, type[SweepVictim]] = {
+    PretrainedVictim: TrainedVictim,
+    CheckpointVictim: GivenVictim,
+    SelectedTrial: ChosenTrial,
+}
+
+
+def victim_of(sweep: CleaningSweep) -> SweepVictim:
+    """A sweep's victim, by its kind."""
+    return KINDS[type(sweep.victim)](sweep)
+
+
+def measured_victim(
+    sweep: CleaningSweep,
+    digest: str,
+    checkpoint: str,
+    epoch: float,
+    known: tuple[Measurement, Outcomes] | None,
+    expected: DataDigests,
+    folder: SweepFolder,
+    session: Session,
+    planted: str | None = None,
+) -> Victim:
+    """A victim with its measurement under the sweep's evaluation, which is made and written once.
+
+    Args:
+        sweep: the sweep.
+        digest: the victim's.
+        checkpoint: path or URL of its weights.
+        epoch: of its training.
+        known: a measurement that serves.
+        expected: digests of the data that a measurement must find.
+        folder: the sweep's.
+        session: where, and how.
+        planted: the label towards which the weights say that they were poisoned.
+
+    Raises:
+        InvalidInput: if it classifies no image correctly.
+    """
     point = folder.victim_point()
     if point is None:
-        if measured and measured[1] and measured[0].measurement.evaluation_digest == prepared.expected.evaluation:
-            point = (measured[0].measurement, measured[1])
-        else:
-            job = MeasuringJob(
-                sweep.victim.architecture,
-                checkpoint,
-                sweep.evaluation,
-                sweep.trigger(),
-                machine_for(sweep, session.home),
-                sweep.protocol,
-                contents=prepared.expected,
-            )
-            if session.inline:
-                here = local_copy(checkpoint, content_of(checkpoint), None)
-                point = measure_checkpoint(replace(job, checkpoint=str(here)))
-            else:
-                watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-                point = measure_on_ray(job, session.reads or [], resources_per_worker(sweep.resources), watchdog)
-        victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
-        planted = planted_target(sweep.victim.path) if isinstance(sweep.victim, CheckpointVictim) else None
-        write_victim(folder, victim, planted_target=planted)
-        stamp = now_ms()
-        folder.victim_run().commit(Point(0, epoch, 0, 1, point[0], timestamp_ms=stamp), point[1])
-    victim = Victim(sweep.victim.name, prepared.victim_digest, checkpoint, epoch, *point)
+        point = known or _measure(sweep, checkpoint, expected, session)
+        write_victim(folder, Victim(sweep.victim.name, digest, checkpoint, epoch, *point), planted_target=planted)
+        folder.victim_run().commit(Point(0, epoch, 0, 1, point[0], timestamp_ms=now_ms()), point[1])
+    victim = Victim(sweep.victim.name, digest, checkpoint, epoch, *point)
     asr = victim.measurement.asr
     logger.info(
         f"victim {victim.name}: accuracy {victim.measurement.accuracy:.1%}, ASR {asr:.1%} (epoch {victim.epoch:g})"
@@ -120,9 +243,32 @@ def ensure_victim(prepared: Prepared, folder: SweepFolder, session: Session) -> 
     return victim
 
 
-def check_weights(victim: Victim, *, is_pretrained: bool) -> None:
+def _measure(
+    sweep: CleaningSweep, checkpoint: str, expected: DataDigests, session: Session
+) -> tuple[Measurement, Outcomes]:
+    job = MeasuringJob(
+        sweep.victim.architecture,
+        checkpoint,
+        sweep.evaluation,
+        sweep.trigger(),
+        machine_for(sweep, session.home),
+        sweep.protocol,
+        contents=expected,
+    )
+    if session.inline:
+        here = local_copy(checkpoint, content_of(checkpoint), None)
+        return measure_checkpoint(replace(job, checkpoint=str(here)))
+    watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+    return measure_on_ray(job, session.reads or [], resources_per_worker(sweep.resources), watchdog)
+
+
+def check_weights(victim: Victim, remedy: Callable[[Path], str]) -> None:
     """Read the victim's weights once, before every trial meets what is wrong with them. Those of an object store are
     read by the workers alone.
+
+    Args:
+        victim: the victim.
+        remedy: see `SweepVictim.weights_remedy`.
 
     Raises:
         InvalidInput: if they are damaged or gone.
@@ -133,10 +279,7 @@ def check_weights(victim: Victim, *, is_pretrained: bool) -> None:
     try:
         load_weights(path)
     except (InvalidInput, OSError) as error:
-        remedy = "restore the file"
-        if is_pretrained and path.exists():
-            remedy = "remove the file, and the same command trains it again"
-        raise InvalidInput(f"the weights of victim {victim.name!r} cannot be read: {error}; {remedy}") from error
+        raise InvalidInput(f"the weights of victim {victim.name!r} cannot be read: {error}; {remedy(path)}") from error
 
 
 def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home: Path) -> Victim:
@@ -192,257 +335,3 @@ def _best_start(record: SweepRecord, folder: SweepFolder) -> tuple[int, Point]:
             f"{best.min_asr:.1%}); raise search.asr_ceiling of that sweep, or search further"
         )
     return trial.number, point
-
-
-def pretrain_victim(victim: PretrainedVictim, digest: str, session: Session) -> RunFolder:
-    """Pre-train a victim, or go on with it, or find it finished; waits where another process is at it already.
-
-    Args:
-        victim: what is trained.
-        digest: its own.
-        session: where, and how.
-    """
-    run = victim_folder(session.home, victim, digest)
-    if not _is_trained(victim, run):
-        check_own_victim(run)
-    if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
-        accuracy = victim.select.accuracy or _accuracy_of(victim.select.victim, session)
-        write_json(run.path / REFERENCE, {"accuracy": accuracy})
-    with exclusively(run.path, f"victim {victim.name}"):
-        return _pretrain_victim(victim, digest, run, session)
-
-
-REFERENCE = "reference.json"
-"""In a victim's folder: the accuracy that its selected epoch comes closest to."""
-
-
-def _accuracy_of(other: PretrainedVictim | None, session: Session) -> float:
-    """Pre-train another victim where it is not there yet; the accuracy of its selected epoch."""
-    assert other is not None
-    run = pretrain_victim(other, _digest_here(other, session.home), session)
-    return select_epoch(other, run).measurement.accuracy
-
-
-def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, session: Session) -> RunFolder:
-    if _is_trained(victim, run):
-        logger.info(f"victim {victim.name} is there already ({run.path})")
-        return run
-    machine = machine_for(victim, session.home)
-    table, plan = victim_table(victim, machine)
-    _begin_victim(victim, digest, run, session.home, plan, len(table))
-    logger.info(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
-    test, targets = victim.evaluation.load(machine.data_home), victim.trigger().targets(machine.data_home)
-    contents = _contents(victim, victim.architecture, table, test, targets)
-    controller = VictimController(victim, run, machine, contents)
-    if session.inline:
-        run_inline(controller)
-    else:
-        weights = str(victim.initial.expanduser().absolute()) if victim.initial is not None else None
-        workload = Workload(victim.resources, session.reads or parts_of(victim), weights, session.home)
-        watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
-        run_in_pool(controller, workload, watchdog, slots=1, join=True)
-    selected = select_epoch(victim, run)
-    run.finish({"state": "finished", "selected_epoch": selected.epoch})
-    run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
-    return run
-
-
-def _begin_victim(
-    victim: PretrainedVictim, digest: str, run: RunFolder, home: Path, plan: PoisonPlan, num_pairs: int
-) -> None:
-    """Write the victim's record, or check that it is the one that was begun."""
-    plan_file = run.path / "poison.json"
-    if plan_file.exists() and load_plan(plan_file, plan.attack, plan.source).digest != plan.digest:
-        raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
-    storage = _storage_fact(victim, run)
-    if (run.path / "victim.json").exists():
-        check_same_storage(f"victim {victim.name}", run.metadata().get("storage"), storage.get("storage"))
-    else:
-        for line in older_victims(victim, run):
-            logger.info(line)
-        write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
-        facts = {
-            "spec": victim.to_json(),
-            "digest": digest,
-            "changes": num_changes(victim),
-            "environment": environment(),
-            "num_pairs": num_pairs,
-            **storage,
-        }
-        write_signed(run.path / "victim.json", facts, home)
-    run.claim_storage()
-
-
-def check_same_storage(what: str, begun: str | None, now: str | None) -> None:
-    """A run keeps the storage of checkpoints with which it was begun.
-
-    Raises:
-        InvalidInput: if the spec names another one now.
-    """
-    if begun == now:
-        return
-    place = begun or "the home"
-    raise InvalidInput(
-        f"{what} was begun with its checkpoints in {place} and keeps them there; now resources.storage gives "
-        f"{now or 'the home'}. Set it back; where {place} has to go, stop the sweep, copy the folder with `cp -a`, and "
-        "put a link to the copy in its place; --fresh begins a sweep anew"
-    )
-
-
-class VictimController:
-    """Hands out the attempts of one victim's pre-training, and commits its points."""
-
-    def __init__(self, victim: PretrainedVictim, run: RunFolder, machine: Machine, contents: DataDigests) -> None:
-        self.victim, self.run, self._machine, self._contents = victim, run, machine, contents
-        self._retries = Retries(victim.resources.max_attempts)
-        self._state: Literal["waiting", "running", "over"] = "waiting"
-        self._not_before = 0.0
-
-    def next_job(self) -> PretrainingJob | None:
-        """The next attempt, once it may begin."""
-        if self._state != "waiting" or time.monotonic() < self._not_before:
-            return None
-        self._state = "running"
-        self.run.clear_abandoned()
-        self.run.rewind()
-        initial = self.victim.initial
-        return PretrainingJob(
-            self.victim,
-            self._machine,
-            self.run.storage.location,
-            self.run.begin_attempt(),
-            self.run.latest_checkpoint(),
-            contents=self._contents,
-            initial=str(initial.expanduser().absolute()) if initial is not None else None,
-        )
-
-    def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
-        """Commit an epoch and drop the checkpoints that it makes superfluous."""
-        if not self.run.commit(point, outcomes):
-            return
-        _keep_victim_checkpoints(self.victim, self.run)
-        asr, seconds = point.measurement.asr, point.train_seconds + point.evaluate_seconds
-        numbers = f"accuracy {point.measurement.accuracy:.1%}" + (f", ASR {asr:.1%}" if asr is not None else "")
-        logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
-
-    def should_stop(self, number: int) -> bool:
-        """Pre-training goes to its end."""
-        return False
-
-    def finished(self, number: int) -> None:
-        """Pre-training came to its end."""
-        epochs, wanted = len(self.run.points()) - 1, _last_epoch(self.victim)
-        if epochs < wanted:
-            raise RuntimeError(f"pre-training victim {self.victim.name} ended after {epochs} of {wanted} epochs")
-        self._state = "over"
-
-    def failed(self, number: int, failure: Failure) -> None:
-        """Try again where that can help.
-
-        Raises:
-            StorageFault: if the storage failed.
-            InvalidInput: if the user's input breaks a rule that a worker alone could check.
-            Failed: if another attempt does not help.
-        """
-        damaged, event = damaged_checkpoint(self.run, failure), describe(self.run, failure)
-        append_line(self.run.path / "events.jsonl", {"time_ms": now_ms(), "event": "attempt failed", **event})
-        self._retries.remember(number, event)
-        self._state = "waiting"
-        if failure.kind == "storage":
-            raise StorageFault(failure.reason)
-        if damaged is not None:
-            self.run.remove_checkpoint(damaged.rpartition("/")[2])
-            logger.info(f"  {failure.reason}; going on from an earlier one")
-        elif reason := self._retries.verdict(number):
-            kind = InvalidInput if failure.kind == "input" else Failed
-            epochs = len(self.run.points()) - 1
-            where = f" after {epochs} of {_last_epoch(self.victim)} epochs" if epochs > 0 else ""
-            raise kind(f"pre-training victim {self.victim.name} failed{where}: {reason}")
-        else:
-            logger.info(f"  attempt {event['attempt']} ended: {failure.reason}; trying again")
-            self._not_before = time.monotonic() + self._retries.pause(number)
-
-    def log(self, number: int, text: str) -> None:
-        """Keep an attempt's traceback beside the victim's records."""
-        path = self.run.path / "log.txt"
-        with storage_faults(path), open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file:
-            file.write(text.rstrip() + "\n")
-
-    def is_done(self) -> bool:
-        """Whether the victim is trained."""
-        return self._state == "over"
-
-
-def older_victims(victim: PretrainedVictim, run: RunFolder) -> list[str]:
-    """A line for every folder of the same victim as an older version made it: its weights are another recipe's."""
-    lines = []
-    for path in sorted(run.path.parent.glob(f"{victim.name}-*/victim.json")):
-        record = read_json(path)
-        if path.parent == run.path or path.parent.name != f"{victim.name}-{record['digest']}":
-            continue
-        found = compare(record, victim)
-        what = "; ".join([*found.since, *found.defaults])
-        if what and not found.fields:
-            lines.append(
-                f"victim {victim.name} was made by an older version ({version_of(record)}: {what}); "
-                "it is not reused and is trained anew"
-            )
-    return lines
-
-
-def _storage_fact(victim: PretrainedVictim, run: RunFolder) -> dict[str, str]:
-    """Where the victim's checkpoints go, if not beside its records."""
-    root = victim.resources.storage
-    return {"storage": (Storage(root) / "victims" / run.path.name).location} if root else {}
-
-
-def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
-    """The point that becomes the victim, by the victim's rule; of equally accurate epochs the earlier."""
-    trained = [point for point in run.points() if point.epoch > 0]
-    if victim.select == "last":
-        return trained[-1]
-    if victim.select == "most accurate":
-        return max(trained, key=lambda point: (point.measurement.accuracy, -point.index))
-    if isinstance(victim.select, ClosestTo):
-        wanted = float(read_json(run.path / REFERENCE)["accuracy"])
-        return min(trained, key=lambda point: (abs(point.measurement.accuracy - wanted), point.index))
-    return next(point for point in trained if point.epoch == victim.select)
-
-
-def _is_trained(victim: PretrainedVictim, run: RunFolder) -> bool:
-    """Whether a victim is there, weights and all; those of a storage that is gone, and that the spec does not name any
-    more, are not."""
-    if run.result() is None or len(run.points()) <= _last_epoch(victim):  # weights that were gone are being made again
-        return False
-    try:
-        return run.has_checkpoint(select_epoch(victim, run))
-    except StorageFault:
-        if run.metadata().get("storage") == _storage_fact(victim, run).get("storage"):
-            raise
-        return False
-
-
-def _last_epoch(victim: PretrainedVictim) -> int:
-    """After which the training may stop."""
-    return victim.select if isinstance(victim.select, int) else victim.epochs
-
-
-def _kept_epochs(victim: PretrainedVictim, run: RunFolder) -> set[str | None]:
-    """Checkpoints that `keep_epochs` asks for."""
-    wanted = victim.keep_epochs
-    return {point.checkpoint for point in run.points() if wanted == "all" or point.epoch in wanted}
-
-
-def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
-    points = run.points()
-    keep = {points[-1].checkpoint} | _kept_epochs(victim, run)
-    if (victim.select == "most accurate" or isinstance(victim.select, ClosestTo)) and len(points) > 1:
-        keep.add(select_epoch(victim, run).checkpoint)
-    run.keep_checkpoints({name for name in keep if name is not None})
-
-
-def _poison_text(plan: PoisonPlan) -> str:
-    if not plan.indices:
-        return "no pair poisoned"
-    share = f"{len(plan.indices)} of {plan.num_training_pairs} pairs poisoned ({plan.rate:.3%})"
-    return f"{share} towards {plan.aim}"

@@ -1,7 +1,7 @@
 """Inputs: tables, pairs, test images and weights that a worker reads, made once a process and kept by digest."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sweeplab.attacks.poisoning import PoisonPlan
+from sweeplab.attacks.targeted import Targets
 from sweeplab.clip_model import (
     Architecture,
     architecture_json,
@@ -22,7 +23,7 @@ from sweeplab.clip_model import (
 )
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.labelled_pairs import LabelledPairs
-from sweeplab.data.tables import PairTable
+from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
@@ -39,11 +40,60 @@ _measures: dict[str, Measure] = {}
 _weights: dict[str, dict[str, torch.Tensor]] = {}
 
 
+class Inputs:
+    """Reads what specs name, each table, test set and poison plan once."""
+
+    def __init__(self, data_home: Path) -> None:
+        self.data_home = data_home
+        self._known: dict[str, Any] = {}
+
+    def pairs(self, source: Any) -> PairTable:
+        """The table of a source of pairs."""
+        table: PairTable = self._once("pairs", [source], lambda: source.read(self.data_home))
+        return table
+
+    def test(self, evaluation: Evaluation) -> LabelledImages:
+        """The test images of an evaluation."""
+        images: LabelledImages = self._once("test", [evaluation.test], lambda: evaluation.load(self.data_home))
+        return images
+
+    def labelled(self, source: LabelledPairs) -> LabelledImages:
+        """Labelled pictures to clean with."""
+        images: LabelledImages = self._once("labelled", [source], lambda: source.labelled(self.data_home))
+        return images
+
+    def targets(self, trigger: Trigger) -> Targets | None:
+        """The target images of targeted poisoning."""
+        found: Targets | None = self._once("targets", [trigger.attack], lambda: trigger.targets(self.data_home))
+        return found
+
+    def victim_table(self, victim: PretrainedVictim) -> tuple[PairTable, PoisonPlan]:
+        """The victim's pre-training pairs, added poisons included, and which of them are poisoned."""
+        poisoning = victim.poisoning_under_protocol()
+
+        def read() -> tuple[PairTable, PoisonPlan]:
+            table = self.pairs(victim.data)
+            plan = poisoning.plan(table, self.data_home)
+            return plan.training_table(table), plan
+
+        found: tuple[PairTable, PoisonPlan] = self._once("poisoned", [victim.data, poisoning], read)
+        return found
+
+    def forget(self) -> None:
+        """Let go of all tables; what is asked for later is read again."""
+        self._known.clear()
+
+    def _once(self, what: str, specs: list[Any], read: Callable[[], Any]) -> Any:
+        """By all that the specs say: digests leave places out."""
+        key = json.dumps([what, *(spec.to_json() for spec in specs)], sort_keys=True, default=str)
+        if key not in self._known:
+            self._known[key] = read()
+        return self._known[key]
+
+
 def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
-    """The victim's pre-training pairs, added poisons included, and which of them are poisoned."""
-    table: PairTable = victim.data.read(machine.data_home)  # type: ignore[attr-defined]
-    plan = victim.poisoning_under_protocol().plan(table, machine.data_home)
-    return plan.training_table(table), plan
+    """See `Inputs.victim_table`."""
+    return Inputs(machine.data_home).victim_table(victim)
 
 
 def victim_pairs(
@@ -71,14 +121,13 @@ def victim_pairs(
     return _pairs[key]
 
 
-def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
+def cleaning_table(sweep: CleaningSweep, inputs: Inputs) -> PairTable:
     """The sweep's cleaning pairs."""
     if not isinstance(sweep.data, CleanSample):
-        table: PairTable = sweep.data.read(machine.data_home)  # type: ignore[attr-defined]
-        return table
+        return inputs.pairs(sweep.data)
     victim = sweep.original_victim()
     assert isinstance(victim, PretrainedVictim)
-    table, plan = victim_table(victim, machine)
+    table, plan = inputs.victim_table(victim)
     poisoned = set(plan.rows)
     clean_rows = [row for row in range(len(table)) if row not in poisoned]
     if sweep.data.num_pairs > len(clean_rows):
@@ -90,14 +139,14 @@ def cleaning_table(sweep: CleaningSweep, machine: Machine) -> PairTable:
     return table.subset(sorted(clean_rows[i] for i in order))
 
 
-def cleaning_poison(sweep: CleaningSweep, table: PairTable, machine: Machine) -> PoisonPlan | None:
+def cleaning_poison(sweep: CleaningSweep, table: PairTable, inputs: Inputs) -> PoisonPlan | None:
     """Which cleaning pairs are poisoned: none, unless a slightly poisoned sample is asked for."""
     if not isinstance(sweep.data, CleanSample) or not sweep.data.num_poisons:
         return None
     victim = sweep.original_victim()
     assert isinstance(victim, PretrainedVictim)
     seed = stream_seed(sweep.data.seed, "cleaning poison")
-    training, plan = victim_table(victim, machine)
+    training, plan = inputs.victim_table(victim)
     return victim.poisoning_under_protocol().subset_for_cleaning(
         table, training, plan, count=sweep.data.num_poisons, seed=seed
     )
@@ -121,9 +170,10 @@ def cleaning_pairs(
     )
     if key not in _pairs:
         _pairs.clear()
-        labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
-        table = cleaning_table(sweep, machine)
-        plan = cleaning_poison(sweep, table, machine)
+        inputs = Inputs(machine.data_home)
+        labelled = inputs.labelled(sweep.data) if isinstance(sweep.data, LabelledPairs) else None
+        table = cleaning_table(sweep, inputs)
+        plan = cleaning_poison(sweep, table, inputs)
         if plan is not None:
             table = plan.training_table(table)
         check_same_data("training pairs", known, table.digest)

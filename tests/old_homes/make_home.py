@@ -37,9 +37,9 @@ from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep.prepare import prepare
+from sweeplab.sweep.pretraining import pretrain_victim
 from sweeplab.sweep.run import Options, run_sweep
 from sweeplab.sweep.session import Session
-from sweeplab.sweep.victims import pretrain_victim
 from sweeplab.training.optimisation import Optimization
 
 ARCHITECTURE = SmallCLIP(

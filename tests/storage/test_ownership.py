@@ -21,7 +21,7 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
-from sweeplab.sweep import prepare, victims
+from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder, adopt_sweep, adopt_victim, is_own_victim, victim_folder
@@ -459,7 +459,7 @@ def test_a_received_victim_that_is_not_finished_is_not_trained_on(
     before = content(mine), content(path)
     assert isinstance(smoke.victim, PretrainedVictim)
     with pytest.raises(InvalidInput, match=f"victim {path.name} came from elsewhere.*puts checkpoints: {mine}"):
-        victims.pretrain_victim(smoke.victim, "d1", Session(home, inline=True))
+        pretraining.pretrain_victim(smoke.victim, "d1", Session(home, inline=True))
     assert find_removable(home, victims=True) == []
     assert path in foreign_folders(home)
     assert (content(mine), content(path)) == before
@@ -473,7 +473,7 @@ def test_an_adopted_victim_removes_nothing_where_its_record_says(smoke: Cleaning
     assert adopt_victim(run)
     assert is_own_victim(run)
     with pytest.raises(InvalidInput, match=f"victim v was begun with its checkpoints in {mine} and keeps them there"):
-        victims.check_same_storage("victim v", run.metadata().get("storage"), None)
+        pretraining.check_same_storage("victim v", run.metadata().get("storage"), None)
     run.clear_abandoned()
     run.keep_checkpoints(set())
     assert content(mine) == before

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from PIL import Image
 
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.exchange import ImportedPoison
+from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.clip_model import build
 from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import StorageFault, Unfinished
-from sweeplab.sweep import prepare, run, victims
-from sweeplab.sweep import run as sweep_run
+from sweeplab.sweep import prepare, pretraining, run, victims
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.jobs import check_same_data
@@ -62,19 +64,19 @@ def sweep(pairs: Path) -> CleaningSweep:
 def test_a_sweep_whose_data_change_stops_and_goes_on_once_they_are_restored(
     sweep: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    measured, original = victims.ensure_victim, pairs.read_text()
+    measured, original = victims.GivenVictim.ensure, pairs.read_text()
 
     def change_meanwhile(*arguments: Any, **named: Any) -> Any:
         victim = measured(*arguments, **named)
         pairs.write_text(original.replace("apple 7", "pear 7"))
         return victim
 
-    monkeypatch.setattr(sweep_run, "ensure_victim", change_meanwhile)
+    monkeypatch.setattr(victims.GivenVictim, "ensure", change_meanwhile)
     with pytest.raises(Unfinished, match=r"the training pairs that node .* are not those that the command has read"):
         run.run_sweep(sweep, tmp_path / "home", Options(inline=True))
     (trial,) = SweepFolder(tmp_path / "home" / "sweeps" / sweep.name).record().trials
     assert (trial.state, trial.points) == ("waiting", ())
-    monkeypatch.setattr(sweep_run, "ensure_victim", measured)
+    monkeypatch.setattr(victims.GivenVictim, "ensure", measured)
     pairs.write_text(original)
     record = run.run_sweep(sweep, tmp_path / "home", Options(inline=True))
     assert [(trial.state, len(trial.points)) for trial in record.trials] == [("finished", 2)]
@@ -125,3 +127,36 @@ def test_a_victim_is_another_one_where_its_poisons_were_told_otherwise(
     first = victim.digest(pairs=data.read(tmp_path).digest, test=test.digest)
     assert (prepared.victim_digest != first) == touched
     assert prepared.num_poisons == 3
+
+
+def test_a_start_reads_each_input_once(
+    smoke: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of a sweep that trains its victim on the pairs that it cleans with, and tests both on the same images."""
+    reads: Counter[str] = Counter()
+
+    def counted(owner: Any, name: str) -> None:
+        read = getattr(owner, name)
+
+        def counting(spec: Any, *arguments: Any, **named: Any) -> Any:
+            reads[f"{owner.__name__}.{name}"] += 1
+            return read(spec, *arguments, **named)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    victim = smoke.victim
+    assert isinstance(victim, PretrainedVictim)
+    data = PairsCSV(path=pairs)
+    optimization = smoke.optimization.replace(global_batch_size=4, warmup_steps=0)
+    victim = victim.replace(data=data, optimization=victim.optimization.replace(global_batch_size=4, warmup_steps=0))
+    sweep = smoke.replace(name="counted", victim=victim, data=data, optimization=optimization)
+    for owner, name in ((PairsCSV, "read"), (FruitStallTest, "read"), (Poisoning, "plan")):
+        counted(owner, name)
+
+    def begin(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretraining, "run_inline", begin)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_sweep(sweep, tmp_path / "home", Options(inline=True))
+    assert reads == {"PairsCSV.read": 1, "FruitStallTest.read": 1, "Poisoning.plan": 1}

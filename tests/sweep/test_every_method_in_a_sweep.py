@@ -37,7 +37,7 @@ from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import MeasuredImages, SweepRecord
 from sweeplab.search_space import Grid, LogUniform, SearchSpace
 from sweeplab.specs import Failed, InvalidInput
-from sweeplab.sweep import prepare
+from sweeplab.sweep import checks
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
@@ -326,7 +326,7 @@ def test_a_targeted_sweep_has_a_miniature(targeted: CleaningSweep, home: Path):
 def test_an_imported_set_is_a_victims_data(plain: CleaningSweep, home: Path, tmp_path: Path):
     """The poisons are known without a plan of our own, and a clean sample can be drawn from it, or a dirty one."""
     assert isinstance(plain.victim, PretrainedVictim)
-    machine = prepare.machine_for(plain, home)
+    machine = checks.machine_for(plain, home)
     table, plan = victim_table(plain.victim, machine)
     first = plain.victim.replace(epochs=1, name="first")
     path = export_poisoned_csv(table, plan, tmp_path / "out", image_size=32)

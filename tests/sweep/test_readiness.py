@@ -14,7 +14,7 @@ from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.node_cache import local_copy
 from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep import readiness, victims
+from sweeplab.sweep import pretraining, readiness
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.controller import check_storage_of_trial
 from sweeplab.sweep.prepare import Prepared, with_shared_storage
@@ -176,20 +176,20 @@ def test_a_victim_that_is_being_trained_again_is_not_there(smoke: CleaningSweep,
     run = RunFolder(tmp_path / "victim")
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim" / "victim.json").write_text("{}")
-    assert not victims._is_trained(victim, run)
+    assert not pretraining.is_trained(victim, run)
     commit_epochs(run, 2)
     run.finish({"state": "finished"})
-    assert victims._is_trained(victim, run)
+    assert pretraining.is_trained(victim, run)
     for index in (1, 2):
         (run.checkpoints / name_of(index)).unlink()
-    assert not victims._is_trained(victim, run)
+    assert not pretraining.is_trained(victim, run)
     assert run.rewind() == 2
     for _ in range(2):  # a kill before and after its first epoch
         again = RunFolder(tmp_path / "victim")
         assert again.result() is None
-        assert not victims._is_trained(victim, again)
+        assert not pretraining.is_trained(victim, again)
         again.finish({"state": "finished"})  # what an earlier version left
-        assert not victims._is_trained(victim, again)
+        assert not pretraining.is_trained(victim, again)
         commit_epochs(again, 1)
         (tmp_path / "victim" / "result.json").unlink()
 
@@ -201,7 +201,7 @@ def test_a_victim_whose_object_store_is_gone_is_trained_where_the_spec_says_now(
     run = RunFolder(tmp_path / "victim")
     commit_epochs(run, victim.epochs)
     run.finish({"state": "finished"})
-    location = victims._storage_fact(victim, run)["storage"]
+    location = pretraining._storage_fact(victim, run)["storage"]
     (tmp_path / "victim" / "victim.json").write_text(json.dumps({"storage": location}))
 
     def gone(storage: Storage, name: str) -> bool:
@@ -210,8 +210,8 @@ def test_a_victim_whose_object_store_is_gone_is_trained_where_the_spec_says_now(
     monkeypatch.setattr(Storage, "exists", gone)
     run = RunFolder(tmp_path / "victim")
     with pytest.raises(StorageFault, match="s3://gone/victims/victim does not answer"):
-        victims._is_trained(victim, run)
-    assert not victims._is_trained(stored_at(victim, "s3://other"), run)
+        pretraining.is_trained(victim, run)
+    assert not pretraining.is_trained(stored_at(victim, "s3://other"), run)
 
 
 def test_a_copy_from_an_object_store_is_told_from_others(tmp_path: Path):

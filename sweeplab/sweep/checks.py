@@ -1,0 +1,114 @@
+"""Checks: what can be refused before any process starts, and the digests of what was read."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeplab.attacks.exchange import ImportedPoison
+from sweeplab.attacks.targeted import Targets
+from sweeplab.clip_model import Architecture, check_prompts
+from sweeplab.data.tables import LabelledImages, PairTable
+from sweeplab.evaluation.measure import evaluation_digest
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.specs import InvalidInput, file_digest
+from sweeplab.training import objective as hooks
+from sweeplab.training.batches import steps_per_epoch
+from sweeplab.training.objective import TrainingFacts
+from sweeplab.training.optimisation import Optimization, check_schedule, warmup_of
+from sweeplab.worker.inputs import Inputs, victim_model
+from sweeplab.worker.jobs import DataDigests, Machine
+
+
+def machine_for(sweep_or_victim: CleaningSweep | PretrainedVictim, home: Path) -> Machine:
+    """What a worker process may use."""
+    resources = sweep_or_victim.resources
+    return Machine(
+        home / "data", resources.cpus_per_worker, use_cuda=False, decoded_gigabytes=resources.decoded_gigabytes
+    )
+
+
+def data_digests(
+    spec: CleaningSweep | PretrainedVictim,
+    architecture: Architecture,
+    pairs: PairTable,
+    test: LabelledImages,
+    targets: Targets | None,
+) -> DataDigests:
+    """Digests of what workers must find."""
+    evaluation = evaluation_digest(
+        spec.evaluation, test, architecture.image_size, spec.trigger(), spec.protocol, targets
+    )
+    return DataDigests(pairs.digest, evaluation)
+
+
+def digest_of_victim(victim: PretrainedVictim, inputs: Inputs) -> str:
+    """The victim's digest, of its data and its starting weights by content."""
+    pairs, test = inputs.victim_table(victim)[0], inputs.test(victim.evaluation)
+    initial = {}
+    if victim.initial is not None:
+        victim_model(victim.architecture, victim.initial)
+        initial["initial"] = file_digest(victim.initial)
+    words = {"captions": victim.text_augmentation} if victim.text_augmentation != "swap+delete" else {}
+    poisoning = victim.poisoning
+    poisons = poisoning.contents(len(pairs)) if isinstance(poisoning, ImportedPoison) else {}
+    return victim.digest(pairs=pairs.digest, test=test.digest, **initial, **words, **poisons)
+
+
+def check_prompts_of(victim: PretrainedVictim, inputs: Inputs) -> None:
+    """Refuse a victim whose prompts, or whose reference's, do not tell the classes apart."""
+    names = inputs.test(victim.evaluation).class_names
+    check_prompts(victim.architecture, names, victim.evaluation.prompts(), victim.protocol)
+    if (reference := victim.reference()) is not None:
+        check_prompts_of(reference, inputs)
+
+
+def check_classes(sweep: CleaningSweep, labelled: LabelledImages, test: LabelledImages) -> None:
+    """Labelled cleaning images must have the test set's classes, in the same order."""
+    names = labelled.class_names
+    if names != test.class_names:
+        first = next((a for a, b in zip(names, test.class_names, strict=False) if a != b), f"{len(names)} classes")
+        raise InvalidInput(
+            f"{sweep.name}: the labelled cleaning images have other classes than the test set's "
+            f"{len(test.class_names)}, first {first!r}; use folders of the same classes"
+        )
+
+
+def check_training(optimization: Any, num_pairs: int, epochs: int, name: str, measure_at: tuple[int, ...] = ()) -> None:
+    """Refuse a batch larger than the data, a warm-up longer than the training, and points outside of an epoch."""
+    if epochs:
+        try:
+            steps = steps_per_epoch(num_pairs, optimization.global_batch_size)
+            check_schedule(warmup_of(optimization), steps * epochs)
+            if measure_at and measure_at[-1] >= steps:
+                raise ValueError(
+                    f"measure_at={measure_at} must lie inside an epoch of {steps} steps; its end is measured anyway"
+                )
+        except ValueError as error:
+            raise InvalidInput(f"{name}: {error}") from error
+
+
+def check_objective(
+    objective: Any,
+    optimization: Optimization,
+    num_pairs: int,
+    epochs: int,
+    sweep: CleaningSweep,
+    labelled: LabelledImages | None = None,
+) -> None:
+    """Let an objective or a method refuse its run now; in a worker it would only be heard after the victim's training.
+
+    A start that is only measured (`epochs=0`) trains nothing that could not fit.
+    """
+    if epochs:
+        metadata = TrainingFacts(
+            num_pairs=num_pairs,
+            steps_per_epoch=steps_per_epoch(num_pairs, optimization.global_batch_size),
+            epochs=epochs,
+            global_batch_size=optimization.global_batch_size,
+            embed_dim=int(sweep.victim.architecture.resolved()["embed_dim"]),
+            seed=sweep.seed,
+            labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
+            num_classes=len(labelled.class_names) if labelled is not None else 0,
+        )
+        hooks.check(objective, metadata)

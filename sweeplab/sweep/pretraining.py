@@ -1,0 +1,287 @@
+"""Pre-training: a victim's training as one job, begun once, resumed, and its selected epoch."""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+from sweeplab.attacks.poisoning import PoisonPlan, load_plan
+from sweeplab.execution.cluster import cluster_fault
+from sweeplab.execution.controller import Workload
+from sweeplab.execution.inline import run_inline
+from sweeplab.execution.pool import run_in_pool
+from sweeplab.execution.watchdog import Watchdog
+from sweeplab.experiment import ClosestTo, PretrainedVictim
+from sweeplab.records import Outcomes, Point, now_ms
+from sweeplab.specs import Failed, InvalidInput, StorageFault
+from sweeplab.storage.checkpoint_store import Storage
+from sweeplab.storage.files import append_line, open_private, read_json, storage_faults, write_json
+from sweeplab.storage.locks import exclusively
+from sweeplab.storage.ownership import write_signed
+from sweeplab.storage.run_folder import RunFolder
+from sweeplab.sweep.checks import data_digests, digest_of_victim, machine_for
+from sweeplab.sweep.comparison import compare
+from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
+from sweeplab.sweep.session import Session
+from sweeplab.sweep_folder import check_own_victim, environment, num_changes, version_of, victim_folder
+from sweeplab.worker.failures import Failure
+from sweeplab.worker.input_paths import parts_of
+from sweeplab.worker.jobs import DataDigests, Machine, PretrainingJob
+
+logger = logging.getLogger("sweeplab")
+
+
+def pretrain_victim(victim: PretrainedVictim, digest: str, session: Session) -> RunFolder:
+    """Pre-train a victim, or go on with it, or find it finished; waits where another process is at it already.
+
+    Args:
+        victim: what is trained.
+        digest: its own.
+        session: where, and how.
+    """
+    run = victim_folder(session.home, victim, digest)
+    if not is_trained(victim, run):
+        check_own_victim(run)
+    if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
+        accuracy = victim.select.accuracy or _accuracy_of(victim.select.victim, session)
+        write_json(run.path / REFERENCE, {"accuracy": accuracy})
+    with exclusively(run.path, f"victim {victim.name}"):
+        return _pretrain_victim(victim, digest, run, session)
+
+
+REFERENCE = "reference.json"
+"""In a victim's folder: the accuracy that its selected epoch comes closest to."""
+
+
+def _accuracy_of(other: PretrainedVictim | None, session: Session) -> float:
+    """Pre-train another victim where it is not there yet; the accuracy of its selected epoch."""
+    assert other is not None
+    run = pretrain_victim(other, digest_of_victim(other, session.inputs), session)
+    return select_epoch(other, run).measurement.accuracy
+
+
+def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, session: Session) -> RunFolder:
+    if is_trained(victim, run):
+        logger.info(f"victim {victim.name} is there already ({run.path})")
+        return run
+    machine = machine_for(victim, session.home)
+    inputs = session.inputs
+    table, plan = inputs.victim_table(victim)
+    _begin_victim(victim, digest, run, session.home, plan, len(table))
+    logger.info(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
+    test, targets = inputs.test(victim.evaluation), inputs.targets(victim.trigger())
+    contents = data_digests(victim, victim.architecture, table, test, targets)
+    controller = VictimController(victim, run, machine, contents)
+    if session.inline:
+        run_inline(controller)
+    else:
+        weights = str(victim.initial.expanduser().absolute()) if victim.initial is not None else None
+        workload = Workload(victim.resources, session.reads or parts_of(victim), weights, session.home)
+        watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
+        run_in_pool(controller, workload, watchdog, slots=1, join=True)
+    selected = select_epoch(victim, run)
+    run.finish({"state": "finished", "selected_epoch": selected.epoch})
+    run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
+    return run
+
+
+def _begin_victim(
+    victim: PretrainedVictim, digest: str, run: RunFolder, home: Path, plan: PoisonPlan, num_pairs: int
+) -> None:
+    """Write the victim's record, or check that it is the one that was begun."""
+    plan_file = run.path / "poison.json"
+    if plan_file.exists() and load_plan(plan_file, plan.attack, plan.source).digest != plan.digest:
+        raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
+    storage = _storage_fact(victim, run)
+    if (run.path / "victim.json").exists():
+        check_same_storage(f"victim {victim.name}", run.metadata().get("storage"), storage.get("storage"))
+    else:
+        for line in older_victims(victim, run):
+            logger.info(line)
+        write_json(plan_file, {**plan.to_json(), "digest": plan.digest})
+        facts = {
+            "spec": victim.to_json(),
+            "digest": digest,
+            "changes": num_changes(victim),
+            "environment": environment(),
+            "num_pairs": num_pairs,
+            **storage,
+        }
+        write_signed(run.path / "victim.json", facts, home)
+    run.claim_storage()
+
+
+def check_same_storage(what: str, begun: str | None, now: str | None) -> None:
+    """A run keeps the storage of checkpoints with which it was begun.
+
+    Raises:
+        InvalidInput: if the spec names another one now.
+    """
+    if begun == now:
+        return
+    place = begun or "the home"
+    raise InvalidInput(
+        f"{what} was begun with its checkpoints in {place} and keeps them there; now resources.storage gives "
+        f"{now or 'the home'}. Set it back; where {place} has to go, stop the sweep, copy the folder with `cp -a`, and "
+        "put a link to the copy in its place; --fresh begins a sweep anew"
+    )
+
+
+class VictimController:
+    """Hands out the attempts of one victim's pre-training, and commits its points."""
+
+    def __init__(self, victim: PretrainedVictim, run: RunFolder, machine: Machine, contents: DataDigests) -> None:
+        self.victim, self.run, self._machine, self._contents = victim, run, machine, contents
+        self._retries = Retries(victim.resources.max_attempts)
+        self._state: Literal["waiting", "running", "over"] = "waiting"
+        self._not_before = 0.0
+
+    def next_job(self) -> PretrainingJob | None:
+        """The next attempt, once it may begin."""
+        if self._state != "waiting" or time.monotonic() < self._not_before:
+            return None
+        self._state = "running"
+        self.run.clear_abandoned()
+        self.run.rewind()
+        initial = self.victim.initial
+        return PretrainingJob(
+            self.victim,
+            self._machine,
+            self.run.storage.location,
+            self.run.begin_attempt(),
+            self.run.latest_checkpoint(),
+            contents=self._contents,
+            initial=str(initial.expanduser().absolute()) if initial is not None else None,
+        )
+
+    def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
+        """Commit an epoch and drop the checkpoints that it makes superfluous."""
+        if not self.run.commit(point, outcomes):
+            return
+        _keep_victim_checkpoints(self.victim, self.run)
+        asr, seconds = point.measurement.asr, point.train_seconds + point.evaluate_seconds
+        numbers = f"accuracy {point.measurement.accuracy:.1%}" + (f", ASR {asr:.1%}" if asr is not None else "")
+        logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
+
+    def should_stop(self, number: int) -> bool:
+        """Pre-training goes to its end."""
+        return False
+
+    def finished(self, number: int) -> None:
+        """Pre-training came to its end."""
+        epochs, wanted = len(self.run.points()) - 1, _last_epoch(self.victim)
+        if epochs < wanted:
+            raise RuntimeError(f"pre-training victim {self.victim.name} ended after {epochs} of {wanted} epochs")
+        self._state = "over"
+
+    def failed(self, number: int, failure: Failure) -> None:
+        """Try again where that can help.
+
+        Raises:
+            StorageFault: if the storage failed.
+            InvalidInput: if the user's input breaks a rule that a worker alone could check.
+            Failed: if another attempt does not help.
+        """
+        damaged, event = damaged_checkpoint(self.run, failure), describe(self.run, failure)
+        append_line(self.run.path / "events.jsonl", {"time_ms": now_ms(), "event": "attempt failed", **event})
+        self._retries.remember(number, event)
+        self._state = "waiting"
+        if failure.kind == "storage":
+            raise StorageFault(failure.reason)
+        if damaged is not None:
+            self.run.remove_checkpoint(damaged.rpartition("/")[2])
+            logger.info(f"  {failure.reason}; going on from an earlier one")
+        elif reason := self._retries.verdict(number):
+            kind = InvalidInput if failure.kind == "input" else Failed
+            epochs = len(self.run.points()) - 1
+            where = f" after {epochs} of {_last_epoch(self.victim)} epochs" if epochs > 0 else ""
+            raise kind(f"pre-training victim {self.victim.name} failed{where}: {reason}")
+        else:
+            logger.info(f"  attempt {event['attempt']} ended: {failure.reason}; trying again")
+            self._not_before = time.monotonic() + self._retries.pause(number)
+
+    def log(self, number: int, text: str) -> None:
+        """Keep an attempt's traceback beside the victim's records."""
+        path = self.run.path / "log.txt"
+        with storage_faults(path), open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file:
+            file.write(text.rstrip() + "\n")
+
+    def is_done(self) -> bool:
+        """Whether the victim is trained."""
+        return self._state == "over"
+
+
+def older_victims(victim: PretrainedVictim, run: RunFolder) -> list[str]:
+    """A line for every folder of the same victim as an older version made it: its weights are another recipe's."""
+    lines = []
+    for path in sorted(run.path.parent.glob(f"{victim.name}-*/victim.json")):
+        record = read_json(path)
+        if path.parent == run.path or path.parent.name != f"{victim.name}-{record['digest']}":
+            continue
+        found = compare(record, victim)
+        what = "; ".join([*found.since, *found.defaults])
+        if what and not found.fields:
+            lines.append(
+                f"victim {victim.name} was made by an older version ({version_of(record)}: {what}); "
+                "it is not reused and is trained anew"
+            )
+    return lines
+
+
+def _storage_fact(victim: PretrainedVictim, run: RunFolder) -> dict[str, str]:
+    """Where the victim's checkpoints go, if not beside its records."""
+    root = victim.resources.storage
+    return {"storage": (Storage(root) / "victims" / run.path.name).location} if root else {}
+
+
+def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
+    """The point that becomes the victim, by the victim's rule; of equally accurate epochs the earlier."""
+    trained = [point for point in run.points() if point.epoch > 0]
+    if victim.select == "last":
+        return trained[-1]
+    if victim.select == "most accurate":
+        return max(trained, key=lambda point: (point.measurement.accuracy, -point.index))
+    if isinstance(victim.select, ClosestTo):
+        wanted = float(read_json(run.path / REFERENCE)["accuracy"])
+        return min(trained, key=lambda point: (abs(point.measurement.accuracy - wanted), point.index))
+    return next(point for point in trained if point.epoch == victim.select)
+
+
+def is_trained(victim: PretrainedVictim, run: RunFolder) -> bool:
+    """Whether a victim is there, weights and all; those of a storage that is gone, and that the spec does not name any
+    more, are not."""
+    if run.result() is None or len(run.points()) <= _last_epoch(victim):  # weights that were gone are being made again
+        return False
+    try:
+        return run.has_checkpoint(select_epoch(victim, run))
+    except StorageFault:
+        if run.metadata().get("storage") == _storage_fact(victim, run).get("storage"):
+            raise
+        return False
+
+
+def _last_epoch(victim: PretrainedVictim) -> int:
+    """After which the training may stop."""
+    return victim.select if isinstance(victim.select, int) else victim.epochs
+
+
+def _kept_epochs(victim: PretrainedVictim, run: RunFolder) -> set[str | None]:
+    """Checkpoints that `keep_epochs` asks for."""
+    wanted = victim.keep_epochs
+    return {point.checkpoint for point in run.points() if wanted == "all" or point.epoch in wanted}
+
+
+def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
+    points = run.points()
+    keep = {points[-1].checkpoint} | _kept_epochs(victim, run)
+    if (victim.select == "most accurate" or isinstance(victim.select, ClosestTo)) and len(points) > 1:
+        keep.add(select_epoch(victim, run).checkpoint)
+    run.keep_checkpoints({name for name in keep if name is not None})
+
+
+def _poison_text(plan: PoisonPlan) -> str:
+    if not plan.indices:
+        return "no pair poisoned"
+    share = f"{len(plan.indices)} of {plan.num_training_pairs} pairs poisoned ({plan.rate:.3%})"
+    return f"{share} towards {plan.aim}"
