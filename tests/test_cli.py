@@ -700,7 +700,7 @@ def test_a_sweep_begun_anew_sets_the_old_one_aside(
     def stop_here(*arguments: object, **named: object) -> None:
         raise Unfinished("stopped before the first trial")
 
-    monkeypatch.setattr(victims.TrainedVictim, "ensure", stop_here)
+    monkeypatch.setattr(victims.GivenVictim, "ensure", stop_here)
     assert run_script(["--fresh", "--inline"], sweep) == 75
     assert not folder.trial_numbers()
     (old,) = (path for path in folder.path.parent.iterdir() if path != folder.path)
