@@ -127,7 +127,7 @@ class Player:
 
     def points(self, job: CleaningJob) -> Iterable[Point]:
         """The points that a worker with this job reports, each with its checkpoint written before."""
-        first = 0 if job.resume_from is None else int(Path(job.resume_from).stem[-4:]) + 1
+        first = 0 if job.resume_from is None else int(Path(job.resume_from.name).stem[-4:]) + 1
         for index in range(first, self.controller.sweep.epochs + 1):
             name = None
             if index:

@@ -13,10 +13,11 @@ from filelock import FileLock, Timeout
 
 from sweeplab.commands.logs import PART, RAY_STATE
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.checkpoint_names import CHECKPOINT
 from sweeplab.storage.files import read_json
 from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, lock_path
 from sweeplab.storage.node_cache import kept_copies, remove_copy
-from sweeplab.storage.run_folder import CHECKPOINT, RunFolder
+from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import SweepFolder, is_own_victim, is_set_aside, made_by_older_version, sweep_folders
 
 

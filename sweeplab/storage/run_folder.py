@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,10 @@ import numpy as np
 
 from sweeplab.records import Outcomes, Point
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.checkpoint_names import CHECKPOINT, ROLLING, UNFINISHED, Checkpoint
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import append_line, read_json, read_lines, storage_faults, write_atomically, write_json
 from sweeplab.storage.ownership import MARK, Owner
-
-ROLLING = re.compile(r"attempt-\d+-after-point-(\d+)-step-(\d+)\.pt")
-"""Names of checkpoints that are written inside a long epoch, beside those of points."""
-
-CHECKPOINT = re.compile(rf"attempt-\d+-epoch-\d+(-step-\d+)?\.pt|{ROLLING.pattern}")
-"""Names of all checkpoints. No other file is ever removed where checkpoints lie, but for their unfinished writes."""
-
-UNFINISHED = re.compile(rf"\.({CHECKPOINT.pattern})(\.\d+)?\.part")
 
 
 class RunFolder:
@@ -221,8 +213,8 @@ class RunFolder:
             self.storage.download(point.checkpoint, path)
         return path
 
-    def latest_checkpoint(self) -> str | None:
-        """The newest state from which the next attempt goes on: inside an epoch, else of the newest point; its place.
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """The newest state from which the next attempt goes on: inside an epoch, else of the newest point.
 
         None where the newest point has none: the run then starts again at its beginning.
         """
@@ -230,7 +222,7 @@ class RunFolder:
         if not points:
             return None
         name = self._rolling() or (points[-1].checkpoint if self.has_checkpoint(points[-1]) else None)
-        return (self.storage / name).location if name else None
+        return Checkpoint(self.storage.location, name) if name else None
 
     def _rolling(self) -> str | None:
         """The checkpoint that was written last inside the epoch after the newest point."""

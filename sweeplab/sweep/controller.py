@@ -18,6 +18,7 @@ from sweeplab.search.pruner import Pruner
 from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
+from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import open_private, storage_faults
 from sweeplab.storage.run_folder import RunFolder
@@ -397,7 +398,7 @@ class SweepController:
                 self._again(number, 0.0)
                 raise StorageFault(failure.reason)
             if damaged is not None:
-                run.remove_checkpoint(damaged.rpartition("/")[2])
+                run.remove_checkpoint(damaged.name)
                 self._again(number, 0.0)
             elif reason := self._retries.verdict(number):
                 self._end(number, {"state": "failed", "reason": reason})
@@ -471,7 +472,7 @@ class SweepController:
 
     def _keep(self, run: RunFolder, keep: set[str]) -> None:
         """Remove a run's other checkpoints; a storage that does not let go of them is no reason to end a sweep."""
-        place = run.storage.location.rpartition("/")[0]
+        place = Checkpoint.at(run.storage.location).storage
         if place in self._unheeded and run.result() is not None:
             return
         try:

@@ -190,7 +190,7 @@ class VictimController:
         if failure.kind == "storage":
             raise StorageFault(failure.reason)
         if damaged is not None:
-            self.run.remove_checkpoint(damaged.rpartition("/")[2])
+            self.run.remove_checkpoint(damaged.name)
             logger.info(f"  {failure.reason}; going on from an earlier one")
         elif reason := self._retries.verdict(number):
             kind = InvalidInput if failure.kind == "input" else Failed

@@ -8,7 +8,6 @@ from sweeplab.clip_model import has_batch_norm
 from sweeplab.experiment import CleaningSweep
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.storage.files import read_lines
-from sweeplab.storage.run_folder import ROLLING
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.victims import victim_of
@@ -85,7 +84,7 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
             lines.append(f"  trial {record.number}: starts again{lost or ' (has no epoch yet)'}")
             continue
         epoch = record.points[kept - 1].epoch
-        inside = " and inside the next epoch" if place and ROLLING.fullmatch(place.rpartition("/")[2]) else ""
+        inside = " and inside the next epoch" if place and place.is_inside_an_epoch else ""
         lines.append(
             f"  trial {record.number}: goes on after epoch {epoch:g}{inside}{lost}; what ran after that is repeated "
             f"(attempt {record.attempts + 1})"

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.worker.failures import Failure
 
@@ -63,6 +64,6 @@ def describe(run: RunFolder, failure: Failure) -> dict[str, Any]:
     }
 
 
-def damaged_checkpoint(run: RunFolder, failure: Failure) -> str | None:
-    """Place of the checkpoint from which the attempt could not go on; an earlier one, or the beginning, serves."""
+def damaged_checkpoint(run: RunFolder, failure: Failure) -> Checkpoint | None:
+    """The checkpoint from which the attempt could not go on; an earlier one, or the beginning, serves."""
     return run.latest_checkpoint() if failure.kind == "checkpoint" else None

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sweeplab.clip_model import Encoder, embedding_width, normalise_pixels, not_finite, with_directions
 from sweeplab.records import Measurement, Outcomes, Point, now_ms
+from sweeplab.storage.checkpoint_names import point_name, rolling_name
 from sweeplab.training import checkpoints, ranks
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import EpochBatches, PairBatch, Pairs, epoch_loader, steps_per_epoch
@@ -370,8 +371,7 @@ class Training:
         run, place = self.settings, self.place
         if run.checkpoint_folder is None:
             return None
-        inside = f"-step-{place.step_in_epoch:06d}" if place.step_in_epoch else ""
-        name = f"{run.checkpoint_prefix}epoch-{place.epoch:04d}{inside}.pt"
+        name = point_name(run.checkpoint_prefix, place.epoch, place.step_in_epoch)
         if ranks.rank() == 0:
             self.save(name, None)
         return name
@@ -388,7 +388,7 @@ class Training:
 
         It holds rank 0's BatchNorm statistics, as the epoch's end does: other ranks' are not used before.
         """
-        name = f"{self.settings.checkpoint_prefix}after-point-{self.place.point:04d}-step-{self.place.step:010d}.pt"
+        name = rolling_name(self.settings.checkpoint_prefix, self.place.point, self.place.step)
         before, self.rolling = self.rolling, self.save(name, tally, replaces=self.rolling)
         if before is not None:
             before.unlink(missing_ok=True)

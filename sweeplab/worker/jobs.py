@@ -17,6 +17,7 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.protocol import Protocol
 from sweeplab.records import Victim
 from sweeplab.specs import StorageFault
+from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.node_cache import node_cache, remove_old_copies
 from sweeplab.training.loop import Context
 from sweeplab.worker.input_paths import InputPaths
@@ -128,8 +129,7 @@ class PretrainingJob:
     checkpoints: str
     """Folder or URL."""
     attempt: int
-    resume_from: str | None
-    """A checkpoint's path or URL."""
+    resume_from: Checkpoint | None
     number: int = 0
     """There is one job."""
     initial: str | None = None
@@ -176,8 +176,7 @@ class CleaningJob:
     machine: Machine
     checkpoints: str
     """Folder or URL."""
-    resume_from: str | None
-    """A checkpoint's path or URL."""
+    resume_from: Checkpoint | None
     weights: Weights = Weights()
     input_paths: InputPaths | None = None
     """The data, where another node may not see them."""

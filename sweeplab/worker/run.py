@@ -12,6 +12,7 @@ from sweeplab.cleaning.start import recalibrate_batch_norm
 from sweeplab.clip_model import build, load_into, load_weights
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.checkpoint_names import attempt_prefix
 from sweeplab.storage.checkpoint_store import Storage, Uploads
 from sweeplab.training.loop import Run, train
 from sweeplab.training.randomness import stream_seed
@@ -37,12 +38,12 @@ def checkpoint_target(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, A
     """
     storage = Storage(job.checkpoints)
     fields: dict[str, Any] = {
-        "checkpoint_prefix": f"attempt-{job.attempt}-",
+        "checkpoint_prefix": attempt_prefix(job.attempt),
         "checkpoint_minutes": job.checkpoint_minutes(),
     }
     if not storage.is_remote:
         storage.wait_for_folder()
-        resume = Path(job.resume_from) if job.resume_from else None
+        resume = Path(job.resume_from.location) if job.resume_from else None
         yield {**fields, "checkpoint_folder": Path(job.checkpoints), "resume_from": resume}
         return
     uploads = Uploads(storage)
@@ -50,7 +51,7 @@ def checkpoint_target(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, A
         resume = None
         if job.resume_from is not None:
             resume = uploads.folder / "resume.pt"
-            storage.download(job.resume_from.rpartition("/")[2], resume)
+            storage.download(job.resume_from.name, resume)
         yield {**fields, "checkpoint_folder": uploads.folder, "resume_from": resume, "saved": uploads.add}
         uploads.finish()
     finally:

@@ -11,6 +11,7 @@ import pytest
 from sweeplab.records import Outcomes
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage import run_folder
+from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import MARK
 from sweeplab.storage.run_folder import RunFolder
@@ -108,7 +109,7 @@ def test_outcomes_of_a_point_that_is_not_there_are_none(run: RunFolder):
 
 
 def test_the_next_attempt_goes_on_from_the_newest_checkpoint(run: RunFolder):
-    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name_of(2))
+    assert reopened(run).latest_checkpoint() == Checkpoint(str(run.checkpoints), name_of(2))
 
 
 def test_a_run_that_has_only_its_start_begins_at_the_beginning(tmp_path: Path):
@@ -123,7 +124,7 @@ def test_points_whose_checkpoint_is_gone_are_forgotten_down_to_one_that_is_there
         (run.checkpoints / name_of(index)).unlink()
     run.rewind()
     assert [point.index for point in reopened(run).points()] == [0, 1]
-    assert run.latest_checkpoint() == str(run.checkpoints / name_of(1))
+    assert run.latest_checkpoint() == Checkpoint(str(run.checkpoints), name_of(1))
 
 
 def test_without_any_checkpoint_only_the_start_stays(run: RunFolder):
@@ -197,27 +198,27 @@ def rolling(run: RunFolder, after: int, step: int, attempt: int = 1) -> str:
 
 def test_a_checkpoint_inside_the_epoch_after_the_last_point_is_gone_on_from(run: RunFolder):
     name = rolling(run, 2, 10)
-    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name)
+    assert reopened(run).latest_checkpoint() == Checkpoint(str(run.checkpoints), name)
 
 
 def test_of_several_the_one_furthest_on_counts_whichever_attempt_wrote_it(run: RunFolder):
     rolling(run, 2, 9, attempt=2)
     name = rolling(run, 2, 11, attempt=1)
-    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name)
+    assert reopened(run).latest_checkpoint() == Checkpoint(str(run.checkpoints), name)
 
 
 @pytest.mark.parametrize(("after", "step"), [(1, 7), (1, 8), (3, 13), (2, 8)])
 def test_a_checkpoint_that_does_not_follow_the_last_point_is_not(after: int, step: int, run: RunFolder):
     """Behind it, of a point that was never committed, or of the point's own step."""
     rolling(run, after, step)
-    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name_of(2))
+    assert reopened(run).latest_checkpoint() == Checkpoint(str(run.checkpoints), name_of(2))
 
 
 def test_inside_the_first_epoch_a_run_goes_on_too(tmp_path: Path):
     run = RunFolder(tmp_path)
     commit(run, 0)
     name = rolling(run, 0, 3)
-    assert reopened(run).latest_checkpoint() == str(run.checkpoints / name)
+    assert reopened(run).latest_checkpoint() == Checkpoint(str(run.checkpoints), name)
 
 
 def test_nothing_counts_before_the_start_was_committed(tmp_path: Path):

@@ -333,7 +333,8 @@ def test_an_interrupted_trial_goes_on_from_its_last_committed_checkpoint(folder:
     Player(controller).play(job, num_points=2)
     (Path(job.checkpoints) / "attempt-1-epoch-0002.pt").write_bytes(b"never reported")
     resumed = open_controller(folder).next_job()
-    assert resumed.resume_from == str(folder.trial(0).checkpoints / "attempt-1-epoch-0001.pt")
+    assert resumed.resume_from is not None
+    assert resumed.resume_from.location == str(folder.trial(0).checkpoints / "attempt-1-epoch-0001.pt")
     assert [path.name for path in Path(job.checkpoints).iterdir()] == ["attempt-1-epoch-0001.pt"]
 
 
@@ -391,7 +392,8 @@ def test_a_trial_whose_process_died_is_tried_again_from_its_checkpoint(folder: S
     controller.failed(job.number, Failure("the trial's process died", False))
     again = controller.next_job()
     assert (again.number, again.attempt) == (0, 2)
-    assert again.resume_from == f"{job.checkpoints}/attempt-1-epoch-0001.pt"
+    assert again.resume_from is not None
+    assert again.resume_from.location == f"{job.checkpoints}/attempt-1-epoch-0001.pt"
     Player(controller).play(again)
     assert folder.record().trials[0].state == "finished"
 
