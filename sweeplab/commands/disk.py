@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from sweeplab.adoption import is_own_victim
 from sweeplab.commands.logs import PART, RAY_STATE
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_json
-from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, lock_path
+from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, is_held, lock_path
 from sweeplab.storage.node_cache import kept_copies, remove_copy
 from sweeplab.storage.run_folder import CHECKPOINT, RunFolder
-from sweeplab.sweep_folder import SweepFolder, is_own_victim, is_set_aside, made_by_older_version, sweep_folders
+from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweep_folders
+from sweeplab.versions import made_by_older_version
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def find_removable(
     if victims:
         named = {_victim_of(folder) for folder in known}
         for path in sorted((home / "victims").glob("[!.]*")):
-            if path.name not in named and is_own_victim(RunFolder(path)) and not _is_being_made(path):
+            if path.name not in named and is_own_victim(RunFolder(path)) and not is_held(lock_path(path)):
                 found.append(Removable(path, size_of(path), "a victim that no sweep names"))
     return found + (_old_copies() if copies else [])
 
@@ -163,17 +163,6 @@ def _victim_of(folder: SweepFolder) -> str | None:
     header = folder.header()
     digest = header["contents"].get("victim")
     return f"{header['victim_name']}-{digest}" if digest else None
-
-
-def _is_being_made(victim: Path) -> bool:
-    """Whether a command pre-trains the victim now."""
-    lock = FileLock(lock_path(victim))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def remove(removable: list[Removable]) -> int:

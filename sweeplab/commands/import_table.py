@@ -18,7 +18,8 @@ from sweeplab.search_space import spans_magnitudes
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of, file_digest
 from sweeplab.storage.files import make_private, sync_folder
 from sweeplab.storage.ownership import write_signed
-from sweeplab.sweep_folder import SweepFolder, environment, write_victim
+from sweeplab.sweep_folder import SweepFolder, write_victim
+from sweeplab.versions import environment
 
 REQUIRED = ("trial", "epoch", "accuracy", "asr")
 

@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from typing import Any
 
+from sweeplab.adoption import adopt_sweep
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.locks import process_facts
 from sweeplab.storage.ownership import write_signed
-from sweeplab.sweep_folder import SweepFolder, adopt_sweep, process_facts
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.terminal import printable
 
 STOP_SECONDS = 60.0

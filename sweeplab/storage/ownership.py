@@ -142,6 +142,12 @@ def named_storages(file: Path) -> list[str]:
     return sorted(found)
 
 
+def storages_in_words(folder: Path) -> str:
+    """For a message about --adopt: the storages outside the home that an adopted folder would have written too."""
+    places = named_storages(folder / ("sweep.json" if (folder / "sweep.json").exists() else "victim.json"))
+    return f", after a look at where it puts checkpoints: {', '.join(places)}" if places else ""
+
+
 def _storages_in(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if value.get("storage"):

@@ -12,8 +12,9 @@ from sweeplab.storage.run_folder import ROLLING
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.victims import _trains_victim
-from sweeplab.sweep_folder import SweepFolder, version_of, victim_folder
+from sweeplab.sweep_folder import SweepFolder, victim_folder
 from sweeplab.training.optimisation import Optimization
+from sweeplab.versions import version_of
 
 
 def check_is_there(folder: SweepFolder) -> None:

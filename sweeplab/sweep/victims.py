@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeplab.adoption import adopt_sweep, adopt_victim, check_own_victim
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
-from sweeplab.clip_model import load_weights
+from sweeplab.clip_checkpoints import load_weights
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
 from sweeplab.execution.controller import Workload
@@ -28,17 +29,8 @@ from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared, _contents, _digest_here, machine_for
 from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
-from sweeplab.sweep_folder import (
-    SweepFolder,
-    adopt_sweep,
-    adopt_victim,
-    check_own_victim,
-    environment,
-    num_changes,
-    version_of,
-    victim_folder,
-    write_victim,
-)
+from sweeplab.sweep_folder import SweepFolder, victim_folder, write_victim
+from sweeplab.versions import environment, num_changes, version_of
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.input_paths import parts_of
 from sweeplab.worker.inputs import planted_target, victim_table
