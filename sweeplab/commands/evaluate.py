@@ -6,13 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.attacks import ATTACKS
-from sweeplab.clip_model import (
-    Architecture,
-    checkpoint_architecture,
-    load_weights,
-    matching_architectures,
-    quick_gelu_of,
-)
+from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights, quick_gelu_of
+from sweeplab.clip_model import Architecture, matching_architectures
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.experiment import CleaningSweep

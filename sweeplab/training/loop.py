@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sweeplab.clip_model import Encoder, embedding_width, normalise_pixels, not_finite, with_directions
+from sweeplab.clip_checkpoints import not_finite
+from sweeplab.clip_model import Encoder, embedding_width, normalise_pixels, with_directions
 from sweeplab.records import Measurement, Outcomes, Point, now_ms
 from sweeplab.training import checkpoints, ranks
 from sweeplab.training import objective as hooks

@@ -9,17 +9,8 @@ import torch
 from torch import nn
 
 from sweeplab.attacks.poisoning import PoisonPlan
-from sweeplab.clip_model import (
-    Architecture,
-    architecture_json,
-    build,
-    check_activation,
-    check_prompts,
-    checkpoint_facts,
-    load_into,
-    load_weights,
-    tokenizer,
-)
+from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_into, load_weights
+from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import PairTable

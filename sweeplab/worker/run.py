@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from sweeplab.cleaning.start import recalibrate_batch_norm
-from sweeplab.clip_model import build, load_into, load_weights
+from sweeplab.clip_checkpoints import load_into, load_weights
+from sweeplab.clip_model import build
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_store import Storage, Uploads
