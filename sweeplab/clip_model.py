@@ -5,9 +5,11 @@ import importlib.util
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
+from typing import Protocol as Interface
 
 import open_clip
 import torch
@@ -398,12 +400,45 @@ def normalise_pixels(images: Tensor) -> Tensor:
     return (images.float() - 255 * mean) / (255 * std)
 
 
+class CLIPModel(Interface):
+    """What open_clip's models have beside what every module has."""
+
+    context_length: int
+    logit_scale: Tensor
+    """Scalar, the logarithm of 1 / temperature."""
+
+    def encode_image(self, image: Tensor, /) -> Tensor:
+        """(B, D) features of (B, 3, S, S) normalised float pixels, not of unit norm."""
+        ...
+
+    def encode_text(self, text: Tensor, /) -> Tensor:
+        """(B, D) features of (B, context_length) tokens, not of unit norm."""
+        ...
+
+
+def as_clip(model: nn.Module) -> CLIPModel:
+    """The model as what it is; torch types every attribute of a module as a tensor or a module."""
+    return cast(CLIPModel, model)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode for a while, and afterwards in the mode it was in, module by module."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def embedding_width(model: nn.Module) -> int:
     """D, the width of the joint embedding; the model's mode and random streams do not matter and do not change."""
     device = next(model.parameters()).device
-    tokens = torch.zeros(1, int(model.context_length), dtype=torch.int64, device=device)  # type: ignore[arg-type]
-    return int(model.encode_text(tokens).shape[-1])  # type: ignore[operator]
+    tokens = torch.zeros(1, as_clip(model).context_length, dtype=torch.int64, device=device)
+    return int(as_clip(model).encode_text(tokens).shape[-1])
 
 
 class Encoder(nn.Module):
@@ -423,6 +458,6 @@ class Encoder(nn.Module):
         Returns:
             (B, D) image features and (B, D) text features, float32, not yet of unit norm; scalar 1 / temperature.
         """
-        features = self.model.encode_image(images)  # type: ignore[operator]
-        texts = self.model.encode_text(tokens)  # type: ignore[operator]
-        return features.float(), texts.float(), self.model.logit_scale.exp().float()  # type: ignore[operator]
+        model = as_clip(self.model)
+        scale = model.logit_scale.exp().float()
+        return model.encode_image(images).float(), model.encode_text(tokens).float(), scale

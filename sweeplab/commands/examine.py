@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.poisoning import Attack, mentions
-from sweeplab.clip_model import normalise_pixels
+from sweeplab.clip_model import Encoder, as_clip, normalise_pixels
 from sweeplab.commands.evaluate import EvaluationRequest, architecture_of, evaluation_of
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import LabelledImages
@@ -480,7 +480,7 @@ def _features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
     parts = []
     for start in range(0, count, BATCH):
         images = pixels(list(range(start, min(start + BATCH, count)))).to(device)
-        parts.append(model.encode_image(normalise_pixels(images)).float().cpu())  # type: ignore[operator]
+        parts.append(as_clip(model).encode_image(normalise_pixels(images)).float().cpu())
     return torch.cat(parts)
 
 
@@ -490,6 +490,7 @@ def _embed_pairs(model: nn.Module, pairs: Any) -> tuple[Tensor, Tensor]:
     images, texts = [], []
     for rows in torch.arange(len(pairs)).split(BATCH):
         batch = pairs.first_copies(1, rows.tolist()).to(device)
-        images.append(F.normalize(model.encode_image(normalise_pixels(batch.images)).float(), dim=1).cpu())  # type: ignore[operator]
-        texts.append(F.normalize(model.encode_text(batch.tokens).float(), dim=1).cpu())  # type: ignore[operator]
+        image_rows, text_rows, _ = Encoder(model)(normalise_pixels(batch.images), batch.tokens)
+        images.append(F.normalize(image_rows, dim=1).cpu())
+        texts.append(F.normalize(text_rows, dim=1).cpu())
     return torch.cat(images), torch.cat(texts)
