@@ -56,7 +56,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         needs_train: whether Ray Train will run; its clean-up asks the dashboard's state service, without which a dead
             worker would block the sweep.
     """
-    for name, value in SETTINGS.items():
+    for name, value in SETTINGS.items():  # Ray reads them when it is imported
         os.environ.setdefault(name, value)
     import ray
 
@@ -68,25 +68,8 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-
-    def start() -> None:
-        global _is_private
-        _is_private = not _attach(quiet)
-        if _is_private:
-            _start(folder, quiet, needs_train=needs_train)
-
     with _private_folder() as folder:
-        try:
-            run_beside(start, rearm_signals)  # which takes seconds of foreign code
-            rearm_signals()
-        except Unfinished:
-            raise
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
-        except Exception as error:
-            # One of its processes died or was too slow, for which Ray has no error of its own.
-            raise Unfinished(f"Ray did not come up ({first_line(error)}); the same command tries again") from error
+        _come_up(folder, needs_train=needs_train)
         is_over = threading.Event()
         try:
             _find_raylet()
@@ -102,6 +85,35 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         finally:
             is_over.set()
             _shut_down()
+
+
+def _come_up(folder: str, *, needs_train: bool) -> None:
+    """Attach to the running cluster, or start one.
+
+    Raises:
+        InvalidInput: if it cannot be reached, or Ray refuses to start.
+        Unfinished: if one of its processes died or was too slow.
+    """
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+    def start() -> None:
+        global _is_private
+        _is_private = not _attach(quiet)
+        if _is_private:
+            _start(folder, quiet, needs_train=needs_train)
+
+    try:
+        run_beside(start, rearm_signals)  # which takes seconds of foreign code
+        rearm_signals()
+    except Unfinished:
+        raise
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
+    except Exception as error:
+        # One of its processes died or was too slow, for which Ray has no error of its own.
+        raise Unfinished(f"Ray did not come up ({first_line(error)}); the same command tries again") from error
 
 
 def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
