@@ -80,6 +80,7 @@ def _detected(checkpoint: Path) -> Architecture:
         InvalidInput: if none of open_clip's fits, or the activation cannot be told.
     """
     names = matching_architectures(load_weights(checkpoint))
+    # Shapes are the same with either activation; some files tell which one it was.
     if quick_gelu_of(checkpoint):
         names = [name for name in names if Architecture(name=name).resolved().get("quick_gelu")]
     if len(names) == 1:

@@ -65,6 +65,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Ray's own lines would tear the progress line; what matters is raised.
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -331,6 +332,7 @@ def free_abandoned_groups(seen: set[str]) -> set[str]:
     context = ray.get_runtime_context()
     where: dict[str, Any] = {"address": context.gcs_address, "limit": 10_000, "detail": True}
     mine = [("creator_job_id", "=", context.get_job_id()), ("state", "=", "CREATED")]
+    # Only groups that hold CPUs or GPUs block anybody.
     groups = [
         group.placement_group_id
         for group in list_placement_groups(filters=mine, **where)
@@ -340,6 +342,7 @@ def free_abandoned_groups(seen: set[str]) -> set[str]:
         return set()
     used = {actor.placement_group_id for actor in list_actors(filters=[("state", "!=", "DEAD")], **where)}
     empty = set(groups) - used
+    # Empty at two looks: a group that was just made has no actor in it yet.
     for group in empty & seen:
         ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
     return empty - seen

@@ -36,6 +36,7 @@ def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callab
     places = [Storage(storage) for storage in storages]
     if len(nodes) < 2 and not any(place.is_remote for place in places):
         return []
+    # Files that the driver has too are compared by content: another version would mix two data sets.
     digests = (
         {path: file_digest(Path(path)) for path in input_paths.probes if os.path.isfile(path)} if input_paths else {}
     )

@@ -17,6 +17,7 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
         InvalidInput: if the sweep was pruned itself (see `audit_decisions`); if no trial ran to its end; if no ASR was
             measured.
     """
+    # Where a trial was stopped, nobody knows what would have become of it.
     if was_pruned(sweep):
         raise InvalidInput(f"sweep {sweep.name!r} was pruned itself; its own decisions can be audited")
     trials = [
@@ -26,6 +27,7 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
     ]
     if not trials or sweep.victim.asr is None:
         raise InvalidInput(f"sweep {sweep.name!r} has no finished trial with a measured ASR; nothing to audit")
+    # One pruner for all trials: what it learns from one decides about those that follow, as in a sweep.
     pruner = Pruner(
         pruning,
         victim_accuracy=sweep.victim.accuracy,
@@ -93,11 +95,13 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
     trials = {trial.number: trial for trial in sweep.trials}
     whole: dict[int, TrialRecord] = {}
     for trial in sweep.trials:
+        # A rerun may itself have been rerun: go back to the trial that the rules stopped.
         first = trial
         while first.rerun_of is not None:
             first = trials[first.rerun_of]
         if first.state == "pruned" and trial.state == "finished":
             whole[first.number] = trial
+    # What the stopped trials are compared with is what the sweep had without their reruns.
     reruns = {trial.number for trial in whole.values()}
     best = max(
         (found for trial in sweep.trials if trial.number not in reruns and (found := _best(trial, sweep)) is not None),

@@ -42,6 +42,7 @@ def home_key(home: Path) -> bytes:
             with FileLock(home / f".{KEY}.lock"):
                 if not path.exists():  # last, so that a kill before leaves everything to the next command
                     key = secrets.token_hex(32)
+                    # A record that names a storage elsewhere, or a link, could have been planted: it stays foreign.
                     for file in _records(home):
                         value = _readable(file)
                         if value is not None and not named_storages(file) and link_in(file.parent) is None:

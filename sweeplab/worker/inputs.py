@@ -112,11 +112,13 @@ def cleaning_pairs(
     )
     if key not in _pairs:
         _pairs.clear()
+        # Only one set is kept: the images of two may not fit into memory.
         labelled = sweep.data.labelled(machine.data_home) if isinstance(sweep.data, LabelledPairs) else None
         table = cleaning_table(sweep, machine)
         plan = cleaning_poison(sweep, table, machine)
         if plan is not None:
             table = plan.training_table(table)
+        # The driver digested the pairs before it began: a file changed since would mix two data sets in one sweep.
         check_same_data("training pairs", known, table.digest)
         _pairs[key] = TrainingPairs(
             table,
@@ -164,6 +166,7 @@ def measure_for(
     )
     if key not in _measures:
         _measures.clear()
+        # As for the pairs: one set of decoded images at a time.
         images = evaluation.load(machine.data_home)
         check_prompts(architecture, images.class_names, evaluation.prompts(), protocol)
         measure = Measure(
@@ -177,6 +180,7 @@ def measure_for(
             protocol=protocol,
             decoded=decoded,
         )
+        # Measured on other images, the points of one sweep could not be compared.
         check_same_data("test images, classes or trigger", known, measure.digest)
         _measures[key] = measure
     return _measures[key]
