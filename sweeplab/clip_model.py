@@ -1,16 +1,15 @@
-"""The only door to open_clip: build, load (weights only), tokenise, templates and class names."""
+"""The only door to open_clip: architectures, models, tokens, templates and class names."""
 
 import copy
 import importlib.util
 import json
 import math
-import os
-import pickle
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
+from typing import Protocol as Interface
 
 import open_clip
 import torch
@@ -226,38 +225,6 @@ def has_batch_norm(architecture: Architecture) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
-def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """The model's state dict from a checkpoint file; never executes code from it.
-
-    Accepts SweepLab's own checkpoints, open_clip's training checkpoints and those of CleanCLIP, attack-cleanclip,
-    SafeCLIP and RoCLIP (`state_dict` beside `epoch`, `name` and `optimizer`), OpenAI's state dicts (float16, with
-    `input_resolution`, `context_length` and `vocab_size` among the weights), bare state dicts and .safetensors; the
-    weights may stand under `model` or `state_dict` and carry DistributedDataParallel's `module.` prefix.
-
-    Returns:
-        Tensors by open_clip's names, in the file's own precision.
-
-    Raises:
-        InvalidInput: if the file is missing, is no checkpoint, would need code to be executed, or holds values that are
-            not finite.
-    """
-    content = _read_weights(Path(path))
-    weights = {name: tensor for name, tensor in content.items() if name not in OPENAI_ENTRIES}
-    if names := not_finite(weights):
-        raise InvalidInput(
-            f"checkpoint {path} holds values that are not finite, in {_some(names)}; its training diverged or the file "
-            "is damaged: give another checkpoint"
-        )
-    return weights
-
-
-def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold a NaN or an infinity, buffers such as BatchNorm's statistics included."""
-    # The extremes of a tensor that holds a NaN are NaN; finding them takes an eighth of the time of `isfinite().all()`.
-    extremes = {name: torch.stack(torch.aminmax(tensor)) for name, tensor in weights.items() if tensor.numel()}
-    return [name for name, pair in extremes.items() if not bool(pair.isfinite().all())]
-
-
 def with_directions(embeddings: Tensor, what: str, *, least: float = 1e-12) -> Tensor:
     """The embeddings as they are, each of which has a direction; without one, an argmax over its scores is a class all
     the same.
@@ -275,38 +242,6 @@ def with_directions(embeddings: Tensor, what: str, *, least: float = 1e-12) -> T
     if bool(bad.any()):
         raise FloatingPointError(f"{int(bad.sum())} of {bad.numel()} {what} are not finite or have norm zero")
     return embeddings
-
-
-OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
-"""Numbers that OpenAI's archives keep among the weights; only theirs do."""
-
-
-def quick_gelu_of(path: str | Path) -> bool | None:
-    """Whether a checkpoint was trained with QuickGELU, as far as the file tells; shapes cannot.
-
-    Returns:
-        True for OpenAI's layout; what a SweepLab checkpoint records; None for all others.
-    """
-    path = Path(path)
-    own = checkpoint_architecture(path)
-    if own is not None:
-        return bool(own.resolved().get("quick_gelu", False))
-    return True if set(OPENAI_ENTRIES) <= set(_read_weights(path)) else None
-
-
-def check_activation(architecture: Architecture, path: str | Path) -> None:
-    """Refuse an architecture whose activation is not the one that the checkpoint was trained with.
-
-    Raises:
-        InvalidInput: if the file tells, and the architecture says otherwise.
-    """
-    found, said = quick_gelu_of(path), bool(architecture.resolved().get("quick_gelu", False))
-    if found is not None and found != said:
-        words = {True: "QuickGELU", False: "GELU"}
-        raise InvalidInput(
-            f"checkpoint {path} was trained with {words[found]}, and {architecture.name or 'the architecture'} has "
-            f"{words[said]}; choose the variant {'with' if found else 'without'} '-quickgelu' in its name"
-        )
 
 
 def matching_architectures(weights: dict[str, Tensor]) -> list[str]:
@@ -336,83 +271,6 @@ def _fits(name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
     with torch.device("meta"):
         model = _make(config)
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """All tensors of the checkpoint's state dict, OpenAI's numbers among them."""
-    if not os.path.isfile(path):  # False too where it cannot be seen
-        raise InvalidInput(f"checkpoint {path} does not exist; give the path of a .pt or .safetensors file")
-    if path.suffix == ".safetensors":
-        return {name.removeprefix("module."): tensor for name, tensor in _load_safetensors(path).items()}
-    if _is_torchscript(path):
-        raise InvalidInput(
-            f"checkpoint {path} is a TorchScript archive, which is code; in a place that you trust, save its weights: "
-            f"torch.save(torch.jit.load('{path.name}', map_location='cpu').state_dict(), 'weights.pt')"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
-        raise InvalidInput(
-            f"checkpoint {path} cannot be read with weights_only=True ({first_line(error)}); "
-            "convert it to a plain state dict or to .safetensors in a place that you trust"
-        ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
-        raise InvalidInput(f"checkpoint {path} holds no state dict of tensors, neither bare nor under model/state_dict")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise InvalidInput(
-            f"checkpoint {path} cannot be read as safetensors ({first_line(error)}); write or copy it again"
-        ) from error
-
-
-def load_into(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
-    """Copy weights into a model of the same architecture.
-
-    Raises:
-        InvalidInput: if names or shapes differ; the message names the first few of each.
-    """
-    own = model.state_dict()
-    missing = sorted(set(own) - set(weights))
-    surplus = sorted(set(weights) - set(own))
-    shapes = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
-    if missing or surplus or shapes:
-        parts = [f"lacks {_some(missing)}"] if missing else []
-        parts += [f"has unknown {_some(surplus)}"] if surplus else []
-        parts += (
-            [
-                "other shapes: "
-                + _some([f"{n} {tuple(weights[n].shape)} instead of {tuple(own[n].shape)}" for n in shapes])
-            ]
-            if shapes
-            else []
-        )
-        raise InvalidInput(
-            f"checkpoint {origin} is of another architecture: {'; '.join(parts)}; name the one it was trained with"
-        )
-    model.load_state_dict(weights)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Callable[[list[str]], Tensor]:
@@ -542,34 +400,45 @@ def normalise_pixels(images: Tensor) -> Tensor:
     return (images.float() - 255 * mean) / (255 * std)
 
 
-def checkpoint_architecture(path: Path) -> Architecture | None:
-    """The architecture that a SweepLab checkpoint names; None for other files."""
-    facts = checkpoint_facts(path)
-    return Architecture(config=facts["architecture"]) if facts is not None else None
+class CLIPModel(Interface):
+    """What open_clip's models have beside what every module has."""
+
+    context_length: int
+    logit_scale: Tensor
+    """Scalar, the logarithm of 1 / temperature."""
+
+    def encode_image(self, image: Tensor, /) -> Tensor:
+        """(B, D) features of (B, 3, S, S) normalised float pixels, not of unit norm."""
+        ...
+
+    def encode_text(self, text: Tensor, /) -> Tensor:
+        """(B, D) features of (B, context_length) tokens, not of unit norm."""
+        ...
 
 
-def checkpoint_facts(path: Path) -> dict[str, Any] | None:
-    """What a SweepLab checkpoint says of its making (`Checkpoint.config`); None for other files."""
-    if path.suffix == ".safetensors" or not path.is_file():
-        return None
+def as_clip(model: nn.Module) -> CLIPModel:
+    """The model as what it is; torch types every attribute of a module as a tensor or a module."""
+    return cast(CLIPModel, model)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode for a while, and afterwards in the mode it was in, module by module."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
-        return None
-    text = content.get("config") if isinstance(content, dict) else None
-    try:
-        facts = json.loads(text) if isinstance(text, str) else None
-    except json.JSONDecodeError:  # somebody else's idea of a configuration
-        return None
-    return facts if isinstance(facts, dict) and "architecture" in facts else None
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 @torch.no_grad()
 def embedding_width(model: nn.Module) -> int:
     """D, the width of the joint embedding; the model's mode and random streams do not matter and do not change."""
     device = next(model.parameters()).device
-    tokens = torch.zeros(1, int(model.context_length), dtype=torch.int64, device=device)  # type: ignore[arg-type]
-    return int(model.encode_text(tokens).shape[-1])  # type: ignore[operator]
+    tokens = torch.zeros(1, as_clip(model).context_length, dtype=torch.int64, device=device)
+    return int(as_clip(model).encode_text(tokens).shape[-1])
 
 
 class Encoder(nn.Module):
@@ -589,6 +458,6 @@ class Encoder(nn.Module):
         Returns:
             (B, D) image features and (B, D) text features, float32, not yet of unit norm; scalar 1 / temperature.
         """
-        features = self.model.encode_image(images)  # type: ignore[operator]
-        texts = self.model.encode_text(tokens)  # type: ignore[operator]
-        return features.float(), texts.float(), self.model.logit_scale.exp().float()  # type: ignore[operator]
+        model = as_clip(self.model)
+        scale = model.logit_scale.exp().float()
+        return model.encode_image(images).float(), model.encode_text(tokens).float(), scale

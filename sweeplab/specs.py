@@ -4,7 +4,6 @@ import ast
 import errno
 import hashlib
 import json
-import math
 import os
 import stat
 import sys
@@ -415,10 +414,3 @@ def check_storage_url(url: str) -> str:
             "environment (AWS_ENDPOINT_URL for a server of your own, AWS_REGION)"
         )
     return url
-
-
-def finite(value: float, name: str) -> float:
-    """The value itself, or FloatingPointError when it is not a finite number."""
-    if not math.isfinite(value):
-        raise FloatingPointError(f"{name}={value} is not finite")
-    return value

@@ -2,17 +2,12 @@
 
 import contextlib
 import dataclasses
-import fcntl
-import importlib.metadata
 import os
-import platform
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +27,12 @@ from sweeplab.records import (
     Victim,
     now_ms,
 )
-from sweeplab.specs import SCHEMA_VERSION, InvalidInput, Spec, StorageFault, changes_of, changes_since, own_code
+from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
 from sweeplab.storage.files import append_line, make_private, read_json, read_lines, write_json
-from sweeplab.storage.ownership import check_no_links, is_signed, named_storages, write_signed
+from sweeplab.storage.locks import is_held, process_facts
+from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.versions import environment, made_by_older_version, num_changes, version_of
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep, PretrainedVictim
@@ -102,7 +99,7 @@ class SweepFolder:
         elif not self.is_own():
             raise InvalidInput(
                 f"sweep {self.name!r} came from elsewhere: {self.path} was not made by this home. It can be listed, "
-                f"ranked, reported and exported as it is; to go on with it, give --adopt{_consequence(self.path)}"
+                f"ranked, reported and exported as it is; to go on with it, give --adopt{storages_in_words(self.path)}"
             )
         else:
             check_no_links(self.path)
@@ -196,27 +193,26 @@ class SweepFolder:
         return {number: header["rerun_of"] for number, header in headers if "rerun_of" in header}
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, *, to_adopt: bool = False) -> Iterator[None]:
         """Hold the sweep alone; the kernel frees the lock when its process dies, however it dies.
+
+        Args:
+            to_adopt: take a sweep that came from elsewhere too, because it is about to become the home's own.
 
         Raises:
             InvalidInput: if another process holds it; the message says who and since when. If it came from elsewhere.
         """
-        self.check_own()
-        with self._held():
-            yield
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
+        if not to_adopt:
+            self.check_own()
         try:
             make_private(self.path)
         except OSError as error:
             raise InvalidInput(
                 f"cannot write {self.path} ({error.strerror}); mend permissions or set SWEEPLAB_HOME"
             ) from error
-        lock, holder = self._lock(), self.path / "holder.json"
+        lock, holder = FileLock(self.path / "lock"), self.path / "holder.json"
         try:
-            lock.acquire(timeout=1)  # `is_locked` holds it for a moment
+            lock.acquire(timeout=1)  # `is_held` holds it for a moment
         except Timeout:
             who = self.holder() or {}
             raise InvalidInput(
@@ -224,17 +220,10 @@ class SweepFolder:
                 f"since {who.get('since', '?')}; wait for it, or `sweeplab stop {self.name}`"
             ) from None
         try:
-            since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
             self.stop_mark.unlink(missing_ok=True)
-            write_json(
-                holder,
-                {
-                    "process": os.getpid(),
-                    "host": socket.gethostname(),
-                    "since": since,
-                    **(process_facts(os.getpid()) or {}),
-                },
-            )
+            facts = process_facts(os.getpid()) or {}
+            since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+            write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": since, **facts})
             yield
         finally:
             holder.unlink(missing_ok=True)
@@ -283,31 +272,9 @@ class SweepFolder:
     def _heartbeat(self) -> Path:
         return self.path / "alive.json"
 
-    def _lock(self) -> FileLock:
-        return FileLock(self.path / "lock")
-
     def is_locked(self) -> bool:
         """Whether a driver is at work on the sweep now; of a folder that may only be read, as far as can be seen."""
-        if not (self.path / "lock").is_file() or (self.path / "lock").is_symlink():
-            return False
-        lock = self._lock()
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:
-            return self._is_locked_by_others()
-        lock.release()
-        return False
-
-    def _is_locked_by_others(self) -> bool:
-        """The same, writing nothing: a shared lock needs no more than to read."""
-        with (self.path / "lock").open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
+        return is_held(self.path / "lock")
 
     def trial(self, number: int) -> RunFolder:
         """The folder of one trial."""
@@ -499,78 +466,6 @@ def is_set_aside(folder: SweepFolder) -> bool:
     return re.fullmatch(re.escape(str(folder.header()["name"])) + SET_ASIDE, folder.name) is not None
 
 
-def is_own_victim(run: RunFolder) -> bool:
-    """Whether this home trained the victim, or has adopted it."""
-    file = run.path / "victim.json"
-    return file.exists() and is_signed(file, run.path.parent.parent)
-
-
-def check_own_victim(run: RunFolder) -> None:
-    """Refuse to train a victim on that came from elsewhere.
-
-    Raises:
-        InvalidInput: if this home did not make the folder.
-    """
-    if not (run.path / "victim.json").exists():
-        if (run.path / "history.jsonl").exists():
-            raise InvalidInput(f"{run.path} holds epochs and no victim.json; restore that file or remove the folder")
-    elif not is_own_victim(run):
-        raise InvalidInput(
-            f"victim {run.path.name} came from elsewhere: {run.path} was not made by this home, and is not finished. "
-            f"To train it on, give --adopt to the command of a sweep that cleans it{_consequence(run.path)}"
-        )
-    check_no_links(run.path)
-
-
-def _consequence(folder: Path) -> str:
-    """What an adopted folder has written besides."""
-    places = named_storages(folder / ("sweep.json" if (folder / "sweep.json").exists() else "victim.json"))
-    return f", after a look at where it puts checkpoints: {', '.join(places)}" if places else ""
-
-
-def adopt_sweep(folder: SweepFolder) -> bool:
-    """Take over a sweep that came from elsewhere; False where there is none, or it is the home's own.
-
-    Checkpoints outside the home become the home's own where they lie under the sweep's own name and identity and no
-    other home has marked them; others are only read. Where another home has, the sweep gets an identity of its own, so
-    that what is written from now on lies apart.
-
-    Raises:
-        InvalidInput: if the folder holds links or has another name than its sweep.
-    """
-    if not folder.exists() or folder.is_own():
-        return False
-    header = folder.header()
-    if folder.name != header["name"]:
-        raise InvalidInput(
-            f"sweep {folder.name!r} calls itself {header['name']!r}; rename its folder to that before you adopt it"
-        )
-    check_no_links(folder.path)
-    with folder._held():
-        identity = str(header.get("identity"))
-        place = f"/sweeps/{folder.name}-{identity}/"
-        runs = [folder.trial(number) for number in folder.trial_numbers()]
-        outside = [run for run in runs if run.storage.location.endswith(f"{place}{run.path.name}")]
-        outside = [run for run in outside if run.metadata().get("storage") and run.storage.names()]
-        if re.fullmatch(r"[0-9a-f]{8}", identity) and not any(run.is_marked_by_others() for run in outside):
-            for run in outside:
-                with contextlib.suppress(InvalidInput):  # it cannot be written, and so is only read
-                    run.claim_storage()
-        else:
-            identity = uuid4().hex[:8]
-        write_signed(folder.path / "sweep.json", {**header, "identity": identity}, folder.home)
-    return True
-
-
-def adopt_victim(run: RunFolder) -> bool:
-    """The same of a victim, whose checkpoints outside the home are only read."""
-    if not (run.path / "victim.json").exists() or is_own_victim(run):
-        return False
-    check_no_links(run.path)
-    write_signed(run.path / "victim.json", read_json(run.path / "victim.json"), run.path.parent.parent)
-    return True
-
-
 def victim_folder(home: Path, victim: "PretrainedVictim", digest: str) -> RunFolder:
     """Where a pre-trained victim lies."""
     return RunFolder(home / "victims" / f"{victim.name}-{digest}")
@@ -583,67 +478,3 @@ def write_victim(folder: SweepFolder, victim: Victim, **metadata: Any) -> None:
         folder.victim_run().path / "victim.json",
         {**values, **metadata, "measurement": dataclasses.asdict(victim.measurement)},
     )
-
-
-def process_facts(process: int) -> dict[str, str] | None:
-    """When a process was started and its command line, which tell it from a later one of the same number; None where
-    there is no such process, or the system does not say."""
-    place = Path("/proc") / str(process)
-    try:
-        if place.parent.joinpath("self").exists():
-            ticks = (place / "stat").read_text().rpartition(")")[2].split()[19]
-            command = (place / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
-            return {"started": ticks, "command": command.decode(errors="replace")}
-        ask = ["ps", "-p", str(process), "-o", "lstart=", "-o", "command="]
-        line = subprocess.run(ask, capture_output=True, text=True, check=True, env={"LC_ALL": "C"}).stdout.strip()
-        return {"started": line[:24], "command": line[24:].strip()}
-    except (OSError, IndexError, subprocess.CalledProcessError):
-        return None
-
-
-def num_changes(spec: Spec) -> dict[str, int]:
-    """How many changes of behaviour stand behind what a spec gives, by class name: part of the records made of it."""
-    return {name: len(sentences) for name, sentences in changes_of(spec).items()}
-
-
-def made_by_older_version(record: Mapping[str, Any], kind: str) -> str | None:
-    """By which older version a record was made, and what has changed since in the behaviour of what its spec holds.
-
-    Args:
-        record: content of sweep.json or victim.json.
-        kind: the spec's class, `CleaningSweep` or `PretrainedVictim`.
-
-    Returns:
-        "made by an older version (0.1.0): SafeCLIP: ..."; None where nothing has changed that touches it.
-
-    Raises:
-        InvalidInput: if this version refuses the spec, or its script defines classes of its own.
-    """
-    version = version_of(record)
-    if "changes" in record and version == installed_version("sweeplab"):
-        return None  # behaviour changes between versions alone, and to read the spec takes seconds: torch is imported
-    from sweeplab import experiment
-
-    spec = getattr(experiment, kind).model_validate(record["spec"])
-    since = changes_since(spec, record.get("changes", {}))
-    return f"made by an older version ({version}): {'; '.join(since)}" if since else None
-
-
-def version_of(record: Mapping[str, Any]) -> str:
-    """The version of SweepLab that wrote sweep.json or victim.json last."""
-    return str(record.get("environment", {}).get("sweeplab", "unknown"))
-
-
-def environment() -> dict[str, str]:
-    """Versions that can change a result."""
-    packages = ("sweeplab", "torch", "torchvision", "open_clip_torch", "ray", "optuna", "mlflow", "numpy", "pillow")
-    versions = {package: installed_version(package) for package in packages}
-    return {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system(), **versions}
-
-
-def installed_version(package: str) -> str:
-    """Of a distribution, or that there is none."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

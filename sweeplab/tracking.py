@@ -99,38 +99,21 @@ class Tracker:
             trial: as the ledger holds it now.
             setting: every parameter of the trial by name.
         """
-        from mlflow.entities import Param, RunTag
-
         key = self._key(trial.number)
         self._drop_if_rewound(key, trial)
         is_over = trial.state in OVER
-        tags = {
-            "sweeplab.sweep": self.sweep.name,
-            "sweeplab.trial": str(trial.number),
-            "sweeplab.kind": "trial",
-            "sweeplab.configuration": trial.configuration,
-            "sweeplab.method": self.sweep.method,
-            "sweeplab.victim": self.sweep.victim_name,
-            "sweeplab.protocol": self.sweep.protocol,
-            "sweeplab.attempts": str(trial.attempts),
-        }
-        is_new = key not in self._runs
-        if is_new:
-            start = trial.points[0].timestamp_ms if trial.points else now_ms()
-            run = self.client.create_run(
-                self.experiment,
-                start_time=start,
-                tags={KEY: key, STATE: "running", **tags},
-                run_name=f"trial {trial.number:04d}",
-            )
-            self._runs[key] = (run.info.run_id, "running")
-        elif self._runs[key][1] != "running" and not is_over:
-            self.client.update_run(self._runs[key][0], status="RUNNING")
-        run_id = self._runs[key][0]
+        changed: dict[str, str] = {}
+        if key not in self._runs:
+            run_id = self._create_run(key, trial)
+        else:
+            run_id, state = self._runs[key]
+            changed = {"sweeplab.attempts": str(trial.attempts), STATE: "running"}
+            if state != "running" and not is_over:
+                self.client.update_run(run_id, status="RUNNING")
         self._runs[key] = (run_id, "running")
+        # After a start nothing is known to be logged, and all points go again: MLflow's store drops equal ones.
         first = len(self._logged.get(trial.number, ()))
         metrics = [metric for point in trial.points[first:] for metric in self._metrics(point)]
-        changed = {} if is_new else {"sweeplab.attempts": tags["sweeplab.attempts"], STATE: "running"}
         params = {**setting, "seed": trial.seed} if trial.number not in self._logged else {}
         if is_over:
             values, ended = self._summary(trial), self._ended(trial)
@@ -139,25 +122,52 @@ class Tracker:
             changed |= {
                 "sweeplab.feasible": str("best/retention" in values).lower(),
                 "sweeplab.reason": trial.reason or "",
+                STATE: trial.state,
             }
-        if is_over:
-            changed[STATE] = trial.state
-        batches = _batches(metrics)
-        for batch in batches[:-1]:
-            self.client.log_batch(run_id, metrics=batch)
-        if batches[-1] or params or changed:
-            self.client.log_batch(
-                run_id,
-                metrics=batches[-1],
-                params=[Param(name, _text(value)) for name, value in params.items()],
-                tags=[RunTag(name, value) for name, value in changed.items()],
-            )
+        self._log(run_id, metrics, params, changed)
         self._logged[trial.number] = _times(trial)
         if is_over:  # last: a run that is terminated is complete
             status = "FAILED" if trial.state == "failed" else "FINISHED"
             self.client.set_terminated(run_id, status=status, end_time=self._ended(trial))
             self._runs[key] = (run_id, trial.state)
             del self._logged[trial.number]
+
+    def _create_run(self, key: str, trial: TrialRecord) -> str:
+        """A run for the trial, which begins with its first point; its id."""
+        run = self.client.create_run(
+            self.experiment,
+            start_time=trial.points[0].timestamp_ms if trial.points else now_ms(),
+            tags={
+                KEY: key,
+                STATE: "running",
+                "sweeplab.sweep": self.sweep.name,
+                "sweeplab.trial": str(trial.number),
+                "sweeplab.kind": "trial",
+                "sweeplab.configuration": trial.configuration,
+                "sweeplab.method": self.sweep.method,
+                "sweeplab.victim": self.sweep.victim_name,
+                "sweeplab.protocol": self.sweep.protocol,
+                "sweeplab.attempts": str(trial.attempts),
+            },
+            run_name=f"trial {trial.number:04d}",
+        )
+        identity: str = run.info.run_id
+        return identity
+
+    def _log(self, run_id: str, metrics: list[Any], params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Log as much at once as MLflow takes: params and tags with the last metrics."""
+        from mlflow.entities import Param, RunTag
+
+        batches = _batches(metrics)
+        for batch in batches[:-1]:
+            self.client.log_batch(run_id, metrics=batch)
+        if batches[-1] or params or tags:
+            self.client.log_batch(
+                run_id,
+                metrics=batches[-1],
+                params=[Param(name, _text(value)) for name, value in params.items()],
+                tags=[RunTag(name, value) for name, value in tags.items()],
+            )
 
     def _drop_if_rewound(self, key: str, trial: TrialRecord) -> None:
         """Set aside a run that holds points which the trial lost with their checkpoint, and made, or will make, again.

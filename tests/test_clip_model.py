@@ -17,28 +17,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from sweeplab.clip_checkpoints import (
+    OPENAI_ENTRIES,
+    check_activation,
+    checkpoint_architecture,
+    load_into,
+    load_weights,
+    not_finite,
+    quick_gelu_of,
+)
 from sweeplab.clip_model import (
     IMAGE_MEAN,
     IMAGE_STD,
     MAX_LOG_SCALE,
-    OPENAI_ENTRIES,
     Architecture,
     Encoder,
     SmallCLIP,
     architecture_json,
     build,
-    check_activation,
     check_prompts,
-    checkpoint_architecture,
     imagenet_class_names,
     imagenet_templates,
-    load_into,
-    load_weights,
     matching_architectures,
     normalise_pixels,
-    not_finite,
     num_parameters,
-    quick_gelu_of,
     tokenizer,
     with_directions,
 )

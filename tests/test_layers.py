@@ -17,6 +17,7 @@ TOOLS = (
     "search_space",
     "losses",
     "clip_model",
+    "clip_checkpoints",
     "terminal",
     "storage",
     "training",
@@ -24,7 +25,16 @@ TOOLS = (
 """Import no stage."""
 STAGES = ("data", "attacks", "pretraining", "cleaning", "evaluation", "tracking", "ranking", "dashboards")
 """Import tools, themselves, and stages to their left."""
-ROOMS = (("experiment",), ("sweep_folder",), ("search", "worker"), ("execution",), ("sweep",), ("commands",), ("cli",))
+ROOMS = (
+    ("experiment",),
+    ("versions",),
+    ("sweep_folder",),
+    ("adoption", "search", "worker"),
+    ("execution",),
+    ("sweep",),
+    ("commands",),
+    ("cli",),
+)
 """Describe, run and start what the stages make up; import tools, stages, themselves, and rooms to their left. No stage
 imports them, and rooms that stand beside each other do not import each other."""
 

@@ -29,7 +29,8 @@ from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep import comparison, prepare, pretraining, resume
-from sweeplab.sweep_folder import SweepFolder, installed_version, num_changes, victim_folder
+from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.versions import installed_version, num_changes
 from sweeplab.worker.jobs import DataDigests
 
 ARCHIVE = Path(__file__).parent / "old_homes" / "home-0.1.0.tar.xz"

@@ -19,7 +19,6 @@ from sweeplab.specs import (
     changes_of,
     changes_since,
     digest_of,
-    finite,
     kinds,
     one_of,
     own_code,
@@ -273,12 +272,6 @@ def test_a_digest_of_nothing_is_the_same_on_every_machine():
 def test_a_digest_refuses_what_is_not_a_number():
     with pytest.raises(ValueError, match="not JSON compliant"):
         digest_of({"a": math.nan})
-
-
-def test_finite_hands_on_numbers_and_raises_on_others():
-    assert finite(0.25, "loss") == 0.25
-    with pytest.raises(FloatingPointError, match="loss=nan is not finite"):
-        finite(math.nan, "loss")
 
 
 def test_invalid_input_is_a_value_error():

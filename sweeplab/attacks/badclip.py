@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sweeplab.attacks.pixels import quantise
-from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, with_directions
+from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, as_clip, evaluation_mode, with_directions
 from sweeplab.data.augmentation import AutoAugmentView, ViewField
 from sweeplab.losses import info_nce
 from sweeplab.specs import InvalidInput, Spec
@@ -77,14 +77,12 @@ def optimise_patch(
             f"{len(images)} images, {len(target_tokens)} target captions and {len(target_images)} target images: "
             f"one batch of {settings.batch_size} images and one of each other are needed"
         )
-    modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     try:
-        return _optimise(model, settings, images, target_tokens, target_images, report)
+        with evaluation_mode(model):
+            return _optimise(model, settings, images, target_tokens, target_images, report)
     finally:
-        for module, training in modes.items():
-            module.training = training
         for parameter, flag in wanted.items():
             parameter.requires_grad_(flag)
 
@@ -99,10 +97,10 @@ def _optimise(
 ) -> Tensor:
     device = next(model.parameters()).device
     with torch.no_grad():
-        texts = model.encode_text(target_tokens.to(device)).float()  # type: ignore[operator]
+        texts = as_clip(model).encode_text(target_tokens.to(device)).float()
         texts = F.normalize(with_directions(texts, "caption embeddings"), dim=1)
         targets = _embed(model, target_images.to(device).float() / 255)
-        scale = model.logit_scale.exp().float()  # type: ignore[operator]
+        scale = as_clip(model).logit_scale.exp().float()
     shape = (3, settings.patch_size, settings.patch_size)
     start = 0.5 + 0.25 * torch.randn(shape, generator=torch_stream(settings.seed, "badclip patch"))
     patch = start.clamp(0, 1).to(device).requires_grad_()
@@ -174,5 +172,5 @@ def _embed(model: nn.Module, pixels: Tensor) -> Tensor:
     """Unit embeddings of (B, 3, S, S) float pixels in [0, 1]."""
     mean = torch.tensor(IMAGE_MEAN, device=pixels.device)[:, None, None]
     std = torch.tensor(IMAGE_STD, device=pixels.device)[:, None, None]
-    features = model.encode_image((pixels - mean) / std).float()  # type: ignore[operator]
+    features = as_clip(model).encode_image((pixels - mean) / std).float()
     return F.normalize(with_directions(features, "image embeddings"), dim=1)

@@ -11,9 +11,8 @@ def quantise(pixels: Tensor, overflow: Literal["clip", "wrap"] = "clip") -> Tens
 
     Args:
         pixels: any shape.
-        overflow: values outside [0, 255]: `clip` to the range, as an image file can only hold it; `wrap` modulo 256
-        as the
-            authors' unchecked cast does on x86.
+        overflow: what becomes of values outside [0, 255]: `clip` to the range, which is all that an image file holds;
+            `wrap` modulo 256, as the authors' unchecked cast does on x86.
     """
     scaled = pixels * 255
     if overflow == "clip":

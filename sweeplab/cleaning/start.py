@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from sweeplab.clip_model import Architecture, build, normalise_pixels
+from sweeplab.clip_model import Architecture, as_clip, build, evaluation_mode, normalise_pixels
 from sweeplab.specs import Spec
 
 
@@ -68,18 +68,15 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[torch.Tensor]) ->
     layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return
-    modes = {module: module.training for module in model.modules()}
     momenta = [layer.momentum for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # torch's word for the plain average
-        layer.train()
-    try:
-        for images in batches:
-            model.encode_image(normalise_pixels(images))  # type: ignore[operator]
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
+    with evaluation_mode(model):
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # torch's word for the plain average
+            layer.train()
+        try:
+            for images in batches:
+                as_clip(model).encode_image(normalise_pixels(images))
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum

@@ -53,6 +53,7 @@ def optimise_for(
     named = set(mentioning(table, target).tolist())
     if not named:
         raise InvalidInput(f"no caption mentions target={target!r}; BadCLIP needs true images of the target")
+    # Drawn and not taken from the top, since files are often sorted by source or class.
     order = numpy_stream(settings.seed, "badclip pairs").permutation(len(table)).tolist()
     others = [row for row in order if row not in named][:MAX_IMAGES]
     targets = [row for row in order if row in named][:MAX_TARGETS]
@@ -60,6 +61,7 @@ def optimise_for(
     def pixels(rows: list[int]) -> torch.Tensor:
         return torch.stack([torch.from_numpy(load_image(table.image(row), size)) for row in rows])
 
+    # Numbers that are none come from the checkpoint here, not from the optimisation.
     with blaming(checkpoint):
         patch = optimise_patch(
             victim_model(sweep.victim.architecture, checkpoint).to(device),

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from sweeplab.adoption import is_own_victim
 from sweeplab.commands.logs import PART, RAY_STATE
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import CHECKPOINT
 from sweeplab.storage.files import read_json
-from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, lock_path
+from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, is_held, lock_path
 from sweeplab.storage.node_cache import kept_copies, remove_copy
 from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep_folder import SweepFolder, is_own_victim, is_set_aside, made_by_older_version, sweep_folders
+from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweep_folders
+from sweeplab.versions import made_by_older_version
 
 
 @dataclass(frozen=True)
@@ -90,47 +90,62 @@ def find_removable(
         victims: victims that no sweep of the home names too.
         copies: decoded images, and copies of another node's files, that this node did not use for a day too.
     """
-    found: list[Removable] = []
-    old = time.time() - 3600
     known = sweep_folders(home)
     folders = [folder for folder in known if folder.is_own()]
-    if not any(folder.is_locked() for folder in known):
-        found += [
-            Removable(path, size_of(path), "state of Ray that is never read again")
-            for path in (home / "ray").glob("*")
-            if RAY_STATE.fullmatch(path.name) and path.lstat().st_mtime < old
-        ]
-    found += [
-        Removable(path, size_of(path), "a temporary folder of a killed command")
-        for prefix in (RAY_FOLDER, UPLOAD_FOLDER)
-        for path in abandoned_folders(prefix)
+    found = [
+        *_leftovers(home, folders, is_idle=not any(folder.is_locked() for folder in known)),
+        *(item for folder in folders if not folder.is_locked() for item in _of_sweep(folder, set_aside=set_aside)),
     ]
+    if victims:
+        found += _unused_victims(home, {_victim_of(folder) for folder in known})
+    if copies:
+        found += _old_copies()
+    return found
+
+
+def _leftovers(home: Path, folders: list[SweepFolder], *, is_idle: bool) -> Iterator[Removable]:
+    """What killed commands have left in the home, if it is older than an hour, and among the temporary folders.
+
+    Args:
+        home: the home.
+        folders: its own sweeps.
+        is_idle: whether no sweep of the home runs now; Ray's state may belong to any of them.
+    """
+    old = time.time() - 3600
+    for path in (home / "ray").glob("*") if is_idle else ():
+        if RAY_STATE.fullmatch(path.name) and path.lstat().st_mtime < old:
+            yield Removable(path, size_of(path), "state of Ray that is never read again")
+    for prefix in (RAY_FOLDER, UPLOAD_FOLDER):
+        for path in abandoned_folders(prefix):
+            yield Removable(path, size_of(path), "a temporary folder of a killed command")
     for path in _unfinished_writes(home, folders):
         with contextlib.suppress(FileNotFoundError):  # its write is finished now
             if path.stat().st_mtime < old:
-                found.append(Removable(path, size_of(path), "an unfinished write of a killed command"))
-    for folder in folders:
-        if folder.is_locked():
+                yield Removable(path, size_of(path), "an unfinished write of a killed command")
+
+
+def _of_sweep(folder: SweepFolder, *, set_aside: bool) -> Iterator[Removable]:
+    """The whole sweep where it was set aside and such ones go; else checkpoints that no point of its trials names."""
+    if set_aside and is_set_aside(folder):
+        yield Removable(folder.path, size_of(folder.path), "a sweep that was begun anew")
+        return
+    for number in folder.trial_numbers():
+        run = folder.trial(number)
+        # A trial without a result may go on, and needs its checkpoints then.
+        if run.result() is None or run.storage.is_remote:
             continue
-        aside = is_set_aside(folder)
-        if aside and set_aside:
-            found.append(Removable(folder.path, size_of(folder.path), "a sweep that was begun anew"))
-            continue
-        for number in folder.trial_numbers():
-            run = folder.trial(number)
-            if run.result() is None or run.storage.is_remote:
-                continue
-            committed = {point.checkpoint for point in run.points()}
-            stray = sorted(filter(CHECKPOINT.fullmatch, run.storage.names() - committed))
-            for name in stray if stray and run.owns_storage() else ():
-                path = Path(run.storage.location) / name
-                found.append(Removable(path, size_of(path), "a checkpoint that no point names"))
-    if victims:
-        named = {_victim_of(folder) for folder in known}
-        for path in sorted((home / "victims").glob("[!.]*")):
-            if path.name not in named and is_own_victim(RunFolder(path)) and not _is_being_made(path):
-                found.append(Removable(path, size_of(path), "a victim that no sweep names"))
-    return found + (_old_copies() if copies else [])
+        committed = {point.checkpoint for point in run.points()}
+        stray = sorted(filter(CHECKPOINT.fullmatch, run.storage.names() - committed))
+        for name in stray if stray and run.owns_storage() else ():
+            path = Path(run.storage.location) / name
+            yield Removable(path, size_of(path), "a checkpoint that no point names")
+
+
+def _unused_victims(home: Path, named: set[str | None]) -> Iterator[Removable]:
+    """The home's own victims that no sweep names and no command pre-trains now."""
+    for path in sorted((home / "victims").glob("[!.]*")):
+        if path.name not in named and is_own_victim(RunFolder(path)) and not is_held(lock_path(path)):
+            yield Removable(path, size_of(path), "a victim that no sweep names")
 
 
 def _unfinished_writes(home: Path, folders: list[SweepFolder]) -> Iterator[Path]:
@@ -164,17 +179,6 @@ def _victim_of(folder: SweepFolder) -> str | None:
     header = folder.header()
     digest = header["contents"].get("victim")
     return f"{header['victim_name']}-{digest}" if digest else None
-
-
-def _is_being_made(victim: Path) -> bool:
-    """Whether a command pre-trains the victim now."""
-    lock = FileLock(lock_path(victim))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def remove(removable: list[Removable]) -> int:

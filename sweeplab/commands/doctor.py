@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import file_system, home_folder
-from sweeplab.sweep_folder import environment
+from sweeplab.versions import environment
 
 VANISHING = ("tmpfs", "overlay", "ramfs")
 """File systems that die with their machine or container."""

@@ -86,6 +86,7 @@ def plan(sweep: CleaningSweep) -> Estimate:
     victim_steps = None
     if pretraining_pairs is not None and isinstance(victim, PretrainedVictim):
         victim_steps = pretraining_pairs // victim.optimization.global_batch_size * victim_epochs
+    # The rate was measured on the papers' architectures; of an own configuration nothing is known.
     known_rate = victim.architecture.name is not None
     size = 3 * 4 * num_parameters(victim.architecture)  # weights and AdamW's two moments, float32
     trials = sweep.num_trials()

@@ -6,13 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.attacks import ATTACKS
-from sweeplab.clip_model import (
-    Architecture,
-    checkpoint_architecture,
-    load_weights,
-    matching_architectures,
-    quick_gelu_of,
-)
+from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights, quick_gelu_of
+from sweeplab.clip_model import Architecture, matching_architectures
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.experiment import CleaningSweep
@@ -85,6 +80,7 @@ def _detected(checkpoint: Path) -> Architecture:
         InvalidInput: if none of open_clip's fits, or the activation cannot be told.
     """
     names = matching_architectures(load_weights(checkpoint))
+    # Shapes are the same with either activation; some files tell which one it was.
     if quick_gelu_of(checkpoint):
         names = [name for name in names if Architecture(name=name).resolved().get("quick_gelu")]
     if len(names) == 1:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.poisoning import Attack, mentions
-from sweeplab.clip_model import normalise_pixels
+from sweeplab.clip_model import Encoder, as_clip, normalise_pixels
 from sweeplab.commands.evaluate import EvaluationRequest, architecture_of, evaluation_of
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import LabelledImages
@@ -89,6 +89,7 @@ def examine_checkpoint(
     train = train or sweep.evaluation.probe
     lacking = _lacking(sweep, train)
     wanted = [want for want in WANTS if want not in lacking] if wants is None else _known(wants)
+    # Refused before the model and the data are loaded, which takes minutes.
     if missing := next((lacking[want] for want in wanted if want in lacking), None):
         raise InvalidInput(missing)
     machine = whole_machine(home_folder())
@@ -99,6 +100,7 @@ def examine_checkpoint(
     if wants is None and lacking:
         found["left_out"] = lacking
     with blaming(checkpoint):
+        # The test images are embedded once for all that looks at them, and not where only pairs are wanted.
         seen = None
         if set(wanted) & {"panel", "probe", "map", "retrieval"}:
             seen = Seen(
@@ -388,6 +390,7 @@ def _pairs(
     assert isinstance(victim, PretrainedVictim)
     _, plan = victim_table(victim, machine)
     pairs = victim_pairs(victim, machine)
+    # Pairs as the victim saw them: views are the objective's own changes.
     pairs.use_views(None)
     images, texts = _embed_pairs(model, pairs)
     poison = np.zeros(len(pairs), dtype=bool)
@@ -412,6 +415,7 @@ def _pairs(
                 table.to_csv(to / f"detection_{word}.csv", index=False)
     if "retrieval" in wanted:
         assert seen is not None
+        # Retrieval is asked of pairs that belong together; poisoned captions belong to no image.
         clean = np.flatnonzero(~poison)[:RETRIEVAL_PAIRS]
         captions = [pairs.caption(int(row)) for row in clean]
         paths = [os.path.normpath(pairs.table.image(int(row))) for row in clean]
@@ -480,7 +484,7 @@ def _features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
     parts = []
     for start in range(0, count, BATCH):
         images = pixels(list(range(start, min(start + BATCH, count)))).to(device)
-        parts.append(model.encode_image(normalise_pixels(images)).float().cpu())  # type: ignore[operator]
+        parts.append(as_clip(model).encode_image(normalise_pixels(images)).float().cpu())
     return torch.cat(parts)
 
 
@@ -490,6 +494,7 @@ def _embed_pairs(model: nn.Module, pairs: Any) -> tuple[Tensor, Tensor]:
     images, texts = [], []
     for rows in torch.arange(len(pairs)).split(BATCH):
         batch = pairs.first_copies(1, rows.tolist()).to(device)
-        images.append(F.normalize(model.encode_image(normalise_pixels(batch.images)).float(), dim=1).cpu())  # type: ignore[operator]
-        texts.append(F.normalize(model.encode_text(batch.tokens).float(), dim=1).cpu())  # type: ignore[operator]
+        image_rows, text_rows, _ = Encoder(model)(normalise_pixels(batch.images), batch.tokens)
+        images.append(F.normalize(image_rows, dim=1).cpu())
+        texts.append(F.normalize(text_rows, dim=1).cpu())
     return torch.cat(images), torch.cat(texts)

@@ -18,7 +18,8 @@ from sweeplab.search_space import spans_magnitudes
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of, file_digest
 from sweeplab.storage.files import make_private, sync_folder
 from sweeplab.storage.ownership import write_signed
-from sweeplab.sweep_folder import SweepFolder, environment, write_victim
+from sweeplab.sweep_folder import SweepFolder, write_victim
+from sweeplab.versions import environment
 
 REQUIRED = ("trial", "epoch", "accuracy", "asr")
 
@@ -83,6 +84,7 @@ def import_table(
     if not 0 < asr_ceiling <= 1:
         raise InvalidInput(f"--asr-ceiling={asr_ceiling} must lie in (0, 1]")
     table = read_table(file, victim_accuracy=victim_accuracy, victim_asr=victim_asr)
+    # Written aside and renamed: a kill leaves no half table that looks like a finished sweep.
     stage = SweepFolder(home / "sweeps" / f".importing-{name}")
     shutil.rmtree(stage.path, ignore_errors=True)
     make_private(stage.path)

@@ -8,9 +8,11 @@ import time
 from collections import Counter
 from typing import Any
 
+from sweeplab.adoption import adopt_sweep
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.locks import process_facts
 from sweeplab.storage.ownership import write_signed
-from sweeplab.sweep_folder import SweepFolder, adopt_sweep, process_facts
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.terminal import printable
 
 STOP_SECONDS = 60.0
@@ -36,12 +38,14 @@ def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
     holder = folder.holder()
     if holder is None:
         raise InvalidInput(f"sweep {folder.name!r} is only just being begun or ended; try again in a moment")
+    # A process number means nothing on another host.
     if holder["host"] != socket.gethostname():
         raise InvalidInput(
             f"sweep {folder.name!r} is run by process {holder['process']} on {holder['host']}; run this command there, "
             "or `ray job stop` its job"
         )
     _end_driver(folder, holder)
+    # The lock tells the end, not the process: its number may be another's by now.
     deadline = time.monotonic() + wait_seconds
     while folder.is_locked():
         if time.monotonic() > deadline:
@@ -65,6 +69,7 @@ def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
     if type(process) is not int or process <= 1 or "started" not in holder:
         raise refusal
     try:
+        # Signal 0 only asks whether the process is there and ours.
         os.kill(process, 0)
         if process_facts(process) != {name: holder.get(name) for name in ("started", "command")}:
             raise refusal

@@ -53,9 +53,11 @@ def supervise(
     for start in range(1, MAX_STARTS + 1):
         before = progress()
         code, was_told = _run(command)
+        # Another start would end the same way, or was not wanted.
         if code in (DONE, FAULT, BAD_INPUT) or was_told or was_stopped():
             return code
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        # A start that has committed something has moved on, however it ended.
         fruitless = 0 if progress() > before else fruitless + 1
         if fruitless >= MAX_FRUITLESS:
             say(f"supervise: ended with {how}, and {fruitless} starts in a row brought nothing new; giving up")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sweeplab.attacks.poisoning import Attack
 from sweeplab.attacks.targeted import TargetedImages, Targets
-from sweeplab.clip_model import imagenet_templates
+from sweeplab.clip_model import evaluation_mode, imagenet_templates
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.fruit_stall import FruitStallTest
@@ -209,10 +209,8 @@ class Measure:
             FloatingPointError: if an embedding is not finite or has norm zero, or a score is not finite.
         """
         device = next(model.parameters()).device
-        modes = {module: module.training for module in model.modules()}
         self._draw = (weights_name(model),) if self.protocol == "authors" else ()
-        model.eval()
-        try:
+        with evaluation_mode(model):
             classify = classifier or zero_shot_classifier(
                 class_weights(model, self.tokenize, self.images.class_names, self.prompts, device=device)
             )
@@ -221,9 +219,6 @@ class Measure:
             correct = predicted == labels
             aims = torch.from_numpy(self.aims)
             hits = self._predict(model, classify, len(aims), self.triggered_pixels, device) == aims
-        finally:
-            for module, training in modes.items():
-                module.training = training
         measurement = Measurement(
             accuracy_k=int(correct.sum()),
             accuracy_n=len(correct),

@@ -7,6 +7,7 @@ import numpy as np
 from torch import nn
 
 from sweeplab.attacks.poisoning import Attack
+from sweeplab.clip_model import evaluation_mode
 from sweeplab.evaluation.measure import Measure, Trigger, triggered_rows
 from sweeplab.evaluation.zero_shot import class_weights, predict, zero_shot_classifier
 from sweeplab.records import Measurement
@@ -54,9 +55,7 @@ def run_panel(
         target: a class name, or None for a model whose attack is unknown.
     """
     device = next(model.parameters()).device
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluation_mode(model):
         names = measure.images.class_names
         classify = zero_shot_classifier(class_weights(model, measure.tokenize, names, measure.prompts, device=device))
         labels = measure.images.labels
@@ -72,9 +71,6 @@ def run_panel(
             for index, attack in enumerate(attacks):
                 stamped = attack.stamp(pixels, seeds)
                 triggered[index, start : rows.stop] = predict(model, iter([stamped]), classify, device=device)
-    finally:
-        for module, training in modes.items():
-            module.training = training
     measurement = Measurement(int((clean == labels).sum()), len(labels), 0, 0, measure.digest)
     rows_of_panel = [
         _row(attack, labels, clean, hits, names, target) for attack, hits in zip(attacks, triggered, strict=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweeplab.clip_model import normalise_pixels, with_directions
+from sweeplab.clip_model import as_clip, normalise_pixels, with_directions
 
 AVERAGED_OUT = 1e-6
 """Of a mean of unit vectors, a norm that is nothing but rounding in float32."""
@@ -53,7 +53,7 @@ def class_weights(
     """
     texts = [template.format(name) for name in class_names for template in templates]
     tokens = tokenize(texts)
-    parts = [model.encode_text(part.to(device)).float() for part in tokens.split(batch_size)]  # type: ignore[operator]
+    parts = [as_clip(model).encode_text(part.to(device)).float() for part in tokens.split(batch_size)]
     return class_weights_from(torch.cat(parts).unflatten(0, (len(class_names), len(templates))))
 
 
@@ -72,7 +72,7 @@ def scores_of(
         FloatingPointError: if an image's embedding is not finite or has norm zero, or a score is not finite: the
             largest of such scores would be that of some class all the same.
     """
-    features = model.encode_image(normalise_pixels(images.to(device))).float()  # type: ignore[operator]
+    features = as_clip(model).encode_image(normalise_pixels(images.to(device))).float()
     scores = classify(with_directions(features, "image embeddings"))
     if not bool(scores.isfinite().all()):
         raise FloatingPointError(f"{int((~scores.isfinite()).sum())} of {scores.numel()} class scores are not finite")

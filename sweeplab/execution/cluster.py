@@ -56,7 +56,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         needs_train: whether Ray Train will run; its clean-up asks the dashboard's state service, without which a dead
             worker would block the sweep.
     """
-    for name, value in SETTINGS.items():
+    for name, value in SETTINGS.items():  # Ray reads them when it is imported
         os.environ.setdefault(name, value)
     import ray
 
@@ -65,28 +65,12 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # Ray's own lines would tear the progress line; what matters is raised.
     logging.getLogger("ray").setLevel(logging.ERROR)
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-
-    def start() -> None:
-        global _is_private
-        _is_private = not _attach(quiet)
-        if _is_private:
-            _start(folder, quiet, needs_train=needs_train)
-
     with _private_folder() as folder:
-        try:
-            run_beside(start, rearm_signals)  # which takes seconds of foreign code
-            rearm_signals()
-        except Unfinished:
-            raise
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
-        except Exception as error:
-            # One of its processes died or was too slow, for which Ray has no error of its own.
-            raise Unfinished(f"Ray did not come up ({first_line(error)}); the same command tries again") from error
+        _come_up(folder, needs_train=needs_train)
         is_over = threading.Event()
         try:
             _find_raylet()
@@ -102,6 +86,35 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         finally:
             is_over.set()
             _shut_down()
+
+
+def _come_up(folder: str, *, needs_train: bool) -> None:
+    """Attach to the running cluster, or start one.
+
+    Raises:
+        InvalidInput: if it cannot be reached, or Ray refuses to start.
+        Unfinished: if one of its processes died or was too slow.
+    """
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+
+    def start() -> None:
+        global _is_private
+        _is_private = not _attach(quiet)
+        if _is_private:
+            _start(folder, quiet, needs_train=needs_train)
+
+    try:
+        run_beside(start, rearm_signals)  # which takes seconds of foreign code
+        rearm_signals()
+    except Unfinished:
+        raise
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        raise InvalidInput(f"Ray could not be started or reached: {error}; see `sweeplab doctor`") from error
+    except Exception as error:
+        # One of its processes died or was too slow, for which Ray has no error of its own.
+        raise Unfinished(f"Ray did not come up ({first_line(error)}); the same command tries again") from error
 
 
 def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
@@ -319,6 +332,7 @@ def free_abandoned_groups(seen: set[str]) -> set[str]:
     context = ray.get_runtime_context()
     where: dict[str, Any] = {"address": context.gcs_address, "limit": 10_000, "detail": True}
     mine = [("creator_job_id", "=", context.get_job_id()), ("state", "=", "CREATED")]
+    # Only groups that hold CPUs or GPUs block anybody.
     groups = [
         group.placement_group_id
         for group in list_placement_groups(filters=mine, **where)
@@ -328,6 +342,7 @@ def free_abandoned_groups(seen: set[str]) -> set[str]:
         return set()
     used = {actor.placement_group_id for actor in list_actors(filters=[("state", "!=", "DEAD")], **where)}
     empty = set(groups) - used
+    # Empty at two looks: a group that was just made has no actor in it yet.
     for group in empty & seen:
         ray.util.remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
     return empty - seen

@@ -72,6 +72,7 @@ def pool_loop(config: dict[str, Any]) -> None:
 
     mailbox, slot = config["mailbox"], config["slot"]
     rank, size = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
+    # Ranks that Ray Train has started anew are told from those before them: their jobs died with them.
     session = ranks.broadcast_object(uuid4().hex)
     for index in count():
         content = ray.get(mailbox.job.remote(Ready(slot, session, index)))
@@ -84,6 +85,7 @@ def pool_loop(config: dict[str, Any]) -> None:
         except Exception as error:
             failure = failure_of(error)
             together = context.failed(failure, traceback.format_exc(), size)
+            # An error that one rank alone has met leaves the others waiting in a collective for ever.
             if not (together and failure.is_deterministic):
                 raise
         else:
@@ -98,6 +100,7 @@ def measure_task(job: Any, mailbox: Any) -> Any:
 
     context = MailboxContext(mailbox, 0, 1)
     place = context.bring(job.checkpoint, job.weights)
+    # Test images and the trigger's own files may lie elsewhere on this node.
     evaluation, trigger = on_this_node(job.evaluation, job.input_paths, context), job.trigger
     if trigger is not None:
         trigger = replace(trigger, attack=on_this_node(trigger.attack, job.input_paths, context))

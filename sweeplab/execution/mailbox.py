@@ -194,6 +194,7 @@ class Mailbox:
             }
             self._jobs[ready] = asyncio.get_running_loop().create_future()
             self._put(ready)
+        # Shielded: a rank that dies while it waits would cancel the job that the others wait for.
         return await asyncio.shield(self._jobs[ready])
 
     async def meet(self, key: tuple[int, int], rank: int, size: int, said: "tuple[Failure, str]") -> bool:
@@ -206,6 +207,7 @@ class Mailbox:
             meeting.complete.set()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(meeting.complete.wait(), 2.0)
+        # A rank that met no error waits in a collective and never comes, so the first tells of those that did.
         if is_first:
             del self._meetings[key]
             await self.ask(Failed(*key, tuple(meeting.here[known] for known in sorted(meeting.here))))

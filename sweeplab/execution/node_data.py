@@ -105,6 +105,7 @@ class DataSender:
                 for name, size in self.listing().tars[number]:
                     with open(name, "rb") as file:
                         member = tar.gettarinfo(arcname=name.lstrip("/"), fileobj=file)
+                        # As listed: what a file has grown by since is left out, and one that has shrunk is an error.
                         member.size = size
                         tar.addfile(member, file)
         except OSError as error:
@@ -231,11 +232,13 @@ def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog, say: Calla
                 f"{receivers} not see all data: sending what is lacking of {listing.num_files} files "
                 f"({listing.num_bytes / 1e9:.2f} GB)"
             )
+            # Pinned to the node: its copies are of no use to another one.
             there = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
             asked = {task.options(scheduling_strategy=where).remote(sender): node for node, where in there.items()}
             sent = 0
             while asked:
                 ready, _ = ray.wait(list(asked), timeout=WAIT_SECONDS)
+                # A node takes long over all its tars: one more that was sent is a sign of life too.
                 if not ready and (now := ray.get(sender.sent.remote())) != sent:
                     sent = now
                     watchdog.moved()

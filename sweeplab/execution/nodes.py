@@ -31,43 +31,26 @@ def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callab
         Unfinished: if a node does not answer.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     places = [Storage(storage) for storage in storages]
     if len(nodes) < 2 and not any(place.is_remote for place in places):
         return []
+    # Files that the driver has too are compared by content: another version would mix two data sets.
     digests = (
         {path: file_digest(Path(path)) for path in input_paths.probes if os.path.isfile(path)} if input_paths else {}
     )
     mark = f".seen-{uuid4().hex[:12]}.part"
-    task = ray.remote(num_cpus=0, max_retries=1)(missing_here)
-    faults: list[str] = []
-    blind: list[str] = []
-    mute: dict[str, str] = {}
+    # A storage is shared where a node finds the mark that this process leaves: a path alone may name a local folder.
     try:
         for place in places:
             place.leave_mark(mark)
-        asked = {
-            task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                input_paths, digests, storages, mark
-            ): node
-            for node in nodes
-        }
-        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
-        for answer in ready:
-            try:
-                host, missing, found = ray.get(answer)
-            except ray.exceptions.RayError as error:
-                mute[asked[answer]["NodeID"]] = f"({type(error).__name__})"
-                continue
-            faults += [f"node {asked[answer]['NodeID'][:8]} ({host}) {fault}" for fault in found]
-            blind += [asked[answer]["NodeID"]] if missing else []
-        mute |= {asked[answer]["NodeID"]: f"within {NODE_SECONDS:g} s" for answer in late}
+        answers, mute = _ask(nodes, input_paths, digests, storages, mark)
     finally:
         for place in places:
             with contextlib.suppress(StorageFault, OSError):
                 place.remove(mark)
+    faults = [f"node {node[:8]} ({host}) {fault}" for node, (host, _, found) in answers.items() for fault in found]
     if faults:
         listed = "\n  ".join(faults)
         raise InvalidInput(
@@ -76,11 +59,41 @@ def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callab
             "environment of each node's `ray start` or on the node itself; a file must be the same on all nodes, or be "
             "on this one alone, which then brings it"
         )
+    # Only a node that lives on and says nothing is in the way: without its answer a worker there might fail.
     for node, how in mute.items():
         if is_alive(node):
             raise Unfinished(f"node {node[:8]} did not say what it sees {how}; the same command asks again")
         say(f"  node {node[:8]} was lost meanwhile; going on without it")
-    return blind
+    return [node for node, (_, missing, _) in answers.items() if missing]
+
+
+Answer = tuple[str, list[str], list[str]]
+"""Of one node, as `missing_here` gives it: its host, the data that it lacks, and what is wrong with the rest."""
+
+
+def _ask(
+    nodes: list[str], input_paths: InputPaths | None, digests: dict[str, str], storages: list[str], mark: str
+) -> tuple[dict[str, Answer], dict[str, str]]:
+    """What every node sees, and of those that did not say it, in words how; both by the node's id."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=1)(missing_here)
+    asked = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            input_paths, digests, storages, mark
+        ): node
+        for node in nodes
+    }
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
+    mute = {asked[answer]: f"within {NODE_SECONDS:g} s" for answer in late}
+    answers: dict[str, Answer] = {}
+    for answer in ready:
+        try:
+            answers[asked[answer]] = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            mute[asked[answer]] = f"({type(error).__name__})"
+    return answers, mute
 
 
 def is_alive(node: str) -> bool:

@@ -62,6 +62,7 @@ class Pool:
             for slot in self.slots:
                 self._start(slot)
             while not all(slot.is_over for slot in self.slots):
+                # In this order: what workers said counts before their death, and a dead slot gets no job.
                 self._hear(self.pump.take(0.2))
                 self._look_after_runs()
                 self._hand_out()
@@ -122,6 +123,7 @@ class Pool:
             reason = root_cause(slot.error) if slot.error is not None else "it ended too early"
             slot.asking = None
             self._lost(slot, reason, f"the slot's Ray Train run died: {reason}")
+            # One start in vain may be chance; several mean that the slot has no room on the cluster.
             slot.starts_without_a_job += 1
             if slot.starts_without_a_job <= MAX_IDLE_STARTS:
                 self._start(slot)
@@ -141,6 +143,7 @@ class Pool:
         from ray import cloudpickle
 
         for slot in self.slots:
+            # A rank may ask again before all ranks have said how the last job ended.
             if slot.asking is None or (slot.job is not None and self.pump.runs(slot.job)):
                 continue
             job = self.pump.next_job()

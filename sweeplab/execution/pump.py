@@ -56,6 +56,7 @@ class Pump:
         """
         import ray
 
+        # Taken before the messages: what a worker said before it died is in the mailbox by now.
         deaths = []
         while True:
             try:
@@ -63,15 +64,18 @@ class Pump:
             except Empty:
                 break
         try:
+            # With a death to tell, there is no waiting for messages.
             messages, heartbeats = ray.get(self.mailbox.take.remote(0.0 if deaths else seconds))
         except ray.exceptions.RayActorError as error:
             raise Unfinished(f"the mailbox's process died ({root_cause(error)}); the same command goes on") from None
+        # A heartbeat alone keeps the watchdog quiet: a long epoch says nothing else.
         if messages or deaths or heartbeats != self._heartbeats:
             self._heartbeats = heartbeats
             self.watchdog.moved()
         asking = []
         for message, question in [*messages, *((death, None) for death in deaths)]:
             if isinstance(message, Ready):
+                # Handed out by the caller, once everything that may end trials was heard.
                 asking.append(message)
                 continue
             answer = self._pass_on(message)

@@ -42,6 +42,7 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
             tune.with_resources(tune.with_parameters(tune_trainable, mailbox=pump.mailbox), dict(pump.per_worker)),
             tune_config=tune.TuneConfig(
                 search_alg=search,
+                # As many as `suggest` gives.
                 num_samples=-1,
                 max_concurrent_trials=concurrent_trials(workload.resources, pump.per_worker),
                 reuse_actors=True,
@@ -50,6 +51,7 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
                 name=scratch.name,
                 storage_path=str(scratch.parent),
                 callbacks=[DeathCallback(pump, search)],
+                # Retries are the controller's: a new attempt is a new job.
                 failure_config=tune.FailureConfig(max_failures=0),
                 verbose=0,
             ),
@@ -67,6 +69,7 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
         tuning.start()
         while tuning.is_alive():
             pump.take(0.2)
+        # The last messages may have come between the last look and the end of Tune's thread.
         pump.take(0.0)
         if errors:
             raise errors[0]

@@ -84,30 +84,20 @@ class Watchdog:
         self.stall_minutes = stall_minutes
         self._cluster_fault, self._storage_fault = cluster_fault, storage_fault
         self._moved = time.monotonic()
-        self._heartbeats: Callable[[], int] = lambda: 0
-        self._known_heartbeats = 0
         self._fault: str | None = None
         self._fault_since: float | None = None
         self._looking = False
         self._looked = time.monotonic()
 
     def moved(self) -> None:
-        """Something progressed: a point, a step, a job handed out."""
+        """Something progressed: a point, a job handed out, a worker's heartbeat."""
         self._moved = time.monotonic()
-
-    def listen(self, heartbeats: Callable[[], int]) -> None:
-        """Count the workers' heartbeats as movement: `heartbeats` says, at once, how many there were."""
-        self._heartbeats, self._known_heartbeats = heartbeats, heartbeats()
 
     def check(self) -> None:
         """Raise Unfinished, StorageFault or InvalidInput, with the reason, where waiting on would be in vain."""
         storage_fault = self._storage_fault()
         if storage_fault is not None:
             raise storage_fault
-        heartbeats = self._heartbeats()
-        if heartbeats != self._known_heartbeats:
-            self._known_heartbeats = heartbeats
-            self.moved()
         still = time.monotonic() - self._moved
         if still > 60 * self.stall_minutes:
             raise Unfinished(

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sweeplab.clip_model import Architecture, build, load_into, load_weights
+from sweeplab.clip_checkpoints import load_into, load_weights
+from sweeplab.clip_model import Architecture, build
 from sweeplab.losses import mmcl, unlearning
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, Pass, TrainingFacts

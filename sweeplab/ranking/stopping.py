@@ -7,7 +7,7 @@ numbers that they saw. A rule may be wrong; `sweeplab audit` replays it over a s
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple, Protocol
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -36,10 +36,6 @@ class Trajectory:
             if point.measurement.asr is not None
         ]
         return cls(tuple(row[0] for row in rows), tuple(row[1] for row in rows), tuple(row[2] for row in rows))
-
-    def upto(self, count: int) -> "Trajectory":
-        """The first `count` points."""
-        return Trajectory(self.epochs[:count], self.accuracy[:count], self.asr[:count])
 
     def best_accuracy(self, asr_ceiling: float) -> float | None:
         """Of the cleaned points; None where there is none."""
@@ -95,14 +91,6 @@ class Stop:
     reason: str
     saw: dict[str, float]
     """The numbers behind it."""
-
-
-class Rule(Protocol):
-    """What a stopping rule offers."""
-
-    def judge(self, trial: Trajectory, situation: Situation) -> Stop | None:
-        """Whether to stop after the trial's last point; `trial` has at least one."""
-        ...
 
 
 class BackdoorStays(Spec):

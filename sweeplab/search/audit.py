@@ -3,7 +3,7 @@
 from typing import Any
 
 from sweeplab.evaluation.retention import counted, retention
-from sweeplab.ranking.stopping import Pruning, Trajectory
+from sweeplab.ranking.stopping import Pruning, Stop, Trajectory
 from sweeplab.records import SweepRecord, TrialRecord
 from sweeplab.search.pruner import Pruner
 from sweeplab.search.replay import Row
@@ -17,6 +17,7 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
         InvalidInput: if the sweep was pruned itself (see `audit_decisions`); if no trial ran to its end; if no ASR was
             measured.
     """
+    # Where a trial was stopped, nobody knows what would have become of it.
     if was_pruned(sweep):
         raise InvalidInput(f"sweep {sweep.name!r} was pruned itself; its own decisions can be audited")
     trials = [
@@ -26,59 +27,58 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
     ]
     if not trials or sweep.victim.asr is None:
         raise InvalidInput(f"sweep {sweep.name!r} has no finished trial with a measured ASR; nothing to audit")
+    # One pruner for all trials: what it learns from one decides about those that follow, as in a sweep.
     pruner = Pruner(
         pruning,
         victim_accuracy=sweep.victim.accuracy,
         victim_asr=sweep.victim.asr,
         asr_ceiling=sweep.asr_ceiling,
     )
-    cuts = []
-    total = spent = 0.0
-    best_of_all: float | None = None
-    for trial in trials:
-        row = Row(trial.params, trial.points, trial.start_counts)
-        whole = row.prefixes[-1][1]
-        total += whole.epochs[-1]
-        kept = row.points
-        for points, trajectory in row.prefixes:
-            kept = points
-            pruner.saw_trajectory(trial.number, trajectory, is_complete=len(points) == len(row.points))
-            stop = pruner.judge_trajectory(trajectory) if len(points) < len(row.points) else None
-            if stop is not None:
-                cuts.append((trial, trajectory, whole, stop))
-                break
-        spent += kept[-1].epoch
-        best = whole.best_accuracy(sweep.asr_ceiling)
-        best_of_all = max((value for value in (best, best_of_all) if value is not None), default=None)
-    accuracy = sweep.victim.accuracy
-    reached = pruner.best_accuracy
-    rows = [
-        {
-            "trial": trial.number,
-            "epoch": cut.epochs[-1],
-            "rule": stop.rule,
-            "reason": stop.reason,
-            "saw": stop.saw,
-            "would_have_been_feasible": cut.best_accuracy(sweep.asr_ceiling) is None
-            and whole.best_accuracy(sweep.asr_ceiling) is not None,
-            "retention": _retention(whole.best_accuracy(sweep.asr_ceiling), accuracy),
-            "would_have_become_best": _beats(whole.best_accuracy(sweep.asr_ceiling), reached),
-        }
-        for trial, cut, whole, stop in cuts
-    ]
+    ended = [_replayed(trial, pruner) for trial in trials]
+    accuracy, reached = sweep.victim.accuracy, pruner.best_accuracy
+    # Only now: whether a stopped trial would have become the best is asked of what all the others reached.
+    rows = []
+    for trial, (cut, stop) in zip(trials, ended, strict=True):
+        if stop is not None:
+            best = _best(trial, sweep)
+            rows.append(
+                {
+                    "trial": trial.number,
+                    "epoch": cut.epochs[-1],
+                    "rule": stop.rule,
+                    "reason": stop.reason,
+                    "saw": stop.saw,
+                    "would_have_been_feasible": cut.best_accuracy(sweep.asr_ceiling) is None and best is not None,
+                    "retention": _retention(best, accuracy),
+                    "would_have_become_best": _beats(best, reached),
+                }
+            )
+    best_of_all = max((best for trial in trials if (best := _best(trial, sweep)) is not None), default=None)
+    total = sum(_trajectory(trial).epochs[-1] for trial in trials)
     return {
         "sweep": sweep.name,
         "pruning": pruning.to_json(),
         "trials": len(trials),
         "pruned": len(rows),
-        "would_have_been_feasible": sum(bool(row["would_have_been_feasible"]) for row in rows),
-        "would_have_become_best": sum(bool(row["would_have_become_best"]) for row in rows),
+        **_counts(rows),
         "best_retention": _retention(best_of_all, accuracy),
         "best_retention_with_pruning": _retention(reached, accuracy),
         "trial_epochs": total,
-        "trial_epochs_saved": total - spent,
+        "trial_epochs_saved": total - sum(cut.epochs[-1] for cut, _ in ended),
         "decisions": rows,
     }
+
+
+def _replayed(trial: TrialRecord, pruner: Pruner) -> tuple[Trajectory, Stop | None]:
+    """Show a whole trial to the pruner point by point; what the trial had made when it was stopped, or at its end."""
+    row = Row(trial.params, trial.points, trial.start_counts)
+    for points, trajectory in row.prefixes:
+        is_complete = len(points) == len(row.points)
+        pruner.saw_trajectory(trial.number, trajectory, is_complete=is_complete)
+        stop = None if is_complete else pruner.judge_trajectory(trajectory)
+        if stop is not None:
+            return trajectory, stop
+    return row.prefixes[-1][1], None
 
 
 def was_pruned(sweep: SweepRecord) -> bool:
@@ -95,11 +95,13 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
     trials = {trial.number: trial for trial in sweep.trials}
     whole: dict[int, TrialRecord] = {}
     for trial in sweep.trials:
+        # A rerun may itself have been rerun: go back to the trial that the rules stopped.
         first = trial
         while first.rerun_of is not None:
             first = trials[first.rerun_of]
         if first.state == "pruned" and trial.state == "finished":
             whole[first.number] = trial
+    # What the stopped trials are compared with is what the sweep had without their reruns.
     reruns = {trial.number for trial in whole.values()}
     best = max(
         (found for trial in sweep.trials if trial.number not in reruns and (found := _best(trial, sweep)) is not None),
@@ -133,8 +135,7 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
         "trials": len(sweep.trials) - len(reruns),
         "pruned": len(rows),
         "run_to_their_end": len(whole),
-        "would_have_been_feasible": sum(bool(row["would_have_been_feasible"]) for row in rows),
-        "would_have_become_best": sum(bool(row["would_have_become_best"]) for row in rows),
+        **_counts(rows),
         "best_retention": _retention(best, sweep.victim.accuracy),
         "trial_epochs_saved": sum(sweep.epochs - trial.points[-1].epoch for trial in pruned),
         "trial_epochs_of_reruns": sum(trial.points[-1].epoch for trial in whole.values()),
@@ -142,9 +143,19 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
     }
 
 
+def _counts(rows: list[dict[str, Any]]) -> dict[str, int]:
+    """How many decisions cost a feasible trial, and how many the best one."""
+    return {
+        name: sum(bool(row[name]) for row in rows) for name in ("would_have_been_feasible", "would_have_become_best")
+    }
+
+
+def _trajectory(trial: TrialRecord) -> Trajectory:
+    return Trajectory.of(trial.points, start_counts=trial.start_counts)
+
+
 def _best(trial: TrialRecord, sweep: SweepRecord) -> float | None:
-    trajectory = Trajectory.of(trial.points, start_counts=trial.start_counts)
-    return trajectory.best_accuracy(sweep.asr_ceiling)
+    return _trajectory(trial).best_accuracy(sweep.asr_ceiling)
 
 
 def _retention(accuracy: float | None, victim_accuracy: float) -> float | None:

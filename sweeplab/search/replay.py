@@ -228,6 +228,7 @@ def replay_once(
 
         def adjust(setting: dict[str, Any]) -> dict[str, Any]:
             nonlocal found
+            # The table holds no more than its rows: the one nearest to what was sampled is measured instead.
             found = table.nearest(setting, taken)
             return table.rows[found].setting
 

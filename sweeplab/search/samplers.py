@@ -182,7 +182,9 @@ def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
     seeds = plan.search.seeds_per_configuration
     with quiet_optuna():
         view = optuna.create_study(direction="maximize", sampler=RandomSampler())
+    # A waiting trial has no parameters yet.
     known = [trial for trial in study.get_trials(deepcopy=False) if trial.state != OptunaState.WAITING]
+    # A rerun counts in place of the trial that it repeats, at that trial's place among the seeds.
     instead = {
         plan.original_of(t.number): t for t in known if t.number in plan.reruns and t.state == OptunaState.COMPLETE
     }
@@ -194,15 +196,18 @@ def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
         told = [trial for trial in over if trial.state == OptunaState.COMPLETE]
         facts: dict[str, Any] = {"state": OptunaState.RUNNING}
         if len(over) == seeds and told:
+            # The setting is only clean if it is so under every seed.
             worst = max(told, key=lambda trial: trial.constraints.get(CONSTRAINT, -inf))
             value = float(np.mean([trial.value for trial in told]))
             facts = {"state": OptunaState.COMPLETE, "value": value, "constraints": worst.constraints}
         elif len(over) == seeds:
             facts = {"state": OptunaState.FAIL}
         if plan.search.sampler == "nsga2":
+            # NSGA-II reads a trial's generation from its attributes, which a study made anew lacks.
             generation = start // seeds // _population(plan)
             facts["system_attrs"] = {NSGAIISampler._get_generation_key(): generation}
         params, distributions = dict(members[0].params), dict(members[0].distributions)
+        # A sampler that models the whole box needs a coordinate in every dimension.
         if plan.fills_in and params:
             params = _filled_in(plan, start // seeds, params, first.user_attrs.get(UNUSED, {}))
             distributions = {name: dimension.distribution() for name, dimension in plan.space.dimensions.items()}
@@ -246,6 +251,7 @@ def tell(
             far from one it was.
     """
     frozen = study.get_trials(deepcopy=False)[number]
+    # A resume tells all ended trials again, since a kill may have come before any of them.
     if frozen.state.is_finished():
         return
     with quiet_optuna():

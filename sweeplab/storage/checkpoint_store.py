@@ -84,6 +84,7 @@ class Storage:
                     "can, or mend its permissions"
                 ) from error
             return
+        # An object store takes whole files, and refuses one now and then: only the last refusal counts.
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / name).write_text(text + "\n")
             for pause in (*UPLOAD_PAUSES, None):
@@ -198,6 +199,7 @@ class Storage:
         from pyarrow import fs
 
         system, path = self._file_system()
+        # Under another name first: no reader may take half a file for the checkpoint.
         to.parent.mkdir(parents=True, exist_ok=True)
         with _faults(f"{self.location}/{name}"):
             fs.copy_files(f"{path}/{name}", str(to.with_name(f".{to.name}.part")), system, fs.LocalFileSystem())
@@ -274,6 +276,7 @@ class Uploads:
                     self._upload(path)
                     if replaced is not None:
                         self.storage.remove(replaced)
+                # After a fault too: files that wait in vain would fill the node's disk.
                 path.unlink(missing_ok=True)
             except Exception as error:  # noqa: BLE001 - raised again where the next file is added
                 self._fault = error

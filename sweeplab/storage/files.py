@@ -80,6 +80,7 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     Raises:
         StorageFault: if the disk is full or the folder cannot be written; the old content stays.
     """
+    # In the same folder, since a rename is one step only within a file system; `gc` knows the name.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
 
     def write() -> None:
@@ -91,6 +92,7 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
                 os.fsync(file.fileno())
         os.replace(temporary, path)
         if durable:
+            # Without it the file survives a power failure, and its name may not.
             sync_folder(path.parent)
 
     try:
@@ -145,13 +147,16 @@ def append_line(path: Path, value: Any, *, durable: bool = True) -> None:
                 content = line
                 if size:
                     file.seek(-1, os.SEEK_END)
+                    # A killed writer may have left half a line: it stays a line of its own, which readers skip.
                     content = line if file.read(1) == b"\n" else b"\n" + line
+                # Unbuffered, a write may be short where the disk is full, without an error.
                 if file.write(content) != len(content):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 if durable:
                     os.fsync(file.fileno())
             except OSError:
                 with contextlib.suppress(OSError):
+                    # Half a line of ours would otherwise stand before the next attempt's.
                     file.truncate(size)
                 raise
 

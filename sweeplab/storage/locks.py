@@ -1,4 +1,4 @@
-"""Locks: a folder that one process makes, or that living processes read, is told from one that was left behind."""
+"""Locks: whether a living process makes or needs what lies on the disk, or has left it behind."""
 
 import contextlib
 import fcntl
@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -86,6 +87,42 @@ def is_pinned(folder: Path) -> bool:
 def lock_path(path: Path) -> Path:
     """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, or MLflow's tables."""
     return path.with_name(f".{path.name}.lock")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file now; of one that may only be read, as far as can be seen."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:
+        with path.open("rb") as file:  # a shared lock needs no more than to read
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+    lock.release()
+    return False
+
+
+def process_facts(process: int) -> dict[str, str] | None:
+    """When a process was started and its command line, which tell it from a later one of the same number; None where
+    there is no such process, or the system does not say."""
+    place = Path("/proc") / str(process)
+    try:
+        if place.parent.joinpath("self").exists():
+            ticks = (place / "stat").read_text().rpartition(")")[2].split()[19]
+            command = (place / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ")
+            return {"started": ticks, "command": command.decode(errors="replace")}
+        ask = ["ps", "-p", str(process), "-o", "lstart=", "-o", "command="]
+        line = subprocess.run(ask, capture_output=True, text=True, check=True, env={"LC_ALL": "C"}).stdout.strip()
+        return {"started": line[:24], "command": line[24:].strip()}
+    except (OSError, IndexError, subprocess.CalledProcessError):
+        return None
 
 
 @contextmanager

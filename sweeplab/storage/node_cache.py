@@ -52,6 +52,7 @@ def local_copy(location: str, content: str, read: Callable[[], bytes] | None) ->
         StorageFault: if the disk of this node, or the object store, fails.
     """
     if MARK not in location:
+        # A file of the same path on another node may be another file: its content decides.
         is_here = Path(location).exists()
         if is_here and (read is None or content_of(location) == content):
             return Path(location)
@@ -60,8 +61,10 @@ def local_copy(location: str, content: str, read: Callable[[], bytes] | None) ->
     if not content:
         raise ValueError(f"a copy of {location} needs to be told from others")
     copy = node_cache() / f"weights-{content}{Path(location).suffix}"
+    # Many processes of a node ask at once, and only the first one fetches.
     with FileLock(lock_of(copy)):
         if copy.exists():
+            # Copies are removed by the time of their last use.
             os.utime(copy)
         elif MARK in location:
             parent, _, file = location.rpartition("/")

@@ -42,6 +42,7 @@ def home_key(home: Path) -> bytes:
             with FileLock(home / f".{KEY}.lock"):
                 if not path.exists():  # last, so that a kill before leaves everything to the next command
                     key = secrets.token_hex(32)
+                    # A record that names a storage elsewhere, or a link, could have been planted: it stays foreign.
                     for file in _records(home):
                         value = _readable(file)
                         if value is not None and not named_storages(file) and link_in(file.parent) is None:
@@ -140,6 +141,12 @@ def named_storages(file: Path) -> list[str]:
         if storage:
             found.add(storage.removesuffix(f"/{trial.parent.name}"))
     return sorted(found)
+
+
+def storages_in_words(folder: Path) -> str:
+    """For a message about --adopt: the storages outside the home that an adopted folder would have written too."""
+    places = named_storages(folder / ("sweep.json" if (folder / "sweep.json").exists() else "victim.json"))
+    return f", after a look at where it puts checkpoints: {', '.join(places)}" if places else ""
 
 
 def _storages_in(value: Any) -> Iterator[str]:

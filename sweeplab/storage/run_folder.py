@@ -147,6 +147,7 @@ class RunFolder:
             hits=np.frombuffer(outcomes.hits, np.uint8),
             num_triggered=outcomes.num_triggered,
         )
+        # First, so that every point that the history names has its outcomes.
         write_atomically(self._outcomes_path(point.index), buffer.getvalue())
         append_line(self.path / "history.jsonl", point.to_json())
         points.append(point)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from sweeplab.adoption import check_own_victim
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
 from sweeplab.execution.cluster import cluster_fault
 from sweeplab.execution.controller import Workload
@@ -24,7 +25,8 @@ from sweeplab.sweep.checks import data_digests, digest_of_victim, machine_for
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
 from sweeplab.sweep.session import Session
-from sweeplab.sweep_folder import check_own_victim, environment, num_changes, version_of, victim_folder
+from sweeplab.sweep_folder import victim_folder
+from sweeplab.versions import environment, num_changes, version_of
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.input_paths import parts_of
 from sweeplab.worker.jobs import DataDigests, Machine, PretrainingJob

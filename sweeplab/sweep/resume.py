@@ -11,8 +11,9 @@ from sweeplab.storage.files import read_lines
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.victims import victim_of
-from sweeplab.sweep_folder import SweepFolder, version_of
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.training.optimisation import Optimization
+from sweeplab.versions import version_of
 
 
 def check_is_there(folder: SweepFolder) -> None:

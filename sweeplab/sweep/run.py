@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeplab.adoption import adopt_sweep, adopt_victim
 from sweeplab.execution.cluster import cluster_fault, ray_session, resources_per_worker
 from sweeplab.execution.controller import Workload
 from sweeplab.execution.inline import run_inline
@@ -48,7 +49,7 @@ from sweeplab.sweep.resume import (
 )
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.victims import check_weights, victim_of
-from sweeplab.sweep_folder import SweepFolder, adopt_sweep, adopt_victim, victim_folder
+from sweeplab.sweep_folder import SweepFolder, victim_folder
 from sweeplab.worker.input_paths import parts_of
 from sweeplab.worker.inputs import Inputs
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sweeplab.clip_model import load_weights
+from sweeplab.clip_checkpoints import load_weights
 from sweeplab.evaluation.measure import wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sweeplab.clip_model import Encoder, embedding_width, normalise_pixels, not_finite, with_directions
+from sweeplab.clip_checkpoints import not_finite
+from sweeplab.clip_model import Encoder, embedding_width, evaluation_mode, normalise_pixels, with_directions
 from sweeplab.records import Measurement, Outcomes, Point, now_ms
 from sweeplab.storage.checkpoint_names import point_name, rolling_name
 from sweeplab.training import checkpoints, ranks
@@ -472,23 +473,19 @@ class Training:
     ) -> list[tuple[Tensor, ...]]:
         """What `keep` makes of every chunk's unit embeddings, in the pairs' order, on the CPU of every rank."""
         model = self.model if other is None else other.to(self.device)
-        modes = {module: module.training for module in model.modules()}
-        model.eval()
         share = torch.arange(len(self.pairs)).tensor_split(ranks.world_size())[ranks.rank()]
         rows: list[tuple[Tensor, ...]] = []
         try:
-            for chunk in share.split(EMBED_BATCH):
-                batch = self.pairs.first_copies(epoch, chunk.tolist()).to(self.device)
-                images, texts, _ = encode(Encoder(model), batch.images, batch.tokens, self.optimization)
-                with_directions(images, "image embeddings")
-                with_directions(texts, "caption embeddings")
-                kept = keep(F.normalize(images, dim=-1), F.normalize(texts, dim=-1))
-                rows.append(tuple(tensor.cpu() for tensor in kept))
+            with evaluation_mode(model):
+                for chunk in share.split(EMBED_BATCH):
+                    batch = self.pairs.first_copies(epoch, chunk.tolist()).to(self.device)
+                    images, texts, _ = encode(Encoder(model), batch.images, batch.tokens, self.optimization)
+                    with_directions(images, "image embeddings")
+                    with_directions(texts, "caption embeddings")
+                    kept = keep(F.normalize(images, dim=-1), F.normalize(texts, dim=-1))
+                    rows.append(tuple(tensor.cpu() for tensor in kept))
         except FloatingPointError as error:
             raise diverged(str(error), self.place.step, self.settings) from error
-        finally:
-            for module, training in modes.items():
-                module.training = training
         return [part for one in ranks.gather_objects(rows) for part in one]
 
 
@@ -524,11 +521,9 @@ def train_step(
 
 def embed(encoder: nn.Module, batch: PairBatch, optimization: Optimization, *, stage: str = "") -> EmbeddedBatch:
     """Embed this rank's share of a batch and gather the rows of all ranks."""
-    has_views = batch.image_views is not None and batch.token_views is not None
     images, tokens = batch.images, batch.tokens
-    if has_views:
-        images = torch.cat([images, batch.image_views])  # type: ignore[list-item]
-        tokens = torch.cat([tokens, batch.token_views])  # type: ignore[list-item]
+    if batch.image_views is not None and batch.token_views is not None:
+        images, tokens = torch.cat([images, batch.image_views]), torch.cat([tokens, batch.token_views])
     image_rows, text_rows, scale = encode(encoder, images, tokens, optimization)
     size = len(batch.rows)
     features, *image_views = (ranks.gather_rows(rows) for rows in image_rows.split(size))

@@ -48,8 +48,7 @@ def learning_rate_at(step: int, peak: float, warmup_steps: int, total_steps: int
 
     Args:
         step: optimizer updates done so far, from 0. (The authors number epochs from 1 and thereby enter the schedule
-        one
-            epoch late: their warm-up of 50 steps never runs and the rate rises again in the last epoch.)
+            one epoch late: their warm-up of 50 steps never runs and the rate rises again in the last epoch.)
         peak: the largest rate.
         warmup_steps: the rate at step s < warmup_steps is peak * (s + 1) / warmup_steps.
         total_steps: where the cosine reaches zero.

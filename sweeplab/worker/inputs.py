@@ -10,17 +10,8 @@ from torch import nn
 
 from sweeplab.attacks.poisoning import PoisonPlan
 from sweeplab.attacks.targeted import Targets
-from sweeplab.clip_model import (
-    Architecture,
-    architecture_json,
-    build,
-    check_activation,
-    check_prompts,
-    checkpoint_facts,
-    load_into,
-    load_weights,
-    tokenizer,
-)
+from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_into, load_weights
+from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages, PairTable
@@ -176,6 +167,7 @@ def cleaning_pairs(
         plan = cleaning_poison(sweep, table, inputs)
         if plan is not None:
             table = plan.training_table(table)
+        # The driver digested the pairs before it began: a file changed since would mix two data sets in one sweep.
         check_same_data("training pairs", known, table.digest)
         _pairs[key] = TrainingPairs(
             table,
@@ -223,6 +215,7 @@ def measure_for(
     )
     if key not in _measures:
         _measures.clear()
+        # As for the pairs: one set of decoded images at a time.
         images = evaluation.load(machine.data_home)
         check_prompts(architecture, images.class_names, evaluation.prompts(), protocol)
         measure = Measure(
@@ -236,6 +229,7 @@ def measure_for(
             protocol=protocol,
             decoded=decoded,
         )
+        # Measured on other images, the points of one sweep could not be compared.
         check_same_data("test images, classes or trigger", known, measure.digest)
         _measures[key] = measure
     return _measures[key]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from sweeplab.cleaning.start import recalibrate_batch_norm
-from sweeplab.clip_model import build, load_into, load_weights
+from sweeplab.clip_checkpoints import load_into, load_weights
+from sweeplab.clip_model import build
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import attempt_prefix
@@ -60,6 +61,7 @@ def checkpoint_target(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, A
 
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
+    # The files may lie elsewhere on this node; checkpoints still record the spec as it was written.
     victim, device = on_this_node(job.victim, job.input_paths, context), prepare_process(job.machine)
     decoded = job.machine.decoded_files(context.heartbeat)
     pairs = victim_pairs(victim, job.machine, decoded, job.contents.pairs)
@@ -95,6 +97,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
 
 def clean(job: CleaningJob, context: WorkerContext) -> None:
     """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
+    # 1. The inputs. Files may lie elsewhere on this node; checkpoints record the spec as it was written.
     sweep, device = on_this_node(job.sweep, job.input_paths, context), prepare_process(job.machine)
     setting = sweep.setting(job.params)
     decoded = job.machine.decoded_files(context.heartbeat)
@@ -109,15 +112,18 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         job.contents.evaluation,
     )
     measure.heartbeat = context.heartbeat
+    # 2. The model to start from: the victim, changed as the setting says.
     checkpoint = context.bring(job.victim.checkpoint, job.weights)
     model = victim_model(sweep.victim.architecture, checkpoint).to(device)
     # On a resumed run too: what a method remembers of its start (PAR's frozen copy) is made from it again.
     setting.start.apply(model, sweep.victim.architecture, stream_seed(sweep.seed, "perturbation"))
     if setting.start.recalibrate_batch_norm:
         recalibrate_batch_norm(model, plain_images(pairs, setting.optimization.global_batch_size, device))
+    # 3. The start's point. An untouched victim has been measured once for all trials of the sweep.
     is_victim = job.victim.is_start and not setting.start.changes_victim
     known_start = (job.victim.measurement, job.victim.outcomes) if is_victim else None
     authors = sweep.protocol == "authors"
+    # 4. Optimisation, with what the authors' code fixes regardless of the setting.
     optimization = setting.optimization
     if authors:
         optimization = optimization.replace(**getattr(setting.method, "authors_optimization", {}))

@@ -21,9 +21,9 @@ from sweeplab.commands.logs import stop, sweep_log, trial_log
 from sweeplab.specs import InvalidInput
 from sweeplab.storage import node_cache
 from sweeplab.storage.files import write_json
-from sweeplab.storage.locks import lock_path
+from sweeplab.storage.locks import lock_path, process_facts
 from sweeplab.storage.ownership import write_signed
-from sweeplab.sweep_folder import SweepFolder, process_facts
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,8 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
-from sweeplab.clip_model import SmallCLIP, build, load_weights, tokenizer
+from sweeplab.clip_checkpoints import load_weights
+from sweeplab.clip_model import SmallCLIP, build, tokenizer
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, Resources, Search

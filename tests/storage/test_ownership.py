@@ -14,6 +14,7 @@ from fabricated import Player, open_controller
 from typer.testing import CliRunner
 
 from sweeplab import cli
+from sweeplab.adoption import adopt_sweep, adopt_victim, is_own_victim
 from sweeplab.cli import running
 from sweeplab.commands.disk import find_removable, foreign_folders, remove
 from sweeplab.commands.logs import request_reruns
@@ -24,7 +25,7 @@ from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep.session import Session
-from sweeplab.sweep_folder import SweepFolder, adopt_sweep, adopt_victim, is_own_victim, victim_folder
+from sweeplab.sweep_folder import SweepFolder, victim_folder
 from sweeplab.worker.jobs import DataDigests
 
 NAME = fabricated.SWEEP.name

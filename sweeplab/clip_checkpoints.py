@@ -1,0 +1,177 @@
+"""Checkpoint files of CLIP models in the layouts that are known: their weights, and what they say of their making."""
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sweeplab.clip_model import Architecture
+from sweeplab.specs import InvalidInput, first_line
+
+OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
+"""Numbers that OpenAI's archives keep among the weights; only theirs do."""
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The model's state dict from a checkpoint file; never executes code from it.
+
+    Accepts SweepLab's own checkpoints, open_clip's training checkpoints and those of CleanCLIP, attack-cleanclip,
+    SafeCLIP and RoCLIP (`state_dict` beside `epoch`, `name` and `optimizer`), OpenAI's state dicts (float16, with
+    `input_resolution`, `context_length` and `vocab_size` among the weights), bare state dicts and .safetensors; the
+    weights may stand under `model` or `state_dict` and carry DistributedDataParallel's `module.` prefix.
+
+    Returns:
+        Tensors by open_clip's names, in the file's own precision.
+
+    Raises:
+        InvalidInput: if the file is missing, is no checkpoint, would need code to be executed, or holds values that are
+            not finite.
+    """
+    content = _read_weights(Path(path))
+    weights = {name: tensor for name, tensor in content.items() if name not in OPENAI_ENTRIES}
+    if names := not_finite(weights):
+        raise InvalidInput(
+            f"checkpoint {path} holds values that are not finite, in {_some(names)}; its training diverged or the file "
+            "is damaged: give another checkpoint"
+        )
+    return weights
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold a NaN or an infinity, buffers such as BatchNorm's statistics included."""
+    # The extremes of a tensor that holds a NaN are NaN; finding them takes an eighth of the time of `isfinite().all()`.
+    extremes = {name: torch.stack(torch.aminmax(tensor)) for name, tensor in weights.items() if tensor.numel()}
+    return [name for name, pair in extremes.items() if not bool(pair.isfinite().all())]
+
+
+def quick_gelu_of(path: str | Path) -> bool | None:
+    """Whether a checkpoint was trained with QuickGELU, as far as the file tells; shapes cannot.
+
+    Returns:
+        True for OpenAI's layout; what a SweepLab checkpoint records; None for all others.
+    """
+    path = Path(path)
+    own = checkpoint_architecture(path)
+    if own is not None:
+        return bool(own.resolved().get("quick_gelu", False))
+    return True if set(OPENAI_ENTRIES) <= set(_read_weights(path)) else None
+
+
+def check_activation(architecture: Architecture, path: str | Path) -> None:
+    """Refuse an architecture whose activation is not the one that the checkpoint was trained with.
+
+    Raises:
+        InvalidInput: if the file tells, and the architecture says otherwise.
+    """
+    found, said = quick_gelu_of(path), bool(architecture.resolved().get("quick_gelu", False))
+    if found is not None and found != said:
+        words = {True: "QuickGELU", False: "GELU"}
+        raise InvalidInput(
+            f"checkpoint {path} was trained with {words[found]}, and {architecture.name or 'the architecture'} has "
+            f"{words[said]}; choose the variant {'with' if found else 'without'} '-quickgelu' in its name"
+        )
+
+
+def checkpoint_architecture(path: Path) -> Architecture | None:
+    """The architecture that a SweepLab checkpoint names; None for other files."""
+    facts = checkpoint_facts(path)
+    return Architecture(config=facts["architecture"]) if facts is not None else None
+
+
+def checkpoint_facts(path: Path) -> dict[str, Any] | None:
+    """What a SweepLab checkpoint says of its making (`Checkpoint.config`); None for other files."""
+    if path.suffix == ".safetensors" or not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        return None
+    text = content.get("config") if isinstance(content, dict) else None
+    try:
+        facts = json.loads(text) if isinstance(text, str) else None
+    except json.JSONDecodeError:  # somebody else's idea of a configuration
+        return None
+    return facts if isinstance(facts, dict) and "architecture" in facts else None
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of the checkpoint's state dict, OpenAI's numbers among them."""
+    if not os.path.isfile(path):  # False too where it cannot be seen
+        raise InvalidInput(f"checkpoint {path} does not exist; give the path of a .pt or .safetensors file")
+    if path.suffix == ".safetensors":
+        return {name.removeprefix("module."): tensor for name, tensor in _load_safetensors(path).items()}
+    if _is_torchscript(path):
+        raise InvalidInput(
+            f"checkpoint {path} is a TorchScript archive, which is code; in a place that you trust, save its weights: "
+            f"torch.save(torch.jit.load('{path.name}', map_location='cpu').state_dict(), 'weights.pt')"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise InvalidInput(
+            f"checkpoint {path} cannot be read with weights_only=True ({first_line(error)}); "
+            "convert it to a plain state dict or to .safetensors in a place that you trust"
+        ) from error
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
+        raise InvalidInput(f"checkpoint {path} holds no state dict of tensors, neither bare nor under model/state_dict")
+    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InvalidInput(
+            f"checkpoint {path} cannot be read as safetensors ({first_line(error)}); write or copy it again"
+        ) from error
+
+
+def load_into(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:
+    """Copy weights into a model of the same architecture.
+
+    Raises:
+        InvalidInput: if names or shapes differ; the message names the first few of each.
+    """
+    own = model.state_dict()
+    missing = sorted(set(own) - set(weights))
+    surplus = sorted(set(weights) - set(own))
+    shapes = sorted(name for name in set(own) & set(weights) if own[name].shape != weights[name].shape)
+    if missing or surplus or shapes:
+        parts = [f"lacks {_some(missing)}"] if missing else []
+        parts += [f"has unknown {_some(surplus)}"] if surplus else []
+        parts += (
+            [
+                "other shapes: "
+                + _some([f"{n} {tuple(weights[n].shape)} instead of {tuple(own[n].shape)}" for n in shapes])
+            ]
+            if shapes
+            else []
+        )
+        raise InvalidInput(
+            f"checkpoint {origin} is of another architecture: {'; '.join(parts)}; name the one it was trained with"
+        )
+    model.load_state_dict(weights)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,57 @@
+"""Versions: what made a record of a sweep or victim, and what has changed since in what it describes."""
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from sweeplab.specs import Spec, changes_of, changes_since
+
+
+def num_changes(spec: Spec) -> dict[str, int]:
+    """How many changes of behaviour stand behind what a spec gives, by class name: part of the records made of it."""
+    return {name: len(sentences) for name, sentences in changes_of(spec).items()}
+
+
+def made_by_older_version(record: Mapping[str, Any], kind: str) -> str | None:
+    """By which older version a record was made, and what has changed since in the behaviour of what its spec holds.
+
+    Args:
+        record: content of sweep.json or victim.json.
+        kind: the spec's class, `CleaningSweep` or `PretrainedVictim`.
+
+    Returns:
+        "made by an older version (0.1.0): SafeCLIP: ..."; None where nothing has changed that touches it.
+
+    Raises:
+        InvalidInput: if this version refuses the spec, or its script defines classes of its own.
+    """
+    version = version_of(record)
+    if "changes" in record and version == installed_version("sweeplab"):
+        return None  # behaviour changes between versions alone, and to read the spec takes seconds: torch is imported
+    from sweeplab import experiment
+
+    spec = getattr(experiment, kind).model_validate(record["spec"])
+    since = changes_since(spec, record.get("changes", {}))
+    return f"made by an older version ({version}): {'; '.join(since)}" if since else None
+
+
+def version_of(record: Mapping[str, Any]) -> str:
+    """The version of SweepLab that wrote sweep.json or victim.json last."""
+    return str(record.get("environment", {}).get("sweeplab", "unknown"))
+
+
+def environment() -> dict[str, str]:
+    """Versions that can change a result."""
+    packages = ("sweeplab", "torch", "torchvision", "open_clip_torch", "ray", "optuna", "mlflow", "numpy", "pillow")
+    versions = {package: installed_version(package) for package in packages}
+    return {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system(), **versions}
+
+
+def installed_version(package: str) -> str:
+    """Of a distribution, or that there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
