@@ -415,6 +415,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+@lru_cache(maxsize=8)
+def _byte_pairs(context_length: int) -> open_clip.SimpleTokenizer:
+    """Made once a process: the file of its merges takes a tenth of a second to read."""
+    return open_clip.SimpleTokenizer(context_length=context_length)
+
+
 def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Callable[[list[str]], Tensor]:
     """CLIP's byte-pair tokeniser: list of texts -> (N, context_length) int64.
 
@@ -422,7 +428,7 @@ def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Calla
     at the largest token, which then is the start token, and all such captions get one embedding; `protocol="authors"`
     does the same.
     """
-    tokenize = open_clip.SimpleTokenizer(context_length=architecture.context_length)
+    tokenize = _byte_pairs(architecture.context_length)
     if protocol == "paper":
         return lambda texts: tokenize(texts)
 
@@ -451,7 +457,7 @@ def check_prompts(
     Raises:
         InvalidInput: if a prompt is cut before its class's name ends, or prompts of two names read the same.
     """
-    tokenize = open_clip.SimpleTokenizer(context_length=architecture.context_length)
+    tokenize = _byte_pairs(architecture.context_length)
     room = architecture.context_length - 2  # a start and an end token belong to every text
     _refuse_twins({name: tuple(tokenize.encode(name)) for name in class_names}, "to CLIP's tokeniser; rename one")
     for template in templates:
