@@ -457,8 +457,9 @@ def check_prompts(
     Raises:
         InvalidInput: if a prompt is cut before its class's name ends, or prompts of two names read the same.
     """
-    tokenize = _byte_pairs(architecture.context_length)
-    room = architecture.context_length - 2  # a start and an end token belong to every text
+    context_length = architecture.context_length
+    tokenize = _byte_pairs(context_length)
+    room = context_length - 2  # a start and an end token belong to every text
     _refuse_twins({name: tuple(tokenize.encode(name)) for name in class_names}, "to CLIP's tokeniser; rename one")
     for template in templates:
         before, _, after = template.partition("{}")
@@ -468,7 +469,7 @@ def check_prompts(
         for name in class_names:
             tokens = tokenize.encode(before + name + after)
             place = f"template {template!r} with class {name!r} has {len(tokens)} tokens, and"
-            kept = f"context_length={architecture.context_length} keeps {room} of them"
+            kept = f"context_length={context_length} keeps {room} of them"
             if len(tokens) > room and protocol == "authors":
                 raise InvalidInput(
                     f"{place} {kept}: under protocol='authors' a text that is cut loses its end token, and all such "
@@ -482,7 +483,7 @@ def check_prompts(
                 )
         _refuse_twins(
             read,
-            f"under template {template!r} once they are cut to context_length={architecture.context_length}; shorten "
+            f"under template {template!r} once they are cut to context_length={context_length}; shorten "
             "the template",
         )
 
