@@ -125,16 +125,75 @@ def smoke() -> "CleaningSweep":
 
 
 @pytest.fixture(scope="session")
-def victim_home(tmp_path_factory: pytest.TempPathFactory, smoke: "CleaningSweep") -> Path:
-    """A home that holds the smoke sweep's data, its victim, and MLflow's tables; to be copied."""
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights of the made-up sweep's architecture."""
+    import fabricated
+    import torch
+
+    from sweeplab.clip_model import build
+
+    path = tmp_path_factory.mktemp("checkpoint") / "victim.pt"
+    torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def sweep(checkpoint: Path) -> "CleaningSweep":
+    """A sweep with nothing wrong, of a model that has not been trained."""
+    from fabricated import SWEEP
+
+    return SWEEP.replace(victim=SWEEP.victim.replace(path=checkpoint))
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that only this test uses; it is not there yet."""
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's store without a run, to be copied: making its tables takes seconds."""
     from mlflow.tracking import MlflowClient
 
-    from sweeplab.experiment import PretrainedVictim
-    from sweeplab.sweep import prepare, victims
     from sweeplab.tracking import store_uri
 
+    folder = tmp_path_factory.mktemp("mlflow")
+    MlflowClient(tracking_uri=store_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def mlflow_is_there(tmp_path: Path, mlflow_tables: Path) -> None:
+    """Has the test's own home begin with MLflow's tables."""
+    (tmp_path / "home").mkdir(exist_ok=True)
+    shutil.copy(mlflow_tables, tmp_path / "home")
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs sweeps as a script of the given flags does; returns the exit code."""
+    from sweeplab.cli import main
+
+    def run(flags: list[str], *sweeps: "CleaningSweep") -> int:
+        monkeypatch.setattr(sys, "argv", ["script.py", *flags])
+        with pytest.raises(SystemExit) as ended:
+            main(*sweeps)
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def victim_home(tmp_path_factory: pytest.TempPathFactory, smoke: "CleaningSweep", mlflow_tables: Path) -> Path:
+    """A home that holds the smoke sweep's data, its victim, and MLflow's tables; to be copied."""
+    from sweeplab.experiment import PretrainedVictim
+    from sweeplab.sweep import prepare, victims
+
     home = tmp_path_factory.mktemp("victim-home")
-    MlflowClient(tracking_uri=store_uri(home)).search_experiments()
+    shutil.copy(mlflow_tables, home)
     assert isinstance(smoke.victim, PretrainedVictim)
     prepared = prepare.prepare(smoke, home)
     victims.pretrain_victim(smoke.victim, prepared.victim_digest, home, inline=True, say=lambda text: None)
