@@ -135,7 +135,7 @@ def test_a_disk_that_fills_up_ends_the_sweep_in_order_and_loses_nothing(mounted:
     assert "No space left" in one_message(place.output())
     before = num_points(folder)
     mount("-o", "remount,size=2g", str(place.home))
-    again = place.run()
+    again = place.run("experiment.py", "--inline")
     assert again.returncode == 0, again.stderr[-3000:]
     assert num_points(folder) == 12 >= before
     assert faults(place) == []
@@ -208,7 +208,7 @@ def test_a_locked_mlflow_delays_no_trial(new_workplace: Make, victim_home: Path)
 
 
 def test_a_corrupt_checkpoint_costs_its_trial_what_it_held_and_no_more(new_workplace: Make, victim_home: Path):
-    place = new_workplace(script(executor="tune", concurrent_trials=1), victim_home)
+    place = new_workplace(script(executor="inline"), victim_home)
     folder = place.sweep("faulty")
     process = place.start()
     place.wait_until(process, lambda: is_under_way(folder))
@@ -234,12 +234,12 @@ def files_of(url: str) -> list[str]:
     return [info.base_name for info in found if info.type == fs.FileType.File]
 
 
-@pytest.mark.parametrize("scheme", ["file", "s3"])
+@pytest.mark.parametrize(("scheme", "executor"), [("file", "tune"), ("s3", "inline")])
 def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_on(
-    scheme: str, new_workplace: Make, victim_home: Path, tmp_path: Path, request: pytest.FixtureRequest
+    scheme: str, executor: str, new_workplace: Make, victim_home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ):
     store = request.getfixturevalue("bucket") if scheme == "s3" else (tmp_path / "store").as_uri()
-    place = new_workplace(script(executor="tune", concurrent_trials=1, storage=f"{store}/mine"), victim_home)
+    place = new_workplace(script(executor=executor, concurrent_trials=1, storage=f"{store}/mine"), victim_home)
     folder = place.sweep("faulty")
     process = place.start()
     place.wait_until(process, lambda: is_under_way(folder))
@@ -349,7 +349,7 @@ def test_damaged_weights_of_the_victim_end_the_command_and_no_trial(new_workplac
     assert "remove the file, and the same command trains it again" in text
     assert place.sweep("faulty").trial_numbers() == []
     weights.unlink()
-    again = place.run()
+    again = place.run("experiment.py", "--inline")
     assert again.returncode == 0, again.stderr[-3000:]
     assert num_finished(place.sweep("faulty")) == 3
 
