@@ -483,8 +483,7 @@ def check_prompts(
                 )
         _refuse_twins(
             read,
-            f"under template {template!r} once they are cut to context_length={context_length}; shorten "
-            "the template",
+            f"under template {template!r} once they are cut to context_length={context_length}; shorten the template",
         )
 
 
