@@ -151,7 +151,10 @@ def test_new_batch_norm_statistics_alone_are_a_result(plain: CleaningSweep, home
 def test_shrink_and_perturb_cleanclip_and_decay_are_one_value(plain: CleaningSweep, home: Path):
     start = Start(shrink_perturb=True, shrink=0.9, perturb=0.1, recalibrate_batch_norm=True)
     changed = plain.replace(
-        start=start, method=CleanCLIP(ssl_weight=2.0), optimization=plain.optimization.replace(weight_decay=5.0)
+        start=start,
+        method=CleanCLIP(ssl_weight=2.0),
+        optimization=plain.optimization.replace(weight_decay=5.0),
+        epochs=1,
     )
     assert run(changed, home).state == "finished"
 
@@ -186,8 +189,8 @@ def test_par_has_a_trainer_of_its_own_under_the_authors_protocol(plain: Cleaning
 
 
 def test_a_slightly_poisoned_cleaning_set_differs_from_a_clean_one(plain: CleaningSweep, home: Path):
-    clean = run(plain.replace(name="clean", data=CleanSample(num_pairs=320)), home)
-    dirty = run(plain.replace(name="dirty", data=CleanSample(num_pairs=320, num_poisons=40)), home)
+    clean = run(plain.replace(name="clean", epochs=1, data=CleanSample(num_pairs=320)), home)
+    dirty = run(plain.replace(name="dirty", epochs=1, data=CleanSample(num_pairs=320, num_poisons=40)), home)
     assert clean.trials[0].points[1].train["loss"] != dirty.trials[0].points[1].train["loss"]
     assert clean.digest != dirty.digest
 

@@ -235,6 +235,13 @@ def files_of(url: str) -> list[str]:
     return [info.base_name for info in found if info.type == fs.FileType.File]
 
 
+def is_kept_under_way(folder: SweepFolder, store: str) -> bool:
+    """Whether a trial is under way whose newest checkpoint has been uploaded, which comes after its point."""
+    unfinished = [path for path in folder.path.glob("trials/*") if not (path / "result.json").exists()]
+    histories = [read_lines(path / "history.jsonl") for path in unfinished]
+    return any(1 < len(points) < 4 and points[-1]["checkpoint"] in files_of(store) for points in histories)
+
+
 @pytest.mark.parametrize(("scheme", "executor"), [("file", "tune"), ("s3", "inline")])
 def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_on(
     scheme: str, executor: str, new_workplace: Make, victim_home: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -243,7 +250,7 @@ def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_o
     place = new_workplace(script(executor=executor, concurrent_trials=1, storage=f"{store}/mine"), victim_home)
     folder = place.sweep("faulty")
     process = place.start()
-    place.wait_until(process, lambda: is_under_way(folder))
+    place.wait_until(process, lambda: is_kept_under_way(folder, store))
     place.kill(process)
     at_kill = num_points(folder)
     again = place.run()
