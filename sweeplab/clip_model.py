@@ -273,6 +273,12 @@ def _fits(name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()} == shapes
 
 
+@lru_cache(maxsize=8)
+def _byte_pairs(context_length: int) -> open_clip.SimpleTokenizer:
+    """Made once a process: the file of its merges takes a tenth of a second to read."""
+    return open_clip.SimpleTokenizer(context_length=context_length)
+
+
 def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Callable[[list[str]], Tensor]:
     """CLIP's byte-pair tokeniser: list of texts -> (N, context_length) int64.
 
@@ -280,7 +286,7 @@ def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Calla
     at the largest token, which then is the start token, and all such captions get one embedding; `protocol="authors"`
     does the same.
     """
-    tokenize = open_clip.SimpleTokenizer(context_length=architecture.context_length)
+    tokenize = _byte_pairs(architecture.context_length)
     if protocol == "paper":
         return lambda texts: tokenize(texts)
 
@@ -309,8 +315,9 @@ def check_prompts(
     Raises:
         InvalidInput: if a prompt is cut before its class's name ends, or prompts of two names read the same.
     """
-    tokenize = open_clip.SimpleTokenizer(context_length=architecture.context_length)
-    room = architecture.context_length - 2  # a start and an end token belong to every text
+    context_length = architecture.context_length
+    tokenize = _byte_pairs(context_length)
+    room = context_length - 2  # a start and an end token belong to every text
     _refuse_twins({name: tuple(tokenize.encode(name)) for name in class_names}, "to CLIP's tokeniser; rename one")
     for template in templates:
         before, _, after = template.partition("{}")
@@ -320,7 +327,7 @@ def check_prompts(
         for name in class_names:
             tokens = tokenize.encode(before + name + after)
             place = f"template {template!r} with class {name!r} has {len(tokens)} tokens, and"
-            kept = f"context_length={architecture.context_length} keeps {room} of them"
+            kept = f"context_length={context_length} keeps {room} of them"
             if len(tokens) > room and protocol == "authors":
                 raise InvalidInput(
                     f"{place} {kept}: under protocol='authors' a text that is cut loses its end token, and all such "
@@ -334,8 +341,7 @@ def check_prompts(
                 )
         _refuse_twins(
             read,
-            f"under template {template!r} once they are cut to context_length={architecture.context_length}; shorten "
-            "the template",
+            f"under template {template!r} once they are cut to context_length={context_length}; shorten the template",
         )
 
 

@@ -2,6 +2,7 @@
 whole sweeps as processes of their own."""
 
 import contextlib
+import gc
 import logging
 import os
 import runpy
@@ -10,25 +11,29 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import fabricated
 import pytest
-import torch
-from torch import Tensor
 
-from sweeplab.clip_model import Architecture, SmallCLIP, tokenizer
-from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
-from sweeplab.data.tables import LabelledImages, PairTable
-from sweeplab.experiment import CleaningSweep, PretrainedVictim, smoke_sweep
-from sweeplab.sweep import prepare, pretraining
-from sweeplab.sweep.session import Session
-from sweeplab.sweep_folder import SweepFolder
+# Nothing heavy is imported here: the process that hands tests out to the others needs none of it.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sweeplab.clip_model import Architecture
+    from sweeplab.data.tables import LabelledImages, PairTable
+    from sweeplab.experiment import CleaningSweep
+    from sweeplab.sweep_folder import SweepFolder
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
+
+MOST_WORKERS = 4
+"""Each of them imports torch and the rest, ten seconds of one core."""
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before anybody imports torch, and for the commands that tests start
 
 
 def pytest_configure() -> None:
@@ -38,9 +43,30 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Processes for `-n auto`: 0, which is this one, for single files and for slow tests, which time each other out."""
+    whole_folders = any(Path(name.partition("::")[0]).is_dir() for name in config.args)
+    if config.option.markexpr != "not slow" or not whole_folders:
+        return 0
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_WORKERS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects tests without garbage collection: a third of that time went into looking at modules, which all stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home for this test run, so that no test reads or writes the user's own."""
+    import torch
+
     folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SWEEPLAB_HOME", str(folder))
@@ -49,33 +75,43 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Architecture:
+def tiny() -> "Architecture":
     """A ResNet CLIP of 1.1 million parameters, most of them token embeddings; 32 pixels, 16 tokens."""
+    from sweeplab.clip_model import SmallCLIP
+
     sizes = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1, context_length=16)
     return sizes.architecture()
 
 
 @pytest.fixture(scope="session")
-def tokenize(tiny: Architecture) -> Callable[[list[str]], Tensor]:
+def tokenize(tiny: "Architecture") -> "Callable[[list[str]], Tensor]":
     """The tiny CLIP's tokeniser, which takes a tenth of a second to make."""
+    from sweeplab.clip_model import tokenizer
+
     return tokenizer(tiny)
 
 
 @pytest.fixture(scope="session")
-def stall_pairs(home: Path) -> PairTable:
+def stall_pairs(home: Path) -> "PairTable":
     """64 pairs of 32 pixels."""
+    from sweeplab.data.fruit_stall import FruitStall
+
     return FruitStall(num_pairs=64, image_size=32).read(home / "data")
 
 
 @pytest.fixture(scope="session")
-def stall_test(home: Path) -> LabelledImages:
+def stall_test(home: Path) -> "LabelledImages":
     """48 test images of 32 pixels, three a class."""
+    from sweeplab.data.fruit_stall import FruitStallTest
+
     return FruitStallTest(num_images=48, image_size=32).read(home / "data")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> SweepFolder:
+def folder(tmp_path: Path) -> "SweepFolder":
     """The folder of a sweep whose first trial may start."""
+    import fabricated
+
     return fabricated.prepared_folder(tmp_path / "sweeps")
 
 
@@ -87,21 +123,85 @@ def news(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 
 
 @pytest.fixture(scope="session")
-def smoke() -> CleaningSweep:
+def smoke() -> "CleaningSweep":
     """The quickstart in miniature."""
+    from sweeplab.experiment import smoke_sweep
+
     quickstart: CleaningSweep = runpy.run_path(str(SWEEPS / "quickstart.py"))["SWEEP"]
     return smoke_sweep(quickstart)
 
 
 @pytest.fixture(scope="session")
-def victim_home(tmp_path_factory: pytest.TempPathFactory, smoke: CleaningSweep) -> Path:
-    """A home that holds the smoke sweep's data, its victim, and MLflow's tables; to be copied."""
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights of the made-up sweep's architecture."""
+    import fabricated
+    import torch
+
+    from sweeplab.clip_model import build
+
+    path = tmp_path_factory.mktemp("checkpoint") / "victim.pt"
+    torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def sweep(checkpoint: Path) -> "CleaningSweep":
+    """A sweep with nothing wrong, of a model that has not been trained."""
+    from fabricated import SWEEP
+
+    return SWEEP.replace(victim=SWEEP.victim.replace(path=checkpoint))
+
+
+@pytest.fixture
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that only this test uses; it is not there yet."""
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's store without a run, to be copied: making its tables takes seconds."""
     from mlflow.tracking import MlflowClient
 
     from sweeplab.tracking import store_uri
 
+    folder = tmp_path_factory.mktemp("mlflow")
+    MlflowClient(tracking_uri=store_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def mlflow_is_there(tmp_path: Path, mlflow_tables: Path) -> None:
+    """Has the test's own home begin with MLflow's tables."""
+    (tmp_path / "home").mkdir(exist_ok=True)
+    shutil.copy(mlflow_tables, tmp_path / "home")
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Runs sweeps as a script of the given flags does; returns the exit code."""
+    from sweeplab.cli import main
+
+    def run(flags: list[str], *sweeps: "CleaningSweep") -> int:
+        monkeypatch.setattr(sys, "argv", ["script.py", *flags])
+        with pytest.raises(SystemExit) as ended:
+            main(*sweeps)
+        assert isinstance(ended.value.code, int)
+        return ended.value.code
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def victim_home(tmp_path_factory: pytest.TempPathFactory, smoke: "CleaningSweep", mlflow_tables: Path) -> Path:
+    """A home that holds the smoke sweep's data, its victim, and MLflow's tables; to be copied."""
+    from sweeplab.experiment import PretrainedVictim
+    from sweeplab.sweep import prepare, pretraining
+    from sweeplab.sweep.session import Session
+
     home = tmp_path_factory.mktemp("victim-home")
-    MlflowClient(tracking_uri=store_uri(home)).search_experiments()
+    shutil.copy(mlflow_tables, home)
     assert isinstance(smoke.victim, PretrainedVictim)
     prepared = prepare.prepare(smoke, home)
     pretraining.pretrain_victim(smoke.victim, prepared.victim_digest, Session(home, inline=True))
@@ -137,8 +237,10 @@ class Workplace:
     def home(self) -> Path:
         return self.path / "home"
 
-    def sweep(self, name: str) -> SweepFolder:
+    def sweep(self, name: str) -> "SweepFolder":
         """A sweep's folder."""
+        from sweeplab.sweep_folder import SweepFolder
+
         return SweepFolder(self.home / "sweeps" / name)
 
     def write_script(self, text: str) -> None:
@@ -146,11 +248,7 @@ class Workplace:
         (self.path / "experiment.py").write_text(text)
 
     def environment(self, ray_address: str | None) -> dict[str, str]:
-        own = {
-            "SWEEPLAB_HOME": str(self.home),
-            "PYTHONPATH": f"{SWEEPS}{os.pathsep}{SWEEPS.parent}",
-            "OMP_NUM_THREADS": "1",
-        }
+        own = {"SWEEPLAB_HOME": str(self.home), "PYTHONPATH": f"{SWEEPS}{os.pathsep}{SWEEPS.parent}"}
         others = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         return {**others, **own, **({"RAY_ADDRESS": ray_address} if ray_address else {})}
 

@@ -50,41 +50,6 @@ RunScript = Callable[..., int]
 
 
 @pytest.fixture
-def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home that only this test uses."""
-    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained weights of the made-up sweep's architecture."""
-    path = tmp_path_factory.mktemp("checkpoint") / "victim.pt"
-    torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), path)
-    return path
-
-
-@pytest.fixture
-def sweep(checkpoint: Path) -> CleaningSweep:
-    """A sweep with nothing wrong."""
-    return SWEEP.replace(victim=SWEEP.victim.replace(path=checkpoint))
-
-
-@pytest.fixture
-def run_script(monkeypatch: pytest.MonkeyPatch) -> RunScript:
-    """Run sweeps as a script of the given flags would; returns the exit code."""
-
-    def run(flags: list[str], *sweeps: CleaningSweep) -> int:
-        monkeypatch.setattr(sys, "argv", ["script.py", *flags])
-        with pytest.raises(SystemExit) as ended:
-            cli.main(*sweeps)
-        assert isinstance(ended.value.code, int)
-        return ended.value.code
-
-    return run
-
-
-@pytest.fixture
 def refusal(run_script: RunScript, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """The one message with which a script refuses its input."""
 
@@ -608,6 +573,7 @@ def test_parquet_and_csv_hold_the_same(at_finished: Path, tmp_path: Path):
         pd.testing.assert_frame_equal(one, other, check_dtype=False)
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_a_finished_sweep_is_shown_again_and_not_run(
     sweep: CleaningSweep, run_script: RunScript, own_home: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -621,6 +587,7 @@ def test_a_finished_sweep_is_shown_again_and_not_run(
     assert folder.page.exists()
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_the_same_command_tells_a_finished_sweep_of_an_older_version_which_images_it_measured(
     sweep: CleaningSweep, run_script: RunScript, own_home: Path
 ):

@@ -13,10 +13,8 @@ from sweeplab.ranking.stopping import BackdoorStays, Pruning
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home that only this test uses."""
-    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+def home(own_home: Path) -> Path:
+    return own_home
 
 
 @pytest.fixture

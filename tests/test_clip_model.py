@@ -359,7 +359,7 @@ def test_the_authors_cut_long_captions_without_their_end_token(tiny: Architectur
 
 
 @given(data=st.data(), value=st.sampled_from([math.nan, math.inf, -math.inf]), suffix=st.sampled_from([".pt", ".st"]))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_value_that_is_not_finite_anywhere_in_the_weights_is_refused(
     data: st.DataObject, value: float, suffix: str, model: nn.Module, tmp_path: Path
 ):

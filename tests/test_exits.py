@@ -1,20 +1,17 @@
 """Exit codes of what runs: every trial failed, several sweeps of a script, single runs, supervision."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fabricated
 import pytest
-import torch
 from fabricated import SWEEP, Player
 from typer.testing import CliRunner
 
 from sweeplab import cli
 from sweeplab.cli import running
-from sweeplab.clip_model import build
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord
 from sweeplab.specs import ClusterLost, Failed, InvalidInput, StorageFault, Unfinished
@@ -24,30 +21,14 @@ from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 
+RunScript = Callable[..., int]
+
 DIVERGED = "FloatingPointError: the loss is not finite at step 3"
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> CleaningSweep:
-    """A sweep with nothing wrong, of a model that has not been trained."""
-    path = tmp_path_factory.mktemp("checkpoint") / "victim.pt"
-    torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), path)
-    return SWEEP.replace(victim=SWEEP.victim.replace(path=path))
-
-
-def script(monkeypatch: pytest.MonkeyPatch, *sweeps: CleaningSweep, flags: tuple[str, ...] = ("--inline",)) -> int:
-    """Run sweeps as a script does; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["script.py", *flags])
-    with pytest.raises(SystemExit) as ended:
-        cli.main(*sweeps)
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+def home(own_home: Path) -> Path:
+    return own_home
 
 
 def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -75,11 +56,12 @@ def finished(home: Path, sweep: CleaningSweep, failing: set[int]) -> SweepFolder
 # --- trials that failed
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_a_sweep_whose_trials_all_failed_exits_with_1_and_a_reason(
-    sweep: CleaningSweep, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sweep: CleaningSweep, home: Path, run_script: RunScript, capsys: pytest.CaptureFixture[str]
 ):
     folder = finished(home, sweep, set(range(6)))
-    assert script(monkeypatch, sweep) == 1
+    assert run_script(["--inline"], sweep) == 1
     assert errors(capsys) == [
         f"made-up: every trial failed (6 of 6), the first with: {DIVERGED}; `sweeplab status made-up` lists the reasons"
     ]
@@ -96,34 +78,37 @@ def test_status_says_how_many_succeeded_and_its_json_stays_as_it_was(sweep: Clea
     assert (status["state"], status["trials"]["failed"], status["trials"]["finished"]) == ("finished", 6, 0)
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_a_sweep_of_which_some_trials_failed_exits_with_0_and_says_so_at_its_end(
-    sweep: CleaningSweep, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sweep: CleaningSweep, home: Path, run_script: RunScript, capsys: pytest.CaptureFixture[str]
 ):
     finished(home, sweep, {0, 3})
-    assert script(monkeypatch, sweep) == 0
+    assert run_script(["--inline"], sweep) == 0
     *_, end, _home = capsys.readouterr().out.splitlines()
     assert end == "made-up: finished, 4 of 6 succeeded; 2 failed, and `sweeplab status made-up` says why"
 
 
-def test_trials_that_a_rule_stopped_succeeded(sweep: CleaningSweep, home: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.usefixtures("mlflow_is_there")
+def test_trials_that_a_rule_stopped_succeeded(sweep: CleaningSweep, home: Path, run_script: RunScript):
     stopping = sweep.replace(
         search=sweep.search.replace(pruning={"rules": [{"kind": "backdoor-stays", "after_epochs": 1}]})
     )
     folder = finished(home, stopping, {0, 1, 2, 4, 5})
     folder.trial(3).path.joinpath("result.json").write_text('{"state": "pruned", "reason": "the backdoor stays"}')
-    assert script(monkeypatch, stopping) == 0
+    assert run_script(["--inline"], stopping) == 0
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_a_sweep_that_starts_from_the_best_trial_of_one_whose_trials_all_failed_fails_too(
-    sweep: CleaningSweep, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sweep: CleaningSweep, home: Path, run_script: RunScript, capsys: pytest.CaptureFixture[str]
 ):
     starts = sweep.replace(name="starts")
     finished(home, starts, set(range(6)))
     outer = sweep.replace(name="outer", victim=SelectedTrial(name="best", sweep=starts))
-    assert script(monkeypatch, outer) == 1
+    assert run_script(["--inline"], outer) == 1
     (message,) = errors(capsys)
     assert message.startswith("outer has no trial to start from: starts: every trial failed (6 of 6), the first with: ")
-    assert script(monkeypatch, starts, outer) == 1
+    assert run_script(["--inline"], starts, outer) == 1
     assert len(errors(capsys)) == 2
 
 
@@ -159,6 +144,7 @@ def test_five_trials_that_fail_alike_and_are_all_there_are_end_the_sweep_as_fail
 # --- single runs
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_a_single_setting_that_diverges_exits_with_1_and_its_reason(
     sweep: CleaningSweep, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -251,7 +237,7 @@ def finished_record(tmp_path_factory: pytest.TempPathFactory) -> SweepRecord:
 
 @pytest.fixture
 def played(
-    home: Path, finished_record: SweepRecord, monkeypatch: pytest.MonkeyPatch
+    home: Path, finished_record: SweepRecord, run_script: RunScript, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, list[str]]]:
     """Runs sweeps whose names say how they end; exit code and the names of those that had their turn."""
     begun: list[str] = []
@@ -266,10 +252,10 @@ def played(
     monkeypatch.setattr(run_module, "run_sweep", run_sweep)
     monkeypatch.setattr(running, "show_results", lambda *arguments: None)
 
-    def run(*ends: str, flags: tuple[str, ...] = ()) -> tuple[int, list[str]]:
+    def run(*ends: str) -> tuple[int, list[str]]:
         begun.clear()
         sweeps = [named(f"{end.replace(' ', '-')}-{number}") for number, end in enumerate(ends)]
-        return script(monkeypatch, *sweeps, flags=flags), [name.rpartition("-")[0].replace("-", " ") for name in begun]
+        return run_script([], *sweeps), [name.rpartition("-")[0].replace("-", " ") for name in begun]
 
     return run
 
@@ -357,6 +343,7 @@ def test_a_supervised_command_asks_to_be_started_again_while_a_sweep_can_go_on(p
 def test_a_sweep_whose_inputs_are_missing_keeps_the_others_from_nothing(
     home: Path,
     finished_record: SweepRecord,
+    run_script: RunScript,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -370,17 +357,17 @@ def test_a_sweep_whose_inputs_are_missing_keeps_the_others_from_nothing(
     monkeypatch.setattr(run_module, "run_sweep", run_sweep)
     monkeypatch.setattr(running, "show_results", lambda *arguments: None)
     lacking = SWEEP.replace(name="lacking", victim=SWEEP.victim.replace(path=tmp_path / "gone.pt"))
-    assert script(monkeypatch, lacking, named("whole"), lacking.replace(name="lacking-too"), flags=()) == 2
+    assert run_script([], lacking, named("whole"), lacking.replace(name="lacking-too")) == 2
     assert ran == ["whole"]
     (message,) = errors(capsys)
     assert message == "1 input(s) missing:"
 
 
 def test_a_plan_of_several_sweeps_goes_on_past_one_that_is_refused(
-    sweep: CleaningSweep, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sweep: CleaningSweep, home: Path, run_script: RunScript, capsys: pytest.CaptureFixture[str]
 ):
     bad = sweep.replace(name="bad", optimization=sweep.optimization.replace(warmup_steps=10_000))
-    assert script(monkeypatch, bad, sweep, flags=("--plan",)) == 2
+    assert run_script(["--plan"], bad, sweep) == 2
     told = capsys.readouterr()
     assert "made-up: 6 trials of 2 epochs on 64 pairs" in told.out
     assert told.err.count("error: ") == 1

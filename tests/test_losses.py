@@ -1,5 +1,6 @@
 """The losses by hand, against the papers' formulas in slow loops, and their properties."""
 
+import doctest
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from sweeplab import losses
 from sweeplab.losses import in_modal_ssl, info_nce, mmcl
 
 LN_3 = torch.tensor(math.log(3.0))
@@ -17,6 +19,12 @@ SAME = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
 def unit_rows(seed: int, count: int = 5, width: int = 7) -> Tensor:
     rows = torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return torch.nn.functional.normalize(rows, dim=1)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    ran = doctest.testmod(losses)
+    assert ran.failed == 0
+    assert ran.attempted >= 7
 
 
 def test_info_nce_by_hand():

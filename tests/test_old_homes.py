@@ -5,8 +5,8 @@ First over made-up ledgers, then over a home that version 0.1.0 made (`old_homes
 
 import json
 import shutil
-import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -305,14 +305,10 @@ def own_copy(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return home
 
 
-def script(monkeypatch: pytest.MonkeyPatch, name: str, *flags: str) -> int:
-    """Exit code of the script that began a sweep of the home, run with the code of now."""
+def sweep_of_now(name: str) -> CleaningSweep:
+    """What the script that began a sweep of the home makes with the code of now."""
     (sweep,) = [made() for made in make_home.SWEEPS if made().name == name]
-    monkeypatch.setattr(sys, "argv", ["script.py", *flags])
-    with pytest.raises(SystemExit) as ended:
-        cli.main(sweep)
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    return sweep
 
 
 def contents(folder: Path) -> dict[Path, Any]:
@@ -356,14 +352,14 @@ def test_every_old_sweep_is_ranked_as_before_and_reported(name: str, old_home: P
 
 @pytest.mark.parametrize("name", OTHER)
 def test_an_old_sweep_that_is_made_otherwise_now_is_not_continued(
-    name: str, old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, old_home: Path, run_script: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ):
     before = contents(old_home / "sweeps" / name)
     for words in (("resume", name, "--inline"), ("rerun", name, "0")):
         message = refusal(*words)
         assert f"sweep {name!r} was made by an older version (0.1.0): " in message
         assert all(beginning in message for beginning in CHANGES[name])
-    assert script(monkeypatch, name, "--inline") == 2
+    assert run_script(["--inline"], sweep_of_now(name)) == 2
     message = capsys.readouterr().err
     assert message.count("error: ") == 1
     assert f"sweep {name!r} was made by an older version (0.1.0), and this one would go on with it" in message
@@ -386,17 +382,17 @@ def test_an_old_sweep_that_is_made_alike_now_would_go_on(name: str, old_home: Pa
 
 @pytest.mark.parametrize("name", ["mmcl-cleaning", "gp-plain", "tpe-startup"])
 def test_the_script_of_an_old_sweep_that_is_made_alike_now_would_go_on(
-    name: str, old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, old_home: Path, run_script: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ):
-    assert script(monkeypatch, name, "--plan") == 0
+    assert run_script(["--plan"], sweep_of_now(name)) == 0
     assert "1 are done and stay" in capsys.readouterr().out
 
 
 def test_a_script_that_leaves_pars_augmentation_out_does_not_go_on_with_an_old_sweep(
-    old_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    old_home: Path, run_script: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ):
     """It was None, and is the paper's now."""
-    assert script(monkeypatch, "par", "--inline") == 2
+    assert run_script(["--inline"], sweep_of_now("par")) == 2
     message = capsys.readouterr().err
     assert "\n  method.augmentation: None -> {'kind': 'par'" in message
     assert "(the default has changed)" in message

@@ -13,7 +13,7 @@ import pytest
 
 from sweeplab.records import SweepRecord, TrialRecord
 from sweeplab.sweep.mlflow_sync import full_setting
-from sweeplab.tracking import Tracker, check_store, page_address, store_uri
+from sweeplab.tracking import Tracker, check_store, page_address
 
 PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]
 
@@ -67,20 +67,10 @@ def sync(home: Path, *trials: TrialRecord) -> Tracker:
     return tracker
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store; making its tables takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    from mlflow.tracking import MlflowClient
-
-    MlflowClient(tracking_uri=store_uri(folder)).search_experiments()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def home(tmp_path: Path, migrated: Path) -> Path:
+def home(tmp_path: Path, mlflow_tables: Path) -> Path:
     """A home with an empty store."""
-    shutil.copy(migrated, tmp_path / "mlflow.db")
+    shutil.copy(mlflow_tables, tmp_path / "mlflow.db")
     return tmp_path
 
 
@@ -104,10 +94,10 @@ def rows(home: Path) -> Rows:
 
 
 @pytest.fixture(scope="module")
-def synced(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Rows:
+def synced(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path) -> Rows:
     """What a store holds after one trial of each kind; for tests that only look."""
     folder = tmp_path_factory.mktemp("synced")
-    shutil.copy(migrated, folder / "mlflow.db")
+    shutil.copy(mlflow_tables, folder / "mlflow.db")
     sync(folder, CLEANED, NOT_CLEANED, FAILED)
     return asking(folder)
 

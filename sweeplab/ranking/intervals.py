@@ -1,6 +1,4 @@
-"""Binomial intervals of accuracy and ASR."""
-
-from scipy.stats import beta, binomtest
+"""Binomial intervals of accuracy and ASR. SciPy's statistics are imported late: they take a second."""
 
 LEVEL = 0.05
 """How often an ASR at or above the ceiling may be certified nevertheless, over all points of a sweep together."""
@@ -17,6 +15,8 @@ def wilson(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     Returns:
         Low and high end, fractions in [0, 1] with low <= k / n <= high.
     """
+    from scipy.stats import binomtest
+
     interval = binomtest(k, n).proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -41,4 +41,6 @@ def asr_upper_bound(k: int, n: int, num_choices: int = 1) -> float:
     """
     if not (0 <= k <= n and n >= 1 and num_choices >= 1):
         raise ValueError(f"k={k} of n={n} images at num_choices={num_choices}: 0 <= k <= n, and both others from 1 on")
+    from scipy.stats import beta
+
     return 1.0 if k == n else float(beta.isf(LEVEL / num_choices, k + 1, n - k))

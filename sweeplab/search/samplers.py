@@ -14,7 +14,6 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
-from scipy.stats import qmc
 
 from sweeplab.evaluation.retention import lowest_asr, score
 from sweeplab.experiment import CleaningSweep, Search, models_conditions
@@ -324,6 +323,8 @@ class Sobol(BaseSampler):
     """
 
     def __init__(self, space: SearchSpace, seed: int, index: int) -> None:
+        from scipy.stats import qmc  # takes a second to import
+
         engine = qmc.Sobol(len(space.dimensions), scramble=True, seed=seed)
         if index:
             engine.fast_forward(index)

@@ -158,7 +158,11 @@ class TrackingProcess:
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": f"{packages}{os.pathsep}{known}" if known else packages},
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{packages}{os.pathsep}{known}" if known else packages,
+                "OMP_NUM_THREADS": "1",  # it computes nothing, and the cores are the trials'
+            },
             start_new_session=True,  # Ctrl-C is for the driver
         )
         theirs.close()

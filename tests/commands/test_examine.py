@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fabricated import ARCHITECTURE, SWEEP
+from torch import Tensor
 
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
@@ -41,16 +42,22 @@ EXAMINED = SWEEP.replace(
 Write = Callable[..., Path]
 
 
+@pytest.fixture(scope="module")
+def untrained() -> dict[str, Tensor]:
+    """Weights, with BatchNorm's statistics of a few images, so that the model does not say the same of everything."""
+    model = build(ARCHITECTURE, seed=0).train()
+    with torch.no_grad():
+        for seed in range(20):
+            model.encode_image(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(seed)))
+    return model.state_dict()
+
+
 @pytest.fixture
-def write(tmp_path: Path) -> Write:
+def write(untrained: dict[str, Tensor], tmp_path: Path) -> Write:
     """Writes a checkpoint of untrained weights, some of which are filled with a value."""
 
     def make(**filled: float) -> Path:
-        model = build(ARCHITECTURE, seed=0).train()
-        with torch.no_grad():  # BatchNorm's statistics of a few images, so that it does not say the same of everything
-            for seed in range(20):
-                model.encode_image(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(seed)))
-        weights = model.state_dict()
+        weights = {name: tensor.clone() for name, tensor in untrained.items()}
         for name, value in filled.items():
             weights[name.replace("__", ".")].fill_(value)
         torch.save(weights, tmp_path / "model.pt")

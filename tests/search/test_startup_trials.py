@@ -3,12 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import fabricated
 import pytest
-import torch
-from fabricated import SWEEP
 
-from sweeplab.clip_model import build
 from sweeplab.commands.estimate import plan
 from sweeplab.experiment import CleaningSweep, Search, SelectedTrial
 from sweeplab.search_space import SearchSpace, Uniform
@@ -18,17 +14,10 @@ from sweeplab.sweep.resume import search_in_words
 from sweeplab.sweep_folder import SweepFolder
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("checkpoint") / "victim.pt"
-    torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), path)
-    return path
-
-
 @pytest.fixture
-def left_out(checkpoint: Path) -> CleaningSweep:
+def left_out(sweep: CleaningSweep) -> CleaningSweep:
     """Sixteen trials of two parameters, for which four start-up trials are chosen."""
-    return SWEEP.replace(victim=SWEEP.victim.replace(path=checkpoint), search=Search(trials=16))
+    return sweep.replace(search=Search(trials=16))
 
 
 def searching(sweep: CleaningSweep, **changes: Any) -> CleaningSweep:

@@ -99,14 +99,6 @@ def command(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def script(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Exit code of a script of the made-up sweep."""
-    monkeypatch.setattr("sys.argv", ["script.py", *arguments])
-    with pytest.raises(SystemExit) as end:
-        cli.main(fabricated.SWEEP)
-    return int(end.value.code or 0)
-
-
 # --- what is received is read only
 
 
@@ -140,13 +132,14 @@ def test_a_script_does_not_go_on_with_a_received_sweep_of_its_name_nor_sets_it_a
     tmp_path: Path,
     mine: Path,
     flags: list[str],
+    run_script: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
     folder = received(home, tmp_path, naming(mine))
     monkeypatch.setattr(running, "_missing", lambda sweeps: {})
     before = content(mine), content(folder.path)
-    assert script(flags, monkeypatch) == 2
+    assert run_script(flags, fabricated.SWEEP) == 2
     assert "came from elsewhere" in capsys.readouterr().err
     assert (content(mine), content(folder.path)) == before
 
@@ -238,6 +231,7 @@ def test_an_ended_trial_of_an_adopted_sweep_loses_no_file_that_its_record_names(
     assert content(mine) == before
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = received(home, tmp_path, lambda folder: None)
     assert command("rerun", NAME, "0", "--adopt")[0] == 0

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_a_disk_that_fills_up_ends_the_sweep_in_order_and_loses_nothing(mounted:
     assert "No space left" in one_message(place.output())
     before = num_points(folder)
     mount("-o", "remount,size=2g", str(place.home))
-    again = place.run()
+    again = place.run("experiment.py", "--inline")
     assert again.returncode == 0, again.stderr[-3000:]
     assert num_points(folder) == 12 >= before
     assert faults(place) == []
@@ -208,7 +209,7 @@ def test_a_locked_mlflow_delays_no_trial(new_workplace: Make, victim_home: Path)
 
 
 def test_a_corrupt_checkpoint_costs_its_trial_what_it_held_and_no_more(new_workplace: Make, victim_home: Path):
-    place = new_workplace(script(executor="tune", concurrent_trials=1), victim_home)
+    place = new_workplace(script(executor="inline"), victim_home)
     folder = place.sweep("faulty")
     process = place.start()
     place.wait_until(process, lambda: is_under_way(folder))
@@ -234,15 +235,22 @@ def files_of(url: str) -> list[str]:
     return [info.base_name for info in found if info.type == fs.FileType.File]
 
 
-@pytest.mark.parametrize("scheme", ["file", "s3"])
+def is_kept_under_way(folder: SweepFolder, store: str) -> bool:
+    """Whether a trial is under way whose newest checkpoint has been uploaded, which comes after its point."""
+    unfinished = [path for path in folder.path.glob("trials/*") if not (path / "result.json").exists()]
+    histories = [read_lines(path / "history.jsonl") for path in unfinished]
+    return any(1 < len(points) < 4 and points[-1]["checkpoint"] in files_of(store) for points in histories)
+
+
+@pytest.mark.parametrize(("scheme", "executor"), [("file", "tune"), ("s3", "inline")])
 def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_on(
-    scheme: str, new_workplace: Make, victim_home: Path, tmp_path: Path, request: pytest.FixtureRequest
+    scheme: str, executor: str, new_workplace: Make, victim_home: Path, tmp_path: Path, request: pytest.FixtureRequest
 ):
     store = request.getfixturevalue("bucket") if scheme == "s3" else (tmp_path / "store").as_uri()
-    place = new_workplace(script(executor="tune", concurrent_trials=1, storage=f"{store}/mine"), victim_home)
+    place = new_workplace(script(executor=executor, concurrent_trials=1, storage=f"{store}/mine"), victim_home)
     folder = place.sweep("faulty")
     process = place.start()
-    place.wait_until(process, lambda: is_under_way(folder))
+    place.wait_until(process, lambda: is_kept_under_way(folder, store))
     place.kill(process)
     at_kill = num_points(folder)
     again = place.run()
@@ -259,12 +267,51 @@ def test_checkpoints_in_a_storage_by_url_serve_a_sweep_that_is_killed_and_goes_o
 # --- other commands
 
 
-def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(new_workplace: Make, victim_home: Path):
-    """The first one is supervised, and whoever stops it stops its supervisor."""
+LISTEN = "0A"
+
+
+def listening(processes: set[int]) -> set[str]:
+    """Addresses, as in /proc/net/tcp, at which the processes wait for connections."""
+    sockets = set()
+    for number in processes:
+        with contextlib.suppress(OSError):
+            sockets |= {os.readlink(path) for path in Path(f"/proc/{number}/fd").iterdir()}
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, address, _, state, *_, inode = line.split()[:10]
+            if state == LISTEN and f"socket:[{inode}]" in sockets:
+                addresses.add(address.partition(":")[0])
+    return addresses
+
+
+@dataclass
+class UnderWay:
+    """A supervised sweep on a cluster of its own, of which several tests look at something else."""
+
+    place: Any
+    process: subprocess.Popen[bytes]
+    addresses: set[str]
+    """At which it and all its processes listen."""
+
+
+@pytest.fixture(scope="module")
+def under_way(new_workplace: Make, victim_home: Path) -> UnderWay:
     place = new_workplace(script(executor="tune", concurrent_trials=1), victim_home)
-    folder = place.sweep("faulty")
     process = place.start("experiment.py", "search.trials=100", "--supervise")
-    place.wait_until(process, lambda: is_under_way(folder))
+    place.wait_until(process, lambda: is_under_way(place.sweep("faulty")))
+    return UnderWay(place, process, listening({process.pid, *descendants(process.pid)}))
+
+
+def test_a_private_cluster_listens_on_loopback_alone(under_way: UnderWay):
+    assert under_way.addresses
+    assert under_way.addresses <= {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(under_way: UnderWay):
+    """The first one is supervised, and whoever stops it stops its supervisor."""
+    place, process = under_way.place, under_way.process
+    folder = place.sweep("faulty")
     holder = folder.holder()
     assert holder is not None
     second = place.run(ray_address=NOWHERE)
@@ -349,37 +396,9 @@ def test_damaged_weights_of_the_victim_end_the_command_and_no_trial(new_workplac
     assert "remove the file, and the same command trains it again" in text
     assert place.sweep("faulty").trial_numbers() == []
     weights.unlink()
-    again = place.run()
+    again = place.run("experiment.py", "--inline")
     assert again.returncode == 0, again.stderr[-3000:]
     assert num_finished(place.sweep("faulty")) == 3
-
-
-LISTEN = "0A"
-
-
-def listening(processes: set[int]) -> set[str]:
-    """Addresses, as in /proc/net/tcp, at which the processes wait for connections."""
-    sockets = set()
-    for number in processes:
-        with contextlib.suppress(OSError):
-            sockets |= {os.readlink(path) for path in Path(f"/proc/{number}/fd").iterdir()}
-    addresses = set()
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            _, address, _, state, *_, inode = line.split()[:10]
-            if state == LISTEN and f"socket:[{inode}]" in sockets:
-                addresses.add(address.partition(":")[0])
-    return addresses
-
-
-def test_a_private_cluster_listens_on_loopback_alone(new_workplace: Make, victim_home: Path):
-    place = new_workplace(script(executor="tune"), victim_home)
-    process = place.start()
-    place.wait_until(process, lambda: is_under_way(place.sweep("faulty")))
-    found = listening({process.pid, *descendants(process.pid)})
-    place.kill(process)
-    assert found
-    assert found <= {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 
 
 # --- signals and hung workers

@@ -202,9 +202,8 @@ def terminate(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
 
 
-@pytest.mark.parametrize(
-    ("executor", "interrupt"), [("tune", press_ctrl_c), ("tune", terminate), ("inline", press_ctrl_c)]
-)
+# SIGTERM ends a Tune sweep in `test_faults.py`, where `sweeplab stop` sends it.
+@pytest.mark.parametrize(("executor", "interrupt"), [("tune", press_ctrl_c), ("inline", terminate)])
 def test_an_interrupted_command_says_how_to_go_on_and_ends_with_75(
     executor: str,
     interrupt: Callable[[subprocess.Popen[bytes]], None],

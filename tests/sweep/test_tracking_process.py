@@ -1,6 +1,7 @@
 """MLflow's own process: it writes what this one would, dies with it, and is started again where it died alone."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -44,7 +45,8 @@ def content(home: Path) -> dict[str, list[tuple[object, ...]]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> SweepFolder:
+def folder(tmp_path: Path, mlflow_tables: Path) -> SweepFolder:
+    shutil.copy(mlflow_tables, tmp_path)
     return fabricated.finished_sweep(tmp_path / "sweeps")
 
 
