@@ -17,7 +17,8 @@ from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, Resources, Search
 from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import Grid, LogUniform, SearchSpace, Uniform
-from sweeplab.sweep.controller import Listener, SweepController
+from sweeplab.sweep.controller import SweepController
+from sweeplab.sweep.listener import Listener
 from sweeplab.sweep_folder import SweepFolder, write_victim
 from sweeplab.training.optimisation import Optimization
 from sweeplab.worker.jobs import CleaningJob, Machine

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
@@ -19,11 +19,12 @@ from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.storage.checkpoint_names import Checkpoint
-from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import open_private, storage_faults
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.sweep.listener import Listener
 from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
-from sweeplab.sweep_folder import TRIAL_FORMAT, SweepFolder
+from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.jobs import CleaningJob, DataDigests, Machine
 from sweeplab.worker.run import clean
@@ -33,42 +34,6 @@ ALIKE = 5
 
 GPU_SECONDS = 10.0
 """Between two looks at the GPU time spent."""
-
-
-class Listener(Protocol):
-    """Who hears of a sweep's progress: the tracker, the display."""
-
-    def trial_began(self, trial: TrialRecord) -> None:
-        """An attempt starts."""
-        ...
-
-    def point_made(self, trial: TrialRecord, point: Point) -> None:
-        """A point was committed."""
-        ...
-
-    def trial_ended(self, trial: TrialRecord) -> None:
-        """A trial is over: finished or failed."""
-        ...
-
-
-def storage_of_trial(sweep: CleaningSweep, folder: SweepFolder, number: int) -> str | None:
-    """Where a trial's checkpoints go, if not into its folder; apart from those of sweeps that were set aside."""
-    root = sweep.resources.storage
-    if root is None:
-        return None
-    name = f"{sweep.name}-{folder.header()['identity']}"
-    return (Storage(root) / "sweeps" / name / TRIAL_FORMAT.format(number)).location
-
-
-def check_storage_of_trial(sweep: CleaningSweep, folder: SweepFolder, number: int, run: RunFolder) -> None:
-    """Refuse to write a trial's checkpoints where neither the spec has them nor this home has put them before: a path
-    in a file is not enough.
-
-    Raises:
-        InvalidInput: with what can be done by hand.
-    """
-    if run.metadata().get("storage") != storage_of_trial(sweep, folder, number) and not run.owns_storage():
-        raise InvalidInput(f"trial {number}: {run.foreign_storage()}")
 
 
 class SweepController:
@@ -150,27 +115,36 @@ class SweepController:
         self._add_missing_trials()
         for trial in begun_trials(self.study):
             self._num_begun += 1
-            if not self.folder.has_trial(trial.number):
-                rerun_of = self._reruns[0] if self._is_rerun(trial.number) else None
-                self._write_trial(ask_again(self.study, self.plan, trial.number), rerun_of)
-            again = self.folder.trial_header(trial.number).get("rerun_of")
-            if again is not None:
-                self._reruns.remove(again)
-                self._note_rerun(trial.number, again)
+            self._take_up(trial.number)
             result = self.folder.trial(trial.number).result()
-            if self._pruner is not None:
-                self._pruner.saw(self.record(trial.number))
             if result is None:
-                if reason := self._retries.verdict(trial.number):  # a kill came between the last failure and the result
-                    self._end(trial.number, {"state": "failed", "reason": reason})
-                else:
-                    self._waiting.append(trial.number)
+                self._queue(trial.number)
                 continue
+            # A kill may lie between the result and any of what follows it.
             if not trial.state.is_finished():
                 self._tell(self.record(trial.number))
             if trial.number not in ended:
                 self.folder.event("trial ended", trial=trial.number, made_up_for=True, **result)
             self._settle_checkpoints(self.record(trial.number))
+
+    def _take_up(self, number: int) -> None:
+        """Know a trial that was begun: write its folder, where a kill came before that, and note whose rerun it is."""
+        if not self.folder.has_trial(number):
+            rerun_of = self._reruns[0] if self._is_rerun(number) else None
+            self._write_trial(ask_again(self.study, self.plan, number), rerun_of)
+        again = self.folder.trial_header(number).get("rerun_of")
+        if again is not None:
+            self._reruns.remove(again)
+            self._note_rerun(number, again)
+        if self._pruner is not None:
+            self._pruner.saw(self.record(number))
+
+    def _queue(self, number: int) -> None:
+        """Have a trial that is not over go on, but where a kill came between its last failure and its result."""
+        if reason := self._retries.verdict(number):
+            self._end(number, {"state": "failed", "reason": reason})
+        else:
+            self._waiting.append(number)
 
     def _add_missing_trials(self) -> None:
         """Trials that the ledger has and the journal lost (power failure) come back with the ledger's parameters."""

@@ -20,7 +20,8 @@ from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
 from sweeplab.specs import Failed, Unfinished
 from sweeplab.sweep.checks import digest_of_victim, machine_for
-from sweeplab.sweep.controller import Listener, SweepController, check_storage_of_trial
+from sweeplab.sweep.controller import SweepController
+from sweeplab.sweep.listener import Listener
 from sweeplab.sweep.mlflow_sync import (
     LEAVING_SECONDS,
     SYNC_SECONDS,
@@ -48,6 +49,7 @@ from sweeplab.sweep.resume import (
     set_aside,
 )
 from sweeplab.sweep.session import Session
+from sweeplab.sweep.trial_storage import check_storage_of_trial
 from sweeplab.sweep.victims import check_weights, victim_of
 from sweeplab.sweep_folder import SweepFolder, victim_folder
 from sweeplab.worker.input_paths import parts_of
@@ -96,25 +98,30 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
         if folder.exists():
             check_same_spec(folder, prepared)
         is_finished = folder.exists() and _is_finished(folder, sweep)
-        if is_finished and _lacks_facts(folder, sweep):
-            folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
+        limit = None
         if is_finished:
-            logger.info(f"{sweep.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
-            if _driver_was_killed(folder):
-                _bring_up_to_the_ledger(prepared, folder, home)
+            _show_finished(prepared, folder, home)
         else:
             limit = _run_what_is_left(prepared, folder, home, options)
-    record = folder.record()  # of a sweep that is locked it would say that it runs
-    if is_finished:
+    record = folder.record()  # once the lock is free: of a sweep that is locked it says that it runs
+    if record.state == "finished" or is_finished:
         return record
-    if record.state != "finished" and limit is not None:
-        logger.info(
-            f"{sweep.name}: {limit} after {len(record.trials)} of {record.planned_trials} trials; raise it to go on: "
-            f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
-        )
-    elif record.state != "finished":
+    if limit is None:
         raise Unfinished(f"{sweep.name}: not finished; everything so far is kept, and the same command goes on")
+    logger.info(
+        f"{sweep.name}: {limit} after {len(record.trials)} of {record.planned_trials} trials; raise it to go on: "
+        f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
+    )
     return record
+
+
+def _show_finished(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
+    """Say that nothing is left to run, and mend what a kill after the last trial, or an older version, has left."""
+    if _lacks_facts(folder, prepared.sweep):
+        folder.write_header(prepared.sweep, prepared.digest, prepared.contents, prepared.images)
+    logger.info(f"{folder.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
+    if _driver_was_killed(folder):
+        _bring_up_to_the_ledger(prepared, folder, home)
 
 
 def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path) -> None:

@@ -16,10 +16,10 @@ from sweeplab.storage.node_cache import local_copy
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep import pretraining, readiness
 from sweeplab.sweep import run as run_module
-from sweeplab.sweep.controller import check_storage_of_trial
 from sweeplab.sweep.prepare import Prepared, with_shared_storage
 from sweeplab.sweep.readiness import make_ready_nodes
 from sweeplab.sweep.session import Session
+from sweeplab.sweep.trial_storage import check_storage_of_trial
 from sweeplab.sweep_folder import SweepFolder, victim_folder
 
 
