@@ -97,6 +97,7 @@ def guarded(work: Callable[[], int | None]) -> int:
     from sweeplab.execution.watchdog import exit_now, signals_as_interrupts
 
     show_news()
+    # After a signal nothing that was begun is waited for: a scheduler leaves seconds, and the ledger makes up for it.
     signals: list[int] = []
     try:
         with signals_as_interrupts() as signals:

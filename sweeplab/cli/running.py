@@ -158,7 +158,7 @@ def show_results(home: Path, name: str) -> None:
     from sweeplab.tracking import page_address, server_command
 
     folder = SweepFolder.of(home, name)
-    record, board = ranked(folder)
+    record, board = ranked(folder)  # read once: the table and the page then show the same
     console().print(render_table(board))
     page = build_page(record, board, folder.page)
     say(f"page:   {page}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(*sweeps: "CleaningSweep") -> None:
     """Run a script's sweeps one after the other, and exit with the worst of their codes: 2 over 1 over 75."""
-    if _handed is not None:
+    if _handed is not None:  # a command reads the script's sweeps; see `_handed_to_main`
         _handed.extend(sweeps)
         raise SystemExit(DONE)
 
@@ -44,6 +44,7 @@ def main(*sweeps: "CleaningSweep") -> None:
     ) -> int:
         if resume and fresh:
             raise InvalidInput("--resume and --fresh exclude each other; give one")
+        # Overrides are resolved for all sweeps first: a wrong one is refused before any sweep begins.
         chosen = [resolve(sweep, overrides or [], search, smoke) for sweep in select(sweeps, only or [])]
         if dry_run:
             return _say_estimates(chosen)

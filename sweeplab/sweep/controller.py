@@ -164,6 +164,7 @@ class SweepController:
                 return None
             run = self._run(number)
             if not is_new:
+                # The attempt before may have written a checkpoint that it never reported, or lost one that it had.
                 run.clear_abandoned()
                 lost = run.rewind()
                 if lost:
@@ -198,6 +199,7 @@ class SweepController:
         if self._closed:
             return None, False
         self._end_stopped()
+        # What was begun goes first: a resumed sweep then asks the sampler what an uninterrupted one would have asked.
         now = time.monotonic()
         for number in self._waiting:
             if self._not_before.get(number, 0.0) <= now:
@@ -229,7 +231,7 @@ class SweepController:
         limit, now = self.sweep.search.gpu_hours, time.monotonic()
         if limit is None:
             return True
-        if now - self._gpu_asked > GPU_SECONDS:
+        if now - self._gpu_asked > GPU_SECONDS:  # all events are read for it
             self._gpu_asked = now
             self._gpu_seconds = costs_of(self.folder.events(), (), now_ms()).gpu_seconds
         return self._gpu_seconds < 3600 * limit
@@ -255,7 +257,7 @@ class SweepController:
     def close(self) -> None:
         """Take nothing in and hand nothing out any more; returns once nothing is being written."""
         self._closed = True
-        with self._gate:
+        with self._gate:  # whoever is writing now comes to its end
             pass
 
     @contextmanager
@@ -317,6 +319,7 @@ class SweepController:
             if not run.commit(point, outcomes):
                 return
             record = self.record(number)
+            # The newest state is what a killed attempt goes on from, the best one what the sweep is run for.
             best = self.best_point(record)
             keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
             self._keep(run, keep)
@@ -368,7 +371,7 @@ class SweepController:
             damaged, event = damaged_checkpoint(run, failure), describe(run, failure)
             self.folder.event("attempt failed", durable=True, trial=number, **event)
             self._retries.remember(number, event)
-            if failure.kind == "storage":
+            if failure.kind == "storage":  # every other trial would meet it too: the sweep ends as interrupted
                 self._again(number, 0.0)
                 raise StorageFault(failure.reason)
             if damaged is not None:
@@ -407,7 +410,7 @@ class SweepController:
 
     def _end(self, number: int, result: dict[str, Any]) -> None:
         run = self._run(number)
-        run.finish(result)
+        run.finish(result)  # from here on the trial is over, whatever is killed; the rest is made up for at a start
         record = self.record(number)
         self._tell(record)
         self._running.discard(number)

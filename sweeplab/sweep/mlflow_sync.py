@@ -74,11 +74,12 @@ class MLflowSync:
                     self._news.wait()
                 if not self._dirty:
                     return
+                # Only the newest record of a trial counts: a store that is slow is asked less often.
                 number, trial = next(iter(self._dirty.items()))
                 del self._dirty[number]
             if not self._bring(trial):
                 with self._news:
-                    self._dirty.setdefault(number, trial)
+                    self._dirty.setdefault(number, trial)  # unless a newer record has come meanwhile
                     if self._is_over:
                         return
                     self._news.wait(REST_SECONDS)

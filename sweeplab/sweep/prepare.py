@@ -59,6 +59,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     """
     sweep = with_shared_storage(sweep.with_text_augmentation_resolved())
     sweep = with_startup_trials(sweep, None if fresh else SweepFolder(home / "sweeps" / sweep.name))
+    # The test set comes first: every number depends on it, and a wrong class or prompt is the commonest fault.
     inputs, trigger = inputs or Inputs(home / "data"), sweep.trigger()
     test, targets = inputs.test(sweep.evaluation), inputs.targets(trigger)
     wanted_classes(test, trigger, targets)
@@ -68,6 +69,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     pairs = cleaning_table(sweep, inputs)
     poison = cleaning_poison(sweep, pairs, inputs)
     trained = poison.training_table(pairs) if poison is not None else pairs
+    # What the digest is over beside the spec: data by content, so that files may be moved.
     contents = {"test": test.digest, "victim": victim.digest}
     if targets is not None:
         contents["targets"] = targets.digest
@@ -75,6 +77,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         contents["captions"] = sweep.text_augmentation
     if not isinstance(sweep.data, CleanSample):
         contents["pairs"] = pairs.digest
+    # A grid's settings are known now; those of a sampler are refused when they are drawn.
     labelled = _check_labelled(sweep, inputs, test)
     for params in sweep.grid.points() if sweep.search.sampler == "grid" and sweep.grid else ({},):
         setting = sweep.setting(params)

@@ -67,6 +67,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     if is_trained(victim, run):
         logger.info(f"victim {victim.name} is there already ({run.path})")
         return run
+    # The plan is drawn again and compared, so that a resumed training goes on with the very same poisons.
     machine = machine_for(victim, session.home)
     inputs = session.inputs
     table, plan = inputs.victim_table(victim)
@@ -82,6 +83,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
         workload = Workload(victim.resources, session.reads or parts_of(victim), weights, session.home)
         watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
         run_in_pool(controller, workload, watchdog, slots=1, join=True)
+    # The epoch is selected once all are there, and of the others only the wanted checkpoints stay.
     selected = select_epoch(victim, run)
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
     run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
@@ -144,6 +146,7 @@ class VictimController:
         if self._state != "waiting" or time.monotonic() < self._not_before:
             return None
         self._state = "running"
+        # What the last attempt wrote and did not report is in nobody's record.
         self.run.clear_abandoned()
         self.run.rewind()
         initial = self.victim.initial

@@ -154,6 +154,7 @@ def check_some_succeeded(record: SweepRecord) -> None:
 def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, options: Options) -> str | None:
     """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
     sweep = prepared.sweep
+    # Whatever can be refused is refused before the first file is written.
     if folder.exists():
         begun = folder.header()["spec"].get("resources", {}).get("storage")
         check_same_storage(f"sweep {sweep.name}", begun, sweep.resources.storage)
@@ -175,6 +176,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
             check_storage_of_trial(sweep, folder, number, run)
     for line in resume_plan(folder, prepared, home):
         logger.info(line)
+    # From here on processes start: the victim's first, then the trials'.
     inline = options.inline or sweep.resources.resolved_executor() == "inline"
     victim_kind = victim_of(sweep)
     trains_victim = victim_kind.is_to_be_trained(prepared.victim_digest, home)

@@ -167,7 +167,7 @@ class TrackingProcess:
         )
         theirs.close()
         self._pipe = ours
-        if self._is_closed:
+        if self._is_closed:  # while it started; `close` has not seen it
             self._process.kill()
         try:
             self._ask("open", self._ledger())

@@ -226,6 +226,7 @@ def measured_victim(
     Raises:
         InvalidInput: if it classifies no image correctly.
     """
+    # The measurement is committed with the sweep, so that retention does not move with a later measurement.
     point = folder.victim_point()
     if point is None:
         point = known or _measure(sweep, checkpoint, expected, session)
