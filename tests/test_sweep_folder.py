@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import re
@@ -271,3 +272,15 @@ def test_a_driver_leaves_signs_of_life(tmp_path: Path, monkeypatch: pytest.Monke
             thread.join()
     (folder.path / "alive.json").write_text("{")
     assert folder.last_heartbeat() == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_home_without_locks_is_refused_in_one_message(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InvalidInput, match=r"lock cannot be locked .*its file system has no locks"), folder.lock():
+        pass

@@ -2,8 +2,11 @@
 
 import io
 import logging
+import os
+import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from rich.text import Text
 from sweeplab import cli
 from sweeplab.cli import program
 from sweeplab.specs import InvalidInput
-from sweeplab.terminal import PatientConsole, printable
+from sweeplab.terminal import PatientConsole, encodable, printable
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,3 +93,40 @@ def test_news_for_a_terminal_that_is_gone_are_dropped(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(program, "say", gone)
     program.NewsHandler().emit(logging.makeLogRecord({"msg": "epoch 1/4"}))
+
+
+def test_marks_that_an_encoding_lacks_become_plain_ones():
+    assert encodable("✓ 5 % → trial 3 — Ä", "ascii") == "* 5 % -> trial 3 - ?"
+    assert encodable("✓ Ä 火", None) == "✓ Ä 火"
+
+
+def test_a_log_in_ascii_ends_nothing():
+    program = """
+import sys
+from sweeplab.cli import say
+from sweeplab.terminal import PatientConsole
+say("keeps 99 % \\u2713")
+PatientConsole(file=sys.stdout).print("best \\u2713 \\u706b")
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert (done.returncode, done.stdout) == (0, "keeps 99 % *\nbest * ?\n"), done.stderr
+
+
+@pytest.mark.parametrize("does", ['say("more")', 'console.print("more")'])
+def test_a_terminal_that_is_closed_does_not_end_the_work(does: str):
+    """Its stream answers EIO from then on."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(does=does)], stdout=theirs, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while not seen.endswith(b"\n"):
+            seen += os.read(ours, 100)
+        time.sleep(0.2)  # that line is done with
+        os.close(ours)
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        assert errors.decode() == ""
+        assert process.wait(30) == 7

@@ -8,13 +8,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, ParamSpec, TextIO
 
 import typer
 from rich.console import Console
 
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
-from sweeplab.terminal import PatientConsole, printable, without_reader
+from sweeplab.terminal import GONE, PatientConsole, encodable, printable, without_reader
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,10 +29,16 @@ app = typer.Typer(
 def say(text: str) -> None:
     """Print a line at once, so that a job's log shows it. Where nobody reads any more (`| head`), the line and all
     further output are dropped: the work goes on without a reader."""
+    _print(text, sys.stdout)
+
+
+def _print(text: str, stream: TextIO) -> None:
     try:
-        print(printable(text), flush=True)
-    except BrokenPipeError:
-        without_reader(sys.stdout)
+        print(encodable(printable(text), stream.encoding), file=stream, flush=True)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        without_reader(stream)
 
 
 class NewsHandler(logging.Handler):
@@ -59,19 +65,13 @@ def say_json(values: Any) -> None:
 
 def say_error(text: str) -> None:
     """Print an error message on stderr."""
-    try:
-        print(f"error: {printable(text)}", file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        without_reader(sys.stderr)
+    _print(f"error: {text}", sys.stderr)
 
 
 def say_notes(notes: Sequence[str]) -> None:
     """Print what the user should see before anything runs; on stderr, because stdout may be JSON."""
     for note in notes:
-        try:
-            print(f"note: {note}", file=sys.stderr, flush=True)
-        except BrokenPipeError:
-            without_reader(sys.stderr)
+        _print(f"note: {note}", sys.stderr)
 
 
 def console() -> Console:

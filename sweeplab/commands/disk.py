@@ -14,7 +14,7 @@ from sweeplab.commands.logs import PART, RAY_STATE
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import CHECKPOINT
 from sweeplab.storage.files import read_json
-from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, is_held, lock_path
+from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, is_held, lock_path, ray_parent
 from sweeplab.storage.node_cache import kept_copies, remove_copy
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweep_folders
@@ -115,8 +115,8 @@ def _leftovers(home: Path, folders: list[SweepFolder], *, is_idle: bool) -> Iter
     for path in (home / "ray").glob("*") if is_idle else ():
         if RAY_STATE.fullmatch(path.name) and path.lstat().st_mtime < old:
             yield Removable(path, size_of(path), "state of Ray that is never read again")
-    for prefix in (RAY_FOLDER, UPLOAD_FOLDER):
-        for path in abandoned_folders(prefix):
+    for prefix, parent in ((RAY_FOLDER, ray_parent()), (UPLOAD_FOLDER, None)):
+        for path in abandoned_folders(prefix, parent):
             yield Removable(path, size_of(path), "a temporary folder of a killed command")
     for path in _unfinished_writes(home, folders):
         with contextlib.suppress(FileNotFoundError):  # its write is finished now

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import file_system, home_folder
+from sweeplab.storage.locks import check_locks, ray_parent
 from sweeplab.versions import environment
 
 VANISHING = ("tmpfs", "overlay", "ramfs")
@@ -73,10 +74,22 @@ def _home() -> list[Finding]:
         if kind in VANISHING
         else Finding("home", "good", f"{home} ({kind})")
     ]
+    findings.append(_locks(home))
     free = shutil.disk_usage(home).free / 1e9
     level: Literal["good", "note", "fault"] = "good" if free > 20 else "note" if free > 1 else "fault"
     findings.append(Finding("disk", level, f"{free:.0f} GB free in the home"))
     return findings
+
+
+def _locks(home: Path) -> Finding:
+    path = home / ".doctor.lock"
+    try:
+        check_locks(path)
+    except InvalidInput as error:
+        return Finding("locks", "fault", str(error))
+    finally:
+        path.unlink(missing_ok=True)
+    return Finding("locks", "good", "the home's file system has them")
 
 
 def _ray() -> Finding:
@@ -85,6 +98,10 @@ def _ray() -> Finding:
         return Finding(
             "ray", "good", f"attaches to {address}, RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'token')}"
         )
+    try:
+        ray_parent()
+    except InvalidInput as error:
+        return Finding("ray", "fault", str(error))
     shm = Path("/dev/shm")
     if sys.platform == "linux" and shm.exists() and shutil.disk_usage(shm).total < 1e9:
         return Finding("ray", "note", "/dev/shm is below 1 GB: Ray's object store falls back to the disk")

@@ -26,14 +26,14 @@ def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
     """Ask the driver of a sweep to end, as SIGTERM does, and wait until it has let go of the lock.
 
     Raises:
-        InvalidInput: if nobody runs the sweep, the driver is on another host, the process that the sweep's record names
+        InvalidInput: if the driver is on another host, the process that the sweep's record names
             is another one by now, or it does not end in time.
     """
     if not folder.is_own():
         raise InvalidInput(f"sweep {folder.name!r} came from elsewhere; no command of this home runs it")
     for _ in range(2):  # `status` holds the lock for a moment too, and the holder's file may be a killed driver's
         if not folder.is_locked():
-            raise InvalidInput(f"sweep {folder.name!r} is not running; nothing to stop")
+            return f"sweep {folder.name!r} is not running; nothing to stop"
         time.sleep(SETTLE_SECONDS)
     holder = folder.holder()
     if holder is None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -15,7 +16,7 @@ from sweeplab.execution.watchdog import RAYLET_DIED, is_left_behind, rearm_signa
 from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
-from sweeplab.storage.locks import RAY_FOLDER, OwnFolder
+from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, ray_parent
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",  # said explicitly: the command line and the library differ in their default
@@ -123,13 +124,29 @@ def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
 
     with _own_address() as address, _loopback_alone():
         try:
-            ray.init(address="local", include_dashboard=needs_train, dashboard_host=LOOPBACK, _temp_dir=folder, **quiet)
+            ray.init(
+                address="local",
+                num_cpus=fewer_cores(),
+                include_dashboard=needs_train,
+                dashboard_host=LOOPBACK,
+                _temp_dir=folder,
+                **quiet,
+            )
         except RuntimeError as error:
             if _answers(address):  # no process of ours, since none came up
                 raise Unfinished(
                     f"Ray did not come up: another process took {address} just before; the same command takes another"
                 ) from error
             raise
+
+
+def fewer_cores() -> int | None:
+    """The cores that this process may use, where those are not all of the machine's (`taskset`, a cpuset); None: Ray
+    counts by itself, which minds a container's quota."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    usable = len(os.sched_getaffinity(0))
+    return usable if usable < (os.cpu_count() or usable) else None
 
 
 @contextmanager
@@ -184,7 +201,7 @@ def _private_folder() -> Iterator[str]:
 
     Ray opens the folder that it is given to all users, and its logs too: the one above it stays this user's alone.
     """
-    folder = OwnFolder(RAY_FOLDER)
+    folder = OwnFolder(RAY_FOLDER, ray_parent())
     try:
         yield str(folder.path / "r")  # short: the paths of Ray's sockets may have 107 bytes in all
     finally:
@@ -237,6 +254,11 @@ def _attach(quiet: dict[str, Any]) -> bool:
     address = os.environ.get("RAY_ADDRESS") or read_ray_address()
     if address is None or ("RAY_ADDRESS" not in os.environ and not _answers(address)):
         return False
+    if re.fullmatch(r"[^/]+:\d+", address) and not _answers(address):
+        raise InvalidInput(
+            f"RAY_ADDRESS={address} does not answer; start that cluster, correct the address, or unset RAY_ADDRESS to "
+            "have one started here"
+        )
     ray.init(address=address, **quiet)
     return True
 

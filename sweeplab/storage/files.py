@@ -23,7 +23,14 @@ def home_folder(*, to_read: bool = False) -> Path:
     Raises:
         InvalidInput: if it cannot be made or written.
     """
-    home = Path(os.environ.get("SWEEPLAB_HOME") or Path.home() / "sweeplab").expanduser().absolute()
+    try:
+        home = Path(os.environ.get("SWEEPLAB_HOME") or Path.home() / "sweeplab").expanduser().absolute()
+    except RuntimeError as error:  # no such user, or one without a home
+        raise InvalidInput(
+            f"SWEEPLAB_HOME={os.environ.get('SWEEPLAB_HOME', '~/sweeplab')}: {error}; give an absolute path"
+        ) from error
+    if home.exists() and not home.is_dir():
+        raise InvalidInput(f"SWEEPLAB_HOME={home} is a file; set it to a folder")
     if to_read:
         return home
     try:

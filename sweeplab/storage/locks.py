@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import make_private
 
 logger = logging.getLogger("sweeplab")
@@ -36,10 +37,10 @@ OWN_MARK = ".sweeplab-temporary"
 class OwnFolder:
     """A new temporary folder of this process; what killed processes have left under the prefix is removed first."""
 
-    def __init__(self, prefix: str) -> None:
-        for folder in abandoned_folders(prefix):
+    def __init__(self, prefix: str, parent: Path | None = None) -> None:
+        for folder in abandoned_folders(prefix, parent):
             shutil.rmtree(folder, ignore_errors=True)
-        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         (self.path / OWN_MARK).touch()
         self._lock = pin(self.path)
 
@@ -49,11 +50,32 @@ class OwnFolder:
         os.close(self._lock)
 
 
-def abandoned_folders(prefix: str) -> list[Path]:
-    """This user's folders of that prefix whose processes are dead: those that `OwnFolder` made, and empty ones, which
-    Ray's agents make again once all is over."""
+def ray_parent() -> Path:
+    """Where a private cluster's folder goes: the system's temporary folder, or a shorter one, since the paths of Ray's
+    sockets may have no more than 107 bytes.
+
+    Raises:
+        InvalidInput: if none is short enough.
+    """
+    chosen = Path(tempfile.gettempdir())
+    for folder in (chosen, Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")):
+        if len(os.fsencode(folder)) <= LONGEST_PARENT and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise InvalidInput(
+        f"TMPDIR={chosen} has {len(os.fsencode(chosen))} bytes, and the sockets of Ray need one of at most "
+        f"{LONGEST_PARENT}; /tmp cannot be written either: set TMPDIR to a shorter path"
+    )
+
+
+LONGEST_PARENT = 21
+"""Bytes of the folder above Ray's: what its own sockets add has up to 86."""
+
+
+def abandoned_folders(prefix: str, parent: Path | None = None) -> list[Path]:
+    """This user's folders of that prefix whose processes are dead, below `parent` or the system's temporary folder:
+    those that `OwnFolder` made, and empty ones, which Ray's agents make again once all is over."""
     found = []
-    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    for folder in (parent or Path(tempfile.gettempdir())).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             status = folder.lstat()
             is_mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
@@ -87,6 +109,30 @@ def is_pinned(folder: Path) -> bool:
 def lock_path(path: Path) -> Path:
     """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, or MLflow's tables."""
     return path.with_name(f".{path.name}.lock")
+
+
+def check_locks(path: Path) -> None:
+    """Make sure that a lock file can be locked at all; it is made if needed. Where it cannot, filelock takes the mere
+    file for a lock.
+
+    Raises:
+        InvalidInput: if its file system has no locks, or it is another user's.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be opened ({error.strerror}); mend its permissions") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # somebody holds it
+    except OSError as error:
+        raise InvalidInput(
+            f"{path} cannot be locked ({error.strerror}): its file system has no locks, and two commands could write "
+            "one sweep; set SWEEPLAB_HOME to a folder of another (NFS: start its lock daemon)"
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def is_held(path: Path) -> bool:

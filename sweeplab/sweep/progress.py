@@ -129,7 +129,7 @@ class SweepProgress:
         elif force or time.monotonic() - self._last_line > 30:
             self._last_line = time.monotonic()
             self.console.print(f"[{time.strftime('%H:%M:%S')}] {self.line()}", markup=False)
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):  # its reader is gone
                 self.stream.flush()
 
 

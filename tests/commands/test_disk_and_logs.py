@@ -107,8 +107,7 @@ def test_a_sweep_that_nobody_runs_is_not_stopped_whatever_a_killed_driver_left(f
     holder = {"process": bystander.pid, "host": socket.gethostname(), "since": "long ago"}
     write_json(folder.path / "holder.json", holder)
     try:
-        with pytest.raises(InvalidInput, match="'made-up' is not running; nothing to stop"):
-            stop(folder)
+        assert stop(folder) == "sweep 'made-up' is not running; nothing to stop"
         assert bystander.poll() is None
     finally:
         bystander.kill()
@@ -120,8 +119,7 @@ def test_a_look_at_the_lock_is_not_taken_for_a_driver(folder: SweepFolder, monke
     answers = iter([True, False])
     monkeypatch.setattr(folder, "is_locked", lambda: next(answers))
     write_json(folder.path / "holder.json", {"process": os.getpid(), "host": socket.gethostname(), "since": ""})
-    with pytest.raises(InvalidInput, match="is not running"):
-        stop(folder)
+    assert "is not running" in stop(folder)
 
 
 def test_a_driver_on_another_host_is_not_stopped_from_here(folder: SweepFolder):

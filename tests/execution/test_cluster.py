@@ -22,6 +22,7 @@ from sweeplab.execution.loops import missing_here
 from sweeplab.execution.nodes import check_nodes
 from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, file_digest
+from sweeplab.storage import locks
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, abandoned_folders
 from sweeplab.worker.input_paths import InputPaths
@@ -49,6 +50,31 @@ def test_folders_of_dead_processes_are_removed_and_others_stay(tmp_path: Path, m
 
 
 # --- what every node has to see
+
+
+def test_a_long_temporary_folder_is_no_place_for_sockets(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/scratch/slurm/job-1234567/node-12")
+    assert locks.ray_parent() == Path("/tmp")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InvalidInput, match=r"TMPDIR=/scratch/slurm.* has 34 bytes.* at most 21"):
+        locks.ray_parent()
+
+
+def test_a_process_that_may_not_use_all_cores_says_so_to_ray(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
+    assert cluster.fewer_cores() == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    assert cluster.fewer_cores() is None
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once(monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(InvalidInput, match=f"RAY_ADDRESS=127.0.0.1:{port} does not answer"):
+        cluster._attach({})
 
 
 def test_a_node_names_what_it_does_not_see(tmp_path: Path):

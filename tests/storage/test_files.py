@@ -128,3 +128,13 @@ def test_a_value_may_hold_any_line_end(tmp_path: Path):
     for _ in range(2):
         files.append_line(tmp_path / "events.jsonl", value)
     assert files.read_lines(tmp_path / "events.jsonl") == [value, value]
+
+
+def test_a_home_that_is_a_file_or_nobodys_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "file"))
+    with pytest.raises(InvalidInput, match="is a file; set it to a folder"):
+        files.home_folder(to_read=True)
+    monkeypatch.setenv("SWEEPLAB_HOME", "~nosuchuser/x")
+    with pytest.raises(InvalidInput, match=r"SWEEPLAB_HOME=~nosuchuser/x: .*give an absolute path"):
+        files.home_folder(to_read=True)
