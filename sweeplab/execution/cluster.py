@@ -71,8 +71,8 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with _private_folder() as folder:
-        _come_up(folder, needs_train=needs_train)
-        is_over = threading.Event()
+        is_over, has_ended = threading.Event(), threading.Event()
+        _come_up(folder, has_ended, needs_train=needs_train)
         try:
             _find_raylet()
             if needs_train:
@@ -86,11 +86,16 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
             raise ClusterLost(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on") from error
         finally:
             is_over.set()
-            _shut_down()
+            _shut_down(has_ended)
 
 
-def _come_up(folder: str, *, needs_train: bool) -> None:
+def _come_up(folder: str, has_ended: threading.Event, *, needs_train: bool) -> None:
     """Attach to the running cluster, or start one.
+
+    Args:
+        folder: of the one that is started.
+        has_ended: set once it was shut down.
+        needs_train: see `ray_session`.
 
     Raises:
         InvalidInput: if it cannot be reached, or Ray refuses to start.
@@ -107,7 +112,8 @@ def _come_up(folder: str, *, needs_train: bool) -> None:
             _start(folder, quiet, needs_train=needs_train)
 
     try:
-        run_beside(start, rearm_signals)  # which takes seconds of foreign code
+        # Seconds of foreign code. Ray has its processes die with their parent, which for the kernel is the thread.
+        run_beside(start, rearm_signals, stay=has_ended)
         rearm_signals()
     except Unfinished:
         raise
@@ -232,12 +238,16 @@ _ending: threading.Thread | None = None
 """What ends, or has ended, the last session."""
 
 
-def _shut_down() -> None:
+def _shut_down(has_ended: threading.Event) -> None:
     global _raylet, _ending
     import ray
 
+    def end() -> None:
+        ray.shutdown()
+        has_ended.set()
+
     _raylet = None
-    _ending = threading.Thread(target=ray.shutdown, name="ray shutdown", daemon=True)
+    _ending = threading.Thread(target=end, name="ray shutdown", daemon=True)
     _ending.start()
     _ending.join(SHUTDOWN_SECONDS if sys.exc_info()[0] is not None else ENDING_SECONDS)
 

@@ -187,9 +187,16 @@ def run_watched(work: Callable[[], None], watchdog: Watchdog) -> None:
         raise
 
 
-def run_beside(work: Callable[[], None], look: Callable[[], None]) -> None:
-    """Run the work in a thread of its own, so that this one can always react to signals; `look` is called now and then.
-    Returns or raises as the work does, or raises as `look` does."""
+def run_beside(work: Callable[[], None], look: Callable[[], None], stay: threading.Event | None = None) -> None:
+    """Run the work in a thread of its own, so that this one can always react to signals.
+
+    Returns or raises as the work does, or raises as `look` does.
+
+    Args:
+        work: runs.
+        look: called now and then.
+        stay: the thread lives on until this is set: the kernel ends some children with the thread that has made them.
+    """
     raised: list[BaseException] = []
     over = threading.Event()
 
@@ -201,6 +208,8 @@ def run_beside(work: Callable[[], None], look: Callable[[], None]) -> None:
         finally:
             _under_way.discard(over)
             over.set()
+        if stay is not None:
+            stay.wait()
 
     _under_way.add(over)
     threading.Thread(target=run, name="work", daemon=True).start()

@@ -247,7 +247,7 @@ def test_an_error_of_a_session_whose_raylet_is_dead_is_the_clusters(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(cluster, "_attach", lambda quiet: True)
     monkeypatch.setattr(cluster, "_find_raylet", lambda: None)
-    monkeypatch.setattr(cluster, "_shut_down", lambda: None)
+    monkeypatch.setattr(cluster, "_shut_down", lambda has_ended: None)
     monkeypatch.setattr(cluster, "raylet_is_gone", lambda: False)
     with pytest.raises(type(error), match=str(error)), cluster.ray_session(needs_train=False):
         raise error

@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from sweeplab.execution import watchdog
-from sweeplab.execution.watchdog import RAYLET_DIED, Interrupted, Watchdog, run_watched, signals_as_interrupts
+from sweeplab.execution.watchdog import (
+    RAYLET_DIED,
+    Interrupted,
+    Watchdog,
+    run_beside,
+    run_watched,
+    signals_as_interrupts,
+)
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +190,27 @@ def test_a_second_signal_ends_the_process_at_once_with_75():
     _, errors = process.communicate(timeout=10)
     assert process.returncode == 75
     assert "the same command goes on" in errors
+
+
+def test_a_thread_stays_as_long_as_the_children_that_it_has_made_need_it():
+    """As Ray's processes: Linux ends them with the thread that has started them."""
+    stay, program = (
+        threading.Event(),
+        "import ctypes, time; ctypes.CDLL(None).prctl(1, 9); print(1, flush=True); time.sleep(60)",
+    )
+    children = []
+
+    def start() -> None:
+        child = subprocess.Popen([sys.executable, "-S", "-c", program], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        children.append(child)
+
+    run_beside(start, lambda: None, stay=stay)
+    time.sleep(0.3)
+    assert children[0].poll() is None
+    stay.set()
+    assert children[0].wait(10) == -9
 
 
 FOREIGN_HANDLER = """
