@@ -3,10 +3,10 @@
     python tests/chaos/harness.py --kills 100                                  # the long run, about an hour on 2 cores
     python tests/chaos/harness.py --kills 6 --executors pool --targets worker controller
 
-Targets: `driver`, `actor` (Tune's trial), `worker` (a Ray Train rank), `controller` (Ray Train's), `raylet`, `mlflow`
-(the driver's process that writes there). A kill of the driver or of the raylet ends the command, which is then started
-again; after any other it has to go on by itself. Each executor begins without a victim, so that its first kills meet
-pre-training.
+Targets: `driver`, `actor` (Tune's trial), `worker` (a Ray Train rank), `controller` (Ray Train's), `raylet`, `mailbox`,
+`mlflow` (the driver's process that writes there). A kill of driver, raylet or mailbox ends the command, which is then
+started again; after any other it has to go on by itself. Each executor begins without a victim, so that its first kills
+meet pre-training.
 """
 
 import argparse
@@ -61,14 +61,15 @@ MARKS = {
     "worker": "RayTrainWorker",
     "controller": "TrainController",
     "raylet": "raylet/raylet",
+    "mailbox": "ray::Mailbox",
     "mlflow": "tracking_process",
 }
 TARGETS = {
-    "tune": ("driver", "actor", "raylet", "mlflow"),
-    "pool": ("driver", "worker", "controller", "raylet", "mlflow"),
+    "tune": ("driver", "actor", "raylet", "mailbox", "mlflow"),
+    "pool": ("driver", "worker", "controller", "raylet", "mailbox", "mlflow"),
 }
-WEIGHTS = {"driver": 3, "raylet": 1, "actor": 3, "worker": 3, "controller": 2, "mlflow": 1}
-ENDS_COMMAND = ("driver", "raylet")
+WEIGHTS = {"driver": 3, "raylet": 1, "actor": 3, "worker": 3, "controller": 2, "mailbox": 1, "mlflow": 1}
+ENDS_COMMAND = ("driver", "raylet", "mailbox")
 
 
 @dataclass
@@ -142,14 +143,14 @@ class Chaos:
         path = self.folder / "events.jsonl"
         return path.read_bytes().count(b'"attempt failed"') if path.exists() else 0
 
-    def after_raylet(self, code: int, failures: int) -> None:
-        """A lost raylet ends the command in order, and no trial is blamed for it."""
+    def after_loss(self, target: str, code: int, failures: int) -> None:
+        """A lost raylet, or mailbox, ends the command in order, and no trial is blamed for it."""
         if code == 0 and sum("finished" in str(result) for result in look(self.folder).results.values()) == TRIALS:
             return  # all was done before
         if code != 75:
-            self.tally.faults.append(f"{self.name}: a lost raylet ended the command with {code}")
+            self.tally.faults.append(f"{self.name}: a lost {target} ended the command with {code}")
         elif self.failed_attempts() > failures:
-            self.tally.faults.append(f"{self.name}: a lost raylet was counted as a trial's failed attempt")
+            self.tally.faults.append(f"{self.name}: a lost {target} was counted as a trial's failed attempt")
         else:
             return
         print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
@@ -256,8 +257,8 @@ class Chaos:
         )
         if target in ENDS_COMMAND:
             code = self.end()
-            if target == "raylet":
-                self.after_raylet(code, failures)
+            if target != "driver":
+                self.after_loss(target, code, failures)
             before = look(self.folder)
             self.check(before, is_finished=False, has_been_started=False)
             self.start()

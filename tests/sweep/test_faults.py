@@ -423,6 +423,44 @@ def test_sigterm_ends_a_sweep_of_train_workers_in_time(new_workplace: Make, vict
     assert "the same command goes on" in one_message(place.output())
 
 
+def kill(process: subprocess.Popen[bytes], mark: str) -> None:
+    """SIGKILL what of a command's processes is marked so."""
+    for number, line in descendants(process.pid).items():
+        if MARKS[mark] in line:
+            os.kill(number, signal.SIGKILL)
+
+
+def blamed(place: Any, name: str) -> list[Any]:
+    """Attempts that count against a sweep's trials."""
+    return [event for event in place.sweep(name).events() if event["event"] == "attempt failed"]
+
+
+def test_after_a_lost_raylet_no_further_sweep_of_the_script_begins(new_workplace: Make, victim_home: Path):
+    text = script(executor="tune", concurrent_trials=1)
+    place = new_workplace(text.replace("main(SWEEP)", "main(SWEEP, SWEEP.replace(name='second'))"), victim_home)
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(place.sweep("faulty")))
+    kill(process, "raylet")
+    assert process.wait(timeout=120) == 75, place.output()[-3000:]
+    assert "the Ray cluster is lost, so not begun: second" in place.output()
+    assert blamed(place, "faulty") == []
+    assert not place.sweep("second").exists()
+    one_message(place.output())
+
+
+@pytest.mark.parametrize(("executor", "workers"), [("tune", 1), ("pool", 2)])
+def test_the_death_of_the_mailbox_interrupts_the_sweep(
+    executor: str, workers: int, new_workplace: Make, victim_home: Path
+):
+    place = new_workplace(script(executor=executor, workers=workers, concurrent_trials=1), victim_home)
+    process = place.start()
+    place.wait_until(process, lambda: is_under_way(place.sweep("faulty")))
+    kill(process, "mailbox")
+    assert process.wait(timeout=120) == 75, place.output()[-3000:]
+    assert "the mailbox's process died" in one_message(place.output())
+    assert blamed(place, "faulty") == []
+
+
 @pytest.mark.parametrize(("executor", "workers", "mark"), [("tune", 1, "actor"), ("pool", 2, "worker")])
 def test_a_hung_worker_ends_the_sweep_with_the_reason(
     executor: str, workers: int, mark: str, new_workplace: Make, victim_home: Path
