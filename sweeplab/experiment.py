@@ -453,6 +453,7 @@ class CleaningSweep(Spec):
         check_names(self.space.dimensions, owners)
         if self.grid is not None:
             check_names(self.grid.axes, owners)
+        self._check_values()
         if self.search.sampler == "grid" and self.grid is None:
             raise ValueError("search.sampler='grid' needs a `grid`; give one or choose 'tpe' or 'random'")
         if self.search.grid_first:
@@ -470,6 +471,16 @@ class CleaningSweep(Spec):
                 "choose 'pool' or 'train'"
             )
         return self
+
+    def _check_values(self) -> None:
+        """Refuse values that a trial's fields would refuse, once the victim is trained: of every dimension its ends,
+        where it applies."""
+        for name, dimension in self.space.dimensions.items():
+            for value in dimension.ends():
+                try:
+                    self.setting({**(dimension.when or {}), name: value})
+                except ValueError as error:
+                    raise ValueError(f"space: {name} may become {value!r}, which no trial can have: {error}") from None
 
     def _check_selected(self, other: "CleaningSweep") -> None:
         if other.name == self.name:

@@ -27,6 +27,13 @@ class _Dimension(Spec):
         """As Optuna knows it."""
         raise NotImplementedError
 
+    def ends(self) -> tuple[Scalar, ...]:
+        """Its least and its greatest value, or all its choices."""
+        distribution = self.distribution()
+        if isinstance(distribution, CategoricalDistribution):
+            return tuple(distribution.choices)  # type: ignore[arg-type]
+        return distribution.low, distribution.high
+
     def holds(self, value: Any) -> bool:
         """Whether the dimension could draw the value."""
         distribution = self.distribution()

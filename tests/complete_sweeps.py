@@ -138,14 +138,14 @@ def complete_sweeps(folder: Path) -> dict[str, Spec]:
             data=CleanSample(num_pairs=32, num_poisons=1),
             space=SearchSpace(
                 dimensions={
-                    "shrink_perturb": Choice(values=(True, False)),
+                    "shrink_perturb": Choice(values=(True,)),
                     "shrink": Uniform(low=0.1, high=0.9, when={"shrink_perturb": True}),
                     "learning_rate": LogUniform(low=1e-5, high=1e-2),
                     "precision": Choice(values=("float32", "bfloat16")),
                 },
                 source="made up",
             ),
-            grid=Grid(axes={"learning_rate": (1e-4, 1e-3), "shrink_perturb": (True, False)}, source="made up"),
+            grid=Grid(axes={"learning_rate": (1e-4, 1e-3), "shrink_perturb": (True,)}, source="made up"),
             search=base.search.replace(pruning=Pruning(), hours=1.0, gpu_hours=1.0),
             resources=base.resources.replace(gpus_per_worker=0.0, storage=str(folder / "storage")),
             measure_at=(1,),

@@ -3,7 +3,7 @@
 import json
 import runpy
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from torch import nn
@@ -35,7 +35,7 @@ from sweeplab.experiment import (
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.pretraining.roclip import RoCLIP
 from sweeplab.pretraining.safeclip import SafeCLIP
-from sweeplab.search_space import Grid, SearchSpace, Uniform
+from sweeplab.search_space import Choice, Grid, SearchSpace, Uniform
 from sweeplab.specs import InvalidInput, Spec, changes_of
 from sweeplab.training.objective import EmbeddedBatch, Loss
 from sweeplab.training.optimisation import Optimization
@@ -208,6 +208,22 @@ def test_a_poisoning_without_a_kind_is_one_with_a_trigger(victim: PretrainedVict
 def test_an_unknown_field_lists_the_known_ones(sweep: CleaningSweep):
     with pytest.raises(InvalidInput, match=r"epoch: unknown field; known: name, victim, method, .*epochs"):
         sweep.replace(epoch=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension", "value"),
+    [
+        ("learning_rate", Choice(values=("fast", "slow")), "'fast'"),
+        ("learning_rate", Uniform(low=-1.0, high=1.0), "-1.0"),
+        ("shrink", Uniform(low=0.5, high=0.9), "0.5"),  # which has no effect without shrink_perturb
+    ],
+)
+def test_values_that_no_trial_can_have_are_refused_with_the_spec(
+    sweep: CleaningSweep, name: str, dimension: Any, value: str
+):
+    space = SearchSpace(dimensions={name: dimension}, source="made up")
+    with pytest.raises(InvalidInput, match=f"space: {name} may become {value}, which no trial can have"):
+        sweep.replace(space=space, grid=None, search=sweep.search.replace(sampler="random"))
 
 
 def test_an_unknown_parameter_in_the_space_is_refused(sweep: CleaningSweep):
