@@ -18,7 +18,7 @@ def is_own_victim(run: RunFolder) -> bool:
 
 
 def check_own_victim(run: RunFolder) -> None:
-    """Refuse to train a victim on that came from elsewhere.
+    """Refuse a victim that came from elsewhere: neither its records nor its weights are this home's word.
 
     Raises:
         InvalidInput: if this home did not make the folder.
@@ -28,8 +28,8 @@ def check_own_victim(run: RunFolder) -> None:
             raise InvalidInput(f"{run.path} holds epochs and no victim.json; restore that file or remove the folder")
     elif not is_own_victim(run):
         raise InvalidInput(
-            f"victim {run.path.name} came from elsewhere: {run.path} was not made by this home, and is not finished. "
-            f"To train it on, give --adopt to the command of a sweep that cleans it{storages_in_words(run.path)}"
+            f"victim {run.path.name} came from elsewhere: {run.path} was not made by this home. To go by its "
+            f"records and weights, give --adopt to the command of a sweep that cleans it{storages_in_words(run.path)}"
         )
     check_no_links(run.path)
 

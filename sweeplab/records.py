@@ -210,8 +210,15 @@ class SweepRecord:
     """Those of them that were searched on a logarithmic scale."""
     images: MeasuredImages | None = None
     """None: not known, in tables from elsewhere and in sweeps from before this was written."""
+    planted_target: str | None = None
+    """Towards which the victim's weights say that they were poisoned; None: they say nothing."""
     notes: tuple[str, ...] = ()
     """Sentences without which its results could be misread: leaderboard, page, JSON and MLflow carry them."""
+
+    @property
+    def measures_what_was_planted(self) -> bool:
+        """Whether the ASR is not known to be measured towards another class than the victim was poisoned towards."""
+        return self.planted_target in (None, self.target)
 
     @property
     def failures(self) -> tuple[TrialRecord, ...]:

@@ -119,8 +119,24 @@ class SweepFolder:
             raise InvalidInput(
                 f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
             )
-        header: dict[str, Any] = read_json(self.path / "sweep.json")
+        path = self.path / "sweep.json"
+        header = read_json(path)
+        if not isinstance(header, dict):
+            raise InvalidInput(f"{path} is damaged (no object); restore it from a backup or remove its folder")
+        for name, kind in HEADER_FIELDS.items():
+            if type(header.get(name)) is not kind:
+                raise InvalidInput(
+                    f"{path} is damaged ({name}={header.get(name)!r}); restore it from a backup or remove its folder"
+                )
         return header
+
+    def damage(self) -> str | None:
+        """What is wrong with sweep.json; None: nothing."""
+        try:
+            self.header()
+        except InvalidInput as error:
+            return str(error)
+        return None
 
     def write_header(
         self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
@@ -383,6 +399,7 @@ class SweepFolder:
             parameters=tuple(header["parameters"]),
             log_parameters=tuple(header["log_parameters"]),
             images=images,
+            planted_target=self.planted_target(),
             notes=self.notes(),
         )
 
@@ -391,6 +408,12 @@ class SweepFolder:
         older = self.older()
         return (*(() if older is None else (older,)), *self.victim_notes())
 
+    def planted_target(self) -> str | None:
+        """The class towards which the victim's weights say that they were poisoned; None where they say nothing."""
+        path = self.path / "victim" / "victim.json"
+        planted: str | None = read_json(path).get("planted_target") if path.exists() else None
+        return planted
+
     def victim_notes(self) -> tuple[str, ...]:
         """What is wrong with the sweep's victim, or not known of the images it was measured on."""
         header, point = self.header(), self.victim_point()
@@ -398,7 +421,7 @@ class SweepFolder:
         if point is None:
             return ()
         victim, images = point[0], measured_images(header, point[0])
-        planted = read_json(self.path / "victim" / "victim.json").get("planted_target")
+        planted = self.planted_target()
         if planted is not None and planted != header["target"]:
             notes.append(
                 f"the victim's weights say that they were poisoned towards {planted!r}; the ASR is measured towards "
@@ -457,8 +480,21 @@ def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImag
     return MeasuredImages(()) if is_targeted or victim.asr_n == victim.accuracy_n else None
 
 
+HEADER_FIELDS = {"name": str, "digest": str, "spec": dict, "planned_trials": int, "parameters": list}
+"""What every look at a sweep needs of its sweep.json."""
+
+
 def sweep_folders(home: Path) -> list[SweepFolder]:
-    """All sweeps of a home, by name."""
+    """All sweeps of a home, by name, but for those whose sweep.json is damaged."""
+    return [folder for folder in _all_folders(home) if folder.damage() is None]
+
+
+def damaged_sweeps(home: Path) -> dict[SweepFolder, str]:
+    """The others, each with what is wrong."""
+    return {folder: damage for folder in _all_folders(home) if (damage := folder.damage()) is not None}
+
+
+def _all_folders(home: Path) -> list[SweepFolder]:
     return [SweepFolder(path.parent) for path in sorted((home / "sweeps").glob("[!.]*/sweep.json"))]
 
 

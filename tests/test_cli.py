@@ -213,11 +213,18 @@ def test_what_a_script_makes_of_an_imported_sweep_for_main_is_what_it_would_run(
     assert [found.name for found in cli.load_script(script)] == ["mine"]
 
 
-def test_what_was_asked_for_stands_in_a_smoke_run_too(sweep: CleaningSweep):
+def test_what_was_asked_for_stands_in_a_smoke_run_too(sweep: CleaningSweep, capsys: pytest.CaptureFixture[str]):
     words = ["epochs=1", "search.trials=3", "resources.max_attempts=7", "optimization.global_batch_size=16"]
     small = cli.resolve(sweep, words, None, True)
     assert (small.epochs, small.search.trials, small.resources.max_attempts) == (1, 3, 7)
     assert small.name == f"{sweep.name}-smoke"
+    noted = capsys.readouterr().err
+    assert noted == "note: --smoke sets these fields itself, and leaves out optimization.global_batch_size=16\n"
+
+
+def test_notes_command_no_terminal(capsys: pytest.CaptureFixture[str]):
+    program.say_notes(["pear/a\x1b[31mred.txt"])
+    assert capsys.readouterr().err == "note: pear/a\ufffd[31mred.txt\n"
 
 
 def test_a_sweep_that_was_set_aside_cannot_go_on(sweep: CleaningSweep, own_home: Path):

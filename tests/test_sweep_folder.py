@@ -16,8 +16,9 @@ from pathlib import Path
 import fabricated
 import pytest
 from filelock import FileLock
+from typer.testing import CliRunner
 
-from sweeplab import sweep_folder
+from sweeplab import cli, sweep_folder
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.experiment import CleaningSweep
@@ -195,6 +196,46 @@ def test_a_victim_that_was_planted_with_another_target_is_noted(folder: SweepFol
         found = folder.record().notes
         assert len(found) == len(notes)
         assert all("poisoned towards 'apple'; the ASR is measured towards 'banana'" in note for note in found)
+
+
+def test_what_is_cleaned_of_another_target_than_was_planted_is_not_certified(tmp_path: Path):
+    """Of 1,875 triggered images none is hit any more, so that but for the other target all would be."""
+    many = dataclasses.replace(fabricated.measurement(90, 0), asr_k=1800, asr_n=1875)
+    folder = fabricated.finished_sweep(tmp_path / "sweeps")
+    record = dataclasses.replace(
+        folder.record(),
+        victim=many,
+        trials=tuple(
+            dataclasses.replace(
+                trial,
+                points=tuple(
+                    dataclasses.replace(p, measurement=dataclasses.replace(many, asr_k=0 if p.index else 1800))
+                    for p in trial.points
+                ),
+            )
+            for trial in folder.record().trials
+        ),
+    )
+    for planted, certified in ((None, True), ("banana", True), ("apple", False)):
+        board = rank_trials(dataclasses.replace(record, planted_target=planted), lambda number, index: None)
+        assert [row.certified for row in board.rows] == [certified] * 6
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"name": "made-up", "planned_trials": "x"}', "null", "no JSON"])
+def test_a_damaged_sweep_hides_no_other(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch):
+    fabricated.finished_sweep(tmp_path / "sweeps")
+    (tmp_path / "sweeps" / "broken").mkdir()
+    (tmp_path / "sweeps" / "broken" / "sweep.json").write_text(text)
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path))
+    found = CliRunner().invoke(cli.app, ["list", "--json"])
+    assert [(row["sweep"], row["state"]) for row in json.loads(found.stdout)] == [
+        ("made-up", "finished"),
+        ("broken", "damaged"),
+    ]
+    assert "broken" in CliRunner().invoke(cli.app, ["list"]).stdout
+    gone = CliRunner().invoke(cli.app, ["gc"])
+    assert (gone.exit_code, "broken: it came from elsewhere or is damaged" in gone.stdout) == (0, True)
+    assert CliRunner().invoke(cli.app, ["status", "broken"]).exit_code == 2
 
 
 def test_a_trials_record_holds_its_points_and_their_seconds(tmp_path: Path):

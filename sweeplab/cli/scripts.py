@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeplab.cli.program import DONE, Adopt, Inline, Overrides, Plan, Smoke, Supervise, app, command, say
+from sweeplab.cli.program import DONE, Adopt, Inline, Overrides, Plan, Smoke, Supervise, app, command, say, say_notes
 from sweeplab.cli.running import is_supervised, run_all, run_supervised, say_plans
 from sweeplab.specs import InvalidInput
 
@@ -144,10 +144,24 @@ def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, sm
         sweep = sweep.replace(**changes)
     if not smoke:
         return sweep
-    # The miniature has its own values of these fields, so the user's are applied again. All other overrides are in it.
+    # The miniature has its own values of these fields, so the user's are applied again.
     small = smoke_sweep(sweep)
     again = ("epochs=", "search.", "resources.", *(("victim.epochs=",) if hasattr(small.victim, "epochs") else ()))
-    return apply_overrides(small, [text for text in overrides if text.startswith(again)])
+    small = apply_overrides(small, [text for text in overrides if text.startswith(again)])
+    lost = [text for text in overrides if not text.startswith("name=") and not _is_in(small, text)]
+    if lost:
+        say_notes([f"--smoke sets these fields itself, and leaves out {', '.join(lost)}"])
+    return small
+
+
+def _is_in(sweep: "CleaningSweep", override: str) -> bool:
+    """Whether a sweep has the value of an override."""
+    from sweeplab.experiment import apply_overrides
+
+    try:
+        return apply_overrides(sweep, [override]) == sweep
+    except InvalidInput:  # the miniature has no such field
+        return False
 
 
 def one_sweep(script: Path, only: str | None, overrides: list[str], smoke: bool) -> "CleaningSweep":

@@ -8,7 +8,7 @@ import typer
 
 from sweeplab.cli.program import Adopt, AsJson, Inline, Plan, Supervise, app, command, console, say, say_json
 from sweeplab.cli.running import is_supervised, ranked, run_all, run_supervised, say_plans
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, first_line
 
 if TYPE_CHECKING:
     from sweeplab.sweep_folder import SweepFolder
@@ -135,7 +135,9 @@ def gc(
     for item in removable:
         say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
     for path in foreign_folders(home):
-        say(f"{'stays':10}  {'':>10}  {path}: it came from elsewhere, so neither it nor anything it names is removed")
+        say(
+            f"{'stays':10}  {'':>10}  {path}: it came from elsewhere or is damaged, so neither it nor anything it names is removed"
+        )
     total = sum(item.bytes for item in removable)
     if dry_run:
         say(f"{len(removable)} items of {readable(total)} would be removed; run without --dry-run to remove them")
@@ -242,13 +244,17 @@ def list_(
 ) -> None:
     """List the home's sweeps, or the experiment scripts in ./sweeps."""
     from sweeplab.storage.files import home_folder
-    from sweeplab.sweep_folder import sweep_folders
+    from sweeplab.sweep_folder import damaged_sweeps, sweep_folders
 
     if scripts:
         rows = list_scripts(Path("sweeps"))
         lines = [f"{row['script']:40s} {row['title']}" for row in rows]
     else:
-        rows = [sweep_status(folder) for folder in sweep_folders(home_folder(to_read=True))]
+        home = home_folder(to_read=True)
+        rows = [_status_or_damage(folder) for folder in sweep_folders(home)]
+        rows += [
+            {"sweep": folder.name, "state": "damaged", "reason": why} for folder, why in damaged_sweeps(home).items()
+        ]
         lines = [line for row in rows for line in _lines_of_list(row)]
     if as_json:
         say_json(rows)
@@ -257,8 +263,18 @@ def list_(
             say(line)
 
 
+def _status_or_damage(folder: "SweepFolder") -> dict[str, Any]:
+    """A sweep's status; where its records cannot be read, what is wrong: one such sweep hides no other."""
+    try:
+        return sweep_status(folder)
+    except (InvalidInput, ValueError, LookupError, TypeError, AttributeError) as error:
+        return {"sweep": folder.name, "state": "damaged", "reason": first_line(error)}
+
+
 def _lines_of_list(row: dict[str, Any]) -> list[str]:
     """How `list` shows a sweep's status."""
+    if row["state"] == "damaged":
+        return [f"{row['sweep']:40s} {'damaged':12s} {row['reason']}"]
     done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
     origin = "" if row["own"] else ", from elsewhere"
     line = f"{row['sweep']:40s} {row['state']:12s} {done}{origin}"

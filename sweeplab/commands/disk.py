@@ -16,8 +16,9 @@ from sweeplab.storage.checkpoint_names import CHECKPOINT
 from sweeplab.storage.files import read_json
 from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, is_held, lock_path, ray_parent
 from sweeplab.storage.node_cache import kept_copies, remove_copy
+from sweeplab.storage.ownership import link_in
 from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweep_folders
+from sweeplab.sweep_folder import SweepFolder, damaged_sweeps, is_set_aside, sweep_folders
 from sweeplab.versions import made_by_older_version
 
 
@@ -91,7 +92,8 @@ def find_removable(
         copies: decoded images, and copies of another node's files, that this node did not use for a day too.
     """
     known = sweep_folders(home)
-    folders = [folder for folder in known if folder.is_own()]
+    # A link in a folder that was lent out may lead to files of others.
+    folders = [folder for folder in known if folder.is_own() and link_in(folder.path) is None]
     found = [
         *_leftovers(home, folders, is_idle=not any(folder.is_locked() for folder in known)),
         *(item for folder in folders if not folder.is_locked() for item in _of_sweep(folder, set_aside=set_aside)),
@@ -159,9 +161,10 @@ def _unfinished_writes(home: Path, folders: list[SweepFolder]) -> Iterator[Path]
 
 
 def foreign_folders(home: Path) -> list[Path]:
-    """Sweeps and victims that came from elsewhere, of which nothing is removed."""
+    """Sweeps and victims that came from elsewhere, hold links or are damaged, of which nothing is removed."""
     victims = (path for path in sorted((home / "victims").glob("[!.]*")) if (path / "victim.json").exists())
-    return [folder.path for folder in sweep_folders(home) if not folder.is_own()] + [
+    kept = (folder.path for folder in sweep_folders(home) if not folder.is_own() or link_in(folder.path) is not None)
+    return [*kept, *(folder.path for folder in damaged_sweeps(home))] + [
         path for path in victims if not is_own_victim(RunFolder(path))
     ]
 

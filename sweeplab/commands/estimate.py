@@ -121,6 +121,8 @@ def _fields(spec: Spec, sweep: CleaningSweep) -> str:
     for name in type(spec).model_fields:
         value = getattr(spec, name)
         word = _kind(value) if isinstance(value, Spec) else value
+        if name == "warmup_steps" and spec.schedule == "fall-cosine":  # type: ignore[attr-defined]
+            continue  # which has none
         if name != "kind":
             shown.append(f"{name} {'searched' if name in sweep.parameters() else word}")
     return ", ".join(shown)

@@ -113,7 +113,8 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes) -> Leaderboard:
     """
     choices = num_choices(sweep.trials)
     classes = sweep.images.num_classes if sweep.images else None
-    has_backdoor = missing_backdoor(sweep.victim, sweep.asr_ceiling, classes) is None
+    fault = missing_backdoor(sweep.victim, sweep.asr_ceiling, classes)
+    has_backdoor = fault is None and sweep.measures_what_was_planted
     chooses = even_images(sweep.images, sweep.victim.accuracy_n) if sweep.images else None
     rows = []
     for trial in sweep.trials:

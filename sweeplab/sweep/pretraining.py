@@ -43,8 +43,7 @@ def pretrain_victim(victim: PretrainedVictim, digest: str, session: Session) -> 
         session: where, and how.
     """
     run = victim_folder(session.home, victim, digest)
-    if not is_trained(victim, run):
-        check_own_victim(run)
+    check_own_victim(run)
     if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
         accuracy = victim.select.accuracy or _accuracy_of(victim.select.victim, session)
         write_json(run.path / REFERENCE, {"accuracy": accuracy})

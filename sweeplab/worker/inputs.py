@@ -288,8 +288,11 @@ def planted_target(checkpoint: Path) -> str | None:
     Only checkpoints of SweepLab say it: a victim's own, or that of a trial that cleaned one.
     """
     facts = checkpoint_facts(checkpoint) or {}
-    victim = facts.get("victim") or facts.get("sweep", {}).get("victim", {})
-    while "sweep" in victim:
-        victim = victim["sweep"]["victim"]
-    target: str | None = victim.get("poisoning", victim).get("target")
-    return target
+    try:
+        victim = facts.get("victim") or facts.get("sweep", {}).get("victim", {})
+        while "sweep" in victim:
+            victim = victim["sweep"]["victim"]
+        target = victim.get("poisoning", victim).get("target")
+    except (AttributeError, LookupError, TypeError):  # somebody else's words
+        return None
+    return target if isinstance(target, str) else None

@@ -109,7 +109,9 @@ def test_gc_removes_nothing_that_a_received_sweep_names(home: Path, tmp_path: Pa
     assert find_removable(home, set_aside=True, victims=True) == []
     code, output = command("gc", "--set-aside", "--victims")
     assert code == 0
-    assert f"{folder.path}: it came from elsewhere, so neither it nor anything it names is removed" in output
+    assert (
+        f"{folder.path}: it came from elsewhere or is damaged, so neither it nor anything it names is removed" in output
+    )
     assert (content(mine), content(folder.path)) == before
 
 
@@ -337,6 +339,18 @@ def test_a_link_in_a_sweeps_folder_leads_no_command_elsewhere(home: Path, mine: 
     assert content(mine) == before
 
 
+@pytest.mark.parametrize("level", ["trials", "trials/0000"])
+def test_gc_leaves_a_sweep_alone_that_holds_a_link(home: Path, tmp_path: Path, level: str):
+    """As one may that was lent out: its trials' folders are not signed."""
+    folder = fabricated.finished_sweep(home / "sweeps")
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(folder.path / level, elsewhere)
+    (folder.path / level).symlink_to(elsewhere)
+    (folder.trial(0).checkpoints / LIKE_OURS).write_text("mine")
+    assert find_removable(home) == []
+    assert folder.path in foreign_folders(home)
+
+
 def test_files_are_not_written_through_links_of_their_names(home: Path, tmp_path: Path, mine: Path):
     folder = received(home, tmp_path, lambda folder: None)
     for name in ("report.html", "lock", "events.jsonl", "holder.json", "stop"):
@@ -472,6 +486,15 @@ def test_an_adopted_victim_removes_nothing_where_its_record_says(smoke: Cleaning
     run.clear_abandoned()
     run.keep_checkpoints(set())
     assert content(mine) == before
+
+
+def test_a_received_victim_that_is_finished_is_no_baseline(smoke: CleaningSweep, home: Path):
+    """Its history says how accurate the victim was, and every retention hangs on that."""
+    path = victim_of(smoke, home, {}, 3)
+    assert isinstance(smoke.victim, PretrainedVictim)
+    write_json(path / "result.json", {"state": "finished", "selected_epoch": 2})
+    with pytest.raises(InvalidInput, match=f"victim {path.name} came from elsewhere.* give --adopt"):
+        pretraining.pretrain_victim(smoke.victim, "d1", Session(home, inline=True))
 
 
 def test_a_received_victim_goes_with_no_gc_and_an_own_one_does(smoke: CleaningSweep, home: Path):

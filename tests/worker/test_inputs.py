@@ -1,5 +1,6 @@
 """What a process takes of its machine."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +73,11 @@ def test_a_checkpoint_of_sweeplabs_says_towards_what_it_was_poisoned(tmp_path: P
 def test_other_checkpoints_say_nothing_of_their_poison(tmp_path: Path, content: dict[str, Any]):
     torch.save({"model": {}, **content}, tmp_path / "theirs.pt")
     assert planted_target(tmp_path / "theirs.pt") is None
+
+
+@pytest.mark.parametrize(
+    "config", [{"victim": "x"}, {"victim": {"poisoning": None}}, {"sweep": "x"}, {"sweep": {"victim": {"sweep": 1}}}]
+)
+def test_a_checkpoint_of_strange_words_says_no_target(tmp_path: Path, config: dict[str, Any]):
+    torch.save({"model": {}, "config": json.dumps({"architecture": None, **config})}, tmp_path / "1.pt")
+    assert planted_target(tmp_path / "1.pt") is None
