@@ -135,9 +135,8 @@ def gc(
     for item in removable:
         say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
     for path in foreign_folders(home):
-        say(
-            f"{'stays':10}  {'':>10}  {path}: it came from elsewhere or is damaged, so neither it nor anything it names is removed"
-        )
+        why = "it came from elsewhere or is damaged, so neither it nor anything it names is removed"
+        say(f"{'stays':10}  {'':>10}  {path}: {why}")
     total = sum(item.bytes for item in removable)
     if dry_run:
         say(f"{len(removable)} items of {readable(total)} would be removed; run without --dry-run to remove them")
