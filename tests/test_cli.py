@@ -595,6 +595,24 @@ def test_a_finished_sweep_is_shown_again_and_not_run(
 
 
 @pytest.mark.usefixtures("mlflow_is_there")
+@pytest.mark.parametrize("lost", ["study.journal", "mlflow.db"])
+def test_optuna_and_mlflow_are_derived_again_where_they_were_removed(
+    sweep: CleaningSweep, run_script: RunScript, own_home: Path, lost: str
+):
+    prepared = prepare.prepare(sweep, own_home)
+    folder = fabricated.finished_sweep(own_home / "sweeps", sweep)
+    folder.write_header(sweep, prepared.digest, prepared.contents)
+    next(own_home.rglob(lost)).unlink()
+    assert run_script([], sweep) == 0
+    trials = open_study(folder, sweep.name).get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert [trial.params for trial in trials] == [folder.trial_header(number)["params"] for number in range(6)]
+    with sqlite3.connect(own_home / "mlflow.db") as store:
+        (count,) = store.execute("select count(*) from tags where key = 'sweeplab.key'").fetchone()
+    assert count == 7
+
+
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_the_same_command_tells_a_finished_sweep_of_an_older_version_which_images_it_measured(
     sweep: CleaningSweep, run_script: RunScript, own_home: Path
 ):

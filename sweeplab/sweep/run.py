@@ -120,7 +120,8 @@ def _show_finished(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
     if _lacks_facts(folder, prepared.sweep):
         folder.write_header(prepared.sweep, prepared.digest, prepared.contents, prepared.images)
     logger.info(f"{folder.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
-    if _driver_was_killed(folder):
+    is_lacking = not (home / "mlflow.db").exists() or not (folder.path / "study.journal").exists()
+    if is_lacking or _driver_was_killed(folder):
         _bring_up_to_the_ledger(prepared, folder, home)
 
 
