@@ -324,6 +324,17 @@ def test_a_mark_is_good_for_its_own_place_and_its_own_sweep_alone(home: Path, tm
         open_controller(other, sweep.replace(name="other"))._claim_storage(other.trial(0), 0)
 
 
+def test_of_an_own_sweep_only_files_of_our_names_go(home: Path):
+    folder = fabricated.finished_sweep(home / "sweeps")
+    stray, mine = folder.trial(0).checkpoints / LIKE_OURS, folder.trial(0).checkpoints / "my-favourite.pt"
+    for path in (stray, mine):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("weights")
+    assert [item.path for item in find_removable(home)] == [stray]
+    assert command("gc")[0] == 0
+    assert (stray.exists(), mine.exists()) == (False, True)
+
+
 # --- links
 
 
