@@ -71,7 +71,7 @@ METHODS = {
 VICTIMS = {"badnet": BADNET_VICTIM, "badnet-stripes": ATTACKED["badnet-stripes"]}
 
 # The victim that the papers find hard to clean: the in-modal loss took part in its pre-training, which plants the
-# trigger more slowly here: ASR is 0.51 after 10 epochs and 0.67 after 16.
+# trigger more slowly here: ASR is 0.60 after 10 epochs and 0.67 after 16.
 MMCL_SSL_VICTIM = BADNET_VICTIM.replace(
     name="fruit-stall-mmcl-ssl", objective=MMCLWithSSL(), epochs=16, text_augmentation="swap+delete"
 )
