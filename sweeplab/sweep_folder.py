@@ -130,14 +130,6 @@ class SweepFolder:
                 )
         return header
 
-    def damage(self) -> str | None:
-        """What is wrong with sweep.json; None: nothing."""
-        try:
-            self.header()
-        except InvalidInput as error:
-            return str(error)
-        return None
-
     def write_header(
         self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
     ) -> None:
@@ -480,22 +472,27 @@ def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImag
     return MeasuredImages(()) if is_targeted or victim.asr_n == victim.accuracy_n else None
 
 
-HEADER_FIELDS = {"name": str, "digest": str, "spec": dict, "planned_trials": int, "parameters": list}
+HEADER_FIELDS = {"name": str, "digest": str, "spec": dict, "contents": dict, "planned_trials": int, "parameters": list}
 """What every look at a sweep needs of its sweep.json."""
 
 
+def sweeps_of(home: Path) -> tuple[list[SweepFolder], dict[SweepFolder, str]]:
+    """All sweeps of a home, by name: those whose sweep.json can be read, and the damaged ones with what is wrong."""
+    sound, damaged = [], {}
+    for path in sorted((home / "sweeps").glob("[!.]*/sweep.json")):
+        folder = SweepFolder(path.parent)
+        try:
+            folder.header()
+        except InvalidInput as error:
+            damaged[folder] = str(error)
+        else:
+            sound.append(folder)
+    return sound, damaged
+
+
 def sweep_folders(home: Path) -> list[SweepFolder]:
-    """All sweeps of a home, by name, but for those whose sweep.json is damaged."""
-    return [folder for folder in _all_folders(home) if folder.damage() is None]
-
-
-def damaged_sweeps(home: Path) -> dict[SweepFolder, str]:
-    """The others, each with what is wrong."""
-    return {folder: damage for folder in _all_folders(home) if (damage := folder.damage()) is not None}
-
-
-def _all_folders(home: Path) -> list[SweepFolder]:
-    return [SweepFolder(path.parent) for path in sorted((home / "sweeps").glob("[!.]*/sweep.json"))]
+    """The sweeps of a home that can be read, by name."""
+    return sweeps_of(home)[0]
 
 
 def is_set_aside(folder: SweepFolder) -> bool:

@@ -243,17 +243,15 @@ def list_(
 ) -> None:
     """List the home's sweeps, or the experiment scripts in ./sweeps."""
     from sweeplab.storage.files import home_folder
-    from sweeplab.sweep_folder import damaged_sweeps, sweep_folders
+    from sweeplab.sweep_folder import sweeps_of
 
     if scripts:
         rows = list_scripts(Path("sweeps"))
         lines = [f"{row['script']:40s} {row['title']}" for row in rows]
     else:
-        home = home_folder(to_read=True)
-        rows = [_status_or_damage(folder) for folder in sweep_folders(home)]
-        rows += [
-            {"sweep": folder.name, "state": "damaged", "reason": why} for folder, why in damaged_sweeps(home).items()
-        ]
+        sound, damaged = sweeps_of(home_folder(to_read=True))
+        rows = [_status_or_damage(folder) for folder in sound]
+        rows += [{"sweep": folder.name, "state": "damaged", "reason": why} for folder, why in damaged.items()]
         lines = [line for row in rows for line in _lines_of_list(row)]
     if as_json:
         say_json(rows)

@@ -18,7 +18,7 @@ from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders,
 from sweeplab.storage.node_cache import kept_copies, remove_copy
 from sweeplab.storage.ownership import link_in
 from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep_folder import SweepFolder, damaged_sweeps, is_set_aside, sweep_folders
+from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 from sweeplab.versions import made_by_older_version
 
 
@@ -88,17 +88,17 @@ def find_removable(
     Args:
         home: the home.
         set_aside: sweeps that were begun anew under the same name too.
-        victims: victims that no sweep of the home names too.
+        victims: victims that no sweep of the home names too; none where a sweep's record is damaged.
         copies: decoded images, and copies of another node's files, that this node did not use for a day too.
     """
-    known = sweep_folders(home)
+    known, damaged = sweeps_of(home)
     # A link in a folder that was lent out may lead to files of others.
     folders = [folder for folder in known if folder.is_own() and link_in(folder.path) is None]
     found = [
-        *_leftovers(home, folders, is_idle=not any(folder.is_locked() for folder in known)),
+        *_leftovers(home, folders, is_idle=not any(folder.is_locked() for folder in [*known, *damaged])),
         *(item for folder in folders if not folder.is_locked() for item in _of_sweep(folder, set_aside=set_aside)),
     ]
-    if victims:
+    if victims and not damaged:  # which may name any of them
         found += _unused_victims(home, {_victim_of(folder) for folder in known})
     if copies:
         found += _old_copies()
@@ -163,9 +163,12 @@ def _unfinished_writes(home: Path, folders: list[SweepFolder]) -> Iterator[Path]
 def foreign_folders(home: Path) -> list[Path]:
     """Sweeps and victims that came from elsewhere, hold links or are damaged, of which nothing is removed."""
     victims = (path for path in sorted((home / "victims").glob("[!.]*")) if (path / "victim.json").exists())
-    kept = (folder.path for folder in sweep_folders(home) if not folder.is_own() or link_in(folder.path) is not None)
-    return [*kept, *(folder.path for folder in damaged_sweeps(home))] + [
-        path for path in victims if not is_own_victim(RunFolder(path))
+    known, damaged = sweeps_of(home)
+    kept = (folder.path for folder in known if not folder.is_own() or link_in(folder.path) is not None)
+    return [
+        *kept,
+        *(folder.path for folder in damaged),
+        *(path for path in victims if not is_own_victim(RunFolder(path))),
     ]
 
 

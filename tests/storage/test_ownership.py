@@ -508,6 +508,15 @@ def test_a_received_victim_that_is_finished_is_no_baseline(smoke: CleaningSweep,
         pretraining.pretrain_victim(smoke.victim, "d1", Session(home, inline=True))
 
 
+def test_no_victim_goes_while_a_damaged_sweep_may_name_it(smoke: CleaningSweep, home: Path):
+    path = victim_of(smoke, home, {}, 1)
+    write_signed(path / "victim.json", {}, home)
+    assert [item.path for item in find_removable(home, victims=True)] == [path]
+    (home / "sweeps" / "broken").mkdir(parents=True)
+    (home / "sweeps" / "broken" / "sweep.json").write_text("[1]")
+    assert find_removable(home, victims=True) == []
+
+
 def test_a_received_victim_goes_with_no_gc_and_an_own_one_does(smoke: CleaningSweep, home: Path):
     path = victim_of(smoke, home, {}, 1)
     assert find_removable(home, victims=True) == []
