@@ -20,6 +20,7 @@ from sweeplab.commands.disk import find_removable, foreign_folders, remove
 from sweeplab.commands.logs import request_reruns
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault
+from sweeplab.storage import locks
 from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, pretraining
@@ -57,6 +58,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A temporary folder of its own."""
     (tmp_path / "node").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    monkeypatch.setattr(locks, "LONGEST_PARENT", 1000)  # for Ray's folder too: nobody makes sockets here
 
 
 @pytest.fixture
