@@ -25,6 +25,7 @@ from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.clip_model import SmallCLIP
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.evaluation.measure import Evaluation
+from sweeplab.execution.cluster import usable_cores
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, Resources, Search
 from sweeplab.records import Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import LogUniform, SearchSpace, Uniform
@@ -305,7 +306,7 @@ def main() -> None:
     if arguments.measure:
         print("\n" + json.dumps(measure_here(**json.loads(arguments.measure))))
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if arguments.only != "trivial":
         fixed(arguments.seconds, arguments.trials, cores, arguments.executors)
     if arguments.only != "fixed":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeplab.execution.cluster import usable_cores
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import file_system, home_folder
 from sweeplab.storage.locks import check_locks, ray_parent
@@ -44,8 +45,7 @@ def examine() -> list[Finding]:
     for package, version in environment().items():
         level: Literal["good", "fault"] = "fault" if version == "not installed" else "good"
         findings.append(Finding(package, level, version))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    findings.append(Finding("cores", "good", str(cores)))
+    findings.append(Finding("cores", "good", str(usable_cores())))
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         findings.append(Finding("GPUs", "good", names))

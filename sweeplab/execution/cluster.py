@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sweeplab.execution.watchdog import RAYLET_DIED, is_left_behind, rearm_signals, run_beside
+from sweeplab.execution.watchdog import RAYLET_DIED, is_left_behind, raylet_died, rearm_signals, run_beside
 from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
@@ -83,7 +83,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         except Exception as error:
             if isinstance(error, (ClusterLost, StorageFault)) or not raylet_is_gone():
                 raise
-            raise ClusterLost(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on") from error
+            raise raylet_died() from error
         finally:
             is_over.set()
             _shut_down(has_ended)
@@ -149,10 +149,13 @@ def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
 def fewer_cores() -> int | None:
     """The cores that this process may use, where those are not all of the machine's (`taskset`, a cpuset); None: Ray
     counts by itself, which minds a container's quota."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    usable = len(os.sched_getaffinity(0))
+    usable = usable_cores()
     return usable if usable < (os.cpu_count() or usable) else None
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -261,10 +264,13 @@ def _attach(quiet: dict[str, Any]) -> bool:
     import ray
     from ray._private.utils import read_ray_address
 
-    address = os.environ.get("RAY_ADDRESS") or read_ray_address()
-    if address is None or ("RAY_ADDRESS" not in os.environ and not _answers(address)):
+    asked = os.environ.get("RAY_ADDRESS")
+    address = asked or read_ray_address()
+    if address is None:
         return False
-    if re.fullmatch(r"[^/]+:\d+", address) and not _answers(address):
+    if not _answers(address) and (asked is None or re.fullmatch(r"[^/]+:\d+", address)):
+        if asked is None:  # what `ray start` has left behind is gone
+            return False
         raise InvalidInput(
             f"RAY_ADDRESS={address} does not answer; start that cluster, correct the address, or unset RAY_ADDRESS to "
             "have one started here"

@@ -11,8 +11,8 @@ from sweeplab.execution.controller import Controller, Job, Workload
 from sweeplab.execution.loops import pool_loop, torch_trainer
 from sweeplab.execution.mailbox import Failed, Ready
 from sweeplab.execution.pump import Pump
-from sweeplab.execution.watchdog import RAYLET_DIED, Watchdog, run_watched
-from sweeplab.specs import ClusterLost, Unfinished
+from sweeplab.execution.watchdog import Watchdog, raylet_died, run_watched
+from sweeplab.specs import Unfinished
 from sweeplab.worker.failures import Failure, root_cause
 
 logger = logging.getLogger("sweeplab")
@@ -119,7 +119,7 @@ class Pool:
             if slot.thread is None or slot.thread.is_alive() or slot.is_over:
                 continue
             if raylet_is_gone():
-                raise ClusterLost(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on")
+                raise raylet_died()
             reason = root_cause(slot.error) if slot.error is not None else "it ended too early"
             slot.asking = None
             self._lost(slot, reason, f"the slot's Ray Train run died: {reason}")

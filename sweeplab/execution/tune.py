@@ -81,13 +81,13 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
 
 
 class JobSearch(Searcher):
-    """Hands the controller's jobs to Tune; nothing is remembered here that a new session needs."""
+    """Hands the controller's jobs to Tune; nothing is remembered here that the next command needs."""
 
     def __init__(self, pump: Pump) -> None:
         super().__init__(metric="score", mode="max")
         self.pump = pump
         self.jobs: dict[str, Job] = {}
-        """By Tune's trial id, of this session."""
+        """Of the trials that run, by Tune's id."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher into a file that is never read; the controller stays with the driver."""
@@ -130,8 +130,9 @@ class DeathCallback(TrialProgressCallback):
     def on_trial_result(self, *arguments: Any, **info: Any) -> None:
         """The worker tells the mailbox."""
 
-    def on_trial_complete(self, *arguments: Any, **info: Any) -> None:
-        """As above."""
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """It has told it; its job is not needed any more."""
+        self.search.jobs.pop(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The trial's process died."""

@@ -29,6 +29,11 @@ RAYLET_DIED = "this command's Ray node (its raylet) died"
 """A fault that is certain, and so is not waited out."""
 
 
+def raylet_died() -> ClusterLost:
+    """The error that says so."""
+    return ClusterLost(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on")
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, SIGTERM or SIGHUP: what is committed stays, and the command ends with exit code 75."""
 

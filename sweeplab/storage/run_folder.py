@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from sweeplab.records import Outcomes, Point
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import CHECKPOINT, ROLLING, UNFINISHED, Checkpoint
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.storage.files import append_line, read_json, read_lines, storage_faults, write_atomically, write_json
+from sweeplab.storage.files import (
+    append_line,
+    open_private,
+    read_json,
+    read_lines,
+    storage_faults,
+    write_atomically,
+    write_json,
+)
 from sweeplab.storage.ownership import MARK, Owner
 
 
@@ -196,6 +205,16 @@ class RunFolder:
         path = self.path / "result.json"
         value: dict[str, Any] | None = read_json(path) if path.exists() else None
         return value
+
+    def append_log(self, text: str) -> None:
+        """Keep an attempt's traceback.
+
+        Raises:
+            StorageFault: if it cannot be written.
+        """
+        path = self.path / "log.txt"
+        with storage_faults(path), open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file:
+            file.write(text.rstrip() + "\n")
 
     def has_checkpoint(self, point: Point) -> bool:
         """Whether the point's checkpoint is still there."""

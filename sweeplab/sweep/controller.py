@@ -1,6 +1,5 @@
 """Controller: hands out trials, takes in their points, and keeps ledger, Optuna and MLflow in step."""
 
-import os
 import threading
 import time
 from bisect import insort
@@ -19,7 +18,6 @@ from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.storage.checkpoint_names import Checkpoint
-from sweeplab.storage.files import open_private, storage_faults
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.listener import Listener
 from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
@@ -475,10 +473,5 @@ class SweepController:
 
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback in the trial's log."""
-        path = self.folder.trial(number).path / "log.txt"
-        with (
-            self._intake(),
-            storage_faults(path),
-            open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file,
-        ):
-            file.write(text.rstrip() + "\n")
+        with self._intake():
+            self._run(number).append_log(text)

@@ -1,7 +1,6 @@
 """Pre-training: a victim's training as one job, begun once, resumed, and its selected epoch."""
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ from sweeplab.experiment import ClosestTo, PretrainedVictim
 from sweeplab.records import Outcomes, Point, now_ms
 from sweeplab.specs import Failed, InvalidInput, StorageFault
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.storage.files import append_line, open_private, read_json, storage_faults, write_json
+from sweeplab.storage.files import append_line, read_json, write_json
 from sweeplab.storage.locks import exclusively
 from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
@@ -28,7 +27,7 @@ from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import victim_folder
 from sweeplab.versions import environment, num_changes, version_of
 from sweeplab.worker.failures import Failure
-from sweeplab.worker.input_paths import parts_of
+from sweeplab.worker.input_paths import absolute_path, parts_of
 from sweeplab.worker.jobs import DataDigests, Machine, PretrainingJob
 
 logger = logging.getLogger("sweeplab")
@@ -78,8 +77,8 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     if session.inline:
         run_inline(controller)
     else:
-        weights = str(victim.initial.expanduser().absolute()) if victim.initial is not None else None
-        workload = Workload(victim.resources, session.reads or parts_of(victim), weights, session.home)
+        reads = session.reads or parts_of(victim)
+        workload = Workload(victim.resources, reads, _initial_weights(victim), session.home)
         watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
         run_in_pool(controller, workload, watchdog, slots=1, join=True)
     # The epoch is selected once all are there, and of the others only the wanted checkpoints stay.
@@ -87,6 +86,11 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
     run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
     return run
+
+
+def _initial_weights(victim: PretrainedVictim) -> str | None:
+    """Absolute path of the checkpoint from which training starts; None: fresh weights."""
+    return absolute_path(victim.initial) if victim.initial is not None else None
 
 
 def _begin_victim(
@@ -148,7 +152,6 @@ class VictimController:
         # What the last attempt wrote and did not report is in nobody's record.
         self.run.clear_abandoned()
         self.run.rewind()
-        initial = self.victim.initial
         return PretrainingJob(
             self.victim,
             self._machine,
@@ -156,7 +159,7 @@ class VictimController:
             self.run.begin_attempt(),
             self.run.latest_checkpoint(),
             contents=self._contents,
-            initial=str(initial.expanduser().absolute()) if initial is not None else None,
+            initial=_initial_weights(self.victim),
         )
 
     def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
@@ -207,9 +210,7 @@ class VictimController:
 
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback beside the victim's records."""
-        path = self.run.path / "log.txt"
-        with storage_faults(path), open(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file:
-            file.write(text.rstrip() + "\n")
+        self.run.append_log(text)
 
     def is_done(self) -> bool:
         """Whether the victim is trained."""

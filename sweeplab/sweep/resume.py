@@ -65,7 +65,7 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         again.remove(number)
     new = folder.num_planned(sweep) - len(records) - len(again)
     if begun or new or again:
-        sweep.resources.resolved_executor()
+        sweep.resources.resolved_executor()  # which refuses one that only older records name
     lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new", *warnings]
     if new > 0:
         lines.append(search)

@@ -156,6 +156,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     """The sweep's victim and its trials, under its lock; the limit that ended it early, if one did."""
     sweep = prepared.sweep
     # Whatever can be refused is refused before the first file is written.
+    inline = options.inline or sweep.resources.resolved_executor() == "inline"
     if folder.exists():
         begun = folder.header()["spec"].get("resources", {}).get("storage")
         check_same_storage(f"sweep {sweep.name}", begun, sweep.resources.storage)
@@ -178,7 +179,6 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     for line in resume_plan(folder, prepared, home):
         logger.info(line)
     # From here on processes start: the victim's first, then the trials'.
-    inline = options.inline or sweep.resources.resolved_executor() == "inline"
     victim_kind = victim_of(sweep)
     trains_victim = victim_kind.is_to_be_trained(prepared.victim_digest, home)
     session = Session(home, inline, parts_of(sweep, trains_victim=trains_victim), prepared.inputs)
