@@ -20,6 +20,7 @@ from sweeplab.records import (
     MeasuredImages,
     Measurement,
     Outcomes,
+    Point,
     SweepRecord,
     SweepState,
     TrialRecord,
@@ -503,6 +504,13 @@ def is_set_aside(folder: SweepFolder) -> bool:
 def victim_folder(home: Path, victim: "PretrainedVictim", digest: str) -> RunFolder:
     """Where a pre-trained victim lies."""
     return RunFolder(home / "victims" / f"{victim.name}-{digest}")
+
+
+def commit_victim(folder: SweepFolder, victim: Victim, **metadata: Any) -> None:
+    """Store the victim, and its measurement as the point that all retention is relative to."""
+    write_victim(folder, victim, **metadata)
+    point = Point(0, victim.epoch, 0, 1, victim.measurement, timestamp_ms=now_ms())
+    folder.victim_run().commit(point, victim.outcomes)
 
 
 def write_victim(folder: SweepFolder, victim: Victim, **metadata: Any) -> None:

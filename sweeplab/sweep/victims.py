@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sweeplab.clip_checkpoints import load_weights
 from sweeplab.evaluation.measure import wanted_classes
@@ -15,7 +15,7 @@ from sweeplab.execution.measuring import measure_on_ray
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, Victim, now_ms
+from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, Victim
 from sweeplab.specs import InvalidInput, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_json
@@ -23,7 +23,7 @@ from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.sweep.checks import check_objective, check_prompts_of, check_training, digest_of_victim, machine_for
 from sweeplab.sweep.pretraining import is_trained, pretrain_victim, select_epoch
 from sweeplab.sweep.session import Session
-from sweeplab.sweep_folder import SweepFolder, victim_folder, write_victim
+from sweeplab.sweep_folder import SweepFolder, commit_victim, victim_folder
 from sweeplab.training.optimisation import build_optimizer
 from sweeplab.worker.inputs import Inputs, has_cleanclips_trainer, load_optimizer_state, planted_target, victim_model
 from sweeplab.worker.jobs import DataDigests, MeasuringJob
@@ -44,11 +44,15 @@ class VictimInputs:
     """What a user should look at before anything runs."""
 
 
-class SweepVictim(ABC):
+V = TypeVar("V", PretrainedVictim, CheckpointVictim, SelectedTrial)
+
+
+class SweepVictim(ABC, Generic[V]):
     """A sweep's victim; a class for each kind of spec."""
 
-    def __init__(self, sweep: CleaningSweep) -> None:
+    def __init__(self, sweep: CleaningSweep, spec: V) -> None:
         self.sweep = sweep
+        self.spec: V = spec
 
     @abstractmethod
     def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
@@ -90,13 +94,8 @@ class SweepVictim(ABC):
         return "restore the file"
 
 
-class TrainedVictim(SweepVictim):
+class TrainedVictim(SweepVictim[PretrainedVictim]):
     """One that SweepLab pre-trains."""
-
-    def __init__(self, sweep: CleaningSweep) -> None:
-        super().__init__(sweep)
-        assert isinstance(sweep.victim, PretrainedVictim)
-        self.spec: PretrainedVictim = sweep.victim
 
     def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
         """The pairs, poisoned, and the test images that select the epoch."""
@@ -122,11 +121,11 @@ class TrainedVictim(SweepVictim):
 
     def specs(self) -> list[PretrainedVictim]:
         """See `SweepVictim.specs`."""
-        found, spec = [], self.spec
+        found, spec = list[PretrainedVictim](), self.spec.reference()
         while spec is not None:
             found.append(spec)
-            spec = spec.reference()  # type: ignore[assignment]
-        return found
+            spec = spec.reference()
+        return [self.spec, *found]
 
     def is_to_be_trained(self, digest: str, home: Path) -> bool:
         """See `SweepVictim.is_to_be_trained`."""
@@ -147,13 +146,8 @@ class TrainedVictim(SweepVictim):
         return "remove the file, and the same command trains it again" if path.exists() else "restore the file"
 
 
-class GivenVictim(SweepVictim):
+class GivenVictim(SweepVictim[CheckpointVictim]):
     """A checkpoint on the disk."""
-
-    def __init__(self, sweep: CleaningSweep) -> None:
-        super().__init__(sweep)
-        assert isinstance(sweep.victim, CheckpointVictim)
-        self.spec: CheckpointVictim = sweep.victim
 
     def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
         """The weights, of the right architecture, with an optimizer where protocol `authors` carries it over."""
@@ -168,13 +162,8 @@ class GivenVictim(SweepVictim):
         return measured_victim(self.sweep, digest, checkpoint, 0.0, None, expected, folder, session, planted)
 
 
-class ChosenTrial(SweepVictim):
+class ChosenTrial(SweepVictim[SelectedTrial]):
     """Another sweep's best trial, beside the victim that it started from."""
-
-    def __init__(self, sweep: CleaningSweep) -> None:
-        super().__init__(sweep)
-        assert isinstance(sweep.victim, SelectedTrial)
-        self.spec: SelectedTrial = sweep.victim
 
     def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
         """All that the other sweep reads. More trials of it may select another one, so their number counts."""
@@ -187,16 +176,16 @@ class ChosenTrial(SweepVictim):
         return selected_victim(self.sweep, digest, folder, session.home)
 
 
-KINDS: dict[type, type[SweepVictim]] = {
+KINDS: dict[type, type[SweepVictim[Any]]] = {
     PretrainedVictim: TrainedVictim,
     CheckpointVictim: GivenVictim,
     SelectedTrial: ChosenTrial,
 }
 
 
-def victim_of(sweep: CleaningSweep) -> SweepVictim:
+def victim_of(sweep: CleaningSweep) -> SweepVictim[Any]:
     """A sweep's victim, by its kind."""
-    return KINDS[type(sweep.victim)](sweep)
+    return KINDS[type(sweep.victim)](sweep, sweep.victim)
 
 
 def measured_victim(
@@ -230,8 +219,7 @@ def measured_victim(
     point = folder.victim_point()
     if point is None:
         point = known or _measure(sweep, checkpoint, expected, session)
-        write_victim(folder, Victim(sweep.victim.name, digest, checkpoint, epoch, *point), planted_target=planted)
-        folder.victim_run().commit(Point(0, epoch, 0, 1, point[0], timestamp_ms=now_ms()), point[1])
+        commit_victim(folder, Victim(sweep.victim.name, digest, checkpoint, epoch, *point), planted_target=planted)
     victim = Victim(sweep.victim.name, digest, checkpoint, epoch, *point)
     asr = victim.measurement.asr
     logger.info(
@@ -313,9 +301,7 @@ def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home
     weights = (run.storage / point.checkpoint).location
     victim = Victim(sweep.victim.name, digest, weights, record.victim_epoch, *original, is_start=False)
     if not is_begun:
-        write_victim(folder, victim, selected=[trial, point.index])
-        stamp = now_ms()
-        folder.victim_run().commit(Point(0, victim.epoch, 0, 1, original[0], timestamp_ms=stamp), original[1])
+        commit_victim(folder, victim, selected=[trial, point.index])
     logger.info(
         f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
         f"trials start from trial {trial} of {other.name}, epoch {point.epoch:g}: accuracy "
