@@ -184,6 +184,13 @@ def test_what_ray_loads_into_its_own_processes_imports_next_to_nothing():
     assert ran.stdout.strip() == "[]"
 
 
+def test_a_sweep_imports_ray_no_earlier_than_its_session():
+    """Ray reads its settings when it is imported, the mode of its tokens among them."""
+    code = "import sys; import sweeplab.sweep.run, sweeplab.commands.doctor; print('ray' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert ran.stdout.strip() == "False"
+
+
 def test_the_command_line_with_all_its_commands_imports_nothing_heavy():
     """`sweeplab status` and `--help` answer at once; a command imports what it needs when it runs."""
     heavy = "torch", "ray", "optuna", "mlflow", "open_clip", "plotly", "pandas", "pyarrow", "scipy"

@@ -13,7 +13,6 @@ from sweeplab.execution.cluster import cluster_fault, ray_session, resources_per
 from sweeplab.execution.controller import Workload
 from sweeplab.execution.inline import run_inline
 from sweeplab.execution.pool import run_in_pool
-from sweeplab.execution.tune import run_on_tune
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord, Victim
@@ -284,7 +283,12 @@ def execute(controller: SweepController, session: Session) -> None:
                 cluster_fault=cluster_fault,
                 storage_fault=lambda: controller.fault,
             )
-            run_jobs = run_in_pool if resources.resolved_executor() == "pool" else run_on_tune
-            run_jobs(controller, workload, watchdog)
+            if resources.resolved_executor() == "pool":
+                run_in_pool(controller, workload, watchdog)
+            else:
+                # Imports Ray, whose settings must stand before that: `ray_session` has made them by now.
+                from sweeplab.execution.tune import run_on_tune
+
+                run_on_tune(controller, workload, watchdog)
     if controller.fault is not None:
         raise controller.fault
