@@ -29,7 +29,7 @@ from sweeplab.records import (
     now_ms,
 )
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
-from sweeplab.storage.files import append_line, make_private, read_json, read_lines, write_json
+from sweeplab.storage.files import append_line, make_private, read_lines, read_object, write_json
 from sweeplab.storage.locks import check_locks, is_held, process_facts
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder
@@ -121,15 +121,7 @@ class SweepFolder:
                 f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
             )
         path = self.path / "sweep.json"
-        header = read_json(path)
-        if not isinstance(header, dict):
-            raise InvalidInput(f"{path} is damaged (no object); restore it from a backup or remove its folder")
-        for name, kind in HEADER_FIELDS.items():
-            if type(header.get(name)) is not kind:
-                raise InvalidInput(
-                    f"{path} is damaged ({name}={header.get(name)!r}); restore it from a backup or remove its folder"
-                )
-        return header
+        return read_object(path, **HEADER_FIELDS)
 
     def write_header(
         self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
@@ -244,8 +236,7 @@ class SweepFolder:
         path = self.path / "holder.json"
         if not path.exists():
             return None
-        holder: dict[str, Any] = read_json(path)
-        return holder
+        return read_object(path)
 
     @property
     def stop_mark(self) -> Path:
@@ -274,7 +265,7 @@ class SweepFolder:
     def last_heartbeat(self) -> int:
         """When the last driver is known to have lived, in milliseconds since 1970; 0 where there was none."""
         try:
-            return int(read_json(self._heartbeat)["time_ms"])
+            return int(read_object(self._heartbeat, time_ms=int)["time_ms"])
         except (FileNotFoundError, InvalidInput):
             return 0
 
@@ -331,8 +322,7 @@ class SweepFolder:
 
     def trial_header(self, number: int) -> dict[str, Any]:
         """A trial's number, params, configuration and seed."""
-        header: dict[str, Any] = read_json(self.trial(number).path / "trial.json")
-        return header
+        return read_object(self.trial(number).path / "trial.json", **TRIAL_FIELDS)
 
     def victim_point(self) -> tuple[Measurement, Outcomes] | None:
         """The victim's measurement under this sweep's evaluation; None before it was made."""
@@ -355,7 +345,7 @@ class SweepFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """All lines of events.jsonl, in order."""
-        return read_lines(self.path / "events.jsonl")
+        return [line for line in read_lines(self.path / "events.jsonl") if {"event", "time_ms"} <= set(line)]
 
     def record(self) -> SweepRecord:
         """Everything the ledger holds, read from its files alone.
@@ -367,11 +357,13 @@ class SweepFolder:
         victim = self.victim_point()
         if victim is None:
             raise InvalidInput(
-                f"sweep {self.name!r} has no measured victim yet; it is still being prepared or was interrupted"
+                f"sweep {self.name!r} has no measured victim ({self.victim_run().path}/history.jsonl holds no point); "
+                "it is still being prepared, or was interrupted or damaged: the sweep's command goes on"
             )
         images = measured_images(header, victim[0])
         locked = self.is_locked()
-        trials = tuple(self.trial_record(number, is_driven=locked) for number in self.trial_numbers())
+        runs = {number: self.trial(number) for number in self.trial_numbers()}
+        trials = tuple(self.trial_record(number, is_driven=locked, run=run) for number, run in runs.items())
         finished = sum(trial.state in ("finished", "pruned", "failed") for trial in trials)
         state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
         return SweepRecord(
@@ -384,7 +376,7 @@ class SweepFolder:
             method=header["spec"]["method"]["kind"],
             victim_name=header["victim_name"],
             victim=victim[0],
-            victim_epoch=read_json(self.path / "victim" / "victim.json")["epoch"],
+            victim_epoch=read_object(self.path / "victim" / "victim.json", epoch=float)["epoch"],
             target=header["target"],
             trials=trials,
             planned_trials=header["planned_trials"],
@@ -393,7 +385,7 @@ class SweepFolder:
             log_parameters=tuple(header["log_parameters"]),
             images=images,
             planted_target=self.planted_target(),
-            notes=self.notes(),
+            notes=(*self.notes(), *(line for run in runs.values() for line in run.losses())),
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -404,7 +396,7 @@ class SweepFolder:
     def planted_target(self) -> str | None:
         """The class towards which the victim's weights say that they were poisoned; None where they say nothing."""
         path = self.path / "victim" / "victim.json"
-        planted: str | None = read_json(path).get("planted_target") if path.exists() else None
+        planted: str | None = read_object(path).get("planted_target") if path.exists() else None
         return planted
 
     def victim_notes(self) -> tuple[str, ...]:
@@ -439,8 +431,7 @@ class SweepFolder:
             run: its folder where it has been opened already.
         """
         folder = run or self.trial(number)
-        header = folder.metadata()
-        result = folder.result()
+        header, result = self.trial_header(number), folder.result()
         state: TrialState = result["state"] if result else ("running" if is_driven else "waiting")
         return TrialRecord(
             number=number,
@@ -475,6 +466,9 @@ def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImag
 
 HEADER_FIELDS = {"name": str, "digest": str, "spec": dict, "contents": dict, "planned_trials": int, "parameters": list}
 """What every look at a sweep needs of its sweep.json."""
+
+TRIAL_FIELDS = {"params": dict, "configuration": str, "seed": int, "start_counts": bool}
+"""The same of a trial.json."""
 
 
 def sweeps_of(home: Path) -> tuple[list[SweepFolder], dict[SweepFolder, str]]:

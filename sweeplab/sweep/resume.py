@@ -7,7 +7,6 @@ from pathlib import Path
 from sweeplab.clip_model import has_batch_norm
 from sweeplab.experiment import CleaningSweep
 from sweeplab.specs import InvalidInput, Spec
-from sweeplab.storage.files import read_lines
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.victims import victim_of
@@ -41,7 +40,7 @@ def _lacks_facts(folder: SweepFolder, sweep: CleaningSweep) -> bool:
 
 def _driver_was_killed(folder: SweepFolder) -> bool:
     """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
-    kinds = [event["event"] for event in read_lines(folder.path / "events.jsonl")]
+    kinds = [event["event"] for event in folder.events()]
     drivers = [kind for kind in kinds if kind in ("driver began", "driver ended", "mlflow behind")]
     return drivers[-1:] in (["driver began"], ["mlflow behind"])
 
@@ -81,6 +80,8 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         place, points = run.latest_checkpoint(), len(record.points)
         kept = points if place is not None else run.num_kept()
         lost = f"; its newest checkpoint is gone, so {points - kept} points are made again" if kept < points else ""
+        if num_lost := run.num_lost():
+            lost = f"; its history is damaged, so {points - kept + num_lost} points are made again"
         if place is None and kept <= 1:
             lines.append(f"  trial {record.number}: starts again{lost or ' (has no epoch yet)'}")
             continue
