@@ -362,8 +362,7 @@ class SweepFolder:
             )
         images = measured_images(header, victim[0])
         locked = self.is_locked()
-        runs = {number: self.trial(number) for number in self.trial_numbers()}
-        trials = tuple(self.trial_record(number, is_driven=locked, run=run) for number, run in runs.items())
+        trials, losses = self.trial_records(is_driven=locked)
         finished = sum(trial.state in ("finished", "pruned", "failed") for trial in trials)
         state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
         return SweepRecord(
@@ -385,7 +384,7 @@ class SweepFolder:
             log_parameters=tuple(header["log_parameters"]),
             images=images,
             planted_target=self.planted_target(),
-            notes=(*self.notes(), *(line for run in runs.values() for line in run.losses())),
+            notes=(*self.notes(), *losses),
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -421,6 +420,16 @@ class SweepFolder:
                 "test images the triggered ones were made of; where it may be continued, its command mends that"
             )
         return tuple(notes)
+
+    def trial_records(self, *, is_driven: bool) -> tuple[tuple[TrialRecord, ...], list[str]]:
+        """All trials, and a sentence on every damaged history.
+
+        Args:
+            is_driven: whether a driver is at work on the sweep.
+        """
+        runs = {number: self.trial(number) for number in self.trial_numbers()}
+        trials = tuple(self.trial_record(number, is_driven=is_driven, run=run) for number, run in runs.items())
+        return trials, [line for run in runs.values() for line in run.losses()]
 
     def trial_record(self, number: int, *, is_driven: bool, run: RunFolder | None = None) -> TrialRecord:
         """One trial; without a result it runs where a driver is at work on it, else it waits.

@@ -117,6 +117,9 @@ def test_garbage_in_a_file_is_named_or_passed_over(file: str, garbage: str, home
         if words == ["list", "--json"]:
             rows = {row["sweep"]: row["state"] for row in json.loads(output)}
             assert rows["sound"] == "finished"
+            if file == "trials/0003/history.jsonl":
+                assert rows["made-up"] == "interrupted"
+                assert "0003/history.jsonl is damaged: 3 of 3 points are lost" in told(["list"])[1]
             assert set(rows) == {"made-up", "sound"}
     for words in OF_ONE:
         code, output = told(words)
