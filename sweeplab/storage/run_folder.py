@@ -198,10 +198,10 @@ class RunFolder:
         points.append(point)
         return True
 
-    def write_points(self, points: list[Point]) -> None:
+    def write_points(self, points: list[Point], *, durable: bool = True) -> None:
         """Write a whole history anew; outcomes per image stay as they are."""
         lines = "".join(json.dumps(point.to_json(), allow_nan=False) + "\n" for point in points)
-        write_atomically(self.path / "history.jsonl", lines.encode())
+        write_atomically(self.path / "history.jsonl", lines.encode(), durable=durable)
         self._points, self._num_lost = list(points), 0
 
     def outcomes(self, index: int) -> Outcomes | None:
@@ -241,10 +241,10 @@ class RunFolder:
             return int(read_object(path, attempts=int)["attempts"])
         return int(self.metadata().get("attempts", 0))
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: dict[str, Any], *, durable: bool = True) -> None:
         """Write the result: the run is over for good."""
         if self.result() is None:
-            write_json(self.path / "result.json", {**result, "points": len(self.points())})
+            write_json(self.path / "result.json", {**result, "points": len(self.points())}, durable=durable)
 
     def result(self) -> dict[str, Any] | None:
         """The result; None while the run is not over, and where its history has lost points since."""
