@@ -396,8 +396,9 @@ class SweepController:
             self._closed = True
             self.fault = InvalidInput(
                 f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: {reason}; "
-                "nothing more is begun. Mend what they share, then run the same command again, and `sweeplab rerun "
-                f"{self.sweep.name} TRIAL` for each of them"
+                "nothing more is begun. Where a machine or a library is at fault, mend it, `sweeplab rerun "
+                f"{self.sweep.name} TRIAL` for each of them, and run the same command again; another spec, or other "
+                "data, need another name or --fresh"
             )
 
     def _again(self, number: int, seconds: float) -> None:

@@ -112,11 +112,12 @@ def check_same_spec(folder: SweepFolder, prepared: Prepared) -> None:
     if header["digest"] == prepared.digest:
         return
     found = compare(header, prepared.sweep)
-    listed = [*found.since, *found.defaults, *found.fields]
-    for name in sorted(set(header["contents"]) | set(prepared.contents)):
+    listed = []
+    for name in sorted(set(header["contents"]) | set(prepared.contents)):  # first: no field shows it
         before, now = header["contents"].get(name), prepared.contents.get(name)
-        if before != now and not listed:
-            listed.append(f"data of `{name}` changed (digest {before} -> {now})")
+        if before != now and not (name == "victim" and any(line.startswith("victim.") for line in found.fields)):
+            listed.append(f"content of `{name}` changed (digest {before} -> {now})")
+    listed += [*found.since, *found.defaults, *found.fields]
     version, why = version_of(header), "exists with another spec"
     if found.since or found.defaults:
         why = f"was made by an older version ({version}), and this one would go on with it otherwise"
