@@ -228,7 +228,8 @@ class SweepFolder:
             write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": since, **facts})
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that has turned read-only; what ended the work counts
+                holder.unlink(missing_ok=True)
             lock.release()
 
     def holder(self) -> dict[str, Any] | None:
