@@ -222,7 +222,7 @@ class Mischief:
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
 def test_a_checkpoint_that_would_execute_code_is_refused_unread(save, tmp_path: Path):
     save({"model": {"a": Mischief(tmp_path / "done")}}, tmp_path / "victim.pt")
-    with pytest.raises(InvalidInput, match=r"cannot be read(: it is damaged| safely: beside tensors it holds Python objects)"):
+    with pytest.raises(InvalidInput, match=r"cannot be read(: it is damaged| safely: beside tensors it holds Python)"):
         load_weights(tmp_path / "victim.pt")
     assert not (tmp_path / "done").exists()
 
