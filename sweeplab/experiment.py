@@ -142,7 +142,10 @@ class Resources(Spec):
             return None
         if "://" in value:
             return check_storage_url(value)
-        return str(usable_path(Path(value)).absolute())
+        path = usable_path(Path(value))
+        if not path.is_absolute():
+            raise ValueError(f"{value!r} must be an absolute path or a URL, since workers run in folders of their own")
+        return str(path)
 
     def resolved_executor(self) -> Literal["inline", "tune", "pool"]:
         """`auto` decided.

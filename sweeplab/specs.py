@@ -395,13 +395,19 @@ CONTAINER_SCHEMES = ("abfs", "abfss")
 """Their URLs name a container before an `@`: abfs://container@account.dfs.core.windows.net/folder."""
 
 
+STORAGE_SCHEMES = ("s3", "gs", "gcs", *CONTAINER_SCHEMES, "hdfs", "viewfs", "file")
+"""What `pyarrow.fs` opens."""
+
+
 def check_storage_url(url: str) -> str:
     """The URL, which reaches records and logs, and so must hold no secret.
 
     Raises:
-        ValueError: if it holds credentials, or options, among which they could be.
+        ValueError: if it holds credentials, or options, among which they could be; for a scheme that nobody opens.
     """
     scheme, _, rest = url.partition("://")
+    if scheme not in STORAGE_SCHEMES:
+        raise ValueError(f"{scheme}:// is no kind of storage that can be opened; known: {', '.join(STORAGE_SCHEMES)}")
     user = rest.partition("/")[0].rpartition("@")[0]
     if user and (scheme not in CONTAINER_SCHEMES or ":" in user):
         raise ValueError(

@@ -67,8 +67,8 @@ class SweepFolder:
         """
         if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 255:
             raise InvalidInput(
-                f"sweep {name!r} is no sweep's name: it must not begin with '.' nor hold '/' or control characters; "
-                "`sweeplab list` shows the names"
+                f"sweep {name!r} is no sweep's name: it has at most 255 bytes, does not begin with '.' and holds "
+                "neither '/' nor control characters; `sweeplab list` shows the names"
             )
         return cls(home / "sweeps" / name)
 

@@ -168,7 +168,7 @@ def test_a_home_that_cannot_be_written_is_refused(
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "file" / "home"))
-    assert "cannot be written" in refusal(["--inline"], sweep)
+    assert "file is a file; set it to a folder" in refusal(["--inline"], sweep)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

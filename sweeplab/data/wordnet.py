@@ -95,7 +95,7 @@ def _read_exceptions(path: Path) -> dict[str, list[str]]:
 def find_wordnet() -> Path | None:
     """The folder of WordNet's files: $WNSEARCHDIR, Debian's place, or NLTK's data; None where there is none."""
     nltk = [Path(entry) for entry in os.environ.get("NLTK_DATA", "").split(os.pathsep) if entry]
-    nltk += [Path.home() / "nltk_data", Path("/usr/share/nltk_data"), Path("/usr/local/share/nltk_data")]
+    nltk += [Path(os.path.expanduser("~/nltk_data")), Path("/usr/share/nltk_data"), Path("/usr/local/share/nltk_data")]
     named = [Path(os.environ["WNSEARCHDIR"])] if os.environ.get("WNSEARCHDIR") else []
     places = [*named, Path("/usr/share/wordnet"), *(folder / "corpora" / "wordnet" for folder in nltk)]
     needed = [f"data.{part}" for part in PARTS] + [f"{part}.exc" for part in PARTS]

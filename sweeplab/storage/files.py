@@ -26,11 +26,12 @@ def home_folder(*, to_read: bool = False) -> Path:
     try:
         home = Path(os.environ.get("SWEEPLAB_HOME") or Path.home() / "sweeplab").expanduser().absolute()
     except RuntimeError as error:  # no such user, or one without a home
-        raise InvalidInput(
-            f"SWEEPLAB_HOME={os.environ.get('SWEEPLAB_HOME', '~/sweeplab')}: {error}; give an absolute path"
-        ) from error
-    if home.exists() and not home.is_dir():
-        raise InvalidInput(f"SWEEPLAB_HOME={home} is a file; set it to a folder")
+        named = os.environ.get("SWEEPLAB_HOME")
+        why = f"SWEEPLAB_HOME={named}: {str(error).rstrip('.')}" if named else "neither SWEEPLAB_HOME nor HOME is set"
+        raise InvalidInput(f"{why}; set SWEEPLAB_HOME to the absolute path of a folder on a lasting disk") from error
+    there = next((path for path in (home, *home.parents) if path.exists()), home)
+    if there.exists() and not there.is_dir():
+        raise InvalidInput(f"SWEEPLAB_HOME={home}: {there} is a file; set it to a folder")
     if to_read:
         return home
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeplab.data.wordnet import find_wordnet
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage import files
 
@@ -110,7 +111,7 @@ def test_the_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_home_below_a_regular_file_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(InvalidInput, match=r"SWEEPLAB_HOME=.* cannot be written .*lasting disk"):
+    with pytest.raises(InvalidInput, match=r"SWEEPLAB_HOME=.*/file is a file; set it to a folder"):
         files.home_folder()
 
 
@@ -136,5 +137,18 @@ def test_a_home_that_is_a_file_or_nobodys_is_refused(tmp_path: Path, monkeypatch
     with pytest.raises(InvalidInput, match="is a file; set it to a folder"):
         files.home_folder(to_read=True)
     monkeypatch.setenv("SWEEPLAB_HOME", "~nosuchuser/x")
-    with pytest.raises(InvalidInput, match=r"SWEEPLAB_HOME=~nosuchuser/x: .*give an absolute path"):
+    with pytest.raises(InvalidInput, match=r"SWEEPLAB_HOME=~nosuchuser/x: .*the absolute path of a folder"):
         files.home_folder(to_read=True)
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
+    """A container's user without a passwd entry: nothing says where its home is."""
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SWEEPLAB_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    with pytest.raises(InvalidInput, match=r"^neither SWEEPLAB_HOME nor HOME is set; set SWEEPLAB_HOME to"):
+        files.home_folder()
+    find_wordnet()  # which looks below a home, where there is one
