@@ -53,6 +53,24 @@ def asr(point: dict[str, Any]) -> float:
     return float(point["measurement"]["asr_k"] / point["measurement"]["asr_n"])
 
 
+ENDS_WITH = {"driver": -9, "raylet": 75, "mailbox": 75}
+"""The exit code of a command that lost one of these; any other loss it has to survive."""
+
+
+def exit_fault(code: int, lost: str | None, *, is_complete: bool) -> str | None:
+    """What is wrong with a command's exit code: 0 means that every trial is over, 75 that the same command goes on.
+
+    Args:
+        code: the command's; negative: the signal that ended it.
+        lost: the process that was killed under it just before its end.
+        is_complete: whether every planned trial has its result.
+    """
+    if (code == 0 and is_complete) or code == ENDS_WITH.get(lost or ""):
+        return None
+    state = "every trial is over" if is_complete else "trials are left"
+    return f"exit code {code} {f'after its {lost} was killed' if lost else 'without a kill'}, and {state}"
+
+
 class Checker:
     """Collects every violation of: exactly once, nothing lost, and all records agree."""
 
@@ -113,6 +131,14 @@ class Checker:
             result = seen.results.get(number)
             if result is not None and result["state"] == "finished":
                 self.expect(len(points) == self.epochs + 1, f"{who}: finished with {len(points)} points")
+            if result is not None:
+                held = result["points"]
+                self.expect(
+                    held == len(points), f"{who}: its result stands for {held} points, and {len(points)} are there"
+                )
+            outcomes = self.folder / "trials" / f"{number:04d}" / "outcomes"
+            lacking = [point["index"] for point in points if not (outcomes / f"{point['index']:04d}.npz").exists()]
+            self.expect(not lacking, f"{who}: points {lacking} have no outcomes")
             self.expect(ended[number] <= 1, f"{who}: ended {ended[number]} times")
             over = next((i for i, e in enumerate(events) if e["event"] == "trial ended" and e["trial"] == number), None)
             if over is not None:

@@ -1,6 +1,7 @@
 """Kill a real sweep's processes at random moments, start it again, and check every invariant after every start.
 
     python tests/chaos/harness.py --kills 100                                  # the long run, about an hour on 2 cores
+    python tests/chaos/harness.py --each 10                                    # until every target was hit ten times
     python tests/chaos/harness.py --kills 6 --executors pool --targets worker controller
 
 Targets: `driver`, `actor` (Tune's trial), `worker` (a Ray Train rank), `controller` (Ray Train's), `raylet`, `mailbox`,
@@ -26,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from checker import Checker, Seen, look
+from checker import ENDS_WITH, Checker, Seen, exit_fault, look
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -69,7 +70,6 @@ TARGETS = {
     "pool": ("driver", "worker", "controller", "raylet", "mailbox", "mlflow"),
 }
 WEIGHTS = {"driver": 3, "raylet": 1, "actor": 3, "worker": 3, "controller": 2, "mailbox": 1, "mlflow": 1}
-ENDS_COMMAND = ("driver", "raylet", "mailbox")
 
 
 @dataclass
@@ -143,25 +143,23 @@ class Chaos:
         path = self.folder / "events.jsonl"
         return path.read_bytes().count(b'"attempt failed"') if path.exists() else 0
 
-    def after_loss(self, target: str, code: int, failures: int) -> None:
-        """A lost raylet, or mailbox, ends the command in order, and no trial is blamed for it."""
-        if code == 0 and sum("finished" in str(result) for result in look(self.folder).results.values()) == TRIALS:
-            return  # all was done before
-        if code != 75:
-            self.tally.faults.append(f"{self.name}: a lost {target} ended the command with {code}")
-        elif self.failed_attempts() > failures:
-            self.tally.faults.append(f"{self.name}: a lost {target} was counted as a trial's failed attempt")
-        else:
-            return
-        print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
+    def violated(self, text: str) -> None:
+        """Note a violation."""
+        self.tally.faults.append(f"{self.name}: {text}")
+        print(f"  VIOLATION in {self.tally.faults[-1]}", flush=True)
+
+    def check_exit(self, code: int, lost: str | None) -> None:
+        """The exit code says what became of the sweep."""
+        fault = exit_fault(code, lost, is_complete=len(look(self.folder).results) == TRIALS)
+        if fault is not None:
+            self.violated(fault)
 
     def check_victims(self) -> None:
         """What pre-training has committed stays as it is, and goes on."""
         for path, before in self.victims_known.items():
             now = path.read_text().splitlines()[: len(before)] if path.exists() else []
             if now != before:
-                self.tally.faults.append(f"{self.name}: committed points of pre-training changed in {path}")
-                print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
+                self.violated(f"committed points of pre-training changed in {path}")
         self.tally.checks += 1
         for path in self.home.glob("victims/*/history.jsonl"):
             self.victims_known[path] = [line for line in path.read_text().splitlines() if line.endswith("}")]
@@ -193,8 +191,7 @@ class Chaos:
             faults = checker.check_leaderboard(json.loads(board))
         self.tally.checks += 1
         for fault in faults:
-            print(f"  VIOLATION in {self.name}: {fault}", flush=True)
-        self.tally.faults += [f"{self.name}: {fault}" for fault in faults]
+            self.violated(fault)
 
     def end(self) -> int:
         """Wait for the command's end."""
@@ -202,8 +199,7 @@ class Chaos:
         try:
             code = self.process.wait(timeout=180)
         except subprocess.TimeoutExpired:
-            self.tally.faults.append(f"{self.name}: the command neither went on nor ended within 180 s")
-            print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
+            self.violated("the command neither went on nor ended within 180 s")
             self.process.kill()
             code = self.process.wait()
         self.tally.exit_codes[code] += 1
@@ -231,7 +227,7 @@ class Chaos:
         if self.process is None:
             self.start()
         assert self.process is not None
-        pause = self.rng.uniform(0.0, 25.0) if target in ENDS_COMMAND else self.rng.uniform(0.0, 6.0)
+        pause = self.rng.uniform(0.0, 25.0) if target in ENDS_WITH else self.rng.uniform(0.0, 6.0)
         self.wait_for(lambda: False, pause)
         appeared = self.wait_for(lambda: bool(self.victims(target)), 90)
         if self.process.poll() is not None:
@@ -255,10 +251,11 @@ class Chaos:
             f"{done} trials, {points} points" + ("" if begun else ", before any trial"),
             flush=True,
         )
-        if target in ENDS_COMMAND:
+        if target in ENDS_WITH:
             code = self.end()
-            if target != "driver":
-                self.after_loss(target, code, failures)
+            self.check_exit(code, target)
+            if target != "driver" and self.failed_attempts() > failures:
+                self.violated(f"a lost {target} was counted as a trial's failed attempt")
             before = look(self.folder)
             self.check(before, is_finished=False, has_been_started=False)
             self.start()
@@ -269,8 +266,7 @@ class Chaos:
             count = sum(len(p) for p in before.points.values())
             went_on = self.wait_for(lambda: sum(len(p) for p in look(self.folder).points.values()) > count, 150)
             if not went_on and self.process.poll() is None:
-                self.tally.faults.append(f"{self.name}: nothing new within 150 s after the {target} was killed")
-                print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
+                self.violated(f"nothing new within 150 s after the {target} was killed")
             self.check(before, is_finished=False, has_been_started=False)
         if self.process is not None and self.process.poll() is not None:
             self.finish_round(self.end())
@@ -278,14 +274,12 @@ class Chaos:
     def finish_round(self, code: int) -> None:
         """The command ended by itself: a finished sweep is checked strictly, and the next round gets a new one."""
         self.check_victims()
+        self.check_exit(code, None)
         if code == 0:
             self.check(None, is_finished=True, has_been_started=True)
             self.tally.finished_trials += len(look(self.folder).results)
             self.tally.finished_sweeps += 1
             self.round += 1
-        elif code not in (75, -9):
-            self.tally.faults.append(f"{self.name}: ended with exit code {code}")
-            print(f"  VIOLATION: {self.tally.faults[-1]}", flush=True)
 
     def to_the_end(self) -> None:
         """No more kills: the sweep has to finish."""
@@ -296,14 +290,14 @@ class Chaos:
             try:
                 code = self.process.wait(timeout=400)
             except subprocess.TimeoutExpired:
-                self.tally.faults.append(f"{self.name}: does not finish")
+                self.violated("does not finish")
                 self.leftovers = descendants(self.process.pid)
                 self.process.kill()
             code = self.end()
             self.finish_round(code)
             if code == 0:
                 return
-        self.tally.faults.append(f"{self.name}: four starts without a kill did not finish it")
+        self.violated("four starts without a kill did not finish it")
 
 
 def prepare_home(place: Path) -> Path:
@@ -331,8 +325,10 @@ def run(
     targets: list[str] | None = None,
     *,
     pretraining: bool = False,
+    each: int = 1,
 ) -> Tally:
-    """Spread the kills over the executors and their targets; with `pretraining` the first of each meet that."""
+    """Spread the kills over the executors and their targets; with `pretraining` the first of each meet that, and more
+    are made until every target was hit `each` times."""
     (place / "experiment.py").write_text(EXPERIMENT.replace("TRIALS", str(TRIALS)))
     prepared, tally = prepare_home(place), Tally()
     for index, executor in enumerate(executors):
@@ -345,12 +341,15 @@ def run(
         chaos = Chaos(executor, 2 if executor == "pool" else 1, home, place, rng, tally)
         allowed = [target for target in TARGETS[executor] if targets is None or target in targets]
         wanted = sum(tally.kills.values()) + share
-        tries = 0
-        while sum(tally.kills.values()) < wanted and tries < 4 * share + 20:
-            tries += 1
-            # Every target once, then by weight.
-            unseen = [target for target in allowed if not tally.kills[f"{executor}/{target}"]]
-            chaos.one_kill(unseen[0] if unseen else rng.choices(allowed, [WEIGHTS[t] for t in allowed])[0])
+        for _ in range(4 * max(share, each * len(allowed)) + 20):  # not every try finds its target alive
+            # Every target once, then by weight, then those that were hit too seldom.
+            seldom = [target for target in allowed if tally.kills[f"{executor}/{target}"] < each]
+            unseen = [target for target in seldom if not tally.kills[f"{executor}/{target}"]]
+            if sum(tally.kills.values()) < wanted and not unseen:
+                seldom = allowed
+            if not seldom:
+                break
+            chaos.one_kill(unseen[0] if unseen else rng.choices(seldom, [WEIGHTS[t] for t in seldom])[0])
         chaos.to_the_end()
     return tally
 
@@ -359,6 +358,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--each", type=int, default=1, help="go on until every target was hit that often")
     parser.add_argument("--executors", nargs="+", default=["tune", "pool"], choices=list(TARGETS))
     parser.add_argument("--targets", nargs="+", choices=list(WEIGHTS))
     parser.add_argument("--seed", type=int, default=0)
@@ -367,7 +367,15 @@ def main() -> None:
     place = arguments.place or Path(tempfile.mkdtemp(prefix="sweeplab-chaos-"))
     place.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    tally = run(arguments.kills, arguments.executors, arguments.seed, place, arguments.targets, pretraining=True)
+    tally = run(
+        arguments.kills,
+        arguments.executors,
+        arguments.seed,
+        place,
+        arguments.targets,
+        pretraining=True,
+        each=arguments.each,
+    )
     print(
         f"\n{sum(tally.kills.values())} kills in {time.monotonic() - began:.0f} s: {dict(sorted(tally.kills.items()))}"
     )

@@ -19,7 +19,7 @@ from sweeplab.tracking import Tracker
 sys.path.insert(0, str(Path(__file__).parent))
 
 import harness
-from checker import Checker, look
+from checker import Checker, exit_fault, look
 
 NAME = fabricated.SWEEP.name
 
@@ -111,12 +111,23 @@ def in_mlflow(statement: str) -> Callable[[Path], None]:
     return change
 
 
+def stand_for_more(home: Path) -> None:
+    path = home / "sweeps" / NAME / "trials" / "0002" / "result.json"
+    path.write_text(path.read_text().replace('"points": 3', '"points": 4'))
+
+
+def lose_outcomes(home: Path) -> None:
+    (home / "sweeps" / NAME / "trials" / "0002" / "outcomes" / "0001.npz").unlink()
+
+
 BREAKS: dict[str, Callable[[Path], None]] = {
     "a point is gone": drop_a_point,
     "a point is there twice": repeat_a_point,
     "a point has other numbers": change_a_point,
     "a result is gone": lose_a_result,
     "a trial is gone": lose_a_trial,
+    "a result stands for more points": stand_for_more,
+    "a point has no outcomes": lose_outcomes,
     "a finished trial began again": run_a_trial_again,
     "a trial ended twice": end_a_trial_twice,
     "Optuna does not know an end": forget_the_journals_end,
@@ -144,6 +155,26 @@ def test_the_checker_sees_a_wrong_leaderboard(home: Path):
     first, second = board["trials"][:2]
     first["rank"], second["rank"] = second["rank"], first["rank"]
     assert Checker(home, NAME).check_leaderboard(board)
+
+
+@pytest.mark.parametrize(
+    ("code", "lost", "is_complete", "is_right"),
+    [
+        (0, None, True, True),
+        (0, None, False, False),
+        (75, None, False, False),
+        (1, None, True, False),
+        (-9, "driver", False, True),
+        (75, "raylet", False, True),
+        (75, "mailbox", False, True),
+        (0, "mailbox", True, True),
+        (0, "mailbox", False, False),
+        (1, "raylet", False, False),
+        (75, "worker", False, False),
+    ],
+)
+def test_the_checker_knows_the_right_exit_code(code: int, lost: str | None, is_complete: bool, is_right: bool):
+    assert (exit_fault(code, lost, is_complete=is_complete) is None) == is_right
 
 
 @pytest.mark.slow
