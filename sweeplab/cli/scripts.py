@@ -64,7 +64,7 @@ def _say_estimates(sweeps: "list[CleaningSweep]") -> int:
     from sweeplab.commands.estimate import plan
 
     for sweep in sweeps:
-        say("\n".join(plan(sweep).lines()))
+        say("\n".join(plan(sweep)))
     return DONE
 
 
