@@ -13,6 +13,7 @@ from typing import Annotated, Any, ParamSpec, TextIO
 import typer
 from rich.console import Console
 
+from sweeplab.execution.watchdog import exit_now, is_left_behind, signals_as_interrupts
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
 from sweeplab.terminal import GONE, PatientConsole, encodable, printable, without_reader
 
@@ -50,12 +51,7 @@ class NewsHandler(logging.Handler):
             say(record.getMessage())
 
 
-def show_news() -> None:
-    """Have the progress of what this command does printed."""
-    logger = logging.getLogger("sweeplab")
-    if not any(isinstance(handler, NewsHandler) for handler in logger.handlers):
-        logger.addHandler(NewsHandler())
-        logger.setLevel(logging.INFO)
+NEWS = NewsHandler()
 
 
 def say_json(values: Any) -> None:
@@ -76,8 +72,7 @@ def say_notes(notes: Sequence[str]) -> None:
 
 def console() -> Console:
     """A console for tables: as wide as the terminal, or 120 columns where stdout is none."""
-    width = None if sys.stdout.isatty() else 120
-    return PatientConsole(width=width, highlight=False)
+    return PatientConsole(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 # --- exit codes
@@ -94,9 +89,10 @@ def worst(codes: list[int]) -> int:
 def guarded(work: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: what `work` returns (None: 0), or what its error means. 2 is bad input,
     75 is interrupted and resumable, 1 is anything else."""
-    from sweeplab.execution.watchdog import exit_now, signals_as_interrupts
-
-    show_news()
+    # Have the progress of what this command does printed; a handler that is there already is not added again.
+    logger = logging.getLogger("sweeplab")
+    logger.addHandler(NEWS)
+    logger.setLevel(logging.INFO)
     # After a signal nothing that was begun is waited for: a scheduler leaves seconds, and the ledger makes up for it.
     signals: list[int] = []
     try:
@@ -134,8 +130,6 @@ def interrupted() -> int:
 
 def end(code: int) -> None:
     """End the process with an exit code, even where threads are left behind."""
-    from sweeplab.execution.watchdog import exit_now, is_left_behind
-
     if is_left_behind():
         exit_now(code)
     raise typer.Exit(code)

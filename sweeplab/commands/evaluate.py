@@ -23,13 +23,13 @@ class EvaluationRequest:
     """What was asked for; a sweep gives what the other fields leave open."""
 
     checkpoint: Path
-    sweep: CleaningSweep | None
-    architecture: str | None
-    test: Path | None
-    classes: str
-    attack: str | None
-    attack_fields: str
-    target: str | None
+    sweep: CleaningSweep | None = None
+    architecture: str | None = None
+    test: Path | None = None
+    classes: str = "folders"
+    attack: str | None = None
+    attack_fields: str = "{}"
+    target: str | None = None
 
 
 def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
