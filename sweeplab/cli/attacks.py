@@ -10,7 +10,7 @@ from sweeplab.cli.models import parameter_of
 from sweeplab.cli.program import Only, Overrides, Smoke, app, command, say
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
-from sweeplab.specs import InvalidInput, kinds
+from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import home_folder
 
 attack_app = typer.Typer(no_args_is_help=True, help="Look at triggers, optimise a patch, and export poisoned pairs.")
@@ -112,14 +112,11 @@ def attack_of(text: str, fields: list[str]) -> Any:
     Raises:
         InvalidInput: for bad JSON, an unknown kind, or a bad field.
     """
-    from sweeplab.attacks import ATTACKS
+    from sweeplab.commands.evaluate import attack_class
 
     try:
         values = json.loads(text) if text.lstrip().startswith("{") else {"kind": text}
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"attack {text!r} is not a JSON object ({error})") from None
     values |= dict(parameter_of(field) for field in fields)
-    for member in ATTACKS:
-        if member.model_fields["kind"].default == values.get("kind"):
-            return member.model_validate(values)
-    raise InvalidInput(f"attack {values.get('kind')!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
+    return attack_class(values.get("kind"), "attack ").model_validate(values)

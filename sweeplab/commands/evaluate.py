@@ -108,10 +108,20 @@ def _trigger(request: EvaluationRequest) -> Trigger | None:
     target = request.target or (planted.target if planted else None)
     if target is None:
         raise InvalidInput("--attack needs --target: the class that the attacker wants, by name")
-    for attack in ATTACKS:
-        if attack.model_fields["kind"].default == request.attack:
-            return Trigger(attack(**_fields(request.attack_fields)), target)
-    raise InvalidInput(f"--attack={request.attack!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
+    return Trigger(attack_class(request.attack, "--attack=")(**_fields(request.attack_fields)), target)
+
+
+def attack_class(kind: Any, name: str) -> Any:
+    """The attack of that kind.
+
+    Args:
+        kind: as the user gave it.
+        name: what the message calls it where there is no such attack.
+    """
+    for member in ATTACKS:
+        if member.model_fields["kind"].default == kind:
+            return member
+    raise InvalidInput(f"{name}{kind!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
 
 
 def _fields(text: str) -> dict[str, Any]:
