@@ -21,19 +21,11 @@ from sweeplab.clip_model import Encoder, as_clip, normalise_pixels
 from sweeplab.commands.evaluate import EvaluationRequest, architecture_of, evaluation_of
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import LabelledImages
+from sweeplab.evaluation import similarity
 from sweeplab.evaluation.linear_probe import linear_probe
 from sweeplab.evaluation.measure import Measure, Pixels, Trigger
 from sweeplab.evaluation.panel import NOT_CERTIFIED, run_panel
 from sweeplab.evaluation.retrieval import recall_at, retrieval_asr
-from sweeplab.evaluation.similarity import (
-    SafeSet,
-    clip_scores,
-    detection_recall,
-    modality_gap,
-    safe_set,
-    target_distance,
-    two_dimensions,
-)
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior
 from sweeplab.ranking.intervals import wilson
@@ -173,9 +165,7 @@ def examine_checkpoints(
     result: dict[str, Any] = {"checkpoints": found}
     if "pairs" in wanted:
         table = dynamics_table(found)
-        result["dynamics"] = [
-            {name: None if pd.isna(value) else value for name, value in row.items()} for row in table.to_dict("records")
-        ]
+        result["dynamics"] = table.astype(object).where(table.notna(), None).to_dict("records")
         _write(table, to, "dynamics.csv")
     return result
 
@@ -242,9 +232,8 @@ def states_in(places: Sequence[Path]) -> list[tuple[Path, float | None]]:
 
 
 def _epoch_of(path: Path) -> float | None:
-    """What the file says; checkpoints of SweepLab and of CleanCLIP's family have an `epoch`."""
-    if path.suffix == ".safetensors":
-        return None
+    """What the file says; checkpoints of SweepLab and of CleanCLIP's family have an `epoch`. (Safetensors files, which
+    torch does not read, have none.)"""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # noqa: BLE001 - whether it can be read at all is told when its weights are
@@ -365,7 +354,7 @@ def _probe(seen: Seen, train: LabelledImages, target: str | None) -> dict[str, A
     return {
         "accuracy": result.accuracy_k / result.accuracy_n,
         "asr": result.asr_k / result.asr_n if result.asr_n else None,
-        "counts": {name: getattr(result, name) for name in ("accuracy_k", "accuracy_n", "asr_k", "asr_n")},
+        "counts": dataclasses.asdict(result),
         "num_training_images": len(train),
     }
 
@@ -384,15 +373,15 @@ def _pairs(
     poison[list(plan.rows)] = True
     found: dict[str, Any] = {}
     if "pairs" in wanted:
-        scores = clip_scores(images, texts).numpy()
+        scores = similarity.clip_scores(images, texts).numpy()
         tables = {
-            word: detection_recall(scores, poison, SHARES, word)
+            word: similarity.detection_recall(scores, poison, SHARES, word)
             for word in (("highest", "lowest") if poison.any() else ())
         }
         found["pairs"] = {
             "clean_score": float(scores[~poison].mean()),
             "poisoned_score": float(scores[poison].mean()) if poison.any() else None,
-            "modality_gap": modality_gap(images[~poison], texts[~poison]),
+            "modality_gap": similarity.modality_gap(images[~poison], texts[~poison]),
             "safe": dataclasses.asdict(_safe_set(scores, poison)),
             "detection": {word: table.to_dict("records") for word, table in tables.items()},
         }
@@ -437,11 +426,11 @@ def _retrieval_asr(triggered: Tensor, texts: Tensor, captions: Sequence[str], ta
     return {f"asr@{k}": retrieval_asr(triggered, texts, named, k) for k in ks} | {"num_triggered": len(triggered)}
 
 
-def _safe_set(scores: np.ndarray, poison: np.ndarray) -> SafeSet:
+def _safe_set(scores: np.ndarray, poison: np.ndarray) -> similarity.SafeSet:
     """What SafeCLIP's rule would call safe at this state: the first time's, on pairs without augmentation (the method
     itself scores augmented copies, and later takes a growing share)."""
     posterior = mixture_posterior(torch.from_numpy(scores), stream_seed(0, "safeclip mixture"))
-    return safe_set((posterior > SafeCLIP().safe_posterior).numpy(), poison)
+    return similarity.safe_set((posterior > SafeCLIP().safe_posterior).numpy(), poison)
 
 
 def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
@@ -453,10 +442,10 @@ def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
     others = torch.from_numpy(rows[spread])
     if to is not None:
         groups = {"clean": clean[others], "triggered": triggered[spread], "target": clean[own][:MAP_IMAGES]}
-        _write(two_dimensions(groups, seed=0), to, "map.csv")
+        _write(similarity.two_dimensions(groups, seed=0), to, "map.csv")
     return {
-        "triggered_to_target": target_distance(triggered, clean[own]),
-        "clean_to_target": target_distance(clean[torch.from_numpy(rows)], clean[own]),
+        "triggered_to_target": similarity.target_distance(triggered, clean[own]),
+        "clean_to_target": similarity.target_distance(clean[torch.from_numpy(rows)], clean[own]),
         "table": str(to / "map.csv") if to is not None else None,
     }
 
@@ -465,11 +454,8 @@ def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
 def _features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
     """(count, D) un-normalised features of images, on the CPU."""
     device = next(model.parameters()).device
-    parts = []
-    for start in range(0, count, BATCH):
-        images = pixels(list(range(start, min(start + BATCH, count)))).to(device)
-        parts.append(as_clip(model).encode_image(normalise_pixels(images)).float().cpu())
-    return torch.cat(parts)
+    batches = (pixels(rows.tolist()).to(device) for rows in torch.arange(count).split(BATCH))
+    return torch.cat([as_clip(model).encode_image(normalise_pixels(batch)).float().cpu() for batch in batches])
 
 
 @torch.inference_mode()
