@@ -53,21 +53,14 @@ def size_of(path: Path) -> int:
 
 def disk_table(home: Path) -> list[dict[str, Any]]:
     """Bytes by what they belong to, largest first."""
-    rows: list[dict[str, Any]] = [
-        {"what": f"{kind}/{path.name}", "bytes": size_of(path)}
-        for kind in ("sweeps", "victims", "data")
-        for path in sorted((home / kind).glob("*"))
-        if not path.name.startswith(".")
-    ]
-    for row in rows:  # so that it is clear which of two victims of one name is no longer used
-        if (older := older_victim(home / row["what"])) is not None:
-            row["what"] += f" ({older})"
-    rows += [
-        {"what": path.name, "bytes": size_of(path)}
-        for path in (home / "mlflow.db", home / "mlartifacts", home / "ray")
-        if path.exists()
-    ]
-    rows += [{"what": f"{path} (this node)", "bytes": num_bytes} for path, num_bytes, _ in kept_copies()]
+    places = [path for kind in ("sweeps", "victims", "data") for path in sorted((home / kind).glob("[!.]*"))]
+    places += [path for path in (home / "mlflow.db", home / "mlartifacts", home / "ray") if path.exists()]
+    rows: list[dict[str, Any]] = []
+    for path in places:
+        older = older_victim(path)  # so that it is clear which of two victims of one name is no longer used
+        what = f"{path.relative_to(home)}" + (f" ({older})" if older is not None else "")
+        rows.append({"what": what, "bytes": size_of(path)})
+    rows += [{"what": f"{path} (this node)", "bytes": count} for path, count, _ in kept_copies()]
     return sorted(rows, key=lambda row: -row["bytes"])
 
 
@@ -106,9 +99,9 @@ def find_removable(
         if not folder.is_locked():
             unneeded += _of_sweep(folder, set_aside=set_aside)
     if victims and not damaged:  # which may name any of them
-        named = {_victim_of(folder) for folder in known}
+        named, why = {_victim_of(folder) for folder in known}, "a victim that no sweep names"
         unused = (path for path in _victims(home, own=True) if path.name not in named)
-        unneeded += [(path, "a victim that no sweep names") for path in unused if not is_held(lock_path(path))]
+        unneeded += [(path, why) for path in unused if not is_held(lock_path(path))]
     found = [Removable(path, size_of(path), why) for path, why in unneeded]
     if copies:
         why = "kept by this node, not used for a day"
