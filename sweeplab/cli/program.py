@@ -15,7 +15,7 @@ from rich.console import Console
 
 from sweeplab.execution.watchdog import exit_now, is_left_behind, signals_as_interrupts
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
-from sweeplab.terminal import GONE, PatientConsole, encodable, printable, without_reader
+from sweeplab.terminal import PatientConsole, PatientStream, encodable, printable, without_reader
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,10 +35,8 @@ def say(text: str) -> None:
 
 def _print(text: str, stream: TextIO) -> None:
     try:
-        print(encodable(printable(text), stream.encoding), file=stream, flush=True)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
+        print(encodable(printable(text), stream.encoding), file=PatientStream(stream), flush=True)
+    except BrokenPipeError:
         without_reader(stream)
 
 
@@ -78,12 +76,11 @@ def console() -> Console:
 # --- exit codes
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
-FROM_BEST_TO_WORST = (DONE, INTERRUPTED, FAULT, BAD_INPUT)
 
 
 def worst(codes: list[int]) -> int:
     """The exit code of several pieces of work: 2 over 1 over 75."""
-    return max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)
+    return max(codes, key=(DONE, INTERRUPTED, FAULT, BAD_INPUT).index)
 
 
 def guarded(work: Callable[[], int | None]) -> int:

@@ -82,8 +82,7 @@ def _say_plan(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
         if folder.is_locked():
             who = folder.holder() or {}
             say(f"{sweep.name}: process {who.get('process', '?')} on {who.get('host', '?')} runs it now")
-    for line in resume_plan(folder, prepared, home):
-        say(line)
+    say("\n".join(resume_plan(folder, prepared, home)))
 
 
 def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], None]") -> int:

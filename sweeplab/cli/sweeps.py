@@ -8,8 +8,8 @@ import typer
 
 from sweeplab.cli.program import Adopt, AsJson, Inline, Plan, Supervise, app, command, console, say, say_json
 from sweeplab.cli.running import ranked, start
-from sweeplab.commands import disk
 from sweeplab.commands import logs as logs_module
+from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.leaderboard import render_table
@@ -121,19 +121,19 @@ def gc(
 ) -> None:
     """Show what takes disk space, and remove what killed commands left behind."""
     home = home_folder()
-    for row in disk.disk_table(home):
-        say(f"{disk.readable(row['bytes']):>10}  {row['what']}")
-    removable = disk.find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
+    for row in disk_table(home):
+        say(f"{readable(row['bytes']):>10}  {row['what']}")
+    removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
     for item in removable:
-        say(f"{'would go' if dry_run else 'goes':10}  {disk.readable(item.bytes):>10}  {item.path}: {item.why}")
-    for path in disk.foreign_folders(home):
+        say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
+    for path in foreign_folders(home):
         why = "it came from elsewhere or is damaged, so neither it nor anything it names is removed"
         say(f"{'stays':10}  {'':>10}  {path}: {why}")
     total = sum(item.bytes for item in removable)
     if dry_run:
-        say(f"{len(removable)} items of {disk.readable(total)} would be removed; run without --dry-run to remove them")
+        say(f"{len(removable)} items of {readable(total)} would be removed; run without --dry-run to remove them")
     else:
-        say(f"{len(removable)} items removed, {disk.readable(disk.remove(removable))} freed")
+        say(f"{len(removable)} items removed, {readable(remove(removable))} freed")
 
 
 @command(app)
@@ -257,8 +257,9 @@ def _lines_of_list(row: dict[str, Any]) -> list[str]:
 
 def list_scripts(folder: Path) -> list[dict[str, Any]]:
     """The scripts in a folder with the first line of their docstrings; none of them is run."""
-    docs = {path: ast.get_docstring(ast.parse(path.read_text())) or "" for path in sorted(folder.glob("*.py"))}
-    return [{"script": str(path), "title": doc.split("\n")[0]} for path, doc in docs.items()]
+    trees = {path: ast.parse(path.read_text()) for path in sorted(folder.glob("*.py"))}
+    docs = {str(path): ast.get_docstring(tree) or "" for path, tree in trees.items()}
+    return [{"script": script, "title": doc.split("\n")[0]} for script, doc in docs.items()]
 
 
 @command(app)
@@ -270,8 +271,7 @@ def export(sweep: str, to: Annotated[Path, typer.Option(help="Folder to write to
         files = tables.export(*ranked(folder_of(sweep)), to)
     except OSError as error:
         raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
-    for path in files:
-        say(str(path))
+    say("\n".join(map(str, files)))
 
 
 @command(app)
