@@ -91,8 +91,5 @@ class PatientConsole(Console):
     def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Segments to print."""
         for segment in super().render(renderable, options):
-            yield (
-                segment
-                if segment.control
-                else Segment(encodable(printable(segment.text), self.encoding), segment.style)
-            )
+            text = segment.text if segment.control else encodable(printable(segment.text), self.encoding)
+            yield Segment(text, segment.style, segment.control)

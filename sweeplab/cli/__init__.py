@@ -3,7 +3,6 @@
 # In the order in which `sweeplab --help` lists the commands.
 # isort: off
 from sweeplab.cli.program import app, guarded, say, say_error
-from sweeplab.cli.running import run_all
 from sweeplab.cli.scripts import load_script, main, resolve, select
 import sweeplab.cli.sweeps
 import sweeplab.cli.tables
@@ -11,4 +10,4 @@ import sweeplab.cli.models
 import sweeplab.cli.attacks  # noqa: F401
 # isort: on
 
-__all__ = ["app", "guarded", "load_script", "main", "resolve", "run_all", "say", "say_error", "select"]
+__all__ = ["app", "guarded", "load_script", "main", "resolve", "say", "say_error", "select"]

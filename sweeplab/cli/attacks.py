@@ -11,6 +11,7 @@ from sweeplab.cli.program import Only, Overrides, Smoke, app, command, say
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import home_folder
 
 attack_app = typer.Typer(no_args_is_help=True, help="Look at triggers, optimise a patch, and export poisoned pairs.")
 app.add_typer(attack_app, name="attack")
@@ -21,7 +22,7 @@ def attack_preview(
     attack: Annotated[str, typer.Argument(help="A kind of attack (badnet, wanet, ...), or a JSON object with `kind`.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     fields: Annotated[list[str] | None, typer.Option("--set", help="field=value; may be repeated.")] = None,
-    to: Annotated[Path, typer.Option("--to", help="The picture to write.")] = Path("preview.png"),
+    to: Annotated[Path, typer.Option(help="The picture to write.")] = Path("preview.png"),
     image_size: Annotated[int, typer.Option(help="Side of the images that the model sees, in pixels.")] = 224,
     seed: int = 0,
 ) -> None:
@@ -60,7 +61,7 @@ def attack_list() -> None:
 def attack_badclip(
     script: Annotated[Path, typer.Argument(help="Script whose sweep names architecture, pairs and target.")],
     checkpoint: Annotated[Path, typer.Argument(help="Clean model of that architecture.")],
-    to: Annotated[Path, typer.Option("--to", help="The .png file to write the patch to.")],
+    to: Annotated[Path, typer.Option(help="The .png file to write the patch to.")],
     fields: Annotated[
         list[str] | None, typer.Option("--set", help="field=value of the optimisation; may be repeated.")
     ] = None,
@@ -84,7 +85,7 @@ def attack_badclip(
 @command(attack_app, "export")
 def attack_export(
     script: Path,
-    to: Annotated[Path, typer.Option("--to", help="Folder to write to; must not exist yet.")],
+    to: Annotated[Path, typer.Option(help="Folder to write to; must not exist yet.")],
     overrides: Overrides = None,
     only: Only = None,
     smoke: Smoke = False,
@@ -92,7 +93,6 @@ def attack_export(
     """Write the poisoned pairs of a script's victim in the layout of CleanCLIP's scripts."""
     from sweeplab.attacks.exchange import export_poisoned_csv
     from sweeplab.experiment import PretrainedVictim
-    from sweeplab.storage.files import home_folder
     from sweeplab.sweep.checks import machine_for
     from sweeplab.worker.inputs import victim_table
 
@@ -112,15 +112,11 @@ def attack_of(text: str, fields: list[str]) -> Any:
     Raises:
         InvalidInput: for bad JSON, an unknown kind, or a bad field.
     """
-    from sweeplab.attacks import ATTACKS
-    from sweeplab.specs import kinds
+    from sweeplab.commands.evaluate import attack_class
 
     try:
         values = json.loads(text) if text.lstrip().startswith("{") else {"kind": text}
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"attack {text!r} is not a JSON object ({error})") from None
     values |= dict(parameter_of(field) for field in fields)
-    for member in ATTACKS:
-        if member.model_fields["kind"].default == values.get("kind"):
-            return member.model_validate(values)
-    raise InvalidInput(f"attack {values.get('kind')!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
+    return attack_class(values.get("kind"), "attack ").model_validate(values)

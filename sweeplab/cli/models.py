@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeplab.cli.program import AsJson, Inline, Only, Overrides, Smoke, app, command, say, say_json, say_notes
-from sweeplab.cli.running import check_sources, run_all
+from sweeplab.cli.running import check_sources, start
 from sweeplab.cli.scripts import one_sweep
+from sweeplab.ranking.intervals import wilson
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import home_folder
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -29,10 +31,7 @@ def pretrain(
     `victim.poisoning.rate=0` trains its unpoisoned twin.
     """
     from sweeplab.experiment import PretrainedVictim, SelectedTrial
-    from sweeplab.storage.files import home_folder
-    from sweeplab.sweep import prepare as prepare_module
-    from sweeplab.sweep import pretraining, readiness
-    from sweeplab.sweep import run as run_module
+    from sweeplab.sweep import prepare, pretraining, readiness, run
     from sweeplab.sweep.session import Session
     from sweeplab.worker.input_paths import parts_of
 
@@ -45,19 +44,19 @@ def pretrain(
         )
     check_sources([sweep])
     home = home_folder()
-    prepared = prepare_module.prepare(sweep, home)
+    prepared = prepare.prepare(sweep, home)
     say_notes(prepared.notes)
     sweep = prepared.sweep
     assert isinstance(sweep.victim, PretrainedVictim)
     readiness.check_storages(prepared, home, runs_trials=False)
-    with run_module.workplace(sweep, inline):
+    with run.workplace(sweep, inline):
         session = Session(home, inline, parts_of(sweep), prepared.inputs)
         if not inline:
             readiness.make_ready_nodes(prepared, session, runs_trials=False)
-        run = pretraining.pretrain_victim(sweep.victim, prepared.victim_digest, session)
-    selected = pretraining.select_epoch(sweep.victim, run)
+        folder = pretraining.pretrain_victim(sweep.victim, prepared.victim_digest, session)
+    selected = pretraining.select_epoch(sweep.victim, folder)
     _say_measurement(selected.measurement)
-    say(f"weights: {run.checkpoint_path(selected)}")
+    say(f"weights: {folder.checkpoint_path(selected)}")
 
 
 @command(app)
@@ -75,6 +74,7 @@ def clean(
     from sweeplab.experiment import CleaningSweep
     from sweeplab.search_space import Grid
     from sweeplab.specs import digest_of
+    from sweeplab.sweep.run import Options
 
     given = settings or []
     fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
@@ -85,7 +85,7 @@ def clean(
         grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
     )
     name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
-    return run_all([single.replace(name=name)], inline=inline)
+    return start([single.replace(name=name)], Options(inline=inline))
 
 
 def parameter_of(text: str) -> tuple[str, Any]:
@@ -165,9 +165,7 @@ def examine(
     train: Annotated[
         Path | None, typer.Option(help="Folder with one folder of images per class, to fit the linear probe on.")
     ] = None,
-    to: Annotated[
-        Path | None, typer.Option("--to", help="Folder to write tables to (detection, map, dynamics).")
-    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder to write tables to (detection, map, dynamics).")] = None,
 ) -> None:
     """Examine checkpoints beyond accuracy and ASR; prints JSON.
 
@@ -175,44 +173,22 @@ def examine(
     checkpoints, or a folder of them: CLIPScores, detection, safe sets and modality gap over the epochs. Without a
     script, for a model whose attack is unknown: accuracy, and a panel that guesses the target of each trigger.
     """
-    if script is None:
-        found = _examined_alone(checkpoints, what, architecture=architecture, test=test, classes=classes, train=train)
-    else:
+    if script is not None:
         if architecture is not None or test is not None:
             raise InvalidInput("--architecture and --test go without --script, which names both; leave them out")
         found = _examined_with(one_sweep(script, only, [], smoke), checkpoints, what, to, train)
-    say(json.dumps(found, indent=1))
-
-
-def _examined_alone(
-    checkpoints: list[Path],
-    what: list[str] | None,
-    *,
-    architecture: str | None,
-    test: Path | None,
-    classes: str,
-    train: Path | None,
-) -> dict[str, Any]:
-    """What is found in a checkpoint without a script's sweep."""
-    from sweeplab.commands.evaluate import EvaluationRequest, notes_of
-    from sweeplab.commands.examine import examine_unknown
-
-    if train is not None:
+    elif train is not None:
         raise InvalidInput("--train is for the linear probe, which needs a sweep's test set; give --script SCRIPT")
-    if len(checkpoints) > 1 or checkpoints[0].is_dir():
+    elif len(checkpoints) > 1 or checkpoints[0].is_dir():
         raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
-    request = EvaluationRequest(
-        checkpoint=checkpoints[0],
-        sweep=None,
-        architecture=architecture,
-        test=test,
-        classes=classes,
-        attack=None,
-        attack_fields="{}",
-        target=None,
-    )
-    say_notes(notes_of(request))
-    return examine_unknown(request, what or ["panel"])
+    else:
+        from sweeplab.commands.evaluate import EvaluationRequest, notes_of
+        from sweeplab.commands.examine import examine_unknown
+
+        request = EvaluationRequest(checkpoints[0], architecture=architecture, test=test, classes=classes)
+        say_notes(notes_of(request))
+        found = examine_unknown(request, what or ["panel"])
+    say(json.dumps(found, indent=1))
 
 
 def _examined_with(
@@ -243,16 +219,12 @@ def _say_measurement(measurement: "Measurement", *, as_json: bool = False) -> No
 
 
 def _rate_with_interval(k: int, n: int) -> str:
-    from sweeplab.ranking.intervals import wilson
-
     low, high = wilson(k, n)
     return f"{k / n:.2%}  [{low:.2%}, {high:.2%}]  ({k}/{n})"
 
 
 def _measurement_values(measurement: "Measurement") -> dict[str, Any]:
     """What `evaluate --json` prints."""
-    from sweeplab.ranking.intervals import wilson
-
     values: dict[str, Any] = {
         "accuracy": measurement.accuracy,
         "accuracy_interval": list(wilson(measurement.accuracy_k, measurement.accuracy_n)),

@@ -14,8 +14,9 @@ from typing import Annotated, Any, ParamSpec, TextIO
 import typer
 from rich.console import Console
 
+from sweeplab.execution.watchdog import exit_now, is_left_behind, signals_as_interrupts
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
-from sweeplab.terminal import GONE, PatientConsole, encodable, printable, without_reader
+from sweeplab.terminal import PatientConsole, PatientStream, encodable, printable, without_reader
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,10 +36,8 @@ def say(text: str) -> None:
 
 def _print(text: str, stream: TextIO) -> None:
     try:
-        print(encodable(printable(text), stream.encoding), file=stream, flush=True)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
+        print(encodable(printable(text), stream.encoding), file=PatientStream(stream), flush=True)
+    except BrokenPipeError:
         without_reader(stream)
 
 
@@ -51,12 +50,7 @@ class NewsHandler(logging.Handler):
             say(record.getMessage())
 
 
-def show_news() -> None:
-    """Have the progress of what this command does printed."""
-    logger = logging.getLogger("sweeplab")
-    if not any(isinstance(handler, NewsHandler) for handler in logger.handlers):
-        logger.addHandler(NewsHandler())
-        logger.setLevel(logging.INFO)
+NEWS = NewsHandler()
 
 
 def say_json(values: Any) -> None:
@@ -77,8 +71,7 @@ def say_notes(notes: Sequence[str]) -> None:
 
 def console() -> Console:
     """A console for tables: as wide as the terminal, or 120 columns where stdout is none."""
-    width = None if sys.stdout.isatty() else 120
-    return PatientConsole(width=width, highlight=False)
+    return PatientConsole(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 # --- exit codes
@@ -87,20 +80,19 @@ DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 """Where the disk is full, or has failed or turned read-only, under whatever writes."""
 
-FROM_BEST_TO_WORST = (DONE, INTERRUPTED, FAULT, BAD_INPUT)
-
 
 def worst(codes: list[int]) -> int:
     """The exit code of several pieces of work: 2 over 1 over 75."""
-    return max(codes, key=FROM_BEST_TO_WORST.index, default=DONE)
+    return max(codes, key=(DONE, INTERRUPTED, FAULT, BAD_INPUT).index)
 
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: what `work` returns (None: 0), or what its error means. 2 is bad input,
     75 is interrupted and resumable, 1 is anything else."""
-    from sweeplab.execution.watchdog import exit_now, signals_as_interrupts
-
-    show_news()
+    # Have the progress of what this command does printed; a handler that is there already is not added again.
+    logger = logging.getLogger("sweeplab")
+    logger.addHandler(NEWS)
+    logger.setLevel(logging.INFO)
     # After a signal nothing that was begun is waited for: a scheduler leaves seconds, and the ledger makes up for it.
     signals: list[int] = []
     try:
@@ -142,8 +134,6 @@ def interrupted() -> int:
 
 def end(code: int) -> None:
     """End the process with an exit code, even where threads are left behind."""
-    from sweeplab.execution.watchdog import exit_now, is_left_behind
-
     if is_left_behind():
         exit_now(code)
     raise typer.Exit(code)

@@ -3,79 +3,86 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeplab.cli.program import (
-    INTERRUPTED,
-    console,
-    exit_code,
-    explained,
-    interrupted,
-    say,
-    say_notes,
-    worst,
-)
+from sweeplab.cli.program import INTERRUPTED, console, exit_code, explained, interrupted, say, say_notes, worst
+from sweeplab.commands.supervise import committed, supervise
+from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table
+from sweeplab.records import SweepRecord
 from sweeplab.specs import ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.storage.files import home_folder
+from sweeplab.sweep_folder import SweepFolder
+from sweeplab.tracking import page_address, server_command
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
-    from sweeplab.ranking.leaderboard import Leaderboard
-    from sweeplab.records import SweepRecord
-    from sweeplab.sweep_folder import SweepFolder
+    from sweeplab.sweep.run import Options
 
 
-def run_all(
-    sweeps: "list[CleaningSweep]",
-    *,
-    resume: bool = False,
-    fresh: bool = False,
-    inline: bool = False,
-    adopt: bool = False,
-) -> int:
-    """Run sweeps one after the other; after each, print its leaderboard and where its page and MLflow are. Returns the
-    worst exit code."""
-    from sweeplab.sweep.run import Options, run_sweep
+def start(sweeps: "list[CleaningSweep]", options: "Options", *, plan: bool = False, supervised: bool = False) -> int:
+    """Run sweeps one after the other; after each, print its leaderboard and where its page and MLflow are.
 
-    def run_one(sweep: "CleaningSweep", home: Path) -> None:
-        try:
-            record = run_sweep(sweep, home, Options(resume=resume, fresh=fresh, inline=inline, adopt=adopt))
-        except (Unfinished, StorageFault, KeyboardInterrupt):
-            if fresh:
-                say("note: leave --fresh out to go on; it would set this work aside again")
-            raise
-        show_results(home, sweep.name)
-        _say_end(record)
+    Args:
+        sweeps: of the command.
+        options: of the command.
+        plan: only print what a start would reuse, repeat and run of each sweep, and start nothing.
+        supervised: start this very command again and again, until it is done.
 
-    return _each(sweeps, run_one)
+    Returns:
+        The worst exit code.
+    """
+    if plan:
+        return _each(sweeps, partial(_say_plan, options=options))
+    if supervised and not is_supervised():
+        return _run_supervised(sweeps, options)
+    return _each(sweeps, partial(_run, options=options))
 
 
-def say_plans(sweeps: "list[CleaningSweep]", *, resume: bool = False, fresh: bool = False, adopt: bool = False) -> int:
-    """Print what a start would reuse, repeat and run of each sweep, and start nothing. Returns the worst exit code."""
+def _run(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
+    """Run a sweep and print its results.
+
+    Raises:
+        Failed: if every one of its trials failed.
+    """
+    from sweeplab.sweep.run import check_some_succeeded, run_sweep
+
+    try:
+        record = run_sweep(sweep, home, options)
+    except (Unfinished, StorageFault, KeyboardInterrupt):
+        if options.fresh:
+            say("note: leave --fresh out to go on; it would set this work aside again")
+        raise
+    show_results(home, sweep.name)
+    check_some_succeeded(record)
+    if record.state == "finished":
+        failed = len(record.failures)
+        why = f"; {failed} failed, and `sweeplab status {record.name}` says why" if failed else ""
+        say(f"{record.name}: finished, {record.num_succeeded} of {record.planned_trials} succeeded{why}")
+
+
+def _say_plan(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
+    """Print what a start would reuse, repeat and run of a sweep."""
     from sweeplab.sweep.prepare import prepare
     from sweeplab.sweep.resume import check_is_there, check_same_spec, resume_plan
-    from sweeplab.sweep_folder import SweepFolder
 
-    def say_plan(sweep: "CleaningSweep", home: Path) -> None:
-        folder = SweepFolder.of(home, sweep.name)
-        if resume:
-            check_is_there(folder)
-        if not adopt:
-            folder.check_own()
-        prepared = prepare(sweep, home, fresh=fresh)
-        say_notes(prepared.notes)
-        if folder.exists() and fresh:
-            say(f"{sweep.name}: the sweep that is there would be set aside, and none of its trials used")
-            folder = SweepFolder(folder.path.with_name(f".{sweep.name}.fresh"))
-        if folder.exists():
-            check_same_spec(folder, prepared)
-            if folder.is_locked():
-                who = folder.holder() or {}
-                say(f"{sweep.name}: process {who.get('process', '?')} on {who.get('host', '?')} runs it now")
-        for line in resume_plan(folder, prepared, home):
-            say(line)
-
-    return _each(sweeps, say_plan)
+    folder = SweepFolder.of(home, sweep.name)
+    if options.resume:
+        check_is_there(folder)
+    if not options.adopt:
+        folder.check_own()
+    prepared = prepare(sweep, home, fresh=options.fresh)
+    say_notes(prepared.notes)
+    if folder.exists() and options.fresh:
+        say(f"{sweep.name}: the sweep that is there would be set aside, and none of its trials used")
+        folder = SweepFolder(folder.path.with_name(f".{sweep.name}.fresh"))
+    if folder.exists():
+        check_same_spec(folder, prepared)
+        if folder.is_locked():
+            who = folder.holder() or {}
+            say(f"{sweep.name}: process {who.get('process', '?')} on {who.get('host', '?')} runs it now")
+    say("\n".join(resume_plan(folder, prepared, home)))
 
 
 def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], None]") -> int:
@@ -84,8 +91,6 @@ def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], 
     A sweep that fails, in whatever way, does not keep the others from their turn. A signal ends them all, and so does
     the loss of the Ray cluster, after which this process cannot start or reach another one.
     """
-    from sweeplab.storage.files import home_folder
-
     codes = [exit_code(lambda: check_sources(sweeps))]  # what all of them lack, in one message
     ready = [sweep for sweep in sweeps if not _missing([sweep])]
     if not ready:
@@ -117,28 +122,23 @@ def is_supervised() -> bool:
     return "SWEEPLAB_SUPERVISED" in os.environ
 
 
-def run_supervised(sweeps: "list[CleaningSweep]", *, fresh: bool = False) -> int:
+def _run_supervised(sweeps: "list[CleaningSweep]", options: "Options") -> int:
     """Run this very command again and again, without its flag --supervise, until it is done; returns its exit code."""
-    from sweeplab.commands.supervise import committed, supervise
-    from sweeplab.storage.files import home_folder
-    from sweeplab.sweep_folder import SweepFolder
-
-    words = [word for word in sys.argv if word != "--supervise"]
-    if fresh:  # each start would set the work of the last one aside
+    if options.fresh:  # each start would set the work of the last one aside
         raise InvalidInput("--supervise and --fresh exclude each other; run once with --fresh, then supervise")
     home = home_folder()
     names = [name for sweep in sweeps for name in _names_within(sweep)]
     folders = [SweepFolder.of(home, name) for name in names]
-
-    def was_stopped() -> bool:
-        return any(folder.stop_mark.exists() for folder in folders)
-
     for folder in folders:
-        if "--adopt" not in words:
+        if not options.adopt:
             folder.check_own()
         folder.stop_mark.unlink(missing_ok=True)
-    command = [sys.executable, *words]
-    return supervise(command, lambda: committed(home, names), say, was_stopped=was_stopped)
+    return supervise(
+        [sys.executable, *(word for word in sys.argv if word != "--supervise")],
+        lambda: committed(home, names),
+        say,
+        was_stopped=lambda: any(folder.stop_mark.exists() for folder in folders),
+    )
 
 
 def _names_within(sweep: "CleaningSweep") -> list[str]:
@@ -153,40 +153,19 @@ def _names_within(sweep: "CleaningSweep") -> list[str]:
 def show_results(home: Path, name: str) -> None:
     """Print a sweep's leaderboard, write its page, and say how to open MLflow."""
     from dashboards.build import build_page
-    from sweeplab.ranking.leaderboard import render_table
-    from sweeplab.sweep_folder import SweepFolder
-    from sweeplab.tracking import page_address, server_command
 
     folder = SweepFolder.of(home, name)
     record, board = ranked(folder)  # read once: the table and the page then show the same
     console().print(render_table(board))
-    page = build_page(record, board, folder.page)
-    say(f"page:   {page}")
+    say(f"page:   {build_page(record, board, folder.page)}")
     say(f"MLflow: {server_command(home)}")
     say(f"        then open {page_address(home, name)}")
 
 
-def ranked(folder: "SweepFolder") -> "tuple[SweepRecord, Leaderboard]":
+def ranked(folder: SweepFolder) -> tuple[SweepRecord, Leaderboard]:
     """A sweep's record and the ranking of its trials."""
-    from sweeplab.ranking.leaderboard import rank_trials
-
     record = folder.record()
     return record, rank_trials(record, folder.outcomes)
-
-
-def _say_end(record: "SweepRecord") -> None:
-    """Say how many of a sweep's trials succeeded.
-
-    Raises:
-        Failed: if every one failed.
-    """
-    from sweeplab.sweep.run import check_some_succeeded
-
-    check_some_succeeded(record)
-    if record.state == "finished":
-        failed = len(record.failures)
-        why = f"; {failed} failed, and `sweeplab status {record.name}` says why" if failed else ""
-        say(f"{record.name}: finished, {record.num_succeeded} of {record.planned_trials} succeeded{why}")
 
 
 # --- missing inputs
@@ -213,7 +192,8 @@ def _missing(sweeps: "list[CleaningSweep]") -> dict[str, str]:
     for sweep in sweeps:
         for field, owner, path in _paths(sweep):
             if not os.path.exists(path):  # False too for a path that this user may not look at
-                missing.setdefault(str(path), f"{_what_belongs(owner)}; field `{field}` of {sweep.name}")
+                what = WHAT_BELONGS.get(getattr(owner, "kind", ""), "a file")
+                missing.setdefault(str(path), f"{what}; field `{field}` of {sweep.name}")
     return missing
 
 
@@ -228,12 +208,12 @@ def _paths(spec: Any, place: str = "") -> "Iterator[tuple[str, Spec, Path]]":
                 yield from _paths(value, field)
 
 
-def _what_belongs(owner: Spec) -> str:
-    return {
-        "csv": "a CSV file with the columns image (a path relative to the file) and caption",
-        "class-folders": "a folder with one folder of images per class",
-        "imported": "the CSV file of poisoned pairs that victim.data reads",
-        "checkpoint": "a checkpoint of the poisoned model (.pt or .safetensors)",
-        "pretrained": "a checkpoint of the same architecture (.pt or .safetensors)",
-        "deep-clustering": "a .npy file with one label for each pair",
-    }.get(getattr(owner, "kind", ""), "a file")
+WHAT_BELONGS = {
+    "csv": "a CSV file with the columns image (a path relative to the file) and caption",
+    "class-folders": "a folder with one folder of images per class",
+    "imported": "the CSV file of poisoned pairs that victim.data reads",
+    "checkpoint": "a checkpoint of the poisoned model (.pt or .safetensors)",
+    "pretrained": "a checkpoint of the same architecture (.pt or .safetensors)",
+    "deep-clustering": "a .npy file with one label for each pair",
+}
+"""What a path in a spec names, by the spec's kind."""

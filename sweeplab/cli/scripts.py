@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeplab.cli.program import DONE, Adopt, Inline, Overrides, Plan, Smoke, Supervise, app, command, say, say_notes
-from sweeplab.cli.running import is_supervised, run_all, run_supervised, say_plans
+from sweeplab.cli.running import start
 from sweeplab.specs import InvalidInput
 
 if TYPE_CHECKING:
@@ -47,25 +47,19 @@ def main(*sweeps: "CleaningSweep") -> None:
         # Overrides are resolved for all sweeps first: a wrong one is refused before any sweep begins.
         chosen = [resolve(sweep, overrides or [], search, smoke) for sweep in select(sweeps, only or [])]
         if dry_run:
-            return _say_estimates(chosen)
-        if plan:
-            return say_plans(chosen, resume=resume, fresh=fresh, adopt=adopt)
-        if supervise and not is_supervised():
-            return run_supervised(chosen, fresh=fresh)
-        return run_all(chosen, resume=resume, fresh=fresh, inline=inline, adopt=adopt)
+            from sweeplab.commands import estimate
+
+            for sweep in chosen:  # without a look at data or home
+                say("\n".join(estimate.plan(sweep)))
+            return DONE
+        from sweeplab.sweep.run import Options
+
+        options = Options(resume=resume, fresh=fresh, inline=inline, adopt=adopt)
+        return start(chosen, options, plan=plan, supervised=supervise)
 
     script_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command(script_app, help=sys.modules["__main__"].__doc__ or "Run this script's sweeps.")(script)
     script_app()
-
-
-def _say_estimates(sweeps: "list[CleaningSweep]") -> int:
-    """Print what sweeps would do and cost, without a look at data or home."""
-    from sweeplab.commands.estimate import plan
-
-    for sweep in sweeps:
-        say("\n".join(plan(sweep).lines()))
-    return DONE
 
 
 @command(app, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -2,16 +2,21 @@
 
 import ast
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sweeplab.cli.program import Adopt, AsJson, Inline, Plan, Supervise, app, command, console, say, say_json
-from sweeplab.cli.running import is_supervised, ranked, run_all, run_supervised, say_plans
+from sweeplab.cli.running import ranked, start
+from sweeplab.commands import logs as logs_module
+from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
+from sweeplab.ranking.configurations import group_by_configuration, render_configurations
+from sweeplab.ranking.costs import costs_of
+from sweeplab.ranking.leaderboard import render_table
+from sweeplab.records import now_ms
 from sweeplab.specs import InvalidInput, first_line
-
-if TYPE_CHECKING:
-    from sweeplab.sweep_folder import SweepFolder
+from sweeplab.storage.files import home_folder
+from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 
 
 @command(app)
@@ -27,14 +32,12 @@ def resume(
 ) -> int:
     """Continue a sweep from its own record, without its script. Trials, hours and resources may be changed."""
     from sweeplab.experiment import CleaningSweep, apply_overrides
+    from sweeplab.sweep.run import Options
 
     header = _header_to_continue(sweep, adopt=adopt)
-    chosen = [apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])]
-    if plan:
-        return say_plans(chosen, adopt=adopt)
-    if supervise and not is_supervised():
-        return run_supervised(chosen)
-    return run_all(chosen, resume=True, inline=inline, adopt=adopt)
+    chosen = apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])
+    options = Options(resume=True, inline=inline, adopt=adopt)
+    return start([chosen], options, plan=plan, supervised=supervise)
 
 
 def _header_to_continue(sweep: str, *, adopt: bool) -> dict[str, Any]:
@@ -43,8 +46,6 @@ def _header_to_continue(sweep: str, *, adopt: bool) -> dict[str, Any]:
     Raises:
         InvalidInput: if the sweep cannot be continued from its record alone.
     """
-    from sweeplab.sweep_folder import is_set_aside
-
     folder = folder_of(sweep, to_read=False)
     header = folder.header()
     if is_set_aside(folder):
@@ -70,8 +71,6 @@ def _header_to_continue(sweep: str, *, adopt: bool) -> dict[str, Any]:
 @command(app)
 def stop(sweep: str) -> None:
     """Stop the command that runs a sweep. Everything committed is kept."""
-    from sweeplab.commands import logs as logs_module
-
     say(logs_module.stop(folder_of(sweep)))
 
 
@@ -81,10 +80,8 @@ def logs(
     trial: Annotated[int | None, typer.Argument(help="Show only this trial, with its points and tracebacks.")] = None,
 ) -> None:
     """Show what happened in a sweep, or in one of its trials."""
-    from sweeplab.commands.logs import sweep_log, trial_log
-
     folder = folder_of(sweep)
-    say("\n".join(sweep_log(folder) if trial is None else trial_log(folder, trial)))
+    say("\n".join(logs_module.sweep_log(folder) if trial is None else logs_module.trial_log(folder, trial)))
 
 
 @command(app)
@@ -101,13 +98,11 @@ def rerun(
 
     A setting whose trial a stopping rule ended runs to its last epoch.
     """
-    from sweeplab.commands.logs import pruned_trials, request_reruns
-
     if bool(trials) == pruned:
         raise InvalidInput("give either the numbers of trials or --pruned")
     folder = folder_of(sweep, to_read=False)
-    wanted = pruned_trials(folder) if pruned else trials or []
-    request_reruns(folder, wanted, adopt=adopt)
+    wanted = logs_module.pruned_trials(folder) if pruned else trials or []
+    logs_module.request_reruns(folder, wanted, adopt=adopt)
     if not wanted:
         say(f"{sweep} has no trial that a rule stopped and that was not run to its end since")
         return
@@ -125,9 +120,6 @@ def gc(
     ] = False,
 ) -> None:
     """Show what takes disk space, and remove what killed commands left behind."""
-    from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
-    from sweeplab.storage.files import home_folder
-
     home = home_folder()
     for row in disk_table(home):
         say(f"{readable(row['bytes']):>10}  {row['what']}")
@@ -154,9 +146,6 @@ def leaderboard(
     ] = "trial",
 ) -> None:
     """Rank a sweep's trials by the accuracy they keep below the ASR ceiling."""
-    from sweeplab.ranking.configurations import group_by_configuration, render_configurations
-    from sweeplab.ranking.leaderboard import render_table
-
     if by not in ("trial", "configuration"):
         raise InvalidInput(f"--by={by!r} is unknown; known: trial, configuration")
     _, board = ranked(folder_of(sweep))
@@ -175,11 +164,7 @@ def status(sweep: str, as_json: AsJson = False) -> None:
     values = sweep_status(folder_of(sweep))
     if as_json:
         say_json(values)
-    else:
-        _say_status(values)
-
-
-def _say_status(values: dict[str, Any]) -> None:
+        return
     trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
     state = values["state"]
     if state == "finished":
@@ -201,27 +186,22 @@ def _say_status(values: dict[str, Any]) -> None:
         say("  it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
 
 
-def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
+def sweep_status(folder: SweepFolder) -> dict[str, Any]:
     """What `status --json` prints."""
-    from sweeplab.ranking.costs import costs_of
-    from sweeplab.records import now_ms
-
     header, locked = folder.header(), folder.is_locked()
     trials, losses = folder.trial_records(is_driven=locked)
-    counts = {
-        state: sum(t.state == state for t in trials) for state in ("finished", "running", "waiting", "pruned", "failed")
-    }
+    states = [trial.state for trial in trials]
+    counts = {state: states.count(state) for state in ("finished", "running", "waiting", "pruned", "failed")}
     over = counts["finished"] + counts["pruned"] + counts["failed"]
     counts["waiting"] += max(0, header["planned_trials"] - len(trials))
     done = over >= header["planned_trials"]
-    older = folder.older()
     costs = costs_of(folder.events(), trials, now_ms()).to_json()
     return {
         "sweep": folder.name,
         "state": "running" if locked else "finished" if done else "interrupted",
         "planned_trials": header["planned_trials"],
-        "notes": [*([] if older is None else [older]), *folder.victim_notes(), *losses],
-        "older": older,
+        "notes": [*folder.notes(), *losses],
+        "older": folder.older(),
         "damage": losses,
         "trials": counts,
         "trial_epochs": costs["trial_epochs"],
@@ -243,9 +223,6 @@ def list_(
     ] = False,
 ) -> None:
     """List the home's sweeps, or the experiment scripts in ./sweeps."""
-    from sweeplab.storage.files import home_folder
-    from sweeplab.sweep_folder import sweeps_of
-
     if scripts:
         rows = list_scripts(Path("sweeps"))
         lines = [f"{row['script']:40s} {row['title']}" for row in rows]
@@ -261,7 +238,7 @@ def list_(
             say(line)
 
 
-def _status_or_damage(folder: "SweepFolder") -> dict[str, Any]:
+def _status_or_damage(folder: SweepFolder) -> dict[str, Any]:
     """A sweep's status; where its records cannot be read, what is wrong: one such sweep hides no other."""
     try:
         return sweep_status(folder)
@@ -282,15 +259,13 @@ def _lines_of_list(row: dict[str, Any]) -> list[str]:
 
 def list_scripts(folder: Path) -> list[dict[str, Any]]:
     """The scripts in a folder with the first line of their docstrings; none of them is run."""
-    rows = []
-    for path in sorted(folder.glob("*.py")):
-        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
-        rows.append({"script": str(path), "title": doc.split("\n")[0]})
-    return rows
+    trees = {path: ast.parse(path.read_text()) for path in sorted(folder.glob("*.py"))}
+    docs = {str(path): ast.get_docstring(tree) or "" for path, tree in trees.items()}
+    return [{"script": script, "title": doc.split("\n")[0]} for script, doc in docs.items()]
 
 
 @command(app)
-def export(sweep: str, to: Annotated[Path, typer.Option("--to", help="Folder to write to.")]) -> None:
+def export(sweep: str, to: Annotated[Path, typer.Option(help="Folder to write to.")]) -> None:
     """Write a sweep's points and trials as CSV and Parquet."""
     from sweeplab.ranking import tables
 
@@ -298,8 +273,7 @@ def export(sweep: str, to: Annotated[Path, typer.Option("--to", help="Folder to 
         files = tables.export(*ranked(folder_of(sweep)), to)
     except OSError as error:
         raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
-    for path in files:
-        say(str(path))
+    say("\n".join(map(str, files)))
 
 
 @command(app)
@@ -311,13 +285,10 @@ def report(sweep: str) -> None:
     say(str(build_page(*ranked(folder), folder.page)))
 
 
-def folder_of(sweep: str, *, to_read: bool = True) -> "SweepFolder":
+def folder_of(sweep: str, *, to_read: bool = True) -> SweepFolder:
     """A sweep of this home by its name, whether or not it exists.
 
     Args:
         to_read: whether the command only reads; else a home without a key gets one.
     """
-    from sweeplab.storage.files import home_folder
-    from sweeplab.sweep_folder import SweepFolder
-
     return SweepFolder.of(home_folder(to_read=to_read), sweep)

@@ -9,12 +9,13 @@ import typer
 from sweeplab.cli.program import AsJson, app, command, say, say_json
 from sweeplab.cli.sweeps import folder_of
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import home_folder
 
 
 @command(app, "import")
 def import_(
     file: Annotated[Path, typer.Argument(help="A .csv, .json or .parquet table with one row per point.")],
-    sweep: Annotated[str, typer.Option("--sweep", help="Name of the sweep to make.")],
+    sweep: Annotated[str, typer.Option(help="Name of the sweep to make.")],
     victim_accuracy: Annotated[float | None, typer.Option(help="A fraction; read from epoch 0 if left out.")] = None,
     victim_asr: Annotated[float | None, typer.Option(help="A fraction; read from epoch 0 if left out.")] = None,
     asr_ceiling: Annotated[
@@ -27,7 +28,6 @@ def import_(
     seed. Every other column is a parameter.
     """
     from sweeplab.commands.import_table import import_table
-    from sweeplab.storage.files import home_folder
 
     folder = import_table(
         file,

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from sweeplab.attacks.badclip import BadCLIP, optimise_patch, save_patch
 from sweeplab.attacks.poisoning import mentioning
 from sweeplab.clip_model import tokenizer
-from sweeplab.data.images import load_image
+from sweeplab.data.images import load_all
 from sweeplab.data.tables import PairTable
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput
@@ -58,17 +56,14 @@ def optimise_for(
     others = [row for row in order if row not in named][:MAX_IMAGES]
     targets = [row for row in order if row in named][:MAX_TARGETS]
 
-    def pixels(rows: list[int]) -> torch.Tensor:
-        return torch.stack([torch.from_numpy(load_image(table.image(row), size)) for row in rows])
-
     # Numbers that are none come from the checkpoint here, not from the optimisation.
     with blaming(checkpoint):
         patch = optimise_patch(
             victim_model(sweep.victim.architecture, checkpoint).to(device),
             settings,
-            images=pixels(others),
+            images=load_all(table.subset(others), size),
             target_tokens=tokenizer(sweep.victim.architecture)([table.caption(row) for row in targets]),
-            target_images=pixels(targets),
+            target_images=load_all(table.subset(targets), size),
             report=lambda epoch, loss: say(f"epoch {epoch}/{settings.epochs}: loss {loss:.4f}"),
         )
     save_patch(patch, to)

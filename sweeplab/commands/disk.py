@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.adoption import is_own_victim
-from sweeplab.commands.logs import PART, RAY_STATE
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import CHECKPOINT
 from sweeplab.storage.files import read_object
@@ -23,6 +23,12 @@ from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 from sweeplab.versions import made_by_older_version
 
 logger = logging.getLogger("sweeplab")
+
+RAY_STATE = re.compile(r"(tune|pool|pretrain)-[0-9a-f]+")
+"""Names of the folders that executors have Ray keep its state in."""
+
+PART = ".?*.part"
+"""Pattern of the files that `write_atomically` renames once they are whole."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +56,14 @@ def size_of(path: Path) -> int:
 
 def disk_table(home: Path) -> list[dict[str, Any]]:
     """Bytes by what they belong to, largest first."""
-    rows: list[dict[str, Any]] = [
-        {"what": f"{kind}/{path.name}", "bytes": size_of(path)}
-        for kind in ("sweeps", "victims", "data")
-        for path in sorted((home / kind).glob("*"))
-        if not path.name.startswith(".")
-    ]
-    for row in rows:  # so that it is clear which of two victims of one name is no longer used
-        if (older := older_victim(home / row["what"])) is not None:
-            row["what"] += f" ({older})"
-    rows += [
-        {"what": path.name, "bytes": size_of(path)}
-        for path in (home / "mlflow.db", home / "mlartifacts", home / "ray")
-        if path.exists()
-    ]
-    rows += [{"what": f"{path} (this node)", "bytes": num_bytes} for path, num_bytes, _ in kept_copies()]
+    places = [path for kind in ("sweeps", "victims", "data") for path in sorted((home / kind).glob("[!.]*"))]
+    places += [path for path in (home / "mlflow.db", home / "mlartifacts", home / "ray") if path.exists()]
+    rows: list[dict[str, Any]] = []
+    for path in places:
+        older = older_victim(path)  # so that it is clear which of two victims of one name is no longer used
+        what = f"{path.relative_to(home)}" + (f" ({older})" if older is not None else "")
+        rows.append({"what": what, "bytes": size_of(path)})
+    rows += [{"what": f"{path} (this node)", "bytes": count} for path, count, _ in kept_copies()]
     return sorted(rows, key=lambda row: -row["bytes"])
 
 
@@ -74,7 +73,7 @@ def older_victim(path: Path) -> str | None:
     if path.parent.name != "victims" or not (path / "victim.json").is_file():
         return None
     try:
-        return made_by_older_version(read_object(path / "victim.json"), "PretrainedVictim")
+        return made_by_older_version(read_object(path / "victim.json", spec=dict), "PretrainedVictim")
     except InvalidInput:
         return None
 
@@ -97,19 +96,26 @@ def find_removable(
     known, damaged = sweeps_of(home)
     # A link in a folder that was lent out may lead to files of others.
     folders = [folder for folder in known if folder.is_own() and link_in(folder.path) is None]
-    found = [
-        *_leftovers(home, folders, is_idle=not any(folder.is_locked() for folder in [*known, *damaged])),
-        *(item for folder in folders if not folder.is_locked() for item in _of_sound_sweep(folder, set_aside)),
-    ]
+    is_idle = not any(folder.is_locked() for folder in [*known, *damaged])
+    unneeded = list(_leftovers(home, folders, is_idle=is_idle))
+    for folder in folders:
+        if not folder.is_locked():
+            unneeded += _of_sound_sweep(folder, set_aside)
     if victims and not damaged:  # which may name any of them
-        found += _unused_victims(home, {_victim_of(folder) for folder in known})
+        named, why = {_victim_of(folder) for folder in known}, "a victim that no sweep names"
+        unused = (path for path in _victims(home, own=True) if path.name not in named)
+        unneeded += [(path, why) for path in unused if not is_held(lock_path(path))]
+    found = [Removable(path, size_of(path), why) for path, why in unneeded]
     if copies:
-        found += _old_copies()
+        why = "kept by this node, not used for a day"
+        old = ((path, count) for path, count, seconds in kept_copies() if seconds > 86_400)
+        found += [Removable(path, count, why, is_copy=True) for path, count in old]
     return found
 
 
-def _leftovers(home: Path, folders: list[SweepFolder], *, is_idle: bool) -> Iterator[Removable]:
-    """What killed commands have left in the home, if it is older than an hour, and among the temporary folders.
+def _leftovers(home: Path, folders: list[SweepFolder], *, is_idle: bool) -> Iterator[tuple[Path, str]]:
+    """What killed commands have left in the home, if it is older than an hour, and among the temporary folders; each
+    with a reason.
 
     Args:
         home: the home.
@@ -119,17 +125,20 @@ def _leftovers(home: Path, folders: list[SweepFolder], *, is_idle: bool) -> Iter
     old = time.time() - 3600
     for path in (home / "ray").glob("*") if is_idle else ():
         if RAY_STATE.fullmatch(path.name) and path.lstat().st_mtime < old:
-            yield Removable(path, size_of(path), "state of Ray that is never read again")
+            yield path, "state of Ray that is never read again"
     for prefix, parent in ((RAY_FOLDER, ray_parent()), (UPLOAD_FOLDER, None)):
         for path in abandoned_folders(prefix, parent):
-            yield Removable(path, size_of(path), "a temporary folder of a killed command")
-    for path in _unfinished_writes(home, folders):
+            yield path, "a temporary folder of a killed command"
+    deep = (*(folder.path for folder in folders), *_victims(home, own=True), home / "data")
+    unfinished = [path for place in deep for path in place.rglob(PART)]
+    unfinished += [path for place in (home, home / "sweeps") for path in place.glob(PART)]
+    for path in unfinished:
         with contextlib.suppress(FileNotFoundError):  # its write is finished now
             if path.stat().st_mtime < old:
-                yield Removable(path, size_of(path), "an unfinished write of a killed command")
+                yield path, "an unfinished write of a killed command"
 
 
-def _of_sound_sweep(folder: SweepFolder, set_aside: bool) -> list[Removable]:
+def _of_sound_sweep(folder: SweepFolder, set_aside: bool) -> list[tuple[Path, str]]:
     """What may go of a sweep; nothing where one of its files is damaged."""
     try:
         return list(_of_sweep(folder, set_aside=set_aside))
@@ -138,10 +147,10 @@ def _of_sound_sweep(folder: SweepFolder, set_aside: bool) -> list[Removable]:
         return []
 
 
-def _of_sweep(folder: SweepFolder, *, set_aside: bool) -> Iterator[Removable]:
+def _of_sweep(folder: SweepFolder, *, set_aside: bool) -> Iterator[tuple[Path, str]]:
     """The whole sweep where it was set aside and such ones go; else checkpoints that no point of its trials names."""
     if set_aside and is_set_aside(folder):
-        yield Removable(folder.path, size_of(folder.path), "a sweep that was begun anew")
+        yield folder.path, "a sweep that was begun anew"
         return
     for number in folder.trial_numbers():
         run = folder.trial(number)
@@ -151,45 +160,20 @@ def _of_sweep(folder: SweepFolder, *, set_aside: bool) -> Iterator[Removable]:
         committed = {point.checkpoint for point in run.points()}
         stray = sorted(filter(CHECKPOINT.fullmatch, run.storage.names() - committed))
         for name in stray if stray and run.owns_storage() else ():
-            path = Path(run.storage.location) / name
-            yield Removable(path, size_of(path), "a checkpoint that no point names")
+            yield Path(run.storage.location) / name, "a checkpoint that no point names"
 
 
-def _unused_victims(home: Path, named: set[str | None]) -> Iterator[Removable]:
-    """The home's own victims that no sweep names and no command pre-trains now."""
-    for path in sorted((home / "victims").glob("[!.]*")):
-        if path.name not in named and is_own_victim(RunFolder(path)) and not is_held(lock_path(path)):
-            yield Removable(path, size_of(path), "a victim that no sweep names")
-
-
-def _unfinished_writes(home: Path, folders: list[SweepFolder]) -> Iterator[Path]:
-    """What killed commands left half written among the home's own files."""
-    own = [folder.path for folder in folders]
-    own += [path for path in (home / "victims").glob("[!.]*") if is_own_victim(RunFolder(path))]
-    for place in (*own, home / "data"):
-        yield from (path for path in place.rglob("*.part") if PART.fullmatch(path.name))
-    for place in (home, home / "sweeps"):
-        yield from (path for path in place.glob("*.part") if PART.fullmatch(path.name))
+def _victims(home: Path, *, own: bool) -> list[Path]:
+    """The victims of a home that it made itself, or those that came from elsewhere, by name."""
+    found = sorted(file.parent for file in (home / "victims").glob("[!.]*/victim.json"))
+    return [path for path in found if is_own_victim(RunFolder(path)) == own]
 
 
 def foreign_folders(home: Path) -> list[Path]:
     """Sweeps and victims that came from elsewhere, hold links or are damaged, of which nothing is removed."""
-    victims = (path for path in sorted((home / "victims").glob("[!.]*")) if (path / "victim.json").exists())
     known, damaged = sweeps_of(home)
-    kept = (folder.path for folder in known if not folder.is_own() or link_in(folder.path) is not None)
-    return [
-        *kept,
-        *(folder.path for folder in damaged),
-        *(path for path in victims if not is_own_victim(RunFolder(path))),
-    ]
-
-
-def _old_copies() -> list[Removable]:
-    return [
-        Removable(path, num_bytes, "kept by this node, not used for a day", is_copy=True)
-        for path, num_bytes, seconds in kept_copies()
-        if seconds > 86_400
-    ]
+    kept = (folder for folder in known if not folder.is_own() or link_in(folder.path) is not None)
+    return [*(folder.path for folder in (*kept, *damaged)), *_victims(home, own=False)]
 
 
 def _victim_of(folder: SweepFolder) -> str | None:

@@ -23,13 +23,13 @@ class EvaluationRequest:
     """What was asked for; a sweep gives what the other fields leave open."""
 
     checkpoint: Path
-    sweep: CleaningSweep | None
-    architecture: str | None
-    test: Path | None
-    classes: str
-    attack: str | None
-    attack_fields: str
-    target: str | None
+    sweep: CleaningSweep | None = None
+    architecture: str | None = None
+    test: Path | None = None
+    classes: str = "folders"
+    attack: str | None = None
+    attack_fields: str = "{}"
+    target: str | None = None
 
 
 def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
@@ -108,10 +108,20 @@ def _trigger(request: EvaluationRequest) -> Trigger | None:
     target = request.target or (planted.target if planted else None)
     if target is None:
         raise InvalidInput("--attack needs --target: the class that the attacker wants, by name")
-    for attack in ATTACKS:
-        if attack.model_fields["kind"].default == request.attack:
-            return Trigger(attack(**_fields(request.attack_fields)), target)
-    raise InvalidInput(f"--attack={request.attack!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
+    return Trigger(attack_class(request.attack, "--attack=")(**_fields(request.attack_fields)), target)
+
+
+def attack_class(kind: Any, name: str) -> Any:
+    """The attack of that kind.
+
+    Args:
+        kind: as the user gave it.
+        name: what the message calls it where there is no such attack.
+    """
+    for member in ATTACKS:
+        if member.model_fields["kind"].default == kind:
+            return member
+    raise InvalidInput(f"{name}{kind!r} is unknown; known: {', '.join(kinds(ATTACKS))}")
 
 
 def _fields(text: str) -> dict[str, Any]:

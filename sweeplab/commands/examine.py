@@ -1,9 +1,9 @@
 """What else can be measured of one checkpoint, on demand: what `sweeplab examine` does."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -21,19 +21,11 @@ from sweeplab.clip_model import Encoder, as_clip, normalise_pixels
 from sweeplab.commands.evaluate import EvaluationRequest, architecture_of, evaluation_of
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import LabelledImages
+from sweeplab.evaluation import similarity
 from sweeplab.evaluation.linear_probe import linear_probe
 from sweeplab.evaluation.measure import Measure, Pixels, Trigger
 from sweeplab.evaluation.panel import NOT_CERTIFIED, run_panel
 from sweeplab.evaluation.retrieval import recall_at, retrieval_asr
-from sweeplab.evaluation.similarity import (
-    SafeSet,
-    clip_scores,
-    detection_recall,
-    modality_gap,
-    safe_set,
-    target_distance,
-    two_dimensions,
-)
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior
 from sweeplab.ranking.intervals import wilson
@@ -57,8 +49,6 @@ RETRIEVAL_PAIRS = 5000
 """Pairs that retrieval ranks against each other."""
 
 BATCH = 256
-
-DYNAMICS = "dynamics.csv"
 
 
 def examine_checkpoint(
@@ -168,25 +158,23 @@ def examine_checkpoints(
         `checkpoints`: what `examine_checkpoint` gives for each, with its epoch. `dynamics`: with `pairs` wanted, one
         row a checkpoint, by epoch; see `dynamics_table`.
     """
-    states = states_in(places)
-    wanted = _known(wants)
-    found = [
-        {
-            **examine_checkpoint(sweep, state.path, wanted, to / state.path.stem if to is not None else None, train),
-            "epoch": state.epoch,
-        }
-        for state in states
-    ]
+    states, wanted, found = states_in(places), _known(wants), []
+    for path, epoch in states:
+        inside = to / path.stem if to is not None else None
+        found.append({**examine_checkpoint(sweep, path, wanted, inside, train), "epoch": epoch})
     result: dict[str, Any] = {"checkpoints": found}
     if "pairs" in wanted:
         table = dynamics_table(found)
-        result["dynamics"] = [
-            {name: None if pd.isna(value) else value for name, value in row.items()} for row in table.to_dict("records")
-        ]
-        if to is not None:
-            to.mkdir(parents=True, exist_ok=True)
-            table.to_csv(to / DYNAMICS, index=False)
+        result["dynamics"] = table.astype(object).where(table.notna(), None).to_dict("records")
+        _write(table, to, "dynamics.csv")
     return result
+
+
+def _write(table: pd.DataFrame, to: Path | None, name: str) -> None:
+    """Write a table into a folder; None: it is not written."""
+    if to is not None:
+        to.mkdir(parents=True, exist_ok=True)
+        table.to_csv(to / name, index=False)
 
 
 def dynamics_table(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -214,16 +202,8 @@ def dynamics_table(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("epoch", kind="stable", na_position="last", ignore_index=True)
 
 
-@dataclass(frozen=True)
-class State:
-    """A checkpoint and the epoch after which it was written; None where that is not known."""
-
-    path: Path
-    epoch: float | None
-
-
-def states_in(places: Sequence[Path]) -> list[State]:
-    """The checkpoints that files and folders name.
+def states_in(places: Sequence[Path]) -> list[tuple[Path, float | None]]:
+    """The checkpoints that files and folders name, each with the epoch after which it was written, where that is known.
 
     A run's folder (a victim's or a trial's) gives the checkpoints of its points that are still there; any other folder
     its .pt and .safetensors files.
@@ -231,30 +211,29 @@ def states_in(places: Sequence[Path]) -> list[State]:
     Raises:
         InvalidInput: if a place does not exist or holds none.
     """
-    states: list[State] = []
+    states: list[tuple[Path, float | None]] = []
     for place in places:
         if place.is_dir():
             run = RunFolder(place)
-            kept = [(run.checkpoint_path(point), point.epoch) for point in run.points()]
-            own = [State(path, epoch) for path, epoch in kept if path is not None]
+            kept = {run.checkpoint_path(point): point.epoch for point in run.points()}
             files = sorted(path for path in place.iterdir() if path.suffix in (".pt", ".pth", ".safetensors"))
-            found = own or [State(path, _epoch_of(path)) for path in files]
+            found: list[tuple[Path, float | None]] = [(path, kept[path]) for path in kept if path is not None]
+            found = found or [(path, _epoch_of(path)) for path in files]
             if not found:
                 raise InvalidInput(
                     f"{place} holds no checkpoint; a victim keeps those of its selected epoch and of `keep_epochs`"
                 )
             states += found
         elif place.is_file():
-            states.append(State(place, _epoch_of(place)))
+            states.append((place, _epoch_of(place)))
         else:
             raise InvalidInput(f"checkpoint {place} does not exist; give files or folders")
     return states
 
 
 def _epoch_of(path: Path) -> float | None:
-    """What the file says; checkpoints of SweepLab and of CleanCLIP's family have an `epoch`."""
-    if path.suffix == ".safetensors":
-        return None
+    """What the file says; checkpoints of SweepLab and of CleanCLIP's family have an `epoch`. (Safetensors files, which
+    torch does not read, have none.)"""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # noqa: BLE001 - whether it can be read at all is told when its weights are
@@ -299,19 +278,16 @@ def _known(wants: Iterable[str]) -> list[str]:
 
 
 def _panel(model: nn.Module, measure: Measure, planted: Trigger | None) -> dict[str, Any]:
-    ready = [member for member in ATTACKS if not any(field.is_required() for field in member.model_fields.values())]
-    others = [member.model_validate({"kind": member.model_fields["kind"].default}) for member in ready]
-    fitting = []
-    for attack in others:
-        try:
-            attack.check_fits(measure.image_size)
-        except InvalidInput:
-            continue
-        fitting.append(attack)
     target = planted.target if planted is not None else None
     # Targeted images carry no trigger that could be stamped on others.
-    stamped = [cast(Attack, planted.attack)] if planted is not None and target is not None else []
-    measurement, rows = run_panel(model, measure, [*stamped, *fitting], target)
+    attacks = [cast(Attack, planted.attack)] if planted is not None and target is not None else []
+    for member in ATTACKS:
+        if not any(field.is_required() for field in member.model_fields.values()):
+            with contextlib.suppress(InvalidInput):  # it does not fit into the images
+                attack = member.model_validate({})
+                attack.check_fits(measure.image_size)
+                attacks.append(attack)
+    measurement, rows = run_panel(model, measure, attacks, target)
     return {
         "accuracy": measurement.accuracy,
         "accuracy_interval": list(wilson(measurement.accuracy_k, measurement.accuracy_n)),
@@ -378,7 +354,7 @@ def _probe(seen: Seen, train: LabelledImages, target: str | None) -> dict[str, A
     return {
         "accuracy": result.accuracy_k / result.accuracy_n,
         "asr": result.asr_k / result.asr_n if result.asr_n else None,
-        "counts": {name: getattr(result, name) for name in ("accuracy_k", "accuracy_n", "asr_k", "asr_n")},
+        "counts": dataclasses.asdict(result),
         "num_training_images": len(train),
     }
 
@@ -397,22 +373,20 @@ def _pairs(
     poison[list(plan.rows)] = True
     found: dict[str, Any] = {}
     if "pairs" in wanted:
-        scores = clip_scores(images, texts).numpy()
+        scores = similarity.clip_scores(images, texts).numpy()
         tables = {
-            word: detection_recall(scores, poison, SHARES, word)
+            word: similarity.detection_recall(scores, poison, SHARES, word)
             for word in (("highest", "lowest") if poison.any() else ())
         }
         found["pairs"] = {
             "clean_score": float(scores[~poison].mean()),
             "poisoned_score": float(scores[poison].mean()) if poison.any() else None,
-            "modality_gap": modality_gap(images[~poison], texts[~poison]),
+            "modality_gap": similarity.modality_gap(images[~poison], texts[~poison]),
             "safe": dataclasses.asdict(_safe_set(scores, poison)),
             "detection": {word: table.to_dict("records") for word, table in tables.items()},
         }
-        if to is not None:
-            to.mkdir(parents=True, exist_ok=True)
-            for word, table in tables.items():
-                table.to_csv(to / f"detection_{word}.csv", index=False)
+        for word, table in tables.items():
+            _write(table, to, f"detection_{word}.csv")
     if "retrieval" in wanted:
         assert seen is not None
         # Retrieval is asked of pairs that belong together; poisoned captions belong to no image.
@@ -452,11 +426,11 @@ def _retrieval_asr(triggered: Tensor, texts: Tensor, captions: Sequence[str], ta
     return {f"asr@{k}": retrieval_asr(triggered, texts, named, k) for k in ks} | {"num_triggered": len(triggered)}
 
 
-def _safe_set(scores: np.ndarray, poison: np.ndarray) -> SafeSet:
+def _safe_set(scores: np.ndarray, poison: np.ndarray) -> similarity.SafeSet:
     """What SafeCLIP's rule would call safe at this state: the first time's, on pairs without augmentation (the method
     itself scores augmented copies, and later takes a growing share)."""
     posterior = mixture_posterior(torch.from_numpy(scores), stream_seed(0, "safeclip mixture"))
-    return safe_set((posterior > SafeCLIP().safe_posterior).numpy(), poison)
+    return similarity.safe_set((posterior > SafeCLIP().safe_posterior).numpy(), poison)
 
 
 def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
@@ -467,12 +441,11 @@ def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
     spread = np.linspace(0, len(triggered) - 1, min(MAP_IMAGES, len(triggered))).astype(int)
     others = torch.from_numpy(rows[spread])
     if to is not None:
-        to.mkdir(parents=True, exist_ok=True)
         groups = {"clean": clean[others], "triggered": triggered[spread], "target": clean[own][:MAP_IMAGES]}
-        two_dimensions(groups, seed=0).to_csv(to / "map.csv", index=False)
+        _write(similarity.two_dimensions(groups, seed=0), to, "map.csv")
     return {
-        "triggered_to_target": target_distance(triggered, clean[own]),
-        "clean_to_target": target_distance(clean[torch.from_numpy(rows)], clean[own]),
+        "triggered_to_target": similarity.target_distance(triggered, clean[own]),
+        "clean_to_target": similarity.target_distance(clean[torch.from_numpy(rows)], clean[own]),
         "table": str(to / "map.csv") if to is not None else None,
     }
 
@@ -481,11 +454,8 @@ def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
 def _features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
     """(count, D) un-normalised features of images, on the CPU."""
     device = next(model.parameters()).device
-    parts = []
-    for start in range(0, count, BATCH):
-        images = pixels(list(range(start, min(start + BATCH, count)))).to(device)
-        parts.append(as_clip(model).encode_image(normalise_pixels(images)).float().cpu())
-    return torch.cat(parts)
+    batches = (pixels(rows.tolist()).to(device) for rows in torch.arange(count).split(BATCH))
+    return torch.cat([as_clip(model).encode_image(normalise_pixels(batch)).float().cpu() for batch in batches])
 
 
 @torch.inference_mode()

@@ -1,7 +1,6 @@
 """Logs of a sweep and its trials; stop a sweep, ask for a trial again."""
 
 import os
-import re
 import signal
 import socket
 import time
@@ -166,9 +165,3 @@ def _check_trial(folder: SweepFolder, number: int) -> None:
     if number not in known:
         shown = f"0 to {known[-1]}" if known else "none yet"
         raise InvalidInput(f"sweep {folder.name!r} has no trial {number}; known: {shown}")
-
-
-RAY_STATE = re.compile(r"(tune|pool|pretrain)-[0-9a-f]+")
-"""Names of the folders that executors have Ray keep its state in."""
-
-PART = re.compile(r"\..+\.part")

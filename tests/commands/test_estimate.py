@@ -49,7 +49,7 @@ def test_every_par_sweep_that_comes_along_states_the_papers_optimisation(monkeyp
 
 
 def test_a_plan_shows_what_was_set(par: CleaningSweep):
-    lines = plan(par).lines()
+    lines = plan(par)
     fields = "par: tau searched, perturbation_weight 1.0, learns_temperature False, augmentation par"
     assert lines[4] == f"  method            {fields}"
     assert lines[5].startswith("  optimization      learning_rate searched, schedule fall-cosine, weight_decay 0.0001,")
@@ -60,7 +60,7 @@ def test_a_plan_shows_what_was_set(par: CleaningSweep):
 
 def test_a_plan_warns_of_par_without_frozen_batchnorm(par: CleaningSweep):
     local = par.replace(optimization=par.optimization.replace(batch_norm="local"))
-    assert plan(local).lines()[-1] == f"  warning           {WARNING}"
+    assert plan(local)[-1] == f"  warning           {WARNING}"
 
 
 def test_no_warning_where_the_mode_is_meant_or_plays_no_part(par: CleaningSweep):
@@ -77,7 +77,7 @@ def test_no_warning_where_the_mode_is_meant_or_plays_no_part(par: CleaningSweep)
     ]
     assert warnings_of(local) == [WARNING]
     assert [warnings_of(local.replace(**change)) for change in changes] == [[]] * len(changes)
-    assert "batch_norm frozen" in plan(local.replace(protocol="authors")).optimization
+    assert "batch_norm frozen" in plan(local.replace(protocol="authors"))[5]
 
 
 def test_the_cc6m_sweeps_measure_where_the_published_points_lie(monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,7 @@ from sweeplab.commands.logs import request_reruns
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage import locks
-from sweeplab.storage.files import write_json
+from sweeplab.storage.files import home_folder, write_json
 from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep import run as sweep_run
@@ -570,7 +570,7 @@ def test_records_and_logs_are_for_this_user_alone_and_checkpoints_in_a_shared_st
     try:
         home, shared = tmp_path / "home", tmp_path / "shared"
         monkeypatch.setenv("SWEEPLAB_HOME", str(home))
-        cli.run_all([])
+        home_folder()
         folder = fabricated.finished_sweep(home / "sweeps", stored_at(shared))
         open_controller(folder, stored_at(shared)).log(0, "Traceback: somewhere")
         for path in (home, *home.rglob("*")):
