@@ -74,8 +74,8 @@ def _replayed(trial: TrialRecord, pruner: Pruner) -> tuple[Trajectory, Stop | No
     row = Row(trial.params, trial.points, trial.start_counts)
     for points, trajectory in row.prefixes:
         is_complete = len(points) == len(row.points)
-        pruner.saw_trajectory(trial.number, trajectory, is_complete=is_complete)
-        stop = None if is_complete else pruner.judge_trajectory(trajectory)
+        pruner.saw(trial.number, trajectory, is_complete=is_complete)
+        stop = None if is_complete else pruner.judge(trajectory)
         if stop is not None:
             return trajectory, stop
     return row.prefixes[-1][1], None

@@ -213,9 +213,8 @@ def replay_once(
     in_order = in_order or search.sampler == "grid"
     search = search.replace(startup_trials=search.active_startup_trials(table.space, len(table.rows)))
     plan = Plan(search, table.space, tuple(row.setting for row in table.rows) if in_order else ())
-    pruning = search.active_pruning()
     pruner = Pruner(
-        pruning or Pruning(),
+        search.active_pruning(),
         victim_accuracy=table.victim_accuracy,
         victim_asr=table.victim_asr,
         asr_ceiling=table.asr_ceiling,
@@ -238,10 +237,11 @@ def replay_once(
         taken[found] = True
         points = row.points
         for points, trajectory in row.prefixes:
-            pruner.saw_trajectory(number, trajectory, is_complete=len(points) == len(row.points))
+            is_complete = len(points) == len(row.points)
+            pruner.saw(number, trajectory, is_complete=is_complete)
             if arrived is None and has_arrived(table, pruner):
                 arrived = spent + points[-1].epoch
-            if pruning is not None and len(points) < len(row.points) and pruner.judge_trajectory(trajectory):
+            if not is_complete and pruner.judge(trajectory):
                 pruned += 1
                 break
         spent += points[-1].epoch

@@ -12,6 +12,7 @@ from typing import Any
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.costs import costs_of
+from sweeplab.ranking.stopping import Trajectory
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim, now_ms
 from sweeplab.search.pruner import Pruner
 from sweeplab.search.samplers import Plan, ask, ask_again, tell
@@ -20,7 +21,7 @@ from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.listener import Listener
-from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
+from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
@@ -78,7 +79,6 @@ class SweepController:
         """Reruns of pruned trials, which no rule ends."""
         self._reruns = deque(folder.reruns())
         """Trials whose setting is still to be tried once more."""
-        self._num_reruns = len(self._reruns)
         self._gpu_asked, self._gpu_seconds = -inf, 0.0
         self._gate = threading.RLock()
         self._closed = False
@@ -93,8 +93,8 @@ class SweepController:
         """Storages that did not answer when checkpoints of trials were to be removed."""
         self._best: list[tuple[float, float, int]] = []
         """(-accuracy, number) of the ended trials that keep their weights, best first."""
-        self._alike: tuple[str, set[str]] = ("", set())
-        """Why the last trials in a row failed alike before their first epoch, and their configurations."""
+        self._alike: dict[str, set[str]] = {}
+        """Configurations of the last trials in a row that failed alike before their first epoch, by the one reason."""
         self._retries = Retries(sweep.resources.max_attempts)
         self.reconcile()
 
@@ -110,10 +110,15 @@ class SweepController:
                 self._retries.remember(event["trial"], event)
             elif event["event"] == "stop decided":
                 self._stops[event["trial"]] = event["reason"]
-        self._add_missing_trials()
+        # Trials that the ledger has and the journal lost (power failure) come back with the ledger's parameters.
+        written, known = set(self.folder.trial_numbers()), len(self.study.get_trials(deepcopy=False))
+        for number in sorted(number for number in written if number >= known):
+            add_lost_trial(self.study, self.plan.space, self.folder.trial_header(number)["params"])
         for trial in begun_trials(self.study):
-            self._num_begun += 1
+            if trial.number not in written:  # a kill came before that
+                self._write_trial(ask_again(self.study, self.plan, trial.number))
             self._take_up(trial.number)
+            self._show(self.record(trial.number))
             result = self.folder.trial(trial.number).result()
             if result is None:
                 self._queue(trial.number)
@@ -126,16 +131,22 @@ class SweepController:
             self._settle_checkpoints(self.record(trial.number))
 
     def _take_up(self, number: int) -> None:
-        """Know a trial that was begun: write its folder, where a kill came before that, and note whose rerun it is."""
-        if not self.folder.has_trial(number):
-            rerun_of = self._reruns[0] if self._is_rerun(number) else None
-            self._write_trial(ask_again(self.study, self.plan, number), rerun_of)
-        again = self.folder.trial_header(number).get("rerun_of")
-        if again is not None:
-            self._reruns.remove(again)
-            self._note_rerun(number, again)
-        if self._pruner is not None:
-            self._pruner.saw(self.record(number))
+        """Count a trial that was begun, and note whose rerun it is."""
+        self._num_begun += 1
+        again = self._run(number).metadata().get("rerun_of")
+        if again is None:
+            return
+        self._reruns.remove(again)
+        self.plan.reruns[number] = again
+        result = self.folder.trial(again).result()
+        if again in self._whole or (result is not None and result["state"] == "pruned"):
+            self._whole.add(number)
+
+    def _show(self, record: TrialRecord) -> Trajectory:
+        """Let the pruner see a trial so far."""
+        trajectory = Trajectory.of(record.points, start_counts=record.start_counts)
+        self._pruner.saw(record.number, trajectory, is_complete=record.state == "finished")
+        return trajectory
 
     def _queue(self, number: int) -> None:
         """Have a trial that is not over go on, but where a kill came between its last failure and its result."""
@@ -144,22 +155,18 @@ class SweepController:
         else:
             self._waiting.append(number)
 
-    def _add_missing_trials(self) -> None:
-        """Trials that the ledger has and the journal lost (power failure) come back with the ledger's parameters."""
-        known = len(self.study.get_trials(deepcopy=False))
-        for number in self.folder.trial_numbers():
-            if number < known:
-                continue
-            add_lost_trial(self.study, self.plan.space, self.folder.trial_header(number)["params"])
-
     # --- handing out
 
     def next_job(self) -> CleaningJob | None:
         """The next attempt to run; None when nothing is left to start now (see `is_done`)."""
         with self._intake():
-            number, is_new = self._next_number()
+            # What was begun goes first: a resumed sweep then asks the sampler what an uninterrupted one would have.
+            number = self._next_waiting()
+            is_new = number is None
             if number is None:
-                return None
+                if not self.may_ask():
+                    return None
+                number = self._ask()
             run = self._run(number)
             if not is_new:
                 # The attempt before may have written a checkpoint that it never reported, or lost one that it had.
@@ -167,7 +174,8 @@ class SweepController:
                 lost = run.rewind()
                 if lost:
                     self.folder.event("points lost", trial=number, points=lost)
-            self._claim_storage(run, number)
+            check_storage_of_trial(self.sweep, self.folder, number, run)
+            run.claim_storage()
             attempt = 1 if is_new else run.begin_attempt()
             self._running.add(number)
             record = self.record(number)
@@ -187,61 +195,40 @@ class SweepController:
                 work=self._work,
             )
 
-    def _claim_storage(self, run: RunFolder, number: int) -> None:
-        """Make the folder of a trial's checkpoints."""
-        check_storage_of_trial(self.sweep, self.folder, number, run)
-        run.claim_storage()
-
-    def _next_number(self) -> tuple[int | None, bool]:
-        """The next trial, and whether it is a new one; first those that were begun and may go on now."""
+    def _next_waiting(self) -> int | None:
+        """The next of the trials that were begun and may go on now; ends those whose early end was decided before they
+        were interrupted."""
         if self._closed:
-            return None, False
-        self._end_stopped()
-        # What was begun goes first: a resumed sweep then asks the sampler what an uninterrupted one would have asked.
-        now = time.monotonic()
-        for number in self._waiting:
-            if self._not_before.get(number, 0.0) <= now:
-                self._waiting.remove(number)
-                return number, False
-        if self.may_ask():
-            return self._ask(), True
-        return None, False
-
-    def _end_stopped(self) -> None:
-        """End the waiting trials whose early end was decided before they were interrupted."""
+            return None
         for number in [number for number in self._waiting if number in self._stops]:
             self._waiting.remove(number)
             self.finished(number)
+        now = time.monotonic()
+        number = next((number for number in self._waiting if self._not_before.get(number, 0.0) <= now), None)
+        if number is not None:
+            self._waiting.remove(number)
+        return number
 
     def may_ask(self) -> bool:
         """Whether new trials are still to be begun."""
-        return not self._closed and self.num_begun() < self.num_trials() and self.limit_reached() is None
+        return not self._closed and self._num_begun < self.num_trials() and self.limit_reached() is None
 
     def limit_reached(self) -> str | None:
         """The bound that keeps new trials from being begun, in words; None: there is none."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return f"search.hours={self.sweep.search.hours:g} of this command are used up"
-        if not self._is_within_gpu_hours():
-            return f"search.gpu_hours={self.sweep.search.gpu_hours:g} of this sweep are used up"
-        return None
-
-    def _is_within_gpu_hours(self) -> bool:
         limit, now = self.sweep.search.gpu_hours, time.monotonic()
         if limit is None:
-            return True
+            return None
         if now - self._gpu_asked > GPU_SECONDS:  # all events are read for it
             self._gpu_asked = now
             self._gpu_seconds = costs_of(self.folder.events(), (), now_ms()).gpu_seconds
-        return self._gpu_seconds < 3600 * limit
+        return f"search.gpu_hours={limit:g} of this sweep are used up" if self._gpu_seconds >= 3600 * limit else None
 
     def num_trials(self) -> int:
         """Trials that the sweep will have, those that are tried once more included."""
-        begun_reruns = self._num_reruns - len(self._reruns)
-        return max(self.sweep.num_trials(), self._num_begun - begun_reruns) + self._num_reruns
-
-    def num_begun(self) -> int:
-        """Trials with parameters."""
-        return self._num_begun
+        begun_reruns = len(self.plan.reruns)
+        return max(self.sweep.num_trials(), self._num_begun - begun_reruns) + begun_reruns + len(self._reruns)
 
     def is_done(self) -> bool:
         """Whether nothing runs, nothing waits and nothing new is to be begun."""
@@ -250,7 +237,7 @@ class SweepController:
 
     def is_complete(self) -> bool:
         """Whether every trial of the sweep is over."""
-        return not self._running and not self._waiting and self.num_begun() >= self.num_trials()
+        return not self._running and not self._waiting and self._num_begun >= self.num_trials()
 
     def close(self) -> None:
         """Take nothing in and hand nothing out any more; returns once nothing is being written."""
@@ -271,28 +258,22 @@ class SweepController:
                 raise
 
     def _ask(self) -> int:
-        number = self.num_begun()
+        number = self._num_begun
         if self._is_rerun(number):
-            again = self._reruns.popleft()
-            self._write_trial(ask_for(self.study, self.folder.trial_header(again)["params"], number), rerun_of=again)
-            self._note_rerun(number, again)
+            params = self.folder.trial_header(self._reruns[0])["params"]
+            self._write_trial(ask_for(self.study, params, number))
         else:
             self._write_trial(ask(self.study, self.plan, number))
-        self._num_begun += 1
+        self._take_up(number)
         return number
-
-    def _note_rerun(self, number: int, again: int) -> None:
-        self.plan.reruns[number] = again
-        result = self.folder.trial(again).result()
-        if again in self._whole or (result is not None and result["state"] == "pruned"):
-            self._whole.add(number)
 
     def _is_rerun(self, number: int) -> bool:
         """Whether a trial that is begun now tries another once more: these come after all others, whose numbers say
         what they are."""
-        return bool(self._reruns) and number - (self._num_reruns - len(self._reruns)) >= self.sweep.num_trials()
+        return bool(self._reruns) and number - len(self.plan.reruns) >= self.sweep.num_trials()
 
-    def _write_trial(self, trial: BegunTrial, rerun_of: int | None = None) -> None:
+    def _write_trial(self, trial: BegunTrial) -> None:
+        rerun_of = self._reruns[0] if self._is_rerun(trial.number) else None
         params = self.plan.space.suggest(trial)
         setting = self.sweep.setting(params)  # a value that a field refuses is refused here, before anything runs
         seed = self.sweep.seed + self.plan.seed_of(trial.number)
@@ -327,13 +308,11 @@ class SweepController:
 
     def _judge(self, record: TrialRecord) -> None:
         """Decide whether the trial ends early, and record the decision before anyone acts on it."""
-        if self._pruner is None:
-            return
-        self._pruner.saw(record)
+        trajectory = self._show(record)
         is_spared = record.number in self._whole or len(record.points) >= self.sweep.num_points()
         if record.number in self._stops or is_spared:
             return
-        stop = self._pruner.judge(record)
+        stop = self._pruner.judge(trajectory)
         if stop is not None:
             metadata = {"point": record.points[-1].index, "rule": stop.rule, "reason": stop.reason, "saw": stop.saw}
             self.folder.event("stop decided", durable=True, trial=record.number, **metadata)
@@ -349,7 +328,7 @@ class SweepController:
             return
         with self._intake():
             record = self.record(number)
-            self._alike = ("", set())
+            self._alike = {}
             if len(record.points) == self.sweep.num_points():
                 self._end(number, {"state": "finished"})
             elif number in self._stops:
@@ -366,20 +345,16 @@ class SweepController:
             return
         with self._intake():
             run = self._run(number)
-            damaged, event = damaged_checkpoint(run, failure), describe(run, failure)
+            event = describe(run, failure)
             self.folder.event("attempt failed", durable=True, trial=number, **event)
-            self._retries.remember(number, event)
-            if failure.kind == "storage":  # every other trial would meet it too: the sweep ends as interrupted
-                self._again(number, 0.0)
-                raise StorageFault(failure.reason)
-            if damaged is not None:
-                run.remove_checkpoint(damaged.name)
-                self._again(number, 0.0)
-            elif reason := self._retries.verdict(number):
+            reason, pause = self._retries.after(number, run, failure, event)
+            if reason is None:
+                self._again(number, pause)
+            else:
                 self._end(number, {"state": "failed", "reason": reason})
                 self._same_failure_streak(number, failure)
-            else:
-                self._again(number, self._retries.pause(number))
+            if failure.kind == "storage":  # every other trial would meet it too: the sweep ends as interrupted
+                raise StorageFault(failure.reason)
 
     def _same_failure_streak(self, number: int, failure: Failure) -> None:
         """Hand out nothing more once so many settings in a row failed alike before they trained: it is something that
@@ -387,17 +362,17 @@ class SweepController:
         neighbours in a grid do one after the other, is a matter of settings."""
         of_settings = failure.kind == "memory" or failure.reason.startswith("FloatingPointError")
         if of_settings or len(self.folder.trial(number).points()) > 1:
-            self._alike = ("", set())
+            self._alike = {}
             return
-        reason, configurations = self._alike if self._alike[0] == failure.reason else (failure.reason, set())
+        configurations = self._alike.get(failure.reason, set())
         configurations.add(self.folder.trial_header(number)["configuration"])
-        self._alike = (reason, configurations)
+        self._alike = {failure.reason: configurations}
         if len(configurations) >= ALIKE and not self.is_complete():
             self._closed = True
             self.fault = InvalidInput(
-                f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: {reason}; "
-                "nothing more is begun. Mend what they share, then run the same command again, and `sweeplab rerun "
-                f"{self.sweep.name} TRIAL` for each of them"
+                f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: "
+                f"{failure.reason}; nothing more is begun. Mend what they share, then run the same command again, and "
+                f"`sweeplab rerun {self.sweep.name} TRIAL` for each of them"
             )
 
     def _again(self, number: int, seconds: float) -> None:
@@ -412,8 +387,7 @@ class SweepController:
         record = self.record(number)
         self._tell(record)
         self._running.discard(number)
-        if self._pruner is not None:
-            self._pruner.saw(record)
+        self._show(record)
         self.folder.event("trial ended", trial=number, **result)
         self._settle_checkpoints(record)
         for listener in self.listeners:

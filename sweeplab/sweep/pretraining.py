@@ -22,7 +22,7 @@ from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.checks import data_digests, digest_of_victim, machine_for
 from sweeplab.sweep.comparison import compare
-from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
+from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import victim_folder
 from sweeplab.versions import environment, num_changes, version_of
@@ -190,23 +190,21 @@ class VictimController:
             InvalidInput: if the user's input breaks a rule that a worker alone could check.
             Failed: if another attempt does not help.
         """
-        damaged, event = damaged_checkpoint(self.run, failure), describe(self.run, failure)
+        event = describe(self.run, failure)
         append_line(self.run.path / "events.jsonl", {"time_ms": now_ms(), "event": "attempt failed", **event})
-        self._retries.remember(number, event)
-        self._state = "waiting"
+        reason, pause = self._retries.after(number, self.run, failure, event)
+        self._state, self._not_before = "waiting", time.monotonic() + pause
         if failure.kind == "storage":
             raise StorageFault(failure.reason)
-        if damaged is not None:
-            self.run.remove_checkpoint(damaged.name)
-            logger.info(f"  {failure.reason}; going on from an earlier one")
-        elif reason := self._retries.verdict(number):
+        if reason is not None:
             kind = InvalidInput if failure.kind == "input" else Failed
             epochs = len(self.run.points()) - 1
             where = f" after {epochs} of {_last_epoch(self.victim)} epochs" if epochs > 0 else ""
             raise kind(f"pre-training victim {self.victim.name} failed{where}: {reason}")
+        if event.get("blameless"):
+            logger.info(f"  {failure.reason}; going on from an earlier one")
         else:
             logger.info(f"  attempt {event['attempt']} ended: {failure.reason}; trying again")
-            self._not_before = time.monotonic() + self._retries.pause(number)
 
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback beside the victim's records."""

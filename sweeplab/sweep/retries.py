@@ -45,6 +45,21 @@ class Retries:
         advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
         return f"{last['reason']}{tries}{advice}"
 
+    def after(
+        self, number: int, run: RunFolder, failure: Failure, event: Mapping[str, Any]
+    ) -> tuple[str | None, float]:
+        """Count a failure that `describe` described as `event`, and remove the checkpoint that it found damaged.
+
+        Returns:
+            Why the run is not tried again, or None, and the seconds before its next attempt may begin.
+        """
+        self.remember(number, event)
+        if event.get("blameless"):
+            if damaged := damaged_checkpoint(run, failure):  # an earlier one, or the beginning, serves
+                run.remove_checkpoint(damaged.name)
+            return None, 0.0
+        return self.verdict(number), self.pause(number)
+
     def pause(self, number: int) -> float:
         """Seconds before the next attempt may begin."""
         failures = len(self._failures.get(number, ()))
@@ -65,5 +80,5 @@ def describe(run: RunFolder, failure: Failure) -> dict[str, Any]:
 
 
 def damaged_checkpoint(run: RunFolder, failure: Failure) -> Checkpoint | None:
-    """The checkpoint from which the attempt could not go on; an earlier one, or the beginning, serves."""
+    """The checkpoint from which the attempt could not go on."""
     return run.latest_checkpoint() if failure.kind == "checkpoint" else None

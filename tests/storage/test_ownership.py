@@ -26,6 +26,7 @@ from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep.session import Session
+from sweeplab.sweep.trial_storage import check_storage_of_trial
 from sweeplab.sweep_folder import SweepFolder, victim_folder
 from sweeplab.worker.jobs import DataDigests
 
@@ -323,7 +324,7 @@ def test_a_mark_is_good_for_its_own_place_and_its_own_sweep_alone(home: Path, tm
     naming(place)(other)
     assert not other.trial(0).owns_storage()
     with pytest.raises(InvalidInput, match="holds no mark of this home"):
-        open_controller(other, sweep.replace(name="other"))._claim_storage(other.trial(0), 0)
+        check_storage_of_trial(sweep.replace(name="other"), other, 0, other.trial(0))
 
 
 def test_of_an_own_sweep_only_files_of_our_names_go(home: Path):
