@@ -20,13 +20,15 @@ from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_tri
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep.listener import Listener
 from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.jobs import CleaningJob, DataDigests, Machine
 from sweeplab.worker.run import clean
+
+Listener = Callable[[TrialRecord], None]
+"""Hears of a trial whenever an attempt begins, a point was committed or the trial is over: the tracker, the display."""
 
 ALIKE = 5
 """So many settings in a row may fail with the same words before they train."""
@@ -180,8 +182,8 @@ class SweepController:
             self._running.add(number)
             record = self.record(number)
             self.folder.event("trial began", trial=number, attempt=attempt, points=len(record.points))
-            for listener in self.listeners:
-                listener.trial_began(record)
+            for hear in self.listeners:
+                hear(record)
             return CleaningJob(
                 sweep=self.sweep if record.seed == self.sweep.seed else self.sweep.replace(seed=record.seed),
                 victim=self.victim,
@@ -303,8 +305,8 @@ class SweepController:
             keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
             self._keep(run, keep)
             self._judge(record)
-            for listener in self.listeners:
-                listener.point_made(record, point)
+            for hear in self.listeners:
+                hear(record)
 
     def _judge(self, record: TrialRecord) -> None:
         """Decide whether the trial ends early, and record the decision before anyone acts on it."""
@@ -390,8 +392,8 @@ class SweepController:
         self._show(record)
         self.folder.event("trial ended", trial=number, **result)
         self._settle_checkpoints(record)
-        for listener in self.listeners:
-            listener.trial_ended(record)
+        for hear in self.listeners:
+            hear(record)
 
     def _tell(self, record: TrialRecord) -> None:
         if record.state == "failed":

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from sweeplab.experiment import CleaningSweep, Setting
-from sweeplab.records import Point, SweepRecord, TrialRecord
+from sweeplab.records import SweepRecord, TrialRecord
 from sweeplab.storage.files import NETWORK, file_system
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
@@ -40,17 +40,11 @@ class MLflowSync:
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
-    def trial_began(self, trial: TrialRecord) -> None:
-        """An attempt starts."""
-        self._note(trial)
-
-    def point_made(self, trial: TrialRecord, point: Point) -> None:
-        """A point was committed."""
-        self._note(trial)
-
-    def trial_ended(self, trial: TrialRecord) -> None:
-        """A trial is over."""
-        self._note(trial)
+    def hear(self, trial: TrialRecord) -> None:
+        """Have MLflow take in a trial as it is now."""
+        with self._news:
+            self._dirty[trial.number] = trial
+            self._news.notify()
 
     def close(self, seconds: float) -> bool:
         """Let it catch up for so long; whether it did."""
@@ -61,11 +55,6 @@ class MLflowSync:
         has_ended = not self._thread.is_alive()
         self.tracking.close()
         return has_ended and self.trouble is None
-
-    def _note(self, trial: TrialRecord) -> None:
-        with self._news:
-            self._dirty[trial.number] = trial
-            self._news.notify()
 
     def _run(self) -> None:
         while True:

@@ -1,8 +1,6 @@
 """Readiness: storages that can be written, nodes that see them, layers that run on the machine."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ from sweeplab.execution.node_data import send_data
 from sweeplab.execution.nodes import check_nodes
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
-from sweeplab.specs import InvalidInput, StorageFault, Unfinished
+from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.session import Session
@@ -19,15 +17,6 @@ from sweeplab.sweep.victims import victim_of
 from sweeplab.worker.input_paths import input_paths_of
 
 logger = logging.getLogger("sweeplab")
-
-
-@contextmanager
-def storage_faults_as_unfinished(sweep: CleaningSweep) -> Iterator[None]:
-    """A storage that fails interrupts the sweep."""
-    try:
-        yield
-    except StorageFault as fault:
-        raise Unfinished(f"{sweep.name}: {fault}") from fault
 
 
 def check_batch_norm(sweep: CleaningSweep) -> None:
@@ -49,9 +38,11 @@ def check_batch_norm(sweep: CleaningSweep) -> None:
             )
 
 
-def storage_of(sweep: CleaningSweep | PretrainedVictim, home: Path) -> str:
-    """Where checkpoints go."""
-    return sweep.resources.storage or str(home)
+def _with_checkpoints(prepared: Prepared, home: Path, *, runs_trials: bool) -> list[CleaningSweep | PretrainedVictim]:
+    """What writes checkpoints: the sweep, if trials are run, and the victims that are to be trained."""
+    victim = victim_of(prepared.sweep)
+    trains = victim.is_to_be_trained(prepared.victim_digest, home)
+    return [*([prepared.sweep] if runs_trials else []), *(victim.specs() if trains else [])]
 
 
 def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) -> None:
@@ -66,10 +57,7 @@ def check_storages(prepared: Prepared, home: Path, *, runs_trials: bool = True) 
         InvalidInput: naming the storage.
         StorageFault: if an object store does not answer.
     """
-    sweep = prepared.sweep
-    roots = {sweep.resources.storage} if runs_trials else set()
-    if victim_of(sweep).is_to_be_trained(prepared.victim_digest, home):
-        roots |= {spec.resources.storage for spec in victim_of(sweep).specs()}
+    roots = {spec.resources.storage for spec in _with_checkpoints(prepared, home, runs_trials=runs_trials)}
     for root in sorted(filter(None, roots)):
         Storage(root).check_writable()
 
@@ -85,12 +73,9 @@ def make_ready_nodes(prepared: Prepared, session: Session, *, runs_trials: bool)
     Raises:
         InvalidInput: naming the nodes that cannot take part, and why.
     """
-    sweep = prepared.sweep
     home, reads = session.home, session.reads or []
-    storages = [storage_of(sweep, home)] if runs_trials else []
-    if victim_of(sweep).is_to_be_trained(prepared.victim_digest, home):
-        storages += [storage_of(spec, home) for spec in victim_of(sweep).specs()]
-    blind = check_nodes(input_paths_of(reads), sorted(set(storages)), logger.info)
-    if blind:
-        watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+    specs = _with_checkpoints(prepared, home, runs_trials=runs_trials)
+    storages = sorted({spec.resources.storage or str(home) for spec in specs})
+    if blind := check_nodes(input_paths_of(reads), storages, logger.info):
+        watchdog = Watchdog(stall_minutes=prepared.sweep.resources.stall_minutes, cluster_fault=cluster_fault)
         send_data(reads, blind, watchdog, logger.info)

@@ -7,7 +7,6 @@ from pathlib import Path
 from sweeplab.clip_model import has_batch_norm
 from sweeplab.experiment import CleaningSweep
 from sweeplab.specs import InvalidInput, Spec
-from sweeplab.storage.files import read_lines
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.victims import victim_of
@@ -22,28 +21,6 @@ def check_is_there(folder: SweepFolder) -> None:
         raise InvalidInput(
             f"--resume: there is no sweep {folder.name!r} in {folder.path.parent}; leave the flag out to start it"
         )
-
-
-def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
-    if folder.victim_point() is None:
-        return False
-    numbers = folder.trial_numbers()
-    is_over = all(folder.trial(number).result() is not None for number in numbers)
-    return is_over and len(numbers) >= folder.num_planned(sweep)
-
-
-def _lacks_facts(folder: SweepFolder, sweep: CleaningSweep) -> bool:
-    """Whether the header of a finished sweep is to be written anew: another number of trials was asked for, or an older
-    version did not say which test images it measured."""
-    header = folder.header()
-    return header["planned_trials"] != folder.num_planned(sweep) or "images" not in header
-
-
-def _driver_was_killed(folder: SweepFolder) -> bool:
-    """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
-    kinds = [event["event"] for event in read_lines(folder.path / "events.jsonl")]
-    drivers = [kind for kind in kinds if kind in ("driver began", "driver ended", "mlflow behind")]
-    return drivers[-1:] in (["driver began"], ["mlflow behind"])
 
 
 def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str]:

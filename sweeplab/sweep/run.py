@@ -17,10 +17,9 @@ from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
-from sweeplab.specs import Failed, Unfinished
+from sweeplab.specs import Failed, StorageFault, Unfinished
 from sweeplab.sweep.checks import digest_of_victim, machine_for
 from sweeplab.sweep.controller import SweepController
-from sweeplab.sweep.listener import Listener
 from sweeplab.sweep.mlflow_sync import (
     LEAVING_SECONDS,
     SYNC_SECONDS,
@@ -30,27 +29,14 @@ from sweeplab.sweep.mlflow_sync import (
     full_setting,
 )
 from sweeplab.sweep.prepare import Prepared, prepare
-from sweeplab.sweep.pretraining import check_same_storage
+from sweeplab.sweep.pretraining import check_same_storage, victim_folder
 from sweeplab.sweep.progress import SweepProgress
-from sweeplab.sweep.readiness import (
-    check_batch_norm,
-    check_storages,
-    make_ready_nodes,
-    storage_faults_as_unfinished,
-)
-from sweeplab.sweep.resume import (
-    _driver_was_killed,
-    _is_finished,
-    _lacks_facts,
-    check_is_there,
-    check_same_spec,
-    resume_plan,
-    set_aside,
-)
+from sweeplab.sweep.readiness import check_batch_norm, check_storages, make_ready_nodes
+from sweeplab.sweep.resume import check_is_there, check_same_spec, resume_plan, set_aside
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.trial_storage import check_storage_of_trial
 from sweeplab.sweep.victims import check_weights, victim_of
-from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.input_paths import parts_of
 from sweeplab.worker.inputs import Inputs
 
@@ -112,6 +98,28 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
         f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
     )
     return record
+
+
+def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
+    if folder.victim_point() is None:
+        return False
+    numbers = folder.trial_numbers()
+    is_over = all(folder.trial(number).result() is not None for number in numbers)
+    return is_over and len(numbers) >= folder.num_planned(sweep)
+
+
+def _lacks_facts(folder: SweepFolder, sweep: CleaningSweep) -> bool:
+    """Whether the header of a finished sweep is to be written anew: another number of trials was asked for, or an older
+    version did not say which test images it measured."""
+    header = folder.header()
+    return header["planned_trials"] != folder.num_planned(sweep) or "images" not in header
+
+
+def _driver_was_killed(folder: SweepFolder) -> bool:
+    """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
+    kinds = [event["event"] for event in folder.events()]
+    drivers = [kind for kind in kinds if kind in ("driver began", "driver ended", "mlflow behind")]
+    return drivers[-1:] in (["driver began"], ["mlflow behind"])
 
 
 def _show_finished(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
@@ -194,6 +202,15 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
 
 
 @contextmanager
+def storage_faults_as_unfinished(sweep: CleaningSweep) -> Iterator[None]:
+    """A storage that fails interrupts the sweep."""
+    try:
+        yield
+    except StorageFault as fault:
+        raise Unfinished(f"{sweep.name}: {fault}") from fault
+
+
+@contextmanager
 def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
     """A Ray session, or nothing where everything runs in this process; failing storage ends it in order."""
     needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() != "tune"
@@ -231,7 +248,7 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, session
     sync = None
     if tracking is not None:
         sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params)))
-    listeners: tuple[Listener, ...] = (progress,) if sync is None else (progress, sync)
+    listeners = (progress.hear,) if sync is None else (progress.hear, sync.hear)
     resources = sweep.resources
     folder.event(
         "driver began",

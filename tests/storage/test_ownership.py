@@ -27,7 +27,7 @@ from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.trial_storage import check_storage_of_trial
-from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.jobs import DataDigests
 
 NAME = fabricated.SWEEP.name
@@ -467,7 +467,7 @@ def test_gc_leaves_alone_what_others_keep_beside_a_home(home: Path, mine: Path):
 def victim_of(smoke: CleaningSweep, home: Path, metadata: dict[str, Any], points: int) -> Path:
     """A victim's folder with so many points, made by nobody known."""
     assert isinstance(smoke.victim, PretrainedVictim)
-    run = victim_folder(home, smoke.victim, "d1")
+    run = pretraining.victim_folder(home, smoke.victim, "d1")
     write_json(run.path / "victim.json", metadata)
     for index in range(points):
         made = fabricated.point(index, 90, 79, checkpoint=f"attempt-1-epoch-{index:04d}.pt" if index else None)
@@ -492,7 +492,7 @@ def test_an_adopted_victim_removes_nothing_where_its_record_says(smoke: Cleaning
     victim_of(smoke, home, {"storage": str(mine)}, 2)
     before = content(mine)
     assert isinstance(smoke.victim, PretrainedVictim)
-    run = victim_folder(home, smoke.victim, "d1")
+    run = pretraining.victim_folder(home, smoke.victim, "d1")
     assert adopt_victim(run)
     assert is_own_victim(run)
     with pytest.raises(InvalidInput, match=f"victim v was begun with its checkpoints in {mine} and keeps them there"):
