@@ -92,10 +92,6 @@ class Table:
     def _places(self) -> np.ndarray:
         return np.array([self._place(row.setting) for row in self.rows])
 
-    @cached_property
-    def _is_choice(self) -> np.ndarray:
-        return np.array([isinstance(dimension, Choice) for dimension in self.space.dimensions.values()])
-
     def _place(self, setting: Mapping[str, Any]) -> list[float]:
         return [place_of(dimension, setting.get(name)) for name, dimension in self.space.dimensions.items()]
 
@@ -108,7 +104,8 @@ class Table:
         place = np.array(self._place(setting))
         absent, other_absent = np.isnan(place), np.isnan(self._places)
         apart = np.abs(self._places - place)
-        apart = np.where(self._is_choice, apart > 0, apart)
+        is_choice = [isinstance(dimension, Choice) for dimension in self.space.dimensions.values()]
+        apart = np.where(is_choice, apart > 0, apart)
         apart = np.where(absent | other_absent, absent != other_absent, apart)
         distances = np.where(taken, np.inf, (apart.astype(float) ** 2).sum(axis=1))
         return int(np.argmin(distances))
@@ -196,69 +193,6 @@ class Replayed:
     trials: int
 
 
-@quiet_optuna()
-def replay_once(
-    table: Table, search: Search, *, constrained: bool = True, in_order: bool = False, trials: int | None = None
-) -> Replayed:
-    """Search a table until it arrives or everything was tried.
-
-    Args:
-        table: what may be measured.
-        search: sampler, seed, start-up trials and pruning; its other fields have no say.
-        constrained: False hides the constraint from the sampler.
-        in_order: take the table's rows as they come, whatever the sampler; so does the sampler `grid`.
-        trials: go on for so many trials even when it has arrived; None: end there.
-    """
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler())
-    in_order = in_order or search.sampler == "grid"
-    search = search.replace(startup_trials=search.active_startup_trials(table.space, len(table.rows)))
-    plan = Plan(search, table.space, tuple(row.setting for row in table.rows) if in_order else ())
-    pruner = Pruner(
-        search.active_pruning(),
-        victim_accuracy=table.victim_accuracy,
-        victim_asr=table.victim_asr,
-        asr_ceiling=table.asr_ceiling,
-    )
-    taken = np.zeros(len(table.rows), dtype=bool)
-    spent, arrived, pruned = 0.0, None, 0
-    count = min(trials or len(table.rows), len(table.rows))
-    for number in range(count):
-        found = number
-
-        def adjust(setting: dict[str, Any]) -> dict[str, Any]:
-            nonlocal found
-            # The table holds no more than its rows: the one nearest to what was sampled is measured instead.
-            found = table.nearest(setting, taken)
-            return table.rows[found].setting
-
-        trial = ask(study, plan, number, None if in_order else adjust)
-        plan.space.suggest(trial)
-        row = table.rows[found]
-        taken[found] = True
-        points = row.points
-        for points, trajectory in row.prefixes:
-            is_complete = len(points) == len(row.points)
-            pruner.saw(number, trajectory, is_complete=is_complete)
-            if arrived is None and has_arrived(table, pruner):
-                arrived = spent + points[-1].epoch
-            if not is_complete and pruner.judge(trajectory):
-                pruned += 1
-                break
-        spent += points[-1].epoch
-        if arrived is not None and trials is None:
-            return Replayed(arrived, spent, pruned, number + 1)
-        tell(
-            study,
-            number,
-            points,
-            victim_accuracy=table.victim_accuracy,
-            asr_ceiling=table.asr_ceiling,
-            start_counts=row.start_counts,
-            constrained=constrained,
-        )
-    return Replayed(arrived, spent, pruned, count)
-
-
 def has_arrived(table: Table, pruner: Pruner) -> bool:
     """Whether the best retention so far is within `WITHIN` of the table's; its lowest ASR, where nothing is cleaned."""
     if table.best_retention is None:
@@ -283,16 +217,64 @@ class Contender:
         sampler: Any = {UNCONSTRAINED: "tpe", SHUFFLED: "random"}.get(self.sampler, self.sampler)
         return Search(sampler=sampler, pruning=self.pruning, startup_trials=self.startup_trials, seed=seed)
 
+    @quiet_optuna()
     def replay(self, table: Table, seed: int, *, trials: int | None = None) -> Replayed:
-        """Search the table once; see `replay_once`."""
-        is_shuffled = self.sampler == SHUFFLED
-        return replay_once(
-            table.shuffled(seed) if is_shuffled else table,
-            self.search(seed),
-            constrained=self.sampler != UNCONSTRAINED,
-            in_order=is_shuffled,
-            trials=trials,
+        """Search a table until it arrives or everything was tried.
+
+        Args:
+            table: what may be measured.
+            seed: of the search.
+            trials: go on for so many trials even when it has arrived; None: end there.
+        """
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler())
+        search, in_order = self.search(seed), self.sampler in ("grid", SHUFFLED)
+        table = table.shuffled(seed) if self.sampler == SHUFFLED else table
+        search = search.replace(startup_trials=search.active_startup_trials(table.space, len(table.rows)))
+        plan = Plan(search, table.space, tuple(row.setting for row in table.rows) if in_order else ())
+        pruner = Pruner(
+            search.active_pruning(),
+            victim_accuracy=table.victim_accuracy,
+            victim_asr=table.victim_asr,
+            asr_ceiling=table.asr_ceiling,
         )
+        taken = np.zeros(len(table.rows), dtype=bool)
+        spent, arrived, pruned = 0.0, None, 0
+        count = min(trials or len(table.rows), len(table.rows))
+        for number in range(count):
+            found = number
+
+            def adjust(setting: dict[str, Any]) -> dict[str, Any]:
+                nonlocal found
+                # The table holds no more than its rows: the one nearest to what was sampled is measured instead.
+                found = table.nearest(setting, taken)
+                return table.rows[found].setting
+
+            trial = ask(study, plan, number, None if in_order else adjust)
+            plan.space.suggest(trial)
+            row = table.rows[found]
+            taken[found] = True
+            points = row.points
+            for points, trajectory in row.prefixes:
+                is_complete = len(points) == len(row.points)
+                pruner.saw(number, trajectory, is_complete=is_complete)
+                if arrived is None and has_arrived(table, pruner):
+                    arrived = spent + points[-1].epoch
+                if not is_complete and pruner.judge(trajectory):
+                    pruned += 1
+                    break
+            spent += points[-1].epoch
+            if arrived is not None and trials is None:
+                return Replayed(arrived, spent, pruned, number + 1)
+            tell(
+                study,
+                number,
+                points,
+                victim_accuracy=table.victim_accuracy,
+                asr_ceiling=table.asr_ceiling,
+                start_counts=row.start_counts,
+                constrained=self.sampler != UNCONSTRAINED,
+            )
+        return Replayed(arrived, spent, pruned, count)
 
 
 def replay_table(folder: SweepFolder) -> Table:
