@@ -122,13 +122,12 @@ class SweepFolder:
             )
         path = self.path / "sweep.json"
         header = read_json(path)
-        if not isinstance(header, dict):
-            raise InvalidInput(f"{path} is damaged (no object); restore it from a backup or remove its folder")
-        for name, kind in HEADER_FIELDS.items():
-            if type(header.get(name)) is not kind:
-                raise InvalidInput(
-                    f"{path} is damaged ({name}={header.get(name)!r}); restore it from a backup or remove its folder"
-                )
+        faults = ["no object"]
+        if isinstance(header, dict):
+            wrong = (name for name, kind in HEADER_FIELDS.items() if type(header.get(name)) is not kind)
+            faults = [f"{name}={header.get(name)!r}" for name in wrong]
+        if faults:
+            raise InvalidInput(f"{path} is damaged ({faults[0]}); restore it from a backup or remove its folder")
         return header
 
     def write_header(
@@ -242,9 +241,7 @@ class SweepFolder:
     def holder(self) -> dict[str, Any] | None:
         """Process, host and time of whoever holds the lock; None where nobody wrote them yet."""
         path = self.path / "holder.json"
-        if not path.exists():
-            return None
-        holder: dict[str, Any] = read_json(path)
+        holder: dict[str, Any] | None = read_json(path) if path.exists() else None
         return holder
 
     @property

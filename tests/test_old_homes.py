@@ -119,7 +119,7 @@ def test_a_sweep_of_an_older_version_is_not_continued(begun: SweepFolder, views_
 
 def checked(folder: SweepFolder, sweep: CleaningSweep) -> str:
     """With which message a script's start refuses to go on; empty where it goes on."""
-    prepared = prepare.Prepared(sweep, sweep.digest(), {}, DataDigests(), "0" * 16, 64, 0, 0, MeasuredImages(()))
+    prepared = prepare.Prepared(sweep, sweep.digest(), {}, DataDigests(), "0" * 16, 64, MeasuredImages(()))
     try:
         resume.check_same_spec(folder, prepared)
     except InvalidInput as error:

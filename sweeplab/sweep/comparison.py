@@ -56,14 +56,13 @@ def changed_defaults(before: Any, spec: Any, path: str = "") -> list[str]:
 def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = "") -> list[str]:
     """Paths at which two JSON values differ, with both values; fields outside the digest are left out at the top."""
     if isinstance(old, dict) and isinstance(new, dict):
+        hidden = spec.NOT_IN_DIGEST if spec is not None else frozenset()
+        if path.rpartition(".")[2] == "resources":
+            hidden = Resources.NOT_IN_DIGEST
+        elif path == "search":
+            hidden = Search.NOT_IN_DIGEST
         lines = []
-        for name in sorted(set(old) | set(new)):
-            if spec is not None and name in spec.NOT_IN_DIGEST:
-                continue
-            if path.rpartition(".")[2] == "resources" and name in Resources.NOT_IN_DIGEST:
-                continue
-            if path == "search" and name in Search.NOT_IN_DIGEST:
-                continue
+        for name in sorted((set(old) | set(new)) - hidden):
             where = f"{path}.{name}" if path else name
             lines += differences(old.get(name), new.get(name), None, where)
         return lines

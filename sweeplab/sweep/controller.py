@@ -301,9 +301,7 @@ class SweepController:
                 return
             record = self.record(number)
             # The newest state is what a killed attempt goes on from, the best one what the sweep is run for.
-            best = self.best_point(record)
-            keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
-            self._keep(run, keep)
+            self._keep(run, record.points[-1], self.best_point(record))
             self._judge(record)
             for hear in self.listeners:
                 hear(record)
@@ -411,23 +409,23 @@ class SweepController:
     def _settle_checkpoints(self, record: TrialRecord) -> None:
         """Of all ended trials, only the best few keep weights: those of their best cleaned point."""
         best = self.best_point(record) if record.state in ("finished", "pruned") else None
-        keep = {best.checkpoint} if best is not None and best.checkpoint is not None else set()
-        self._keep(self._run(record.number), keep)
+        self._keep(self._run(record.number), best)
         self._runs.pop(record.number, None)
         if best is None:
             return
         insort(self._best, (-best.measurement.accuracy, best.measurement.asr or 0.0, record.number))
         for *_, number in self._best[self.sweep.resources.keep_checkpoints :]:
-            self._keep(self.folder.trial(number), set())
+            self._keep(self.folder.trial(number))
         del self._best[self.sweep.resources.keep_checkpoints :]
 
-    def _keep(self, run: RunFolder, keep: set[str]) -> None:
-        """Remove a run's other checkpoints; a storage that does not let go of them is no reason to end a sweep."""
+    def _keep(self, run: RunFolder, *points: Point | None) -> None:
+        """Remove a run's checkpoints but those of some points; a storage that does not let go of them is no reason to
+        end a sweep."""
         place = Checkpoint.at(run.storage.location).storage
         if place in self._unheeded and run.result() is not None:
             return
         try:
-            run.keep_checkpoints(keep)
+            run.keep_checkpoints({p.checkpoint for p in points if p is not None and p.checkpoint is not None})
         except StorageFault as fault:
             self._unheeded.add(place)
             self.folder.event("checkpoints left", storage=place, reason=str(fault))

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from sweeplab.experiment import CleaningSweep, Setting
-from sweeplab.records import SweepRecord, TrialRecord
+from sweeplab.records import TrialRecord
 from sweeplab.storage.files import NETWORK, file_system
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
@@ -102,26 +102,23 @@ LEAVING_SECONDS = 1.0
 UNUSABLE = "its store could not be used at the start"
 
 
-def _synced_tracking(
-    sweep: CleaningSweep, folder: SweepFolder, session: Session
-) -> tuple[Tracking | None, SweepRecord]:
-    """MLflow brought up to the ledger, and what the ledger holds; None where MLflow's store does not answer."""
-    home, record = session.home, folder.record()
-    write_ahead = file_system(home) not in NETWORK
+def synced_tracking(sweep: CleaningSweep, folder: SweepFolder, session: Session) -> Tracking | None:
+    """MLflow brought up to the ledger; None where its store does not answer."""
+    home = session.home
 
-    def ledger(record: SweepRecord | None = None) -> Ledger:
-        record = record or folder.record()
+    def ledger() -> Ledger:
+        record = folder.record()
         settings = {trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}
-        return Ledger(home, folder.path, record, folder.header(), settings, write_ahead)
+        return Ledger(home, folder.path, record, folder.header(), settings, file_system(home) not in NETWORK)
 
     try:
-        return TrackingHere(ledger(record)) if session.inline else TrackingProcess(ledger), record
+        return TrackingHere(ledger()) if session.inline else TrackingProcess(ledger)
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so
         logger.info(
             f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({trouble_of(error)}); the sweep runs without "
             "it, and the same command brings MLflow up to date once it is mended"
         )
-        return None, record
+        return None
 
 
 def full_setting(setting: Setting) -> dict[str, Any]:

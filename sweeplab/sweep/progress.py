@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from rich.live import Live
 from rich.text import Text
@@ -26,13 +26,13 @@ class SweepProgress:
         points_per_trial: int,
         victim_accuracy: float,
         asr_ceiling: float,
-        stream: TextIO | None = None,
+        trials: tuple[TrialRecord, ...],
     ) -> None:
+        """Begin with the trials that earlier commands have finished or begun."""
         self.total, self.points_per_trial = total, points_per_trial
         self.victim_accuracy, self.asr_ceiling = victim_accuracy, asr_ceiling
-        self.stream = stream or sys.stdout
-        self.console = PatientConsole(file=self.stream, highlight=False, soft_wrap=True)
-        self.trials: dict[int, TrialRecord] = {}
+        self.console = PatientConsole(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.trials = {trial.number: trial for trial in trials}
         self.began = time.monotonic()
         self._points_now = 0
         self._live: Live | None = None
@@ -50,10 +50,6 @@ class SweepProgress:
         if self._live is not None:
             self._live.__exit__(*error)
             self._live = None
-
-    def known(self, trials: tuple[TrialRecord, ...]) -> None:
-        """Trials that earlier commands have finished or begun."""
-        self.trials.update({trial.number: trial for trial in trials})
 
     def hear(self, trial: TrialRecord) -> None:
         """Take in a trial as it is now; of one that is over, say what came of it."""
@@ -123,7 +119,7 @@ class SweepProgress:
             self._last_line = time.monotonic()
             self._say(self.line())
             with contextlib.suppress(OSError):  # its reader is gone
-                self.stream.flush()
+                sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

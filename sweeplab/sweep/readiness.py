@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
 from sweeplab.execution.node_data import send_data
@@ -25,15 +24,13 @@ def check_batch_norm(sweep: CleaningSweep) -> None:
     Raises:
         InvalidInput: naming the run.
     """
-    runs: list[tuple[str, Any, Any]] = [(sweep.name, sweep.optimization, sweep.resources)]
-    victim = sweep.original_victim()
-    if isinstance(victim, PretrainedVictim):
-        runs.append((victim.name, victim.optimization, victim.resources))
-    for name, optimization, resources in runs:
-        has_gpu = resources_per_worker(resources).get("GPU", 0.0) > 0
-        if optimization.batch_norm == "sync" and resources.workers > 1 and not has_gpu:
+    for spec in (sweep, sweep.original_victim()):
+        if not isinstance(spec, (CleaningSweep, PretrainedVictim)):
+            continue
+        has_gpu = resources_per_worker(spec.resources).get("GPU", 0.0) > 0
+        if spec.optimization.batch_norm == "sync" and spec.resources.workers > 1 and not has_gpu:
             raise InvalidInput(
-                f"{name}: optimization.batch_norm='sync' runs on CUDA only, and its workers have no GPU; "
+                f"{spec.name}: optimization.batch_norm='sync' runs on CUDA only, and its workers have no GPU; "
                 "choose 'local' or 'frozen'"
             )
 

@@ -55,20 +55,16 @@ class Retries:
         """
         self.remember(number, event)
         if event.get("blameless"):
-            if damaged := damaged_checkpoint(run, failure):  # an earlier one, or the beginning, serves
+            if damaged := _damaged_checkpoint(run, failure):
                 run.remove_checkpoint(damaged.name)
             return None, 0.0
-        return self.verdict(number), self.pause(number)
-
-    def pause(self, number: int) -> float:
-        """Seconds before the next attempt may begin."""
-        failures = len(self._failures.get(number, ()))
-        return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else 0.0
+        failures = min(len(self._failures[number]), len(BACKOFF_SECONDS))
+        return self.verdict(number), BACKOFF_SECONDS[failures - 1]
 
 
 def describe(run: RunFolder, failure: Failure) -> dict[str, Any]:
     """A failed attempt as events tell of it."""
-    is_blameless = failure.kind == "storage" or damaged_checkpoint(run, failure) is not None
+    is_blameless = failure.kind == "storage" or _damaged_checkpoint(run, failure) is not None
     return {
         "attempt": run.attempts(),
         "points": len(run.points()),
@@ -79,6 +75,6 @@ def describe(run: RunFolder, failure: Failure) -> dict[str, Any]:
     }
 
 
-def damaged_checkpoint(run: RunFolder, failure: Failure) -> Checkpoint | None:
-    """The checkpoint from which the attempt could not go on."""
+def _damaged_checkpoint(run: RunFolder, failure: Failure) -> Checkpoint | None:
+    """The checkpoint from which the attempt could not go on; an earlier one, or the beginning, serves."""
     return run.latest_checkpoint() if failure.kind == "checkpoint" else None

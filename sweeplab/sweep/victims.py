@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sweeplab.clip_checkpoints import load_weights
+from sweeplab.clip_model import check_prompts
 from sweeplab.evaluation.measure import wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
@@ -20,7 +21,7 @@ from sweeplab.specs import InvalidInput, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_json
 from sweeplab.storage.node_cache import content_of, local_copy
-from sweeplab.sweep.checks import check_objective, check_prompts_of, check_training, digest_of_victim, machine_for
+from sweeplab.sweep.checks import check_objective, check_training, digest_of_victim, machine_for
 from sweeplab.sweep.pretraining import is_trained, pretrain_victim, select_epoch, victim_folder
 from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder
@@ -46,18 +47,6 @@ class Weights:
     """The label towards which they say that they were poisoned."""
 
 
-@dataclass(frozen=True)
-class VictimInputs:
-    """What reading a victim's inputs has found."""
-
-    digest: str
-    """The victim's."""
-    num_pretraining_pairs: int = 0
-    num_poisons: int = 0
-    notes: tuple[str, ...] = ()
-    """What a user should look at before anything runs."""
-
-
 V = TypeVar("V", PretrainedVictim, CheckpointVictim, SelectedTrial)
 
 
@@ -69,12 +58,15 @@ class SweepVictim(ABC, Generic[V]):
         self.spec: V = spec
 
     @abstractmethod
-    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
         """Read and check the victim's inputs.
 
         Args:
             inputs: reads.
             read_sweep: prepares another sweep; see `prepare.prepare`.
+
+        Returns:
+            The victim's digest, and what a user should look at before anything runs.
 
         Raises:
             InvalidInput: for whatever can be refused before it is trained or measured.
@@ -163,16 +155,18 @@ class MeasuredVictim(SweepVictim[V]):
 class TrainedVictim(MeasuredVictim[PretrainedVictim]):
     """One that SweepLab pre-trains."""
 
-    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
         """The pairs, poisoned, and the test images that select the epoch."""
         spec, trigger = self.spec, self.sweep.trigger()
-        table, plan = inputs.victim_table(spec)
+        table, _ = inputs.victim_table(spec)
         test = inputs.test(spec.evaluation)
         wanted_classes(test, trigger, inputs.targets(trigger))
-        check_prompts_of(spec, inputs)
+        for trained in self.specs():
+            names, prompts = inputs.test(trained.evaluation).class_names, trained.evaluation.prompts()
+            check_prompts(trained.architecture, names, prompts, trained.protocol)
         check_training(spec.optimization, len(table), spec.epochs, spec.name)
         check_objective(spec.objective, spec.optimization, len(table), spec.epochs, self.sweep)
-        return VictimInputs(digest_of_victim(spec, inputs), len(table), len(plan.indices), test.notes)
+        return digest_of_victim(spec, inputs), test.notes
 
     def weights(self, digest: str, session: Session) -> Weights:
         """Those of the selected epoch, whose own measurement serves where it is of the same images."""
@@ -211,12 +205,12 @@ class TrainedVictim(MeasuredVictim[PretrainedVictim]):
 class GivenVictim(MeasuredVictim[CheckpointVictim]):
     """A checkpoint on the disk."""
 
-    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
         """The weights, of the right architecture, with an optimizer where protocol `authors` carries it over."""
         model = victim_model(self.spec.architecture, self.spec.path)
         if has_cleanclips_trainer(self.sweep) and self.sweep.epochs:
             build_optimizer(model, self.sweep.optimization, carried=load_optimizer_state(self.spec.path))
-        return VictimInputs(file_digest(self.spec.path))
+        return file_digest(self.spec.path), ()
 
     def weights(self, digest: str, session: Session) -> Weights:
         """The file's."""
@@ -226,11 +220,10 @@ class GivenVictim(MeasuredVictim[CheckpointVictim]):
 class ChosenTrial(SweepVictim[SelectedTrial]):
     """Another sweep's best trial, beside the victim that it started from."""
 
-    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
         """All that the other sweep reads. More trials of it may select another one, so their number counts."""
         other = read_sweep(self.spec.sweep)
-        digest = digest_of([other.digest, other.sweep.num_trials()])
-        return VictimInputs(digest, other.num_pretraining_pairs, other.num_poisons, other.notes)
+        return digest_of([other.digest, other.sweep.num_trials()]), other.notes
 
     def ensure(self, digest: str, expected: DataDigests, folder: SweepFolder, session: Session) -> Victim:
         """The trial's weights, beside the measurement of the victim that its sweep started from.

@@ -246,7 +246,7 @@ def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Pa
     folder = received(home, tmp_path / "again", lambda folder: None)
     monkeypatch.setattr(running, "_missing", lambda sweeps: {})
     prepared = prepare.Prepared(
-        fabricated.SWEEP, folder.header()["digest"], {}, DataDigests(), "", 1, 1, 1, fabricated.IMAGES
+        fabricated.SWEEP, folder.header()["digest"], {}, DataDigests(), "", 1, fabricated.IMAGES
     )
     monkeypatch.setattr(sweep_run, "prepare", lambda sweep, home, fresh=False: prepared)
     code, output = command("resume", NAME, "--adopt", "--inline")
