@@ -5,7 +5,7 @@ from typing import Any
 from sweeplab.evaluation.retention import counted, retention
 from sweeplab.ranking.stopping import Pruning, Stop, Trajectory
 from sweeplab.records import SweepRecord, TrialRecord
-from sweeplab.search.pruner import Pruner
+from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.replay import Row
 from sweeplab.specs import InvalidInput
 
@@ -28,12 +28,7 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
     if not trials or sweep.victim.asr is None:
         raise InvalidInput(f"sweep {sweep.name!r} has no finished trial with a measured ASR; nothing to audit")
     # One pruner for all trials: what it learns from one decides about those that follow, as in a sweep.
-    pruner = Pruner(
-        pruning,
-        victim_accuracy=sweep.victim.accuracy,
-        victim_asr=sweep.victim.asr,
-        asr_ceiling=sweep.asr_ceiling,
-    )
+    pruner = Pruner(pruning, Goal.of(sweep.victim, sweep.asr_ceiling))
     ended = [_replayed(trial, pruner) for trial in trials]
     accuracy, reached = sweep.victim.accuracy, pruner.best_accuracy
     # Only now: whether a stopped trial would have become the best is asked of what all the others reached.

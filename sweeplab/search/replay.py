@@ -12,7 +12,7 @@ from sweeplab.evaluation.retention import counted, retention
 from sweeplab.experiment import Search
 from sweeplab.ranking.stopping import Pruning, Trajectory
 from sweeplab.records import Point, SweepRecord, TrialRecord
-from sweeplab.search.pruner import Pruner
+from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.samplers import Plan, ask, quiet_optuna, tell
 from sweeplab.search_space import Choice, Dimension, LogUniform, SearchSpace, Uniform
 from sweeplab.specs import InvalidInput
@@ -57,9 +57,7 @@ class Table:
     """Measured trajectories over a space; every configuration once."""
 
     name: str
-    victim_accuracy: float
-    victim_asr: float
-    asr_ceiling: float
+    goal: Goal
     space: SearchSpace
     rows: tuple[Row, ...]
 
@@ -74,9 +72,9 @@ class Table:
         best = [
             accuracy
             for row in self.rows
-            if (accuracy := row.prefixes[-1][1].best_accuracy(self.asr_ceiling)) is not None
+            if (accuracy := row.prefixes[-1][1].best_accuracy(self.goal.asr_ceiling)) is not None
         ]
-        return retention(max(best), self.victim_accuracy) if best else None
+        return retention(max(best), self.goal.victim_accuracy) if best else None
 
     @cached_property
     def lowest_asr(self) -> float:
@@ -150,7 +148,7 @@ def table_of(sweep: SweepRecord, space: SearchSpace | None) -> Table:
             trial.start_counts)
         for trial in trials
     ]  # fmt: skip
-    return Table(sweep.name, sweep.victim.accuracy, sweep.victim.asr, sweep.asr_ceiling, space, tuple(rows))
+    return Table(sweep.name, Goal.of(sweep.victim, sweep.asr_ceiling), space, tuple(rows))
 
 
 def spanned_space(settings: Sequence[Mapping[str, Any]], log_parameters: Sequence[str]) -> SearchSpace:
@@ -199,7 +197,7 @@ def has_arrived(table: Table, pruner: Pruner) -> bool:
         return pruner.lowest_asr is not None and pruner.lowest_asr <= table.lowest_asr + WITHIN
     if pruner.best_accuracy is None:
         return False
-    return retention(pruner.best_accuracy, table.victim_accuracy) >= table.best_retention - WITHIN
+    return retention(pruner.best_accuracy, table.goal.victim_accuracy) >= table.best_retention - WITHIN
 
 
 @dataclass(frozen=True)
@@ -231,12 +229,7 @@ class Contender:
         table = table.shuffled(seed) if self.sampler == SHUFFLED else table
         search = search.replace(startup_trials=search.active_startup_trials(table.space, len(table.rows)))
         plan = Plan(search, table.space, tuple(row.setting for row in table.rows) if in_order else ())
-        pruner = Pruner(
-            search.active_pruning(),
-            victim_accuracy=table.victim_accuracy,
-            victim_asr=table.victim_asr,
-            asr_ceiling=table.asr_ceiling,
-        )
+        pruner = Pruner(search.active_pruning(), table.goal)
         taken = np.zeros(len(table.rows), dtype=bool)
         spent, arrived, pruned = 0.0, None, 0
         count = min(trials or len(table.rows), len(table.rows))
@@ -265,15 +258,8 @@ class Contender:
             spent += points[-1].epoch
             if arrived is not None and trials is None:
                 return Replayed(arrived, spent, pruned, number + 1)
-            tell(
-                study,
-                number,
-                points,
-                victim_accuracy=table.victim_accuracy,
-                asr_ceiling=table.asr_ceiling,
-                start_counts=row.start_counts,
-                constrained=self.sampler != UNCONSTRAINED,
-            )
+            is_constrained = self.sampler != UNCONSTRAINED
+            tell(study, number, points, table.goal, start_counts=row.start_counts, constrained=is_constrained)
         return Replayed(arrived, spent, pruned, count)
 
 
@@ -299,8 +285,8 @@ def compare(table: Table, contenders: Sequence[Contender], seeds: int) -> dict[s
         results.append(summary(table, contender, runs))
     return {
         "sweep": table.name,
-        "asr_ceiling": table.asr_ceiling,
-        "victim": {"accuracy": table.victim_accuracy, "asr": table.victim_asr},
+        "asr_ceiling": table.goal.asr_ceiling,
+        "victim": {"accuracy": table.goal.victim_accuracy, "asr": table.goal.victim_asr},
         "table": {
             "configurations": len(table.rows),
             "trial_epochs": table.trial_epochs,

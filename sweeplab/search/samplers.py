@@ -18,6 +18,7 @@ from optuna.trial import TrialState as OptunaState
 from sweeplab.evaluation.retention import lowest_asr, score
 from sweeplab.experiment import CleaningSweep, Search, models_conditions
 from sweeplab.records import Point
+from sweeplab.search.pruner import Goal
 from sweeplab.search_space import Choice, SearchSpace
 from sweeplab.training.randomness import stream_seed
 
@@ -224,9 +225,8 @@ def tell(
     study: optuna.Study,
     number: int,
     points: tuple[Point, ...],
+    goal: Goal,
     *,
-    victim_accuracy: float,
-    asr_ceiling: float,
     start_counts: bool,
     constrained: bool = True,
 ) -> None:
@@ -238,8 +238,7 @@ def tell(
         study: where the trial was asked for.
         number: the trial's.
         points: all of them, in order.
-        victim_accuracy: a fraction.
-        asr_ceiling: a fraction.
+        goal: what the score is relative to.
         start_counts: whether epoch 0 may win.
         constrained: False is for comparison: no constraint, and a trial without a cleaned point is worth 0, however
             far from one it was.
@@ -252,8 +251,8 @@ def tell(
         # Optuna calls a value of 0 feasible, and an ASR equal to the ceiling is not: hence the next float.
         if constrained and CONSTRAINT not in frozen.constraints:  # a kill may have come between this and what follows
             lowest = lowest_asr(points, start_counts=start_counts)
-            optuna.Trial(study, frozen._trial_id).set_constraint(CONSTRAINT, nextafter(lowest - asr_ceiling, inf))
-        value = score(points, victim_accuracy, asr_ceiling, start_counts=start_counts)
+            optuna.Trial(study, frozen._trial_id).set_constraint(CONSTRAINT, nextafter(lowest - goal.asr_ceiling, inf))
+        value = score(points, goal.victim_accuracy, goal.asr_ceiling, start_counts=start_counts)
         study.tell(number, value if constrained else max(0.0, value), skip_if_finished=True)
 
 

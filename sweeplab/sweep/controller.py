@@ -3,7 +3,6 @@
 import threading
 import time
 from bisect import insort
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
@@ -14,7 +13,7 @@ from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.stopping import Trajectory
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim, now_ms
-from sweeplab.search.pruner import Pruner
+from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
@@ -74,12 +73,13 @@ class SweepController:
         self.study = open_study(folder, sweep.name)
         self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
         self.plan = Plan.of(sweep)
-        self._pruner = Pruner.of(sweep.search, victim.measurement)
+        self._goal = Goal.of(victim.measurement, sweep.search.asr_ceiling)
+        self._pruner = Pruner(sweep.search.active_pruning(), self._goal)
         self._stops: dict[int, str] = {}
         """Reasons of the recorded decisions to end a trial early, by trial."""
         self._whole: set[int] = set()
         """Reruns of pruned trials, which no rule ends."""
-        self._reruns = deque(folder.reruns())
+        self._reruns = folder.reruns()
         """Trials whose setting is still to be tried once more."""
         self._gpu_asked, self._gpu_seconds = -inf, 0.0
         self._gate = threading.RLock()
@@ -87,9 +87,8 @@ class SweepController:
         self._num_begun = 0
         self._runs: dict[int, RunFolder] = {}
         """Folders of the trials that are not over; each remembers its points."""
-        self._waiting: deque[int] = deque()
-        self._not_before: dict[int, float] = {}
-        """When a trial that failed may be tried again, in seconds of the monotonic clock."""
+        self._waiting: dict[int, float] = {}
+        """Trials that wait for an attempt, and when it may begin, in seconds of the monotonic clock."""
         self._running: set[int] = set()
         self._unheeded: set[str] = set()
         """Storages that did not answer when checkpoints of trials were to be removed."""
@@ -155,7 +154,7 @@ class SweepController:
         if reason := self._retries.verdict(number):
             self._end(number, {"state": "failed", "reason": reason})
         else:
-            self._waiting.append(number)
+            self._waiting[number] = 0.0
 
     # --- handing out
 
@@ -203,13 +202,13 @@ class SweepController:
         if self._closed:
             return None
         for number in [number for number in self._waiting if number in self._stops]:
-            self._waiting.remove(number)
+            del self._waiting[number]
             self.finished(number)
         now = time.monotonic()
-        number = next((number for number in self._waiting if self._not_before.get(number, 0.0) <= now), None)
-        if number is not None:
-            self._waiting.remove(number)
-        return number
+        ready = next((number for number, begins in self._waiting.items() if begins <= now), None)
+        if ready is not None:
+            del self._waiting[ready]
+        return ready
 
     def may_ask(self) -> bool:
         """Whether new trials are still to be begun."""
@@ -378,8 +377,7 @@ class SweepController:
     def _again(self, number: int, seconds: float) -> None:
         """Queue a trial for another attempt, not before so many seconds."""
         self._running.discard(number)
-        self._not_before[number] = time.monotonic() + seconds
-        self._waiting.append(number)
+        self._waiting[number] = time.monotonic() + seconds
 
     def _end(self, number: int, result: dict[str, Any]) -> None:
         run = self._run(number)
@@ -396,15 +394,8 @@ class SweepController:
     def _tell(self, record: TrialRecord) -> None:
         if record.state == "failed":
             tell_failed(self.study, record.number)
-            return
-        tell(
-            self.study,
-            record.number,
-            record.points,
-            victim_accuracy=self.victim.measurement.accuracy,
-            asr_ceiling=self.sweep.search.asr_ceiling,
-            start_counts=record.start_counts,
-        )
+        else:
+            tell(self.study, record.number, record.points, self._goal, start_counts=record.start_counts)
 
     def _settle_checkpoints(self, record: TrialRecord) -> None:
         """Of all ended trials, only the best few keep weights: those of their best cleaned point."""

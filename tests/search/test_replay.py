@@ -13,6 +13,7 @@ from sweeplab.commands.import_table import import_table
 from sweeplab.ranking.stopping import BackdoorStays, FallsBehind, Pruning
 from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
 from sweeplab.search.audit import audit, audit_decisions
+from sweeplab.search.pruner import Goal
 from sweeplab.search.replay import (
     SAMPLERS,
     Contender,
@@ -46,7 +47,7 @@ BEST = points((90, 60), (89, 30), (88, 4), (87, 3))
 
 def table(*rows: tuple[float, float, tuple[Point, ...]]) -> Table:
     return Table(
-        "made up", 0.9, 0.8, 0.05, SPACE,
+        "made up", Goal(0.9, 0.8, 0.05), SPACE,
         tuple(Row({"rate": rate, "weight": weight}, made, False) for rate, weight, made in rows),
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ def test_absent_parameters_and_other_choices_are_one_apart():
         source="made up",
     )
     rows = ({"kind": "a", "x": 0.0}, {"kind": "b"}, {"kind": "c"})
-    made = Table("made up", 0.9, 0.8, 0.05, space, tuple(Row(dict(row), STAYS, False) for row in rows))
+    made = Table("made up", Goal(0.9, 0.8, 0.05), space, tuple(Row(dict(row), STAYS, False) for row in rows))
     free = np.zeros(3, dtype=bool)
     assert made.nearest({"kind": "a", "x": 1.0}, free) == 0  # 1 away; the others are sqrt(2) away
     assert made.nearest({"kind": "c"}, free) == 2
