@@ -24,7 +24,6 @@ from sweeplab.records import (
     SweepRecord,
     SweepState,
     TrialRecord,
-    TrialState,
     Victim,
     now_ms,
 )
@@ -436,17 +435,16 @@ class SweepFolder:
         """
         folder = run or self.trial(number)
         header = folder.metadata()
-        result = folder.result()
-        state: TrialState = result["state"] if result else ("running" if is_driven else "waiting")
+        result = folder.result() or {"state": "running" if is_driven else "waiting"}
         return TrialRecord(
             number=number,
-            state=state,
+            state=result["state"],
             params=header["params"],
             configuration=header["configuration"],
             seed=header["seed"],
             attempts=folder.attempts(),
             points=tuple(folder.points()),
-            reason=result.get("reason") if result else None,
+            reason=result.get("reason"),
             start_counts=header["start_counts"],
             rerun_of=header.get("rerun_of"),
         )

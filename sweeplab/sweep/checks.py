@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from sweeplab.attacks.exchange import ImportedPoison
-from sweeplab.attacks.targeted import Targets
 from sweeplab.clip_model import Architecture
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import evaluation_digest
@@ -32,13 +31,11 @@ def data_digests(
     spec: CleaningSweep | PretrainedVictim,
     architecture: Architecture,
     pairs: PairTable,
-    test: LabelledImages,
-    targets: Targets | None,
+    inputs: Inputs,
 ) -> DataDigests:
     """Digests of what workers must find."""
-    evaluation = evaluation_digest(
-        spec.evaluation, test, architecture.image_size, spec.trigger(), spec.protocol, targets
-    )
+    size, trigger, test = architecture.image_size, spec.trigger(), inputs.test(spec.evaluation)
+    evaluation = evaluation_digest(spec.evaluation, test, size, trigger, spec.protocol, inputs.targets(trigger))
     return DataDigests(pairs.digest, evaluation)
 
 

@@ -59,16 +59,14 @@ class MLflowSync:
     def _run(self) -> None:
         while True:
             with self._news:
-                while not self._dirty and not self._is_over:
-                    self._news.wait()
+                self._news.wait_for(lambda: self._dirty or self._is_over)
                 if not self._dirty:
                     return
                 # Only the newest record of a trial counts: a store that is slow is asked less often.
-                number, trial = next(iter(self._dirty.items()))
-                del self._dirty[number]
+                trial = self._dirty.pop(next(iter(self._dirty)))
             if not self._bring(trial):
                 with self._news:
-                    self._dirty.setdefault(number, trial)  # unless a newer record has come meanwhile
+                    self._dirty.setdefault(trial.number, trial)  # unless a newer record has come meanwhile
                     if self._is_over:
                         return
                     self._news.wait(REST_SECONDS)

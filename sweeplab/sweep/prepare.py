@@ -88,7 +88,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         sweep,
         sweep.digest(**contents),
         contents,
-        data_digests(sweep, sweep.victim.architecture, trained, test, targets),
+        data_digests(sweep, sweep.victim.architecture, trained, inputs),
         victim_digest,
         len(pairs),
         _measured_images(test, trigger),

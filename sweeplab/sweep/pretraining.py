@@ -71,8 +71,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     table, plan = inputs.victim_table(victim)
     _begin_victim(victim, digest, run, session.home, plan, len(table))
     logger.info(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
-    test, targets = inputs.test(victim.evaluation), inputs.targets(victim.trigger())
-    contents = data_digests(victim, victim.architecture, table, test, targets)
+    contents = data_digests(victim, victim.architecture, table, inputs)
     controller = VictimController(victim, run, machine, contents)
     if session.inline:
         run_inline(controller)

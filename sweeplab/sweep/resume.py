@@ -26,8 +26,7 @@ def check_is_there(folder: SweepFolder) -> None:
 def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str]:
     """What will be reused, repeated and run, and why."""
     sweep = prepared.sweep
-    numbers = folder.trial_numbers() if folder.exists() else []
-    records = [folder.trial_record(number, is_driven=False) for number in numbers]
+    records = [folder.trial_record(number, is_driven=False) for number in folder.trial_numbers()]
     over = [record for record in records if record.state in ("finished", "pruned", "failed")]
     begun = [record for record in records if record.state == "waiting"]
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
