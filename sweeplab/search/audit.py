@@ -35,7 +35,6 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
     rows = []
     for trial, (cut, stop) in zip(trials, ended, strict=True):
         if stop is not None:
-            best = _best(trial, sweep)
             rows.append(
                 {
                     "trial": trial.number,
@@ -43,9 +42,7 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
                     "rule": stop.rule,
                     "reason": stop.reason,
                     "saw": stop.saw,
-                    "would_have_been_feasible": cut.best_accuracy(sweep.asr_ceiling) is None and best is not None,
-                    "retention": _retention(best, accuracy),
-                    "would_have_become_best": _beats(best, reached),
+                    **_missed(cut, _trajectory(trial), reached, sweep),
                 }
             )
     best_of_all = max((best for trial in trials if (best := _best(trial, sweep)) is not None), default=None)
@@ -116,13 +113,11 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
             "would_have_become_best": None,
         }
         if (end := whole.get(stopped.number)) is not None:
-            reached, both = _best(end, sweep), zip(stopped.points, end.points, strict=False)
+            both = zip(stopped.points, end.points, strict=False)
             row |= {
                 "rerun": end.number,
                 "same_until_stop": all(before.measurement == after.measurement for before, after in both),
-                "would_have_been_feasible": _best(stopped, sweep) is None and reached is not None,
-                "retention": _retention(reached, sweep.victim.accuracy),
-                "would_have_become_best": _beats(reached, best),
+                **_missed(_trajectory(stopped), _trajectory(end), best, sweep),
             }
         rows.append(row)
     return {
@@ -135,6 +130,16 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
         "trial_epochs_saved": sum(sweep.epochs - trial.points[-1].epoch for trial in pruned),
         "trial_epochs_of_reruns": sum(trial.points[-1].epoch for trial in whole.values()),
         "decisions": rows,
+    }
+
+
+def _missed(stopped: Trajectory, whole: Trajectory, best: float | None, sweep: SweepRecord) -> dict[str, Any]:
+    """What a trial reached that was stopped; `best`: the highest accuracy of cleaned points of all the others."""
+    reached = whole.best_accuracy(sweep.asr_ceiling)
+    return {
+        "would_have_been_feasible": stopped.best_accuracy(sweep.asr_ceiling) is None and reached is not None,
+        "retention": _retention(reached, sweep.victim.accuracy),
+        "would_have_become_best": reached is not None and (best is None or reached > best),
     }
 
 
@@ -155,7 +160,3 @@ def _best(trial: TrialRecord, sweep: SweepRecord) -> float | None:
 
 def _retention(accuracy: float | None, victim_accuracy: float) -> float | None:
     return None if accuracy is None else retention(accuracy, victim_accuracy)
-
-
-def _beats(accuracy: float | None, best: float | None) -> bool:
-    return accuracy is not None and (best is None or accuracy > best)

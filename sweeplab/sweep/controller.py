@@ -122,7 +122,11 @@ class SweepController:
             self._show(self.record(trial.number))
             result = self.folder.trial(trial.number).result()
             if result is None:
-                self._queue(trial.number)
+                # A kill may lie between its last failure and its result.
+                if reason := self._retries.verdict(trial.number):
+                    self._end(trial.number, {"state": "failed", "reason": reason})
+                else:
+                    self._waiting[trial.number] = 0.0
                 continue
             # A kill may lie between the result and any of what follows it.
             if not trial.state.is_finished():
@@ -148,13 +152,6 @@ class SweepController:
         trajectory = Trajectory.of(record.points, start_counts=record.start_counts)
         self._pruner.saw(record.number, trajectory, is_complete=record.state == "finished")
         return trajectory
-
-    def _queue(self, number: int) -> None:
-        """Have a trial that is not over go on, but where a kill came between its last failure and its result."""
-        if reason := self._retries.verdict(number):
-            self._end(number, {"state": "failed", "reason": reason})
-        else:
-            self._waiting[number] = 0.0
 
     # --- handing out
 

@@ -168,8 +168,8 @@ class VictimController:
         selects_among_all = self.victim.select == "most accurate" or isinstance(self.victim.select, ClosestTo)
         best = [select_epoch(self.victim, self.run)] if selects_among_all and point.epoch > 0 else []
         _keep_checkpoints(self.victim, self.run, point, *best)
-        asr, seconds = point.measurement.asr, point.train_seconds + point.evaluate_seconds
-        numbers = f"accuracy {point.measurement.accuracy:.1%}" + (f", ASR {asr:.1%}" if asr is not None else "")
+        numbers = f"accuracy {point.measurement.accuracy:.1%}, ASR {point.measurement.asr:.1%}"
+        seconds = point.train_seconds + point.evaluate_seconds
         logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
 
     def should_stop(self, number: int) -> bool:
