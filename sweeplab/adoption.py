@@ -5,7 +5,7 @@ import re
 from uuid import uuid4
 
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import read_json
+from sweeplab.storage.files import read_object
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import SweepFolder
@@ -73,5 +73,5 @@ def adopt_victim(run: RunFolder) -> bool:
     if not (run.path / "victim.json").exists() or is_own_victim(run):
         return False
     check_no_links(run.path)
-    write_signed(run.path / "victim.json", read_json(run.path / "victim.json"), run.path.parent.parent)
+    write_signed(run.path / "victim.json", read_object(run.path / "victim.json"), run.path.parent.parent)
     return True

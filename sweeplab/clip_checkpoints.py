@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,13 @@ from torch import Tensor, nn
 from sweeplab.clip_model import Architecture
 from sweeplab.specs import InvalidInput, first_line
 
+CONTAINERS = ("state_dict", "model_state_dict", "model")
+"""Under which training scripts put the weights."""
+
+WRAPPERS = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")
+"""What stands before every name where a model was saved from inside another: of DistributedDataParallel, torch.compile,
+Lightning and classes of one's own."""
+
 OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives keep among the weights; only theirs do."""
 
@@ -24,7 +32,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     Accepts SweepLab's own checkpoints, open_clip's training checkpoints and those of CleanCLIP, attack-cleanclip,
     SafeCLIP and RoCLIP (`state_dict` beside `epoch`, `name` and `optimizer`), OpenAI's state dicts (float16, with
     `input_resolution`, `context_length` and `vocab_size` among the weights), bare state dicts and .safetensors; the
-    weights may stand under `model` or `state_dict` and carry DistributedDataParallel's `module.` prefix.
+    weights may stand under `CONTAINERS`, one inside the other, and their names carry `WRAPPERS`.
 
     Returns:
         Tensors by open_clip's names, in the file's own precision.
@@ -104,8 +112,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of the checkpoint's state dict, OpenAI's numbers among them."""
     if not os.path.isfile(path):  # False too where it cannot be seen
         raise InvalidInput(f"checkpoint {path} does not exist; give the path of a .pt or .safetensors file")
+    if (what := _something_else(path)) is not None:
+        raise InvalidInput(f"checkpoint {path} is {what}")
     if path.suffix == ".safetensors":
-        return {name.removeprefix("module."): tensor for name, tensor in _load_safetensors(path).items()}
+        return _unwrapped(_load_safetensors(path))
     if _is_torchscript(path):
         raise InvalidInput(
             f"checkpoint {path} is a TorchScript archive, which is code; in a place that you trust, save its weights: "
@@ -114,17 +124,55 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        raise InvalidInput(
-            f"checkpoint {path} cannot be read with weights_only=True ({first_line(error)}); "
-            "convert it to a plain state dict or to .safetensors in a place that you trust"
-        ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+        raise InvalidInput(f"checkpoint {path} {_why_unreadable(error)}") from error
+    while isinstance(content, dict):
+        inner = next((content[key] for key in CONTAINERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
             break
+        content = inner
     if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
-        raise InvalidInput(f"checkpoint {path} holds no state dict of tensors, neither bare nor under model/state_dict")
-    return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+        raise InvalidInput(
+            f"checkpoint {path} holds no state dict of tensors, neither bare nor under {', '.join(CONTAINERS)}"
+        )
+    return _unwrapped(content)
+
+
+def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by the model's own names, whatever it was wrapped in when they were saved."""
+    found = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # of compiled parts, too
+    while (prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in found)), None)) and found:
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def _something_else(path: Path) -> str | None:
+    """What a file is that is taken for a checkpoint and is none; None where nothing speaks against it."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if not start:
+        return "empty; write or copy it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "a git-LFS pointer, which stands for the file; fetch the file itself with `git lfs pull`"
+    if start.startswith(b"<"):
+        return "a web page or a server's message, as failed downloads leave it; download it again"
+    return None
+
+
+def _why_unreadable(error: Exception) -> str:
+    """What stands in the way where torch refuses a file: objects of code, or damage."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if found is None:
+        return "cannot be read: it is damaged, or torch.save did not write it; write or copy it again"
+    name = found[1]
+    what = "Python objects"
+    if name.startswith(("torch.nn.", "open_clip.", "clip.", "transformers.")):
+        what = "a whole pickled model"
+    elif name == "argparse.Namespace":
+        what = "a training script's options"
+    return (
+        f"cannot be read safely: beside tensors it holds {what} ({name}), and to read such objects can run any code; "
+        "in a place where you trust it, save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+    )
 
 
 def _is_torchscript(path: Path) -> bool:

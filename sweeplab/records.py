@@ -1,11 +1,13 @@
 """Records: the frozen nouns that flow between stages and into the ledger; every field says its unit."""
 
 import dataclasses
+import functools
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
+from pydantic import TypeAdapter
 
 TrialState = Literal["waiting", "running", "finished", "pruned", "failed"]
 SweepState = Literal["running", "interrupted", "finished"]
@@ -71,6 +73,17 @@ class Measurement:
     """False where a table gave fractions alone: k / n are those fractions, and no count of images is known, so nothing
     can be said about their uncertainty."""
 
+    def __post_init__(self) -> None:
+        """Refuse counts that cannot be.
+
+        Raises:
+            ValueError: where k of n are counted with k above n, below 0, or no clean image at all.
+        """
+        if self.accuracy_n < 1 or not 0 <= self.accuracy_k <= self.accuracy_n or not 0 <= self.asr_k <= self.asr_n:
+            raise ValueError(
+                f"accuracy {self.accuracy_k}/{self.accuracy_n} and ASR {self.asr_k}/{self.asr_n} are no counts"
+            )
+
     @classmethod
     def of_fractions(cls, accuracy: float, asr: float, evaluation_digest: str) -> Self:
         """Where nothing but fractions in [0, 1] is known (an imported table)."""
@@ -114,7 +127,7 @@ class Point:
     """Milliseconds since 1970 (UTC) at which the point was made; fixed for ever, so that replays are idempotent."""
     checkpoint: str | None = None
     """Where this state's weights lie, relative to the storage; None when not kept."""
-    curve: tuple[dict[str, float], ...] = ()
+    curve: tuple[dict[str, int | float], ...] = ()
     """The loss and its parts at chosen steps since the last point, `step` among them; empty unless asked for."""
 
     def to_json(self) -> dict[str, Any]:
@@ -123,9 +136,17 @@ class Point:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        curve = tuple(values.get("curve", ()))
-        return cls(**{**values, "curve": curve, "measurement": Measurement(**values["measurement"])})
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: for values that no point has: a field that is lacking or of another type, counts that cannot be.
+        """
+        return cast(Self, _point_reader().validate_python(values))
+
+
+@functools.cache
+def _point_reader() -> TypeAdapter[Point]:
+    return TypeAdapter(Point)
 
 
 @dataclass(frozen=True)

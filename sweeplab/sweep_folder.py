@@ -28,7 +28,7 @@ from sweeplab.records import (
     now_ms,
 )
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
-from sweeplab.storage.files import append_line, make_private, read_json, read_lines, write_json
+from sweeplab.storage.files import append_line, make_private, read_lines, read_object, write_json
 from sweeplab.storage.locks import check_locks, is_held, process_facts
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder
@@ -119,15 +119,7 @@ class SweepFolder:
             raise InvalidInput(
                 f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
             )
-        path = self.path / "sweep.json"
-        header = read_json(path)
-        faults = ["no object"]
-        if isinstance(header, dict):
-            wrong = (name for name, kind in HEADER_FIELDS.items() if type(header.get(name)) is not kind)
-            faults = [f"{name}={header.get(name)!r}" for name in wrong]
-        if faults:
-            raise InvalidInput(f"{path} is damaged ({faults[0]}); restore it from a backup or remove its folder")
-        return header
+        return read_object(self.path / "sweep.json", **HEADER_FIELDS)
 
     def write_header(
         self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
@@ -234,14 +226,14 @@ class SweepFolder:
             write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": since, **facts})
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that has turned read-only; what ended the work counts
+                holder.unlink(missing_ok=True)
             lock.release()
 
     def holder(self) -> dict[str, Any] | None:
         """Process, host and time of whoever holds the lock; None where nobody wrote them yet."""
         path = self.path / "holder.json"
-        holder: dict[str, Any] | None = read_json(path) if path.exists() else None
-        return holder
+        return read_object(path) if path.exists() else None
 
     @property
     def stop_mark(self) -> Path:
@@ -267,7 +259,7 @@ class SweepFolder:
     def last_heartbeat(self) -> int:
         """When the last driver is known to have lived, in milliseconds since 1970; 0 where there was none."""
         try:
-            return int(read_json(self._heartbeat)["time_ms"])
+            return int(read_object(self._heartbeat, time_ms=int)["time_ms"])
         except (FileNotFoundError, InvalidInput):
             return 0
 
@@ -319,7 +311,7 @@ class SweepFolder:
 
     def trial_header(self, number: int) -> dict[str, Any]:
         """A trial's number, params, configuration and seed."""
-        return self.trial(number).metadata()
+        return read_object(self.trial(number).path / "trial.json", **TRIAL_FIELDS)
 
     def victim_point(self) -> tuple[Measurement, Outcomes] | None:
         """The victim's measurement under this sweep's evaluation; None before it was made."""
@@ -351,7 +343,7 @@ class SweepFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """All lines of events.jsonl, in order."""
-        return read_lines(self.path / "events.jsonl")
+        return [line for line in read_lines(self.path / "events.jsonl") if {"event", "time_ms"} <= set(line)]
 
     def record(self) -> SweepRecord:
         """Everything the ledger holds, read from its files alone.
@@ -363,11 +355,12 @@ class SweepFolder:
         victim = self.victim_point()
         if victim is None:
             raise InvalidInput(
-                f"sweep {self.name!r} has no measured victim yet; it is still being prepared or was interrupted"
+                f"sweep {self.name!r} has no measured victim ({self.victim_run().path}/history.jsonl holds no point); "
+                "it is still being prepared, or was interrupted or damaged: the sweep's command goes on"
             )
         images = measured_images(header, victim[0])
         locked = self.is_locked()
-        trials = tuple(self.trial_record(number, is_driven=locked) for number in self.trial_numbers())
+        trials, losses = self.trial_records(is_driven=locked)
         finished = sum(trial.state in ("finished", "pruned", "failed") for trial in trials)
         state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
         return SweepRecord(
@@ -380,7 +373,7 @@ class SweepFolder:
             method=header["spec"]["method"]["kind"],
             victim_name=header["victim_name"],
             victim=victim[0],
-            victim_epoch=read_json(self.path / "victim" / "victim.json")["epoch"],
+            victim_epoch=read_object(self.path / "victim" / "victim.json", epoch=float)["epoch"],
             target=header["target"],
             trials=trials,
             planned_trials=header["planned_trials"],
@@ -388,7 +381,7 @@ class SweepFolder:
             log_parameters=tuple(header["log_parameters"]),
             images=images,
             planted_target=self.planted_target(),
-            notes=self.notes(),
+            notes=(*self.notes(), *losses),
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -399,7 +392,7 @@ class SweepFolder:
     def planted_target(self) -> str | None:
         """The class towards which the victim's weights say that they were poisoned; None where they say nothing."""
         path = self.path / "victim" / "victim.json"
-        planted: str | None = read_json(path).get("planted_target") if path.exists() else None
+        planted: str | None = read_object(path).get("planted_target") if path.exists() else None
         return planted
 
     def victim_notes(self) -> tuple[str, ...]:
@@ -425,6 +418,16 @@ class SweepFolder:
             )
         return tuple(notes)
 
+    def trial_records(self, *, is_driven: bool) -> tuple[tuple[TrialRecord, ...], list[str]]:
+        """All trials, and a sentence on every damaged history.
+
+        Args:
+            is_driven: whether a driver is at work on the sweep.
+        """
+        runs = {number: self.trial(number) for number in self.trial_numbers()}
+        trials = tuple(self.trial_record(number, is_driven=is_driven, run=run) for number, run in runs.items())
+        return trials, [line for run in runs.values() for line in run.losses()]
+
     def trial_record(self, number: int, *, is_driven: bool, run: RunFolder | None = None) -> TrialRecord:
         """One trial; without a result it runs where a driver is at work on it, else it waits.
 
@@ -434,7 +437,7 @@ class SweepFolder:
             run: its folder where it has been opened already.
         """
         folder = run or self.trial(number)
-        header = folder.metadata()
+        header = self.trial_header(number)
         result = folder.result() or {"state": "running" if is_driven else "waiting"}
         return TrialRecord(
             number=number,
@@ -469,6 +472,9 @@ def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImag
 
 HEADER_FIELDS = {"name": str, "digest": str, "spec": dict, "contents": dict, "planned_trials": int, "parameters": list}
 """What every look at a sweep needs of its sweep.json."""
+
+TRIAL_FIELDS = {"params": dict, "configuration": str, "seed": int, "start_counts": bool}
+"""The same of a trial.json."""
 
 
 def sweeps_of(home: Path) -> tuple[list[SweepFolder], dict[SweepFolder, str]]:

@@ -1,6 +1,8 @@
 """Exit codes of what runs: every trial failed, several sweeps of a script, single runs, supervision."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from sweeplab.cli import running
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.records import SweepRecord
 from sweeplab.specs import ClusterLost, Failed, InvalidInput, StorageFault, Unfinished
+from sweeplab.storage import files
 from sweeplab.sweep import prepare, pretraining, retries, victims
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.session import Session
@@ -215,6 +218,43 @@ def test_how_pre_training_ends(
     monkeypatch.setattr(retries, "BACKOFF_SECONDS", (0.0, 0.01))
     with pytest.raises(error, match=match):
         pretraining.pretrain_victim(diverging(sweep).victim, "1" * 16, Session(home, reads=[sweep.data]))
+
+
+# --- a disk that fails in the middle
+
+
+@pytest.mark.usefixtures("mlflow_is_there")
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_home_that_takes_no_writes_any_more_is_told_in_one_message(
+    number: int,
+    sweep: CleaningSweep,
+    home: Path,
+    run_script: RunScript,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """The end of the work writes and removes files too: none of that hides the reason, and nothing is lost."""
+    prepared = prepare.prepare(sweep, home)
+    folder = fabricated.prepared_folder(home / "sweeps", prepared.sweep)
+    folder.write_header(prepared.sweep, prepared.digest, prepared.contents)
+
+    def refuse(*arguments: Any, **named: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def turn_read_only(controller: Any) -> None:
+        monkeypatch.setattr(files, "open_private", refuse)
+        monkeypatch.setattr(files, "PATIENCE_SECONDS", ())
+        monkeypatch.setattr(Path, "unlink", refuse)
+        controller.next_job()
+
+    monkeypatch.setattr(run_module, "run_inline", turn_read_only)
+    assert run_script(["--inline"], sweep) == 75
+    (message,) = errors(capsys)
+    assert os.strerror(number) in message
+    assert "then run the same command again" in message
+    monkeypatch.undo()
+    assert folder.trial_numbers() == []
+    assert not folder.is_locked()
 
 
 # --- several sweeps

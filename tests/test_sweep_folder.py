@@ -257,7 +257,7 @@ def test_a_home_without_sweeps_says_so(tmp_path: Path):
 def test_a_sweep_without_a_measured_victim_has_no_record_yet(tmp_path: Path):
     folder = SweepFolder(tmp_path / "made-up")
     folder.write_header(fabricated.SWEEP, "0" * 16, {})
-    with pytest.raises(InvalidInput, match="no measured victim yet"):
+    with pytest.raises(InvalidInput, match="no measured victim"):
         folder.record()
 
 

@@ -1,6 +1,7 @@
 """The `sweeplab` program: its exit codes, what it prints, and how a function becomes a command."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -83,6 +84,9 @@ def console() -> Console:
 # --- exit codes
 
 DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+"""Where the disk is full, or has failed or turned read-only, under whatever writes."""
+
 FROM_BEST_TO_WORST = (DONE, INTERRUPTED, FAULT, BAD_INPUT)
 
 
@@ -117,6 +121,10 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
 def explained(error: Exception) -> int:
     """Print an error, with a traceback where it is a defect; returns the exit code that it means."""
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:  # of whatever was just being written
+        error = StorageFault(
+            f"{error.filename or 'a file'}: {error.strerror}; mend it, then run the same command again"
+        )
     if not isinstance(error, (InvalidInput, Unfinished, StorageFault, Failed, FloatingPointError)):
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
         return FAULT

@@ -207,7 +207,7 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
     from sweeplab.records import now_ms
 
     header, locked = folder.header(), folder.is_locked()
-    trials = [folder.trial_record(number, is_driven=locked) for number in folder.trial_numbers()]
+    trials, losses = folder.trial_records(is_driven=locked)
     counts = {
         state: sum(t.state == state for t in trials) for state in ("finished", "running", "waiting", "pruned", "failed")
     }
@@ -220,8 +220,9 @@ def sweep_status(folder: "SweepFolder") -> dict[str, Any]:
         "sweep": folder.name,
         "state": "running" if locked else "finished" if done else "interrupted",
         "planned_trials": header["planned_trials"],
-        "notes": [*([] if older is None else [older]), *folder.victim_notes()],
+        "notes": [*([] if older is None else [older]), *folder.victim_notes(), *losses],
         "older": older,
+        "damage": losses,
         "trials": counts,
         "trial_epochs": costs["trial_epochs"],
         "seconds": sum(trial.seconds for trial in trials),
@@ -275,7 +276,8 @@ def _lines_of_list(row: dict[str, Any]) -> list[str]:
     done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
     origin = "" if row["own"] else ", from elsewhere"
     line = f"{row['sweep']:40s} {row['state']:12s} {done}{origin}"
-    return [line] if row["older"] is None else [line, f"  {row['older']}"]
+    older = [] if row["older"] is None else [row["older"]]
+    return [line, *(f"  {note}" for note in [*older, *row["damage"]])]
 
 
 def list_scripts(folder: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Disk: what takes space in a home and on this node, and what of it may go."""
 
 import contextlib
+import logging
 import os
 import shutil
 import time
@@ -13,13 +14,15 @@ from sweeplab.adoption import is_own_victim
 from sweeplab.commands.logs import PART, RAY_STATE
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import CHECKPOINT
-from sweeplab.storage.files import read_json
+from sweeplab.storage.files import read_object
 from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, is_held, lock_path, ray_parent
 from sweeplab.storage.node_cache import kept_copies, remove_copy
 from sweeplab.storage.ownership import link_in
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 from sweeplab.versions import made_by_older_version
+
+logger = logging.getLogger("sweeplab")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def older_victim(path: Path) -> str | None:
     if path.parent.name != "victims" or not (path / "victim.json").is_file():
         return None
     try:
-        return made_by_older_version(read_json(path / "victim.json"), "PretrainedVictim")
+        return made_by_older_version(read_object(path / "victim.json"), "PretrainedVictim")
     except InvalidInput:
         return None
 
@@ -96,7 +99,7 @@ def find_removable(
     folders = [folder for folder in known if folder.is_own() and link_in(folder.path) is None]
     found = [
         *_leftovers(home, folders, is_idle=not any(folder.is_locked() for folder in [*known, *damaged])),
-        *(item for folder in folders if not folder.is_locked() for item in _of_sweep(folder, set_aside=set_aside)),
+        *(item for folder in folders if not folder.is_locked() for item in _of_sound_sweep(folder, set_aside)),
     ]
     if victims and not damaged:  # which may name any of them
         found += _unused_victims(home, {_victim_of(folder) for folder in known})
@@ -124,6 +127,15 @@ def _leftovers(home: Path, folders: list[SweepFolder], *, is_idle: bool) -> Iter
         with contextlib.suppress(FileNotFoundError):  # its write is finished now
             if path.stat().st_mtime < old:
                 yield Removable(path, size_of(path), "an unfinished write of a killed command")
+
+
+def _of_sound_sweep(folder: SweepFolder, set_aside: bool) -> list[Removable]:
+    """What may go of a sweep; nothing where one of its files is damaged."""
+    try:
+        return list(_of_sweep(folder, set_aside=set_aside))
+    except InvalidInput as error:
+        logger.info(f"note: nothing of sweep {folder.name!r} is removed: {error}")
+        return []
 
 
 def _of_sweep(folder: SweepFolder, *, set_aside: bool) -> Iterator[Removable]:

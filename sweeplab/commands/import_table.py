@@ -1,16 +1,22 @@
 """Tables that were measured elsewhere, as sweeps of the home: ranked, drawn, exported and replayed like any other."""
 
+import json
 import math
+import numbers
 import os
 import re
 import shutil
+import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
+from rich.console import Console
+from rich.progress import track
 
 from sweeplab.data.pairs import refuse_swallowed
 from sweeplab.ranking.tables import NOT_PARAMETERS, with_formulas
@@ -85,19 +91,24 @@ def import_table(
     if not 0 < asr_ceiling <= 1:
         raise InvalidInput(f"--asr-ceiling={asr_ceiling} must lie in (0, 1]")
     table = read_table(file, victim_accuracy=victim_accuracy, victim_asr=victim_asr)
-    # Written aside and renamed: a kill leaves no half table that looks like a finished sweep.
+    # Written aside and renamed: a kill leaves no half table that looks like a finished sweep. The disk is not awaited,
+    # which takes minutes for thousands of trials: what a power failure takes is named, and the table is still there.
     stage = SweepFolder(home / "sweeps" / f".importing-{name}")
     shutil.rmtree(stage.path, ignore_errors=True)
     make_private(stage.path)
-    _write(stage, table, file, name, asr_ceiling)
-    os.rename(stage.path, folder.path)
+    try:
+        _write(stage, table, file, name, asr_ceiling)
+        os.rename(stage.path, folder.path)
+    except BaseException:
+        shutil.rmtree(stage.path, ignore_errors=True)
+        raise
     sync_folder(folder.path.parent)
     return folder
 
 
 def _write(stage: SweepFolder, table: ImportedTable, file: Path, name: str, asr_ceiling: float) -> None:
     stage.commit_victim(Victim("imported", table.digest, "", 0.0, table.victim, Outcomes(b"", 0, b"", 0)))
-    for trial in table.trials:
+    for trial in track(table.trials, "importing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
         stage.write_trial(
             trial.number,
             trial.params,
@@ -106,8 +117,8 @@ def _write(stage: SweepFolder, table: ImportedTable, file: Path, name: str, asr_
             start_counts=trial.start_counts,
         )
         run = stage.trial(trial.number)
-        run.write_points(list(trial.points))
-        run.finish({"state": "finished"})
+        run.write_points(list(trial.points), durable=False)
+        run.finish({"state": "finished"}, durable=False)
     epochs = max(point.epoch for trial in table.trials for point in trial.points)
     values = {parameter: [t.params[parameter] for t in table.trials if parameter in t.params]
               for parameter in table.parameters}  # fmt: skip
@@ -149,13 +160,16 @@ def read_table(file: Path, *, victim_accuracy: float | None = None, victim_asr: 
         )
     if frame.empty:
         raise InvalidInput(f"{file} has no rows")
-    _check_numbers(file, frame)
+    parameters = tuple(str(column) for column in frame.columns if column not in NOT_PARAMETERS)
+    frame = _checked(file, frame, parameters)
     content = file_digest(file)
     given = _given_victim(victim_accuracy, victim_asr)
     victim = _victim(file, frame, given, f"imported-{content}")
-    parameters = tuple(str(column) for column in frame.columns if column not in NOT_PARAMETERS)
-    by_trial = frame.sort_values(["trial", "epoch"], kind="stable").groupby("trial")
-    trials = tuple(_trial(file, int(rows["trial"].iloc[0]), rows, parameters, victim) for _, rows in by_trial)
+    _check_constants(file, frame, parameters)
+    rows_of: dict[int, list[dict[Hashable, Any]]] = {}
+    for row in frame.sort_values(["trial", "epoch"], kind="stable").to_dict("records"):  # far faster than a frame each
+        rows_of.setdefault(int(row["trial"]), []).append(row)
+    trials = tuple(_trial(file, number, rows, parameters, victim) for number, rows in rows_of.items())
     return ImportedTable(victim, trials, parameters, content)
 
 
@@ -170,36 +184,70 @@ def _read(file: Path) -> pd.DataFrame:
             refuse_swallowed(file, len(frame), is_row=lambda row: set(REQUIRED) <= set(row))
             return with_formulas(frame)
         if file.suffix == ".json":
-            return pd.read_json(file, orient="records", precise_float=True, convert_dates=False)
+            records = json.loads(file.read_text())  # pandas' reader makes numbers of texts and booleans
+            if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+                raise ValueError("it is no list of objects, one a row")
+            return pd.DataFrame(records)
         return pd.read_parquet(file)
     except InvalidInput:
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InvalidInput(f"{file} cannot be read as {file.suffix[1:]} ({error})") from error
 
 
-def _check_numbers(file: Path, frame: pd.DataFrame) -> None:
-    for column in REQUIRED:
-        numbers = pd.to_numeric(frame[column], errors="coerce")
-        if numbers.isna().any():
-            row = int(numbers.isna().to_numpy().argmax())
-            value = _plain(frame[column].iloc[row])
-            raise InvalidInput(f"{file}: {column}={value!r} in row {row + 1} must be a number; leave such rows out")
-    for column in ("accuracy", "asr"):
-        outside = ~frame[column].between(0, 1)
-        if outside.any():
-            row = int(outside.to_numpy().argmax())
-            raise InvalidInput(
-                f"{file}: {column}={frame[column].iloc[row]} in row {row + 1} must be a fraction in [0, 1]; "
-                "divide percentages by 100"
-            )
-    for column, is_wrong, rule in (
-        ("trial", (frame["trial"] < 0) | (frame["trial"] % 1 != 0), "a whole number from 0"),
-        ("epoch", (frame["epoch"] < 0) | ~frame["epoch"].abs().lt(math.inf), "a number from 0"),
-    ):
-        if is_wrong.any():
-            row = int(is_wrong.to_numpy().argmax())
-            raise InvalidInput(f"{file}: {column}={frame[column].iloc[row]} in row {row + 1} must be {rule}")
+@dataclass(frozen=True)
+class Rule:
+    """What the numbers of a column may be."""
+
+    text: str
+    """How it is said."""
+    lowest: float = -math.inf
+    highest: float = sys.float_info.max
+    is_whole: bool = False
+    remedy: str = "leave such rows out"
+
+    def breaks(self, numbers: pd.Series) -> pd.Series:
+        """Which of a column's numbers break the rule; NaN breaks none."""
+        wrong = (numbers < self.lowest) | (numbers > self.highest) | (numbers == -math.inf)
+        return wrong | (numbers % 1 != 0) & numbers.notna() if self.is_whole else wrong
+
+
+FRACTION = Rule("must be a fraction in [0, 1]", 0, 1, remedy="divide percentages by 100")
+WHOLE = Rule("must be a whole number from 0", 0, 2**62, is_whole=True)
+FROM_ZERO = Rule("must be a number from 0 to 1e12", 0, 1e12)
+ANY_NUMBER = Rule("must be a finite number")
+
+RULES = {
+    "trial": Rule("must be a whole number from 0 to a million", 0, 1_000_000, is_whole=True),
+    "epoch": FROM_ZERO,
+    "accuracy": FRACTION,
+    "asr": FRACTION,
+    "top5_accuracy": FRACTION,
+    **dict.fromkeys((*COUNTS, "seed", "step"), WHOLE),
+    "seconds": FROM_ZERO,
+    "train_loss": ANY_NUMBER,
+    "learning_rate_now": ANY_NUMBER,
+}
+"""Of the columns with a meaning of their own."""
+
+FLAGS = {"true": True, "false": False}
+
+FILLED = (*REQUIRED, "seed")
+"""Those of them whose cells may not be empty."""
+
+
+def _checked(file: Path, frame: pd.DataFrame, parameters: tuple[str, ...]) -> pd.DataFrame:
+    """The table with columns of numbers, once every value is one that its column may hold."""
+    found = {column: _numbers(file, column, frame[column], rule) for column, rule in RULES.items() if column in frame}
+    if "start_counts" in frame:
+        given = frame["start_counts"]
+        flags = given.map(lambda value: FLAGS.get(str(value).lower()))
+        if flags.isna().any():
+            raise _refusal(file, "start_counts", given, flags.isna(), "must be true or false", "mend it")
+        found["start_counts"] = flags.astype(bool)
+    for column in parameters:
+        _check_scalars(file, column, frame[column])
+    frame = frame.assign(**found)
     repeated = frame.duplicated(["trial", "epoch"])
     if repeated.any():
         first = frame[repeated].iloc[0]
@@ -210,6 +258,49 @@ def _check_numbers(file: Path, frame: pd.DataFrame) -> None:
     if some and len(some) < len(COUNTS):
         absent = [column for column in COUNTS if column not in some]
         raise InvalidInput(f"{file} has {', '.join(some)} and no {', '.join(absent)}; give all four counts or none")
+    return frame
+
+
+def _numbers(file: Path, column: str, values: pd.Series, rule: Rule) -> pd.Series:
+    """A column of numbers, NaN where a cell that need not be filled is empty."""
+    # CSV columns with a word in them are texts throughout, numbers too.
+    may_be_one = values.map(lambda value: isinstance(value, (str, numbers.Real)) and not isinstance(value, bool))
+    found = pd.to_numeric(values.where(may_be_one), errors="coerce").astype(float)
+    is_none = found.isna() if column in FILLED else found.isna() & ~values.map(_is_empty)
+    if is_none.any():
+        raise _refusal(file, column, values, is_none, "must be a number", "leave such rows out")
+    is_wrong = rule.breaks(found)
+    if is_wrong.any():
+        raise _refusal(file, column, values, is_wrong, rule.text, rule.remedy)
+    return found
+
+
+def _check_scalars(file: Path, column: str, values: pd.Series) -> None:
+    """Parameters are texts, booleans and finite numbers, or do not apply."""
+    kinds = (str, bool, numbers.Real)
+    is_wrong = values.map(lambda v: not _is_empty(v) and (not isinstance(v, kinds) or v in (math.inf, -math.inf)))
+    if is_wrong.any():
+        rule, remedy = "must be a text, a finite number, true, false or empty", "give such a list one column a value"
+        raise _refusal(file, column, values, is_wrong, rule, remedy)
+
+
+def _refusal(file: Path, column: str, values: pd.Series, is_wrong: pd.Series, rule: str, remedy: str) -> InvalidInput:
+    """Of the first wrong value of a column."""
+    row = int(is_wrong.to_numpy().argmax())
+    return InvalidInput(f"{file}: {column}={_plain(values.iloc[row])!r} in row {row + 1} {rule}; {remedy}")
+
+
+def _check_constants(file: Path, frame: pd.DataFrame, parameters: tuple[str, ...]) -> None:
+    """What belongs to a whole trial has one value in all its rows."""
+    for column in (*parameters, *(name for name in ("seed", "start_counts") if name in frame)):
+        counts = frame.groupby("trial")[column].nunique(dropna=False)
+        if (counts > 1).any():
+            number = counts.index[int((counts > 1).to_numpy().argmax())]
+            one, other = (_plain(value) for value in frame.loc[frame["trial"] == number, column].unique()[:2])
+            raise InvalidInput(
+                f"{file}: {column} takes {counts[number]} values in trial {number:g} ({one!r}, {other!r}); a parameter "
+                "belongs to a whole trial"
+            )
 
 
 def _given_victim(accuracy: float | None, asr: float | None) -> tuple[float, float] | None:
@@ -267,15 +358,15 @@ def _measurement(file: Path, row: dict[Hashable, Any], digest: str) -> Measureme
 
 
 def _trial(
-    file: Path, number: int, rows: pd.DataFrame, parameters: tuple[str, ...], victim: Measurement
+    file: Path,
+    number: int,
+    rows: list[dict[Hashable, Any]],
+    parameters: tuple[str, ...],
+    victim: Measurement,
 ) -> ImportedTrial:
-    params = {name: _plain(_constant(file, number, rows, name)) for name in parameters}
-    seed = _constant(file, number, rows, "seed") if "seed" in rows.columns else 0
-    if pd.isna(seed) or seed < 0 or seed % 1:
-        raise InvalidInput(f"{file}: seed={_plain(seed)!r} of trial {number} must be a whole number from 0")
-    starts = _constant(file, number, rows, "start_counts") if "start_counts" in rows.columns else False
-    points = [] if float(rows["epoch"].iloc[0]) == 0 else [Point(0, 0.0, 0, 1, victim, timestamp_ms=now_ms())]
-    for row in rows.to_dict("records"):  # a dict a row: pandas makes a Series of each far more slowly
+    params = {name: value for name in parameters if (value := _plain(rows[0][name])) is not None}
+    points = [] if rows[0]["epoch"] == 0 else [Point(0, 0.0, 0, 1, victim, timestamp_ms=now_ms())]
+    for row in rows:
         points.append(
             Point(
                 index=len(points),
@@ -292,26 +383,20 @@ def _trial(
                 timestamp_ms=now_ms(),
             )
         )
-    known = {name: value for name, value in params.items() if value is not None}
-    return ImportedTrial(number, known, int(seed), tuple(points), bool(starts))
+    seed, starts = _optional(rows[0], "seed") or 0, bool(rows[0].get("start_counts", False))
+    return ImportedTrial(number, params, int(seed), tuple(points), starts)
 
 
-def _constant(file: Path, number: int, rows: pd.DataFrame, column: str) -> Any:
-    values = rows[column].unique()
-    if len(values) > 1:
-        one, other = _plain(values[0]), _plain(values[1])
-        raise InvalidInput(
-            f"{file}: {column} takes {len(values)} values in trial {number} ({one!r}, {other!r}); a parameter belongs "
-            "to a whole trial"
-        )
-    return values[0]
+def _is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing."""
+    return value is None or (not isinstance(value, (str, list, dict, np.ndarray)) and bool(pd.isna(value)))
 
 
 def _plain(value: Any) -> Any:
     """A value of pandas or numpy as Python's own; None: the parameter does not apply."""
-    if value is None or (not isinstance(value, str) and pd.isna(value)):
+    if _is_empty(value):
         return None
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _optional(row: dict[Hashable, Any], column: str) -> float | None:

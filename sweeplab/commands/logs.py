@@ -135,8 +135,10 @@ def request_reruns(folder: SweepFolder, numbers: list[int], *, adopt: bool = Fal
     folder.check_is_continued()
     for number in numbers:
         _check_trial(folder, number)
-        if folder.trial(number).result() is None:
-            raise InvalidInput(f"trial {number} is not over yet; resuming the sweep goes on with it")
+        run = folder.trial(number)
+        if run.result() is None:
+            why = "; ".join(["resuming the sweep goes on with it", *run.losses()])
+            raise InvalidInput(f"trial {number} is not over yet; {why}")
     if adopt:
         adopt_sweep(folder)
     with folder.lock():

@@ -18,7 +18,7 @@ from pydantic import Field
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.tables import LabelledImages, PairTable
-from sweeplab.specs import InvalidInput, Spec
+from sweeplab.specs import InvalidInput, Spec, StorageFault
 from sweeplab.training.randomness import numpy_stream
 
 DRAWING = "1"
@@ -174,7 +174,8 @@ def _materialise(folder: Path, write: Callable[[Path], None]) -> None:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
     except OSError as error:
-        raise InvalidInput(
+        is_given = isinstance(error, (NotADirectoryError, FileExistsError, PermissionError))
+        raise (InvalidInput if is_given else StorageFault)(
             f"data_home={folder.parent} cannot hold the fruit stall ({error}); "
             "free some space or mend the permissions there, or choose another home with SWEEPLAB_HOME"
         ) from None

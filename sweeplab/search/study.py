@@ -1,6 +1,7 @@
 """The sweep's Optuna study, kept in a journal file of the sweep's folder."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import TrialState
 
+from sweeplab.records import now_ms
 from sweeplab.search.samplers import quiet_optuna
 from sweeplab.search_space import SearchSpace
 from sweeplab.storage.files import drop_torn_line, open_private, storage_faults
 from sweeplab.sweep_folder import SweepFolder
+
+logger = logging.getLogger("sweeplab")
 
 BegunTrial = optuna.Trial
 """A trial whose parameters may be drawn."""
@@ -47,8 +51,22 @@ class _Journal(JournalFileBackend):
 
 
 def open_study(folder: SweepFolder, name: str) -> optuna.Study:
-    """The sweep's Optuna study, in its journal file; made if needed. Call with the sweep's lock held."""
+    """The sweep's Optuna study, in its journal file; made if needed. Call with the sweep's lock held.
+
+    A damaged journal is set aside: what it held is told again from the ledger (`SweepController.reconcile`).
+    """
     drop_torn_line(folder.journal)
+    try:
+        return _open_study(folder, name)
+    except (ValueError, TypeError, LookupError, AssertionError, AttributeError) as error:  # as Optuna's reader has it
+        aside = folder.journal.with_name(f"{folder.journal.name}.damaged-{now_ms()}")
+        logger.info(f"note: {folder.journal} is damaged ({error}); it is kept as {aside.name} and made again")
+        with storage_faults(folder.journal):
+            folder.journal.rename(aside)
+        return _open_study(folder, name)
+
+
+def _open_study(folder: SweepFolder, name: str) -> optuna.Study:
     with storage_faults(folder.journal):  # before Optuna makes it, for all to read
         os.close(open_private(folder.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     with quiet_optuna():

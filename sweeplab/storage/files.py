@@ -129,9 +129,29 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; InvalidInput where it is damaged."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return json.loads(path.read_text(), parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} is damaged ({error}); restore it from a backup or remove its folder") from error
+
+
+def read_object(path: Path, **fields: type) -> dict[str, Any]:
+    """Read a record: a JSON object with at least the named fields.
+
+    Args:
+        path: of the file.
+        fields: the type of each field that the reader cannot do without.
+
+    Raises:
+        InvalidInput: where it is damaged; the message names the file and the field.
+    """
+    value = read_json(path)
+    remedy = "restore it from a backup or remove its folder"
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{path} is damaged (no object); {remedy}")
+    for name, kind in fields.items():
+        if type(value.get(name)) is not kind:
+            raise InvalidInput(f"{path} is damaged ({name}={value.get(name)!r}); {remedy}")
+    return value
 
 
 def append_line(path: Path, value: Any, *, durable: bool = True) -> None:
@@ -171,15 +191,22 @@ def append_line(path: Path, value: Any, *, durable: bool = True) -> None:
         retry(write)
 
 
-def read_lines(path: Path) -> list[Any]:
-    """All whole JSON lines of a file; a torn line is passed over. Empty where there is no file."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All JSON objects of a file of lines; a line that is torn, or damaged, is passed over. Empty where there is no
+    file."""
     if not path.exists():
         return []
     values = []
     for line in path.read_text(errors="replace").split("\n"):  # a value may hold other line ends
-        with contextlib.suppress(json.JSONDecodeError):
-            values.append(json.loads(line))
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line, parse_constant=_no_number)
+            if isinstance(value, dict):
+                values.append(value)
     return values
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text}: our records hold finite numbers alone")
 
 
 def drop_torn_line(path: Path) -> None:

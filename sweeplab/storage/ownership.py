@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.storage.files import make_private, read_json, write_atomically, write_json
+from sweeplab.storage.files import make_private, read_object, write_atomically, write_json
 
 KEY = "home.key"
 """In a home: its secret, by which it knows again what it made. It goes with a home that is moved or copied whole."""
@@ -67,10 +67,9 @@ def _records(home: Path) -> Iterator[Path]:
 
 def _readable(file: Path) -> dict[str, Any] | None:
     try:
-        value = read_json(file)
+        return read_object(file)
     except (InvalidInput, OSError):
         return None
-    return value if isinstance(value, dict) else None
 
 
 def _signature(value: dict[str, Any], key: bytes) -> str:
@@ -102,7 +101,7 @@ def is_signed(file: Path, home: Path, *, to_read: bool = False) -> bool:
     if to_read and not os.access(home / KEY, os.R_OK):
         return True
     key = home_key(home)  # first: it may sign the file
-    value = read_json(file)
+    value = read_object(file)
     given = value.get("signature")
     return isinstance(given, str) and hmac.compare_digest(given.encode(), _signature(value, key).encode())
 

@@ -1,10 +1,14 @@
 """A run's folder: its points, outcomes, checkpoints and result. Victims and trials have the same one."""
 
+import contextlib
 import io
+import itertools
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -15,8 +19,8 @@ from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import (
     append_line,
     open_private,
-    read_json,
     read_lines,
+    read_object,
     storage_faults,
     write_atomically,
     write_json,
@@ -37,6 +41,7 @@ class RunFolder:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self._points: list[Point] | None = None
+        self._num_lost = 0
         self._storage: Storage | None = None
         self._facts: dict[str, Any] | None = None
         self._is_own_storage = False
@@ -55,7 +60,7 @@ class RunFolder:
             return self._facts
         for name in ("trial.json", "victim.json"):
             if (self.path / name).exists():
-                metadata: dict[str, Any] = read_json(self.path / name)
+                metadata = read_object(self.path / name)
                 if name == "trial.json":
                     self._facts = metadata
                 return metadata
@@ -65,7 +70,7 @@ class RunFolder:
         """The sweep or the victim that the run belongs to."""
         sweep = self.path.parent.parent / "sweep.json"
         if sweep.exists():
-            return Owner(sweep.parent.parent.parent, str(read_json(sweep)["identity"]))
+            return Owner(sweep.parent.parent.parent, str(read_object(sweep, identity=str)["identity"]))
         return Owner(self.path.parent.parent, self.path.name)
 
     def owns_storage(self) -> bool:
@@ -118,16 +123,21 @@ class RunFolder:
             self.storage.remove(name)
 
     def points(self) -> list[Point]:
-        """The committed points by index.
+        """The committed points by index, up to the first that a damaged history has lost (see `num_lost`).
 
         Raises:
-            InvalidInput: if the history has a hole, which only a damaged file can have.
+            InvalidInput: if the history names a checkpoint outside the storage.
         """
         if self._points is None:
             path = self.path / "history.jsonl"
-            points = sorted((Point.from_json(line) for line in read_lines(path)), key=lambda point: point.index)
-            if [point.index for point in points] != list(range(len(points))):
-                raise InvalidInput(f"{path} is damaged: points are missing; restore it or remove its folder")
+            found: dict[int, Point] = {}
+            for line in read_lines(path):
+                # A line that is no point's is one that a torn write, or a disk, has damaged.
+                with contextlib.suppress(ValueError):
+                    point = Point.from_json(line)
+                    found.setdefault(point.index, point)
+            num_kept = next(index for index in itertools.count() if index not in found)
+            points = [found[index] for index in range(num_kept)]
             for point in points:
                 if point.checkpoint is not None and "/" in point.checkpoint:
                     raise InvalidInput(
@@ -135,7 +145,33 @@ class RunFolder:
                         "restore it or remove its folder"
                     )
             self._points = points
+            self._num_lost = max(max(found, default=-1) + 1, self._num_finished()) - num_kept
         return self._points
+
+    def _num_finished(self) -> int:
+        """Points that the run had when its result was written; 0 before that.
+
+        Older results do not say it: of one that ran to its end there are as many points as outcomes.
+        """
+        result = self._read_result() or {}
+        if "points" in result or result.get("state") != "finished":
+            return int(result.get("points", 0))
+        return len(list((self.path / "outcomes").glob("[0-9]*.npz")))
+
+    def num_lost(self) -> int:
+        """Points that the history once held and that are to be made again, because its file was damaged."""
+        self.points()
+        return self._num_lost
+
+    def losses(self) -> list[str]:
+        """A sentence on a damaged history, if this run's is."""
+        if not self.num_lost():
+            return []
+        kept = len(self.points())
+        return [
+            f"{self.path / 'history.jsonl'} is damaged: {self._num_lost} of {kept + self._num_lost} points are lost; "
+            "restore it, or run the sweep's command, which makes them again"
+        ]
 
     def commit(self, point: Point, outcomes: Outcomes) -> bool:
         """Make a point durable; False where it was committed before.
@@ -162,24 +198,32 @@ class RunFolder:
         points.append(point)
         return True
 
-    def write_points(self, points: list[Point]) -> None:
-        """Write a whole history that was measured elsewhere, without outcomes per image."""
+    def write_points(self, points: list[Point], *, durable: bool = True) -> None:
+        """Write a whole history anew; outcomes per image stay as they are."""
         lines = "".join(json.dumps(point.to_json(), allow_nan=False) + "\n" for point in points)
-        write_atomically(self.path / "history.jsonl", lines.encode())
-        self._points = list(points)
+        write_atomically(self.path / "history.jsonl", lines.encode(), durable=durable)
+        self._points, self._num_lost = list(points), 0
 
     def outcomes(self, index: int) -> Outcomes | None:
         """Outcomes per image of a committed point; None where there are none."""
         path = self._outcomes_path(index)
         if not path.exists():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            return Outcomes(
-                arrays["correct"].tobytes(),
-                int(arrays["num_images"]),
-                arrays["hits"].tobytes(),
-                int(arrays["num_triggered"]),
-            )
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = Outcomes(
+                    arrays["correct"].tobytes(),
+                    int(arrays["num_images"]),
+                    arrays["hits"].tobytes(),
+                    int(arrays["num_triggered"]),
+                )
+                found.correct_mask(), found.hit_mask()
+        except (ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
+            raise InvalidInput(
+                f"{path} is damaged ({error}); restore it, or remove it: what is computed image by image then leaves "
+                "this point out"
+            ) from error
+        return found
 
     def _outcomes_path(self, index: int) -> Path:
         return self.path / "outcomes" / f"{index:04d}.npz"
@@ -193,18 +237,23 @@ class RunFolder:
     def attempts(self) -> int:
         """Attempts so far; a trial's folder is made together with its first one."""
         path = self.path / "attempts.json"
-        return int(read_json(path)["attempts"]) if path.exists() else int(self.metadata().get("attempts", 0))
+        if path.exists():
+            return int(read_object(path, attempts=int)["attempts"])
+        return int(self.metadata().get("attempts", 0))
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: dict[str, Any], *, durable: bool = True) -> None:
         """Write the result: the run is over for good."""
         if self.result() is None:
-            write_json(self.path / "result.json", result)
+            write_json(self.path / "result.json", {**result, "points": len(self.points())}, durable=durable)
 
     def result(self) -> dict[str, Any] | None:
-        """The result, or None while the run is not over."""
+        """The result; None while the run is not over, and where its history has lost points since."""
+        result = self._read_result()
+        return result if result is not None and not self.num_lost() else None
+
+    def _read_result(self) -> dict[str, Any] | None:
         path = self.path / "result.json"
-        value: dict[str, Any] | None = read_json(path) if path.exists() else None
-        return value
+        return read_object(path, state=str) if path.exists() else None
 
     def append_log(self, text: str) -> None:
         """Keep an attempt's traceback.
@@ -264,14 +313,13 @@ class RunFolder:
         return kept
 
     def rewind(self) -> int:
-        """Forget points whose state cannot be continued, because no checkpoint of the last one is left; how many."""
+        """Forget points whose state cannot be continued, because no checkpoint of the last one is left, and what is
+        left of a damaged history behind those that it has lost; how many are to be made again."""
         points, kept = self.points(), self.num_kept()
-        lost = len(points) - kept
+        lost = len(points) - kept + self._num_lost
         if lost:
-            (self.path / "result.json").unlink(missing_ok=True)  # of a victim whose weights are gone
-            lines = "".join(json.dumps(p.to_json(), allow_nan=False) + "\n" for p in points[:kept])
-            write_atomically(self.path / "history.jsonl", lines.encode())
-            self._points = points[:kept]
+            (self.path / "result.json").unlink(missing_ok=True)  # it stands for points that are gone
+            self.write_points(points[:kept])
         return lost
 
     def keep_checkpoints(self, keep: set[str]) -> None:

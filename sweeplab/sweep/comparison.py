@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweeplab.experiment import Resources, Search
 from sweeplab.specs import InvalidInput, Spec, changes_since
 
 
@@ -26,7 +25,7 @@ def compare(record: dict[str, Any], spec: Spec) -> Comparison:
         before = type(spec).model_validate(record["spec"]).to_json()  # with the fields that are new since then
     except InvalidInput:
         before = record["spec"]
-    lines = differences(before, spec.to_json(), type(spec))
+    lines = differences(before, spec.to_json(), spec)
     moved = tuple(f"{path}{end}" for path in changed_defaults(before, spec) for end in (":", "."))
     return Comparison(
         changes_since(spec, record.get("changes", {})),
@@ -53,17 +52,20 @@ def changed_defaults(before: Any, spec: Any, path: str = "") -> list[str]:
     return found
 
 
-def differences(old: Any, new: Any, spec: type[Spec] | None = None, path: str = "") -> list[str]:
-    """Paths at which two JSON values differ, with both values; fields outside the digest are left out at the top."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        hidden = spec.NOT_IN_DIGEST if spec is not None else frozenset()
-        if path.rpartition(".")[2] == "resources":
-            hidden = Resources.NOT_IN_DIGEST
-        elif path == "search":
-            hidden = Search.NOT_IN_DIGEST
-        lines = []
-        for name in sorted((set(old) | set(new)) - hidden):
-            where = f"{path}.{name}" if path else name
-            lines += differences(old.get(name), new.get(name), None, where)
-        return lines
-    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+def differences(old: Any, new: Any, spec: Any = None, path: str = "") -> list[str]:
+    """Paths at which two JSON values differ, with both values.
+
+    Args:
+        old: of the record.
+        new: of what is asked for.
+        spec: what `new` was made of: fields that its specs leave out of their digests, places among them, are left out.
+        path: of the values.
+    """
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [f"{path}: {old!r} -> {new!r}"]
+    hidden = spec.NOT_IN_DIGEST if isinstance(spec, Spec) else frozenset()
+    lines = []
+    for name in sorted((set(old) | set(new)) - hidden):
+        inner = spec.get(name) if isinstance(spec, Mapping) else getattr(spec, name, None)
+        lines += differences(old.get(name), new.get(name), inner, f"{path}.{name}" if path else name)
+    return lines

@@ -367,8 +367,9 @@ class SweepController:
             self._closed = True
             self.fault = InvalidInput(
                 f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: "
-                f"{failure.reason}; nothing more is begun. Mend what they share, then run the same command again, and "
-                f"`sweeplab rerun {self.sweep.name} TRIAL` for each of them"
+                f"{failure.reason}; nothing more is begun. Where a machine or a library is at fault, mend it, "
+                f"`sweeplab rerun {self.sweep.name} TRIAL` for each of them, and run the same command again; another "
+                "spec, or other data, need another name or --fresh"
             )
 
     def _again(self, number: int, seconds: float) -> None:

@@ -16,7 +16,7 @@ from sweeplab.experiment import ClosestTo, PretrainedVictim
 from sweeplab.records import Outcomes, Point, now_ms
 from sweeplab.specs import Failed, InvalidInput, StorageFault
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.storage.files import append_line, read_json, write_json
+from sweeplab.storage.files import append_line, read_object, write_json
 from sweeplab.storage.locks import exclusively
 from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
@@ -220,7 +220,7 @@ def older_victims(victim: PretrainedVictim, run: RunFolder) -> list[str]:
     """A line for every folder of the same victim as an older version made it: its weights are another recipe's."""
     lines = []
     for path in sorted(run.path.parent.glob(f"{victim.name}-*/victim.json")):
-        record = read_json(path)
+        record = read_object(path, spec=dict, digest=str)
         if path.parent == run.path or path.parent.name != f"{victim.name}-{record['digest']}":
             continue
         found = compare(record, victim)
@@ -247,7 +247,7 @@ def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
     if victim.select == "most accurate":
         return max(trained, key=lambda point: (point.measurement.accuracy, -point.index))
     if isinstance(victim.select, ClosestTo):
-        wanted = float(read_json(run.path / REFERENCE)["accuracy"])
+        wanted = float(read_object(run.path / REFERENCE, accuracy=float)["accuracy"])
         return min(trained, key=lambda point: (abs(point.measurement.accuracy - wanted), point.index))
     return next(point for point in trained if point.epoch == victim.select)
 

@@ -49,14 +49,18 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         lines.append(f"  tried once more as asked: trial{'s' * (len(again) > 1)} {', '.join(map(str, again))}")
     if (line := victim_of(sweep).plan_line(prepared.victim_digest, home)) is not None:
         lines.append(line)
-    for record in records:
-        if record.state == "failed":
-            lines.append(f"  trial {record.number}: failed for good ({record.reason}); `sweeplab rerun` tries it again")
+    lines += [
+        f"  trial {record.number}: failed for good ({record.reason}); `sweeplab rerun` tries it again"
+        for record in records
+        if record.state == "failed"
+    ]
     for record in begun:
         run = folder.trial(record.number)
         place, points = run.latest_checkpoint(), len(record.points)
         kept = points if place is not None else run.num_kept()
         lost = f"; its newest checkpoint is gone, so {points - kept} points are made again" if kept < points else ""
+        if num_lost := run.num_lost():
+            lost = f"; its history is damaged, so {points - kept + num_lost} points are made again"
         if place is None and kept <= 1:
             lines.append(f"  trial {record.number}: starts again{lost or ' (has no epoch yet)'}")
             continue
@@ -87,11 +91,12 @@ def check_same_spec(folder: SweepFolder, prepared: Prepared) -> None:
     if header["digest"] == prepared.digest:
         return
     found = compare(header, prepared.sweep)
-    listed = [*found.since, *found.defaults, *found.fields]
-    for name in sorted(set(header["contents"]) | set(prepared.contents)):
+    listed = []
+    for name in sorted(set(header["contents"]) | set(prepared.contents)):  # first: no field shows it
         before, now = header["contents"].get(name), prepared.contents.get(name)
-        if before != now and not listed:
-            listed.append(f"data of `{name}` changed (digest {before} -> {now})")
+        if before != now and not (name == "victim" and any(line.startswith("victim.") for line in found.fields)):
+            listed.append(f"content of `{name}` changed (digest {before} -> {now})")
+    listed += [*found.since, *found.defaults, *found.fields]
     version, why = version_of(header), "exists with another spec"
     if found.since or found.defaults:
         why = f"was made by an older version ({version}), and this one would go on with it otherwise"

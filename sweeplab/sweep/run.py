@@ -1,5 +1,6 @@
 """Run: start a sweep or go on with it, from its inputs to its last trial."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -261,12 +262,15 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, session
         raise
     finally:
         controller.close()
-        folder.event("driver ended", finished=controller.is_complete(), reason=reason)
-        if sync is None:  # said again after the driver's end, so that the next command knows
-            folder.event("mlflow behind", reason=UNUSABLE)
-        elif not sync.close(patience) and patience == SYNC_SECONDS:
+        behind = UNUSABLE if sync is None else None
+        if sync is not None and not sync.close(patience) and patience == SYNC_SECONDS:
             logger.info("note: MLflow is behind the ledger; the same command brings it up to date")
-            folder.event("mlflow behind", reason=sync.trouble or "slow")
+            behind = sync.trouble or "slow"
+        # Where these cannot be written, the next command takes this one for killed, and looks after both.
+        with contextlib.suppress(StorageFault):
+            folder.event("driver ended", finished=controller.is_complete(), reason=reason)
+            if behind is not None:
+                folder.event("mlflow behind", reason=behind)
     return controller.limit_reached()
 
 

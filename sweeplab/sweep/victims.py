@@ -19,7 +19,7 @@ from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, Victim
 from sweeplab.specs import InvalidInput, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.storage.files import read_json
+from sweeplab.storage.files import read_object
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.sweep.checks import check_objective, check_training, digest_of_victim, machine_for
 from sweeplab.sweep.pretraining import is_trained, pretrain_victim, select_epoch, victim_folder
@@ -240,7 +240,7 @@ class ChosenTrial(SweepVictim[SelectedTrial]):
         assert original is not None
         trial, point = _best_start(record, other)
         is_begun = folder.victim_point() is not None
-        chosen = read_json(folder.victim_run().path / "victim.json").get("selected") if is_begun else None
+        chosen = read_object(folder.victim_run().path / "victim.json").get("selected") if is_begun else None
         if chosen is not None and chosen != [trial, point.index]:
             logger.info(
                 f"note: trial {trial} of {other.name} is better now; {sweep.name} goes on from trial {chosen[0]}, with "

@@ -7,10 +7,11 @@ import fabricated
 import pandas as pd
 import pytest
 
+from sweeplab.commands import import_table as import_table_module
 from sweeplab.commands.import_table import import_table, read_table
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.tables import export
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.sweep_folder import SweepFolder
 
 ROWS = [
@@ -157,6 +158,22 @@ BAD = {
         "accuracy_k=1 of accuracy_n=100 is not accuracy=0.9",
     ),
     "half of the counts": ([{**row, "asr_k": 1} for row in ROWS], "has asr_k and no accuracy_k, accuracy_n, asr_n"),
+    "a list for a parameter": (changed(1, rate=[1]), r"rate=\[1\] in row 2 must be a text, a finite number"),
+    "an object for a parameter": (changed(1, rate={"a": 1}), "in row 2 must be a text, a finite number"),
+    "a parameter that is infinite": (changed(1, rate=float("inf")), "rate=inf in row 2 must be a text, a finite"),
+    "a step that is infinite": (changed(1, step=float("-inf")), "step=-inf in row 2 must be a whole number"),
+    "a word for a loss": (changed(1, train_loss="low"), "train_loss='low' in row 2 must be a number"),
+    "a loss that is infinite": (changed(1, train_loss=float("inf")), "train_loss=inf in row 2 must be a finite number"),
+    "a list for seconds": (changed(1, seconds=[1]), "seconds=.* in row 2 must be a number"),
+    "seconds below 0": (changed(1, seconds=-1.0), "seconds=-1.0 in row 2 must be a number from 0"),
+    "a word for a flag": (
+        [{**row, "start_counts": "maybe" if i == 2 else False} for i, row in enumerate(ROWS)],
+        "start_counts='maybe' in row 3 must be true or false",
+    ),
+    "a word for a count": (
+        [{**row, "accuracy_k": "x", "accuracy_n": 100, "asr_k": 1, "asr_n": 100} for row in ROWS],
+        "accuracy_k='x' in row 1 must be a number",
+    ),
     "a broken seed": ([{**row, "seed": -1} for row in ROWS], "seed=.*must be a whole number"),
 }
 
@@ -164,9 +181,20 @@ BAD = {
 @pytest.mark.parametrize("fault", BAD)
 def test_a_bad_table_gives_one_message_and_leaves_nothing(fault: str, tmp_path: Path):
     rows, message = BAD[fault]
+    is_nested = any(isinstance(value, (list, dict)) for row in rows for value in row.values())
     with pytest.raises(InvalidInput, match=message):
-        import_table(table(tmp_path, rows), tmp_path / "home", "elsewhere")
+        import_table(table(tmp_path, rows, ".json" if is_nested else ".csv"), tmp_path / "home", "elsewhere")
     assert not (tmp_path / "home").exists()
+
+
+def test_an_import_that_fails_while_it_writes_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments: object, **named: object) -> None:
+        raise StorageFault("no space left")
+
+    monkeypatch.setattr(import_table_module, "write_signed", full)
+    with pytest.raises(StorageFault):
+        import_table(table(tmp_path, ROWS), tmp_path / "home", "elsewhere")
+    assert list((tmp_path / "home" / "sweeps").iterdir()) == []
 
 
 def test_a_table_without_rows_is_refused(tmp_path: Path):

@@ -17,7 +17,7 @@ from sweeplab.data.fruit_stall import (
     draw,
 )
 from sweeplab.data.images import load_image
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.training.randomness import numpy_stream
 
 
@@ -145,7 +145,7 @@ def test_a_full_disk_is_told_in_one_message(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(fruit_stall, "_save", full)
-    with pytest.raises(InvalidInput, match=r"data_home=.*No space left on device.*SWEEPLAB_HOME"):
+    with pytest.raises(StorageFault, match=r"data_home=.*No space left on device.*SWEEPLAB_HOME"):
         FruitStall(num_pairs=2).read(tmp_path)
 
 

@@ -168,21 +168,81 @@ def test_the_first_result_stands(run: RunFolder):
     assert run.result() is None
     run.finish({"state": "finished"})
     reopened(run).finish({"state": "failed", "reason": "late"})
-    assert reopened(run).result() == {"state": "finished"}
+    assert reopened(run).result() == {"state": "finished", "points": 3}
 
 
+@pytest.mark.parametrize("content", ['{"sta', "[]", "null", '{"attempts": "two", "points": NaN}'])
 @pytest.mark.parametrize("file", ["result.json", "attempts.json"])
-def test_a_damaged_file_is_bad_input(file: str, run: RunFolder):
-    (run.path / file).write_text('{"sta')
+def test_a_damaged_file_is_bad_input(file: str, content: str, run: RunFolder):
+    (run.path / file).write_text(content)
     with pytest.raises(InvalidInput, match=f"{file} is damaged"):
         (run.result if file == "result.json" else run.attempts)()
 
 
-def test_a_history_with_a_hole_is_bad_input(run: RunFolder):
-    lines = (run.path / "history.jsonl").read_text().splitlines()
-    (run.path / "history.jsonl").write_text("\n".join([lines[0], "\x00" * 40, lines[2]]) + "\n")
-    with pytest.raises(InvalidInput, match=r"history\.jsonl is damaged"):
-        reopened(run).points()
+DAMAGES = {
+    "torn": lambda lines: [*lines[:2], lines[2][:30]],
+    "emptied": lambda lines: [],
+    "zeros": lambda lines: [lines[0], "\x00" * 40, lines[2]],
+    "NaN": lambda lines: [*lines[:2], lines[2].replace('"accuracy_k": 80', '"accuracy_k": NaN')],
+    "null": lambda lines: [lines[0], "null", lines[2]],
+    "impossible": lambda lines: [*lines[:2], lines[2].replace('"accuracy_k": 80', '"accuracy_k": 80000')],
+    "another type": lambda lines: [*lines[:2], lines[2].replace('"index": 2', '"index": [2]')],
+    "nested": lambda lines: [*lines[:2], "[" * 100_000],
+    "removed": None,
+}
+KEPT = {"emptied": 0, "removed": 0, "zeros": 1, "null": 1}
+"""Points before the first that is lost; 2 in the other cases."""
+
+
+def damage(run: RunFolder, how: str) -> None:
+    history, change = run.path / "history.jsonl", DAMAGES[how]
+    if change is None:
+        history.unlink()
+    else:
+        history.write_text("".join(f"{line}\n" for line in change(history.read_text().splitlines())))
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_result_counts_only_with_the_whole_history(how: str, run: RunFolder):
+    run.finish({"state": "finished"})
+    damage(run, how)
+    left = reopened(run)
+    assert (len(left.points()), left.num_lost()) == (KEPT.get(how, 2), 3 - KEPT.get(how, 2))
+    assert left.result() is None
+    assert left.rewind() == 3 - len(left.points())
+    again = reopened(run)
+    assert (again.num_lost(), again.result()) == (0, None)
+    for index in range(len(again.points()), 3):
+        assert commit(again, index, attempt=2)
+    again.finish({"state": "finished"})
+    assert reopened(run).result() == {"state": "finished", "points": 3}
+
+
+def test_of_an_older_result_the_outcomes_tell_how_many_points_there_were(run: RunFolder):
+    write_json(run.path / "result.json", {"state": "finished"})
+    assert reopened(run).result() == {"state": "finished"}
+    damage(run, "torn")
+    assert (reopened(run).num_lost(), reopened(run).result()) == (1, None)
+
+
+def test_what_stands_behind_a_hole_is_made_again(run: RunFolder):
+    """The run is not over: points 1 and 2 are lost, though the line of 2 is whole."""
+    damage(run, "zeros")
+    left = reopened(run)
+    assert (len(left.points()), left.num_lost()) == (1, 2)
+    left.clear_abandoned()
+    assert left.rewind() == 2
+    assert commit(left, 1, attempt=2)
+    assert [(point.index, point.attempt) for point in reopened(run).points()] == [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY", bytes(200)], ids=["empty", "cut", "npy", "zeros"]
+)
+def test_damaged_outcomes_are_bad_input_that_names_the_file(content: bytes, run: RunFolder):
+    (run.path / "outcomes" / "0001.npz").write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"0001\.npz is damaged .*or remove it"):
+        run.outcomes(1)
 
 
 # --- checkpoints inside an epoch

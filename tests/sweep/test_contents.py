@@ -18,8 +18,9 @@ from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
-from sweeplab.specs import StorageFault, Unfinished
+from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.sweep import prepare, pretraining, run, victims
+from sweeplab.sweep.resume import check_same_spec
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.jobs import check_same_data
@@ -49,6 +50,24 @@ def pairs(tmp_path: Path) -> Path:
 def sweep(sweep: CleaningSweep, pairs: Path) -> CleaningSweep:
     """One trial of one epoch on them."""
     return sweep.replace(data=PairsCSV(path=pairs), epochs=1, search=sweep.search.replace(trials=1))
+
+
+def test_data_that_moved_and_changed_are_refused_for_the_change(sweep: CleaningSweep, pairs: Path, tmp_path: Path):
+    """The move alone is no difference, and is not listed."""
+    folder, moved = SweepFolder(tmp_path / "home" / "sweeps" / sweep.name), tmp_path / "moved"
+    before = prepare.prepare(sweep, tmp_path / "home")
+    folder.write_header(sweep, before.digest, before.contents)
+    shutil.copytree(pairs.parent, moved, ignore=shutil.ignore_patterns("home", "moved"))
+    elsewhere = sweep.replace(data=PairsCSV(path=moved / "pairs.csv"))
+    check_same_spec(folder, prepare.prepare(elsewhere, tmp_path / "home"))
+    (moved / "pairs.csv").write_text(pairs.read_text().replace("apple 7", "pear 7"))
+    with pytest.raises(InvalidInput) as refused:
+        check_same_spec(folder, prepare.prepare(elsewhere.replace(epochs=3), tmp_path / "home"))
+    lines = str(refused.value).splitlines()
+    assert lines[0] == "sweep 'made-up' exists with another spec:"
+    assert lines[1].startswith("  content of `pairs` changed (digest ")
+    assert lines[2:3] == ["  epochs: 1 -> 3"]
+    assert "moved" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("mlflow_is_there")

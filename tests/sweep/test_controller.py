@@ -185,6 +185,7 @@ def test_a_kill_between_the_last_failure_and_the_result_gives_no_further_attempt
     assert again.folder.trial(0).result() == {
         "state": "failed",
         "reason": "RuntimeError: the process died (1 attempts)",
+        "points": 0,
     }
     assert again.next_job().number == 1
 
@@ -357,6 +358,41 @@ def test_a_torn_last_line_of_the_journal_is_survived(cut: int, folder: SweepFold
     assert trials_of(resumed)[2].state == TrialState.COMPLETE
     Player(resumed).play_all()
     check_complete(resumed)
+
+
+@pytest.mark.parametrize("garbage", [b"garbage", b"{}", b"[1]", b"null", b'{"op_code": 99}', bytes(range(128, 200))])
+@pytest.mark.parametrize("line", [0, 7, -1])
+def test_a_damaged_journal_is_set_aside_and_made_again(garbage: bytes, line: int, folder: SweepFolder):
+    Player(open_controller(folder)).play_all()
+    before = folder.record()
+    lines = folder.journal.read_bytes().splitlines(keepends=True)
+    lines[line] = garbage + b"\n"
+    folder.journal.write_bytes(b"".join(lines))
+    resumed = open_controller(folder)
+    check_complete(resumed)
+    assert folder.record() == before
+    assert len(list(folder.path.glob("study.journal.damaged-*"))) == 1
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_finished_trial_whose_history_lost_points_is_named_and_repeated(lost: int, folder: SweepFolder):
+    Player(open_controller(folder)).play_all()
+    before = folder.record()
+    history = folder.trial(3).path / "history.jsonl"
+    lines = history.read_text().splitlines(keepends=True)
+    history.write_text("".join(lines[: len(lines) - lost]))
+    found = folder.record()
+    assert (found.state, found.trials[3].state) == ("interrupted", "waiting")
+    assert f"{history} is damaged: {lost} of 3 points are lost" in " ".join(found.notes)
+    resumed = open_controller(folder)
+    job = resumed.next_job()
+    assert (job.number, job.attempt) == (3, 2)
+    Player(resumed).play(job)
+    check_complete(resumed)
+    after = folder.record()
+    assert [p.measurement for p in after.trials[3].points] == [p.measurement for p in before.trials[3].points]
+    assert (after.state, after.notes) == ("finished", before.notes)
+    assert after.trials[:3] == before.trials[:3]
 
 
 # --- failures
