@@ -113,7 +113,7 @@ def through_sweeplab(
     from sweeplab.sweep.run import execute
     from sweeplab.sweep.session import Session
     from sweeplab.sweep.tracking_process import Ledger, TrackingProcess
-    from sweeplab.sweep_folder import SweepFolder, write_victim
+    from sweeplab.sweep_folder import SweepFolder
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         home = Path(place)
@@ -131,8 +131,7 @@ def through_sweeplab(
         measurement, outcomes = measured(0)
         victim = Victim("victim", "0" * 16, str(home / "victim.pt"), 0.0, measurement, outcomes)
         (home / "victim.pt").write_bytes(b"weights")
-        write_victim(folder, victim)
-        folder.victim_run().commit(Point(0, 0.0, 0, 1, measurement, timestamp_ms=1), outcomes)
+        folder.commit_victim(victim)
         began = time.perf_counter()
         sync = MLflowSync(
             TrackingProcess(lambda: Ledger(home, folder.path, folder.record(), folder.header(), {}, True)),
@@ -140,7 +139,7 @@ def through_sweeplab(
         )
         with ray_session(needs_train=executor != "tune"):
             machine = Machine(home / "data", 1, use_cuda=False)
-            controller = SweepController(sweep, folder, victim, machine, (sync,), work=fixed_work)
+            controller = SweepController(sweep, folder, victim, machine, (sync.hear,), work=fixed_work)
             started = time.perf_counter()
             execute(controller, Session(home, reads=[]))
             caught_up = sync.close(600)

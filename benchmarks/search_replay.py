@@ -54,8 +54,8 @@ def near_best(table: Table) -> int:
     whole = [row.prefixes[-1][1] for row in table.rows]
     if table.best_retention is None:
         return sum(min(row.asr) <= table.lowest_asr + 0.01 for row in whole)
-    enough = (table.best_retention - 0.01) * table.victim_accuracy
-    return sum((row.best_accuracy(table.asr_ceiling) or 0) >= enough for row in whole)
+    enough = (table.best_retention - 0.01) * table.goal.victim_accuracy
+    return sum((row.best_accuracy(table.goal.asr_ceiling) or 0) >= enough for row in whole)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from searchspaces import verma
 from searchspaces.cleanclip import CC6M_MMCL_GRID, CC6M_MMCL_SSL_GRID
 from sweeplab.records import Measurement, Point
+from sweeplab.search.pruner import Goal
 from sweeplab.search.replay import Row, Table, spanned_space
 
 EPOCHS = 20
@@ -102,9 +103,7 @@ def table_of_surface(surface: Surface, seed: int, *, epochs: int = EPOCHS) -> Ta
     space = spanned_space(settings, ("learning_rate",))
     return Table(
         f"{surface.name}-{seed}",
-        victim.accuracy,
-        victim.asr,
-        0.05,
+        Goal.of(victim, 0.05),
         space,
         tuple(Row({name: setting[name] for name in space.dimensions}, points, False) for setting, points in rows),
     )

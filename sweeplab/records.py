@@ -223,8 +223,6 @@ class SweepRecord:
     target: str
     trials: tuple[TrialRecord, ...]
     planned_trials: int
-    directory: str
-    """Absolute path of the sweep's folder."""
     parameters: tuple[str, ...]
     """Names of the searched parameters, in the order of the space."""
     log_parameters: tuple[str, ...] = ()

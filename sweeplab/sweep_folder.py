@@ -24,7 +24,6 @@ from sweeplab.records import (
     SweepRecord,
     SweepState,
     TrialRecord,
-    TrialState,
     Victim,
     now_ms,
 )
@@ -36,7 +35,7 @@ from sweeplab.storage.run_folder import RunFolder
 from sweeplab.versions import environment, made_by_older_version, num_changes, version_of
 
 if TYPE_CHECKING:
-    from sweeplab.experiment import CleaningSweep, PretrainedVictim
+    from sweeplab.experiment import CleaningSweep
 
 TRIAL_FORMAT = "{:04d}"
 
@@ -116,12 +115,11 @@ class SweepFolder:
             InvalidInput: if there is no such sweep; the message lists the known ones.
         """
         if not self.exists():
-            known = [folder.name for folder in sweep_folders(self.home)]
+            known = [folder.name for folder in sweeps_of(self.home)[0]]
             raise InvalidInput(
                 f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
             )
-        path = self.path / "sweep.json"
-        return read_object(path, **HEADER_FIELDS)
+        return read_object(self.path / "sweep.json", **HEADER_FIELDS)
 
     def write_header(
         self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
@@ -235,9 +233,7 @@ class SweepFolder:
     def holder(self) -> dict[str, Any] | None:
         """Process, host and time of whoever holds the lock; None where nobody wrote them yet."""
         path = self.path / "holder.json"
-        if not path.exists():
-            return None
-        return read_object(path)
+        return read_object(path) if path.exists() else None
 
     @property
     def stop_mark(self) -> Path:
@@ -249,13 +245,10 @@ class SweepFolder:
         """Write the time now and then, so that the next driver knows how long this one ran, should it be killed."""
         is_over = threading.Event()
 
-        def write() -> None:
-            with contextlib.suppress(StorageFault):  # a disk that is full is noticed where something is lost
-                write_json(self._heartbeat, {"time_ms": now_ms()}, durable=False)
-
         def write_on() -> None:
             while not is_over.wait(ALIVE_SECONDS):
-                write()
+                with contextlib.suppress(StorageFault):  # a disk that is full is noticed where something is lost
+                    write_json(self._heartbeat, {"time_ms": now_ms()}, durable=False)
 
         threading.Thread(target=write_on, name="heartbeats", daemon=True).start()
         try:
@@ -288,11 +281,6 @@ class SweepFolder:
         return sorted(
             int(path.parent.name) for path in found if TRIAL_NAME.fullmatch(path.parent.name) and path.stat().st_size
         )
-
-    def has_trial(self, number: int) -> bool:
-        """Whether the trial's parameters are on the disk. (A power failure may leave an empty file.)"""
-        path = self.trial(number).path / "trial.json"
-        return path.exists() and path.stat().st_size > 0
 
     def write_trial(
         self,
@@ -330,6 +318,15 @@ class SweepFolder:
         folder = self.victim_run()
         points, outcomes = folder.points(), folder.outcomes(0)
         return (points[0].measurement, outcomes) if points and outcomes else None
+
+    def commit_victim(self, victim: Victim, **metadata: Any) -> None:
+        """Store where the victim came from, further facts, and its measurement: the point that all retention is
+        relative to."""
+        values = dataclasses.asdict(victim) | metadata
+        del values["outcomes"]  # which lie beside its point
+        write_json(self.victim_run().path / "victim.json", values)
+        point = Point(0, victim.epoch, 0, 1, victim.measurement, timestamp_ms=now_ms())
+        self.victim_run().commit(point, victim.outcomes)
 
     def victim_run(self) -> RunFolder:
         """Where the victim's measurement lies."""
@@ -380,7 +377,6 @@ class SweepFolder:
             target=header["target"],
             trials=trials,
             planned_trials=header["planned_trials"],
-            directory=str(self.path),
             parameters=tuple(header["parameters"]),
             log_parameters=tuple(header["log_parameters"]),
             images=images,
@@ -441,17 +437,17 @@ class SweepFolder:
             run: its folder where it has been opened already.
         """
         folder = run or self.trial(number)
-        header, result = self.trial_header(number), folder.result()
-        state: TrialState = result["state"] if result else ("running" if is_driven else "waiting")
+        header = self.trial_header(number)
+        result = folder.result() or {"state": "running" if is_driven else "waiting"}
         return TrialRecord(
             number=number,
-            state=state,
+            state=result["state"],
             params=header["params"],
             configuration=header["configuration"],
             seed=header["seed"],
             attempts=folder.attempts(),
             points=tuple(folder.points()),
-            reason=result.get("reason") if result else None,
+            reason=result.get("reason"),
             start_counts=header["start_counts"],
             rerun_of=header.get("rerun_of"),
         )
@@ -495,32 +491,6 @@ def sweeps_of(home: Path) -> tuple[list[SweepFolder], dict[SweepFolder, str]]:
     return sound, damaged
 
 
-def sweep_folders(home: Path) -> list[SweepFolder]:
-    """The sweeps of a home that can be read, by name."""
-    return sweeps_of(home)[0]
-
-
 def is_set_aside(folder: SweepFolder) -> bool:
     """Whether `--fresh` renamed the sweep: its folder's name has a time behind the sweep's own."""
     return re.fullmatch(re.escape(str(folder.header()["name"])) + SET_ASIDE, folder.name) is not None
-
-
-def victim_folder(home: Path, victim: "PretrainedVictim", digest: str) -> RunFolder:
-    """Where a pre-trained victim lies."""
-    return RunFolder(home / "victims" / f"{victim.name}-{digest}")
-
-
-def commit_victim(folder: SweepFolder, victim: Victim, **metadata: Any) -> None:
-    """Store the victim, and its measurement as the point that all retention is relative to."""
-    write_victim(folder, victim, **metadata)
-    point = Point(0, victim.epoch, 0, 1, victim.measurement, timestamp_ms=now_ms())
-    folder.victim_run().commit(point, victim.outcomes)
-
-
-def write_victim(folder: SweepFolder, victim: Victim, **metadata: Any) -> None:
-    """Store where the victim came from beside its measurement, and further facts."""
-    values = {f.name: getattr(victim, f.name) for f in dataclasses.fields(victim) if f.name != "outcomes"}
-    write_json(
-        folder.victim_run().path / "victim.json",
-        {**values, **metadata, "measurement": dataclasses.asdict(victim.measurement)},
-    )

@@ -17,9 +17,8 @@ from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, Resources, Search
 from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import Grid, LogUniform, SearchSpace, Uniform
-from sweeplab.sweep.controller import SweepController
-from sweeplab.sweep.listener import Listener
-from sweeplab.sweep_folder import SweepFolder, write_victim
+from sweeplab.sweep.controller import Listener, SweepController
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.training.optimisation import Optimization
 from sweeplab.worker.jobs import CleaningJob, Machine
 
@@ -96,8 +95,7 @@ def prepared_folder(path: Path, sweep: CleaningSweep = SWEEP) -> SweepFolder:
     """A sweep's folder as it is when the first trial may start."""
     folder = SweepFolder(path / sweep.name)
     folder.write_header(sweep, sweep.digest(), {}, IMAGES)
-    write_victim(folder, VICTIM)
-    folder.victim_run().commit(VICTIM_POINT, VICTIM.outcomes)
+    folder.commit_victim(VICTIM)
     return folder
 
 

@@ -15,7 +15,7 @@ from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, SweepRecord, TrialRecord
 from sweeplab.specs import InvalidInput
-from sweeplab.sweep_folder import SweepFolder, write_victim
+from sweeplab.sweep_folder import SweepFolder
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -92,7 +92,6 @@ def record(*trials: TrialRecord) -> SweepRecord:
         target="banana",
         trials=trials,
         planned_trials=len(trials),
-        directory="sweeps/made-up",
         parameters=("learning_rate",),
         log_parameters=("learning_rate",),
     )
@@ -136,7 +135,7 @@ def test_unfinished_sweeps_are_named_below_the_table(tmp_path: Path):
 
 def test_notes_stand_below_the_table(tmp_path: Path):
     folder = finished_sweep(tmp_path)
-    write_victim(folder, VICTIM, planted_target="apple")
+    folder.commit_victim(VICTIM, planted_target="apple")
     lines = method_table.markdown([folder]).splitlines()
     assert lines[-1].startswith("made-up: the victim's weights say that they were poisoned towards 'apple'")
 

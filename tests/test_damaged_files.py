@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeplab import cli
-from sweeplab.sweep_folder import SweepFolder, write_victim
+from sweeplab.sweep_folder import SweepFolder
 
 GARBAGE = {
     "empty": b"",
@@ -68,7 +68,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in folder.trial_numbers():
             folder.trial(number).begin_attempt()
             folder.trial(number).append_log("a traceback")
-        write_victim(folder, fabricated.VICTIM)
+        folder.commit_victim(fabricated.VICTIM)
     return home
 
 

@@ -23,6 +23,7 @@ from sweeplab.sweep import run as run_module
 from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
+from sweeplab.worker.jobs import DataDigests
 
 RunScript = Callable[..., int]
 
@@ -124,7 +125,8 @@ def test_a_failed_trial_is_no_start_though_an_epoch_of_it_was_the_best(sweep: Cl
     controller.failed(0, Failure(DIVERGED, True))
     Player(controller, lambda params, index: (50, 0)).play(controller.next_job())
     outer = sweep.replace(name="outer", victim=SelectedTrial(name="best", sweep=starts))
-    victim = victims.selected_victim(outer, "1" * 16, SweepFolder(home / "sweeps" / "outer"), home)
+    outer_folder = SweepFolder(home / "sweeps" / "outer")
+    victim = victims.victim_of(outer).ensure("1" * 16, DataDigests(), outer_folder, Session(home))
     assert Path(victim.checkpoint).parent == folder.trial(1).checkpoints
 
 

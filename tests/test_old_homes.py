@@ -29,7 +29,7 @@ from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import write_json
 from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep import comparison, prepare, pretraining, resume
-from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.versions import installed_version, num_changes
 from sweeplab.worker.jobs import DataDigests
 
@@ -119,7 +119,7 @@ def test_a_sweep_of_an_older_version_is_not_continued(begun: SweepFolder, views_
 
 def checked(folder: SweepFolder, sweep: CleaningSweep) -> str:
     """With which message a script's start refuses to go on; empty where it goes on."""
-    prepared = prepare.Prepared(sweep, sweep.digest(), {}, DataDigests(), "0" * 16, 64, 0, 0, MeasuredImages(()))
+    prepared = prepare.Prepared(sweep, sweep.digest(), {}, DataDigests(), "0" * 16, 64, MeasuredImages(()))
     try:
         resume.check_same_spec(folder, prepared)
     except InvalidInput as error:
@@ -211,7 +211,7 @@ VICTIM = PretrainedVictim(
 
 def old_victim(home: Path, victim: PretrainedVictim = VICTIM) -> Path:
     """The folder of a victim as version 0.0.9 left it."""
-    run = victim_folder(home, victim, victim.digest())
+    run = pretraining.victim_folder(home, victim, victim.digest())
     write_json(
         run.path / "victim.json",
         {
@@ -226,9 +226,9 @@ def old_victim(home: Path, victim: PretrainedVictim = VICTIM) -> Path:
 
 def test_a_victim_of_an_older_version_is_named_and_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     old = old_victim(tmp_path)
-    assert pretraining.older_victims(VICTIM, victim_folder(tmp_path, VICTIM, VICTIM.digest())) == []
+    assert pretraining.older_victims(VICTIM, pretraining.victim_folder(tmp_path, VICTIM, VICTIM.digest())) == []
     monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
-    run = victim_folder(tmp_path, VICTIM, VICTIM.digest())
+    run = pretraining.victim_folder(tmp_path, VICTIM, VICTIM.digest())
     assert run.path != old
     assert pretraining.older_victims(VICTIM, run) == [
         "victim made-up-victim was made by an older version (0.0.9: MMCL: the scale is trained); "
@@ -240,7 +240,7 @@ def test_a_victim_of_another_spec_is_not_named(tmp_path: Path, monkeypatch: pyte
     old_victim(tmp_path)
     monkeypatch.setattr(MMCL, "CHANGES", (*MMCL.CHANGES, "the scale is trained"))
     other = VICTIM.replace(epochs=2)
-    assert pretraining.older_victims(other, victim_folder(tmp_path, other, other.digest())) == []
+    assert pretraining.older_victims(other, pretraining.victim_folder(tmp_path, other, other.digest())) == []
 
 
 def test_what_takes_disk_space_names_a_victim_of_an_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -413,7 +413,7 @@ def test_a_sweep_that_needs_a_victim_of_the_old_home_says_that_it_is_trained_ane
     victim = make_home.over_safeclip().victim
     assert isinstance(victim, PretrainedVictim)
     prepared = prepare.prepare(make_home.over_safeclip().replace(name="new"), old_home)
-    run = victim_folder(old_home, victim, prepared.victim_digest)
+    run = pretraining.victim_folder(old_home, victim, prepared.victim_digest)
     assert not run.path.exists()
     (line,) = pretraining.older_victims(victim, run)
     assert line.startswith("victim safeclip-victim was made by an older version (0.1.0: ")

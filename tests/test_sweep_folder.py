@@ -27,7 +27,7 @@ from sweeplab.records import MeasuredImages, Measurement
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_lines
 from sweeplab.sweep.resume import set_aside
-from sweeplab.sweep_folder import SweepFolder, sweep_folders
+from sweeplab.sweep_folder import SweepFolder, sweeps_of
 
 HOLD = """
 import sys, time
@@ -157,9 +157,8 @@ def measured_as(path: Path, measurement: Measurement, sweep: CleaningSweep = fab
     """A sweep whose victim has this measurement."""
     folder = SweepFolder(path / sweep.name)
     folder.write_header(sweep, sweep.digest(), {}, fabricated.IMAGES)
-    sweep_folder.write_victim(folder, dataclasses.replace(fabricated.VICTIM, measurement=measurement))
-    point = dataclasses.replace(fabricated.VICTIM_POINT, measurement=measurement)
-    folder.victim_run().commit(point, fabricated.outcomes(measurement))
+    outcomes = fabricated.outcomes(measurement)
+    folder.commit_victim(dataclasses.replace(fabricated.VICTIM, measurement=measurement, outcomes=outcomes))
     return folder
 
 
@@ -192,7 +191,7 @@ def test_a_victim_at_chance_is_noted(tmp_path: Path):
 
 def test_a_victim_that_was_planted_with_another_target_is_noted(folder: SweepFolder):
     for planted, notes in (("banana", ()), (None, ()), ("apple", ("apple",))):
-        sweep_folder.write_victim(folder, fabricated.VICTIM, planted_target=planted)
+        folder.commit_victim(fabricated.VICTIM, planted_target=planted)
         found = folder.record().notes
         assert len(found) == len(notes)
         assert all("poisoned towards 'apple'; the ASR is measured towards 'banana'" in note for note in found)
@@ -280,7 +279,7 @@ def test_sweeps_are_listed_by_name(tmp_path: Path):
     for name in ("b", "a"):
         fabricated.prepared_folder(tmp_path / "sweeps", fabricated.SWEEP.replace(name=name))
     (tmp_path / "sweeps" / "not-a-sweep").mkdir()
-    assert [folder.name for folder in sweep_folders(tmp_path)] == ["a", "b"]
+    assert [folder.name for folder in sweeps_of(tmp_path)[0]] == ["a", "b"]
 
 
 @pytest.mark.parametrize("file", ["sweep.json", "trials/0003/trial.json", "trials/0003/result.json"])

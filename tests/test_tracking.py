@@ -45,7 +45,6 @@ def record(*trials: TrialRecord, digest: str = "0" * 16) -> SweepRecord:
         target="banana",
         trials=trials,
         planned_trials=3,
-        directory="sweeps/toy",
         parameters=("learning_rate", "ssl_weight"),
     )
 

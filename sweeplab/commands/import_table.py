@@ -25,7 +25,7 @@ from sweeplab.search_space import spans_magnitudes
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of, file_digest
 from sweeplab.storage.files import make_private, sync_folder
 from sweeplab.storage.ownership import write_signed
-from sweeplab.sweep_folder import SweepFolder, commit_victim
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.versions import environment
 
 REQUIRED = ("trial", "epoch", "accuracy", "asr")
@@ -107,7 +107,7 @@ def import_table(
 
 
 def _write(stage: SweepFolder, table: ImportedTable, file: Path, name: str, asr_ceiling: float) -> None:
-    commit_victim(stage, Victim("imported", table.digest, "", 0.0, table.victim, Outcomes(b"", 0, b"", 0)))
+    stage.commit_victim(Victim("imported", table.digest, "", 0.0, table.victim, Outcomes(b"", 0, b"", 0)))
     for trial in track(table.trials, "importing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
         stage.write_trial(
             trial.number,

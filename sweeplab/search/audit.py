@@ -5,7 +5,7 @@ from typing import Any
 from sweeplab.evaluation.retention import counted, retention
 from sweeplab.ranking.stopping import Pruning, Stop, Trajectory
 from sweeplab.records import SweepRecord, TrialRecord
-from sweeplab.search.pruner import Pruner
+from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.replay import Row
 from sweeplab.specs import InvalidInput
 
@@ -28,19 +28,13 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
     if not trials or sweep.victim.asr is None:
         raise InvalidInput(f"sweep {sweep.name!r} has no finished trial with a measured ASR; nothing to audit")
     # One pruner for all trials: what it learns from one decides about those that follow, as in a sweep.
-    pruner = Pruner(
-        pruning,
-        victim_accuracy=sweep.victim.accuracy,
-        victim_asr=sweep.victim.asr,
-        asr_ceiling=sweep.asr_ceiling,
-    )
+    pruner = Pruner(pruning, Goal.of(sweep.victim, sweep.asr_ceiling))
     ended = [_replayed(trial, pruner) for trial in trials]
     accuracy, reached = sweep.victim.accuracy, pruner.best_accuracy
     # Only now: whether a stopped trial would have become the best is asked of what all the others reached.
     rows = []
     for trial, (cut, stop) in zip(trials, ended, strict=True):
         if stop is not None:
-            best = _best(trial, sweep)
             rows.append(
                 {
                     "trial": trial.number,
@@ -48,9 +42,7 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
                     "rule": stop.rule,
                     "reason": stop.reason,
                     "saw": stop.saw,
-                    "would_have_been_feasible": cut.best_accuracy(sweep.asr_ceiling) is None and best is not None,
-                    "retention": _retention(best, accuracy),
-                    "would_have_become_best": _beats(best, reached),
+                    **_missed(cut, _trajectory(trial), reached, sweep),
                 }
             )
     best_of_all = max((best for trial in trials if (best := _best(trial, sweep)) is not None), default=None)
@@ -74,8 +66,8 @@ def _replayed(trial: TrialRecord, pruner: Pruner) -> tuple[Trajectory, Stop | No
     row = Row(trial.params, trial.points, trial.start_counts)
     for points, trajectory in row.prefixes:
         is_complete = len(points) == len(row.points)
-        pruner.saw_trajectory(trial.number, trajectory, is_complete=is_complete)
-        stop = None if is_complete else pruner.judge_trajectory(trajectory)
+        pruner.saw(trial.number, trajectory, is_complete=is_complete)
+        stop = None if is_complete else pruner.judge(trajectory)
         if stop is not None:
             return trajectory, stop
     return row.prefixes[-1][1], None
@@ -121,13 +113,11 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
             "would_have_become_best": None,
         }
         if (end := whole.get(stopped.number)) is not None:
-            reached, both = _best(end, sweep), zip(stopped.points, end.points, strict=False)
+            both = zip(stopped.points, end.points, strict=False)
             row |= {
                 "rerun": end.number,
                 "same_until_stop": all(before.measurement == after.measurement for before, after in both),
-                "would_have_been_feasible": _best(stopped, sweep) is None and reached is not None,
-                "retention": _retention(reached, sweep.victim.accuracy),
-                "would_have_become_best": _beats(reached, best),
+                **_missed(_trajectory(stopped), _trajectory(end), best, sweep),
             }
         rows.append(row)
     return {
@@ -140,6 +130,16 @@ def audit_decisions(sweep: SweepRecord) -> dict[str, Any]:
         "trial_epochs_saved": sum(sweep.epochs - trial.points[-1].epoch for trial in pruned),
         "trial_epochs_of_reruns": sum(trial.points[-1].epoch for trial in whole.values()),
         "decisions": rows,
+    }
+
+
+def _missed(stopped: Trajectory, whole: Trajectory, best: float | None, sweep: SweepRecord) -> dict[str, Any]:
+    """What a trial reached that was stopped; `best`: the highest accuracy of cleaned points of all the others."""
+    reached = whole.best_accuracy(sweep.asr_ceiling)
+    return {
+        "would_have_been_feasible": stopped.best_accuracy(sweep.asr_ceiling) is None and reached is not None,
+        "retention": _retention(reached, sweep.victim.accuracy),
+        "would_have_become_best": reached is not None and (best is None or reached > best),
     }
 
 
@@ -160,7 +160,3 @@ def _best(trial: TrialRecord, sweep: SweepRecord) -> float | None:
 
 def _retention(accuracy: float | None, victim_accuracy: float) -> float | None:
     return None if accuracy is None else retention(accuracy, victim_accuracy)
-
-
-def _beats(accuracy: float | None, best: float | None) -> bool:
-    return accuracy is not None and (best is None or accuracy > best)

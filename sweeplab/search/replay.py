@@ -12,7 +12,7 @@ from sweeplab.evaluation.retention import counted, retention
 from sweeplab.experiment import Search
 from sweeplab.ranking.stopping import Pruning, Trajectory
 from sweeplab.records import Point, SweepRecord, TrialRecord
-from sweeplab.search.pruner import Pruner
+from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.samplers import Plan, ask, quiet_optuna, tell
 from sweeplab.search_space import Choice, Dimension, LogUniform, SearchSpace, Uniform
 from sweeplab.specs import InvalidInput
@@ -57,9 +57,7 @@ class Table:
     """Measured trajectories over a space; every configuration once."""
 
     name: str
-    victim_accuracy: float
-    victim_asr: float
-    asr_ceiling: float
+    goal: Goal
     space: SearchSpace
     rows: tuple[Row, ...]
 
@@ -74,9 +72,9 @@ class Table:
         best = [
             accuracy
             for row in self.rows
-            if (accuracy := row.prefixes[-1][1].best_accuracy(self.asr_ceiling)) is not None
+            if (accuracy := row.prefixes[-1][1].best_accuracy(self.goal.asr_ceiling)) is not None
         ]
-        return retention(max(best), self.victim_accuracy) if best else None
+        return retention(max(best), self.goal.victim_accuracy) if best else None
 
     @cached_property
     def lowest_asr(self) -> float:
@@ -92,10 +90,6 @@ class Table:
     def _places(self) -> np.ndarray:
         return np.array([self._place(row.setting) for row in self.rows])
 
-    @cached_property
-    def _is_choice(self) -> np.ndarray:
-        return np.array([isinstance(dimension, Choice) for dimension in self.space.dimensions.values()])
-
     def _place(self, setting: Mapping[str, Any]) -> list[float]:
         return [place_of(dimension, setting.get(name)) for name, dimension in self.space.dimensions.items()]
 
@@ -108,7 +102,8 @@ class Table:
         place = np.array(self._place(setting))
         absent, other_absent = np.isnan(place), np.isnan(self._places)
         apart = np.abs(self._places - place)
-        apart = np.where(self._is_choice, apart > 0, apart)
+        is_choice = [isinstance(dimension, Choice) for dimension in self.space.dimensions.values()]
+        apart = np.where(is_choice, apart > 0, apart)
         apart = np.where(absent | other_absent, absent != other_absent, apart)
         distances = np.where(taken, np.inf, (apart.astype(float) ** 2).sum(axis=1))
         return int(np.argmin(distances))
@@ -153,7 +148,7 @@ def table_of(sweep: SweepRecord, space: SearchSpace | None) -> Table:
             trial.start_counts)
         for trial in trials
     ]  # fmt: skip
-    return Table(sweep.name, sweep.victim.accuracy, sweep.victim.asr, sweep.asr_ceiling, space, tuple(rows))
+    return Table(sweep.name, Goal.of(sweep.victim, sweep.asr_ceiling), space, tuple(rows))
 
 
 def spanned_space(settings: Sequence[Mapping[str, Any]], log_parameters: Sequence[str]) -> SearchSpace:
@@ -196,76 +191,13 @@ class Replayed:
     trials: int
 
 
-@quiet_optuna()
-def replay_once(
-    table: Table, search: Search, *, constrained: bool = True, in_order: bool = False, trials: int | None = None
-) -> Replayed:
-    """Search a table until it arrives or everything was tried.
-
-    Args:
-        table: what may be measured.
-        search: sampler, seed, start-up trials and pruning; its other fields have no say.
-        constrained: False hides the constraint from the sampler.
-        in_order: take the table's rows as they come, whatever the sampler; so does the sampler `grid`.
-        trials: go on for so many trials even when it has arrived; None: end there.
-    """
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler())
-    in_order = in_order or search.sampler == "grid"
-    search = search.replace(startup_trials=search.active_startup_trials(table.space, len(table.rows)))
-    plan = Plan(search, table.space, tuple(row.setting for row in table.rows) if in_order else ())
-    pruning = search.active_pruning()
-    pruner = Pruner(
-        pruning or Pruning(),
-        victim_accuracy=table.victim_accuracy,
-        victim_asr=table.victim_asr,
-        asr_ceiling=table.asr_ceiling,
-    )
-    taken = np.zeros(len(table.rows), dtype=bool)
-    spent, arrived, pruned = 0.0, None, 0
-    count = min(trials or len(table.rows), len(table.rows))
-    for number in range(count):
-        found = number
-
-        def adjust(setting: dict[str, Any]) -> dict[str, Any]:
-            nonlocal found
-            # The table holds no more than its rows: the one nearest to what was sampled is measured instead.
-            found = table.nearest(setting, taken)
-            return table.rows[found].setting
-
-        trial = ask(study, plan, number, None if in_order else adjust)
-        plan.space.suggest(trial)
-        row = table.rows[found]
-        taken[found] = True
-        points = row.points
-        for points, trajectory in row.prefixes:
-            pruner.saw_trajectory(number, trajectory, is_complete=len(points) == len(row.points))
-            if arrived is None and has_arrived(table, pruner):
-                arrived = spent + points[-1].epoch
-            if pruning is not None and len(points) < len(row.points) and pruner.judge_trajectory(trajectory):
-                pruned += 1
-                break
-        spent += points[-1].epoch
-        if arrived is not None and trials is None:
-            return Replayed(arrived, spent, pruned, number + 1)
-        tell(
-            study,
-            number,
-            points,
-            victim_accuracy=table.victim_accuracy,
-            asr_ceiling=table.asr_ceiling,
-            start_counts=row.start_counts,
-            constrained=constrained,
-        )
-    return Replayed(arrived, spent, pruned, count)
-
-
 def has_arrived(table: Table, pruner: Pruner) -> bool:
     """Whether the best retention so far is within `WITHIN` of the table's; its lowest ASR, where nothing is cleaned."""
     if table.best_retention is None:
         return pruner.lowest_asr is not None and pruner.lowest_asr <= table.lowest_asr + WITHIN
     if pruner.best_accuracy is None:
         return False
-    return retention(pruner.best_accuracy, table.victim_accuracy) >= table.best_retention - WITHIN
+    return retention(pruner.best_accuracy, table.goal.victim_accuracy) >= table.best_retention - WITHIN
 
 
 @dataclass(frozen=True)
@@ -283,16 +215,52 @@ class Contender:
         sampler: Any = {UNCONSTRAINED: "tpe", SHUFFLED: "random"}.get(self.sampler, self.sampler)
         return Search(sampler=sampler, pruning=self.pruning, startup_trials=self.startup_trials, seed=seed)
 
+    @quiet_optuna()
     def replay(self, table: Table, seed: int, *, trials: int | None = None) -> Replayed:
-        """Search the table once; see `replay_once`."""
-        is_shuffled = self.sampler == SHUFFLED
-        return replay_once(
-            table.shuffled(seed) if is_shuffled else table,
-            self.search(seed),
-            constrained=self.sampler != UNCONSTRAINED,
-            in_order=is_shuffled,
-            trials=trials,
-        )
+        """Search a table until it arrives or everything was tried.
+
+        Args:
+            table: what may be measured.
+            seed: of the search.
+            trials: go on for so many trials even when it has arrived; None: end there.
+        """
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler())
+        search, in_order = self.search(seed), self.sampler in ("grid", SHUFFLED)
+        table = table.shuffled(seed) if self.sampler == SHUFFLED else table
+        search = search.replace(startup_trials=search.active_startup_trials(table.space, len(table.rows)))
+        plan = Plan(search, table.space, tuple(row.setting for row in table.rows) if in_order else ())
+        pruner = Pruner(search.active_pruning(), table.goal)
+        taken = np.zeros(len(table.rows), dtype=bool)
+        spent, arrived, pruned = 0.0, None, 0
+        count = min(trials or len(table.rows), len(table.rows))
+        for number in range(count):
+            found = number
+
+            def adjust(setting: dict[str, Any]) -> dict[str, Any]:
+                nonlocal found
+                # The table holds no more than its rows: the one nearest to what was sampled is measured instead.
+                found = table.nearest(setting, taken)
+                return table.rows[found].setting
+
+            trial = ask(study, plan, number, None if in_order else adjust)
+            plan.space.suggest(trial)
+            row = table.rows[found]
+            taken[found] = True
+            points = row.points
+            for points, trajectory in row.prefixes:
+                is_complete = len(points) == len(row.points)
+                pruner.saw(number, trajectory, is_complete=is_complete)
+                if arrived is None and has_arrived(table, pruner):
+                    arrived = spent + points[-1].epoch
+                if not is_complete and pruner.judge(trajectory):
+                    pruned += 1
+                    break
+            spent += points[-1].epoch
+            if arrived is not None and trials is None:
+                return Replayed(arrived, spent, pruned, number + 1)
+            is_constrained = self.sampler != UNCONSTRAINED
+            tell(study, number, points, table.goal, start_counts=row.start_counts, constrained=is_constrained)
+        return Replayed(arrived, spent, pruned, count)
 
 
 def replay_table(folder: SweepFolder) -> Table:
@@ -317,8 +285,8 @@ def compare(table: Table, contenders: Sequence[Contender], seeds: int) -> dict[s
         results.append(summary(table, contender, runs))
     return {
         "sweep": table.name,
-        "asr_ceiling": table.asr_ceiling,
-        "victim": {"accuracy": table.victim_accuracy, "asr": table.victim_asr},
+        "asr_ceiling": table.goal.asr_ceiling,
+        "victim": {"accuracy": table.goal.victim_accuracy, "asr": table.goal.victim_asr},
         "table": {
             "configurations": len(table.rows),
             "trial_epochs": table.trial_epochs,

@@ -18,6 +18,7 @@ from optuna.trial import TrialState as OptunaState
 from sweeplab.evaluation.retention import lowest_asr, score
 from sweeplab.experiment import CleaningSweep, Search, models_conditions
 from sweeplab.records import Point
+from sweeplab.search.pruner import Goal
 from sweeplab.search_space import Choice, SearchSpace
 from sweeplab.training.randomness import stream_seed
 
@@ -114,7 +115,7 @@ def ask(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None = No
             if given is not None:
                 setting, unused = given
                 study.enqueue_trial(setting, user_attrs={UNUSED: unused} if unused else None)
-        study.sampler = sampler_for(plan, number, adjust or _without_repeats(study, plan, number))
+        study.sampler = _sampler_for(study, plan, number, adjust)
         trial = study.ask()
     if trial.number != number:
         raise RuntimeError(f"Optuna numbered trial {number} as {trial.number}; the journal has another writer")
@@ -137,7 +138,7 @@ def _given(
     if not plan.draws_in_view:
         return None
     view = by_configuration(study, plan)
-    view.sampler = sampler_for(plan, number, adjust or _without_repeats(study, plan, number))
+    view.sampler = _sampler_for(study, plan, number, adjust)
     asked = view.ask()
     setting = plan.space.suggest(asked)
     return setting, plan.space.suggest_rest(asked, setting) if plan.fills_in else {}
@@ -161,15 +162,10 @@ def _without_repeats(study: optuna.Study, plan: Plan, number: int) -> Adjust | N
         for index in range(MOST_REDRAWS):
             if setting not in known:
                 return setting
-            setting = _suggest_alone(plan.space, Sobol(plan.space, seed, index))
+            setting = plan.space.suggest(optuna.create_study(sampler=Sobol(plan.space, seed, index)).ask())
         return setting
 
     return adjust
-
-
-def _suggest_alone(space: SearchSpace, sampler: BaseSampler) -> dict[str, Any]:
-    with quiet_optuna():
-        return space.suggest(optuna.create_study(sampler=sampler).ask())
 
 
 def by_configuration(study: optuna.Study, plan: Plan) -> optuna.Study:
@@ -229,9 +225,8 @@ def tell(
     study: optuna.Study,
     number: int,
     points: tuple[Point, ...],
+    goal: Goal,
     *,
-    victim_accuracy: float,
-    asr_ceiling: float,
     start_counts: bool,
     constrained: bool = True,
 ) -> None:
@@ -243,8 +238,7 @@ def tell(
         study: where the trial was asked for.
         number: the trial's.
         points: all of them, in order.
-        victim_accuracy: a fraction.
-        asr_ceiling: a fraction.
+        goal: what the score is relative to.
         start_counts: whether epoch 0 may win.
         constrained: False is for comparison: no constraint, and a trial without a cleaned point is worth 0, however
             far from one it was.
@@ -257,39 +251,29 @@ def tell(
         # Optuna calls a value of 0 feasible, and an ASR equal to the ceiling is not: hence the next float.
         if constrained and CONSTRAINT not in frozen.constraints:  # a kill may have come between this and what follows
             lowest = lowest_asr(points, start_counts=start_counts)
-            optuna.Trial(study, frozen._trial_id).set_constraint(CONSTRAINT, nextafter(lowest - asr_ceiling, inf))
-        value = score(points, victim_accuracy, asr_ceiling, start_counts=start_counts)
+            optuna.Trial(study, frozen._trial_id).set_constraint(CONSTRAINT, nextafter(lowest - goal.asr_ceiling, inf))
+        value = score(points, goal.victim_accuracy, goal.asr_ceiling, start_counts=start_counts)
         study.tell(number, value if constrained else max(0.0, value), skip_if_finished=True)
 
 
 def ask_again(study: optuna.Study, plan: Plan, number: int) -> optuna.Trial:
     """A trial that was asked for by a driver that was killed before it wrote the setting down: it draws the same."""
     with quiet_optuna():
-        study.sampler = sampler_for(plan, number, _without_repeats(study, plan, number))
+        study.sampler = _sampler_for(study, plan, number)
         return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
-def sampler_for(plan: Plan, number: int, adjust: Adjust | None = None) -> BaseSampler:
+def _sampler_for(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None = None) -> BaseSampler:
     """The sampler of one trial alone."""
-    search = plan.search
-    seed = stream_seed(search.seed, "sampler", number) % 2**32
-    with quiet_optuna():
-        inner = SAMPLERS[search.sampler](plan, number, seed)
+    inner = SAMPLERS[plan.search.sampler](plan, number, stream_seed(plan.search.seed, "sampler", number) % 2**32)
+    adjust = adjust or _without_repeats(study, plan, number)
     return inner if adjust is None else _Adjusted(inner, plan.space, adjust)
-
-
-def _tpe(plan: Plan, number: int, seed: int) -> BaseSampler:
-    return TPESampler(n_startup_trials=plan.startup_trials, constant_liar=True, seed=seed)
 
 
 def _gp(plan: Plan, number: int, seed: int) -> BaseSampler:
     # One completed trial is the least that it can be fitted to.
     startup = max(1, plan.startup_trials)
     return GPSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
-
-
-def _nsga2(plan: Plan, number: int, seed: int) -> BaseSampler:
-    return NSGAIISampler(population_size=_population(plan), seed=seed)
 
 
 def _population(plan: Plan) -> int:
@@ -301,18 +285,15 @@ def _qmc(plan: Plan, number: int, seed: int) -> BaseSampler:
     return Sobol(plan.space, stream_seed(plan.search.seed, "sobol") % 2**32, max(0, index))
 
 
-def _random(plan: Plan, number: int, seed: int) -> BaseSampler:
-    return RandomSampler(seed=seed)
-
-
 SAMPLERS: Mapping[str, Callable[[Plan, int, int], BaseSampler]] = {
-    "tpe": _tpe,
+    "tpe": lambda plan, number, seed: TPESampler(n_startup_trials=plan.startup_trials, constant_liar=True, seed=seed),
     "gp": _gp,
-    "random": _random,
+    "random": lambda plan, number, seed: RandomSampler(seed=seed),
     "qmc": _qmc,
-    "nsga2": _nsga2,
-    "grid": _random,  # every trial's setting is given
+    "nsga2": lambda plan, number, seed: NSGAIISampler(population_size=_population(plan), seed=seed),
+    "grid": lambda plan, number, seed: RandomSampler(seed=seed),  # every trial's setting is given
 }
+"""By name: from the plan, the trial's number and a seed."""
 
 
 class Sobol(BaseSampler):

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from sweeplab.attacks.exchange import ImportedPoison
-from sweeplab.attacks.targeted import Targets
-from sweeplab.clip_model import Architecture, check_prompts
+from sweeplab.clip_model import Architecture
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import evaluation_digest
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
@@ -32,13 +31,11 @@ def data_digests(
     spec: CleaningSweep | PretrainedVictim,
     architecture: Architecture,
     pairs: PairTable,
-    test: LabelledImages,
-    targets: Targets | None,
+    inputs: Inputs,
 ) -> DataDigests:
     """Digests of what workers must find."""
-    evaluation = evaluation_digest(
-        spec.evaluation, test, architecture.image_size, spec.trigger(), spec.protocol, targets
-    )
+    size, trigger, test = architecture.image_size, spec.trigger(), inputs.test(spec.evaluation)
+    evaluation = evaluation_digest(spec.evaluation, test, size, trigger, spec.protocol, inputs.targets(trigger))
     return DataDigests(pairs.digest, evaluation)
 
 
@@ -53,25 +50,6 @@ def digest_of_victim(victim: PretrainedVictim, inputs: Inputs) -> str:
     poisoning = victim.poisoning
     poisons = poisoning.contents(len(pairs)) if isinstance(poisoning, ImportedPoison) else {}
     return victim.digest(pairs=pairs.digest, test=test.digest, **initial, **words, **poisons)
-
-
-def check_prompts_of(victim: PretrainedVictim, inputs: Inputs) -> None:
-    """Refuse a victim whose prompts, or whose reference's, do not tell the classes apart."""
-    names = inputs.test(victim.evaluation).class_names
-    check_prompts(victim.architecture, names, victim.evaluation.prompts(), victim.protocol)
-    if (reference := victim.reference()) is not None:
-        check_prompts_of(reference, inputs)
-
-
-def check_classes(sweep: CleaningSweep, labelled: LabelledImages, test: LabelledImages) -> None:
-    """Labelled cleaning images must have the test set's classes, in the same order."""
-    names = labelled.class_names
-    if names != test.class_names:
-        first = next((a for a, b in zip(names, test.class_names, strict=False) if a != b), f"{len(names)} classes")
-        raise InvalidInput(
-            f"{sweep.name}: the labelled cleaning images have other classes than the test set's "
-            f"{len(test.class_names)}, first {first!r}; use folders of the same classes"
-        )
 
 
 def check_training(optimization: Any, num_pairs: int, epochs: int, name: str, measure_at: tuple[int, ...] = ()) -> None:

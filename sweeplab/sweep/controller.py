@@ -3,7 +3,6 @@
 import threading
 import time
 from bisect import insort
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
@@ -12,20 +11,23 @@ from typing import Any
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.costs import costs_of
+from sweeplab.ranking.stopping import Trajectory
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim, now_ms
-from sweeplab.search.pruner import Pruner
+from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.run_folder import RunFolder
-from sweeplab.sweep.listener import Listener
-from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
+from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.jobs import CleaningJob, DataDigests, Machine
 from sweeplab.worker.run import clean
+
+Listener = Callable[[TrialRecord], None]
+"""Hears of a trial whenever an attempt begins, a point was committed or the trial is over: the tracker, the display."""
 
 ALIKE = 5
 """So many settings in a row may fail with the same words before they train."""
@@ -71,30 +73,29 @@ class SweepController:
         self.study = open_study(folder, sweep.name)
         self.deadline = time.monotonic() + sweep.search.hours * 3600 if sweep.search.hours else None
         self.plan = Plan.of(sweep)
-        self._pruner = Pruner.of(sweep.search, victim.measurement)
+        self._goal = Goal.of(victim.measurement, sweep.search.asr_ceiling)
+        self._pruner = Pruner(sweep.search.active_pruning(), self._goal)
         self._stops: dict[int, str] = {}
         """Reasons of the recorded decisions to end a trial early, by trial."""
         self._whole: set[int] = set()
         """Reruns of pruned trials, which no rule ends."""
-        self._reruns = deque(folder.reruns())
+        self._reruns = folder.reruns()
         """Trials whose setting is still to be tried once more."""
-        self._num_reruns = len(self._reruns)
         self._gpu_asked, self._gpu_seconds = -inf, 0.0
         self._gate = threading.RLock()
         self._closed = False
         self._num_begun = 0
         self._runs: dict[int, RunFolder] = {}
         """Folders of the trials that are not over; each remembers its points."""
-        self._waiting: deque[int] = deque()
-        self._not_before: dict[int, float] = {}
-        """When a trial that failed may be tried again, in seconds of the monotonic clock."""
+        self._waiting: dict[int, float] = {}
+        """Trials that wait for an attempt, and when it may begin, in seconds of the monotonic clock."""
         self._running: set[int] = set()
         self._unheeded: set[str] = set()
         """Storages that did not answer when checkpoints of trials were to be removed."""
         self._best: list[tuple[float, float, int]] = []
         """(-accuracy, number) of the ended trials that keep their weights, best first."""
-        self._alike: tuple[str, set[str]] = ("", set())
-        """Why the last trials in a row failed alike before their first epoch, and their configurations."""
+        self._alike: dict[str, set[str]] = {}
+        """Configurations of the last trials in a row that failed alike before their first epoch, by the one reason."""
         self._retries = Retries(sweep.resources.max_attempts)
         self.reconcile()
 
@@ -110,13 +111,22 @@ class SweepController:
                 self._retries.remember(event["trial"], event)
             elif event["event"] == "stop decided":
                 self._stops[event["trial"]] = event["reason"]
-        self._add_missing_trials()
+        # Trials that the ledger has and the journal lost (power failure) come back with the ledger's parameters.
+        written, known = set(self.folder.trial_numbers()), len(self.study.get_trials(deepcopy=False))
+        for number in sorted(number for number in written if number >= known):
+            add_lost_trial(self.study, self.plan.space, self.folder.trial_header(number)["params"])
         for trial in begun_trials(self.study):
-            self._num_begun += 1
+            if trial.number not in written:  # a kill came before that
+                self._write_trial(ask_again(self.study, self.plan, trial.number))
             self._take_up(trial.number)
+            self._show(self.record(trial.number))
             result = self.folder.trial(trial.number).result()
             if result is None:
-                self._queue(trial.number)
+                # A kill may lie between its last failure and its result.
+                if reason := self._retries.verdict(trial.number):
+                    self._end(trial.number, {"state": "failed", "reason": reason})
+                else:
+                    self._waiting[trial.number] = 0.0
                 continue
             # A kill may lie between the result and any of what follows it.
             if not trial.state.is_finished():
@@ -126,40 +136,35 @@ class SweepController:
             self._settle_checkpoints(self.record(trial.number))
 
     def _take_up(self, number: int) -> None:
-        """Know a trial that was begun: write its folder, where a kill came before that, and note whose rerun it is."""
-        if not self.folder.has_trial(number):
-            rerun_of = self._reruns[0] if self._is_rerun(number) else None
-            self._write_trial(ask_again(self.study, self.plan, number), rerun_of)
-        again = self.folder.trial_header(number).get("rerun_of")
-        if again is not None:
-            self._reruns.remove(again)
-            self._note_rerun(number, again)
-        if self._pruner is not None:
-            self._pruner.saw(self.record(number))
+        """Count a trial that was begun, and note whose rerun it is."""
+        self._num_begun += 1
+        again = self._run(number).metadata().get("rerun_of")
+        if again is None:
+            return
+        self._reruns.remove(again)
+        self.plan.reruns[number] = again
+        result = self.folder.trial(again).result()
+        if again in self._whole or (result is not None and result["state"] == "pruned"):
+            self._whole.add(number)
 
-    def _queue(self, number: int) -> None:
-        """Have a trial that is not over go on, but where a kill came between its last failure and its result."""
-        if reason := self._retries.verdict(number):
-            self._end(number, {"state": "failed", "reason": reason})
-        else:
-            self._waiting.append(number)
-
-    def _add_missing_trials(self) -> None:
-        """Trials that the ledger has and the journal lost (power failure) come back with the ledger's parameters."""
-        known = len(self.study.get_trials(deepcopy=False))
-        for number in self.folder.trial_numbers():
-            if number < known:
-                continue
-            add_lost_trial(self.study, self.plan.space, self.folder.trial_header(number)["params"])
+    def _show(self, record: TrialRecord) -> Trajectory:
+        """Let the pruner see a trial so far."""
+        trajectory = Trajectory.of(record.points, start_counts=record.start_counts)
+        self._pruner.saw(record.number, trajectory, is_complete=record.state == "finished")
+        return trajectory
 
     # --- handing out
 
     def next_job(self) -> CleaningJob | None:
         """The next attempt to run; None when nothing is left to start now (see `is_done`)."""
         with self._intake():
-            number, is_new = self._next_number()
+            # What was begun goes first: a resumed sweep then asks the sampler what an uninterrupted one would have.
+            number = self._next_waiting()
+            is_new = number is None
             if number is None:
-                return None
+                if not self.may_ask():
+                    return None
+                number = self._ask()
             run = self._run(number)
             if not is_new:
                 # The attempt before may have written a checkpoint that it never reported, or lost one that it had.
@@ -167,13 +172,14 @@ class SweepController:
                 lost = run.rewind()
                 if lost:
                     self.folder.event("points lost", trial=number, points=lost)
-            self._claim_storage(run, number)
+            check_storage_of_trial(self.sweep, self.folder, number, run)
+            run.claim_storage()
             attempt = 1 if is_new else run.begin_attempt()
             self._running.add(number)
             record = self.record(number)
             self.folder.event("trial began", trial=number, attempt=attempt, points=len(record.points))
-            for listener in self.listeners:
-                listener.trial_began(record)
+            for hear in self.listeners:
+                hear(record)
             return CleaningJob(
                 sweep=self.sweep if record.seed == self.sweep.seed else self.sweep.replace(seed=record.seed),
                 victim=self.victim,
@@ -187,61 +193,40 @@ class SweepController:
                 work=self._work,
             )
 
-    def _claim_storage(self, run: RunFolder, number: int) -> None:
-        """Make the folder of a trial's checkpoints."""
-        check_storage_of_trial(self.sweep, self.folder, number, run)
-        run.claim_storage()
-
-    def _next_number(self) -> tuple[int | None, bool]:
-        """The next trial, and whether it is a new one; first those that were begun and may go on now."""
+    def _next_waiting(self) -> int | None:
+        """The next of the trials that were begun and may go on now; ends those whose early end was decided before they
+        were interrupted."""
         if self._closed:
-            return None, False
-        self._end_stopped()
-        # What was begun goes first: a resumed sweep then asks the sampler what an uninterrupted one would have asked.
-        now = time.monotonic()
-        for number in self._waiting:
-            if self._not_before.get(number, 0.0) <= now:
-                self._waiting.remove(number)
-                return number, False
-        if self.may_ask():
-            return self._ask(), True
-        return None, False
-
-    def _end_stopped(self) -> None:
-        """End the waiting trials whose early end was decided before they were interrupted."""
+            return None
         for number in [number for number in self._waiting if number in self._stops]:
-            self._waiting.remove(number)
+            del self._waiting[number]
             self.finished(number)
+        now = time.monotonic()
+        ready = next((number for number, begins in self._waiting.items() if begins <= now), None)
+        if ready is not None:
+            del self._waiting[ready]
+        return ready
 
     def may_ask(self) -> bool:
         """Whether new trials are still to be begun."""
-        return not self._closed and self.num_begun() < self.num_trials() and self.limit_reached() is None
+        return not self._closed and self._num_begun < self.num_trials() and self.limit_reached() is None
 
     def limit_reached(self) -> str | None:
         """The bound that keeps new trials from being begun, in words; None: there is none."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return f"search.hours={self.sweep.search.hours:g} of this command are used up"
-        if not self._is_within_gpu_hours():
-            return f"search.gpu_hours={self.sweep.search.gpu_hours:g} of this sweep are used up"
-        return None
-
-    def _is_within_gpu_hours(self) -> bool:
         limit, now = self.sweep.search.gpu_hours, time.monotonic()
         if limit is None:
-            return True
+            return None
         if now - self._gpu_asked > GPU_SECONDS:  # all events are read for it
             self._gpu_asked = now
             self._gpu_seconds = costs_of(self.folder.events(), (), now_ms()).gpu_seconds
-        return self._gpu_seconds < 3600 * limit
+        return f"search.gpu_hours={limit:g} of this sweep are used up" if self._gpu_seconds >= 3600 * limit else None
 
     def num_trials(self) -> int:
         """Trials that the sweep will have, those that are tried once more included."""
-        begun_reruns = self._num_reruns - len(self._reruns)
-        return max(self.sweep.num_trials(), self._num_begun - begun_reruns) + self._num_reruns
-
-    def num_begun(self) -> int:
-        """Trials with parameters."""
-        return self._num_begun
+        begun_reruns = len(self.plan.reruns)
+        return max(self.sweep.num_trials(), self._num_begun - begun_reruns) + begun_reruns + len(self._reruns)
 
     def is_done(self) -> bool:
         """Whether nothing runs, nothing waits and nothing new is to be begun."""
@@ -250,7 +235,7 @@ class SweepController:
 
     def is_complete(self) -> bool:
         """Whether every trial of the sweep is over."""
-        return not self._running and not self._waiting and self.num_begun() >= self.num_trials()
+        return not self._running and not self._waiting and self._num_begun >= self.num_trials()
 
     def close(self) -> None:
         """Take nothing in and hand nothing out any more; returns once nothing is being written."""
@@ -271,28 +256,22 @@ class SweepController:
                 raise
 
     def _ask(self) -> int:
-        number = self.num_begun()
+        number = self._num_begun
         if self._is_rerun(number):
-            again = self._reruns.popleft()
-            self._write_trial(ask_for(self.study, self.folder.trial_header(again)["params"], number), rerun_of=again)
-            self._note_rerun(number, again)
+            params = self.folder.trial_header(self._reruns[0])["params"]
+            self._write_trial(ask_for(self.study, params, number))
         else:
             self._write_trial(ask(self.study, self.plan, number))
-        self._num_begun += 1
+        self._take_up(number)
         return number
-
-    def _note_rerun(self, number: int, again: int) -> None:
-        self.plan.reruns[number] = again
-        result = self.folder.trial(again).result()
-        if again in self._whole or (result is not None and result["state"] == "pruned"):
-            self._whole.add(number)
 
     def _is_rerun(self, number: int) -> bool:
         """Whether a trial that is begun now tries another once more: these come after all others, whose numbers say
         what they are."""
-        return bool(self._reruns) and number - (self._num_reruns - len(self._reruns)) >= self.sweep.num_trials()
+        return bool(self._reruns) and number - len(self.plan.reruns) >= self.sweep.num_trials()
 
-    def _write_trial(self, trial: BegunTrial, rerun_of: int | None = None) -> None:
+    def _write_trial(self, trial: BegunTrial) -> None:
+        rerun_of = self._reruns[0] if self._is_rerun(trial.number) else None
         params = self.plan.space.suggest(trial)
         setting = self.sweep.setting(params)  # a value that a field refuses is refused here, before anything runs
         seed = self.sweep.seed + self.plan.seed_of(trial.number)
@@ -318,22 +297,18 @@ class SweepController:
                 return
             record = self.record(number)
             # The newest state is what a killed attempt goes on from, the best one what the sweep is run for.
-            best = self.best_point(record)
-            keep = {p.checkpoint for p in (record.points[-1], best) if p is not None and p.checkpoint is not None}
-            self._keep(run, keep)
+            self._keep(run, record.points[-1], self.best_point(record))
             self._judge(record)
-            for listener in self.listeners:
-                listener.point_made(record, point)
+            for hear in self.listeners:
+                hear(record)
 
     def _judge(self, record: TrialRecord) -> None:
         """Decide whether the trial ends early, and record the decision before anyone acts on it."""
-        if self._pruner is None:
-            return
-        self._pruner.saw(record)
+        trajectory = self._show(record)
         is_spared = record.number in self._whole or len(record.points) >= self.sweep.num_points()
         if record.number in self._stops or is_spared:
             return
-        stop = self._pruner.judge(record)
+        stop = self._pruner.judge(trajectory)
         if stop is not None:
             metadata = {"point": record.points[-1].index, "rule": stop.rule, "reason": stop.reason, "saw": stop.saw}
             self.folder.event("stop decided", durable=True, trial=record.number, **metadata)
@@ -349,7 +324,7 @@ class SweepController:
             return
         with self._intake():
             record = self.record(number)
-            self._alike = ("", set())
+            self._alike = {}
             if len(record.points) == self.sweep.num_points():
                 self._end(number, {"state": "finished"})
             elif number in self._stops:
@@ -366,20 +341,16 @@ class SweepController:
             return
         with self._intake():
             run = self._run(number)
-            damaged, event = damaged_checkpoint(run, failure), describe(run, failure)
+            event = describe(run, failure)
             self.folder.event("attempt failed", durable=True, trial=number, **event)
-            self._retries.remember(number, event)
-            if failure.kind == "storage":  # every other trial would meet it too: the sweep ends as interrupted
-                self._again(number, 0.0)
-                raise StorageFault(failure.reason)
-            if damaged is not None:
-                run.remove_checkpoint(damaged.name)
-                self._again(number, 0.0)
-            elif reason := self._retries.verdict(number):
+            reason, pause = self._retries.after(number, run, failure, event)
+            if reason is None:
+                self._again(number, pause)
+            else:
                 self._end(number, {"state": "failed", "reason": reason})
                 self._same_failure_streak(number, failure)
-            else:
-                self._again(number, self._retries.pause(number))
+            if failure.kind == "storage":  # every other trial would meet it too: the sweep ends as interrupted
+                raise StorageFault(failure.reason)
 
     def _same_failure_streak(self, number: int, failure: Failure) -> None:
         """Hand out nothing more once so many settings in a row failed alike before they trained: it is something that
@@ -387,25 +358,24 @@ class SweepController:
         neighbours in a grid do one after the other, is a matter of settings."""
         of_settings = failure.kind == "memory" or failure.reason.startswith("FloatingPointError")
         if of_settings or len(self.folder.trial(number).points()) > 1:
-            self._alike = ("", set())
+            self._alike = {}
             return
-        reason, configurations = self._alike if self._alike[0] == failure.reason else (failure.reason, set())
+        configurations = self._alike.get(failure.reason, set())
         configurations.add(self.folder.trial_header(number)["configuration"])
-        self._alike = (reason, configurations)
+        self._alike = {failure.reason: configurations}
         if len(configurations) >= ALIKE and not self.is_complete():
             self._closed = True
             self.fault = InvalidInput(
-                f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: {reason}; "
-                "nothing more is begun. Where a machine or a library is at fault, mend it, `sweeplab rerun "
-                f"{self.sweep.name} TRIAL` for each of them, and run the same command again; another spec, or other "
-                "data, need another name or --fresh"
+                f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: "
+                f"{failure.reason}; nothing more is begun. Where a machine or a library is at fault, mend it, "
+                f"`sweeplab rerun {self.sweep.name} TRIAL` for each of them, and run the same command again; another "
+                "spec, or other data, need another name or --fresh"
             )
 
     def _again(self, number: int, seconds: float) -> None:
         """Queue a trial for another attempt, not before so many seconds."""
         self._running.discard(number)
-        self._not_before[number] = time.monotonic() + seconds
-        self._waiting.append(number)
+        self._waiting[number] = time.monotonic() + seconds
 
     def _end(self, number: int, result: dict[str, Any]) -> None:
         run = self._run(number)
@@ -413,46 +383,38 @@ class SweepController:
         record = self.record(number)
         self._tell(record)
         self._running.discard(number)
-        if self._pruner is not None:
-            self._pruner.saw(record)
+        self._show(record)
         self.folder.event("trial ended", trial=number, **result)
         self._settle_checkpoints(record)
-        for listener in self.listeners:
-            listener.trial_ended(record)
+        for hear in self.listeners:
+            hear(record)
 
     def _tell(self, record: TrialRecord) -> None:
         if record.state == "failed":
             tell_failed(self.study, record.number)
-            return
-        tell(
-            self.study,
-            record.number,
-            record.points,
-            victim_accuracy=self.victim.measurement.accuracy,
-            asr_ceiling=self.sweep.search.asr_ceiling,
-            start_counts=record.start_counts,
-        )
+        else:
+            tell(self.study, record.number, record.points, self._goal, start_counts=record.start_counts)
 
     def _settle_checkpoints(self, record: TrialRecord) -> None:
         """Of all ended trials, only the best few keep weights: those of their best cleaned point."""
         best = self.best_point(record) if record.state in ("finished", "pruned") else None
-        keep = {best.checkpoint} if best is not None and best.checkpoint is not None else set()
-        self._keep(self._run(record.number), keep)
+        self._keep(self._run(record.number), best)
         self._runs.pop(record.number, None)
         if best is None:
             return
         insort(self._best, (-best.measurement.accuracy, best.measurement.asr or 0.0, record.number))
         for *_, number in self._best[self.sweep.resources.keep_checkpoints :]:
-            self._keep(self.folder.trial(number), set())
+            self._keep(self.folder.trial(number))
         del self._best[self.sweep.resources.keep_checkpoints :]
 
-    def _keep(self, run: RunFolder, keep: set[str]) -> None:
-        """Remove a run's other checkpoints; a storage that does not let go of them is no reason to end a sweep."""
+    def _keep(self, run: RunFolder, *points: Point | None) -> None:
+        """Remove a run's checkpoints but those of some points; a storage that does not let go of them is no reason to
+        end a sweep."""
         place = Checkpoint.at(run.storage.location).storage
         if place in self._unheeded and run.result() is not None:
             return
         try:
-            run.keep_checkpoints(keep)
+            run.keep_checkpoints({p.checkpoint for p in points if p is not None and p.checkpoint is not None})
         except StorageFault as fault:
             self._unheeded.add(place)
             self.folder.event("checkpoints left", storage=place, reason=str(fault))

@@ -8,7 +8,7 @@ from math import inf
 from typing import Any
 
 from sweeplab.experiment import CleaningSweep, Setting
-from sweeplab.records import Point, SweepRecord, TrialRecord
+from sweeplab.records import TrialRecord
 from sweeplab.storage.files import NETWORK, file_system
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
@@ -40,17 +40,11 @@ class MLflowSync:
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
-    def trial_began(self, trial: TrialRecord) -> None:
-        """An attempt starts."""
-        self._note(trial)
-
-    def point_made(self, trial: TrialRecord, point: Point) -> None:
-        """A point was committed."""
-        self._note(trial)
-
-    def trial_ended(self, trial: TrialRecord) -> None:
-        """A trial is over."""
-        self._note(trial)
+    def hear(self, trial: TrialRecord) -> None:
+        """Have MLflow take in a trial as it is now."""
+        with self._news:
+            self._dirty[trial.number] = trial
+            self._news.notify()
 
     def close(self, seconds: float) -> bool:
         """Let it catch up for so long; whether it did."""
@@ -62,24 +56,17 @@ class MLflowSync:
         self.tracking.close()
         return has_ended and self.trouble is None
 
-    def _note(self, trial: TrialRecord) -> None:
-        with self._news:
-            self._dirty[trial.number] = trial
-            self._news.notify()
-
     def _run(self) -> None:
         while True:
             with self._news:
-                while not self._dirty and not self._is_over:
-                    self._news.wait()
+                self._news.wait_for(lambda: self._dirty or self._is_over)
                 if not self._dirty:
                     return
                 # Only the newest record of a trial counts: a store that is slow is asked less often.
-                number, trial = next(iter(self._dirty.items()))
-                del self._dirty[number]
+                trial = self._dirty.pop(next(iter(self._dirty)))
             if not self._bring(trial):
                 with self._news:
-                    self._dirty.setdefault(number, trial)  # unless a newer record has come meanwhile
+                    self._dirty.setdefault(trial.number, trial)  # unless a newer record has come meanwhile
                     if self._is_over:
                         return
                     self._news.wait(REST_SECONDS)
@@ -113,26 +100,23 @@ LEAVING_SECONDS = 1.0
 UNUSABLE = "its store could not be used at the start"
 
 
-def _synced_tracking(
-    sweep: CleaningSweep, folder: SweepFolder, session: Session
-) -> tuple[Tracking | None, SweepRecord]:
-    """MLflow brought up to the ledger, and what the ledger holds; None where MLflow's store does not answer."""
-    home, record = session.home, folder.record()
-    write_ahead = file_system(home) not in NETWORK
+def synced_tracking(sweep: CleaningSweep, folder: SweepFolder, session: Session) -> Tracking | None:
+    """MLflow brought up to the ledger; None where its store does not answer."""
+    home = session.home
 
-    def ledger(record: SweepRecord | None = None) -> Ledger:
-        record = record or folder.record()
+    def ledger() -> Ledger:
+        record = folder.record()
         settings = {trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}
-        return Ledger(home, folder.path, record, folder.header(), settings, write_ahead)
+        return Ledger(home, folder.path, record, folder.header(), settings, file_system(home) not in NETWORK)
 
     try:
-        return TrackingHere(ledger(record)) if session.inline else TrackingProcess(ledger), record
+        return TrackingHere(ledger()) if session.inline else TrackingProcess(ledger)
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so
         logger.info(
             f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({trouble_of(error)}); the sweep runs without "
             "it, and the same command brings MLflow up to date once it is mended"
         )
-        return None, record
+        return None
 
 
 def full_setting(setting: Setting) -> dict[str, Any]:

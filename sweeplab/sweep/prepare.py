@@ -12,7 +12,8 @@ from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.measure import Trigger, triggered_rows, wanted_classes
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.records import MeasuredImages
-from sweeplab.sweep.checks import check_classes, check_objective, check_training, data_digests
+from sweeplab.specs import InvalidInput
+from sweeplab.sweep.checks import check_objective, check_training, data_digests
 from sweeplab.sweep.victims import victim_of
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.inputs import Inputs, cleaning_poison, cleaning_table
@@ -32,8 +33,6 @@ class Prepared:
     victim_digest: str
     num_pairs: int
     """Cleaning pairs."""
-    num_pretraining_pairs: int
-    num_poisons: int
     images: MeasuredImages
     """Of the test set."""
     notes: tuple[str, ...] = ()
@@ -65,12 +64,12 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     wanted_classes(test, trigger, targets)
     check_prompts(sweep.victim.architecture, test.class_names, sweep.evaluation.prompts(), sweep.protocol)
     trigger.attack.check_fits(sweep.victim.architecture.image_size)
-    victim = victim_of(sweep).read(inputs, lambda other: prepare(other, home, inputs=inputs))
+    victim_digest, victim_notes = victim_of(sweep).read(inputs, lambda other: prepare(other, home, inputs=inputs))
     pairs = cleaning_table(sweep, inputs)
     poison = cleaning_poison(sweep, pairs, inputs)
     trained = poison.training_table(pairs) if poison is not None else pairs
     # What the digest is over beside the spec: data by content, so that files may be moved.
-    contents = {"test": test.digest, "victim": victim.digest}
+    contents = {"test": test.digest, "victim": victim_digest}
     if targets is not None:
         contents["targets"] = targets.digest
     if sweep.text_augmentation != "swap+delete":
@@ -84,16 +83,14 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
         if params or not _searches_counts(sweep):
             check_objective(setting.method, setting.optimization, len(pairs), sweep.epochs, sweep, labelled)
-    notes = [*test.notes, *victim.notes, *(labelled.notes if labelled is not None else ())]
+    notes = [*test.notes, *victim_notes, *(labelled.notes if labelled is not None else ())]
     return Prepared(
         sweep,
         sweep.digest(**contents),
         contents,
-        data_digests(sweep, sweep.victim.architecture, trained, test, targets),
-        victim.digest,
+        data_digests(sweep, sweep.victim.architecture, trained, inputs),
+        victim_digest,
         len(pairs),
-        victim.num_pretraining_pairs,
-        victim.num_poisons,
         _measured_images(test, trigger),
         tuple(dict.fromkeys(notes)),
         inputs,
@@ -105,7 +102,13 @@ def _check_labelled(sweep: CleaningSweep, inputs: Inputs, test: LabelledImages) 
     if not isinstance(sweep.data, LabelledPairs):
         return None
     labelled = inputs.labelled(sweep.data)
-    check_classes(sweep, labelled, test)
+    names = labelled.class_names
+    if names != test.class_names:
+        first = next((a for a, b in zip(names, test.class_names, strict=False) if a != b), f"{len(names)} classes")
+        raise InvalidInput(
+            f"{sweep.name}: the labelled cleaning images have other classes than the test set's "
+            f"{len(test.class_names)}, first {first!r}; use folders of the same classes"
+        )
     check_prompts(sweep.victim.architecture, test.class_names, (sweep.data.template,), sweep.protocol)
     return labelled
 

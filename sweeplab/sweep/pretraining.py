@@ -22,15 +22,19 @@ from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.checks import data_digests, digest_of_victim, machine_for
 from sweeplab.sweep.comparison import compare
-from sweeplab.sweep.retries import Retries, damaged_checkpoint, describe
+from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.session import Session
-from sweeplab.sweep_folder import victim_folder
 from sweeplab.versions import environment, num_changes, version_of
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.input_paths import absolute_path, parts_of
 from sweeplab.worker.jobs import DataDigests, Machine, PretrainingJob
 
 logger = logging.getLogger("sweeplab")
+
+
+def victim_folder(home: Path, victim: PretrainedVictim, digest: str) -> RunFolder:
+    """Where a pre-trained victim lies."""
+    return RunFolder(home / "victims" / f"{victim.name}-{digest}")
 
 
 def pretrain_victim(victim: PretrainedVictim, digest: str, session: Session) -> RunFolder:
@@ -44,7 +48,10 @@ def pretrain_victim(victim: PretrainedVictim, digest: str, session: Session) -> 
     run = victim_folder(session.home, victim, digest)
     check_own_victim(run)
     if isinstance(victim.select, ClosestTo) and not (run.path / REFERENCE).exists():
-        accuracy = victim.select.accuracy or _accuracy_of(victim.select.victim, session)
+        accuracy = victim.select.accuracy
+        if (other := victim.reference()) is not None:
+            trained = pretrain_victim(other, digest_of_victim(other, session.inputs), session)
+            accuracy = select_epoch(other, trained).measurement.accuracy
         write_json(run.path / REFERENCE, {"accuracy": accuracy})
     with exclusively(run.path, f"victim {victim.name}"):
         return _pretrain_victim(victim, digest, run, session)
@@ -52,13 +59,6 @@ def pretrain_victim(victim: PretrainedVictim, digest: str, session: Session) -> 
 
 REFERENCE = "reference.json"
 """In a victim's folder: the accuracy that its selected epoch comes closest to."""
-
-
-def _accuracy_of(other: PretrainedVictim | None, session: Session) -> float:
-    """Pre-train another victim where it is not there yet; the accuracy of its selected epoch."""
-    assert other is not None
-    run = pretrain_victim(other, digest_of_victim(other, session.inputs), session)
-    return select_epoch(other, run).measurement.accuracy
 
 
 def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, session: Session) -> RunFolder:
@@ -71,8 +71,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     table, plan = inputs.victim_table(victim)
     _begin_victim(victim, digest, run, session.home, plan, len(table))
     logger.info(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
-    test, targets = inputs.test(victim.evaluation), inputs.targets(victim.trigger())
-    contents = data_digests(victim, victim.architecture, table, test, targets)
+    contents = data_digests(victim, victim.architecture, table, inputs)
     controller = VictimController(victim, run, machine, contents)
     if session.inline:
         run_inline(controller)
@@ -84,7 +83,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     # The epoch is selected once all are there, and of the others only the wanted checkpoints stay.
     selected = select_epoch(victim, run)
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
-    run.keep_checkpoints({name for name in {selected.checkpoint} | _kept_epochs(victim, run) if name is not None})
+    _keep_checkpoints(victim, run, selected)
     return run
 
 
@@ -100,9 +99,9 @@ def _begin_victim(
     plan_file = run.path / "poison.json"
     if plan_file.exists() and load_plan(plan_file, plan.attack, plan.source).digest != plan.digest:
         raise InvalidInput(f"{plan_file} differs from the plan that the spec and the data give; remove {run.path}")
-    storage = _storage_fact(victim, run)
+    storage = storage_of_victim(victim, run)
     if (run.path / "victim.json").exists():
-        check_same_storage(f"victim {victim.name}", run.metadata().get("storage"), storage.get("storage"))
+        check_same_storage(f"victim {victim.name}", run.metadata().get("storage"), storage)
     else:
         for line in older_victims(victim, run):
             logger.info(line)
@@ -113,7 +112,7 @@ def _begin_victim(
             "changes": num_changes(victim),
             "environment": environment(),
             "num_pairs": num_pairs,
-            **storage,
+            **({"storage": storage} if storage else {}),
         }
         write_signed(run.path / "victim.json", facts, home)
     run.claim_storage()
@@ -166,9 +165,11 @@ class VictimController:
         """Commit an epoch and drop the checkpoints that it makes superfluous."""
         if not self.run.commit(point, outcomes):
             return
-        _keep_victim_checkpoints(self.victim, self.run)
-        asr, seconds = point.measurement.asr, point.train_seconds + point.evaluate_seconds
-        numbers = f"accuracy {point.measurement.accuracy:.1%}" + (f", ASR {asr:.1%}" if asr is not None else "")
+        selects_among_all = self.victim.select == "most accurate" or isinstance(self.victim.select, ClosestTo)
+        best = [select_epoch(self.victim, self.run)] if selects_among_all and point.epoch > 0 else []
+        _keep_checkpoints(self.victim, self.run, point, *best)
+        numbers = f"accuracy {point.measurement.accuracy:.1%}, ASR {point.measurement.asr:.1%}"
+        seconds = point.train_seconds + point.evaluate_seconds
         logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
 
     def should_stop(self, number: int) -> bool:
@@ -190,23 +191,21 @@ class VictimController:
             InvalidInput: if the user's input breaks a rule that a worker alone could check.
             Failed: if another attempt does not help.
         """
-        damaged, event = damaged_checkpoint(self.run, failure), describe(self.run, failure)
+        event = describe(self.run, failure)
         append_line(self.run.path / "events.jsonl", {"time_ms": now_ms(), "event": "attempt failed", **event})
-        self._retries.remember(number, event)
-        self._state = "waiting"
+        reason, pause = self._retries.after(number, self.run, failure, event)
+        self._state, self._not_before = "waiting", time.monotonic() + pause
         if failure.kind == "storage":
             raise StorageFault(failure.reason)
-        if damaged is not None:
-            self.run.remove_checkpoint(damaged.name)
-            logger.info(f"  {failure.reason}; going on from an earlier one")
-        elif reason := self._retries.verdict(number):
+        if reason is not None:
             kind = InvalidInput if failure.kind == "input" else Failed
             epochs = len(self.run.points()) - 1
             where = f" after {epochs} of {_last_epoch(self.victim)} epochs" if epochs > 0 else ""
             raise kind(f"pre-training victim {self.victim.name} failed{where}: {reason}")
+        if event.get("blameless"):
+            logger.info(f"  {failure.reason}; going on from an earlier one")
         else:
             logger.info(f"  attempt {event['attempt']} ended: {failure.reason}; trying again")
-            self._not_before = time.monotonic() + self._retries.pause(number)
 
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback beside the victim's records."""
@@ -234,10 +233,10 @@ def older_victims(victim: PretrainedVictim, run: RunFolder) -> list[str]:
     return lines
 
 
-def _storage_fact(victim: PretrainedVictim, run: RunFolder) -> dict[str, str]:
+def storage_of_victim(victim: PretrainedVictim, run: RunFolder) -> str | None:
     """Where the victim's checkpoints go, if not beside its records."""
     root = victim.resources.storage
-    return {"storage": (Storage(root) / "victims" / run.path.name).location} if root else {}
+    return (Storage(root) / "victims" / run.path.name).location if root else None
 
 
 def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
@@ -261,7 +260,7 @@ def is_trained(victim: PretrainedVictim, run: RunFolder) -> bool:
     try:
         return run.has_checkpoint(select_epoch(victim, run))
     except StorageFault:
-        if run.metadata().get("storage") == _storage_fact(victim, run).get("storage"):
+        if run.metadata().get("storage") == storage_of_victim(victim, run):
             raise
         return False
 
@@ -271,18 +270,11 @@ def _last_epoch(victim: PretrainedVictim) -> int:
     return victim.select if isinstance(victim.select, int) else victim.epochs
 
 
-def _kept_epochs(victim: PretrainedVictim, run: RunFolder) -> set[str | None]:
-    """Checkpoints that `keep_epochs` asks for."""
+def _keep_checkpoints(victim: PretrainedVictim, run: RunFolder, *points: Point) -> None:
+    """Remove a victim's checkpoints but those of some points, and of the epochs that `keep_epochs` asks for."""
     wanted = victim.keep_epochs
-    return {point.checkpoint for point in run.points() if wanted == "all" or point.epoch in wanted}
-
-
-def _keep_victim_checkpoints(victim: PretrainedVictim, run: RunFolder) -> None:
-    points = run.points()
-    keep = {points[-1].checkpoint} | _kept_epochs(victim, run)
-    if (victim.select == "most accurate" or isinstance(victim.select, ClosestTo)) and len(points) > 1:
-        keep.add(select_epoch(victim, run).checkpoint)
-    run.keep_checkpoints({name for name in keep if name is not None})
+    kept = [*points, *(point for point in run.points() if wanted == "all" or point.epoch in wanted)]
+    run.keep_checkpoints({point.checkpoint for point in kept if point.checkpoint is not None})
 
 
 def _poison_text(plan: PoisonPlan) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any
 
 from rich.live import Live
 from rich.text import Text
@@ -11,6 +11,9 @@ from rich.text import Text
 from sweeplab.evaluation.retention import best_cleaned_point, retention
 from sweeplab.records import Point, TrialRecord
 from sweeplab.terminal import PatientConsole
+
+OVER = ("finished", "pruned", "failed")
+"""States of trials that are over."""
 
 
 class SweepProgress:
@@ -23,13 +26,13 @@ class SweepProgress:
         points_per_trial: int,
         victim_accuracy: float,
         asr_ceiling: float,
-        stream: TextIO | None = None,
+        trials: tuple[TrialRecord, ...],
     ) -> None:
+        """Begin with the trials that earlier commands have finished or begun."""
         self.total, self.points_per_trial = total, points_per_trial
         self.victim_accuracy, self.asr_ceiling = victim_accuracy, asr_ceiling
-        self.stream = stream or sys.stdout
-        self.console = PatientConsole(file=self.stream, highlight=False, soft_wrap=True)
-        self.trials: dict[int, TrialRecord] = {}
+        self.console = PatientConsole(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.trials = {trial.number: trial for trial in trials}
         self.began = time.monotonic()
         self._points_now = 0
         self._live: Live | None = None
@@ -48,25 +51,19 @@ class SweepProgress:
             self._live.__exit__(*error)
             self._live = None
 
-    def known(self, trials: tuple[TrialRecord, ...]) -> None:
-        """Trials that earlier commands have finished or begun."""
-        self.trials.update({trial.number: trial for trial in trials})
-
-    def trial_began(self, trial: TrialRecord) -> None:
-        """An attempt starts."""
-        self.trials[trial.number] = trial
-        self._refresh()
-
-    def point_made(self, trial: TrialRecord, point: Point) -> None:
-        """A point was committed."""
-        self.trials[trial.number] = trial
-        if point.index > 0:
+    def hear(self, trial: TrialRecord) -> None:
+        """Take in a trial as it is now; of one that is over, say what came of it."""
+        before = self.trials.get(trial.number)
+        if before is not None and len(trial.points) > max(1, len(before.points)):
             self._points_now += 1
-        self._refresh()
-
-    def trial_ended(self, trial: TrialRecord) -> None:
-        """A trial is over."""
         self.trials[trial.number] = trial
+        is_over = trial.state in OVER
+        if is_over:
+            params = "  ".join(f"{name}={short(value)}" for name, value in trial.params.items())
+            self._say(f"trial {trial.number}: {self._outcome(trial)}  |  {params}")
+        self._refresh(force=is_over)
+
+    def _outcome(self, trial: TrialRecord) -> str:
         best = self._best_of(trial)
         if trial.state == "failed":
             outcome = f"failed: {trial.reason}"
@@ -74,32 +71,21 @@ class SweepProgress:
             lowest = min(p.measurement.asr or 0.0 for p in trial.points)
             outcome = f"not cleaned, lowest ASR {lowest:.1%}"
         else:
-            kept = retention(best.measurement.accuracy, self.victim_accuracy)
-            outcome = f"keeps {kept:.1%} at ASR {best.measurement.asr:.1%} (epoch {best.epoch:g})"
-        if trial.state == "pruned":
-            outcome += f"; stopped: {trial.reason}"
-        params = "  ".join(f"{name}={short(value)}" for name, value in trial.params.items())
-        self.console.print(f"[{time.strftime('%H:%M:%S')}] trial {trial.number}: {outcome}  |  {params}", markup=False)
-        self._refresh(force=True)
+            outcome = f"{self._worth(best)} (epoch {best.epoch:g})"
+        return f"{outcome}; stopped: {trial.reason}" if trial.state == "pruned" else outcome
 
     def line(self) -> str:
         """The state in one line."""
         states = [trial.state for trial in self.trials.values()]
-        over = sum(state in ("finished", "pruned", "failed") for state in states)
-        failed = states.count("failed")
-        running = states.count("running")
-        best = max(
-            ((self._kept(trial), trial) for trial in self.trials.values() if self._best_of(trial) is not None),
-            key=lambda pair: pair[0],
-            default=None,
-        )
+        over = sum(state in OVER for state in states)
+        parts = [f"{over}/{self.total} trials done", f"{states.count('running')} running"]
+        if failed := states.count("failed"):
+            parts.append(f"{failed} failed")
+        found = [(point, trial) for trial in self.trials.values() if (point := self._best_of(trial)) is not None]
         best_text = "none cleaned yet"
-        if best is not None:
-            point = self._best_of(best[1])
-            assert point is not None
-            best_text = f"best keeps {best[0]:.1%} at ASR {point.measurement.asr:.1%} (trial {best[1].number})"
-        parts = [f"{over}/{self.total} trials done", f"{running} running"]
-        parts += [f"{failed} failed"] if failed else []
+        if found:
+            point, trial = max(found, key=lambda pair: pair[0].measurement.accuracy)
+            best_text = f"best {self._worth(point)} (trial {trial.number})"
         return " | ".join([*parts, best_text, f"ETA {self.eta()}"])
 
     def eta(self) -> str:
@@ -119,18 +105,21 @@ class SweepProgress:
     def _best_of(self, trial: TrialRecord) -> Point | None:
         return best_cleaned_point(trial.points, self.asr_ceiling, start_counts=trial.start_counts)
 
-    def _kept(self, trial: TrialRecord) -> float:
-        best = self._best_of(trial)
-        return retention(best.measurement.accuracy, self.victim_accuracy) if best else -1.0
+    def _worth(self, point: Point) -> str:
+        kept = retention(point.measurement.accuracy, self.victim_accuracy)
+        return f"keeps {kept:.1%} at ASR {point.measurement.asr:.1%}"
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False)
 
     def _refresh(self, force: bool = False) -> None:
         if self._live is not None:
             self._live.update(Text(self.line()))
         elif force or time.monotonic() - self._last_line > 30:
             self._last_line = time.monotonic()
-            self.console.print(f"[{time.strftime('%H:%M:%S')}] {self.line()}", markup=False)
+            self._say(self.line())
             with contextlib.suppress(OSError):  # its reader is gone
-                self.stream.flush()
+                sys.stdout.flush()
 
 
 def duration(seconds: float) -> str:

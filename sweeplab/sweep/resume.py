@@ -23,33 +23,10 @@ def check_is_there(folder: SweepFolder) -> None:
         )
 
 
-def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
-    if folder.victim_point() is None:
-        return False
-    numbers = folder.trial_numbers()
-    is_over = all(folder.trial(number).result() is not None for number in numbers)
-    return is_over and len(numbers) >= folder.num_planned(sweep)
-
-
-def _lacks_facts(folder: SweepFolder, sweep: CleaningSweep) -> bool:
-    """Whether the header of a finished sweep is to be written anew: another number of trials was asked for, or an older
-    version did not say which test images it measured."""
-    header = folder.header()
-    return header["planned_trials"] != folder.num_planned(sweep) or "images" not in header
-
-
-def _driver_was_killed(folder: SweepFolder) -> bool:
-    """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
-    kinds = [event["event"] for event in folder.events()]
-    drivers = [kind for kind in kinds if kind in ("driver began", "driver ended", "mlflow behind")]
-    return drivers[-1:] in (["driver began"], ["mlflow behind"])
-
-
 def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str]:
     """What will be reused, repeated and run, and why."""
     sweep = prepared.sweep
-    numbers = folder.trial_numbers() if folder.exists() else []
-    records = [folder.trial_record(number, is_driven=False) for number in numbers]
+    records = [folder.trial_record(number, is_driven=False) for number in folder.trial_numbers()]
     over = [record for record in records if record.state in ("finished", "pruned", "failed")]
     begun = [record for record in records if record.state == "waiting"]
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
@@ -72,9 +49,11 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         lines.append(f"  tried once more as asked: trial{'s' * (len(again) > 1)} {', '.join(map(str, again))}")
     if (line := victim_of(sweep).plan_line(prepared.victim_digest, home)) is not None:
         lines.append(line)
-    for record in records:
-        if record.state == "failed":
-            lines.append(f"  trial {record.number}: failed for good ({record.reason}); `sweeplab rerun` tries it again")
+    lines += [
+        f"  trial {record.number}: failed for good ({record.reason}); `sweeplab rerun` tries it again"
+        for record in records
+        if record.state == "failed"
+    ]
     for record in begun:
         run = folder.trial(record.number)
         place, points = run.latest_checkpoint(), len(record.points)

@@ -45,15 +45,26 @@ class Retries:
         advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
         return f"{last['reason']}{tries}{advice}"
 
-    def pause(self, number: int) -> float:
-        """Seconds before the next attempt may begin."""
-        failures = len(self._failures.get(number, ()))
-        return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else 0.0
+    def after(
+        self, number: int, run: RunFolder, failure: Failure, event: Mapping[str, Any]
+    ) -> tuple[str | None, float]:
+        """Count a failure that `describe` described as `event`, and remove the checkpoint that it found damaged.
+
+        Returns:
+            Why the run is not tried again, or None, and the seconds before its next attempt may begin.
+        """
+        self.remember(number, event)
+        if event.get("blameless"):
+            if damaged := _damaged_checkpoint(run, failure):
+                run.remove_checkpoint(damaged.name)
+            return None, 0.0
+        failures = min(len(self._failures[number]), len(BACKOFF_SECONDS))
+        return self.verdict(number), BACKOFF_SECONDS[failures - 1]
 
 
 def describe(run: RunFolder, failure: Failure) -> dict[str, Any]:
     """A failed attempt as events tell of it."""
-    is_blameless = failure.kind == "storage" or damaged_checkpoint(run, failure) is not None
+    is_blameless = failure.kind == "storage" or _damaged_checkpoint(run, failure) is not None
     return {
         "attempt": run.attempts(),
         "points": len(run.points()),
@@ -64,6 +75,6 @@ def describe(run: RunFolder, failure: Failure) -> dict[str, Any]:
     }
 
 
-def damaged_checkpoint(run: RunFolder, failure: Failure) -> Checkpoint | None:
+def _damaged_checkpoint(run: RunFolder, failure: Failure) -> Checkpoint | None:
     """The checkpoint from which the attempt could not go on; an earlier one, or the beginning, serves."""
     return run.latest_checkpoint() if failure.kind == "checkpoint" else None

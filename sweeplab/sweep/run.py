@@ -21,37 +21,23 @@ from sweeplab.search.samplers import quiet_optuna
 from sweeplab.specs import Failed, StorageFault, Unfinished
 from sweeplab.sweep.checks import digest_of_victim, machine_for
 from sweeplab.sweep.controller import SweepController
-from sweeplab.sweep.listener import Listener
 from sweeplab.sweep.mlflow_sync import (
     LEAVING_SECONDS,
     SYNC_SECONDS,
     UNUSABLE,
     MLflowSync,
-    _synced_tracking,
     full_setting,
+    synced_tracking,
 )
 from sweeplab.sweep.prepare import Prepared, prepare
-from sweeplab.sweep.pretraining import check_same_storage
+from sweeplab.sweep.pretraining import check_same_storage, victim_folder
 from sweeplab.sweep.progress import SweepProgress
-from sweeplab.sweep.readiness import (
-    check_batch_norm,
-    check_storages,
-    make_ready_nodes,
-    storage_faults_as_unfinished,
-)
-from sweeplab.sweep.resume import (
-    _driver_was_killed,
-    _is_finished,
-    _lacks_facts,
-    check_is_there,
-    check_same_spec,
-    resume_plan,
-    set_aside,
-)
+from sweeplab.sweep.readiness import check_batch_norm, check_storages, make_ready_nodes
+from sweeplab.sweep.resume import check_is_there, check_same_spec, resume_plan, set_aside
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.trial_storage import check_storage_of_trial
 from sweeplab.sweep.victims import check_weights, victim_of
-from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.input_paths import parts_of
 from sweeplab.worker.inputs import Inputs
 
@@ -115,14 +101,42 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
     return record
 
 
+def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
+    if folder.victim_point() is None:
+        return False
+    numbers = folder.trial_numbers()
+    is_over = all(folder.trial(number).result() is not None for number in numbers)
+    return is_over and len(numbers) >= folder.num_planned(sweep)
+
+
+def _driver_was_killed(folder: SweepFolder) -> bool:
+    """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
+    kinds = [event["event"] for event in folder.events()]
+    drivers = [kind for kind in kinds if kind in ("driver began", "driver ended", "mlflow behind")]
+    return drivers[-1:] in (["driver began"], ["mlflow behind"])
+
+
 def _show_finished(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
     """Say that nothing is left to run, and mend what a kill after the last trial, or an older version, has left."""
-    if _lacks_facts(folder, prepared.sweep):
+    header = folder.header()
+    # Another number of trials was asked for, or an older version did not say which test images it measured.
+    if header["planned_trials"] != folder.num_planned(prepared.sweep) or "images" not in header:
         folder.write_header(prepared.sweep, prepared.digest, prepared.contents, prepared.images)
     logger.info(f"{folder.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
-    is_lacking = not (home / "mlflow.db").exists() or not (folder.path / "study.journal").exists()
-    if is_lacking or _driver_was_killed(folder):
-        _bring_up_to_the_ledger(prepared, folder, home)
+    is_lacking = not (home / "mlflow.db").exists() or not folder.journal.exists()
+    if not is_lacking and not _driver_was_killed(folder):
+        return
+    # Tell Optuna and MLflow of the last trial, where the driver was killed between its result and that.
+    sweep, point = prepared.sweep, folder.victim_point()
+    assert point is not None
+    victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
+    SweepController(sweep, folder, victim, machine_for(sweep, home))
+    tracking = synced_tracking(sweep, folder, Session(home, inline=True))
+    folder.event("driver ended", finished=True, reason="brought up to the ledger")
+    if tracking is None:
+        folder.event("mlflow behind", reason=UNUSABLE)
+    else:
+        tracking.close()
 
 
 def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path) -> None:
@@ -195,6 +209,15 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
 
 
 @contextmanager
+def storage_faults_as_unfinished(sweep: CleaningSweep) -> Iterator[None]:
+    """A storage that fails interrupts the sweep."""
+    try:
+        yield
+    except StorageFault as fault:
+        raise Unfinished(f"{sweep.name}: {fault}") from fault
+
+
+@contextmanager
 def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
     """A Ray session, or nothing where everything runs in this process; failing storage ends it in order."""
     needs_train = isinstance(sweep.victim, PretrainedVictim) or sweep.resources.resolved_executor() != "tune"
@@ -202,37 +225,19 @@ def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
         yield
 
 
-def _bring_up_to_the_ledger(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
-    """Tell Optuna and MLflow of the last trial, where the driver was killed between its result and that."""
-    sweep, point = prepared.sweep, folder.victim_point()
-    assert point is not None
-    victim = Victim(sweep.victim.name, prepared.victim_digest, "", 0.0, *point)
-    SweepController(sweep, folder, victim, machine_for(sweep, home), ())
-    tracking, _ = _synced_tracking(sweep, folder, Session(home, inline=True))
-    folder.event("driver ended", finished=True, reason="brought up to the ledger")
-    if tracking is None:
-        folder.event("mlflow behind", reason=UNUSABLE)
-    else:
-        tracking.close()
-
-
 def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, session: Session) -> str | None:
     """Run what is missing; returns the bound that left trials unbegun, if one did."""
     sweep = prepared.sweep
-    tracking, record = _synced_tracking(sweep, folder, session)
-    assert victim.measurement.asr is not None
+    tracking = synced_tracking(sweep, folder, session)
     progress = SweepProgress(
         total=int(folder.header()["planned_trials"]),
         points_per_trial=sweep.num_points() - 1,
         victim_accuracy=victim.measurement.accuracy,
         asr_ceiling=sweep.search.asr_ceiling,
+        trials=folder.record().trials,
     )
-    progress.known(record.trials)
-    del record
-    sync = None
-    if tracking is not None:
-        sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params)))
-    listeners: tuple[Listener, ...] = (progress,) if sync is None else (progress, sync)
+    sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params))) if tracking is not None else None
+    listeners = (progress.hear,) if sync is None else (progress.hear, sync.hear)
     resources = sweep.resources
     folder.event(
         "driver began",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from filelock import FileLock
 
@@ -46,18 +46,6 @@ class Ledger:
     settings: Mapping[int, Mapping[str, Any]]
     """Full setting by trial."""
     write_ahead: bool
-
-
-class Tracking(Protocol):
-    """A sweep in MLflow."""
-
-    def bring(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
-        """See `Tracker.bring`."""
-        ...
-
-    def close(self) -> None:
-        """Let go of it."""
-        ...
 
 
 class TrackingFault(RuntimeError):
@@ -199,6 +187,10 @@ class TrackingProcess:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+Tracking = TrackingHere | TrackingProcess
+"""A sweep in MLflow."""
 
 
 def serve() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sweeplab.clip_checkpoints import load_weights
+from sweeplab.clip_model import check_prompts
 from sweeplab.evaluation.measure import wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
@@ -20,10 +21,10 @@ from sweeplab.specs import InvalidInput, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_object
 from sweeplab.storage.node_cache import content_of, local_copy
-from sweeplab.sweep.checks import check_objective, check_prompts_of, check_training, digest_of_victim, machine_for
-from sweeplab.sweep.pretraining import is_trained, pretrain_victim, select_epoch
+from sweeplab.sweep.checks import check_objective, check_training, digest_of_victim, machine_for
+from sweeplab.sweep.pretraining import is_trained, pretrain_victim, select_epoch, victim_folder
 from sweeplab.sweep.session import Session
-from sweeplab.sweep_folder import SweepFolder, commit_victim, victim_folder
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.training.optimisation import build_optimizer
 from sweeplab.worker.inputs import Inputs, has_cleanclips_trainer, load_optimizer_state, planted_target, victim_model
 from sweeplab.worker.jobs import DataDigests, MeasuringJob
@@ -33,15 +34,17 @@ logger = logging.getLogger("sweeplab")
 
 
 @dataclass(frozen=True)
-class VictimInputs:
-    """What reading a victim's inputs has found."""
+class Weights:
+    """A victim's, before they are measured under the sweep's evaluation."""
 
-    digest: str
-    """The victim's."""
-    num_pretraining_pairs: int = 0
-    num_poisons: int = 0
-    notes: tuple[str, ...] = ()
-    """What a user should look at before anything runs."""
+    checkpoint: str
+    """Path or URL."""
+    epoch: float = 0.0
+    """Of its training."""
+    known: tuple[Measurement, Outcomes] | None = None
+    """A measurement that there is already."""
+    planted: str | None = None
+    """The label towards which they say that they were poisoned."""
 
 
 V = TypeVar("V", PretrainedVictim, CheckpointVictim, SelectedTrial)
@@ -55,12 +58,15 @@ class SweepVictim(ABC, Generic[V]):
         self.spec: V = spec
 
     @abstractmethod
-    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
         """Read and check the victim's inputs.
 
         Args:
             inputs: reads.
             read_sweep: prepares another sweep; see `prepare.prepare`.
+
+        Returns:
+            The victim's digest, and what a user should look at before anything runs.
 
         Raises:
             InvalidInput: for whatever can be refused before it is trained or measured.
@@ -94,38 +100,88 @@ class SweepVictim(ABC, Generic[V]):
         return "restore the file"
 
 
-class TrainedVictim(SweepVictim[PretrainedVictim]):
-    """One that SweepLab pre-trains."""
+class MeasuredVictim(SweepVictim[V]):
+    """One whose own weights trials start from."""
 
-    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
-        """The pairs, poisoned, and the test images that select the epoch."""
-        spec, trigger = self.spec, self.sweep.trigger()
-        table, plan = inputs.victim_table(spec)
-        test = inputs.test(spec.evaluation)
-        wanted_classes(test, trigger, inputs.targets(trigger))
-        check_prompts_of(spec, inputs)
-        check_training(spec.optimization, len(table), spec.epochs, spec.name)
-        check_objective(spec.objective, spec.optimization, len(table), spec.epochs, self.sweep)
-        return VictimInputs(digest_of_victim(spec, inputs), len(table), len(plan.indices), test.notes)
+    @abstractmethod
+    def weights(self, digest: str, session: Session) -> Weights:
+        """Its weights, trained where they are not there yet.
+
+        Args:
+            digest: its own.
+            session: where, and how.
+        """
 
     def ensure(self, digest: str, expected: DataDigests, folder: SweepFolder, session: Session) -> Victim:
-        """Pre-trained; its selected epoch's own measurement serves where it is of the same images."""
+        """See `SweepVictim.ensure`.
+
+        Raises:
+            InvalidInput: if it classifies no image correctly.
+        """
+        weights, name = self.weights(digest, session), self.spec.name
+        # The measurement is committed with the sweep, so that retention does not move with a later measurement.
+        point = folder.victim_point()
+        if point is None:
+            point = weights.known
+            if point is None or point[0].evaluation_digest != expected.evaluation:
+                point = self._measure(weights.checkpoint, expected, session)
+            measured = Victim(name, digest, weights.checkpoint, weights.epoch, *point)
+            folder.commit_victim(measured, planted_target=weights.planted)
+        victim = Victim(name, digest, weights.checkpoint, weights.epoch, *point)
+        accuracy, asr = victim.measurement.accuracy, victim.measurement.asr
+        logger.info(f"victim {name}: accuracy {accuracy:.1%}, ASR {asr:.1%} (epoch {victim.epoch:g})")
+        if victim.measurement.accuracy_k == 0:
+            raise InvalidInput(f"victim {name!r} classifies no test image correctly; nothing could be retained")
+        return victim
+
+    def _measure(self, checkpoint: str, expected: DataDigests, session: Session) -> tuple[Measurement, Outcomes]:
+        sweep = self.sweep
+        job = MeasuringJob(
+            sweep.victim.architecture,
+            checkpoint,
+            sweep.evaluation,
+            sweep.trigger(),
+            machine_for(sweep, session.home),
+            sweep.protocol,
+            contents=expected,
+        )
+        if session.inline:
+            here = local_copy(checkpoint, content_of(checkpoint), None)
+            return measure_checkpoint(replace(job, checkpoint=str(here)))
+        watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+        return measure_on_ray(job, session.reads or [], resources_per_worker(sweep.resources), watchdog)
+
+
+class TrainedVictim(MeasuredVictim[PretrainedVictim]):
+    """One that SweepLab pre-trains."""
+
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
+        """The pairs, poisoned, and the test images that select the epoch."""
+        spec, trigger = self.spec, self.sweep.trigger()
+        table, _ = inputs.victim_table(spec)
+        test = inputs.test(spec.evaluation)
+        wanted_classes(test, trigger, inputs.targets(trigger))
+        for trained in self.specs():
+            names, prompts = inputs.test(trained.evaluation).class_names, trained.evaluation.prompts()
+            check_prompts(trained.architecture, names, prompts, trained.protocol)
+        check_training(spec.optimization, len(table), spec.epochs, spec.name)
+        check_objective(spec.objective, spec.optimization, len(table), spec.epochs, self.sweep)
+        return digest_of_victim(spec, inputs), test.notes
+
+    def weights(self, digest: str, session: Session) -> Weights:
+        """Those of the selected epoch, whose own measurement serves where it is of the same images."""
         run = pretrain_victim(self.spec, digest, session)
         selected = select_epoch(self.spec, run)
         assert selected.checkpoint is not None
         checkpoint, outcomes = (run.storage / selected.checkpoint).location, run.outcomes(selected.index)
-        known = None
-        if outcomes and selected.measurement.evaluation_digest == expected.evaluation:
-            known = (selected.measurement, outcomes)
-        return measured_victim(self.sweep, digest, checkpoint, selected.epoch, known, expected, folder, session)
+        return Weights(checkpoint, selected.epoch, (selected.measurement, outcomes) if outcomes else None)
 
     def specs(self) -> list[PretrainedVictim]:
         """See `SweepVictim.specs`."""
-        found, spec = list[PretrainedVictim](), self.spec.reference()
-        while spec is not None:
-            found.append(spec)
-            spec = spec.reference()
-        return [self.spec, *found]
+        found = [self.spec]
+        while (reference := found[-1].reference()) is not None:
+            found.append(reference)
+        return found
 
     def is_to_be_trained(self, digest: str, home: Path) -> bool:
         """See `SweepVictim.is_to_be_trained`."""
@@ -146,34 +202,67 @@ class TrainedVictim(SweepVictim[PretrainedVictim]):
         return "remove the file, and the same command trains it again" if path.exists() else "restore the file"
 
 
-class GivenVictim(SweepVictim[CheckpointVictim]):
+class GivenVictim(MeasuredVictim[CheckpointVictim]):
     """A checkpoint on the disk."""
 
-    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
         """The weights, of the right architecture, with an optimizer where protocol `authors` carries it over."""
         model = victim_model(self.spec.architecture, self.spec.path)
         if has_cleanclips_trainer(self.sweep) and self.sweep.epochs:
             build_optimizer(model, self.sweep.optimization, carried=load_optimizer_state(self.spec.path))
-        return VictimInputs(file_digest(self.spec.path))
+        return file_digest(self.spec.path), ()
 
-    def ensure(self, digest: str, expected: DataDigests, folder: SweepFolder, session: Session) -> Victim:
-        """Measured."""
-        checkpoint, planted = str(self.spec.path.absolute()), planted_target(self.spec.path)
-        return measured_victim(self.sweep, digest, checkpoint, 0.0, None, expected, folder, session, planted)
+    def weights(self, digest: str, session: Session) -> Weights:
+        """The file's."""
+        return Weights(str(self.spec.path.absolute()), planted=planted_target(self.spec.path))
 
 
 class ChosenTrial(SweepVictim[SelectedTrial]):
     """Another sweep's best trial, beside the victim that it started from."""
 
-    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> VictimInputs:
+    def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
         """All that the other sweep reads. More trials of it may select another one, so their number counts."""
         other = read_sweep(self.spec.sweep)
-        digest = digest_of([other.digest, other.sweep.num_trials()])
-        return VictimInputs(digest, other.num_pretraining_pairs, other.num_poisons, other.notes)
+        return digest_of([other.digest, other.sweep.num_trials()]), other.notes
 
     def ensure(self, digest: str, expected: DataDigests, folder: SweepFolder, session: Session) -> Victim:
-        """The trial's weights, with the measurement of the victim behind it."""
-        return selected_victim(self.sweep, digest, folder, session.home)
+        """The trial's weights, beside the measurement of the victim that its sweep started from.
+
+        A sweep that was begun goes on from the trial that was the best then, should a rerun have found a better one
+        since.
+
+        Raises:
+            InvalidInput: if that sweep has no trial below its ceiling, or its weights are gone.
+        """
+        sweep, name = self.sweep, self.spec.name
+        other = SweepFolder(session.home / "sweeps" / self.spec.sweep.name)
+        record, original = other.record(), other.victim_point()
+        assert original is not None
+        trial, point = _best_start(record, other)
+        is_begun = folder.victim_point() is not None
+        chosen = read_object(folder.victim_run().path / "victim.json").get("selected") if is_begun else None
+        if chosen is not None and chosen != [trial, point.index]:
+            logger.info(
+                f"note: trial {trial} of {other.name} is better now; {sweep.name} goes on from trial {chosen[0]}, with "
+                "which it was begun, and --fresh begins anew"
+            )
+            trial, point = chosen[0], other.trial(chosen[0]).points()[chosen[1]]
+        run = other.trial(trial)
+        if point.checkpoint is None or not run.has_checkpoint(point):
+            raise InvalidInput(
+                f"the weights of trial {trial} of {other.name} are gone; run that sweep anew with --fresh, or raise "
+                "its resources.keep_checkpoints"
+            )
+        weights = (run.storage / point.checkpoint).location
+        victim = Victim(name, digest, weights, record.victim_epoch, *original, is_start=False)
+        if not is_begun:
+            folder.commit_victim(victim, selected=[trial, point.index])
+        logger.info(
+            f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
+            f"trials start from trial {trial} of {other.name}, epoch {point.epoch:g}: accuracy "
+            f"{point.measurement.accuracy:.1%}, ASR {point.measurement.asr or 0:.1%}"
+        )
+        return victim
 
 
 KINDS: dict[type, type[SweepVictim[Any]]] = {
@@ -186,69 +275,6 @@ KINDS: dict[type, type[SweepVictim[Any]]] = {
 def victim_of(sweep: CleaningSweep) -> SweepVictim[Any]:
     """A sweep's victim, by its kind."""
     return KINDS[type(sweep.victim)](sweep, sweep.victim)
-
-
-def measured_victim(
-    sweep: CleaningSweep,
-    digest: str,
-    checkpoint: str,
-    epoch: float,
-    known: tuple[Measurement, Outcomes] | None,
-    expected: DataDigests,
-    folder: SweepFolder,
-    session: Session,
-    planted: str | None = None,
-) -> Victim:
-    """A victim with its measurement under the sweep's evaluation, which is made and written once.
-
-    Args:
-        sweep: the sweep.
-        digest: the victim's.
-        checkpoint: path or URL of its weights.
-        epoch: of its training.
-        known: a measurement that serves.
-        expected: digests of the data that a measurement must find.
-        folder: the sweep's.
-        session: where, and how.
-        planted: the label towards which the weights say that they were poisoned.
-
-    Raises:
-        InvalidInput: if it classifies no image correctly.
-    """
-    # The measurement is committed with the sweep, so that retention does not move with a later measurement.
-    point = folder.victim_point()
-    if point is None:
-        point = known or _measure(sweep, checkpoint, expected, session)
-        commit_victim(folder, Victim(sweep.victim.name, digest, checkpoint, epoch, *point), planted_target=planted)
-    victim = Victim(sweep.victim.name, digest, checkpoint, epoch, *point)
-    asr = victim.measurement.asr
-    logger.info(
-        f"victim {victim.name}: accuracy {victim.measurement.accuracy:.1%}, ASR {asr:.1%} (epoch {victim.epoch:g})"
-        if asr is not None
-        else f"victim {victim.name}: no trigger known"
-    )
-    if victim.measurement.accuracy_k == 0:
-        raise InvalidInput(f"victim {victim.name!r} classifies no test image correctly; nothing could be retained")
-    return victim
-
-
-def _measure(
-    sweep: CleaningSweep, checkpoint: str, expected: DataDigests, session: Session
-) -> tuple[Measurement, Outcomes]:
-    job = MeasuringJob(
-        sweep.victim.architecture,
-        checkpoint,
-        sweep.evaluation,
-        sweep.trigger(),
-        machine_for(sweep, session.home),
-        sweep.protocol,
-        contents=expected,
-    )
-    if session.inline:
-        here = local_copy(checkpoint, content_of(checkpoint), None)
-        return measure_checkpoint(replace(job, checkpoint=str(here)))
-    watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-    return measure_on_ray(job, session.reads or [], resources_per_worker(sweep.resources), watchdog)
 
 
 def check_weights(victim: Victim, remedy: Callable[[Path], str]) -> None:
@@ -269,45 +295,6 @@ def check_weights(victim: Victim, remedy: Callable[[Path], str]) -> None:
         load_weights(path)
     except (InvalidInput, OSError) as error:
         raise InvalidInput(f"the weights of victim {victim.name!r} cannot be read: {error}; {remedy(path)}") from error
-
-
-def selected_victim(sweep: CleaningSweep, digest: str, folder: SweepFolder, home: Path) -> Victim:
-    """The weights of another sweep's best trial, beside the measurement of the victim that it started from.
-
-    A sweep that was begun goes on from the trial that was the best then, should a rerun have found a better one since.
-
-    Raises:
-        InvalidInput: if that sweep has no trial below its ceiling, or its weights are gone.
-    """
-    assert isinstance(sweep.victim, SelectedTrial)
-    other = SweepFolder(home / "sweeps" / sweep.victim.sweep.name)
-    record, original = other.record(), other.victim_point()
-    assert original is not None
-    trial, point = _best_start(record, other)
-    is_begun = folder.victim_point() is not None
-    chosen = read_object(folder.victim_run().path / "victim.json").get("selected") if is_begun else None
-    if chosen is not None and chosen != [trial, point.index]:
-        logger.info(
-            f"note: trial {trial} of {other.name} is better now; {sweep.name} goes on from trial {chosen[0]}, with "
-            "which it was begun, and --fresh begins anew"
-        )
-        trial, point = chosen[0], other.trial(chosen[0]).points()[chosen[1]]
-    run = other.trial(trial)
-    if point.checkpoint is None or not run.has_checkpoint(point):
-        raise InvalidInput(
-            f"the weights of trial {trial} of {other.name} are gone; run that sweep anew with --fresh, or raise "
-            "its resources.keep_checkpoints"
-        )
-    weights = (run.storage / point.checkpoint).location
-    victim = Victim(sweep.victim.name, digest, weights, record.victim_epoch, *original, is_start=False)
-    if not is_begun:
-        commit_victim(folder, victim, selected=[trial, point.index])
-    logger.info(
-        f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
-        f"trials start from trial {trial} of {other.name}, epoch {point.epoch:g}: accuracy "
-        f"{point.measurement.accuracy:.1%}, ASR {point.measurement.asr or 0:.1%}"
-    )
-    return victim
 
 
 def _best_start(record: SweepRecord, folder: SweepFolder) -> tuple[int, Point]:

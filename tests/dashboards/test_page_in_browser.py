@@ -31,7 +31,6 @@ RECORD = SweepRecord(
     target="banana",
     trials=(),
     planned_trials=3,
-    directory="sweeps/toy",
     parameters=("learning_rate",),
     log_parameters=("learning_rate",),
 )

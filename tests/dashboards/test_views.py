@@ -48,7 +48,6 @@ def sweep(*trials, **changes):
         target="banana",
         trials=trials,
         planned_trials=len(trials),
-        directory="sweeps/toy",
         parameters=("learning_rate", "optimizer", "warmup_steps"),
         log_parameters=("learning_rate",),
     )

@@ -48,7 +48,6 @@ def sweep(*trials, epochs=2):
         target="banana",
         trials=trials,
         planned_trials=len(trials),
-        directory="sweeps/toy",
         parameters=("learning_rate",),
         log_parameters=("learning_rate",),
     )

@@ -34,18 +34,6 @@ def give(controller: SweepController, number: int, rates: list[tuple[int, int]],
             return
 
 
-class Ears:
-    def __init__(self) -> None:
-        self.ended: list[TrialRecord] = []
-
-    def trial_began(self, trial: TrialRecord) -> None: ...
-
-    def point_made(self, trial: TrialRecord, point: object) -> None: ...
-
-    def trial_ended(self, trial: TrialRecord) -> None:
-        self.ended.append(trial)
-
-
 def stopped(path: Path, sweep: CleaningSweep = PRUNED) -> tuple[SweepController, SweepFolder]:
     """A controller whose trial 0 was told to stop after its third point, and has not ended yet."""
     folder = prepared_folder(path, sweep)
@@ -109,11 +97,11 @@ def test_no_decision_is_made_on_the_last_point(tmp_path: Path):
 def test_a_kill_between_decision_and_end_forgets_neither(tmp_path: Path):
     """The next driver ends the trial before it hands out another one, and says so."""
     _, folder = stopped(tmp_path)
-    ears = Ears()
-    resumed = open_controller(folder, PRUNED, ears)
+    heard: list[TrialRecord] = []
+    resumed = open_controller(folder, PRUNED, heard.append)
     assert resumed.should_stop(0)
     assert resumed.next_job().number == 1
-    assert [(trial.number, trial.state) for trial in ears.ended] == [(0, "pruned")]
+    assert [(trial.number, trial.state) for trial in heard] == [(0, "pruned"), (1, "running")]
     assert resumed.study.get_trials()[0].state == TrialState.COMPLETE
 
 

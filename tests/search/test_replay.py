@@ -13,13 +13,13 @@ from sweeplab.commands.import_table import import_table
 from sweeplab.ranking.stopping import BackdoorStays, FallsBehind, Pruning
 from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
 from sweeplab.search.audit import audit, audit_decisions
+from sweeplab.search.pruner import Goal
 from sweeplab.search.replay import (
     SAMPLERS,
     Contender,
     Row,
     Table,
     compare,
-    replay_once,
     replay_table,
     spanned_space,
     table_of,
@@ -47,7 +47,7 @@ BEST = points((90, 60), (89, 30), (88, 4), (87, 3))
 
 def table(*rows: tuple[float, float, tuple[Point, ...]]) -> Table:
     return Table(
-        "made up", 0.9, 0.8, 0.05, SPACE,
+        "made up", Goal(0.9, 0.8, 0.05), SPACE,
         tuple(Row({"rate": rate, "weight": weight}, made, False) for rate, weight, made in rows),
     )  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_absent_parameters_and_other_choices_are_one_apart():
         source="made up",
     )
     rows = ({"kind": "a", "x": 0.0}, {"kind": "b"}, {"kind": "c"})
-    made = Table("made up", 0.9, 0.8, 0.05, space, tuple(Row(dict(row), STAYS, False) for row in rows))
+    made = Table("made up", Goal(0.9, 0.8, 0.05), space, tuple(Row(dict(row), STAYS, False) for row in rows))
     free = np.zeros(3, dtype=bool)
     assert made.nearest({"kind": "a", "x": 1.0}, free) == 0  # 1 away; the others are sqrt(2) away
     assert made.nearest({"kind": "c"}, free) == 2
@@ -125,19 +125,19 @@ def test_a_sweep_of_one_configuration_cannot_be_replayed(tmp_path: Path):
 
 def test_the_grid_costs_its_epochs_up_to_the_point_that_arrives():
     """Four epochs of the first row, four of the second, three of the third: 11."""
-    assert replay_once(SMALL, Contender("grid").search(0)).arrived_after == 11
+    assert Contender("grid").replay(SMALL, 0).arrived_after == 11
 
 
 def test_pruned_trials_cost_the_epochs_that_they_ran():
     """Random order, all four run: the two rows whose ASR stays end after two epochs, and 16 - 2 x 2 are spent."""
-    search = Contender("random", Pruning(rules=(BackdoorStays(after_epochs=2),))).search(0)
-    run = replay_once(SMALL, search, trials=4)
+    contender = Contender("random", Pruning(rules=(BackdoorStays(after_epochs=2),)))
+    run = contender.replay(SMALL, 0, trials=4)
     assert (run.spent, run.pruned, run.trials) == (12, 2, 4)
 
 
 def test_a_grid_is_never_pruned():
-    search = Contender("grid", Pruning(rules=(BackdoorStays(after_epochs=1),))).search(0)
-    assert replay_once(SMALL, search, trials=4).pruned == 0
+    contender = Contender("grid", Pruning(rules=(BackdoorStays(after_epochs=1),)))
+    assert contender.replay(SMALL, 0, trials=4).pruned == 0
 
 
 def test_a_shuffled_grid_is_pruned_like_any_search():
@@ -157,8 +157,8 @@ def test_a_table_has_the_start_up_that_a_sweep_of_its_size_would_have():
 
 def test_a_rule_that_stops_the_best_trial_never_arrives():
     """BEST is at .6 of ASR after its first epoch, three quarters of the victim's."""
-    search = Contender("random", Pruning(rules=(BackdoorStays(after_epochs=1, share=0.7),))).search(0)
-    run = replay_once(SMALL, search)
+    contender = Contender("random", Pruning(rules=(BackdoorStays(after_epochs=1, share=0.7),)))
+    run = contender.replay(SMALL, 0)
     assert run.arrived_after is None
     assert run.trials == 4
 
@@ -166,7 +166,7 @@ def test_a_rule_that_stops_the_best_trial_never_arrives():
 def test_where_nothing_is_cleaned_the_lowest_asr_is_the_goal():
     infeasible = table((1e-4, 0.0, STAYS), (1e-2, 1.0, points((80, 40), (80, 20))))
     assert infeasible.best_retention is None
-    assert replay_once(infeasible, Contender("grid").search(0)).arrived_after == 6
+    assert Contender("grid").replay(infeasible, 0).arrived_after == 6
 
 
 def many() -> Table:
@@ -191,7 +191,7 @@ def test_every_sampler_runs_every_configuration_once_and_repeats_under_its_seed(
 
 @pytest.mark.slow
 def test_the_gaussian_process_replays_too():
-    assert replay_once(many(), Contender("gp", startup_trials=4).search(0), trials=8).trials == 8
+    assert Contender("gp", startup_trials=4).replay(many(), 0, trials=8).trials == 8
 
 
 def test_tpe_needs_fewer_epochs_than_random_search_on_a_ridge():
@@ -233,7 +233,7 @@ def test_replay_and_book_draw_the_same(tmp_path: Path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Table, "nearest", spy)
-        replay_once(made, sweep.search, trials=8)
+        Contender("tpe", startup_trials=3).replay(made, sweep.search.seed, trials=8)
     assert order == list(range(8))
 
 

@@ -26,7 +26,8 @@ from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep.session import Session
-from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.sweep.trial_storage import check_storage_of_trial
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.jobs import DataDigests
 
 NAME = fabricated.SWEEP.name
@@ -245,7 +246,7 @@ def test_resume_and_rerun_adopt_where_they_are_asked_to(home: Path, tmp_path: Pa
     folder = received(home, tmp_path / "again", lambda folder: None)
     monkeypatch.setattr(running, "_missing", lambda sweeps: {})
     prepared = prepare.Prepared(
-        fabricated.SWEEP, folder.header()["digest"], {}, DataDigests(), "", 1, 1, 1, fabricated.IMAGES
+        fabricated.SWEEP, folder.header()["digest"], {}, DataDigests(), "", 1, fabricated.IMAGES
     )
     monkeypatch.setattr(sweep_run, "prepare", lambda sweep, home, fresh=False: prepared)
     code, output = command("resume", NAME, "--adopt", "--inline")
@@ -323,7 +324,7 @@ def test_a_mark_is_good_for_its_own_place_and_its_own_sweep_alone(home: Path, tm
     naming(place)(other)
     assert not other.trial(0).owns_storage()
     with pytest.raises(InvalidInput, match="holds no mark of this home"):
-        open_controller(other, sweep.replace(name="other"))._claim_storage(other.trial(0), 0)
+        check_storage_of_trial(sweep.replace(name="other"), other, 0, other.trial(0))
 
 
 def test_of_an_own_sweep_only_files_of_our_names_go(home: Path):
@@ -466,7 +467,7 @@ def test_gc_leaves_alone_what_others_keep_beside_a_home(home: Path, mine: Path):
 def victim_of(smoke: CleaningSweep, home: Path, metadata: dict[str, Any], points: int) -> Path:
     """A victim's folder with so many points, made by nobody known."""
     assert isinstance(smoke.victim, PretrainedVictim)
-    run = victim_folder(home, smoke.victim, "d1")
+    run = pretraining.victim_folder(home, smoke.victim, "d1")
     write_json(run.path / "victim.json", metadata)
     for index in range(points):
         made = fabricated.point(index, 90, 79, checkpoint=f"attempt-1-epoch-{index:04d}.pt" if index else None)
@@ -491,7 +492,7 @@ def test_an_adopted_victim_removes_nothing_where_its_record_says(smoke: Cleaning
     victim_of(smoke, home, {"storage": str(mine)}, 2)
     before = content(mine)
     assert isinstance(smoke.victim, PretrainedVictim)
-    run = victim_folder(home, smoke.victim, "d1")
+    run = pretraining.victim_folder(home, smoke.victim, "d1")
     assert adopt_victim(run)
     assert is_own_victim(run)
     with pytest.raises(InvalidInput, match=f"victim v was begun with its checkpoints in {mine} and keeps them there"):

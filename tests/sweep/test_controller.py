@@ -100,24 +100,12 @@ def test_a_job_has_the_parameters_of_its_trial(folder: SweepFolder):
 
 
 def test_a_point_that_arrives_twice_is_one_point(folder: SweepFolder):
-    heard: list[int] = []
-    controller = open_controller(folder, SWEEP, Ears(heard))
+    heard: list[TrialRecord] = []
+    controller = open_controller(folder, SWEEP, heard.append)
     job = controller.next_job()
     for _ in range(2):
         controller.point(job.number, fabricated.point(0, 90, 79), fabricated.VICTIM.outcomes)
-    assert heard == [0]
-
-
-class Ears:
-    def __init__(self, heard: list[int]) -> None:
-        self.heard = heard
-
-    def trial_began(self, trial: TrialRecord) -> None: ...
-
-    def point_made(self, trial: TrialRecord, point: Any) -> None:
-        self.heard.append(point.index)
-
-    def trial_ended(self, trial: TrialRecord) -> None: ...
+    assert [len(trial.points) for trial in heard] == [0, 1]
 
 
 def test_a_trial_that_says_it_is_done_too_early_is_not_finished(folder: SweepFolder):

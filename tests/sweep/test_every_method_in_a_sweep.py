@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from dashboards.build import build_page
-from sweeplab import sweep_folder
 from sweeplab.attacks.exchange import ImportedPoison, export_poisoned_csv
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning import METHODS
@@ -37,7 +36,7 @@ from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import MeasuredImages, SweepRecord
 from sweeplab.search_space import Grid, LogUniform, SearchSpace
 from sweeplab.specs import Failed, InvalidInput
-from sweeplab.sweep import checks
+from sweeplab.sweep import checks, pretraining
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
@@ -203,7 +202,7 @@ def test_a_victim_starts_from_a_checkpoint_and_is_chosen_by_another_ones_accurac
         name="finetuned", data=FEW_PAIRS, initial=checkpoint, epochs=2, select=ClosestTo(victim=plain.victim)
     )
     record = run(plain.replace(victim=finetuned, epochs=0, start=Start(recalibrate_batch_norm=True)), home)
-    points = sweep_folder.victim_folder(home, finetuned, _digest(home)).points()
+    points = pretraining.victim_folder(home, finetuned, _digest(home)).points()
     wanted = run(plain.replace(name="base", epochs=0, start=Start(recalibrate_batch_norm=True)), home).victim.accuracy
     distances = {point.epoch: abs(point.measurement.accuracy - wanted) for point in points if point.epoch > 0}
     assert record.victim_epoch == min(distances, key=lambda epoch: (distances[epoch], epoch))

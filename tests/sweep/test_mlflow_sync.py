@@ -50,7 +50,7 @@ def sync_of(store: Store) -> MLflowSync:
 def test_what_is_noted_reaches_the_store_with_its_setting():
     store = Store()
     sync = sync_of(store)
-    sync.trial_began(record(3))
+    sync.hear(record(3))
     assert sync.close(5)
     assert store.taken == [(record(3), {"all": {"learning_rate": 0.1}})]
     assert store.is_closed
@@ -60,12 +60,12 @@ def test_of_a_trial_only_its_newest_record_is_brought():
     gate = threading.Event()
     store = Store(before=lambda: gate.wait(5))
     sync = sync_of(store)
-    sync.trial_began(record(0))
+    sync.hear(record(0))
     while not store.tries:
         time.sleep(0.001)
     for attempts in (2, 3):
-        sync.trial_began(record(1, attempts))
-    sync.trial_ended(record(1, 4))
+        sync.hear(record(1, attempts))
+    sync.hear(record(1, 4))
     gate.set()
     assert sync.close(5)
     assert [(trial.number, trial.attempts) for trial, _ in store.taken] == [(0, 1), (1, 4)]
@@ -74,7 +74,7 @@ def test_of_a_trial_only_its_newest_record_is_brought():
 def test_a_store_that_fails_for_a_moment_is_tried_again_in_silence(news: Callable[[], list[str]]):
     store = Store(failures=2)
     sync = sync_of(store)
-    sync.trial_began(record(0))
+    sync.hear(record(0))
     while not store.taken:
         time.sleep(0.001)
     assert sync.close(5)
@@ -86,7 +86,7 @@ def test_a_store_that_fails_for_longer_is_told_of_once_and_catches_up(news: Call
     """Four tries a round: it answers in the third."""
     store = Store(failures=9)
     sync = sync_of(store)
-    sync.trial_began(record(0))
+    sync.hear(record(0))
     while not store.taken:
         time.sleep(0.001)
     assert sync.close(5)
@@ -101,7 +101,7 @@ def test_a_store_that_fails_for_a_moment_at_the_very_end_is_tried_again():
     """The last record meets it while the sync is closed already."""
     store = Store(failures=2, before=lambda: time.sleep(0.05))
     sync = sync_of(store)
-    sync.trial_ended(record(0))
+    sync.hear(record(0))
     assert sync.close(5)
     assert [trial.number for trial, _ in store.taken] == [0]
 
@@ -109,7 +109,7 @@ def test_a_store_that_fails_for_a_moment_at_the_very_end_is_tried_again():
 def test_a_store_that_never_works_is_left_behind_and_says_why():
     store = Store(failures=10**9)
     sync = sync_of(store)
-    sync.trial_began(record(0))
+    sync.hear(record(0))
     while sync.trouble is None:
         time.sleep(0.001)
     began = time.monotonic()
@@ -121,7 +121,7 @@ def test_a_store_that_never_works_is_left_behind_and_says_why():
 def test_closing_does_not_wait_for_a_store_that_hangs():
     gate = threading.Event()
     sync = sync_of(Store(before=lambda: gate.wait(10)))
-    sync.trial_began(record(0))
+    sync.hear(record(0))
     began = time.monotonic()
     assert not sync.close(0.1)
     assert time.monotonic() - began < 1
@@ -132,6 +132,6 @@ def test_closing_brings_what_is_still_noted():
     store = Store(before=lambda: time.sleep(0.01))
     sync = sync_of(store)
     for number in range(10):
-        sync.trial_began(record(number))
+        sync.hear(record(number))
     assert sync.close(5)
     assert sorted(trial.number for trial, _ in store.taken) == list(range(10))

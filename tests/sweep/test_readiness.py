@@ -20,7 +20,7 @@ from sweeplab.sweep.prepare import Prepared, with_shared_storage
 from sweeplab.sweep.readiness import make_ready_nodes
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.trial_storage import check_storage_of_trial
-from sweeplab.sweep_folder import SweepFolder, victim_folder
+from sweeplab.sweep_folder import SweepFolder
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_nodes_are_asked_for_the_victims_storage_too_while_it_is_to_be_trained(
     prepared = _prepared(stored_at(smoke.replace(victim=victim), "/store"))
     make_ready_nodes(prepared, Session(tmp_path), runs_trials=True)
     make_ready_nodes(prepared, Session(tmp_path), runs_trials=False)
-    run = victim_folder(tmp_path, victim, "1")
+    run = pretraining.victim_folder(tmp_path, victim, "1")
     run.checkpoints.mkdir(parents=True)
     commit_epochs(run, victim.epochs)
     run.finish({"state": "finished"})
@@ -201,7 +201,7 @@ def test_a_victim_whose_object_store_is_gone_is_trained_where_the_spec_says_now(
     run = RunFolder(tmp_path / "victim")
     commit_epochs(run, victim.epochs)
     run.finish({"state": "finished"})
-    location = pretraining._storage_fact(victim, run)["storage"]
+    location = pretraining.storage_of_victim(victim, run)
     (tmp_path / "victim" / "victim.json").write_text(json.dumps({"storage": location}))
 
     def gone(storage: Storage, name: str) -> bool:

@@ -23,8 +23,6 @@ def plan(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> list[str]:
         DataDigests(),
         "0" * 16,
         num_pairs=64,
-        num_pretraining_pairs=0,
-        num_poisons=0,
         images=IMAGES,
     )
     return resume_plan(folder, prepared, folder.path.parent.parent)

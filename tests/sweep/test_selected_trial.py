@@ -11,7 +11,9 @@ from sweeplab.commands.logs import request_reruns
 from sweeplab.experiment import CleaningSweep, SelectedTrial
 from sweeplab.specs import InvalidInput
 from sweeplab.sweep import victims
+from sweeplab.sweep.session import Session
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.worker.jobs import DataDigests
 
 
 def starts_in(home: Path, rates: Rates, ceiling: float = 0.15) -> CleaningSweep:
@@ -24,7 +26,7 @@ def starts_in(home: Path, rates: Rates, ceiling: float = 0.15) -> CleaningSweep:
 
 def selected(sweep: CleaningSweep, home: Path) -> tuple[victims.Victim, SweepFolder]:
     folder = SweepFolder(home / "sweeps" / sweep.name)
-    return victims.selected_victim(sweep, "1" * 16, folder, home), folder
+    return victims.victim_of(sweep).ensure("1" * 16, DataDigests(), folder, Session(home)), folder
 
 
 def one_in_the_middle(params: dict[str, float], index: int) -> tuple[int, int]:
