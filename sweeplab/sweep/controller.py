@@ -75,8 +75,8 @@ class SweepController:
         self.plan = Plan.of(sweep)
         self._goal = Goal.of(victim.measurement, sweep.search.asr_ceiling)
         self._pruner = Pruner(sweep.search.active_pruning(), self._goal)
-        self._stops: dict[int, str] = {}
-        """Reasons of the recorded decisions to end a trial early, by trial."""
+        self._stops: dict[int, tuple[int, str]] = {}
+        """The recorded decisions to end a trial early, by trial: the index of the point that led to it, and why."""
         self._whole: set[int] = set()
         """Reruns of pruned trials, which no rule ends."""
         self._reruns = folder.reruns()
@@ -110,7 +110,7 @@ class SweepController:
             elif event["event"] == "attempt failed":
                 self._retries.remember(event["trial"], event)
             elif event["event"] == "stop decided":
-                self._stops[event["trial"]] = event["reason"]
+                self._stops[event["trial"]] = event["point"], event["reason"]
         # Trials that the ledger has and the journal lost (power failure) come back with the ledger's parameters.
         written, known = set(self.folder.trial_numbers()), len(self.study.get_trials(deepcopy=False))
         for number in sorted(number for number in written if number >= known):
@@ -198,7 +198,7 @@ class SweepController:
         were interrupted."""
         if self._closed:
             return None
-        for number in [number for number in self._waiting if number in self._stops]:
+        for number in [number for number in self._waiting if self._reason_to_stop(number)]:
             del self._waiting[number]
             self.finished(number)
         now = time.monotonic()
@@ -312,11 +312,16 @@ class SweepController:
         if stop is not None:
             metadata = {"point": record.points[-1].index, "rule": stop.rule, "reason": stop.reason, "saw": stop.saw}
             self.folder.event("stop decided", durable=True, trial=record.number, **metadata)
-            self._stops[record.number] = stop.reason
+            self._stops[record.number] = record.points[-1].index, stop.reason
 
     def should_stop(self, number: int) -> bool:
         """Whether the trial is to end after its last point: that was decided, or the controller is closed."""
-        return self._closed or number in self._stops
+        return self._closed or self._reason_to_stop(number) is not None
+
+    def _reason_to_stop(self, number: int) -> str | None:
+        """Why the trial is to end early, once it has the point that led to it: a damaged history may have lost that."""
+        index, reason = self._stops.get(number, (0, None))
+        return reason if index < len(self._run(number).points()) else None
 
     def finished(self, number: int) -> None:
         """A trial has run all its epochs, or has stopped early where that was decided: then it is pruned."""
@@ -327,8 +332,8 @@ class SweepController:
             self._alike = {}
             if len(record.points) == self.sweep.num_points():
                 self._end(number, {"state": "finished"})
-            elif number in self._stops:
-                self._end(number, {"state": "pruned", "reason": self._stops[number]})
+            elif reason := self._reason_to_stop(number):
+                self._end(number, {"state": "pruned", "reason": reason})
             else:
                 raise RuntimeError(
                     f"trial {number} ended with {len(record.points)} of {self.sweep.num_points()} points; "

@@ -105,6 +105,22 @@ def test_a_kill_between_decision_and_end_forgets_neither(tmp_path: Path):
     assert resumed.study.get_trials()[0].state == TrialState.COMPLETE
 
 
+def test_a_pruned_trial_whose_history_lost_points_is_made_again_up_to_its_decision(tmp_path: Path):
+    controller, folder = stopped(tmp_path)
+    controller.finished(0)
+    before = folder.record().trials[0]
+    history = folder.trial(0).path / "history.jsonl"
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[:2]))
+    resumed = open_controller(folder, PRUNED)
+    job = resumed.next_job()
+    assert (job.number, folder.record().trials[0].state) == (0, "waiting")
+    assert not resumed.should_stop(0)
+    give(resumed, 0, STAYS[len(folder.trial(0).points()) :], first=len(folder.trial(0).points()))
+    resumed.finished(0)
+    after = folder.record().trials[0]
+    assert (after.state, after.reason, len(after.points)) == ("pruned", before.reason, 3)
+
+
 def test_a_decided_trial_whose_process_dies_is_pruned_not_retried(tmp_path: Path):
     from sweeplab.worker.failures import Failure
 
