@@ -5,7 +5,6 @@ Imports next to nothing, since Ray loads it into controllers too, which need no 
 
 import pickle
 import traceback
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,35 +27,6 @@ def tune_trainable(config: dict[str, Any], mailbox: Any = None) -> None:
         context.failed(failure_of(error), traceback.format_exc())
     else:
         context.done()
-
-
-def torch_trainer(
-    loop: Callable[[dict[str, Any]], None],
-    config: dict[str, Any],
-    *,
-    num_workers: int,
-    per_worker: dict[str, float],
-    storage: str,
-    max_failures: int,
-) -> Any:
-    """A Ray Train run of a loop, DDP over its workers; its own state is never read again."""
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    return TorchTrainer(
-        loop,
-        train_loop_config=config,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=num_workers,
-            resources_per_worker=per_worker,
-            use_gpu=per_worker.get("GPU", 0) > 0,
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"train-{uuid4().hex[:8]}",  # Train resumes silently where a name is used again
-            storage_path=storage,
-            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
-        ),
-    )
 
 
 def pool_loop(config: dict[str, Any]) -> None:
@@ -124,7 +94,7 @@ def missing_here(
     sees no marker, and files that are others than the driver's."""
     import socket
 
-    from sweeplab.specs import InvalidInput, StorageFault
+    from sweeplab.specs import InvalidInput, StorageFault, file_digest
     from sweeplab.storage.checkpoint_store import Storage
 
     faults = []
@@ -135,15 +105,10 @@ def missing_here(
         except (StorageFault, InvalidInput, OSError) as error:
             faults.append(f"does not see {storage} ({error})")
     missing = input_paths.missing() if input_paths is not None else []
-    if not missing:  # else it reads copies of the driver's
-        faults += [fault for path, digest in digests.items() if (fault := _fault_of_file(path, digest))]
+    for path, digest in digests.items() if not missing else ():  # else it reads copies of the driver's
+        try:
+            if file_digest(Path(path)) != digest:
+                faults.append(f"has another {path}")
+        except OSError as error:
+            faults.append(f"cannot read {path} ({error.strerror})")
     return socket.gethostname(), missing, faults
-
-
-def _fault_of_file(path: str, digest: str) -> str | None:
-    from sweeplab.specs import file_digest
-
-    try:
-        return None if file_digest(Path(path)) == digest else f"has another {path}"
-    except OSError as error:
-        return f"cannot read {path} ({error.strerror})"

@@ -1,16 +1,19 @@
 """Nodes: what each node of the cluster sees of the storages and the data."""
 
 import contextlib
+import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from sweeplab.execution.loops import missing_here
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.worker.input_paths import InputPaths
+
+logger = logging.getLogger("sweeplab")
 
 NODE_SECONDS = 120.0
 """So long may a node take to say what it sees."""
@@ -19,7 +22,7 @@ LOST_SECONDS = 15.0
 """So long may the cluster take to notice that a node is gone."""
 
 
-def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callable[[str], None]) -> list[str]:
+def check_nodes(input_paths: InputPaths | None, storages: list[str]) -> list[str]:
     """Make sure that every node of the cluster sees the storages of checkpoints, and no other data than this one. A
     node that is lost meanwhile is done without.
 
@@ -63,7 +66,7 @@ def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callab
     for node, how in mute.items():
         if is_alive(node):
             raise Unfinished(f"node {node[:8]} did not say what it sees {how}; the same command asks again")
-        say(f"  node {node[:8]} was lost meanwhile; going on without it")
+        logger.info(f"  node {node[:8]} was lost meanwhile; going on without it")
     return [node for node, (_, missing, _) in answers.items() if missing]
 
 
@@ -76,15 +79,10 @@ def _ask(
 ) -> tuple[dict[str, Answer], dict[str, str]]:
     """What every node sees, and of those that did not say it, in words how; both by the node's id."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=1)(missing_here)
-    asked = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            input_paths, digests, storages, mark
-        ): node
-        for node in nodes
-    }
+    question = (input_paths, digests, storages, mark)
+    asked = {task.options(scheduling_strategy=on_node(node)).remote(*question): node for node in nodes}
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
     mute = {asked[answer]: f"within {NODE_SECONDS:g} s" for answer in late}
     answers: dict[str, Answer] = {}
@@ -94,6 +92,14 @@ def _ask(
         except ray.exceptions.RayError as error:
             mute[asked[answer]] = f"({type(error).__name__})"
     return answers, mute
+
+
+def on_node(node: str | None = None) -> Any:
+    """Ray's strategy that has a task or actor run on a node and on no other; None: on this one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node or ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def is_alive(node: str) -> bool:

@@ -1,13 +1,14 @@
 """Pump: takes what workers say out of the mailbox, in order, and passes it on to the controller."""
 
 import dataclasses
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from sweeplab.execution.cluster import is_private, resources_per_worker
 from sweeplab.execution.controller import Controller, Job, Workload
 from sweeplab.execution.mailbox import Done, Failed, Mailbox, Ready, Report
 from sweeplab.execution.node_data import packed
+from sweeplab.execution.nodes import on_node
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.specs import Unfinished
 from sweeplab.storage.checkpoint_store import MARK
@@ -57,12 +58,7 @@ class Pump:
         import ray
 
         # Taken before the messages: what a worker said before it died is in the mailbox by now.
-        deaths = []
-        while True:
-            try:
-                deaths.append(self._deaths.get_nowait())
-            except Empty:
-                break
+        deaths = [self._deaths.get() for _ in range(self._deaths.qsize())]  # nobody else takes any
         try:
             # With a death to tell, there is no waiting for messages.
             messages, heartbeats = ray.get(self.mailbox.take.remote(0.0 if deaths else seconds))
@@ -108,10 +104,8 @@ class Pump:
 def open_mailbox(reads: list[Any]) -> Any:
     """A mailbox on this node; `reads`: parts of specs that say what files the workers read."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
+    options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": on_node()}
     return ray.remote(**options)(Mailbox).remote(packed(reads))
 
 

@@ -1,7 +1,6 @@
 """Executor `tune`: trials in reused Ray Tune actors. Tune is disposable; nothing that it writes is read again."""
 
 import shutil
-import threading
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
@@ -20,7 +19,7 @@ from sweeplab.execution.controller import Controller, Job, Workload
 from sweeplab.execution.loops import tune_trainable
 from sweeplab.execution.mailbox import Failed
 from sweeplab.execution.pump import Pump
-from sweeplab.execution.watchdog import Watchdog, run_watched
+from sweeplab.execution.watchdog import Watchdog, run_beside, run_watched
 from sweeplab.worker.failures import Failure, says_out_of_memory
 
 
@@ -56,23 +55,10 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
                 verbose=0,
             ),
         )
-        errors: list[BaseException] = []
-
-        def fit() -> None:
-            try:
-                tuner.fit()
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                errors.append(error)
-
         # Tune's loop blocks its thread; messages are taken in beside it.
-        tuning = threading.Thread(target=fit, name="tune", daemon=True)
-        tuning.start()
-        while tuning.is_alive():
-            pump.take(0.2)
+        run_beside(tuner.fit, lambda: pump.take(0.2))
         # The last messages may have come between the last look and the end of Tune's thread.
         pump.take(0.0)
-        if errors:
-            raise errors[0]
 
     try:
         run_watched(work, watchdog)

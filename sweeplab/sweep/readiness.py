@@ -1,6 +1,5 @@
 """Readiness: storages that can be written, nodes that see them, layers that run on the machine."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,6 @@ from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.victims import victim_of
 from sweeplab.worker.input_paths import input_paths_of
-
-logger = logging.getLogger("sweeplab")
 
 
 @contextmanager
@@ -90,7 +87,7 @@ def make_ready_nodes(prepared: Prepared, session: Session, *, runs_trials: bool)
     storages = [storage_of(sweep, home)] if runs_trials else []
     if victim_of(sweep).is_to_be_trained(prepared.victim_digest, home):
         storages += [storage_of(spec, home) for spec in victim_of(sweep).specs()]
-    blind = check_nodes(input_paths_of(reads), sorted(set(storages)), logger.info)
+    blind = check_nodes(input_paths_of(reads), sorted(set(storages)))
     if blind:
         watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-        send_data(reads, blind, watchdog, logger.info)
+        send_data(reads, blind, watchdog)
