@@ -7,9 +7,7 @@ from typing import Any, Protocol
 from sweeplab.experiment import Resources
 from sweeplab.records import Outcomes, Point
 from sweeplab.worker.failures import Failure
-from sweeplab.worker.jobs import CleaningJob, PretrainingJob
-
-Job = CleaningJob | PretrainingJob
+from sweeplab.worker.jobs import Job
 
 
 @dataclass(frozen=True)

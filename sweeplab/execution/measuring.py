@@ -31,7 +31,7 @@ def measure_on_ray(
                 known = heartbeats
                 watchdog.moved()
         try:
-            return ray.get(answer)  # type: ignore[no-any-return]
+            return ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             raise error.cause or error from None
 

@@ -7,13 +7,14 @@ import threading
 from uuid import uuid4
 
 from sweeplab.execution.cluster import concurrent_trials, raylet_is_gone, scratch_folder
-from sweeplab.execution.controller import Controller, Job, Workload
+from sweeplab.execution.controller import Controller, Workload
 from sweeplab.execution.loops import pool_loop
 from sweeplab.execution.mailbox import Failed, Ready
 from sweeplab.execution.pump import Pump
 from sweeplab.execution.watchdog import Watchdog, cluster_lost, run_watched
 from sweeplab.specs import Unfinished
 from sweeplab.worker.failures import Failure, root_cause
+from sweeplab.worker.jobs import Job
 
 logger = logging.getLogger("sweeplab")
 

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from sweeplab.execution.cluster import is_private, resources_per_worker
-from sweeplab.execution.controller import Controller, Job, Workload
+from sweeplab.execution.controller import Controller, Workload
 from sweeplab.execution.mailbox import Done, Failed, Mailbox, Ready, Report
 from sweeplab.execution.node_data import packed
 from sweeplab.execution.nodes import on_node
@@ -15,7 +15,7 @@ from sweeplab.storage.checkpoint_store import MARK
 from sweeplab.storage.node_cache import content_of
 from sweeplab.worker.failures import most_telling, root_cause
 from sweeplab.worker.input_paths import input_paths_of
-from sweeplab.worker.jobs import Weights
+from sweeplab.worker.jobs import Job, Weights
 
 
 class Pump:

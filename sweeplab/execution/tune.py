@@ -15,12 +15,13 @@ from sweeplab.execution.cluster import (
     raylet_is_gone,
     scratch_folder,
 )
-from sweeplab.execution.controller import Controller, Job, Workload
+from sweeplab.execution.controller import Controller, Workload
 from sweeplab.execution.loops import tune_trainable
 from sweeplab.execution.mailbox import Failed
 from sweeplab.execution.pump import Pump
 from sweeplab.execution.watchdog import Watchdog, run_beside, run_watched
 from sweeplab.worker.failures import Failure, says_out_of_memory
+from sweeplab.worker.jobs import Job
 
 
 def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) -> None:

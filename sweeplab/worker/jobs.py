@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -112,42 +112,42 @@ def check_same_data(what: str, known: str, found: str) -> None:
         )
 
 
-def _stage(name: str) -> Callable[..., None]:
-    """What a worker does with a job; it joins the stages, and so is imported once a job is made."""
-    from sweeplab.worker import run
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker needs beside the specs of what it is asked to do."""
 
-    work: Callable[..., None] = getattr(run, name)
-    return work
-
-
-@dataclass(frozen=True)
-class PretrainingJob:
-    """Everything that a pre-training worker needs."""
-
-    victim: PretrainedVictim
-    machine: Machine
-    checkpoints: str
-    """Folder or URL."""
-    attempt: int
-    resume_from: Checkpoint | None
-    number: int = 0
-    """There is one job."""
-    initial: str | None = None
-    """Absolute path, on the driver's node, of the checkpoint from which training starts."""
     weights: Weights = Weights()
     input_paths: InputPaths | None = None
     """The data, where another node may not see them."""
     contents: DataDigests = DataDigests()
     """The data as they were when the command began."""
-    work: Callable[["PretrainingJob", WorkerContext], None] = field(default_factory=lambda: _stage("pretrain"))
 
-    def checkpoint_minutes(self) -> float | None:
-        """Minutes between checkpoints inside an epoch."""
-        return self.victim.resources.checkpoint_minutes
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Task):
+    """One attempt to train something."""
+
+    number: int
+    attempt: int
+    machine: Machine
+    checkpoints: str
+    """Folder or URL."""
+    resume_from: Checkpoint | None
+    work: Callable[[Any, Any], None]
+    """What a worker does with the job and its `WorkerContext`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingJob(Job):
+    """Everything that a pre-training worker needs."""
+
+    victim: PretrainedVictim
+    initial: str | None = None
+    """Absolute path, on the driver's node, of the checkpoint from which training starts."""
 
 
 @dataclass(frozen=True)
-class MeasuringJob:
+class MeasuringJob(Task):
     """Measure weights under an evaluation."""
 
     architecture: Architecture
@@ -157,33 +157,12 @@ class MeasuringJob:
     trigger: Trigger | None
     machine: Machine
     protocol: Protocol = "paper"
-    weights: Weights = Weights()
-    input_paths: InputPaths | None = None
-    """The data, where another node may not see them."""
-    contents: DataDigests = DataDigests()
-    """The data as they were when the command began."""
 
 
-@dataclass(frozen=True)
-class CleaningJob:
+@dataclass(frozen=True, kw_only=True)
+class CleaningJob(Job):
     """Everything that a worker needs for one attempt of one trial."""
 
     sweep: CleaningSweep
     victim: Victim
-    number: int
-    attempt: int
     params: dict[str, Any]
-    machine: Machine
-    checkpoints: str
-    """Folder or URL."""
-    resume_from: Checkpoint | None
-    weights: Weights = Weights()
-    input_paths: InputPaths | None = None
-    """The data, where another node may not see them."""
-    contents: DataDigests = DataDigests()
-    """The data as they were when the command began."""
-    work: Callable[["CleaningJob", WorkerContext], None] = field(default_factory=lambda: _stage("clean"))
-
-    def checkpoint_minutes(self) -> float | None:
-        """Minutes between checkpoints inside an epoch."""
-        return self.sweep.resources.checkpoint_minutes
