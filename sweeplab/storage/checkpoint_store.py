@@ -8,6 +8,8 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -84,16 +86,10 @@ class Storage:
                     "can, or mend its permissions"
                 ) from error
             return
-        # An object store takes whole files, and refuses one now and then: only the last refusal counts.
+        # An object store takes whole files.
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / name).write_text(text + "\n")
-            for pause in (*UPLOAD_PAUSES, None):
-                try:
-                    return self.upload(Path(folder) / name, name)
-                except StorageFault:
-                    if pause is None:
-                        raise
-                    time.sleep(pause)
+            self.upload_with_patience(Path(folder) / name, time.sleep)
 
     def check_writable(self) -> None:
         """Write a small file and remove it again.
@@ -190,6 +186,24 @@ class Storage:
             else:  # an object is visible once its upload is complete
                 fs.copy_files(str(source), f"{path}/{name}", fs.LocalFileSystem(), system)
 
+    def upload_with_patience(self, source: Path, wait: Callable[[float], bool | None]) -> None:
+        """Upload a file under its own name; a store refuses one now and then, and only the last refusal counts.
+
+        Args:
+            source: the file.
+            wait: sleeps for so many seconds; whether to give up.
+
+        Raises:
+            StorageFault: if the store does not take it, or the file is gone.
+        """
+        for pause in UPLOAD_PAUSES:
+            try:
+                return self.upload(source, source.name)
+            except StorageFault:
+                if not source.exists() or wait(pause):
+                    raise
+        return self.upload(source, source.name)
+
     def download(self, name: str, to: Path) -> None:
         """Copy a file from there.
 
@@ -206,17 +220,15 @@ class Storage:
             to.with_name(f".{to.name}.part").replace(to)
 
 
-class _faults(contextlib.AbstractContextManager[None]):
+@contextmanager
+def _faults(place: str) -> Iterator[None]:
     """Turns what a store answers into StorageFault."""
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise StorageFault(f"storage {self.place} failed: {first_line(error)}") from error
-        if isinstance(error, FileNotFoundError):
-            raise StorageFault(f"storage {self.place} has no such file ({error})") from error
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageFault(f"storage {place} has no such file ({error})") from error
+    except OSError as error:
+        raise StorageFault(f"storage {place} failed: {first_line(error)}") from error
 
 
 MOST_WAITING = 2
@@ -282,13 +294,10 @@ class Uploads:
                 self._fault = error
 
     def _upload(self, path: Path) -> None:
-        """Upload a file, with patience; one that is gone meanwhile was replaced by a newer one before its turn came."""
-        for pause in (*UPLOAD_PAUSES, None):
-            try:
-                return self.storage.upload(path, path.name) if path.exists() else None
-            except StorageFault:
-                if not path.exists():
-                    return None
-                if pause is None or self._is_closed.wait(pause):
-                    raise
-        return None
+        """Upload a file; one that is gone meanwhile was replaced by a newer one before its turn came."""
+        try:
+            if path.exists():
+                self.storage.upload_with_patience(path, self._is_closed.wait)
+        except StorageFault:
+            if path.exists():
+                raise
