@@ -81,12 +81,11 @@ class Tracker:
             trials: all trials of the ledger.
         """
         for trial in trials:
-            known = self._runs.get(self._key(trial.number))
-            if known is None and not trial.points and trial.state not in OVER:
-                continue
-            if known is not None and known[1] == trial.state and trial.state in OVER:
-                continue
-            self.bring(trial, settings[trial.number])
+            _, state = self._runs.get(self._key(trial.number), (None, None))
+            # The run of a trial that is over is complete; without run and points there is nothing to bring yet.
+            is_lacking = trial.state != state if trial.state in OVER else bool(state or trial.points)
+            if is_lacking:
+                self.bring(trial, settings[trial.number])
 
     def bring(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
         """Make the trial's run where there is none, and bring it up to the record: points, and the end if it is over.
@@ -383,6 +382,4 @@ def server_command(home: Path) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
-    return f"{value:.6g}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

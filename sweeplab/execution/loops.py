@@ -66,14 +66,14 @@ def measure_task(job: Any, mailbox: Any) -> Any:
     """A Ray task: measure the job's checkpoint, brought to this node if need be."""
     from dataclasses import replace
 
-    from sweeplab.worker.run import measure_checkpoint, on_this_node
+    from sweeplab.worker.run import measure_checkpoint
 
     context = MailboxContext(mailbox, 0, 1)
     place = context.bring(job.checkpoint, job.weights)
     # Test images and the trigger's own files may lie elsewhere on this node.
-    evaluation, trigger = on_this_node(job.evaluation, job.input_paths, context), job.trigger
+    evaluation, trigger = job.input_paths.on_this_node(job.evaluation, context.node_copy), job.trigger
     if trigger is not None:
-        trigger = replace(trigger, attack=on_this_node(trigger.attack, job.input_paths, context))
+        trigger = replace(trigger, attack=job.input_paths.on_this_node(trigger.attack, context.node_copy))
     here = replace(job, checkpoint=str(place), evaluation=evaluation, trigger=trigger)
     return measure_checkpoint(here, context.heartbeat)
 
@@ -88,7 +88,7 @@ def receive_data(sender: Any) -> None:
 
 
 def missing_here(
-    input_paths: "InputPaths | None", digests: dict[str, str], storages: list[str], mark: str
+    input_paths: "InputPaths", digests: dict[str, str], storages: list[str], mark: str
 ) -> tuple[str, list[str], list[str]]:
     """A Ray task: this node's name, the data that it does not see, and what else is wrong with it: storages where it
     sees no marker, and files that are others than the driver's."""
@@ -104,7 +104,7 @@ def missing_here(
                 faults.append(f"does not see {storage}")
         except (StorageFault, InvalidInput, OSError) as error:
             faults.append(f"does not see {storage} ({error})")
-    missing = input_paths.missing() if input_paths is not None else []
+    missing = input_paths.missing()
     for path, digest in digests.items() if not missing else ():  # else it reads copies of the driver's
         try:
             if file_digest(Path(path)) != digest:

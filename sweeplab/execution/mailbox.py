@@ -5,6 +5,7 @@ Imports next to nothing, since Ray loads it into processes that need no more.
 
 import asyncio
 import contextlib
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -143,7 +144,7 @@ class Mailbox:
         self._sender_is_made = asyncio.Lock()
         self._messages: list[tuple[Message, int | None]] = []
         self._news = asyncio.Event()
-        self._num_questions = 0
+        self._numbers = itertools.count(1)
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._jobs: dict[Ready, asyncio.Future[bytes]] = {}
         self._meetings: dict[tuple[int, int], Meeting] = {}
@@ -177,8 +178,7 @@ class Mailbox:
 
     async def ask(self, message: Message) -> Any:
         """Leave a message that waits for the driver's answer."""
-        self._num_questions += 1
-        question = self._num_questions
+        question = next(self._numbers)
         future = self._questions[question] = asyncio.get_running_loop().create_future()
         self._put(message, question)
         return await future

@@ -21,8 +21,8 @@ from sweeplab.execution.nodes import is_alive, on_node
 from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.files import storage_faults
-from sweeplab.storage.locks import locked_with_retry, pin
-from sweeplab.storage.node_cache import COMPLETE, lock_of, node_cache
+from sweeplab.storage.locks import lock_path, locked_with_retry, pin
+from sweeplab.storage.node_cache import COMPLETE, node_cache
 from sweeplab.worker.failures import root_cause
 from sweeplab.worker.input_paths import absolute_path, files_of, with_paths
 
@@ -158,7 +158,7 @@ def node_copy(sender: Any, heartbeat: Callable[[], None] = lambda: None) -> Path
     folder = node_cache() / f"data-{listing.digest}"
     if folder in _pinned:
         return folder / "files"
-    with storage_faults(f"{folder} of node {socket.gethostname()}"), locked_with_retry(lock_of(folder), heartbeat):
+    with storage_faults(f"{folder} of node {socket.gethostname()}"), locked_with_retry(lock_path(folder), heartbeat):
         _fill(folder, listing, lambda number: _get(sender.tar.remote(number), heartbeat))
         _pinned[folder] = pin(folder)
     return folder / "files"

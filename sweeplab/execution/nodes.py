@@ -22,7 +22,7 @@ LOST_SECONDS = 15.0
 """So long may the cluster take to notice that a node is gone."""
 
 
-def check_nodes(input_paths: InputPaths | None, storages: list[str]) -> list[str]:
+def check_nodes(input_paths: InputPaths, storages: list[str]) -> list[str]:
     """Make sure that every node of the cluster sees the storages of checkpoints, and no other data than this one. A
     node that is lost meanwhile is done without.
 
@@ -40,9 +40,7 @@ def check_nodes(input_paths: InputPaths | None, storages: list[str]) -> list[str
     if len(nodes) < 2 and not any(place.is_remote for place in places):
         return []
     # Files that the driver has too are compared by content: another version would mix two data sets.
-    digests = (
-        {path: file_digest(Path(path)) for path in input_paths.probes if os.path.isfile(path)} if input_paths else {}
-    )
+    digests = {path: file_digest(Path(path)) for path in input_paths.probes if os.path.isfile(path)}
     mark = f".seen-{uuid4().hex[:12]}.part"
     # A storage is shared where a node finds the mark that this process leaves: a path alone may name a local folder.
     try:
@@ -75,7 +73,7 @@ Answer = tuple[str, list[str], list[str]]
 
 
 def _ask(
-    nodes: list[str], input_paths: InputPaths | None, digests: dict[str, str], storages: list[str], mark: str
+    nodes: list[str], input_paths: InputPaths, digests: dict[str, str], storages: list[str], mark: str
 ) -> tuple[dict[str, Answer], dict[str, str]]:
     """What every node sees, and of those that did not say it, in words how; both by the node's id."""
     import ray

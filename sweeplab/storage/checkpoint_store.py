@@ -50,7 +50,9 @@ class Storage:
     def __truediv__(self, name: str) -> "Storage":
         return Storage(f"{self.location.rstrip('/')}/{name}" if self.is_remote else Path(self.location) / name)
 
-    def _file_system(self) -> tuple[Any, str]:
+    @contextmanager
+    def _opened(self, name: str | None = None) -> Iterator[tuple[Any, str]]:
+        """pyarrow's file system and the folder's path in it; faults meanwhile are the storage's, or those of a file."""
         from pyarrow import fs
 
         try:
@@ -64,7 +66,8 @@ class Storage:
             raise InvalidInput(
                 f"storage {self.location!r} is none that pyarrow opens ({error}); use a path, s3://, gs:// or abfs://"
             ) from error
-        return system, path
+        with _faults(self.location if name is None else f"{self.location}/{name}"):
+            yield system, path
 
     def leave_mark(self, name: str, text: str = "SweepLab looks whether this folder can be written and seen") -> None:
         """Write a small file, whose presence tells who sees the storage, or whose content whose it is.
@@ -104,13 +107,11 @@ class Storage:
             self.remove(mark)
 
     def wait_for_folder(self) -> None:
-        """Wait until this node sees the folder, which the driver has made: a network file system may take a while.
+        """Wait until this node sees a folder, no URL, which the driver has made: a network file system may take a while.
 
         Raises:
             StorageFault: if it does not.
         """
-        if self.is_remote:
-            return
         for pause in FOLDER_PAUSES:
             time.sleep(pause)
             if Path(self.location).is_dir():
@@ -126,12 +127,10 @@ class Storage:
             path = Path(self.location) / name
             with _faults(self.location):
                 return path.read_bytes() if path.is_file() and not path.is_symlink() else None
-        system, path_there = self._file_system()
         if not self.exists(name):
             return None
-        with _faults(f"{self.location}/{name}"), system.open_input_stream(f"{path_there}/{name}") as stream:
-            content: bytes = stream.read()
-            return content
+        with self._opened(name) as (system, there), system.open_input_stream(f"{there}/{name}") as stream:
+            return bytes(stream.read())
 
     def names(self) -> set[str]:
         """Files that are there, no links; empty where the folder is not."""
@@ -144,9 +143,8 @@ class Storage:
                     return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
         from pyarrow import fs
 
-        system, path = self._file_system()
-        with _faults(self.location):
-            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        with self._opened() as (system, there):
+            found = system.get_file_info(fs.FileSelector(there, allow_not_found=True))
         return {info.base_name for info in found if info.type == fs.FileType.File}
 
     def exists(self, name: str) -> bool:
@@ -155,9 +153,8 @@ class Storage:
             return (Path(self.location) / name).exists()
         from pyarrow import fs
 
-        system, path = self._file_system()
-        with _faults(self.location):
-            return bool(system.get_file_info(f"{path}/{name}").type == fs.FileType.File)
+        with self._opened() as (system, there):
+            return bool(system.get_file_info(f"{there}/{name}").type == fs.FileType.File)
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing where it is not there."""
@@ -165,9 +162,8 @@ class Storage:
             with _faults(f"{self.location}/{name}"):
                 (Path(self.location) / name).unlink(missing_ok=True)
             return
-        system, path = self._file_system()
-        with _faults(self.location), contextlib.suppress(FileNotFoundError):
-            system.delete_file(f"{path}/{name}")
+        with self._opened() as (system, there), contextlib.suppress(FileNotFoundError):
+            system.delete_file(f"{there}/{name}")
 
     def upload(self, source: Path, name: str) -> None:
         """Copy a file there; it appears whole or not at all.
@@ -177,8 +173,7 @@ class Storage:
         """
         from pyarrow import fs
 
-        system, path = self._file_system()
-        with _faults(f"{self.location}/{name}"):
+        with self._opened(name) as (system, path):
             if isinstance(system, (fs.LocalFileSystem, fs.SubTreeFileSystem)):
                 system.create_dir(path, recursive=True)
                 fs.copy_files(str(source), f"{path}/.{name}.part", fs.LocalFileSystem(), system)
@@ -196,13 +191,12 @@ class Storage:
         Raises:
             StorageFault: if the store does not take it, or the file is gone.
         """
-        for pause in UPLOAD_PAUSES:
+        for pause in (*UPLOAD_PAUSES, None):
             try:
                 return self.upload(source, source.name)
             except StorageFault:
-                if not source.exists() or wait(pause):
+                if pause is None or not source.exists() or wait(pause):
                     raise
-        return self.upload(source, source.name)
 
     def download(self, name: str, to: Path) -> None:
         """Copy a file from there.
@@ -212,11 +206,10 @@ class Storage:
         """
         from pyarrow import fs
 
-        system, path = self._file_system()
         # Under another name first: no reader may take half a file for the checkpoint.
         to.parent.mkdir(parents=True, exist_ok=True)
-        with _faults(f"{self.location}/{name}"):
-            fs.copy_files(f"{path}/{name}", str(to.with_name(f".{to.name}.part")), system, fs.LocalFileSystem())
+        with self._opened(name) as (system, there):
+            fs.copy_files(f"{there}/{name}", str(to.with_name(f".{to.name}.part")), system, fs.LocalFileSystem())
             to.with_name(f".{to.name}.part").replace(to)
 
 

@@ -108,7 +108,7 @@ def is_pinned(folder: Path) -> bool:
 
 
 def lock_path(path: Path) -> Path:
-    """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, or MLflow's tables."""
+    """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, MLflow's tables, a copy."""
     return path.with_name(f".{path.name}.lock")
 
 

@@ -60,11 +60,13 @@ def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = Tr
     return parts
 
 
-def input_paths_of(parts: list[Any]) -> InputPaths | None:
-    """The files that parts of a spec read; None where there is none. They have been looked at before: a fault is a
-    bug."""
+NO_PATHS = InputPaths({}, ())
+
+
+def input_paths_of(parts: list[Any]) -> InputPaths:
+    """The files that parts of a spec read. They have been looked at before: a fault is a bug."""
     places = {str(path): absolute_path(path) for path in _paths_in(parts)}
-    return InputPaths(places, tuple(sorted({*places.values(), *_examples_in(parts)}))) if places else None
+    return InputPaths(places, tuple(sorted({*places.values(), *_examples_in(parts)})))
 
 
 def _examples_in(value: Any) -> Iterator[str]:

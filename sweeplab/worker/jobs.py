@@ -20,7 +20,7 @@ from sweeplab.specs import StorageFault
 from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.node_cache import node_cache, remove_old_copies
 from sweeplab.training.loop import Context
-from sweeplab.worker.input_paths import InputPaths
+from sweeplab.worker.input_paths import NO_PATHS, InputPaths
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Task:
     """What a worker needs beside the specs of what it is asked to do."""
 
     weights: Weights = Weights()
-    input_paths: InputPaths | None = None
-    """The data, where another node may not see them."""
+    input_paths: InputPaths = NO_PATHS
+    """The data, which another node may not see."""
     contents: DataDigests = DataDigests()
     """The data as they were when the command began."""
 

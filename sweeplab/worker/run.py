@@ -19,7 +19,6 @@ from sweeplab.storage.checkpoint_names import attempt_prefix
 from sweeplab.storage.checkpoint_store import Storage, Uploads
 from sweeplab.training.loop import Run, train
 from sweeplab.training.randomness import stream_seed
-from sweeplab.worker.input_paths import InputPaths, S
 from sweeplab.worker.inputs import (
     checkpoint_config,
     cleaning_pairs,
@@ -61,7 +60,7 @@ def checkpoint_target(job: Job, minutes: float | None) -> Iterator[dict[str, Any
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
     # The files may lie elsewhere on this node; checkpoints still record the spec as it was written.
-    victim, device = on_this_node(job.victim, job.input_paths, context), prepare_process(job.machine)
+    victim, device = job.input_paths.on_this_node(job.victim, context.node_copy), prepare_process(job.machine)
     pairs = victim_pairs(victim, job.machine, known=job.contents.pairs, heartbeat=context.heartbeat)
     measure = _measure_of(victim, victim.architecture, job, context)
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
@@ -87,7 +86,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
 def clean(job: CleaningJob, context: WorkerContext) -> None:
     """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
     # 1. The inputs. Files may lie elsewhere on this node; checkpoints record the spec as it was written.
-    sweep, device = on_this_node(job.sweep, job.input_paths, context), prepare_process(job.machine)
+    sweep, device = job.input_paths.on_this_node(job.sweep, context.node_copy), prepare_process(job.machine)
     setting = sweep.setting(job.params)
     pairs = cleaning_pairs(sweep, job.machine, known=job.contents.pairs, heartbeat=context.heartbeat)
     measure = _measure_of(sweep, sweep.victim.architecture, job, context)
@@ -161,11 +160,6 @@ def blaming(checkpoint: str | Path) -> Iterator[None]:
             f"checkpoint {checkpoint} cannot be measured: {error}; its training diverged or the file is damaged: give "
             "another checkpoint"
         ) from error
-
-
-def on_this_node(spec: S, input_paths: InputPaths | None, context: WorkerContext) -> S:
-    """The spec with the paths under which this node has its files, which are brought here first if need be."""
-    return spec if input_paths is None else input_paths.on_this_node(spec, context.node_copy)
 
 
 def prepare_process(machine: Machine) -> torch.device:
