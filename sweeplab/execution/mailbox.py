@@ -44,24 +44,16 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Done:
-    """An attempt came to its end."""
+class Ended:
+    """An attempt came to its end, or ended early."""
 
     number: int
     attempt: int
+    failures: "tuple[tuple[Failure, str], ...]" = ()
+    """What each rank met: the failure, and its traceback. Empty: the attempt came to its end."""
 
 
-@dataclass(frozen=True)
-class Failed:
-    """An attempt ended early."""
-
-    number: int
-    attempt: int
-    said: "tuple[tuple[Failure, str], ...]"
-    """What each rank met: the failure, and its traceback."""
-
-
-Message = Ready | Report | Done | Failed
+Message = Ready | Report | Ended
 
 
 class MailboxContext:
@@ -86,7 +78,7 @@ class MailboxContext:
     def done(self) -> None:
         """Say that the job came to its end."""
         if self._rank == 0:
-            self._ask(Done(self._number, self.attempt))
+            self._ask(Ended(self._number, self.attempt))
 
     def failed(self, failure: "Failure", log: str, size: int = 1) -> bool:
         """Say why the job ended early; returns whether all of `size` ranks did."""
@@ -210,7 +202,7 @@ class Mailbox:
         # A rank that met no error waits in a collective and never comes, so the first tells of those that did.
         if is_first:
             del self._meetings[key]
-            await self.ask(Failed(*key, tuple(meeting.here[known] for known in sorted(meeting.here))))
+            await self.ask(Ended(*key, tuple(meeting.here[known] for known in sorted(meeting.here))))
         return len(meeting.here) == size
 
     async def sender(self) -> Any:

@@ -9,7 +9,7 @@ from uuid import uuid4
 from sweeplab.execution.cluster import concurrent_trials, raylet_is_gone, scratch_folder
 from sweeplab.execution.controller import Controller, Workload
 from sweeplab.execution.loops import pool_loop
-from sweeplab.execution.mailbox import Failed, Ready
+from sweeplab.execution.mailbox import Ended, Ready
 from sweeplab.execution.pump import Pump
 from sweeplab.execution.watchdog import Watchdog, cluster_lost, run_watched
 from sweeplab.specs import Unfinished
@@ -121,7 +121,7 @@ class Pool:
     def _lost(self, slot: _Slot, log: str, reason: str = "the trial's process died") -> None:
         """What the slot was at ended without a word."""
         if slot.job is not None and self.pump.runs(slot.job):
-            self.pump.died(Failed(slot.job.number, slot.job.attempt, ((Failure(reason, False), log),)))
+            self.pump.died(Ended(slot.job.number, slot.job.attempt, ((Failure(reason, False), log),)))
         slot.job = None
 
     def _look_after_runs(self) -> None:

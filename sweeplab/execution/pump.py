@@ -6,7 +6,7 @@ from typing import Any
 
 from sweeplab.execution.cluster import is_private, resources_per_worker
 from sweeplab.execution.controller import Controller, Workload
-from sweeplab.execution.mailbox import Done, Failed, Mailbox, Ready, Report
+from sweeplab.execution.mailbox import Ended, Mailbox, Ready, Report
 from sweeplab.execution.node_data import packed
 from sweeplab.execution.nodes import on_node
 from sweeplab.execution.watchdog import Watchdog
@@ -29,7 +29,7 @@ class Pump:
         self._weights = weights_of(workload.weights)
         self._attempts: dict[int, int] = {}
         """The attempt that runs, of each job that does."""
-        self._deaths: SimpleQueue[Failed] = SimpleQueue()
+        self._deaths: SimpleQueue[Ended] = SimpleQueue()
         self._heartbeats = 0
 
     def next_job(self) -> Job | None:
@@ -42,7 +42,7 @@ class Pump:
         machine = dataclasses.replace(job.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
         return dataclasses.replace(job, machine=machine, input_paths=self._input_paths, weights=self._weights)
 
-    def died(self, death: Failed) -> None:
+    def died(self, death: Ended) -> None:
         """Have an attempt's death heard after all that its worker has said before; any thread may call this."""
         self._deaths.put(death)
 
@@ -79,7 +79,7 @@ class Pump:
                 self.mailbox.answer.remote(question, answer)
         return asking
 
-    def _pass_on(self, message: Report | Done | Failed) -> bool:
+    def _pass_on(self, message: Report | Ended) -> bool:
         """Tell the controller; whether the worker is to stop."""
         number = message.number
         if self._attempts.get(number) != message.attempt:  # from a worker that was given up
@@ -88,12 +88,12 @@ class Pump:
             self.controller.point(number, message.point, message.outcomes)
             return self.controller.should_stop(number)
         del self._attempts[number]
-        if isinstance(message, Done):
+        if message.failures:
+            failure = most_telling([failure for failure, _ in message.failures])
+            self.controller.log(number, next(log for known, log in message.failures if known is failure))
+            self.controller.failed(number, failure)
+        else:
             self.controller.finished(number)
-            return True
-        failure = most_telling([failure for failure, _ in message.said])
-        self.controller.log(number, next(log for known, log in message.said if known is failure))
-        self.controller.failed(number, failure)
         return True
 
     def runs(self, job: Job) -> bool:

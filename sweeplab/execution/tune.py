@@ -17,7 +17,7 @@ from sweeplab.execution.cluster import (
 )
 from sweeplab.execution.controller import Controller, Workload
 from sweeplab.execution.loops import tune_trainable
-from sweeplab.execution.mailbox import Failed
+from sweeplab.execution.mailbox import Ended
 from sweeplab.execution.pump import Pump
 from sweeplab.execution.watchdog import Watchdog, run_beside, run_watched
 from sweeplab.worker.failures import Failure, says_out_of_memory
@@ -130,4 +130,4 @@ class DeathCallback(TrialProgressCallback):
         text = (Path(trial.error_file).read_text().strip() if trial.error_file else "") or "no reason given"
         kind: Literal["memory", ""] = "memory" if says_out_of_memory(text) else ""
         failure = Failure(f"the trial's process died: {text.splitlines()[-1][:300]}", False, kind)
-        self.pump.died(Failed(job.number, job.attempt, ((failure, text),)))
+        self.pump.died(Ended(job.number, job.attempt, ((failure, text),)))

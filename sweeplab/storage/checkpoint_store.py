@@ -107,7 +107,7 @@ class Storage:
             self.remove(mark)
 
     def wait_for_folder(self) -> None:
-        """Wait until this node sees a folder, no URL, which the driver has made: a network file system may take a while.
+        """Wait until this node sees a folder, no URL, that the driver has made: a network file system may take time.
 
         Raises:
             StorageFault: if it does not.

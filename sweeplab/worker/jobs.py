@@ -54,15 +54,12 @@ class WorkerContext(Context, Interface):
 
     def heartbeat(self) -> None:
         """Say that something moves."""
-        ...
 
     def bring(self, location: str, weights: "Weights") -> Path:
         """A path on this node to a checkpoint of the driver's node or of an object store; see `local_copy`."""
-        ...
 
     def node_copy(self) -> Path:
         """The folder of this node below which copies of the driver's data lie."""
-        ...
 
 
 def whole_machine(home: Path) -> Machine:
