@@ -217,19 +217,6 @@ def _private_folder() -> Iterator[str]:
             folder.remove()
 
 
-def keep_credentials_out_of_logs() -> None:
-    """Have Tune not copy this command's AWS variables into its actors' runtime environments, which Ray writes into its
-    logs in clear text.
-
-    In a private cluster the workers inherit them all the same; in an attached one, credentials come from the
-    environment of its `ray start` or from the nodes, as `check_nodes` has made sure.
-    """
-    from ray.tune.execution import class_cache
-
-    copied = class_cache.ENV_VARS_TO_PROPAGATE
-    copied.difference_update([name for name in copied if name.startswith("AWS_")])
-
-
 SHUTDOWN_SECONDS = 1.5
 """Ray gets no longer to end in order: `ray job stop` leaves three seconds, and Ray's state is never read again."""
 

@@ -5,16 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from ray import cloudpickle
+from ray import cloudpickle, tune
+from ray.tune.execution import class_cache
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
-from sweeplab.execution.cluster import (
-    concurrent_trials,
-    keep_credentials_out_of_logs,
-    raylet_is_gone,
-    scratch_folder,
-)
+from sweeplab.execution.cluster import concurrent_trials, raylet_is_gone, scratch_folder
 from sweeplab.execution.controller import Controller, Workload
 from sweeplab.execution.loops import tune_trainable
 from sweeplab.execution.mailbox import Ended
@@ -30,9 +26,7 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
     Every call begins a fresh experiment with what the controller hands out. Tune starts actors and notices their death;
     what workers say goes through the mailbox.
     """
-    from ray import tune
-
-    keep_credentials_out_of_logs()
+    _keep_credentials_out_of_logs()
     scratch = scratch_folder(workload.home) / f"tune-{uuid4().hex[:8]}"
 
     def work() -> None:
@@ -65,6 +59,17 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
         run_watched(work, watchdog)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep_credentials_out_of_logs() -> None:
+    """Have Tune not copy this command's AWS variables into its actors' runtime environments, which Ray writes into its
+    logs in clear text.
+
+    In a private cluster the workers inherit them all the same; in an attached one, credentials come from the
+    environment of its `ray start` or from the nodes, as `check_nodes` has made sure.
+    """
+    copied = class_cache.ENV_VARS_TO_PROPAGATE
+    copied.difference_update([name for name in copied if name.startswith("AWS_")])
 
 
 class JobSearch(Searcher):

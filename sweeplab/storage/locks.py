@@ -140,19 +140,11 @@ def is_held(path: Path) -> bool:
     """Whether a process holds a lock file now; of one that may only be read, as far as can be seen."""
     if not path.is_file() or path.is_symlink():
         return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:
-        with path.open("rb") as file:  # a shared lock needs no more than to read
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
-    lock.release()
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which needs no more than to read
+        except OSError:
+            return True
     return False
 
 
