@@ -314,17 +314,18 @@ def test_what_no_nodes_hold_is_refused(
 def test_a_group_that_no_worker_lives_in_is_freed_at_the_second_look():
     """In a process of its own, with a real cluster."""
     program = """
-import ray
-from ray.util.placement_group import placement_group, placement_group_table
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
 from sweeplab.execution import cluster
 
-@ray.remote(num_cpus=1)
-class Worker:
-    def works(self):
-        return True
-
 with cluster.ray_session(needs_train=True):
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
+
+    @ray.remote(num_cpus=1)
+    class Worker:
+        def works(self):
+            return True
+
     used, empty = (placement_group([{"CPU": 1}]) for _ in range(2))
     ray.get([used.ready(), empty.ready()])
     worker = Worker.options(scheduling_strategy=In(placement_group=used)).remote()
@@ -379,7 +380,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import fabricated
 from sweeplab.experiment import Resources
-from sweeplab.execution import cluster, tune
+from sweeplab.execution import cluster
 from sweeplab.execution.controller import Workload
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.storage.locks import RAY_FOLDER
@@ -397,6 +398,8 @@ def work(job, context):
 sweep = fabricated.SWEEP.replace(resources=Resources(executor="tune"), search=fabricated.SWEEP.search.replace(trials=1))
 folder = fabricated.prepared_folder(home / "sweeps", sweep)
 with cluster.ray_session(needs_train=False):
+    from sweeplab.execution import tune  # imports Ray, once its settings stand
+
     controller = fabricated.open_controller(folder, sweep, work=work)
     workload = Workload(sweep.resources, [], str(seen), home)
     tune.run_on_tune(controller, workload, Watchdog(stall_minutes=5))
