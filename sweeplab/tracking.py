@@ -20,8 +20,6 @@ KEY = "sweeplab.key"
 STATE = "sweeplab.state"
 OVER = ("finished", "pruned", "failed")
 TERMINATED = ("FINISHED", "FAILED")
-BATCH_METRICS = 800
-"""MLflow takes 1000 metrics, params and tags at once."""
 NOTES = "sweeplab.notes"
 """The experiment's tag that holds the sweep's notes."""
 DESCRIPTION = "mlflow.note.content"
@@ -57,13 +55,11 @@ class Tracker:
         """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow.tracking import MlflowClient
 
         check_store(home)
         if write_ahead:
-            _write_ahead(home)
+            _write_ahead(os.path.realpath(home / "mlflow.db"))
         # What the store raises is raised to the caller, who tells it in a line; MLflow would print each as a traceback.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -85,12 +81,11 @@ class Tracker:
             trials: all trials of the ledger.
         """
         for trial in trials:
-            known = self._runs.get(self._key(trial.number))
-            if known is None and not trial.points and trial.state not in OVER:
-                continue
-            if known is not None and known[1] == trial.state and trial.state in OVER:
-                continue
-            self.bring(trial, settings[trial.number])
+            _, state = self._runs.get(self._key(trial.number), (None, None))
+            # The run of a trial that is over is complete; without run and points there is nothing to bring yet.
+            is_lacking = trial.state != state if trial.state in OVER else bool(state or trial.points)
+            if is_lacking:
+                self.bring(trial, settings[trial.number])
 
     def bring(self, trial: TrialRecord, setting: Mapping[str, Any]) -> None:
         """Make the trial's run where there is none, and bring it up to the record: points, and the end if it is over.
@@ -99,6 +94,8 @@ class Tracker:
             trial: as the ledger holds it now.
             setting: every parameter of the trial by name.
         """
+        from mlflow.entities import Param, RunTag
+
         key = self._key(trial.number)
         self._drop_if_rewound(key, trial)
         is_over = trial.state in OVER
@@ -116,19 +113,24 @@ class Tracker:
         metrics = [metric for point in trial.points[first:] for metric in self._metrics(point)]
         params = {**setting, "seed": trial.seed} if trial.number not in self._logged else {}
         if is_over:
-            values, ended = self._summary(trial), self._ended(trial)
-            step = trial.points[-1].index if trial.points else 0
-            metrics += [self._metric(name, value, ended, step) for name, value in values.items()]
+            values = self._summary(trial)
+            ended, step = (trial.points[-1].timestamp_ms, trial.points[-1].index) if trial.points else (now_ms(), 0)
+            metrics += _metrics_at(ended, step, values)
             changed |= {
                 "sweeplab.feasible": str("best/retention" in values).lower(),
                 "sweeplab.reason": trial.reason or "",
                 STATE: trial.state,
             }
-        self._log(run_id, metrics, params, changed)
+        self.client.log_batch(
+            run_id,
+            metrics=metrics,
+            params=[Param(name, _text(value)) for name, value in params.items()],
+            tags=[RunTag(name, value) for name, value in changed.items()],
+        )
         self._logged[trial.number] = _times(trial)
         if is_over:  # last: a run that is terminated is complete
             status = "FAILED" if trial.state == "failed" else "FINISHED"
-            self.client.set_terminated(run_id, status=status, end_time=self._ended(trial))
+            self.client.set_terminated(run_id, status=status, end_time=ended)
             self._runs[key] = (run_id, trial.state)
             del self._logged[trial.number]
 
@@ -151,23 +153,7 @@ class Tracker:
             },
             run_name=f"trial {trial.number:04d}",
         )
-        identity: str = run.info.run_id
-        return identity
-
-    def _log(self, run_id: str, metrics: list[Any], params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Log as much at once as MLflow takes: params and tags with the last metrics."""
-        from mlflow.entities import Param, RunTag
-
-        batches = _batches(metrics)
-        for batch in batches[:-1]:
-            self.client.log_batch(run_id, metrics=batch)
-        if batches[-1] or params or tags:
-            self.client.log_batch(
-                run_id,
-                metrics=batches[-1],
-                params=[Param(name, _text(value)) for name, value in params.items()],
-                tags=[RunTag(name, value) for name, value in tags.items()],
-            )
+        return str(run.info.run_id)
 
     def _drop_if_rewound(self, key: str, trial: TrialRecord) -> None:
         """Set aside a run that holds points which the trial lost with their checkpoint, and made, or will make, again.
@@ -189,29 +175,22 @@ class Tracker:
         del self._runs[key]
         self._logged.pop(trial.number, None)
 
-    def _ended(self, trial: TrialRecord) -> int:
-        return trial.points[-1].timestamp_ms if trial.points else now_ms()
-
     def _summary(self, trial: TrialRecord) -> dict[str, float]:
         """The best cleaned point's numbers; nothing but `min/asr` and `best/feasible` where there is none."""
-        values: dict[str, float] = {}
         if trial.state == "failed":
-            return values
-        values["min/asr"] = lowest_asr(trial.points, start_counts=trial.start_counts)
+            return {}
         best = best_cleaned_point(trial.points, self.sweep.asr_ceiling, start_counts=trial.start_counts)
+        values = {
+            "min/asr": lowest_asr(trial.points, start_counts=trial.start_counts),
+            "best/feasible": float(best is not None),
+        }
         if best is not None:
             assert best.measurement.asr is not None
             values["best/accuracy"] = best.measurement.accuracy
             values["best/asr"] = best.measurement.asr
             values["best/retention"] = retention(best.measurement.accuracy, self.sweep.victim.accuracy)
             values["best/epoch"] = best.epoch
-        values["best/feasible"] = float(best is not None)
         return values
-
-    def _metric(self, name: str, value: float, timestamp_ms: int, step: int) -> Any:
-        from mlflow.entities import Metric
-
-        return Metric(name, value, timestamp_ms, step)
 
     def _metrics(self, point: Point) -> list[Any]:
         measurement = point.measurement
@@ -226,14 +205,12 @@ class Tracker:
         if measurement.asr is not None:
             values["eval/asr"] = measurement.asr
             values["eval/cleaned"] = float(is_cleaned(measurement, self.sweep.asr_ceiling))
-        measured = [self._metric(name, value, point.timestamp_ms, point.index) for name, value in values.items()]
+        metrics = _metrics_at(point.timestamp_ms, point.index, values)
         # The losses recorded since the last point have the time of this one, so that a replay adds nothing.
-        return measured + [
-            self._metric(f"curve/{name}", value, point.timestamp_ms, int(entry["step"]))
-            for entry in point.curve
-            for name, value in entry.items()
-            if name != "step"
-        ]
+        for entry in point.curve:
+            losses = {f"curve/{name}": value for name, value in entry.items() if name != "step"}
+            metrics += _metrics_at(point.timestamp_ms, int(entry["step"]), losses)
+        return metrics
 
     def _experiment(self, home: Path) -> str:
         from mlflow.exceptions import MlflowException
@@ -241,15 +218,12 @@ class Tracker:
         found = self.client.get_experiment_by_name(self.sweep.name)
         if found is None:
             artifacts = (home / "mlartifacts" / self.sweep.name).as_uri()
-            try:
-                created: str = self.client.create_experiment(self.sweep.name, artifact_location=artifacts)
-                return created
-            except MlflowException:  # another driver made it in this moment
-                found = self.client.get_experiment_by_name(self.sweep.name)
+            with contextlib.suppress(MlflowException):  # another driver made it in this moment
+                return str(self.client.create_experiment(self.sweep.name, artifact_location=artifacts))
+            found = self.client.get_experiment_by_name(self.sweep.name)
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
-        identity: str = found.experiment_id
-        return identity
+        return str(found.experiment_id)
 
     def _tell_notes(self) -> None:
         """The sweep's notes as a tag of the experiment, and as its description unless the user wrote one."""
@@ -295,25 +269,22 @@ class Tracker:
 
     def _log_victim(self, spec: Mapping[str, Any]) -> None:
         """One run for the victim, which also holds the sweep's full spec as an artifact."""
-        from mlflow.entities import Metric
-
         key = self._key("victim")
-        if key in self._runs and self._runs[key][1] == "finished":
+        run_id, state = self._runs.get(key, (None, "running"))
+        if state == "finished":
             return
-        if key not in self._runs:
+        if run_id is None:
             tags = {KEY: key, "sweeplab.sweep": self.sweep.name, "sweeplab.kind": "victim", STATE: "running"}
-            run = self.client.create_run(self.experiment, tags=tags, run_name=f"victim {self.sweep.victim_name}")
-            self._runs[key] = (run.info.run_id, "running")
-        run_id = self._runs[key][0]
-        # A fixed time, so that a second attempt after a kill adds no second point.
-        victim, began = self.sweep.victim, self.client.get_run(run_id).info.start_time
+            created = self.client.create_run(self.experiment, tags=tags, run_name=f"victim {self.sweep.victim_name}")
+            run_id = created.info.run_id
+        run, victim = self.client.get_run(run_id).info, self.sweep.victim
         values = {"eval/accuracy": victim.accuracy, "eval/retention": 1.0, "epoch": self.sweep.victim_epoch}
         if victim.asr is not None:
             values["eval/asr"] = victim.asr
-        self.client.log_batch(run_id, metrics=[Metric(name, value, began, 0) for name, value in values.items()])
+        # A fixed time, so that a second attempt after a kill adds no second point.
+        self.client.log_batch(run_id, metrics=_metrics_at(run.start_time, 0, values))
         # The store of a home that was copied or moved names the old one's folder, which is not to be written to.
-        place = self.client.get_run(run_id).info.artifact_uri or ""
-        if place.startswith(f"{(self.home / 'mlartifacts').as_uri()}/"):
+        if (run.artifact_uri or "").startswith(f"{(self.home / 'mlartifacts').as_uri()}/"):
             with contextlib.suppress(OSError):
                 self.client.log_dict(run_id, dict(spec), "sweep.json")
         self.client.set_tag(run_id, STATE, "finished")
@@ -324,9 +295,11 @@ def _times(trial: TrialRecord) -> tuple[int, ...]:
     return tuple(point.timestamp_ms for point in trial.points)
 
 
-def _batches(metrics: list[Any]) -> list[list[Any]]:
-    """At least one, the last of which may be empty."""
-    return [metrics[start : start + BATCH_METRICS] for start in range(0, max(1, len(metrics)), BATCH_METRICS)]
+def _metrics_at(timestamp_ms: int, step: int, values: Mapping[str, float]) -> list[Any]:
+    """MLflow's metrics of one time and step."""
+    from mlflow.entities import Metric
+
+    return [Metric(name, value, timestamp_ms, step) for name, value in values.items()]
 
 
 def _view(name: str, columns: list[str]) -> str:
@@ -352,32 +325,22 @@ def _view(name: str, columns: list[str]) -> str:
     return json.dumps({"name": name, "createdAt": made, "updatedAt": made, "state": f"deflate;{packed}"})
 
 
-_written_ahead: set[str] = set()
-"""Paths, resolved, of stores whose connections write ahead."""
-
-
-def _write_ahead(home: Path) -> None:
-    """Connections to the home's store write ahead and leave the waiting for the disk to the system.
+@functools.cache
+def _write_ahead(store: str) -> None:
+    """Connections to a store, a resolved path, write ahead and leave the waiting for the disk to the system.
 
     A kill loses nothing; what a power failure takes is derived from the ledger again.
     """
-    _written_ahead.add(os.path.realpath(home / "mlflow.db"))
-    _listen()
-
-
-@functools.cache
-def _listen() -> None:
     # MLflow makes its engine itself, so that every engine has to be listened to.
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
     @event.listens_for(Engine, "connect")
     def prepare(connection: Any, record: Any) -> None:
-        if type(connection).__module__.startswith("sqlite3"):
-            files = {file for _, name, file in connection.execute("PRAGMA database_list") if name == "main"}
-            if files & _written_ahead:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
+        is_sqlite = type(connection).__module__.startswith("sqlite3")
+        if is_sqlite and (0, "main", store) in connection.execute("PRAGMA database_list"):
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def page_address(home: Path, sweep: str) -> str:
@@ -419,6 +382,4 @@ def server_command(home: Path) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
-    return f"{value:.6g}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -239,7 +239,7 @@ def with_curve(record: TrialRecord) -> TrialRecord:
 
 def test_a_loss_curve_has_the_optimizers_steps(home: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch):
     """In batches of two metrics here, and the same after a replay."""
-    monkeypatch.setattr("sweeplab.tracking.BATCH_METRICS", 2)
+    monkeypatch.setattr("mlflow.tracking._tracking_service.client.MAX_METRICS_PER_BATCH", 2)
     for _ in range(2):
         sync(home, dataclasses.replace(with_curve(CLEANED), state="running"))
     query = "select key, step, value, timestamp from metrics where key like 'curve/%' order by key, step"

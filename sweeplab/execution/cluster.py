@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sweeplab.execution.watchdog import RAYLET_DIED, is_left_behind, raylet_died, rearm_signals, run_beside
+from sweeplab.execution.watchdog import RAYLET_DIED, cluster_lost, is_left_behind, rearm_signals, run_beside
 from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
@@ -67,8 +67,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         yield
         return
     # Ray's own lines would tear the progress line; what matters is raised.
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    for name in ("ray.tune", "ray.train", "ray.data"):
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with _private_folder() as folder:
         is_over, has_ended = threading.Event(), threading.Event()
@@ -83,7 +82,7 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
         except Exception as error:
             if isinstance(error, (ClusterLost, StorageFault)) or not raylet_is_gone():
                 raise
-            raise raylet_died() from error
+            raise cluster_lost() from error
         finally:
             is_over.set()
             _shut_down(has_ended)
@@ -216,19 +215,6 @@ def _private_folder() -> Iterator[str]:
     finally:
         if not is_left_behind():
             folder.remove()
-
-
-def keep_credentials_out_of_logs() -> None:
-    """Have Tune not copy this command's AWS variables into its actors' runtime environments, which Ray writes into its
-    logs in clear text.
-
-    In a private cluster the workers inherit them all the same; in an attached one, credentials come from the
-    environment of its `ray start` or from the nodes, as `check_nodes` has made sure.
-    """
-    from ray.tune.execution import class_cache
-
-    copied = class_cache.ENV_VARS_TO_PROPAGATE
-    copied.difference_update([name for name in copied if name.startswith("AWS_")])
 
 
 SHUTDOWN_SECONDS = 1.5
@@ -405,9 +391,8 @@ def _find_raylet() -> None:
     import ray
 
     here = ray.get_runtime_context().get_node_id()
-    for node in ray.nodes():
-        if node["NodeID"] == here:
-            _raylet = (node["NodeManagerAddress"], int(node["NodeManagerPort"]))
+    mine = [node for node in ray.nodes() if node["NodeID"] == here]
+    _raylet = (mine[0]["NodeManagerAddress"], int(mine[0]["NodeManagerPort"])) if mine else None
 
 
 def cluster_fault() -> str | None:
@@ -418,12 +403,10 @@ def cluster_fault() -> str | None:
         return RAYLET_DIED
     try:
         here = ray.get_runtime_context().get_node_id()
-        nodes = {node["NodeID"]: node for node in ray.nodes()}
+        is_here = any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
     except Exception as error:  # noqa: BLE001 - a dying cluster raises many kinds; the watch reports it
         return f"the Ray cluster cannot be asked ({type(error).__name__})"
-    if not nodes.get(here, {}).get("Alive"):
-        return RAYLET_DIED
-    return None
+    return None if is_here else RAYLET_DIED
 
 
 def scratch_folder(home: Path) -> Path:

@@ -7,9 +7,7 @@ from typing import Any, Protocol
 from sweeplab.experiment import Resources
 from sweeplab.records import Outcomes, Point
 from sweeplab.worker.failures import Failure
-from sweeplab.worker.jobs import CleaningJob, PretrainingJob
-
-Job = CleaningJob | PretrainingJob
+from sweeplab.worker.jobs import Job
 
 
 @dataclass(frozen=True)
@@ -31,28 +29,21 @@ class Controller(Protocol):
 
     def next_job(self) -> Job | None:
         """The next attempt to run; None when nothing is left to start now."""
-        ...
 
     def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
         """Commit a point."""
-        ...
 
     def should_stop(self, number: int) -> bool:
         """Whether the attempt is to end after its last point."""
-        ...
 
     def finished(self, number: int) -> None:
         """An attempt came to its end."""
-        ...
 
     def failed(self, number: int, failure: Failure) -> None:
         """An attempt ended early."""
-        ...
 
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback."""
-        ...
 
     def is_done(self) -> bool:
         """Whether nothing runs, nothing waits and nothing new is to be begun."""
-        ...

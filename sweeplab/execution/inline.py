@@ -46,7 +46,7 @@ def run_inline(controller: Controller) -> None:
             time.sleep(0.1)
             continue
         try:
-            job.work(job, InlineContext(controller, job.number, job.attempt))  # type: ignore[arg-type]
+            job.work(job, InlineContext(controller, job.number, job.attempt))
         except Exception as error:  # noqa: BLE001 - recorded as the attempt's failure
             controller.log(job.number, traceback.format_exc())
             controller.failed(job.number, failure_of(error))

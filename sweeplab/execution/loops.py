@@ -5,7 +5,6 @@ Imports next to nothing, since Ray loads it into controllers too, which need no 
 
 import pickle
 import traceback
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,35 +27,6 @@ def tune_trainable(config: dict[str, Any], mailbox: Any = None) -> None:
         context.failed(failure_of(error), traceback.format_exc())
     else:
         context.done()
-
-
-def torch_trainer(
-    loop: Callable[[dict[str, Any]], None],
-    config: dict[str, Any],
-    *,
-    num_workers: int,
-    per_worker: dict[str, float],
-    storage: str,
-    max_failures: int,
-) -> Any:
-    """A Ray Train run of a loop, DDP over its workers; its own state is never read again."""
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    return TorchTrainer(
-        loop,
-        train_loop_config=config,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=num_workers,
-            resources_per_worker=per_worker,
-            use_gpu=per_worker.get("GPU", 0) > 0,
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"train-{uuid4().hex[:8]}",  # Train resumes silently where a name is used again
-            storage_path=storage,
-            failure_config=ray.train.FailureConfig(max_failures=max_failures, controller_failure_limit=2),
-        ),
-    )
 
 
 def pool_loop(config: dict[str, Any]) -> None:
@@ -96,14 +66,14 @@ def measure_task(job: Any, mailbox: Any) -> Any:
     """A Ray task: measure the job's checkpoint, brought to this node if need be."""
     from dataclasses import replace
 
-    from sweeplab.worker.run import measure_checkpoint, on_this_node
+    from sweeplab.worker.run import measure_checkpoint
 
     context = MailboxContext(mailbox, 0, 1)
     place = context.bring(job.checkpoint, job.weights)
     # Test images and the trigger's own files may lie elsewhere on this node.
-    evaluation, trigger = on_this_node(job.evaluation, job.input_paths, context), job.trigger
+    evaluation, trigger = job.input_paths.on_this_node(job.evaluation, context.node_copy), job.trigger
     if trigger is not None:
-        trigger = replace(trigger, attack=on_this_node(trigger.attack, job.input_paths, context))
+        trigger = replace(trigger, attack=job.input_paths.on_this_node(trigger.attack, context.node_copy))
     here = replace(job, checkpoint=str(place), evaluation=evaluation, trigger=trigger)
     return measure_checkpoint(here, context.heartbeat)
 
@@ -118,13 +88,13 @@ def receive_data(sender: Any) -> None:
 
 
 def missing_here(
-    input_paths: "InputPaths | None", digests: dict[str, str], storages: list[str], mark: str
+    input_paths: "InputPaths", digests: dict[str, str], storages: list[str], mark: str
 ) -> tuple[str, list[str], list[str]]:
     """A Ray task: this node's name, the data that it does not see, and what else is wrong with it: storages where it
     sees no marker, and files that are others than the driver's."""
     import socket
 
-    from sweeplab.specs import InvalidInput, StorageFault
+    from sweeplab.specs import InvalidInput, StorageFault, file_digest
     from sweeplab.storage.checkpoint_store import Storage
 
     faults = []
@@ -134,16 +104,11 @@ def missing_here(
                 faults.append(f"does not see {storage}")
         except (StorageFault, InvalidInput, OSError) as error:
             faults.append(f"does not see {storage} ({error})")
-    missing = input_paths.missing() if input_paths is not None else []
-    if not missing:  # else it reads copies of the driver's
-        faults += [fault for path, digest in digests.items() if (fault := _fault_of_file(path, digest))]
+    missing = input_paths.missing()
+    for path, digest in digests.items() if not missing else ():  # else it reads copies of the driver's
+        try:
+            if file_digest(Path(path)) != digest:
+                faults.append(f"has another {path}")
+        except OSError as error:
+            faults.append(f"cannot read {path} ({error.strerror})")
     return socket.gethostname(), missing, faults
-
-
-def _fault_of_file(path: str, digest: str) -> str | None:
-    from sweeplab.specs import file_digest
-
-    try:
-        return None if file_digest(Path(path)) == digest else f"has another {path}"
-    except OSError as error:
-        return f"cannot read {path} ({error.strerror})"

@@ -5,6 +5,7 @@ Imports next to nothing, since Ray loads it into processes that need no more.
 
 import asyncio
 import contextlib
+import itertools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -43,24 +44,16 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Done:
-    """An attempt came to its end."""
+class Ended:
+    """An attempt came to its end, or ended early."""
 
     number: int
     attempt: int
+    failures: "tuple[tuple[Failure, str], ...]" = ()
+    """What each rank met: the failure, and its traceback. Empty: the attempt came to its end."""
 
 
-@dataclass(frozen=True)
-class Failed:
-    """An attempt ended early."""
-
-    number: int
-    attempt: int
-    said: "tuple[tuple[Failure, str], ...]"
-    """What each rank met: the failure, and its traceback."""
-
-
-Message = Ready | Report | Done | Failed
+Message = Ready | Report | Ended
 
 
 class MailboxContext:
@@ -85,7 +78,7 @@ class MailboxContext:
     def done(self) -> None:
         """Say that the job came to its end."""
         if self._rank == 0:
-            self._ask(Done(self._number, self.attempt))
+            self._ask(Ended(self._number, self.attempt))
 
     def failed(self, failure: "Failure", log: str, size: int = 1) -> bool:
         """Say why the job ended early; returns whether all of `size` ranks did."""
@@ -143,7 +136,7 @@ class Mailbox:
         self._sender_is_made = asyncio.Lock()
         self._messages: list[tuple[Message, int | None]] = []
         self._news = asyncio.Event()
-        self._num_questions = 0
+        self._numbers = itertools.count(1)
         self._questions: dict[int, asyncio.Future[Any]] = {}
         self._jobs: dict[Ready, asyncio.Future[bytes]] = {}
         self._meetings: dict[tuple[int, int], Meeting] = {}
@@ -177,8 +170,7 @@ class Mailbox:
 
     async def ask(self, message: Message) -> Any:
         """Leave a message that waits for the driver's answer."""
-        self._num_questions += 1
-        question = self._num_questions
+        question = next(self._numbers)
         future = self._questions[question] = asyncio.get_running_loop().create_future()
         self._put(message, question)
         return await future
@@ -210,7 +202,7 @@ class Mailbox:
         # A rank that met no error waits in a collective and never comes, so the first tells of those that did.
         if is_first:
             del self._meetings[key]
-            await self.ask(Failed(*key, tuple(meeting.here[known] for known in sorted(meeting.here))))
+            await self.ask(Ended(*key, tuple(meeting.here[known] for known in sorted(meeting.here))))
         return len(meeting.here) == size
 
     async def sender(self) -> Any:

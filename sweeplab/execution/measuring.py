@@ -19,9 +19,8 @@ def measure_on_ray(
 
     machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
     task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=2)(measure_task)
-    results: list[tuple[Measurement, Outcomes]] = []
 
-    def work() -> None:
+    def work() -> tuple[Measurement, Outcomes]:
         weights = weights_of(job.checkpoint)
         whole = dataclasses.replace(job, machine=machine, input_paths=input_paths_of(reads), weights=weights)
         mailbox, known = open_mailbox(reads), 0
@@ -32,9 +31,8 @@ def measure_on_ray(
                 known = heartbeats
                 watchdog.moved()
         try:
-            results.append(ray.get(answer))
+            return ray.get(answer)
         except ray.exceptions.RayTaskError as error:
             raise error.cause or error from None
 
-    run_watched(work, watchdog)
-    return results[0]
+    return run_watched(work, watchdog)

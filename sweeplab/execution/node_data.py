@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import pickle
 import shutil
@@ -16,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.execution.loops import receive_data
-from sweeplab.execution.nodes import is_alive
+from sweeplab.execution.nodes import is_alive, on_node
 from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.files import storage_faults
-from sweeplab.storage.locks import locked_with_retry, pin
-from sweeplab.storage.node_cache import COMPLETE, lock_of, node_cache
+from sweeplab.storage.locks import lock_path, locked_with_retry, pin
+from sweeplab.storage.node_cache import COMPLETE, node_cache
 from sweeplab.worker.failures import root_cause
 from sweeplab.worker.input_paths import absolute_path, files_of, with_paths
+
+logger = logging.getLogger("sweeplab")
 
 TAR_BYTES = 256 * 2**20
 """Files of about so many bytes go into one tar; a larger file has one to itself."""
@@ -130,11 +133,9 @@ def packed(parts: list[Any]) -> bytes:
 def open_sender(parts: bytes) -> Any:
     """A `DataSender` on this node."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"num_cpus": 0, "max_concurrency": 8, "max_restarts": -1, "max_task_retries": 3}
-    return ray.remote(**options, scheduling_strategy=here)(DataSender).remote(parts)
+    return ray.remote(**options, scheduling_strategy=on_node())(DataSender).remote(parts)
 
 
 _pinned: dict[Path, int] = {}
@@ -157,7 +158,7 @@ def node_copy(sender: Any, heartbeat: Callable[[], None] = lambda: None) -> Path
     folder = node_cache() / f"data-{listing.digest}"
     if folder in _pinned:
         return folder / "files"
-    with storage_faults(f"{folder} of node {socket.gethostname()}"), locked_with_retry(lock_of(folder), heartbeat):
+    with storage_faults(f"{folder} of node {socket.gethostname()}"), locked_with_retry(lock_path(folder), heartbeat):
         _fill(folder, listing, lambda number: _get(sender.tar.remote(number), heartbeat))
         _pinned[folder] = pin(folder)
     return folder / "files"
@@ -209,7 +210,7 @@ def _size_of(path: Path) -> int:
     return -1
 
 
-def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog, say: Callable[[str], None]) -> None:
+def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog) -> None:
     """Have nodes get copies of the data that they do not see, all at a time, before anything is trained.
 
     A node that is lost meanwhile is done without.
@@ -218,7 +219,6 @@ def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog, say: Calla
         InvalidInput: if a node's disk is too small, or it does not get them.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     began = time.monotonic()
 
@@ -228,13 +228,12 @@ def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog, say: Calla
         try:
             listing = ray.get(sender.listing.remote())
             receivers = "1 node does" if len(nodes) == 1 else f"{len(nodes)} nodes do"
-            say(
+            logger.info(
                 f"{receivers} not see all data: sending what is lacking of {listing.num_files} files "
                 f"({listing.num_bytes / 1e9:.2f} GB)"
             )
             # Pinned to the node: its copies are of no use to another one.
-            there = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes}
-            asked = {task.options(scheduling_strategy=where).remote(sender): node for node, where in there.items()}
+            asked = {task.options(scheduling_strategy=on_node(node)).remote(sender): node for node in nodes}
             sent = 0
             while asked:
                 ready, _ = ray.wait(list(asked), timeout=WAIT_SECONDS)
@@ -244,17 +243,17 @@ def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog, say: Calla
                     watchdog.moved()
                 for answer in ready:
                     watchdog.moved()
-                    _check_received(answer, asked.pop(answer), say)
+                    _check_received(answer, asked.pop(answer))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, StorageFault):
                 raise InvalidInput(str(error.cause)) from None
             raise error.cause or error from None
 
     run_watched(work, watchdog)
-    say(f"  done in {time.monotonic() - began:.0f} s")
+    logger.info(f"  done in {time.monotonic() - began:.0f} s")
 
 
-def _check_received(answer: Any, node: str, say: Callable[[str], None]) -> None:
+def _check_received(answer: Any, node: str) -> None:
     import ray
 
     try:
@@ -264,4 +263,4 @@ def _check_received(answer: Any, node: str, say: Callable[[str], None]) -> None:
     except ray.exceptions.RayError as error:
         if is_alive(node):
             raise Unfinished(f"node {node[:8]} did not get the data ({root_cause(error)})") from error
-        say(f"  node {node[:8]} was lost meanwhile; going on without it")
+        logger.info(f"  node {node[:8]} was lost meanwhile; going on without it")

@@ -1,16 +1,19 @@
 """Nodes: what each node of the cluster sees of the storages and the data."""
 
 import contextlib
+import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from sweeplab.execution.loops import missing_here
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.worker.input_paths import InputPaths
+
+logger = logging.getLogger("sweeplab")
 
 NODE_SECONDS = 120.0
 """So long may a node take to say what it sees."""
@@ -19,7 +22,7 @@ LOST_SECONDS = 15.0
 """So long may the cluster take to notice that a node is gone."""
 
 
-def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callable[[str], None]) -> list[str]:
+def check_nodes(input_paths: InputPaths, storages: list[str]) -> list[str]:
     """Make sure that every node of the cluster sees the storages of checkpoints, and no other data than this one. A
     node that is lost meanwhile is done without.
 
@@ -37,9 +40,7 @@ def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callab
     if len(nodes) < 2 and not any(place.is_remote for place in places):
         return []
     # Files that the driver has too are compared by content: another version would mix two data sets.
-    digests = (
-        {path: file_digest(Path(path)) for path in input_paths.probes if os.path.isfile(path)} if input_paths else {}
-    )
+    digests = {path: file_digest(Path(path)) for path in input_paths.probes if os.path.isfile(path)}
     mark = f".seen-{uuid4().hex[:12]}.part"
     # A storage is shared where a node finds the mark that this process leaves: a path alone may name a local folder.
     try:
@@ -63,7 +64,7 @@ def check_nodes(input_paths: InputPaths | None, storages: list[str], say: Callab
     for node, how in mute.items():
         if is_alive(node):
             raise Unfinished(f"node {node[:8]} did not say what it sees {how}; the same command asks again")
-        say(f"  node {node[:8]} was lost meanwhile; going on without it")
+        logger.info(f"  node {node[:8]} was lost meanwhile; going on without it")
     return [node for node, (_, missing, _) in answers.items() if missing]
 
 
@@ -72,19 +73,14 @@ Answer = tuple[str, list[str], list[str]]
 
 
 def _ask(
-    nodes: list[str], input_paths: InputPaths | None, digests: dict[str, str], storages: list[str], mark: str
+    nodes: list[str], input_paths: InputPaths, digests: dict[str, str], storages: list[str], mark: str
 ) -> tuple[dict[str, Answer], dict[str, str]]:
     """What every node sees, and of those that did not say it, in words how; both by the node's id."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=1)(missing_here)
-    asked = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            input_paths, digests, storages, mark
-        ): node
-        for node in nodes
-    }
+    question = (input_paths, digests, storages, mark)
+    asked = {task.options(scheduling_strategy=on_node(node)).remote(*question): node for node in nodes}
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
     mute = {asked[answer]: f"within {NODE_SECONDS:g} s" for answer in late}
     answers: dict[str, Answer] = {}
@@ -94,6 +90,14 @@ def _ask(
         except ray.exceptions.RayError as error:
             mute[asked[answer]] = f"({type(error).__name__})"
     return answers, mute
+
+
+def on_node(node: str | None = None) -> Any:
+    """Ray's strategy that has a task or actor run on a node and on no other; None: on this one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(node or ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def is_alive(node: str) -> bool:

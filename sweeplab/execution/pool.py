@@ -7,13 +7,14 @@ import threading
 from uuid import uuid4
 
 from sweeplab.execution.cluster import concurrent_trials, raylet_is_gone, scratch_folder
-from sweeplab.execution.controller import Controller, Job, Workload
-from sweeplab.execution.loops import pool_loop, torch_trainer
-from sweeplab.execution.mailbox import Failed, Ready
+from sweeplab.execution.controller import Controller, Workload
+from sweeplab.execution.loops import pool_loop
+from sweeplab.execution.mailbox import Ended, Ready
 from sweeplab.execution.pump import Pump
-from sweeplab.execution.watchdog import Watchdog, raylet_died, run_watched
+from sweeplab.execution.watchdog import Watchdog, cluster_lost, run_watched
 from sweeplab.specs import Unfinished
 from sweeplab.worker.failures import Failure, root_cause
+from sweeplab.worker.jobs import Job
 
 logger = logging.getLogger("sweeplab")
 
@@ -78,13 +79,23 @@ class Pool:
                 slot.thread.join(END_SECONDS)
 
     def _start(self, slot: _Slot) -> None:
-        trainer = torch_trainer(
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        # DDP over its workers; its own state is never read again.
+        trainer = TorchTrainer(
             pool_loop,
-            {"mailbox": self.pump.mailbox, "slot": slot.number},
-            num_workers=self.workers,
-            per_worker=self.pump.per_worker,
-            storage=str(self.scratch),
-            max_failures=RANK_RESTARTS,
+            train_loop_config={"mailbox": self.pump.mailbox, "slot": slot.number},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=self.workers,
+                resources_per_worker=self.pump.per_worker,
+                use_gpu=self.pump.per_worker.get("GPU", 0) > 0,
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"train-{uuid4().hex[:8]}",  # Train resumes silently where a name is used again
+                storage_path=str(self.scratch),
+                failure_config=ray.train.FailureConfig(max_failures=RANK_RESTARTS, controller_failure_limit=2),
+            ),
         )
         slot.error = slot.session = None
 
@@ -110,7 +121,7 @@ class Pool:
     def _lost(self, slot: _Slot, log: str, reason: str = "the trial's process died") -> None:
         """What the slot was at ended without a word."""
         if slot.job is not None and self.pump.runs(slot.job):
-            self.pump.died(Failed(slot.job.number, slot.job.attempt, ((Failure(reason, False), log),)))
+            self.pump.died(Ended(slot.job.number, slot.job.attempt, ((Failure(reason, False), log),)))
         slot.job = None
 
     def _look_after_runs(self) -> None:
@@ -119,7 +130,7 @@ class Pool:
             if slot.thread is None or slot.thread.is_alive() or slot.is_over:
                 continue
             if raylet_is_gone():
-                raise raylet_died()
+                raise cluster_lost()
             reason = root_cause(slot.error) if slot.error is not None else "it ended too early"
             slot.asking = None
             self._lost(slot, reason, f"the slot's Ray Train run died: {reason}")

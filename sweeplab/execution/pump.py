@@ -1,20 +1,21 @@
 """Pump: takes what workers say out of the mailbox, in order, and passes it on to the controller."""
 
 import dataclasses
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from sweeplab.execution.cluster import is_private, resources_per_worker
-from sweeplab.execution.controller import Controller, Job, Workload
-from sweeplab.execution.mailbox import Done, Failed, Mailbox, Ready, Report
+from sweeplab.execution.controller import Controller, Workload
+from sweeplab.execution.mailbox import Ended, Mailbox, Ready, Report
 from sweeplab.execution.node_data import packed
+from sweeplab.execution.nodes import on_node
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.specs import Unfinished
 from sweeplab.storage.checkpoint_store import MARK
 from sweeplab.storage.node_cache import content_of
 from sweeplab.worker.failures import most_telling, root_cause
 from sweeplab.worker.input_paths import input_paths_of
-from sweeplab.worker.jobs import Weights
+from sweeplab.worker.jobs import Job, Weights
 
 
 class Pump:
@@ -28,7 +29,7 @@ class Pump:
         self._weights = weights_of(workload.weights)
         self._attempts: dict[int, int] = {}
         """The attempt that runs, of each job that does."""
-        self._deaths: SimpleQueue[Failed] = SimpleQueue()
+        self._deaths: SimpleQueue[Ended] = SimpleQueue()
         self._heartbeats = 0
 
     def next_job(self) -> Job | None:
@@ -41,7 +42,7 @@ class Pump:
         machine = dataclasses.replace(job.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
         return dataclasses.replace(job, machine=machine, input_paths=self._input_paths, weights=self._weights)
 
-    def died(self, death: Failed) -> None:
+    def died(self, death: Ended) -> None:
         """Have an attempt's death heard after all that its worker has said before; any thread may call this."""
         self._deaths.put(death)
 
@@ -57,12 +58,7 @@ class Pump:
         import ray
 
         # Taken before the messages: what a worker said before it died is in the mailbox by now.
-        deaths = []
-        while True:
-            try:
-                deaths.append(self._deaths.get_nowait())
-            except Empty:
-                break
+        deaths = [self._deaths.get() for _ in range(self._deaths.qsize())]  # nobody else takes any
         try:
             # With a death to tell, there is no waiting for messages.
             messages, heartbeats = ray.get(self.mailbox.take.remote(0.0 if deaths else seconds))
@@ -83,7 +79,7 @@ class Pump:
                 self.mailbox.answer.remote(question, answer)
         return asking
 
-    def _pass_on(self, message: Report | Done | Failed) -> bool:
+    def _pass_on(self, message: Report | Ended) -> bool:
         """Tell the controller; whether the worker is to stop."""
         number = message.number
         if self._attempts.get(number) != message.attempt:  # from a worker that was given up
@@ -92,12 +88,12 @@ class Pump:
             self.controller.point(number, message.point, message.outcomes)
             return self.controller.should_stop(number)
         del self._attempts[number]
-        if isinstance(message, Done):
+        if message.failures:
+            failure = most_telling([failure for failure, _ in message.failures])
+            self.controller.log(number, next(log for known, log in message.failures if known is failure))
+            self.controller.failed(number, failure)
+        else:
             self.controller.finished(number)
-            return True
-        failure = most_telling([failure for failure, _ in message.said])
-        self.controller.log(number, next(log for known, log in message.said if known is failure))
-        self.controller.failed(number, failure)
         return True
 
     def runs(self, job: Job) -> bool:
@@ -108,10 +104,8 @@ class Pump:
 def open_mailbox(reads: list[Any]) -> Any:
     """A mailbox on this node; `reads`: parts of specs that say what files the workers read."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": here}
+    options = {"num_cpus": 0, "max_concurrency": 10_000, "scheduling_strategy": on_node()}
     return ray.remote(**options)(Mailbox).remote(packed(reads))
 
 

@@ -1,27 +1,23 @@
 """Executor `tune`: trials in reused Ray Tune actors. Tune is disposable; nothing that it writes is read again."""
 
 import shutil
-import threading
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from ray import cloudpickle
+from ray import cloudpickle, tune
+from ray.tune.execution import class_cache
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
-from sweeplab.execution.cluster import (
-    concurrent_trials,
-    keep_credentials_out_of_logs,
-    raylet_is_gone,
-    scratch_folder,
-)
-from sweeplab.execution.controller import Controller, Job, Workload
+from sweeplab.execution.cluster import concurrent_trials, raylet_is_gone, scratch_folder
+from sweeplab.execution.controller import Controller, Workload
 from sweeplab.execution.loops import tune_trainable
-from sweeplab.execution.mailbox import Failed
+from sweeplab.execution.mailbox import Ended
 from sweeplab.execution.pump import Pump
-from sweeplab.execution.watchdog import Watchdog, run_watched
+from sweeplab.execution.watchdog import Watchdog, run_beside, run_watched
 from sweeplab.worker.failures import Failure, says_out_of_memory
+from sweeplab.worker.jobs import Job
 
 
 def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) -> None:
@@ -30,9 +26,7 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
     Every call begins a fresh experiment with what the controller hands out. Tune starts actors and notices their death;
     what workers say goes through the mailbox.
     """
-    from ray import tune
-
-    keep_credentials_out_of_logs()
+    _keep_credentials_out_of_logs()
     scratch = scratch_folder(workload.home) / f"tune-{uuid4().hex[:8]}"
 
     def work() -> None:
@@ -56,28 +50,26 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
                 verbose=0,
             ),
         )
-        errors: list[BaseException] = []
-
-        def fit() -> None:
-            try:
-                tuner.fit()
-            except BaseException as error:  # noqa: BLE001 - raised again below
-                errors.append(error)
-
         # Tune's loop blocks its thread; messages are taken in beside it.
-        tuning = threading.Thread(target=fit, name="tune", daemon=True)
-        tuning.start()
-        while tuning.is_alive():
-            pump.take(0.2)
+        run_beside(tuner.fit, lambda: pump.take(0.2))
         # The last messages may have come between the last look and the end of Tune's thread.
         pump.take(0.0)
-        if errors:
-            raise errors[0]
 
     try:
         run_watched(work, watchdog)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep_credentials_out_of_logs() -> None:
+    """Have Tune not copy this command's AWS variables into its actors' runtime environments, which Ray writes into its
+    logs in clear text.
+
+    In a private cluster the workers inherit them all the same; in an attached one, credentials come from the
+    environment of its `ray start` or from the nodes, as `check_nodes` has made sure.
+    """
+    copied = class_cache.ENV_VARS_TO_PROPAGATE
+    copied.difference_update([name for name in copied if name.startswith("AWS_")])
 
 
 class JobSearch(Searcher):
@@ -143,4 +135,4 @@ class DeathCallback(TrialProgressCallback):
         text = (Path(trial.error_file).read_text().strip() if trial.error_file else "") or "no reason given"
         kind: Literal["memory", ""] = "memory" if says_out_of_memory(text) else ""
         failure = Failure(f"the trial's process died: {text.splitlines()[-1][:300]}", False, kind)
-        self.pump.died(Failed(job.number, job.attempt, ((failure, text),)))
+        self.pump.died(Ended(job.number, job.attempt, ((failure, text),)))

@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.1
 
@@ -29,9 +31,12 @@ RAYLET_DIED = "this command's Ray node (its raylet) died"
 """A fault that is certain, and so is not waited out."""
 
 
-def raylet_died() -> ClusterLost:
-    """The error that says so."""
-    return ClusterLost(f"{RAYLET_DIED}; everything committed is kept, and the same command goes on")
+NO_ANSWER = "the Ray cluster does not answer"
+
+
+def cluster_lost(fault: str = RAYLET_DIED) -> ClusterLost:
+    """The error that names what is wrong with the cluster."""
+    return ClusterLost(f"{fault}; everything committed is kept, and the same command goes on")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -83,14 +88,14 @@ class Watchdog:
         self,
         *,
         stall_minutes: float,
-        cluster_fault: Callable[[], str | None] | None = None,
+        cluster_fault: Callable[[], str | None] = lambda: None,
         storage_fault: Callable[[], StorageFault | InvalidInput | None] = lambda: None,
     ) -> None:
         self.stall_minutes = stall_minutes
         self._cluster_fault, self._storage_fault = cluster_fault, storage_fault
         self._moved = time.monotonic()
         self._fault: str | None = None
-        self._fault_since: float | None = None
+        self._fault_since = 0.0
         self._looking = False
         self._looked = time.monotonic()
 
@@ -111,54 +116,39 @@ class Watchdog:
                 "goes on"
             )
         self._look()
-        if self._fault_since is not None and time.monotonic() - self._fault_since > GONE_SECONDS:
-            raise ClusterLost(f"{self._fault}; everything committed is kept, and the same command goes on")
+        if self._fault is not None and time.monotonic() - self._fault_since > GONE_SECONDS:
+            raise cluster_lost(self._fault)
 
     def explain(self, error: BaseException) -> None:
         """Raise what is behind an error of the work: StorageFault for a disk, ClusterLost for the cluster's end."""
         storage_fault = self._storage_fault() or full_disk_behind(error)
         if storage_fault is not None:
             raise storage_fault from error
-        faults: list[str] = []
-
-        def ask() -> None:
-            assert self._cluster_fault is not None
-            if (fault := self._cluster_fault()) is not None:
-                faults.append(fault)
-
-        if self._cluster_fault is None:
-            return
-        deadline = time.monotonic() + ASK_SECONDS
-        while not faults and time.monotonic() < deadline:
-            thread = threading.Thread(target=ask, name="cluster", daemon=True)
-            thread.start()
-            thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                faults.append("the Ray cluster does not answer")
-            elif not faults:
-                time.sleep(0.5)
-        if faults:
-            raise ClusterLost(f"{faults[0]}; everything committed is kept, and the same command goes on") from error
+        deadline, self._fault = time.monotonic() + ASK_SECONDS, None
+        while self._fault is None and time.monotonic() < deadline:
+            self._look()
+            time.sleep(POLL_SECONDS)
+        fault = self._fault or (NO_ANSWER if self._looking else None)
+        if fault is not None:
+            raise cluster_lost(fault) from error
 
     def _look(self) -> None:
         """Ask for the cluster's state beside this thread: with the cluster gone, the question may hang."""
         now = time.monotonic()
-        if self._cluster_fault is None or now - self._looked < CLUSTER_SECONDS:
+        if now - self._looked < CLUSTER_SECONDS:
             return
         if self._looking:  # the last question has no answer yet
             if now - self._looked > GONE_SECONDS:
-                self._fault, self._fault_since = "the Ray cluster does not answer", 0.0
+                self._fault, self._fault_since = NO_ANSWER, 0.0
             return
         self._looking, self._looked = True, now
 
         def ask() -> None:
-            assert self._cluster_fault is not None
             fault = self._cluster_fault()
-            if fault is None:
-                self._fault_since = None
-            elif fault == RAYLET_DIED:
+            # Before the fault itself, which `check` looks at in another thread.
+            if fault == RAYLET_DIED:
                 self._fault_since = 0.0
-            elif self._fault_since is None:
+            elif self._fault is None:
                 self._fault_since = time.monotonic()
             self._fault, self._looking = fault, False
 
@@ -176,7 +166,7 @@ def full_disk_behind(error: BaseException) -> StorageFault | None:
     return None
 
 
-def run_watched(work: Callable[[], None], watchdog: Watchdog) -> None:
+def run_watched(work: Callable[[], T], watchdog: Watchdog) -> T:
     """Run the work beside this thread, see `run_beside`.
 
     Raises:
@@ -184,7 +174,7 @@ def run_watched(work: Callable[[], None], watchdog: Watchdog) -> None:
         Interrupted: on a signal, likewise.
     """
     try:
-        run_beside(work, watchdog.check)
+        return run_beside(work, watchdog.check)
     except (InvalidInput, Unfinished, StorageFault, Interrupted):
         raise
     except BaseException as error:
@@ -192,7 +182,7 @@ def run_watched(work: Callable[[], None], watchdog: Watchdog) -> None:
         raise
 
 
-def run_beside(work: Callable[[], None], look: Callable[[], None], stay: threading.Event | None = None) -> None:
+def run_beside(work: Callable[[], T], look: Callable[[], object], stay: threading.Event | None = None) -> T:
     """Run the work in a thread of its own, so that this one can always react to signals.
 
     Returns or raises as the work does, or raises as `look` does.
@@ -202,12 +192,13 @@ def run_beside(work: Callable[[], None], look: Callable[[], None], stay: threadi
         look: called now and then.
         stay: the thread lives on until this is set: the kernel ends some children with the thread that has made them.
     """
+    done: list[T] = []
     raised: list[BaseException] = []
     over = threading.Event()
 
     def run() -> None:
         try:
-            work()
+            done.append(work())
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
             raised.append(error)
         finally:
@@ -223,6 +214,7 @@ def run_beside(work: Callable[[], None], look: Callable[[], None], stay: threadi
         look()
     if raised:
         raise raised[0]
+    return done[0]
 
 
 _under_way: set[threading.Event] = set()

@@ -8,6 +8,8 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -48,7 +50,9 @@ class Storage:
     def __truediv__(self, name: str) -> "Storage":
         return Storage(f"{self.location.rstrip('/')}/{name}" if self.is_remote else Path(self.location) / name)
 
-    def _file_system(self) -> tuple[Any, str]:
+    @contextmanager
+    def _opened(self, name: str | None = None) -> Iterator[tuple[Any, str]]:
+        """pyarrow's file system and the folder's path in it; faults meanwhile are the storage's, or those of a file."""
         from pyarrow import fs
 
         try:
@@ -62,7 +66,8 @@ class Storage:
             raise InvalidInput(
                 f"storage {self.location!r} is none that pyarrow opens ({error}); use a path, s3://, gs:// or abfs://"
             ) from error
-        return system, path
+        with _faults(self.location if name is None else f"{self.location}/{name}"):
+            yield system, path
 
     def leave_mark(self, name: str, text: str = "SweepLab looks whether this folder can be written and seen") -> None:
         """Write a small file, whose presence tells who sees the storage, or whose content whose it is.
@@ -84,16 +89,10 @@ class Storage:
                     "can, or mend its permissions"
                 ) from error
             return
-        # An object store takes whole files, and refuses one now and then: only the last refusal counts.
+        # An object store takes whole files.
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / name).write_text(text + "\n")
-            for pause in (*UPLOAD_PAUSES, None):
-                try:
-                    return self.upload(Path(folder) / name, name)
-                except StorageFault:
-                    if pause is None:
-                        raise
-                    time.sleep(pause)
+            self.upload_with_patience(Path(folder) / name, time.sleep)
 
     def check_writable(self) -> None:
         """Write a small file and remove it again.
@@ -108,13 +107,11 @@ class Storage:
             self.remove(mark)
 
     def wait_for_folder(self) -> None:
-        """Wait until this node sees the folder, which the driver has made: a network file system may take a while.
+        """Wait until this node sees a folder, no URL, that the driver has made: a network file system may take time.
 
         Raises:
             StorageFault: if it does not.
         """
-        if self.is_remote:
-            return
         for pause in FOLDER_PAUSES:
             time.sleep(pause)
             if Path(self.location).is_dir():
@@ -130,12 +127,10 @@ class Storage:
             path = Path(self.location) / name
             with _faults(self.location):
                 return path.read_bytes() if path.is_file() and not path.is_symlink() else None
-        system, path_there = self._file_system()
         if not self.exists(name):
             return None
-        with _faults(f"{self.location}/{name}"), system.open_input_stream(f"{path_there}/{name}") as stream:
-            content: bytes = stream.read()
-            return content
+        with self._opened(name) as (system, there), system.open_input_stream(f"{there}/{name}") as stream:
+            return bytes(stream.read())
 
     def names(self) -> set[str]:
         """Files that are there, no links; empty where the folder is not."""
@@ -148,9 +143,8 @@ class Storage:
                     return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
         from pyarrow import fs
 
-        system, path = self._file_system()
-        with _faults(self.location):
-            found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        with self._opened() as (system, there):
+            found = system.get_file_info(fs.FileSelector(there, allow_not_found=True))
         return {info.base_name for info in found if info.type == fs.FileType.File}
 
     def exists(self, name: str) -> bool:
@@ -159,9 +153,8 @@ class Storage:
             return (Path(self.location) / name).exists()
         from pyarrow import fs
 
-        system, path = self._file_system()
-        with _faults(self.location):
-            return bool(system.get_file_info(f"{path}/{name}").type == fs.FileType.File)
+        with self._opened() as (system, there):
+            return bool(system.get_file_info(f"{there}/{name}").type == fs.FileType.File)
 
     def remove(self, name: str) -> None:
         """Remove a file; nothing where it is not there."""
@@ -169,9 +162,8 @@ class Storage:
             with _faults(f"{self.location}/{name}"):
                 (Path(self.location) / name).unlink(missing_ok=True)
             return
-        system, path = self._file_system()
-        with _faults(self.location), contextlib.suppress(FileNotFoundError):
-            system.delete_file(f"{path}/{name}")
+        with self._opened() as (system, there), contextlib.suppress(FileNotFoundError):
+            system.delete_file(f"{there}/{name}")
 
     def upload(self, source: Path, name: str) -> None:
         """Copy a file there; it appears whole or not at all.
@@ -181,14 +173,30 @@ class Storage:
         """
         from pyarrow import fs
 
-        system, path = self._file_system()
-        with _faults(f"{self.location}/{name}"):
+        with self._opened(name) as (system, path):
             if isinstance(system, (fs.LocalFileSystem, fs.SubTreeFileSystem)):
                 system.create_dir(path, recursive=True)
                 fs.copy_files(str(source), f"{path}/.{name}.part", fs.LocalFileSystem(), system)
                 system.move(f"{path}/.{name}.part", f"{path}/{name}")
             else:  # an object is visible once its upload is complete
                 fs.copy_files(str(source), f"{path}/{name}", fs.LocalFileSystem(), system)
+
+    def upload_with_patience(self, source: Path, wait: Callable[[float], bool | None]) -> None:
+        """Upload a file under its own name; a store refuses one now and then, and only the last refusal counts.
+
+        Args:
+            source: the file.
+            wait: sleeps for so many seconds; whether to give up.
+
+        Raises:
+            StorageFault: if the store does not take it, or the file is gone.
+        """
+        for pause in (*UPLOAD_PAUSES, None):
+            try:
+                return self.upload(source, source.name)
+            except StorageFault:
+                if pause is None or not source.exists() or wait(pause):
+                    raise
 
     def download(self, name: str, to: Path) -> None:
         """Copy a file from there.
@@ -198,25 +206,22 @@ class Storage:
         """
         from pyarrow import fs
 
-        system, path = self._file_system()
         # Under another name first: no reader may take half a file for the checkpoint.
         to.parent.mkdir(parents=True, exist_ok=True)
-        with _faults(f"{self.location}/{name}"):
-            fs.copy_files(f"{path}/{name}", str(to.with_name(f".{to.name}.part")), system, fs.LocalFileSystem())
+        with self._opened(name) as (system, there):
+            fs.copy_files(f"{there}/{name}", str(to.with_name(f".{to.name}.part")), system, fs.LocalFileSystem())
             to.with_name(f".{to.name}.part").replace(to)
 
 
-class _faults(contextlib.AbstractContextManager[None]):
+@contextmanager
+def _faults(place: str) -> Iterator[None]:
     """Turns what a store answers into StorageFault."""
-
-    def __init__(self, place: str) -> None:
-        self.place = place
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise StorageFault(f"storage {self.place} failed: {first_line(error)}") from error
-        if isinstance(error, FileNotFoundError):
-            raise StorageFault(f"storage {self.place} has no such file ({error})") from error
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageFault(f"storage {place} has no such file ({error})") from error
+    except OSError as error:
+        raise StorageFault(f"storage {place} failed: {first_line(error)}") from error
 
 
 MOST_WAITING = 2
@@ -282,13 +287,10 @@ class Uploads:
                 self._fault = error
 
     def _upload(self, path: Path) -> None:
-        """Upload a file, with patience; one that is gone meanwhile was replaced by a newer one before its turn came."""
-        for pause in (*UPLOAD_PAUSES, None):
-            try:
-                return self.storage.upload(path, path.name) if path.exists() else None
-            except StorageFault:
-                if not path.exists():
-                    return None
-                if pause is None or self._is_closed.wait(pause):
-                    raise
-        return None
+        """Upload a file; one that is gone meanwhile was replaced by a newer one before its turn came."""
+        try:
+            if path.exists():
+                self.storage.upload_with_patience(path, self._is_closed.wait)
+        except StorageFault:
+            if path.exists():
+                raise

@@ -9,9 +9,10 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -107,7 +108,7 @@ def is_pinned(folder: Path) -> bool:
 
 
 def lock_path(path: Path) -> Path:
-    """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, or MLflow's tables."""
+    """The lock of whoever makes what lies, or will lie, at a path: a victim's folder, MLflow's tables, a copy."""
     return path.with_name(f".{path.name}.lock")
 
 
@@ -139,19 +140,11 @@ def is_held(path: Path) -> bool:
     """Whether a process holds a lock file now; of one that may only be read, as far as can be seen."""
     if not path.is_file() or path.is_symlink():
         return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:
-        with path.open("rb") as file:  # a shared lock needs no more than to read
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-        return False
-    lock.release()
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which needs no more than to read
+        except OSError:
+            return True
     return False
 
 
@@ -171,37 +164,26 @@ def process_facts(process: int) -> dict[str, str] | None:
         return None
 
 
-@contextmanager
-def exclusively(path: Path, what: str) -> Iterator[None]:
-    """Hold `path` alone; says so before it waits for the process that holds it."""
+def exclusively(path: Path, what: str) -> AbstractContextManager[Any]:
+    """Hold `path` alone until the context ends; says so before it waits for the process that holds it."""
     make_private(path.parent)
     lock = FileLock(lock_path(path))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         logger.info(f"waiting for another process that makes {what}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 LOCK_SECONDS = 5.0
 """So often does whoever waits for a copy that another process makes say that it is alive."""
 
 
-@contextmanager
-def locked_with_retry(path: Path, heartbeat: Callable[[], None]) -> Iterator[None]:
-    """Hold a lock file; `heartbeat` is called now and then while another process holds it."""
+def locked_with_retry(path: Path, heartbeat: Callable[[], None]) -> AbstractContextManager[Any]:
+    """Hold a lock file until the context ends; `heartbeat` is called now and then while another process holds it."""
     lock = FileLock(path)
     while True:
         try:
-            lock.acquire(timeout=LOCK_SECONDS)
-            break
+            return lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
             heartbeat()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -28,6 +28,7 @@ from sweeplab.versions import environment, num_changes, version_of
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.input_paths import absolute_path, parts_of
 from sweeplab.worker.jobs import DataDigests, Machine, PretrainingJob
+from sweeplab.worker.run import pretrain
 
 logger = logging.getLogger("sweeplab")
 
@@ -152,13 +153,15 @@ class VictimController:
         self.run.clear_abandoned()
         self.run.rewind()
         return PretrainingJob(
-            self.victim,
-            self._machine,
-            self.run.storage.location,
-            self.run.begin_attempt(),
-            self.run.latest_checkpoint(),
+            victim=self.victim,
+            number=0,
+            attempt=self.run.begin_attempt(),
+            machine=self._machine,
+            checkpoints=self.run.storage.location,
+            resume_from=self.run.latest_checkpoint(),
             contents=self._contents,
             initial=_initial_weights(self.victim),
+            work=pretrain,
         )
 
     def point(self, number: int, point: Point, outcomes: Outcomes) -> None:

@@ -1,6 +1,5 @@
 """Readiness: storages that can be written, nodes that see them, layers that run on the machine."""
 
-import logging
 from pathlib import Path
 
 from sweeplab.execution.cluster import cluster_fault, resources_per_worker
@@ -14,8 +13,6 @@ from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.victims import victim_of
 from sweeplab.worker.input_paths import input_paths_of
-
-logger = logging.getLogger("sweeplab")
 
 
 def check_batch_norm(sweep: CleaningSweep) -> None:
@@ -73,6 +70,6 @@ def make_ready_nodes(prepared: Prepared, session: Session, *, runs_trials: bool)
     home, reads = session.home, session.reads or []
     specs = _with_checkpoints(prepared, home, runs_trials=runs_trials)
     storages = sorted({spec.resources.storage or str(home) for spec in specs})
-    if blind := check_nodes(input_paths_of(reads), storages, logger.info):
+    if blind := check_nodes(input_paths_of(reads), storages):
         watchdog = Watchdog(stall_minutes=prepared.sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-        send_data(reads, blind, watchdog, logger.info)
+        send_data(reads, blind, watchdog)

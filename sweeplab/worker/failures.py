@@ -21,6 +21,9 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memo
 """How torch, Ray and the system say so."""
 
 
+Kind = Literal["", "memory", "storage", "checkpoint", "input"]
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why an attempt ended without finishing its trial."""
@@ -29,7 +32,7 @@ class Failure:
     """One line for people."""
     is_deterministic: bool
     """Whether another attempt would fail in the same way: a wrong value, a loss that is not finite."""
-    kind: Literal["", "memory", "storage", "checkpoint", "input"] = ""
+    kind: Kind = ""
     """`memory`: the worker ran out of it, which is deterministic where it happens twice at the same place. `storage`:
     the disk or object store took no checkpoint, which is not the trial's fault. `checkpoint`: the one to go on from is
     damaged, and an earlier one has to serve. `input`: the user's input breaks a rule, which a worker alone
@@ -41,15 +44,11 @@ def failure_of(error: BaseException) -> Failure:
     from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
 
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    if isinstance(error, StorageFault):
-        return Failure(reason, False, "storage")
-    if isinstance(error, DamagedCheckpoint):
-        return Failure(reason, False, "checkpoint")
-    if isinstance(error, InvalidInput):
-        return Failure(reason, True, "input")
-    if isinstance(error, MemoryError) or says_out_of_memory(reason):
-        return Failure(reason, False, "memory")
-    return Failure(reason, isinstance(error, DETERMINISTIC_ERRORS))
+    kinds: dict[type[Exception], Kind]
+    kinds = {StorageFault: "storage", DamagedCheckpoint: "checkpoint", InvalidInput: "input", MemoryError: "memory"}
+    otherwise: Kind = "memory" if says_out_of_memory(reason) else ""
+    kind = next((kind for known, kind in kinds.items() if isinstance(error, known)), otherwise)
+    return Failure(reason, kind in ("", "input") and isinstance(error, DETERMINISTIC_ERRORS), kind)
 
 
 def says_out_of_memory(text: str) -> bool:

@@ -1,7 +1,7 @@
 """Input paths: the files that an experiment reads, and where a node finds them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -60,22 +60,24 @@ def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = Tr
     return parts
 
 
-def input_paths_of(parts: list[Any]) -> InputPaths | None:
-    """The files that parts of a spec read; None where there is none. They have been looked at before: a fault is a
-    bug."""
-    places = {str(path): absolute_path(path) for part in parts for path in _paths_in(part)}
-    examples = {example for part in parts for spec in _specs_in(part) for example in _examples_of(spec)}
-    return InputPaths(places, tuple(sorted({*places.values(), *examples}))) if places else None
+NO_PATHS = InputPaths({}, ())
 
 
-def _examples_of(spec: Any) -> Iterator[str]:
-    """One file of each kind that a spec reads, not of its parts: a folder may be there and be an empty mount point."""
-    if hasattr(spec, "example"):
-        yield spec.example()
-        return
-    for path in _own_paths(spec):
-        if os.path.isdir(absolute_path(path)):
-            yield from islice(files_of(path), 1)
+def input_paths_of(parts: list[Any]) -> InputPaths:
+    """The files that parts of a spec read. They have been looked at before: a fault is a bug."""
+    places = {str(path): absolute_path(path) for path in _paths_in(parts)}
+    return InputPaths(places, tuple(sorted({*places.values(), *_examples_in(parts)})))
+
+
+def _examples_in(value: Any) -> Iterator[str]:
+    """One file of each kind that a spec reads: a folder may be there and be an empty mount point."""
+    if isinstance(value, Spec) and hasattr(value, "example"):
+        yield value.example()
+    elif isinstance(value, Path) and os.path.isdir(absolute_path(value)):
+        yield from islice(files_of(value), 1)
+    else:
+        for item in _inside(value):
+            yield from _examples_in(item)
 
 
 def absolute_path(path: Path) -> str:
@@ -83,28 +85,18 @@ def absolute_path(path: Path) -> str:
     return os.path.abspath(path.expanduser())
 
 
-def _specs_in(value: Any) -> Iterator[Any]:
-    """A spec and all those inside it."""
+def _inside(value: Any) -> Iterable[Any]:
+    """The values of a spec's fields, or of a sequence; of anything else, nothing."""
     if isinstance(value, Spec):
-        yield value
-        for name in type(value).model_fields:
-            yield from _specs_in(getattr(value, name))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _specs_in(item)
+        return [getattr(value, name) for name in type(value).model_fields]
+    return value if isinstance(value, (tuple, list)) else ()
 
 
 def _paths_in(value: Any) -> Iterator[Path]:
-    for spec in _specs_in(value):
-        yield from _own_paths(spec)
-
-
-def _own_paths(spec: Spec) -> Iterator[Path]:
-    for name in type(spec).model_fields:
-        held = getattr(spec, name)
-        for item in held if isinstance(held, (tuple, list)) else [held]:
-            if isinstance(item, Path):
-                yield item
+    if isinstance(value, Path):
+        yield value
+    for item in _inside(value):
+        yield from _paths_in(item)
 
 
 def with_paths(value: Any, where: Callable[[Path], Path], below: Path | None = None) -> Any:
@@ -127,15 +119,12 @@ def files_of(value: Any) -> Iterator[str]:
     with all that is in them."""
     if isinstance(value, Spec) and hasattr(value, "files"):
         yield from value.files()
-    elif isinstance(value, Spec):
-        for name in type(value).model_fields:
-            yield from files_of(getattr(value, name))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from files_of(item)
     elif isinstance(value, Path):
         path = absolute_path(value)
         if not os.path.isdir(path):
             yield path
         for folder, _, names in os.walk(path, followlinks=True):
             yield from (os.path.join(folder, name) for name in names)
+    else:
+        for item in _inside(value):
+            yield from files_of(item)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,16 +12,17 @@ from sweeplab.attacks.poisoning import PoisonPlan
 from sweeplab.attacks.targeted import Targets
 from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_into, load_weights
 from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
-from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 from sweeplab.protocol import Protocol
-from sweeplab.specs import InvalidInput, digest_of
+from sweeplab.specs import InvalidInput, Spec, digest_of
 from sweeplab.training.randomness import numpy_stream, stream_seed
 from sweeplab.worker.jobs import Machine, check_same_data
+
+T = TypeVar("T")
 
 # Processes serve many trials of one sweep: what does not depend on the trial is made once and kept, by digest.
 _pairs: dict[str, TrainingPairs] = {}
@@ -40,23 +41,19 @@ class Inputs:
 
     def pairs(self, source: Any) -> PairTable:
         """The table of a source of pairs."""
-        table: PairTable = self._once("pairs", [source], lambda: source.read(self.data_home))
-        return table
+        return self._once("pairs", [source], lambda: source.read(self.data_home))
 
     def test(self, evaluation: Evaluation) -> LabelledImages:
         """The test images of an evaluation."""
-        images: LabelledImages = self._once("test", [evaluation.test], lambda: evaluation.load(self.data_home))
-        return images
+        return self._once("test", [evaluation.test], lambda: evaluation.load(self.data_home))
 
     def labelled(self, source: LabelledPairs) -> LabelledImages:
         """Labelled pictures to clean with."""
-        images: LabelledImages = self._once("labelled", [source], lambda: source.labelled(self.data_home))
-        return images
+        return self._once("labelled", [source], lambda: source.labelled(self.data_home))
 
     def targets(self, trigger: Trigger) -> Targets | None:
         """The target images of targeted poisoning."""
-        found: Targets | None = self._once("targets", [trigger.attack], lambda: trigger.targets(self.data_home))
-        return found
+        return self._once("targets", [trigger.attack], lambda: trigger.targets(self.data_home))
 
     def victim_table(self, victim: PretrainedVictim) -> tuple[PairTable, PoisonPlan]:
         """The victim's pre-training pairs, added poisons included, and which of them are poisoned."""
@@ -67,19 +64,24 @@ class Inputs:
             plan = poisoning.plan(table, self.data_home)
             return plan.training_table(table), plan
 
-        found: tuple[PairTable, PoisonPlan] = self._once("poisoned", [victim.data, poisoning], read)
-        return found
+        return self._once("poisoned", [victim.data, poisoning], read)
 
     def forget(self) -> None:
         """Let go of all tables; what is asked for later is read again."""
         self._known.clear()
 
-    def _once(self, what: str, specs: list[Any], read: Callable[[], Any]) -> Any:
-        """By all that the specs say: digests leave places out."""
-        key = json.dumps([what, *(spec.to_json() for spec in specs)], sort_keys=True, default=str)
+    def _once(self, what: str, specs: list[Any], read: Callable[[], T]) -> T:
+        key = _key(what, *specs)
         if key not in self._known:
             self._known[key] = read()
-        return self._known[key]
+        found: T = self._known[key]
+        return found
+
+
+def _key(*values: Any) -> str:
+    """Of specs and plain values, by all that they say: digests leave places out."""
+    plain = [value.to_json() if isinstance(value, Spec) else value for value in values]
+    return json.dumps(plain, sort_keys=True, default=str)
 
 
 def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
@@ -88,7 +90,7 @@ def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable,
 
 
 def victim_pairs(
-    victim: PretrainedVictim, machine: Machine, decoded: DecodedFiles | None = None, known: str = ""
+    victim: PretrainedVictim, machine: Machine, *, known: str = "", heartbeat: Callable[[], None] = lambda: None
 ) -> TrainingPairs:
     """The victim's poisoned training pairs, which must have a known digest, if any."""
     table, plan = victim_table(victim, machine)
@@ -98,18 +100,33 @@ def victim_pairs(
     )
     if key not in _pairs:
         _pairs.clear()
-        _pairs[key] = TrainingPairs(
-            table,
-            victim.architecture.image_size,
-            tokenize=tokenizer(victim.architecture, victim.protocol),
-            seed=victim.seed,
-            captions=plan.caption_changes(),
-            alter=plan.stamp_rows,
-            text_augmentation=victim.text_augmentation,
-            decode_workers=machine.threads,
-            decoded=decoded,
-        )
+        _pairs[key] = _training_pairs(victim, victim.architecture, table, plan, None, machine, heartbeat)
     return _pairs[key]
+
+
+def _training_pairs(
+    spec: PretrainedVictim | CleaningSweep,
+    architecture: Architecture,
+    table: PairTable,
+    plan: PoisonPlan | None,
+    labelled: LabelledImages | None,
+    machine: Machine,
+    heartbeat: Callable[[], None],
+) -> TrainingPairs:
+    """The pairs of a table, some poisoned as a plan says, or with the labels of labelled pictures."""
+    return TrainingPairs(
+        table,
+        architecture.image_size,
+        tokenize=tokenizer(architecture, spec.protocol),
+        seed=spec.seed,
+        captions=plan.caption_changes() if plan is not None else None,
+        alter=plan.stamp_rows if plan is not None else None,
+        labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
+        num_classes=len(labelled.class_names) if labelled is not None else 0,
+        text_augmentation=spec.text_augmentation,
+        decode_workers=machine.threads,
+        decoded=machine.decoded_files(heartbeat),
+    )
 
 
 def cleaning_table(sweep: CleaningSweep, inputs: Inputs) -> PairTable:
@@ -144,21 +161,12 @@ def cleaning_poison(sweep: CleaningSweep, table: PairTable, inputs: Inputs) -> P
 
 
 def cleaning_pairs(
-    sweep: CleaningSweep, machine: Machine, decoded: DecodedFiles | None = None, known: str = ""
+    sweep: CleaningSweep, machine: Machine, *, known: str = "", heartbeat: Callable[[], None] = lambda: None
 ) -> TrainingPairs:
     """The sweep's cleaning pairs, ready for training; made once per process and known digest."""
-    key = digest_of(
-        [
-            "cleaning",
-            sweep.data.canonical(),
-            sweep.original_victim().canonical() if isinstance(sweep.data, CleanSample) else None,
-            str(getattr(sweep.data, "path", "")),
-            sweep.victim.architecture.canonical(),
-            sweep.protocol,
-            sweep.text_augmentation,
-            known,
-        ]
-    )
+    architecture = sweep.victim.architecture
+    victim = sweep.original_victim() if isinstance(sweep.data, CleanSample) else None
+    key = _key("cleaning", sweep.data, victim, architecture, sweep.protocol, sweep.text_augmentation, known)
     if key not in _pairs:
         _pairs.clear()
         inputs = Inputs(machine.data_home)
@@ -169,19 +177,7 @@ def cleaning_pairs(
             table = plan.training_table(table)
         # The driver digested the pairs before it began: a file changed since would mix two data sets in one sweep.
         check_same_data("training pairs", known, table.digest)
-        _pairs[key] = TrainingPairs(
-            table,
-            sweep.victim.architecture.image_size,
-            tokenize=tokenizer(sweep.victim.architecture, sweep.protocol),
-            seed=sweep.seed,
-            captions=plan.caption_changes() if plan is not None else None,
-            alter=plan.stamp_rows if plan is not None else None,
-            labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
-            num_classes=len(labelled.class_names) if labelled is not None else 0,
-            text_augmentation=sweep.text_augmentation,
-            decode_workers=machine.threads,
-            decoded=decoded,
-        )
+        _pairs[key] = _training_pairs(sweep, architecture, table, plan, labelled, machine, heartbeat)
     _pairs[key].use_seed(sweep.seed)  # of trials that share their configuration: each has its own
     return _pairs[key]
 
@@ -192,8 +188,9 @@ def measure_for(
     trigger: Trigger | None,
     machine: Machine,
     protocol: Protocol = "paper",
-    decoded: DecodedFiles | None = None,
+    *,
     known: str = "",
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Measure:
     """The measure of an evaluation, test images decoded and stamped; made once per process and known digest.
 
@@ -201,18 +198,8 @@ def measure_for(
         InvalidInput: if the prompts do not tell the classes apart, a target label is not among the classes, or the
             trigger does not fit the image.
     """
-    key = digest_of(
-        [
-            architecture.canonical(),
-            evaluation.canonical(),
-            str(getattr(evaluation.test, "path", "")),
-            trigger.attack.canonical() if trigger else None,  # type: ignore[union-attr]
-            str(getattr(getattr(trigger.attack, "images", None), "path", "")) if trigger else None,
-            trigger.target if trigger else None,
-            protocol,
-            known,
-        ]
-    )
+    attack, target = (trigger.attack, trigger.target) if trigger else (None, None)
+    key = _key("measure", architecture, evaluation, attack, target, protocol, known)
     if key not in _measures:
         _measures.clear()
         # As for the pairs: one set of decoded images at a time.
@@ -227,11 +214,12 @@ def measure_for(
             targets=trigger.targets(machine.data_home) if trigger else None,
             decode_workers=machine.threads,
             protocol=protocol,
-            decoded=decoded,
+            decoded=machine.decoded_files(heartbeat),
         )
         # Measured on other images, the points of one sweep could not be compared.
         check_same_data("test images, classes or trigger", known, measure.digest)
         _measures[key] = measure
+    _measures[key].heartbeat = heartbeat
     return _measures[key]
 
 

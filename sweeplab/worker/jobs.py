@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from sweeplab.specs import StorageFault
 from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.node_cache import node_cache, remove_old_copies
 from sweeplab.training.loop import Context
-from sweeplab.worker.input_paths import InputPaths
+from sweeplab.worker.input_paths import NO_PATHS, InputPaths
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,12 @@ class WorkerContext(Context, Interface):
 
     def heartbeat(self) -> None:
         """Say that something moves."""
-        ...
 
     def bring(self, location: str, weights: "Weights") -> Path:
         """A path on this node to a checkpoint of the driver's node or of an object store; see `local_copy`."""
-        ...
 
     def node_copy(self) -> Path:
         """The folder of this node below which copies of the driver's data lie."""
-        ...
 
 
 def whole_machine(home: Path) -> Machine:
@@ -112,42 +109,42 @@ def check_same_data(what: str, known: str, found: str) -> None:
         )
 
 
-def _stage(name: str) -> Callable[..., None]:
-    """What a worker does with a job; it joins the stages, and so is imported once a job is made."""
-    from sweeplab.worker import run
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker needs beside the specs of what it is asked to do."""
 
-    work: Callable[..., None] = getattr(run, name)
-    return work
+    weights: Weights = Weights()
+    input_paths: InputPaths = NO_PATHS
+    """The data, which another node may not see."""
+    contents: DataDigests = DataDigests()
+    """The data as they were when the command began."""
 
 
-@dataclass(frozen=True)
-class PretrainingJob:
-    """Everything that a pre-training worker needs."""
+@dataclass(frozen=True, kw_only=True)
+class Job(Task):
+    """One attempt to train something."""
 
-    victim: PretrainedVictim
+    number: int
+    attempt: int
     machine: Machine
     checkpoints: str
     """Folder or URL."""
-    attempt: int
     resume_from: Checkpoint | None
-    number: int = 0
-    """There is one job."""
+    work: Callable[[Any, Any], None]
+    """What a worker does with the job and its `WorkerContext`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingJob(Job):
+    """Everything that a pre-training worker needs."""
+
+    victim: PretrainedVictim
     initial: str | None = None
     """Absolute path, on the driver's node, of the checkpoint from which training starts."""
-    weights: Weights = Weights()
-    input_paths: InputPaths | None = None
-    """The data, where another node may not see them."""
-    contents: DataDigests = DataDigests()
-    """The data as they were when the command began."""
-    work: Callable[["PretrainingJob", WorkerContext], None] = field(default_factory=lambda: _stage("pretrain"))
-
-    def checkpoint_minutes(self) -> float | None:
-        """Minutes between checkpoints inside an epoch."""
-        return self.victim.resources.checkpoint_minutes
 
 
 @dataclass(frozen=True)
-class MeasuringJob:
+class MeasuringJob(Task):
     """Measure weights under an evaluation."""
 
     architecture: Architecture
@@ -157,33 +154,12 @@ class MeasuringJob:
     trigger: Trigger | None
     machine: Machine
     protocol: Protocol = "paper"
-    weights: Weights = Weights()
-    input_paths: InputPaths | None = None
-    """The data, where another node may not see them."""
-    contents: DataDigests = DataDigests()
-    """The data as they were when the command began."""
 
 
-@dataclass(frozen=True)
-class CleaningJob:
+@dataclass(frozen=True, kw_only=True)
+class CleaningJob(Job):
     """Everything that a worker needs for one attempt of one trial."""
 
     sweep: CleaningSweep
     victim: Victim
-    number: int
-    attempt: int
     params: dict[str, Any]
-    machine: Machine
-    checkpoints: str
-    """Folder or URL."""
-    resume_from: Checkpoint | None
-    weights: Weights = Weights()
-    input_paths: InputPaths | None = None
-    """The data, where another node may not see them."""
-    contents: DataDigests = DataDigests()
-    """The data as they were when the command began."""
-    work: Callable[["CleaningJob", WorkerContext], None] = field(default_factory=lambda: _stage("clean"))
-
-    def checkpoint_minutes(self) -> float | None:
-        """Minutes between checkpoints inside an epoch."""
-        return self.sweep.resources.checkpoint_minutes

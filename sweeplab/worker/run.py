@@ -10,14 +10,15 @@ import torch
 
 from sweeplab.cleaning.start import recalibrate_batch_norm
 from sweeplab.clip_checkpoints import load_into, load_weights
-from sweeplab.clip_model import build
+from sweeplab.clip_model import Architecture, build
+from sweeplab.evaluation.measure import Measure
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import attempt_prefix
 from sweeplab.storage.checkpoint_store import Storage, Uploads
 from sweeplab.training.loop import Run, train
 from sweeplab.training.randomness import stream_seed
-from sweeplab.worker.input_paths import InputPaths, S
 from sweeplab.worker.inputs import (
     checkpoint_config,
     cleaning_pairs,
@@ -28,20 +29,17 @@ from sweeplab.worker.inputs import (
     victim_model,
     victim_pairs,
 )
-from sweeplab.worker.jobs import CleaningJob, Machine, MeasuringJob, PretrainingJob, WorkerContext
+from sweeplab.worker.jobs import CleaningJob, Job, Machine, MeasuringJob, PretrainingJob, WorkerContext
 
 
 @contextmanager
-def checkpoint_target(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, Any]]:
-    """Fields of a Run that say where its checkpoints go and where it goes on from.
+def checkpoint_target(job: Job, minutes: float | None) -> Iterator[dict[str, Any]]:
+    """Fields of a Run that say when and where its checkpoints are written and where it goes on from.
 
     With an object store, files are written on this node first and uploaded while training goes on.
     """
     storage = Storage(job.checkpoints)
-    fields: dict[str, Any] = {
-        "checkpoint_prefix": attempt_prefix(job.attempt),
-        "checkpoint_minutes": job.checkpoint_minutes(),
-    }
+    fields = {"checkpoint_prefix": attempt_prefix(job.attempt), "checkpoint_minutes": minutes}
     if not storage.is_remote:
         storage.wait_for_folder()
         resume = Path(job.resume_from.location) if job.resume_from else None
@@ -62,25 +60,15 @@ def checkpoint_target(job: PretrainingJob | CleaningJob) -> Iterator[dict[str, A
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
     # The files may lie elsewhere on this node; checkpoints still record the spec as it was written.
-    victim, device = on_this_node(job.victim, job.input_paths, context), prepare_process(job.machine)
-    decoded = job.machine.decoded_files(context.heartbeat)
-    pairs = victim_pairs(victim, job.machine, decoded, job.contents.pairs)
-    measure = measure_for(
-        victim.architecture,
-        victim.evaluation,
-        victim.trigger(),
-        job.machine,
-        victim.protocol,
-        decoded,
-        job.contents.evaluation,
-    )
-    measure.heartbeat = context.heartbeat
+    victim, device = job.input_paths.on_this_node(job.victim, context.node_copy), prepare_process(job.machine)
+    pairs = victim_pairs(victim, job.machine, known=job.contents.pairs, heartbeat=context.heartbeat)
+    measure = _measure_of(victim, victim.architecture, job, context)
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
     if job.initial is not None:
         initial = context.bring(job.initial, job.weights)
         load_into(model, load_weights(initial), str(victim.initial))
     model.to(device)
-    with checkpoint_target(job) as places:
+    with checkpoint_target(job, victim.resources.checkpoint_minutes) as places:
         run = Run(
             objective=victim.objective,  # type: ignore[arg-type]
             optimization=victim.optimization,
@@ -98,20 +86,10 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
 def clean(job: CleaningJob, context: WorkerContext) -> None:
     """victim -> cleaning -> evaluation: run one attempt of one trial, reporting the start and every epoch."""
     # 1. The inputs. Files may lie elsewhere on this node; checkpoints record the spec as it was written.
-    sweep, device = on_this_node(job.sweep, job.input_paths, context), prepare_process(job.machine)
+    sweep, device = job.input_paths.on_this_node(job.sweep, context.node_copy), prepare_process(job.machine)
     setting = sweep.setting(job.params)
-    decoded = job.machine.decoded_files(context.heartbeat)
-    pairs = cleaning_pairs(sweep, job.machine, decoded, job.contents.pairs)
-    measure = measure_for(
-        sweep.victim.architecture,
-        sweep.evaluation,
-        sweep.trigger(),
-        job.machine,
-        sweep.protocol,
-        decoded,
-        job.contents.evaluation,
-    )
-    measure.heartbeat = context.heartbeat
+    pairs = cleaning_pairs(sweep, job.machine, known=job.contents.pairs, heartbeat=context.heartbeat)
+    measure = _measure_of(sweep, sweep.victim.architecture, job, context)
     # 2. The model to start from: the victim, changed as the setting says.
     checkpoint = context.bring(job.victim.checkpoint, job.weights)
     model = victim_model(sweep.victim.architecture, checkpoint).to(device)
@@ -122,14 +100,13 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
     # 3. The start's point. An untouched victim has been measured once for all trials of the sweep.
     is_victim = job.victim.is_start and not setting.start.changes_victim
     known_start = (job.victim.measurement, job.victim.outcomes) if is_victim else None
-    authors = sweep.protocol == "authors"
     # 4. Optimisation, with what the authors' code fixes regardless of the setting.
     optimization = setting.optimization
-    if authors:
+    if sweep.protocol == "authors":
         optimization = optimization.replace(**getattr(setting.method, "authors_optimization", {}))
     as_cleanclip = has_cleanclips_trainer(sweep)
     facts = {"sweep": job.sweep.to_json(), "trial": job.number, "params": job.params}
-    with checkpoint_target(job) as places:
+    with checkpoint_target(job, sweep.resources.checkpoint_minutes) as places:
         run = Run(
             objective=setting.method,  # type: ignore[arg-type]
             optimization=optimization,
@@ -148,21 +125,23 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
         train(model, pairs, run, measure=measure, context=context)
 
 
+def _measure_of(
+    spec: PretrainedVictim | CleaningSweep, architecture: Architecture, job: Job, context: WorkerContext
+) -> Measure:
+    known, heartbeat = job.contents.evaluation, context.heartbeat
+    return measure_for(
+        architecture, spec.evaluation, spec.trigger(), job.machine, spec.protocol, known=known, heartbeat=heartbeat
+    )
+
+
 def measure_checkpoint(job: MeasuringJob, heartbeat: Callable[[], None] = lambda: None) -> tuple[Measurement, Outcomes]:
     """checkpoint -> evaluation; `heartbeat` is called with every batch."""
     device = prepare_process(job.machine)
     model = victim_model(job.architecture, Path(job.checkpoint))
-    decoded = job.machine.decoded_files(heartbeat)
+    known = job.contents.evaluation
     measure = measure_for(
-        job.architecture,
-        job.evaluation,
-        job.trigger,
-        job.machine,
-        job.protocol,
-        decoded,
-        job.contents.evaluation,
+        job.architecture, job.evaluation, job.trigger, job.machine, job.protocol, known=known, heartbeat=heartbeat
     )
-    measure.heartbeat = heartbeat
     with blaming(job.checkpoint):
         return measure(model.to(device))
 
@@ -181,11 +160,6 @@ def blaming(checkpoint: str | Path) -> Iterator[None]:
             f"checkpoint {checkpoint} cannot be measured: {error}; its training diverged or the file is damaged: give "
             "another checkpoint"
         ) from error
-
-
-def on_this_node(spec: S, input_paths: InputPaths | None, context: WorkerContext) -> S:
-    """The spec with the paths under which this node has its files, which are brought here first if need be."""
-    return spec if input_paths is None else input_paths.on_this_node(spec, context.node_copy)
 
 
 def prepare_process(machine: Machine) -> torch.device:

@@ -25,7 +25,7 @@ from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, 
 from sweeplab.storage import locks
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, abandoned_folders
-from sweeplab.worker.input_paths import InputPaths
+from sweeplab.worker.input_paths import NO_PATHS, InputPaths
 
 
 def test_folders_of_dead_processes_are_removed_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -83,8 +83,8 @@ def test_a_node_names_what_it_does_not_see(tmp_path: Path):
     (tmp_path / "store" / "mark").write_text("seen")
     store, input_paths = str(tmp_path / "store"), InputPaths({}, (str(tmp_path / "data"), str(tmp_path / "gone")))
     assert missing_here(input_paths, {}, [store], "mark")[1:] == ([str(tmp_path / "gone")], [])
-    assert missing_here(None, {}, [store], "other mark")[1:] == ([], [f"does not see {store}"])
-    assert missing_here(None, {}, [f"file://{store}"], "mark")[1:] == ([], [])
+    assert missing_here(NO_PATHS, {}, [store], "other mark")[1:] == ([], [f"does not see {store}"])
+    assert missing_here(NO_PATHS, {}, [f"file://{store}"], "mark")[1:] == ([], [])
 
 
 def test_a_node_without_credentials_is_named_with_what_the_store_answered(monkeypatch: pytest.MonkeyPatch):
@@ -93,7 +93,7 @@ def test_a_node_without_credentials_is_named_with_what_the_store_answered(monkey
 
     monkeypatch.setattr(Storage, "exists", denied)
     fault = "does not see s3://b (storage s3://b failed: ACCESS_DENIED)"
-    assert missing_here(None, {}, ["s3://b"], "mark")[2] == [fault]
+    assert missing_here(NO_PATHS, {}, ["s3://b"], "mark")[2] == [fault]
 
 
 def test_a_node_names_files_that_are_not_those_of_the_driver(tmp_path: Path):
@@ -131,7 +131,7 @@ class Answers:
         return self
 
     def remote(
-        self, input_paths: InputPaths | None, digests: dict[str, str], storages: list[str], mark: str
+        self, input_paths: InputPaths, digests: dict[str, str], storages: list[str], mark: str
     ) -> tuple[int, Any]:
         return self.asked, repr(self.says(self.asked, storages[0], mark))
 
@@ -145,8 +145,8 @@ class Answers:
 def test_a_cluster_whose_nodes_all_see_the_storage_passes_and_nothing_is_left_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    Answers(monkeypatch, lambda node, storage, mark: missing_here(None, {}, [storage], mark)[2])
-    check_nodes(None, [str(tmp_path / "store")], print)
+    Answers(monkeypatch, lambda node, storage, mark: missing_here(NO_PATHS, {}, [storage], mark)[2])
+    check_nodes(NO_PATHS, [str(tmp_path / "store")])
     assert list((tmp_path / "store").iterdir()) == []
 
 
@@ -154,7 +154,7 @@ def test_nodes_that_do_not_see_the_storage_are_named_in_one_message(tmp_path: Pa
     store = str(tmp_path / "store")
     Answers(monkeypatch, lambda node, storage, mark: [f"does not see {storage}"])
     with pytest.raises(InvalidInput) as refusal:
-        check_nodes(None, [store], print)
+        check_nodes(NO_PATHS, [store])
     assert str(refusal.value).splitlines() == [
         "not every node of the cluster can take part:",
         f"  node 1aaaaaaa (host-1) does not see {store}",
@@ -169,7 +169,7 @@ def test_nodes_that_do_not_see_the_storage_are_named_in_one_message(tmp_path: Pa
 @pytest.mark.parametrize("how", ["is late", "raises"])
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_a_node_that_does_not_answer_is_done_without_if_it_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, is_lost: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, how: str, is_lost: bool
 ):
     import ray
 
@@ -189,26 +189,26 @@ def test_a_node_that_does_not_answer_is_done_without_if_it_is_lost(
         return [nodes[0], {**nodes[1], "Alive": not is_lost or next(looks) < 3}]
 
     monkeypatch.setattr(ray, "nodes", now)
-    said: list[str] = []
     if is_lost:
-        assert check_nodes(None, [str(tmp_path / "store")], said.append) == []
-        assert said == ["  node 2aaaaaaa was lost meanwhile; going on without it"]
+        caplog.set_level("INFO")
+        assert check_nodes(NO_PATHS, [str(tmp_path / "store")]) == []
+        assert caplog.messages == ["  node 2aaaaaaa was lost meanwhile; going on without it"]
     else:
         with pytest.raises(Unfinished, match="node 2aaaaaaa did not say what it sees"):
-            check_nodes(None, [str(tmp_path / "store")], said.append)
+            check_nodes(NO_PATHS, [str(tmp_path / "store")])
 
 
 def test_nodes_that_do_not_see_the_data_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     answers = Answers(monkeypatch, lambda node, storage, mark: [])
-    assert check_nodes(None, [str(tmp_path / "store")], print) == []
+    assert check_nodes(NO_PATHS, [str(tmp_path / "store")]) == []
     answers.blind = 2
-    assert check_nodes(None, [str(tmp_path / "store")], print) == [f"2{'a' * 20}"]
+    assert check_nodes(NO_PATHS, [str(tmp_path / "store")]) == [f"2{'a' * 20}"]
 
 
 def test_one_node_needs_no_shared_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     answers = Answers(monkeypatch, lambda node, storage, mark: [storage])
     answers.nodes[1]["Alive"] = False
-    check_nodes(None, [str(tmp_path / "store")], print)
+    check_nodes(NO_PATHS, [str(tmp_path / "store")])
     assert not (tmp_path / "store").exists()
 
 
@@ -216,7 +216,7 @@ def test_a_storage_that_cannot_be_written_is_refused_by_name(tmp_path: Path, mon
     Answers(monkeypatch, lambda node, storage, mark: [])
     (tmp_path / "store").write_text("a file")
     with pytest.raises(InvalidInput, match=r"resources\.storage='.*store' cannot be written"):
-        check_nodes(None, [str(tmp_path / "store")], print)
+        check_nodes(NO_PATHS, [str(tmp_path / "store")])
 
 
 def test_a_port_that_another_process_takes_while_ray_starts_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -314,17 +314,18 @@ def test_what_no_nodes_hold_is_refused(
 def test_a_group_that_no_worker_lives_in_is_freed_at_the_second_look():
     """In a process of its own, with a real cluster."""
     program = """
-import ray
-from ray.util.placement_group import placement_group, placement_group_table
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
 from sweeplab.execution import cluster
 
-@ray.remote(num_cpus=1)
-class Worker:
-    def works(self):
-        return True
-
 with cluster.ray_session(needs_train=True):
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as In
+
+    @ray.remote(num_cpus=1)
+    class Worker:
+        def works(self):
+            return True
+
     used, empty = (placement_group([{"CPU": 1}]) for _ in range(2))
     ray.get([used.ready(), empty.ready()])
     worker = Worker.options(scheduling_strategy=In(placement_group=used)).remote()
@@ -379,7 +380,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import fabricated
 from sweeplab.experiment import Resources
-from sweeplab.execution import cluster, tune
+from sweeplab.execution import cluster
 from sweeplab.execution.controller import Workload
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.storage.locks import RAY_FOLDER
@@ -397,6 +398,8 @@ def work(job, context):
 sweep = fabricated.SWEEP.replace(resources=Resources(executor="tune"), search=fabricated.SWEEP.search.replace(trials=1))
 folder = fabricated.prepared_folder(home / "sweeps", sweep)
 with cluster.ray_session(needs_train=False):
+    from sweeplab.execution import tune  # imports Ray, once its settings stand
+
     controller = fabricated.open_controller(folder, sweep, work=work)
     workload = Workload(sweep.resources, [], str(seen), home)
     tune.run_on_tune(controller, workload, Watchdog(stall_minutes=5))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweeplab.execution.mailbox import Done, Failed, Mailbox, Ready
+from sweeplab.execution.mailbox import Ended, Mailbox, Ready
 from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
 from sweeplab.worker.failures import Failure, failure_of, most_telling
 
@@ -64,7 +64,7 @@ def test_a_new_session_of_a_slot_forgets_the_old_one_and_leaves_other_slots_alon
 def test_a_question_waits_for_the_drivers_answer():
     async def story() -> tuple[Any, Any]:
         mailbox = Mailbox()
-        asking = asyncio.create_task(mailbox.ask(Done(0, 1)))
+        asking = asyncio.create_task(mailbox.ask(Ended(0, 1)))
         messages, _ = await mailbox.take(1.0)
         message, question = messages[0]
         await mailbox.answer(question, True)
@@ -72,7 +72,7 @@ def test_a_question_waits_for_the_drivers_answer():
         return message, await asking
 
     message, answer = run(story())
-    assert message == Done(0, 1)
+    assert message == Ended(0, 1)
     assert answer is True
 
 
@@ -96,11 +96,11 @@ def met(ranks: list[int], size: int) -> tuple[list[bool], list[Any]]:
 
 def test_ranks_that_all_failed_know_it_and_the_driver_hears_of_it_once():
     both = ((Failure("rank 0", False), "log"), (Failure("rank 1", False), "log"))
-    assert met([1, 0], 2) == ([True, True], [Failed(7, 2, both)])
+    assert met([1, 0], 2) == ([True, True], [Ended(7, 2, both)])
 
 
 def test_a_rank_that_failed_alone_is_told_so():
-    assert met([1], 2) == ([False], [Failed(7, 2, ((Failure("rank 1", False), "log"),))])
+    assert met([1], 2) == ([False], [Ended(7, 2, ((Failure("rank 1", False), "log"),))])
 
 
 def test_taking_without_news_comes_back_empty_after_a_while():

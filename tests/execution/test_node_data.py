@@ -33,7 +33,7 @@ from sweeplab.specs import InvalidInput, Spec, StorageFault
 from sweeplab.storage import node_cache
 from sweeplab.storage.node_cache import COMPLETE
 from sweeplab.worker import input_paths
-from sweeplab.worker.input_paths import InputPaths, files_of, input_paths_of, parts_of
+from sweeplab.worker.input_paths import NO_PATHS, InputPaths, files_of, input_paths_of, parts_of
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_of_a_users_own_spec_files_and_whole_folders_are_brought(tmp_path: Path)
 
 
 def test_embedded_data_need_not_be_brought(smoke: CleaningSweep):
-    assert input_paths_of(parts_of(smoke)) is None
+    assert input_paths_of(parts_of(smoke)) == NO_PATHS
 
 
 def test_a_sweep_reads_what_it_and_its_victims_name(tmp_path: Path, smoke: CleaningSweep):
@@ -342,7 +342,6 @@ def test_a_victims_data_are_not_read_once_it_is_trained(smoke: CleaningSweep):
 def test_a_folder_that_is_an_empty_mount_point_is_not_taken_for_the_data(tmp_path: Path, smoke: CleaningSweep):
     test = class_folders(tmp_path / "test")
     input_paths = input_paths_of(parts_of(smoke.replace(evaluation=Evaluation(test=test, templates=("a {}",)))))
-    assert input_paths is not None
     (tmp_path / "test").rename(tmp_path / "moved")
     (tmp_path / "test").mkdir()
     assert input_paths.missing() == [str(tmp_path / "test" / "apple" / "1.png")]
@@ -470,7 +469,6 @@ def test_a_relative_path_means_the_drivers_folder(
     monkeypatch.chdir(tmp_path)
     sweep = smoke.replace(evaluation=Evaluation(test=ClassFolders(path=Path("test")), templates=("a {}",)))
     input_paths, parts = input_paths_of(parts_of(sweep)), pickle.loads(packed(parts_of(sweep)))
-    assert input_paths is not None
     monkeypatch.chdir("/")
 
     def never() -> Path:
@@ -483,12 +481,10 @@ def test_a_relative_path_means_the_drivers_folder(
 def test_a_node_that_sees_all_gets_the_spec_itself(tmp_path: Path, smoke: CleaningSweep):
     sweep = smoke.replace(data=pairs(tmp_path, ["1.png"]))
     input_paths = input_paths_of(parts_of(sweep))
-    assert input_paths is not None
     assert input_paths.on_this_node(sweep, lambda: Path("/nowhere")) is sweep
 
 
 def test_a_node_that_sees_the_file_and_not_its_images_is_blind(tmp_path: Path, smoke: CleaningSweep):
     input_paths = input_paths_of(parts_of(smoke.replace(data=pairs(tmp_path, ["1.png"]))))
-    assert input_paths is not None
     (tmp_path / "1.png").unlink()
     assert input_paths.missing() == [str(tmp_path / "1.png")]

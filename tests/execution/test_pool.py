@@ -12,7 +12,7 @@ from fabricated import open_controller
 from sweeplab.execution import pool as pool_module
 from sweeplab.execution import pump as pump_module
 from sweeplab.execution.controller import Workload
-from sweeplab.execution.mailbox import Done, Failed, Ready, Report
+from sweeplab.execution.mailbox import Ended, Ready, Report
 from sweeplab.execution.pool import Pool
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.specs import ClusterLost, Unfinished
@@ -105,7 +105,7 @@ def test_points_are_committed_before_they_are_answered_and_done_ends_the_trial(p
     tell(pool, *points_of(controller))
     assert pool.pump.mailbox.answers == {0: False, 1: False, 2: False}
     assert len(controller.folder.trial(0).points()) == 3
-    tell(pool, Done(0, 1))
+    tell(pool, Ended(0, 1))
     assert is_over(controller)
 
 
@@ -115,7 +115,7 @@ def test_another_rank_may_ask_for_the_next_job_before_rank_0_is_done(pool: Pool,
     tell(pool, *points_of(controller), Ready(0, "a", 1))
     assert not is_over(controller)
     assert Ready(0, "a", 1) not in pool.pump.mailbox.handed
-    tell(pool, Done(0, 1))
+    tell(pool, Ended(0, 1))
     assert controller.folder.trial(0).result() == {"state": "finished"}
     assert handed(pool, Ready(0, "a", 1)).number == 1
 
@@ -131,7 +131,7 @@ def test_ranks_that_begin_anew_have_lost_their_attempt_and_go_on_with_it(pool: P
 def test_words_of_ranks_that_were_given_up_change_nothing_and_stop_them(pool: Pool, controller: SweepController):
     tell(pool, READY)
     tell(pool, Ready(0, "b", 0))
-    tell(pool, *points_of(controller), Done(0, 1), Failed(0, 1, ((Failure("no", True), ""),)))
+    tell(pool, *points_of(controller), Ended(0, 1), Ended(0, 1, ((Failure("no", True), ""),)))
     assert controller.folder.trial(0).points() == []
     assert set(pool.pump.mailbox.answers.values()) == {True}
     assert not is_over(controller)
@@ -139,7 +139,7 @@ def test_words_of_ranks_that_were_given_up_change_nothing_and_stop_them(pool: Po
 
 def test_what_a_worker_said_before_it_died_is_heard_first(pool: Pool, controller: SweepController):
     tell(pool, READY)
-    pool.pump.died(Failed(0, 1, ((Failure("the trial's process died", False), "log"),)))
+    pool.pump.died(Ended(0, 1, ((Failure("the trial's process died", False), "log"),)))
     tell(pool, *points_of(controller)[:2])
     assert len(controller.folder.trial(0).points()) == 2
     assert [event["points"] for event in controller.folder.events() if event["event"] == "attempt failed"] == [2]
@@ -149,7 +149,7 @@ def test_a_failure_of_all_ranks_ends_the_trial_with_the_most_telling_reason(pool
     tell(pool, READY)
     closed = (Failure("RuntimeError: connection closed", False), "rank 0's traceback")
     diverged = (Failure("FloatingPointError: not finite", True), "rank 1's traceback")
-    tell(pool, Failed(0, 1, (closed, diverged)))
+    tell(pool, Ended(0, 1, (closed, diverged)))
     result = controller.folder.trial(0).result()
     assert result is not None
     assert (result["state"], result["reason"]) == ("failed", "FloatingPointError: not finite")

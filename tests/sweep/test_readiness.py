@@ -28,7 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The storages that nodes were asked for."""
     found: list[list[str]] = []
 
-    def check(sources: Any, storages: list[str], say: Any) -> list[str]:
+    def check(sources: Any, storages: list[str]) -> list[str]:
         found.append(storages)
         return []
 
