@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from sweeplab.evaluation.retention import missing_backdoor
 from sweeplab.records import (
@@ -29,7 +29,7 @@ from sweeplab.records import (
 )
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
 from sweeplab.storage.files import append_line, make_private, read_lines, read_object, write_json
-from sweeplab.storage.locks import check_locks, is_held, process_facts
+from sweeplab.storage.locks import file_lock, is_held, process_facts
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.versions import environment, made_by_older_version, num_changes, version_of
@@ -209,8 +209,7 @@ class SweepFolder:
             raise InvalidInput(
                 f"cannot write {self.path} ({error.strerror}); mend permissions or set SWEEPLAB_HOME"
             ) from error
-        check_locks(self.path / "lock")
-        lock, holder = FileLock(self.path / "lock"), self.path / "holder.json"
+        lock, holder = file_lock(self.path / "lock"), self.path / "holder.json"
         try:
             lock.acquire(timeout=1)  # `is_held` holds it for a moment
         except Timeout:

@@ -6,11 +6,13 @@ import functools
 import json
 import logging
 import os
+import shlex
 import sqlite3
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest_asr, retention
 from sweeplab.records import Point, SweepRecord, TrialRecord, now_ms
@@ -369,15 +371,17 @@ def check_store(home: Path) -> None:
 
 
 def store_uri(home: Path) -> str:
-    """The home's MLflow store."""
-    return f"sqlite:///{home / 'mlflow.db'}"
+    """The home's MLflow store, as a URL in which a path's blanks, `%`, `?`, `#` and quotes are escaped."""
+    path = quote(str(home / "mlflow.db"))
+    # Of `sqlite:///` MLflow makes the folder that the escaped path would name.
+    return f"{'sqlite' if unquote(path) == path else 'sqlite+pysqlite'}:///{path}"
 
 
 def server_command(home: Path) -> str:
     """How to open MLflow's pages over the home: one process, on loopback, no jobs, no telemetry."""
     return (
         "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-        f"mlflow server --backend-store-uri {store_uri(home)} --workers 1 --port 5000"
+        f"mlflow server --backend-store-uri {shlex.quote(store_uri(home))} --workers 1 --port 5000"
     )
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import fabricated
@@ -25,7 +26,7 @@ from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import MeasuredImages, Measurement
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import read_lines
+from sweeplab.storage.files import home_folder, read_lines
 from sweeplab.sweep.resume import set_aside
 from sweeplab.sweep_folder import SweepFolder, sweeps_of
 
@@ -323,4 +324,34 @@ def test_a_home_without_locks_is_refused_in_one_message(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(InvalidInput, match=r"lock cannot be locked .*its file system has no locks"), folder.lock():
+        pass
+    assert not folder.is_locked()  # nothing can run there, so nothing is said to
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_new_home_without_locks_is_refused_in_the_same_message(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "new"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # filelock's own words on a lock that is none
+        with pytest.raises(InvalidInput, match=r"home\.key\.lock cannot be locked .*its file system has no locks"):
+            home_folder()
+        ran = CliRunner().invoke(cli.app, ["doctor"])
+    assert ran.exit_code == 2
+    assert "its file system has no locks" in ran.stdout
+
+
+def test_another_users_lock_is_named(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path, flags: int, mode: int = 0) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    (folder.path / "lock").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(InvalidInput, match=rf"lock belongs to another user \(uid {os.getuid()}\)"), folder.lock():
         pass

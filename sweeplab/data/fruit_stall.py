@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image, ImageDraw
 from pydantic import Field
 
@@ -19,6 +18,7 @@ from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.specs import InvalidInput, Spec, StorageFault
+from sweeplab.storage.locks import file_lock
 from sweeplab.training.randomness import numpy_stream
 
 DRAWING = "1"
@@ -161,7 +161,7 @@ def _materialise(folder: Path, write: Callable[[Path], None]) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with file_lock(folder.with_name(f".{folder.name}.lock")):
             if folder.is_dir():
                 return
             if partial.exists():  # left by a maker that was killed: the lock says that it is gone

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 import socket
 import sys
 import threading
@@ -138,7 +137,7 @@ def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
                 **quiet,
             )
         except RuntimeError as error:
-            if _answers(address):  # no process of ours, since none came up
+            if answers(address, as_ray=False):  # no process of ours, since none came up
                 raise Unfinished(
                     f"Ray did not come up: another process took {address} just before; the same command takes another"
                 ) from error
@@ -251,26 +250,43 @@ def _attach(quiet: dict[str, Any]) -> bool:
     from ray._private.utils import read_ray_address
 
     asked = os.environ.get("RAY_ADDRESS")
-    address = asked or read_ray_address()
-    if address is None:
+    address = read_ray_address() if asked in (None, "auto") else asked
+    if address is not None and answers(address):
+        ray.init(address=address, **quiet)
+        return True
+    if asked is None:  # nothing runs here, or what `ray start` has left behind is gone
         return False
-    if not _answers(address) and (asked is None or re.fullmatch(r"[^/]+:\d+", address)):
-        if asked is None:  # what `ray start` has left behind is gone
-            return False
-        raise InvalidInput(
-            f"RAY_ADDRESS={address} does not answer; start that cluster, correct the address, or unset RAY_ADDRESS to "
-            "have one started here"
+    raise InvalidInput(cannot_attach(asked))
+
+
+def cannot_attach(asked: str) -> str:
+    """Why a command cannot join the cluster that RAY_ADDRESS names."""
+    remedy = "unset RAY_ADDRESS to have one started here"
+    if asked.startswith("ray://"):
+        return (
+            f"RAY_ADDRESS={asked} is Ray Client's, through which no sweep runs; give the cluster's own address "
+            f"(host:6379), or use `ray job submit`, or {remedy}"
         )
-    ray.init(address=address, **quiet)
-    return True
+    if asked == "auto":
+        return f"RAY_ADDRESS=auto, and no cluster of `ray start` answers on this machine; start one, or {remedy}"
+    return f"RAY_ADDRESS={asked} does not answer as Ray does; start that cluster, correct the address, or {remedy}"
 
 
-def _answers(address: str) -> bool:
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a client of HTTP/2, which Ray's processes speak, begins: its preface and empty settings."""
+
+
+def answers(address: str, *, as_ray: bool = True) -> bool:
+    """Whether something listens at host:port, and speaks Ray's protocol. Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
+    is_secret = os.environ.get("RAY_USE_TLS", "0") != "0"  # then its greeting needs certificates
     try:
-        with socket.create_connection((host, int(port)), timeout=2):
-            return True
-    except (OSError, ValueError):
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            if not as_ray or is_secret:
+                return True
+            connection.sendall(GREETING)
+            return connection.recv(4, socket.MSG_WAITALL)[3:] == b"\4"  # the server's settings
+    except (OSError, ValueError, OverflowError):
         return False
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage.files import make_private
 
 logger = logging.getLogger("sweeplab")
@@ -100,7 +100,7 @@ def is_pinned(folder: Path) -> bool:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError:  # a file system without locks, too: what nobody can be asked about is left alone
         return True
     finally:
         os.close(descriptor)
@@ -112,17 +112,36 @@ def lock_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
+def file_lock(path: Path) -> FileLock:
+    """The lock of a file, once it is known that it can be locked.
+
+    Raises:
+        InvalidInput: see `check_locks`.
+    """
+    check_locks(path)
+    return FileLock(path)
+
+
 def check_locks(path: Path) -> None:
     """Make sure that a lock file can be locked at all; it is made if needed. Where it cannot, filelock takes the mere
     file for a lock.
 
     Raises:
         InvalidInput: if its file system has no locks, or it is another user's.
+        StorageFault: if the disk fails.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
+    except PermissionError as error:
+        with contextlib.suppress(OSError):
+            owner = path.stat().st_uid
+            if owner != os.geteuid():
+                raise InvalidInput(
+                    f"{path} belongs to another user (uid {owner}), whose commands hold it; work in a home of your own"
+                ) from error
         raise InvalidInput(f"{path} cannot be opened ({error.strerror}); mend its permissions") from error
+    except OSError as error:
+        raise StorageFault(f"{path} cannot be opened ({error.strerror}); mend it, then run the same command") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -130,21 +149,24 @@ def check_locks(path: Path) -> None:
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be locked ({error.strerror}): its file system has no locks, and two commands could write "
-            "one sweep; set SWEEPLAB_HOME to a folder of another (NFS: start its lock daemon)"
+            "one file; set SWEEPLAB_HOME (for the node's copies TMPDIR) to a folder of another (NFS: start its lock "
+            "daemon)"
         ) from error
     finally:
         os.close(descriptor)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file now; of one that may only be read, as far as can be seen."""
+    """Whether a process holds a lock file now. Nobody does where there are no locks: nothing can be run there."""
     if not path.is_file() or path.is_symlink():
         return False
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # which needs no more than to read
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
     return False
 
 
@@ -167,7 +189,7 @@ def process_facts(process: int) -> dict[str, str] | None:
 def exclusively(path: Path, what: str) -> AbstractContextManager[Any]:
     """Hold `path` alone until the context ends; says so before it waits for the process that holds it."""
     make_private(path.parent)
-    lock = FileLock(lock_path(path))
+    lock = file_lock(lock_path(path))
     try:
         return lock.acquire(timeout=0)
     except Timeout:
@@ -181,7 +203,7 @@ LOCK_SECONDS = 5.0
 
 def locked_with_retry(path: Path, heartbeat: Callable[[], None]) -> AbstractContextManager[Any]:
     """Hold a lock file until the context ends; `heartbeat` is called now and then while another process holds it."""
-    lock = FileLock(path)
+    lock = file_lock(path)
     while True:
         try:
             return lock.acquire(timeout=LOCK_SECONDS)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from sweeplab.specs import StorageFault, digest_of, file_digest
+from sweeplab.specs import InvalidInput, StorageFault, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import MARK, Storage
 from sweeplab.storage.files import write_atomically
-from sweeplab.storage.locks import is_pinned, lock_path
+from sweeplab.storage.locks import file_lock, is_pinned, lock_path
 
 COMPLETE = "complete"
 """File in a folder that a node keeps: all is there; its time says when it was used last."""
@@ -62,7 +62,7 @@ def local_copy(location: str, content: str, read: Callable[[], bytes] | None) ->
         raise ValueError(f"a copy of {location} needs to be told from others")
     copy = node_cache() / f"weights-{content}{Path(location).suffix}"
     # Many processes of a node ask at once, and only the first one fetches.
-    with FileLock(lock_path(copy)):
+    with file_lock(lock_path(copy)):
         if copy.exists():
             # Copies are removed by the time of their last use.
             os.utime(copy)
@@ -94,7 +94,7 @@ def remove_old_copies() -> None:
 
 def remove_copy(copy: Path) -> None:
     """Remove something that this node keeps, unless a process makes it now, or reads there."""
-    with contextlib.suppress(OSError, Timeout), FileLock(lock_path(copy), timeout=0):
+    with contextlib.suppress(OSError, Timeout, InvalidInput), file_lock(lock_path(copy)).acquire(timeout=0):
         if not copy.is_dir():
             copy.unlink()
         elif not is_pinned(copy):

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import make_private, read_object, write_atomically, write_json
+from sweeplab.storage.locks import file_lock
 
 KEY = "home.key"
 """In a home: its secret, by which it knows again what it made. It goes with a home that is moved or copied whole."""
@@ -39,7 +38,7 @@ def home_key(home: Path) -> bytes:
     try:
         if not path.exists():
             make_private(home)
-            with FileLock(home / f".{KEY}.lock"):
+            with file_lock(home / f".{KEY}.lock"):
                 if not path.exists():  # last, so that a kill before leaves everything to the next command
                     key = secrets.token_hex(32)
                     # A record that names a storage elsewhere, or a link, could have been planted: it stays foreign.

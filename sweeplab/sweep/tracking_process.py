@@ -14,11 +14,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from sweeplab.records import SweepRecord, TrialRecord
 from sweeplab.specs import first_line
-from sweeplab.storage.locks import lock_path
+from sweeplab.storage.locks import file_lock, lock_path
 from sweeplab.tracking import Tracker
 
 LOCK_SECONDS = 30.0
@@ -60,13 +58,12 @@ class TrackingHere:
     """A sweep in MLflow, written by this process; another command's process that still writes is awaited."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._lock = FileLock(ledger.folder / "mlflow.lock")
+        self._lock = file_lock(ledger.folder / "mlflow.lock")
         self._lock.acquire(timeout=LOCK_SECONDS)
         mask = os.umask(0o077)  # MLflow makes its files here; they hold what the ledger does, for this user alone
         try:
-            with FileLock(
-                lock_path(ledger.home / "mlflow.db"), timeout=LOCK_SECONDS
-            ):  # sweeps that begin together make the tables once
+            # Sweeps that begin together make the tables once.
+            with file_lock(lock_path(ledger.home / "mlflow.db")).acquire(timeout=LOCK_SECONDS):
                 self.tracker = Tracker(ledger.home, ledger.record, ledger.header, write_ahead=ledger.write_ahead)
             self.tracker.sync(ledger.settings, ledger.record.trials)
         except BaseException:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -75,6 +76,43 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(monkeypatch: pytest.Mon
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     with pytest.raises(InvalidInput, match=f"RAY_ADDRESS=127.0.0.1:{port} does not answer"):
         cluster._attach({})
+
+
+def test_what_listens_and_is_no_ray_is_named_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Given such an address, Ray tries for minutes."""
+    monkeypatch.setattr(socket.socket, "recv", lambda *arguments: b"HTTP/1.1 400 Bad Request")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(InvalidInput, match=f"RAY_ADDRESS={address} does not answer as Ray does"):
+            cluster._attach({})
+
+
+@pytest.mark.parametrize(
+    ("asked", "recorded", "message"),
+    [
+        ("auto", None, "RAY_ADDRESS=auto, and no cluster of `ray start` answers on this machine"),
+        ("auto", "127.0.0.1:1", "RAY_ADDRESS=auto, and no cluster of `ray start` answers on this machine"),
+        ("ray://127.0.0.1:10001", None, "is Ray Client's, through which no sweep runs"),
+        ("127.0.0.1", None, "RAY_ADDRESS=127.0.0.1 does not answer as Ray does"),
+        ("nohost.invalid:6379", None, "RAY_ADDRESS=nohost.invalid:6379 does not answer as Ray does"),
+    ],
+)
+def test_an_address_at_which_no_cluster_is_says_what_to_do(
+    asked: str, recorded: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", asked)
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: recorded)
+    with pytest.raises(InvalidInput, match=re.escape(message)):
+        cluster._attach({})
+
+
+def test_a_cluster_that_is_gone_is_no_reason_to_start_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: "127.0.0.1:1")
+    assert not cluster._attach({})
 
 
 def test_a_node_names_what_it_does_not_see(tmp_path: Path):

@@ -116,7 +116,7 @@ def test_another_rank_may_ask_for_the_next_job_before_rank_0_is_done(pool: Pool,
     assert not is_over(controller)
     assert Ready(0, "a", 1) not in pool.pump.mailbox.handed
     tell(pool, Ended(0, 1))
-    assert controller.folder.trial(0).result() == {"state": "finished"}
+    assert controller.folder.trial(0).result() == {"state": "finished", "points": 3}
     assert handed(pool, Ready(0, "a", 1)).number == 1
 
 
