@@ -236,6 +236,13 @@ def test_a_sweep_that_was_set_aside_cannot_go_on(sweep: CleaningSweep, own_home:
     assert f"'{aside.name}' is what --fresh set aside of sweep 'made-up'" in one_message(code, stderr)
 
 
+def test_in_a_submitted_job_missing_data_are_asked_for_by_absolute_paths(refusal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    message = refusal(["--inline"], *cli.load_script(OWN_MODEL))
+    assert f"relative paths are looked for in {os.getcwd()}; put them there, or name other places" in message
+    assert "absolute ones: that folder is the job's copy of its working directory" in message
+
+
 def test_all_missing_paths_are_in_one_message(refusal):
     message = refusal(["--inline"], *cli.load_script(OWN_MODEL))
     assert message.startswith("3 input(s) missing:")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 
 from sweeplab.records import SweepRecord, TrialRecord
 from sweeplab.sweep.mlflow_sync import full_setting
-from sweeplab.tracking import Tracker, check_store, page_address
+from sweeplab.tracking import Tracker, check_store, page_address, server_command, store_uri
 
 PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]
 
@@ -211,6 +212,21 @@ def test_points_that_were_lost_with_their_checkpoint_and_made_again_are_there_on
     assert rows(query, run) == [(0, times[0]), (1, times[1] + 7), (2, times[2] + 7)]
     active = rows("select run_uuid from runs where lifecycle_stage = 'active' and name like 'trial%'")
     assert active == [(run,)]
+
+
+@pytest.mark.parametrize("name", ["a %20b?c#d\"e'f", "ü 100%", "plain"])
+def test_a_home_of_any_name_holds_its_store(name: str, tmp_path: Path):
+    home = tmp_path / "homes" / name
+    folder = fabricated.finished_sweep(home / "sweeps")
+    record = folder.record()
+    tracker = Tracker(home, record, folder.header())
+    tracker.sync({t.number: full_setting(fabricated.SWEEP.setting(t.params)) for t in record.trials}, record.trials)
+    assert (home / "mlflow.db").is_file()
+    assert [path.name for path in (tmp_path / "homes").iterdir()] == [name]
+    assert shlex.split(server_command(home))[5] == store_uri(home)
+    with sqlite3.connect(home / "mlflow.db") as store:
+        assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert store.execute("select count(*) from runs").fetchone() == (7,)
 
 
 def test_a_store_that_is_no_database_is_refused_at_once(home: Path):

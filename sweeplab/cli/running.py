@@ -180,10 +180,21 @@ def check_sources(sweeps: "list[CleaningSweep]") -> None:
     missing = _missing(sweeps)
     if missing:
         listed = "\n".join(f"  {path}: {what}" for path, what in missing.items())
+        remedy = "put them there, or name other places with field.path=..."
+        if not all(map(os.path.isabs, missing)):
+            remedy = f"relative paths are looked for in {os.getcwd()}; {remedy}"
+            if IS_JOB in os.environ:
+                remedy += (
+                    ", absolute ones: that folder is the job's copy of its working directory, which Ray makes without "
+                    "what .gitignore names, of at most 512 MiB, and removes"
+                )
         raise InvalidInput(
-            f"{len(missing)} input(s) missing:\n{listed}\n"
-            "put them there, or name other places with field.path=...; --smoke runs without them, --dry-run plans"
+            f"{len(missing)} input(s) missing:\n{listed}\n{remedy}; --smoke runs without them, --dry-run plans"
         )
+
+
+IS_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the environment of a submitted job."""
 
 
 def _missing(sweeps: "list[CleaningSweep]") -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Doctor: what of this machine helps or hinders a sweep, each finding with its remedy."""
 
+import contextlib
 import dataclasses
 import os
+import pwd
 import shutil
 import socket
 import sys
@@ -9,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sweeplab.execution.cluster import usable_cores
+from sweeplab.execution.cluster import answers, cannot_attach
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import file_system, home_folder
 from sweeplab.storage.locks import check_locks, ray_parent
+from sweeplab.terminal import encodable
 from sweeplab.versions import environment
+from sweeplab.worker.jobs import usable_cores
 
 VANISHING = ("tmpfs", "overlay", "ramfs")
 """File systems that die with their machine or container."""
@@ -45,7 +49,9 @@ def examine() -> list[Finding]:
     for package, version in environment().items():
         level: Literal["good", "fault"] = "fault" if version == "not installed" else "good"
         findings.append(Finding(package, level, version))
-    findings.append(Finding("cores", "good", str(usable_cores())))
+    usable, cores = usable_cores(), os.cpu_count() or 1
+    text = str(usable) if usable == cores else f"{usable} of {cores}, as this process may use (taskset, a cpuset)"
+    findings.append(Finding("cores", "good", text))
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         findings.append(Finding("GPUs", "good", names))
@@ -53,6 +59,7 @@ def examine() -> list[Finding]:
         findings.append(Finding("GPUs", "note", "none seen by torch: sweeps run on the CPU; the papers' need GPUs"))
     findings += _home()
     findings.append(_ray())
+    findings += _surroundings()
     findings.append(_port(5000))
     browser = shutil.which("chromium") or shutil.which("google-chrome") or os.environ.get("BROWSER_PATH")
     findings.append(
@@ -93,19 +100,47 @@ def _locks(home: Path) -> Finding:
 
 
 def _ray() -> Finding:
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        return Finding(
-            "ray", "good", f"attaches to {address}, RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'token')}"
-        )
+    asked = os.environ.get("RAY_ADDRESS")
+    if asked:
+        if asked != "auto" and not answers(asked):
+            return Finding("ray", "fault", cannot_attach(asked))
+        return Finding("ray", "good", f"attaches to {asked}, RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'token')}")
     try:
-        ray_parent()
+        place = ray_parent()
     except InvalidInput as error:
         return Finding("ray", "fault", str(error))
     shm = Path("/dev/shm")
     if sys.platform == "linux" and shm.exists() and shutil.disk_usage(shm).total < 1e9:
         return Finding("ray", "note", "/dev/shm is below 1 GB: Ray's object store falls back to the disk")
-    return Finding("ray", "good", "starts on this machine, on loopback but for torch's rendezvous of Ray Train")
+    return Finding("ray", "good", f"starts on this machine, below {place}, on loopback but for torch's rendezvous")
+
+
+def _surroundings() -> list[Finding]:
+    """What sweeps put up with, and may explain what else goes wrong."""
+    notes = []
+    with contextlib.suppress(UnicodeError):
+        try:
+            socket.getaddrinfo(socket.gethostname(), None)
+        except OSError:
+            why = f"{socket.gethostname()} does not resolve: add it to /etc/hosts before you run several nodes"
+            notes.append(Finding("host name", "note", why))
+    proxies = sorted({name for name in os.environ if name.lower() in PROXIES and os.environ[name]})
+    if proxies:
+        why = f"{', '.join(proxies)} set: requests to object stores go through it; list other nodes in no_proxy"
+        notes.append(Finding("proxy", "note", why))
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        why = f"uid {os.getuid()} has no passwd entry: set HOME, for what other libraries keep there"
+        notes.append(Finding("user", "good" if "HOME" in os.environ else "note", why))
+    encoding = sys.stdout.encoding or "utf-8"
+    if encodable("✓", encoding) != "✓":
+        notes.append(Finding("encoding", "note", f"{encoding} lacks marks such as the tick: ASCII stands for them"))
+    return notes
+
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+"""Variables, in either case, that libraries of the web mind."""
 
 
 def _port(number: int) -> Finding:

@@ -16,6 +16,7 @@ from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, ray_parent
+from sweeplab.worker.jobs import usable_cores
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",  # said explicitly: the command line and the library differ in their default
@@ -149,11 +150,6 @@ def fewer_cores() -> int | None:
     counts by itself, which minds a container's quota."""
     usable = usable_cores()
     return usable if usable < (os.cpu_count() or usable) else None
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

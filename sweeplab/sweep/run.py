@@ -171,7 +171,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     sweep = prepared.sweep
     # Whatever can be refused is refused before the first file is written.
     inline = options.inline or sweep.resources.resolved_executor() == "inline"
-    if folder.exists():
+    if folder.exists() and folder.trial_numbers():  # whose checkpoints lie there
         begun = folder.header()["spec"].get("resources", {}).get("storage")
         check_same_storage(f"sweep {sweep.name}", begun, sweep.resources.storage)
     with storage_faults_as_unfinished(sweep):

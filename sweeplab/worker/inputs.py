@@ -124,7 +124,7 @@ def _training_pairs(
         labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
         num_classes=len(labelled.class_names) if labelled is not None else 0,
         text_augmentation=spec.text_augmentation,
-        decode_workers=machine.threads,
+        decode_workers=machine.cores,
         decoded=machine.decoded_files(heartbeat),
     )
 
@@ -212,7 +212,7 @@ def measure_for(
             tokenize=tokenizer(architecture, protocol),
             trigger=trigger,
             targets=trigger.targets(machine.data_home) if trigger else None,
-            decode_workers=machine.threads,
+            decode_workers=machine.cores,
             protocol=protocol,
             decoded=machine.decoded_files(heartbeat),
         )

@@ -1,5 +1,6 @@
 """Jobs: what a worker is asked to do, as frozen values that travel to its process."""
 
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ from sweeplab.training.loop import Context
 from sweeplab.worker.input_paths import NO_PATHS, InputPaths
 
 
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class Machine:
     """What a worker process may use."""
@@ -30,10 +36,15 @@ class Machine:
     data_home: Path
     """Where made and cached data lie."""
     threads: int
-    """Of torch, in this process."""
+    """Of torch, in this process, where there are so many cores."""
     use_cuda: bool
     decoded_gigabytes: float = 0.0
     """Decoded images that do not fit into memory are kept on the node's disk up to this size."""
+
+    @property
+    def cores(self) -> int:
+        """Those of the threads that have a core: more of them spin while they wait for each other."""
+        return min(self.threads, usable_cores())
 
     def decoded_files(self, heartbeat: Callable[[], None]) -> DecodedFiles | None:
         """Where; `heartbeat` is called while they are being made."""

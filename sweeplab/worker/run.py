@@ -164,7 +164,7 @@ def blaming(checkpoint: str | Path) -> Iterator[None]:
 
 def prepare_process(machine: Machine) -> torch.device:
     """Threads and device of this process."""
-    torch.set_num_threads(machine.threads)
+    torch.set_num_threads(machine.cores)
     if not machine.use_cuda:
         return torch.device("cpu")
     if not torch.cuda.is_available():
