@@ -219,7 +219,7 @@ def test_a_home_of_any_name_holds_its_store(name: str, tmp_path: Path):
     home = tmp_path / "homes" / name
     folder = fabricated.finished_sweep(home / "sweeps")
     record = folder.record()
-    tracker = Tracker(home, record, folder.header())
+    tracker = Tracker(home, record, folder.header(), write_ahead=True)
     tracker.sync({t.number: full_setting(fabricated.SWEEP.setting(t.params)) for t in record.trials}, record.trials)
     assert (home / "mlflow.db").is_file()
     assert [path.name for path in (tmp_path / "homes").iterdir()] == [name]

@@ -136,6 +136,7 @@ def test_a_trial_stays_in_the_storage_that_it_began_in(folder: SweepFolder, tmp_
 
 
 def test_a_begun_sweep_keeps_its_storage(folder: SweepFolder, tmp_path: Path):
+    fabricated.open_controller(folder).next_job()  # before its first trial it has no checkpoints
     sweep = stored_at(fabricated.SWEEP, str(tmp_path / "other"))
     before = (folder.path / "sweep.json").read_bytes()
     with pytest.raises(InvalidInput, match=r"sweep made-up was begun with its checkpoints in the home and keeps them"):
