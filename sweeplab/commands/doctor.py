@@ -131,8 +131,8 @@ def _surroundings() -> list[Finding]:
     try:
         pwd.getpwuid(os.getuid())
     except KeyError:
-        why = f"uid {os.getuid()} has no passwd entry: set HOME, for what other libraries keep there"
-        notes.append(Finding("user", "good" if "HOME" in os.environ else "note", why))
+        why = f"uid {os.getuid()} has no passwd entry: set HOME, below which Ray keeps its access token"
+        notes.append(Finding("user", "good" if "HOME" in os.environ else "fault", why))
     encoding = sys.stdout.encoding or "utf-8"
     if encodable("✓", encoding) != "✓":
         notes.append(Finding("encoding", "note", f"{encoding} lacks marks such as the tick: ASCII stands for them"))

@@ -56,7 +56,16 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
     Args:
         needs_train: whether Ray Train will run; its clean-up asks the dashboard's state service, without which a dead
             worker would block the sweep.
+
+    Raises:
+        InvalidInput: if no cluster answers or can be started here.
+        Unfinished: if one of its processes died or was too slow.
     """
+    if not os.path.isabs(os.path.expanduser("~")):
+        raise InvalidInput(
+            f"uid {os.getuid()} has no home, below which Ray keeps its access token: HOME is not set, and there is no "
+            "passwd entry; set HOME to a folder of yours"
+        )
     for name, value in SETTINGS.items():  # Ray reads them when it is imported
         os.environ.setdefault(name, value)
     import ray

@@ -91,7 +91,7 @@ BAD: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], None], str, str, int]]
     "a user without an entry": (
         lambda patch, path: patch.setattr(pwd, "getpwuid", unknown_user),
         "user",
-        "has no passwd entry: set HOME",
+        "has no passwd entry: set HOME, below which",
         0,
     ),
 }

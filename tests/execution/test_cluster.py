@@ -109,6 +109,15 @@ def test_an_address_at_which_no_cluster_is_says_what_to_do(
         cluster._attach({})
 
 
+def test_a_user_without_a_home_is_told_to_set_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with (
+        pytest.raises(InvalidInput, match=r"has no home, .*; set HOME to a folder of yours"),
+        cluster.ray_session(needs_train=False),
+    ):
+        pass
+
+
 def test_a_cluster_that_is_gone_is_no_reason_to_start_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: "127.0.0.1:1")

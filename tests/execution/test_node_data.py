@@ -3,9 +3,12 @@
 import csv
 import errno
 import io
+import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -488,3 +491,55 @@ def test_a_node_that_sees_the_file_and_not_its_images_is_blind(tmp_path: Path, s
     input_paths = input_paths_of(parts_of(smoke.replace(data=pairs(tmp_path, ["1.png"]))))
     (tmp_path / "1.png").unlink()
     assert input_paths.missing() == [str(tmp_path / "1.png")]
+
+
+SENDING = """
+import json, os, signal, sys
+from pathlib import Path
+from sweeplab.execution import cluster, node_data
+from sweeplab.data.pairs import PairsCSV
+
+with cluster.ray_session(needs_train=False):
+    import ray
+
+    node_data.TAR_BYTES = 1
+    sender = node_data.open_sender(node_data.packed([PairsCSV(path=Path(sys.argv[1]))]))
+    ray.get(sender.listing.remote())
+
+    def senders():
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                is_ours = os.environ["TMPDIR"].encode() in (entry / "environ").read_bytes()
+                if is_ours and b"ray::DataSender" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                pass
+        return found
+
+    killed = senders()
+    for number in killed:
+        os.kill(number, signal.SIGKILL)
+    folder = node_data.node_copy(sender)
+    print(json.dumps({"killed": len(killed), "after": len(set(senders()) - set(killed)), "folder": str(folder)}))
+"""
+
+
+@pytest.mark.slow
+def test_a_sender_that_is_killed_is_followed_by_another(tmp_path: Path):
+    """Whoever waits for its tars notices nothing, and no trial is blamed."""
+    file = pairs(tmp_path / "data", ["images/1.png", "images/2.png"]).path
+    scratch = tempfile.mkdtemp(prefix="sl-")
+    (tmp_path / "sending.py").write_text(SENDING)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "TMPDIR": scratch,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    command = [sys.executable, str(tmp_path / "sending.py"), str(file)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found = json.loads(ran.stdout.splitlines()[-1])
+    copied = Path(found["folder"]) / str(file).lstrip("/")
+    assert (found["killed"], found["after"]) == (1, 1)
+    assert copied.read_bytes() == Path(file).read_bytes()
+    shutil.rmtree(scratch, ignore_errors=True)
