@@ -11,7 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sweeplab.execution.watchdog import RAYLET_DIED, cluster_lost, is_left_behind, rearm_signals, run_beside
+from sweeplab.execution.watchdog import (
+    RAYLET_DIED,
+    cluster_lost,
+    is_left_behind,
+    leave_behind,
+    rearm_signals,
+    run_beside,
+)
 from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
@@ -89,12 +96,19 @@ def ray_session(*, needs_train: bool) -> Iterator[None]:
                 ).start()
             yield
         except Exception as error:
-            if isinstance(error, (ClusterLost, StorageFault)) or not raylet_is_gone():
+            is_lost = isinstance(error, ClusterLost)
+            if not is_lost and (isinstance(error, StorageFault) or not raylet_is_gone()):
+                raise
+            leave_behind(has_ended)  # what Ray was asked may never be answered
+            if is_lost:
                 raise
             raise cluster_lost() from error
         finally:
             is_over.set()
-            _shut_down(has_ended)
+            # A thread that still uses Ray when it is shut down has Ray end the process, with an exit code of its own.
+            # Left up, it serves this process's next sweep, or ends with the process.
+            if not is_left_behind():
+                _shut_down(has_ended)
 
 
 def _come_up(folder: str, has_ended: threading.Event, *, needs_train: bool) -> None:

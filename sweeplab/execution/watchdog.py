@@ -97,6 +97,7 @@ class Watchdog:
         self._fault: str | None = None
         self._fault_since = 0.0
         self._looking = False
+        self._asking: threading.Thread | None = None
         self._looked = time.monotonic()
 
     def moved(self) -> None:
@@ -152,7 +153,13 @@ class Watchdog:
                 self._fault_since = time.monotonic()
             self._fault, self._looking = fault, False
 
-        threading.Thread(target=ask, name="cluster", daemon=True).start()
+        self._asking = threading.Thread(target=ask, name="cluster", daemon=True)
+        self._asking.start()
+
+    def settle(self) -> None:
+        """Wait for the answer to the last question: nobody may ask Ray while it is shut down."""
+        if self._asking is not None:
+            self._asking.join(GONE_SECONDS)
 
 
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
@@ -174,7 +181,9 @@ def run_watched(work: Callable[[], T], watchdog: Watchdog) -> T:
         Interrupted: on a signal, likewise.
     """
     try:
-        return run_beside(work, watchdog.check)
+        done = run_beside(work, watchdog.check)
+        watchdog.settle()
+        return done
     except (InvalidInput, Unfinished, StorageFault, Interrupted):
         raise
     except BaseException as error:
@@ -221,9 +230,14 @@ _under_way: set[threading.Event] = set()
 """Of the works whose threads run, or were left behind."""
 
 
+def leave_behind(work: threading.Event) -> None:
+    """Count something that cannot be ended among the works that were left behind, until the event is set."""
+    _under_way.add(work)
+
+
 def is_left_behind() -> bool:
     """Whether work was left behind in a thread that would keep the process, or crash it on the way out."""
-    return bool(_under_way)
+    return any(not over.is_set() for over in _under_way)
 
 
 def exit_now(code: int) -> NoReturn:

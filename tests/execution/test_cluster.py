@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sweeplab.execution import cluster
+from sweeplab.execution import cluster, watchdog
 from sweeplab.execution import nodes as nodes_module
 from sweeplab.execution.loops import missing_here
 from sweeplab.execution.nodes import check_nodes
@@ -294,13 +294,37 @@ def test_an_error_of_a_session_whose_raylet_is_dead_is_the_clusters(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(cluster, "_attach", lambda quiet: True)
     monkeypatch.setattr(cluster, "_find_raylet", lambda: None)
-    monkeypatch.setattr(cluster, "_shut_down", lambda has_ended: None)
+    ended: list[threading.Event] = []
+    monkeypatch.setattr(cluster, "_shut_down", ended.append)
     monkeypatch.setattr(cluster, "raylet_is_gone", lambda: False)
+    monkeypatch.setattr(watchdog, "_under_way", set())
     with pytest.raises(type(error), match=str(error)), cluster.ray_session(needs_train=False):
         raise error
+    assert (len(ended), watchdog.is_left_behind()) == (1, False)
     monkeypatch.setattr(cluster, "raylet_is_gone", lambda: True)
     with pytest.raises(ClusterLost, match="its raylet"), cluster.ray_session(needs_train=False):
         raise error
+    # With its node gone, Ray's own goodbye would hang, or end the process with a code of its own.
+    assert (len(ended), watchdog.is_left_behind()) == (1, True)
+
+
+def test_a_session_in_which_work_is_left_behind_is_not_shut_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A thread that uses Ray while it is shut down has Ray end the process with 1."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cluster, "_attach", lambda quiet: True)
+    monkeypatch.setattr(cluster, "_find_raylet", lambda: None)
+    ended: list[threading.Event] = []
+    monkeypatch.setattr(cluster, "_shut_down", ended.append)
+    monkeypatch.setattr(watchdog, "_under_way", set())
+    still_asks = threading.Event()
+
+    def look() -> None:
+        raise StorageFault("full")
+
+    with pytest.raises(StorageFault, match="full"), cluster.ray_session(needs_train=False):
+        watchdog.run_beside(still_asks.wait, look)
+    assert ended == []
+    still_asks.set()
 
 
 # --- what finds room
@@ -361,7 +385,7 @@ def test_what_no_nodes_hold_is_refused(
 def test_a_group_that_no_worker_lives_in_is_freed_at_the_second_look():
     """In a process of its own, with a real cluster."""
     program = """
-from sweeplab.execution import cluster
+from sweeplab.execution import cluster, watchdog
 
 with cluster.ray_session(needs_train=True):
     import ray
@@ -427,7 +451,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import fabricated
 from sweeplab.experiment import Resources
-from sweeplab.execution import cluster
+from sweeplab.execution import cluster, watchdog
 from sweeplab.execution.controller import Workload
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.storage.locks import RAY_FOLDER
