@@ -250,6 +250,18 @@ class SweepRecord:
         return sum(trial.state in ("finished", "pruned") for trial in self.trials)
 
 
+def percent(fraction: float | None, digits: int | None = 1) -> str:
+    """A fraction as people read it: 0.984 is `98.4 %`, None a dash.
+
+    Args:
+        fraction: in [0, 1].
+        digits: behind the point; None: as many as there are, for bounds such as 0.05.
+    """
+    if fraction is None:
+        return "–"
+    return f"{100 * fraction:g} %" if digits is None else f"{100 * fraction:.{digits}f} %"
+
+
 def now_ms() -> int:
     """Milliseconds since 1970, as records carry them."""
     return time.time_ns() // 1_000_000

@@ -180,14 +180,14 @@ def test_of_an_older_sweep_it_is_known_that_target_images_are_no_test_images(tmp
 def test_a_victim_below_the_ceiling_is_noted_wherever_the_sweep_is_looked_at(tmp_path: Path):
     """3 of 80 triggered images are 3.75 %."""
     (note,) = measured_as(tmp_path, fabricated.measurement(90, 3)).record().notes
-    assert note.startswith("the victim's own ASR of 3.75% lies below the ceiling of 5.00% before any cleaning")
+    assert note.startswith("the victim's own ASR of 3.75 % lies below the ceiling of 5 % before any cleaning")
     assert note.endswith("no trial is certified")
 
 
 def test_a_victim_at_chance_is_noted(tmp_path: Path):
     """6 of 80 are 7.5 %, where 1 of 16 classes is 6.25 %."""
     (note,) = measured_as(tmp_path, fabricated.measurement(90, 6)).record().notes
-    assert note.startswith("the victim's own ASR of 7.50% is not above chance, 1 of 16 classes")
+    assert note.startswith("the victim's own ASR of 7.50 % is not above chance, 1 of 16 classes")
 
 
 def test_a_victim_that_was_planted_with_another_target_is_noted(folder: SweepFolder):

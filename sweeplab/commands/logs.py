@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from sweeplab.adoption import adopt_sweep
+from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.locks import process_facts
 from sweeplab.storage.ownership import write_signed
@@ -108,8 +109,8 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
         asr = point.measurement.asr
         loss = point.train.get("loss")
         lines.append(
-            f"epoch {point.epoch:g}: accuracy {point.measurement.accuracy:.2%}"
-            + (f", ASR {asr:.2%}" if asr is not None else "")
+            f"epoch {point.epoch:g}: accuracy {percent(point.measurement.accuracy, 2)}"
+            + (f", ASR {percent(asr, 2)}" if asr is not None else "")
             + (f", loss {loss:.4f}" if loss is not None else "")
             + f" (attempt {point.attempt}, {point.train_seconds + point.evaluate_seconds:.1f} s)"
         )
