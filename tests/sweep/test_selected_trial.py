@@ -53,9 +53,7 @@ def test_a_lower_ceiling_takes_a_later_epoch(tmp_path: Path):
 
 def test_no_trial_below_the_ceiling_is_no_victim(tmp_path: Path):
     sweep = starts_in(tmp_path, lambda params, index: (90, 40))
-    with pytest.raises(
-        InvalidInput, match=r"no trial of starts lies below its ASR ceiling of 15 % \(the lowest ASR"
-    ):
+    with pytest.raises(InvalidInput, match=r"no trial of starts lies below its ASR ceiling of 15 % \(the lowest ASR"):
         selected(sweep, tmp_path)
 
 
