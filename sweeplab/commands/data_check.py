@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,8 @@ from sweeplab.specs import InvalidInput
 from sweeplab.worker.inputs import Inputs
 from sweeplab.worker.jobs import usable_cores
 
-T = TypeVar("T")
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""Shows a bar: what is iterated over, what it is, and how many there are."""
 
 TOKENISED = 4096
 """Captions that are tokenised at a time."""
@@ -86,15 +87,13 @@ class SetReport:
         return lines + [f"  row {broken.row}: {broken.reason}" for broken in self.broken]
 
 
-def check_data(
-    sweep: CleaningSweep, data_home: Path, track: Callable[[Iterable[T], str, int], Iterable[T]]
-) -> list[SetReport]:
+def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetReport]:
     """Decode every image of a sweep's pre-training pairs, cleaning pairs and test set, over all cores.
 
     Args:
         sweep: whose data are checked.
         data_home: where made and cached data lie.
-        track: shows a bar: what is iterated over, what it is, and how many there are.
+        track: shows how far it is.
 
     Returns:
         A report a set, in the order in which they are used.
@@ -122,9 +121,7 @@ def check_data(
     return reports
 
 
-def _images(
-    name: str, images: Images, size: int, track: Callable[[Iterable[T], str, int], Iterable[T]], facts: Any
-) -> SetReport:
+def _images(name: str, images: Images, size: int, track: Track, facts: CaptionFacts | None) -> SetReport:
     """Decode one set."""
     seen: set[bytes] = set()
     sizes: Counter[str] = Counter()
@@ -146,8 +143,7 @@ def _images(
         return row, content, measured, ""
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        looked: Any = pool.map(look, range(len(images)))
-        for row, content, measured, reason in track(looked, name, len(images)):
+        for row, content, measured, reason in track(pool.map(look, range(len(images))), name, len(images)):
             if content is None:
                 broken.append(Broken(row + 1, images.image(row), reason))
                 continue
