@@ -78,7 +78,7 @@ def attack_badclip(
     sweep = one_sweep(script, only, [], smoke)
     check_sources([sweep])
     settings = BadCLIP.model_validate(dict(parameter_of(field) for field in fields or []))
-    optimise_for(sweep, checkpoint, settings, to, say)
+    optimise_for(sweep, checkpoint, settings, to)
     say(f"patch: {to}; stamp it with ImageTrigger(path={str(to)!r}, position='center')")
 
 

@@ -136,7 +136,6 @@ def _run_supervised(sweeps: "list[CleaningSweep]", options: "Options") -> int:
     return supervise(
         [sys.executable, *(word for word in sys.argv if word != "--supervise")],
         lambda: committed(home, names),
-        say,
         was_stopped=lambda: any(folder.stop_mark.exists() for folder in folders),
     )
 

@@ -63,9 +63,6 @@ def _tidy_node() -> None:
 class WorkerContext(Context, Interface):
     """What a worker function is given beside its job."""
 
-    def heartbeat(self) -> None:
-        """Say that something moves."""
-
     def bring(self, location: str, weights: "Weights") -> Path:
         """A path on this node to a checkpoint of the driver's node or of an object store; see `local_copy`."""
 
