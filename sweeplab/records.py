@@ -10,6 +10,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 TrialState = Literal["waiting", "running", "finished", "pruned", "failed"]
+OVER: tuple[TrialState, ...] = ("finished", "pruned", "failed")
+"""States of trials that are over."""
 SweepState = Literal["running", "interrupted", "finished"]
 
 

@@ -17,6 +17,7 @@ from filelock import Timeout
 
 from sweeplab.evaluation.retention import missing_backdoor
 from sweeplab.records import (
+    OVER,
     MeasuredImages,
     Measurement,
     Outcomes,
@@ -360,7 +361,7 @@ class SweepFolder:
         images = measured_images(header, victim[0])
         locked = self.is_locked()
         trials, losses = self.trial_records(is_driven=locked)
-        finished = sum(trial.state in ("finished", "pruned", "failed") for trial in trials)
+        finished = sum(trial.state in OVER for trial in trials)
         state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
         return SweepRecord(
             name=self.name,

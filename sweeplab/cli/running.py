@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeplab.cli.program import INTERRUPTED, console, exit_code, explained, interrupted, say, say_notes, worst
+from sweeplab.cli.program import console, exit_code, explained, interrupted, say, say_notes, worst
 from sweeplab.commands.supervise import committed, supervise
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table
 from sweeplab.records import SweepRecord
-from sweeplab.specs import ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.storage.files import home_folder
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking import page_address, server_command

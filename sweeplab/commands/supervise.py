@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweeplab.execution.watchdog import heeded_signals
+from sweeplab.specs import BAD_INPUT, DONE, FAULT, INTERRUPTED
 from sweeplab.storage.files import read_lines
-
-DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 
 MAX_STARTS = 100
 """Starts in all."""

@@ -96,8 +96,8 @@ class DataSender:
                 self._listing = listing_of(path for part in self._parts for path in files_of(part))
             return self._listing
 
-    def tar(self, number: int) -> bytes:
-        """One tar of the listing, complete by itself.
+    def tar(self, number: int) -> tuple[bytes, str]:
+        """One tar of the listing, complete by itself, and its SHA-256 as hexadecimal digits.
 
         Raises:
             InvalidInput: if a file is gone, or shorter than it was.
@@ -116,7 +116,8 @@ class DataSender:
                 f"{name} cannot be read any more ({error}), and other nodes need it; restore it"
             ) from None
         self._sent += 1
-        return content.getvalue()
+        packed = content.getvalue()
+        return packed, hashlib.sha256(packed).hexdigest()
 
     def sent(self) -> int:
         """Tars so far."""
@@ -175,7 +176,7 @@ def _get(answer: Any, heartbeat: Callable[[], None]) -> Any:
         raise error.cause or error from None
 
 
-def _fill(folder: Path, listing: Listing, tar_of: Callable[[int], bytes]) -> None:
+def _fill(folder: Path, listing: Listing, tar_of: Callable[[int], tuple[bytes, str]]) -> None:
     """Have every file there: those of tars that an earlier process has unpacked are looked at, since the system may
     have removed some."""
     root = folder / "files"
@@ -196,7 +197,10 @@ def _fill(folder: Path, listing: Listing, tar_of: Callable[[int], bytes]) -> Non
         )
     for number, files in lacking.items():
         wanted = {name.lstrip("/") for name, _ in files}
-        with tarfile.open(fileobj=io.BytesIO(tar_of(number))) as archive:
+        content, digest = tar_of(number)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise StorageFault(f"tar {number} of the data reached node {socket.gethostname()} damaged")
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(root, [member for member in archive if member.name in wanted], filter="data")
         os.sync()  # before the marker, which must not outlive what it speaks of
         (folder / f"unpacked-{number}").touch()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn, TypeVar
 
-from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished
+from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, StorageFault, Unfinished
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def signals_as_interrupts() -> Iterator[list[int]]:
         if seen:
             with contextlib.suppress(OSError):
                 os.write(2, b"ended at once; everything committed is kept, and the same command goes on\n")
-            os._exit(75)
+            os._exit(INTERRUPTED)
         seen.append(number)
         raise Interrupted(signal.Signals(number).name)
 

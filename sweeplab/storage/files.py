@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from sweeplab.specs import InvalidInput, StorageFault
 
@@ -88,13 +88,35 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     Raises:
         StorageFault: if the disk is full or the folder cannot be written; the old content stays.
     """
+
+    def opened(temporary: Path) -> BinaryIO:
+        make_private(path.parent)
+        return open(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
+
+    with storage_faults(path):
+        replace_atomically(path, opened, lambda file: file.write(content), durable=durable)
+
+
+def replace_atomically(
+    path: Path, opened: Callable[[Path], BinaryIO], write: Callable[[BinaryIO], object], *, durable: bool = True
+) -> None:
+    """Have a file's name stand for a new content once all of it is written; faults that may pass are tried again.
+
+    Args:
+        path: of the file.
+        opened: makes the temporary file, and its folder where that is lacking.
+        write: writes the content.
+        durable: see `write_atomically`.
+
+    Raises:
+        OSError: if the disk fails; the old content stays, and nothing is left beside it.
+    """
     # In the same folder, since a rename is one step only within a file system; `gc` knows the name.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
 
-    def write() -> None:
-        make_private(path.parent)
-        with open(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-            file.write(content)
+    def replace() -> None:
+        with opened(temporary) as file:
+            write(file)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -104,12 +126,10 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
             sync_folder(path.parent)
 
     try:
-        with storage_faults(path):
-            retry(write)
-    except StorageFault:
-        with contextlib.suppress(OSError):
+        retry(replace)
+    finally:
+        with contextlib.suppress(OSError):  # written, it has its own name by now; or its folder never came to be
             temporary.unlink(missing_ok=True)
-        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,11 +9,8 @@ from rich.live import Live
 from rich.text import Text
 
 from sweeplab.evaluation.retention import best_cleaned_point, retention
-from sweeplab.records import Point, TrialRecord, percent
+from sweeplab.records import OVER, Point, TrialRecord, percent
 from sweeplab.terminal import PatientConsole
-
-OVER = ("finished", "pruned", "failed")
-"""States of trials that are over."""
 
 
 class SweepProgress:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sweeplab.clip_model import has_batch_norm
 from sweeplab.experiment import CleaningSweep
+from sweeplab.records import OVER
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
@@ -27,7 +28,7 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     """What will be reused, repeated and run, and why."""
     sweep = prepared.sweep
     records = [folder.trial_record(number, is_driven=False) for number in folder.trial_numbers()]
-    over = [record for record in records if record.state in ("finished", "pruned", "failed")]
+    over = [record for record in records if record.state in OVER]
     begun = [record for record in records if record.state == "waiting"]
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
     if sweep.num_trials() < len(records):
