@@ -42,8 +42,8 @@ TRIAL_FORMAT = "{:04d}"
 
 TRIAL_NAME = re.compile(r"[0-9]{4}|[1-9][0-9]{4,}")
 
-ALIVE_SECONDS = 10.0
-"""Between two signs of a driver's life."""
+HEARTBEAT_SECONDS = 10.0
+"""Between two heartbeats of a driver."""
 
 SET_ASIDE = r"\.\d{8}-\d{6}\.\d+"
 """What `--fresh` adds to a sweep's name, as a pattern."""
@@ -246,7 +246,7 @@ class SweepFolder:
         is_over = threading.Event()
 
         def write_on() -> None:
-            while not is_over.wait(ALIVE_SECONDS):
+            while not is_over.wait(HEARTBEAT_SECONDS):
                 with contextlib.suppress(StorageFault):  # a disk that is full is noticed where something is lost
                     write_json(self._heartbeat, {"time_ms": now_ms()}, durable=False)
 

@@ -1,4 +1,4 @@
-"""The only door to MLflow: mirrors the ledger into flat runs. Everything here can be thrown away and made again."""
+"""The only door to MLflow: copies the ledger into flat runs. Everything here can be thrown away and made again."""
 
 import base64
 import contextlib

@@ -300,7 +300,7 @@ def test_events_are_told_in_order_with_their_time(folder: SweepFolder):
 
 
 def test_a_driver_leaves_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sweep_folder, "ALIVE_SECONDS", 0.01)
+    monkeypatch.setattr(sweep_folder, "HEARTBEAT_SECONDS", 0.01)
     folder = fabricated.prepared_folder(tmp_path)
     assert folder.last_heartbeat() == 0
     began = time.time_ns() // 1_000_000

@@ -178,10 +178,7 @@ def _say_decisions(found: dict[str, Any]) -> None:
             ending += "" if row["same_until_stop"] else " (and differs before the stop: this machine is not exact)"
         say(f"  trial {row['trial']}: {row['reason']} (epoch {row['epoch']:g}); {ending}")
     if left:
-        say(
-            f"  nobody knows what {left} of them would have become: `sweeplab rerun {name} --pruned` runs them to "
-            "their end"
-        )
+        say(f"  the outcome of {left} of them is unknown: `sweeplab rerun {name} --pruned` runs them to their end")
 
 
 def _share(value: float | None) -> str:

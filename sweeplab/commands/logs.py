@@ -63,8 +63,8 @@ def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
     """Signal the process that a record names, if it is the very one that wrote it: a file may name any process."""
     process = holder["process"]
     refusal = InvalidInput(
-        f"process {process!r} is not, or no longer, the one that began to run sweep {folder.name!r} "
-        f"({folder.path / 'holder.json'} names its start and command line); look who runs the sweep, and end that"
+        f"process {process!r} is not the process that started sweep {folder.name!r} "
+        f"({folder.path / 'holder.json'} names its start and command line); find the one that runs it and end it"
     )
     if type(process) is not int or process <= 1 or "started" not in holder:
         raise refusal

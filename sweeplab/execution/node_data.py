@@ -241,7 +241,7 @@ def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog) -> None:
             sent = 0
             while asked:
                 ready, _ = ray.wait(list(asked), timeout=WAIT_SECONDS)
-                # A node takes long over all its tars: one more that was sent is a sign of life too.
+                # A node takes long over all its tars: one more that was sent counts as a heartbeat.
                 if not ready and (now := ray.get(sender.sent.remote())) != sent:
                     sent = now
                     watchdog.moved()

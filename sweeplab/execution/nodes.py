@@ -57,8 +57,8 @@ def check_nodes(input_paths: InputPaths, storages: list[str]) -> list[str]:
         raise InvalidInput(
             f"not every node of the cluster can take part:\n  {listed}\n"
             "resources.storage must be a folder that all nodes share, s3:// or gs://, with credentials in the "
-            "environment of each node's `ray start` or on the node itself; a file must be the same on all nodes, or be "
-            "on this one alone, which then brings it"
+            "environment of each node's `ray start` or on the node itself; a file must be identical on all nodes, or "
+            "exist only here: it is then copied"
         )
     # Only a node that lives on and says nothing is in the way: without its answer a worker there might fail.
     for node, how in mute.items():

@@ -32,7 +32,7 @@ def home_key(home: Path) -> bytes:
     no storage elsewhere: it was made before homes had a secret, and to take it over can do no harm outside the home.
 
     Raises:
-        InvalidInput: if it belongs to another user.
+        InvalidInput: if it cannot be read: most often it belongs to another user.
     """
     path = home / KEY
     try:

@@ -130,8 +130,8 @@ def check_same_storage(what: str, begun: str | None, now: str | None) -> None:
     place = begun or "the home"
     raise InvalidInput(
         f"{what} was begun with its checkpoints in {place} and keeps them there; now resources.storage gives "
-        f"{now or 'the home'}. Set it back; where {place} has to go, stop the sweep, copy the folder with `cp -a`, and "
-        "put a link to the copy in its place; --fresh begins a sweep anew"
+        f"{now or 'the home'}. Set it back. To move them, stop the sweep, copy the folder with `cp -a`, and put a link "
+        "to the copy in its place; --fresh begins a sweep anew"
     )
 
 

@@ -68,7 +68,7 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         epoch = record.points[kept - 1].epoch
         inside = " and inside the next epoch" if place and place.is_inside_an_epoch else ""
         lines.append(
-            f"  trial {record.number}: goes on after epoch {epoch:g}{inside}{lost}; what ran after that is repeated "
+            f"  trial {record.number}: goes on after epoch {epoch:g}{inside}{lost}; steps after that run again "
             f"(attempt {record.attempts + 1})"
         )
     return lines
@@ -100,7 +100,7 @@ def check_same_spec(folder: SweepFolder, prepared: Prepared) -> None:
     listed += [*found.since, *found.defaults, *found.fields]
     version, why = version_of(header), "exists with another spec"
     if found.since or found.defaults:
-        why = f"was made by an older version ({version}), and this one would go on with it otherwise"
+        why = f"was made by an older version ({version}), and this version would train it differently"
     lines = "\n  ".join(listed[:12] or [f"(the same fields, as version {version} took them)"])
     remedies = "use --fresh to set the old one aside, or give this one another name"
     if found.defaults and not found.since and not found.fields:

@@ -243,8 +243,8 @@ class ChosenTrial(SweepVictim[SelectedTrial]):
         chosen = read_object(folder.victim_run().path / "victim.json").get("selected") if is_begun else None
         if chosen is not None and chosen != [trial, point.index]:
             logger.info(
-                f"note: trial {trial} of {other.name} is better now; {sweep.name} goes on from trial {chosen[0]}, with "
-                "which it was begun, and --fresh begins anew"
+                f"note: trial {trial} of {other.name} is now better. {sweep.name} keeps starting from trial "
+                f"{chosen[0]}; --fresh switches"
             )
             trial, point = chosen[0], other.trial(chosen[0]).points()[chosen[1]]
         run = other.trial(trial)
