@@ -26,7 +26,8 @@ from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import MeasuredImages, Measurement
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder, read_lines
+from sweeplab.storage.files import read_lines
+from sweeplab.storage.home import home_folder
 from sweeplab.sweep.resume import set_aside
 from sweeplab.sweep_folder import SweepFolder, sweeps_of
 

@@ -13,7 +13,7 @@ from sweeplab.cli.program import AsJson, Only, Overrides, Smoke, app, command, s
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 
 T = TypeVar("T")
 

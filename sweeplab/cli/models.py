@@ -12,7 +12,7 @@ from sweeplab.cli.scripts import one_sweep
 from sweeplab.ranking.intervals import wilson
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep

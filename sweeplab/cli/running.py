@@ -12,7 +12,7 @@ from sweeplab.commands.supervise import committed, supervise
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table
 from sweeplab.records import SweepRecord
 from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking import page_address, server_command
 

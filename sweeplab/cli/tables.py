@@ -10,7 +10,7 @@ from sweeplab.cli.program import AsJson, app, command, say, say_json
 from sweeplab.cli.sweeps import folder_of
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 
 
 @command(app, "import")

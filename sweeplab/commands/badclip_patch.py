@@ -10,7 +10,7 @@ from sweeplab.data.images import load_all
 from sweeplab.data.tables import PairTable
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.training.randomness import numpy_stream
 from sweeplab.worker.inputs import victim_model
 from sweeplab.worker.jobs import whole_machine

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeplab.execution.loops import receive_data
 from sweeplab.execution.nodes import is_alive, on_node
 from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.files import storage_faults
 from sweeplab.storage.locks import lock_path, locked_with_retry, pin
-from sweeplab.storage.node_cache import COMPLETE, node_cache
+from sweeplab.storage.node_cache import COMPLETE, node_cache, remove_old_copies
 from sweeplab.worker.failures import root_cause
 from sweeplab.worker.input_paths import absolute_path, files_of, with_paths
 
@@ -212,6 +211,12 @@ def _size_of(path: Path) -> int:
     with contextlib.suppress(OSError):
         return path.stat().st_size
     return -1
+
+
+def receive_data(sender: Any) -> None:
+    """A Ray task: have this node get its copies of all files."""
+    remove_old_copies()
+    node_copy(sender)
 
 
 def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog) -> None:

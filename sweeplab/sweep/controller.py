@@ -17,7 +17,6 @@ from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
-from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
@@ -416,7 +415,7 @@ class SweepController:
     def _keep(self, run: RunFolder, *points: Point | None) -> None:
         """Remove a run's checkpoints but those of some points; a storage that does not let go of them is no reason to
         end a sweep."""
-        place = Checkpoint.at(run.storage.location).storage
+        place = run.storage.parent
         if place in self._unheeded and run.result() is not None:
             return
         try:

@@ -19,8 +19,7 @@ import pytest
 
 from sweeplab.execution import cluster, watchdog
 from sweeplab.execution import nodes as nodes_module
-from sweeplab.execution.loops import missing_here
-from sweeplab.execution.nodes import check_nodes
+from sweeplab.execution.nodes import check_nodes, missing_here
 from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage import locks
