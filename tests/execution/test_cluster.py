@@ -206,8 +206,8 @@ def test_nodes_that_do_not_see_the_storage_are_named_in_one_message(tmp_path: Pa
         f"  node 1aaaaaaa (host-1) does not see {store}",
         f"  node 2aaaaaaa (host-2) does not see {store}",
         "resources.storage must be a folder that all nodes share, s3:// or gs://, with credentials in the "
-        "environment of each node's `ray start` or on the node itself; a file must be the same on all nodes, or be "
-        "on this one alone, which then brings it",
+        "environment of each node's `ray start` or on the node itself; a file must be identical on all nodes, or "
+        "exist only here: it is then copied",
     ]
     assert list((tmp_path / "store").iterdir()) == []
 

@@ -157,10 +157,12 @@ def test_once_more_there_is_nothing_to_run_and_no_ray_is_needed(story: Story):
 
 
 def test_nothing_unreported_is_left_among_the_checkpoints(story: Story):
+    kept, named = set(), set()
     for trial in story.folder.record().trials:
-        kept = {path.name for path in story.folder.trial(trial.number).checkpoints.iterdir()}
-        assert kept
-        assert kept <= {point.checkpoint for point in trial.points}
+        kept |= {(trial.number, path.name) for path in story.folder.trial(trial.number).checkpoints.iterdir()}
+        named |= {(trial.number, point.checkpoint) for point in trial.points}
+    assert kept
+    assert kept <= named
 
 
 # --- pre-training
