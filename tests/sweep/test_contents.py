@@ -32,7 +32,7 @@ def test_data_that_are_the_same_or_unknown_pass():
 
 
 def test_other_data_are_named_with_both_digests():
-    with pytest.raises(StorageFault, match=r"the pairs that node .* \(digest a -> b\).*restore them"):
+    with pytest.raises(StorageFault, match=r"the pairs on node .* \(digest a -> b\).*restore them"):
         check_same_data("pairs", "a", "b")
 
 
@@ -82,7 +82,7 @@ def test_a_sweep_whose_data_change_stops_and_goes_on_once_they_are_restored(
         return victim
 
     monkeypatch.setattr(victims.GivenVictim, "ensure", change_meanwhile)
-    with pytest.raises(Unfinished, match=r"the training pairs that node .* are not those that the command has read"):
+    with pytest.raises(Unfinished, match=r"the training pairs on node .* differ from what the command read"):
         run.run_sweep(sweep, tmp_path / "home", Options(inline=True))
     (trial,) = SweepFolder(tmp_path / "home" / "sweeps" / sweep.name).record().trials
     assert (trial.state, trial.points) == ("waiting", ())
