@@ -45,12 +45,14 @@ class PairColumns:
         return used_rows(len(self.captions), self.path, num_pairs, sample)
 
     def table(self, rows: np.ndarray) -> PairTable:
-        """The rows as a table; looks up every image file, decodes none.
+        """The rows, ascending, as a table; looks up every image file, decodes none.
 
         Raises:
             InvalidInput: if a caption or path is empty, or an image is missing or an empty file; rows count from 1.
         """
-        images, captions = self.images.take(rows), self.captions.take(rows)
+        images, captions = self.images, self.captions
+        if len(rows) < len(captions):  # to take all of them would copy hundreds of megabytes
+            images, captions = images.take(rows), captions.take(rows)
         _refuse_blank(images, rows, self.path, self.names[0], "the path of an image")
         _refuse_blank(captions, rows, self.path, self.names[1], "a caption")
         root, images, below = self._placed(images)

@@ -1,5 +1,6 @@
 """Image-caption pairs in Parquet files: paths of images, or the images themselves, as Hugging Face writes them."""
 
+import fnmatch
 import hashlib
 import os
 from collections.abc import Iterator
@@ -30,11 +31,13 @@ class PairsParquet(Spec):
     two the bytes count, where the first row has any). Bytes are unpacked once, into the home's `data/pictures`.
     """
 
-    NOT_IN_DIGEST = frozenset({"path", "root", "absolute_below"})
+    NOT_IN_DIGEST = frozenset({"path", "pattern", "root", "absolute_below"})
 
     kind: Literal["parquet"] = "parquet"
     path: Path
-    """The file, or the folder that holds `*.parquet`."""
+    """The file, or the folder that holds them."""
+    pattern: str = "*.parquet"
+    """Which files of the folder: where it holds several splits, `train-*.parquet`. Hidden ones are left out."""
     root: Path | None = None
     """Folder that relative image paths are in; None: the folder of the Parquet files."""
     absolute_below: Path | None = None
@@ -105,14 +108,16 @@ class PairsParquet(Spec):
         if os.path.isfile(path):
             return [path]
         try:
-            names = sorted(name for name in os.listdir(path) if name.endswith(".parquet") and name[0] not in "._")
+            names = sorted(name for name in fnmatch.filter(os.listdir(path), self.pattern) if name[0] not in "._")
         except OSError:
             raise InvalidInput(
                 f"path={path} is neither a file nor a folder that can be read; give a Parquet file with the columns "
                 f"{self.image_column!r} and {self.caption_column!r}, or the folder that holds such files"
             ) from None
         if not names:
-            raise InvalidInput(f"path={path} holds no file that ends in .parquet; give the folder that holds them")
+            raise InvalidInput(
+                f"path={path} holds no file {self.pattern!r}; give the folder that holds them, or pattern"
+            )
         return [path / name for name in names]
 
     def _used(self, available: int) -> np.ndarray:

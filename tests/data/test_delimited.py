@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeplab.data.pairs import PairsCSV
@@ -40,6 +40,7 @@ def test_files_that_pandas_writes_are_read_without_being_told_the_separator(tmp_
     assert given_one.digest == table.digest
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])).filter(str.strip), min_size=1))
 def test_any_captions_survive_tabs(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):
     folder = tmp_path_factory.mktemp("tsv")

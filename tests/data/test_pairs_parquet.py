@@ -142,8 +142,16 @@ def test_a_damaged_file_is_named(tmp_path: Path):
 
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path):
-    with pytest.raises(InvalidInput, match=r"holds no file that ends in \.parquet"):
+    with pytest.raises(InvalidInput, match=r"holds no file '\*\.parquet'; give the folder that holds them, or pattern"):
         PairsParquet(path=tmp_path).read(tmp_path)
+
+
+def test_a_pattern_chooses_a_split(tmp_path: Path):
+    """As Hugging Face names the files of a data set with several splits."""
+    for name in ("train-00001-of-00002", "train-00000-of-00002", "validation-00000-of-00001"):
+        write(tmp_path / "data" / f"{name}.parquet", held([encoded(1)]), caption=[name])
+    table = PairsParquet(path=tmp_path / "data", pattern="train-*.parquet").read(tmp_path)
+    assert [table.caption(row) for row in range(len(table))] == ["train-00000-of-00002", "train-00001-of-00002"]
 
 
 def test_a_home_that_cannot_hold_images_is_named(tmp_path: Path):
