@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import storage_faults, write_atomically
-from sweeplab.storage.locks import file_lock
+from sweeplab.storage.locks import file_lock, lock_path
 
 logger = logging.getLogger("sweeplab")
 
@@ -59,7 +59,7 @@ class Pictures:
                 f"data_home={self.folder.parent} cannot hold images ({error}); mend the permissions there, or choose "
                 "another home with SWEEPLAB_HOME"
             ) from None
-        with file_lock(self.folder / f".{key}.lock"):
+        with file_lock(lock_path(index)):
             if (known := self._known(index)) is not None:  # another process was quicker
                 return known
             logger.info(f"unpacking the images of {what} into {self.folder}")
