@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,8 @@ class PairColumns:
         images, captions = self.images, self.captions
         if len(rows) < len(captions):  # to take all of them would copy hundreds of megabytes
             images, captions = images.take(rows), captions.take(rows)
-        _refuse_blank(images, rows, self.path, self.names[0], "the path of an image")
-        _refuse_blank(captions, rows, self.path, self.names[1], "a caption")
+        refuse_blank(images, rows, self.path, self.names[0], "the path of an image")
+        refuse_blank(captions, rows, self.path, self.names[1], "a caption")
         root, images, below = self._placed(images)
         sizes = _file_sizes(root, images, below)
         table = PairTable.of(root, images, captions, sizes, below, notes=self.notes)
@@ -135,9 +135,9 @@ def refuse_outside(names: list[str], path: Path) -> None:
             )
 
 
-def texts(column: pa.ChunkedArray) -> pa.LargeStringArray:
+def texts(pieces: Iterable[pa.Array]) -> pa.LargeStringArray:
     """A column of texts as one array; nulls are empty texts."""
-    arrays = [pc.fill_null(chunk.cast(pa.large_string()), "") for chunk in column.chunks]
+    arrays = [pc.fill_null(piece.cast(pa.large_string()), "") for piece in pieces]
     return pa.concat_arrays(arrays) if arrays else pa.array([], pa.large_string())
 
 
@@ -153,7 +153,19 @@ def strings(values: list[str], path: Path) -> pa.LargeStringArray:
         raise InvalidInput(f"{path} holds the text {error.object!r}, which is not Unicode; mend or remove it") from None
 
 
-def _refuse_blank(column: pa.LargeStringArray, rows: np.ndarray, path: Path, name: str, what: str) -> None:
+def refuse_blank(column: pa.LargeStringArray, rows: np.ndarray, path: Path, name: str, what: str) -> None:
+    """Refuse empty texts.
+
+    Args:
+        column: (n,) texts.
+        rows: (n,) their rows in the source, from 0.
+        path: the source.
+        name: of the column there.
+        what: every row needs.
+
+    Raises:
+        InvalidInput: naming the first row.
+    """
     blank = pc.equal(pc.utf8_trim_whitespace(column), "")
     if count := pc.sum(blank).as_py():
         first = int(rows[pc.index(blank, True).as_py()]) + 1

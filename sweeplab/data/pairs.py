@@ -122,8 +122,8 @@ class PairsCSV(Spec):
     def _located(self, path: Path, table: pa.Table) -> PairColumns:
         return PairColumns(
             path,
-            texts(table[self.image_column]),
-            texts(table[self.caption_column]),
+            texts(table[self.image_column].chunks),
+            texts(table[self.caption_column].chunks),
             self._folder(path),
             self.absolute_below,
             (self.image_column, self.caption_column),

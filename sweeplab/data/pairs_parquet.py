@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from sweeplab.data.pair_columns import PairColumns, absolute, below, texts, used_rows
+from sweeplab.data.pair_columns import PairColumns, absolute, below, refuse_blank, texts, used_rows
 from sweeplab.data.pictures import Pictures
 from sweeplab.data.sampling import Sample
-from sweeplab.data.tables import PairTable
+from sweeplab.data.tables import CHUNK_ROWS, PairTable
 from sweeplab.specs import InvalidInput, Spec, digest_of
 
 BATCH_ROWS = 256
@@ -66,6 +66,7 @@ class PairsParquet(Spec):
             return columns.table(columns.used(self.num_pairs, self.sample))
         captions, names = self._texts(self.caption_column), (self.image_column, self.caption_column)
         rows, pictures = self._used(len(captions)), Pictures(data_home)
+        refuse_blank(captions.take(rows), rows, absolute(self.path), self.caption_column, "a caption")
         found = pictures.unpacked(self._key(rows), lambda: self._contents(field, rows), str(self.path))
         images = pa.nulls(len(captions), pa.large_string()).fill_null("")
         images = pc.replace_with_mask(images, np.isin(np.arange(len(captions)), rows), found)
@@ -175,15 +176,16 @@ class PairsParquet(Spec):
 
     def _texts(self, column: str, field: str | None = None) -> pa.LargeStringArray:
         """A column of texts, or a field of a column of structs, of all files."""
-        held = list(self._batches(column, field, 65_536))
-        return texts(pa.chunked_array(held, held[0].type))
+        return texts(self._batches(column, field, CHUNK_ROWS))
 
     def _batches(self, column: str, field: str | None, rows: int) -> Iterator[pa.Array]:
         """A column, or a field of it, of all files, piece by piece, none of them empty."""
         for file in self._files():
             with _opened(file) as parquet:
                 for batch in parquet.iter_batches(rows, columns=[column if field is None else f"{column}.{field}"]):
-                    if len(held := batch.column(column)):
+                    held = batch.column(column)
+                    held.validate(full=True)  # Parquet's readers take any bytes for UTF-8
+                    if len(held):
                         yield held if field is None else pc.struct_field(held, field)
 
     def _contents(self, field: str | None, rows: np.ndarray) -> Iterator[bytes | None]:

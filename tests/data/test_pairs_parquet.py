@@ -134,6 +134,35 @@ def test_files_of_different_types_are_refused(tmp_path: Path):
         PairsParquet(path=tmp_path / "set").read(tmp_path)
 
 
+def test_texts_of_different_types_are_one_column(tmp_path: Path):
+    """As files of one data set that several programs wrote."""
+    (tmp_path / "1.png").write_bytes(encoded(1))
+    types = (
+        pa.string(),
+        pa.large_string(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.int32(), pa.string()),
+    )
+    for n, kind in enumerate(types):
+        write(tmp_path / "set" / f"{n}.parquet", pa.array(["1.png"], kind), caption=pa.array([f"caption {n}"], kind))
+    table = PairsParquet(path=tmp_path / "set", root=tmp_path).read(tmp_path)
+    assert [table.caption(row) for row in range(len(table))] == ["caption 0", "caption 1", "caption 2", "caption 3"]
+
+
+def test_texts_that_are_no_utf8_are_refused(tmp_path: Path):
+    text = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\x04\0\0\0"), pa.py_buffer(b"caf\xe9"))
+    data = write(tmp_path / "a.parquet", held([encoded(1)]), caption=text)
+    with pytest.raises(InvalidInput, match=r"a\.parquet is not readable as Parquet \(.*UTF"):
+        data.read(tmp_path)
+
+
+def test_empty_captions_are_found_before_anything_is_unpacked(tmp_path: Path):
+    data = write(tmp_path / "a.parquet", held([encoded(1), encoded(2)]), caption=["a", ""])
+    with pytest.raises(InvalidInput, match="the first is row 2"):
+        data.read(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_a_damaged_file_is_named(tmp_path: Path):
     data = write(tmp_path / "a.parquet", held([encoded(1)]))
     data.path.write_bytes(data.path.read_bytes()[:-20])
