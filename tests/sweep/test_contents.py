@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import fabricated
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -16,6 +18,7 @@ from sweeplab.attacks.exchange import ImportedPoison
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.img2dataset import Img2Dataset
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
@@ -68,6 +71,30 @@ def test_data_that_moved_and_changed_are_refused_for_the_change(sweep: CleaningS
     assert lines[1].startswith("  content of `pairs` changed (digest ")
     assert lines[2:3] == ["  epochs: 1 -> 3"]
     assert "moved" not in str(refused.value)
+
+
+def test_rows_that_a_source_leaves_out_are_noted_before_anything_runs(sweep: CleaningSweep, tmp_path: Path):
+    """Of cleaning pairs and of a victim's, once."""
+    (tmp_path / "set" / "00000").mkdir(parents=True)
+    for number in range(32):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "set" / "00000" / f"{number:09d}.jpg")
+    statuses = ["success"] * 32 + ["failed_to_download"] * 3
+    table = {"key": [f"{number:09d}" for number in range(35)], "status": statuses, "caption": ["a photo of apple"] * 35}
+    pq.write_table(pa.table(table), tmp_path / "set" / "00000.parquet")
+    source = Img2Dataset(path=tmp_path / "set")
+    victim = PretrainedVictim(
+        name="own",
+        architecture=sweep.victim.architecture,
+        data=source,
+        poisoning={"attack": {"kind": "badnet", "patch_size": 4}, "rate": 0.25},
+        optimization=sweep.optimization.replace(global_batch_size=16, warmup_steps=0),
+        epochs=1,
+        evaluation=sweep.evaluation,
+    )
+    for changes in ({"data": source}, {"data": source, "victim": victim}, {"victim": victim}):
+        notes = prepare.prepare(sweep.replace(**changes), tmp_path / "home").notes
+        assert [note for note in notes if note.startswith("3 of the 35 rows of ")] == list(notes)
+        assert len(notes) == 1
 
 
 @pytest.mark.usefixtures("mlflow_is_there")
