@@ -12,9 +12,16 @@ from sweeplab.sweep_folder import SweepFolder
 
 
 def is_own_victim(run: RunFolder) -> bool:
-    """Whether this home trained the victim, or has adopted it."""
+    """Whether this home trained the victim, or has adopted it.
+
+    Raises:
+        InvalidInput: if its record is damaged: nobody can tell.
+    """
     file = run.path / "victim.json"
-    return file.exists() and is_signed(file, run.path.parent.parent)
+    if not file.exists():
+        return False
+    read_object(file, spec=dict, digest=str)
+    return is_signed(file, run.path.parent.parent)
 
 
 def check_own_victim(run: RunFolder) -> None:

@@ -1,5 +1,6 @@
 """Checkpoint files of CLIP models in the layouts that are known: their weights, and what they say of their making."""
 
+import codecs
 import json
 import os
 import pickle
@@ -18,9 +19,9 @@ from sweeplab.specs import InvalidInput, first_line
 CONTAINERS = ("state_dict", "model_state_dict", "model")
 """Under which training scripts put the weights."""
 
-WRAPPERS = ("module.", "_orig_mod.", "model.", "clip_model.", "clip.")
-"""What stands before every name where a model was saved from inside another: of DistributedDataParallel, torch.compile,
-Lightning and classes of one's own."""
+TEMPERATURE = "logit_scale"
+"""A parameter that every CLIP has once, at its top. What stands before it stands before all names where a model was
+saved from inside another: DistributedDataParallel, torch.compile, Lightning, a class of one's own."""
 
 OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives keep among the weights; only theirs do."""
@@ -32,7 +33,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     Accepts SweepLab's own checkpoints, open_clip's training checkpoints and those of CleanCLIP, attack-cleanclip,
     SafeCLIP and RoCLIP (`state_dict` beside `epoch`, `name` and `optimizer`), OpenAI's state dicts (float16, with
     `input_resolution`, `context_length` and `vocab_size` among the weights), bare state dicts and .safetensors; the
-    weights may stand under `CONTAINERS`, one inside the other, and their names carry `WRAPPERS`.
+    weights may stand under `CONTAINERS`, one inside the other, and carry the prefix of what the model was wrapped in.
 
     Returns:
         Tensors by open_clip's names, in the file's own precision.
@@ -43,6 +44,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """
     content = _read_weights(Path(path))
     weights = {name: tensor for name, tensor in content.items() if name not in OPENAI_ENTRIES}
+    _check_tensors(Path(path), weights)
     if names := not_finite(weights):
         raise InvalidInput(
             f"checkpoint {path} holds values that are not finite, in {_some(names)}; its training diverged or the file "
@@ -103,7 +105,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any] | None:
     text = content.get("config") if isinstance(content, dict) else None
     try:
         facts = json.loads(text) if isinstance(text, str) else None
-    except json.JSONDecodeError:  # somebody else's idea of a configuration
+    except (json.JSONDecodeError, RecursionError):  # somebody else's idea of a configuration
         return None
     return facts if isinstance(facts, dict) and "architecture" in facts else None
 
@@ -130,7 +132,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         if inner is None:
             break
         content = inner
-    if not isinstance(content, dict) or not content or not all(torch.is_tensor(v) for v in content.values()):
+    is_dict = isinstance(content, dict) and bool(content)
+    if not is_dict or not all(isinstance(name, str) and torch.is_tensor(v) for name, v in content.items()):
         raise InvalidInput(
             f"checkpoint {path} holds no state dict of tensors, neither bare nor under {', '.join(CONTAINERS)}"
         )
@@ -138,22 +141,44 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by the model's own names, whatever it was wrapped in when they were saved."""
+    """Weights by the model's own names, whatever it was wrapped in when they were saved.
+
+    Every CLIP has one temperature, so its name tells what stands before all names; what does not carry that belongs to
+    a loss or another model beside it. Where there are several, nobody can tell which is meant.
+    """
     found = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # of compiled parts, too
-    while (prefix := next((w for w in WRAPPERS if all(name.startswith(w) for name in found)), None)) and found:
-        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return found
+    ends = [name for name in found if name.rpartition(".")[2] == TEMPERATURE]
+    if len(ends) != 1:
+        return found
+    prefix = ends[0].removesuffix(TEMPERATURE)
+    return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+
+
+def _check_tensors(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are no dense arrays of numbers that a model computes with.
+
+    Raises:
+        InvalidInput: naming the first.
+    """
+    for name, tensor in weights.items():
+        is_plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+        if not is_plain or tensor.is_complex() or "float8" in str(tensor.dtype):
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
+            raise InvalidInput(
+                f"checkpoint {path}: {name} is no dense tensor of real numbers ({kind}); save the model's weights as "
+                "float32 or float16"
+            )
 
 
 def _something_else(path: Path) -> str | None:
     """What a file is that is taken for a checkpoint and is none; None where nothing speaks against it."""
     with path.open("rb") as file:
-        start = file.read(64).lstrip().lower()
+        start = file.read(64).removeprefix(codecs.BOM_UTF8).lstrip().lower()
     if not start:
         return "empty; write or copy it again"
     if start.startswith(b"version https://git-lfs"):
         return "a git-LFS pointer, which stands for the file; fetch the file itself with `git lfs pull`"
-    if start.startswith(b"<"):
+    if start.startswith((b"<", b'{"', b"{\n")):
         return "a web page or a server's message, as failed downloads leave it; download it again"
     return None
 

@@ -475,20 +475,30 @@ class CleaningSweep(Spec):
             raise ValueError(f"measure_at={self.measure_at} must be rising steps from 1")
         if self.resources.executor == "tune" and self.resources.workers > 1:
             raise ValueError(
-                f"executor='tune' runs a trial in one process, and workers={self.resources.workers}; "
-                "choose 'pool' or 'train'"
+                f"executor='tune' runs a trial in one process, and workers={self.resources.workers}; choose 'pool'"
             )
         return self
 
     def _check_values(self) -> None:
-        """Refuse values that a trial's fields would refuse, once the victim is trained: of every dimension its ends,
-        where it applies."""
+        """Refuse values that a trial's fields, or its number of workers, would refuse once the victim is trained."""
+        for what, params in self.extremes():
+            try:
+                ranks.per_rank(self.setting(params).optimization.global_batch_size, self.resources.workers)
+            except ValueError as error:
+                raise ValueError(f"{what}, which no trial can have: {error}") from None
+
+    def extremes(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What one parameter may become, in words and as a setting: of every dimension its ends, where it applies, and
+        of every axis of the grid all values."""
         for name, dimension in self.space.dimensions.items():
             for value in dimension.ends():
-                try:
-                    self.setting({**(dimension.when or {}), name: value})
-                except ValueError as error:
-                    raise ValueError(f"space: {name} may become {value!r}, which no trial can have: {error}") from None
+                yield f"space: {name} may become {value!r}", {**(dimension.when or {}), name: value}
+        if self.grid is None:
+            return
+        first = {name: values[0] for name, values in self.grid.axes.items()}
+        for name, values in self.grid.axes.items():
+            for value in values:
+                yield f"grid: {name} may become {value!r}", {**first, name: value}
 
     def _check_selected(self, other: "CleaningSweep") -> None:
         if other.name == self.name:

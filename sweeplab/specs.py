@@ -412,6 +412,8 @@ def check_storage_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
     if scheme not in STORAGE_SCHEMES:
         raise ValueError(f"{scheme}:// is no kind of storage that can be opened; known: {', '.join(STORAGE_SCHEMES)}")
+    if not rest.strip("/"):
+        raise ValueError(f"{url} names no bucket or folder")
     user = rest.partition("/")[0].rpartition("@")[0]
     if user and (scheme not in CONTAINER_SCHEMES or ":" in user):
         raise ValueError(

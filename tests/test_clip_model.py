@@ -175,6 +175,10 @@ LAYOUTS = {
     },
     "of Lightning": lambda weights: {"state_dict": renamed("model.")(weights), "pytorch-lightning_version": "2.5"},
     "nested prefixes": renamed("model.module._orig_mod.clip."),
+    "beside a loss's parameter": lambda weights: {
+        "state_dict": {**renamed("model.")(weights), "loss.scale": torch.ones(1)}
+    },
+    "under a name of one's own": renamed("net.student."),
     "nested containers": lambda weights: {"model": {"state_dict": prefixed(weights)}, "epoch": 3},
     "under model_state_dict": lambda weights: {"model_state_dict": weights},
     "bare": lambda weights: weights,
@@ -239,7 +243,8 @@ OTHER_FILES = {
     "a git-LFS pointer, which stands for the file; fetch the file itself with `git lfs pull`": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 605143316\n"
     ),
-    "a web page or a server's message": b"\n<!DOCTYPE html><html><body>Sign in</body></html>",
+    "a web page or a server's message": b"\xef\xbb\xbf\n<!DOCTYPE html><html><body>Sign in</body></html>",
+    "a web page or a server's message, as failed": b'{"error": "Invalid credentials"}',
     "empty": b"",
 }
 
@@ -266,6 +271,32 @@ def test_objects_beside_tensors_are_named_without_advice_to_run_them(content: ob
         load_weights(tmp_path / "victim.pt")
     assert "weights_only" not in str(refused.value)
     assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.ones(2, dtype=torch.complex64), "complex64"),
+        (torch.ones(2, device="meta"), "meta"),
+        (torch.eye(2).to_sparse(), "sparse_coo"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "qint8"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+    ],
+    ids=["complex", "meta", "sparse", "quantized", "float8"],
+)
+def test_a_tensor_that_no_model_computes_with_is_named(
+    tensor: Tensor, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch, "load", lambda *arguments, **named: {"visual.weight": tensor})
+    (tmp_path / "victim.pt").write_bytes(b"PK not read")
+    with pytest.raises(InvalidInput, match=rf"visual\.weight is no dense tensor of real numbers \(.*{kind}"):
+        load_weights(tmp_path / "victim.pt")
+
+
+def test_names_that_are_no_texts_are_refused(tmp_path: Path):
+    torch.save({0: torch.ones(1)}, tmp_path / "victim.pt")
+    with pytest.raises(InvalidInput, match="holds no state dict of tensors"):
+        load_weights(tmp_path / "victim.pt")
 
 
 @pytest.mark.parametrize("content", [{}, {"epoch": 3}, [torch.ones(1)], {"model": {"a": "b"}}, 3], ids=str)

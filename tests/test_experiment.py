@@ -226,6 +226,34 @@ def test_values_that_no_trial_can_have_are_refused_with_the_spec(
         sweep.replace(space=space, grid=None, search=sweep.search.replace(sampler="random"))
 
 
+@pytest.mark.parametrize(
+    ("axes", "refused"),
+    [
+        ({"learning_rate": ("a", "b")}, "learning_rate may become 'a'"),
+        ({"learning_rate": (1e-3, -1.0)}, "learning_rate may become -1.0"),
+        ({"ssl_weight": (1.0,), "beta2": (0.9, 2.0)}, "beta2 may become 2.0"),
+        ({"global_batch_size": (64, 0)}, "global_batch_size may become 0"),
+    ],
+)
+def test_values_of_a_grid_that_no_trial_can_have_are_refused_with_the_spec(
+    sweep: CleaningSweep, axes: dict[str, Any], refused: str
+):
+    with pytest.raises(InvalidInput, match=f"grid: {refused}, which no trial can have"):
+        sweep.replace(grid=Grid(axes=axes, source="made up"))
+
+
+def test_a_searched_batch_must_split_over_the_workers(sweep: CleaningSweep):
+    space = SearchSpace(dimensions={"global_batch_size": Choice(values=(64, 7))}, source="made up")
+    with pytest.raises(InvalidInput, match=r"global_batch_size may become 7, .*choose a multiple of 4"):
+        sweep.replace(
+            space=space,
+            grid=None,
+            search=sweep.search.replace(sampler="random"),
+            optimization=sweep.optimization.replace(global_batch_size=64),
+            resources=sweep.resources.replace(workers=4, executor="pool"),
+        )
+
+
 def test_an_unknown_parameter_in_the_space_is_refused(sweep: CleaningSweep):
     with pytest.raises(InvalidInput, match=r"unknown parameter 'lr' in the space; .*optimization: learning_rate"):
         sweep.replace(space=space_of("lr"))
@@ -267,7 +295,7 @@ def test_a_clean_sample_of_a_given_checkpoint_is_refused(sweep: CleaningSweep):
 
 
 def test_a_tune_function_cannot_have_two_workers(sweep: CleaningSweep):
-    with pytest.raises(InvalidInput, match="workers=2; choose 'pool' or 'train'"):
+    with pytest.raises(InvalidInput, match="workers=2; choose 'pool'"):
         sweep.replace(resources=Resources(executor="tune", workers=2))
 
 

@@ -1,7 +1,6 @@
 """Poisoning: which pairs of a data set carry the trigger, and with which captions. Images are never rewritten."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from sweeplab.attacks import ATTACKS
 from sweeplab.clip_model import imagenet_templates
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
+from sweeplab.storage.files import read_object
 from sweeplab.training.randomness import numpy_stream, stream_seed
 
 
@@ -218,9 +218,9 @@ def load_plan(path: Path, attack: Spec, source: PairTable | None = None) -> Pois
         source: where the poisons' images come from, for plans that have such a source.
 
     Raises:
-        InvalidInput: if the attack or the source is another one.
+        InvalidInput: if the file is damaged, or the attack or the source is another one.
     """
-    values = json.loads(path.read_text())
+    values = read_object(path, attack=dict, indices=list, captions=list, seed=int, num_pairs=int, table_digest=str)
     if not _is_same(attack, values["attack"]):
         raise InvalidInput(f"poison plan {path} was made for attack {values['attack']}, not {attack.to_json()}")
     digest = source.digest if source is not None else None

@@ -165,9 +165,15 @@ def _of_sweep(folder: SweepFolder, *, set_aside: bool) -> Iterator[tuple[Path, s
 
 
 def _victims(home: Path, *, own: bool) -> list[Path]:
-    """The victims of a home that it made itself, or those that came from elsewhere, by name."""
+    """The victims of a home that it made itself, or those that came from elsewhere or are damaged, by name."""
+
+    def is_own(path: Path) -> bool:
+        with contextlib.suppress(InvalidInput):
+            return is_own_victim(RunFolder(path))
+        return False
+
     found = sorted(file.parent for file in (home / "victims").glob("[!.]*/victim.json"))
-    return [path for path in found if is_own_victim(RunFolder(path)) == own]
+    return [path for path in found if is_own(path) == own]
 
 
 def foreign_folders(home: Path) -> list[Path]:

@@ -263,9 +263,7 @@ def _checked(file: Path, frame: pd.DataFrame, parameters: tuple[str, ...]) -> pd
 
 def _numbers(file: Path, column: str, values: pd.Series, rule: Rule) -> pd.Series:
     """A column of numbers, NaN where a cell that need not be filled is empty."""
-    # CSV columns with a word in them are texts throughout, numbers too.
-    may_be_one = values.map(lambda value: isinstance(value, (str, numbers.Real)) and not isinstance(value, bool))
-    found = pd.to_numeric(values.where(may_be_one), errors="coerce").astype(float)
+    found = values.map(_as_float).astype(float)
     is_none = found.isna() if column in FILLED else found.isna() & ~values.map(_is_empty)
     if is_none.any():
         raise _refusal(file, column, values, is_none, "must be a number", "leave such rows out")
@@ -275,10 +273,30 @@ def _numbers(file: Path, column: str, values: pd.Series, rule: Rule) -> pd.Serie
     return found
 
 
+def _as_float(value: Any) -> float:
+    """A cell's number, also where CSV made texts of a column with a word in it; NaN where it is none."""
+    if isinstance(value, bool) or not isinstance(value, (str, numbers.Real)):
+        return math.nan
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf
+
+
 def _check_scalars(file: Path, column: str, values: pd.Series) -> None:
     """Parameters are texts, booleans and finite numbers, or do not apply."""
-    kinds = (str, bool, numbers.Real)
-    is_wrong = values.map(lambda v: not _is_empty(v) and (not isinstance(v, kinds) or v in (math.inf, -math.inf)))
+    flags = values.map(lambda value: isinstance(value, (bool, np.bool_)))
+
+    def is_wrong_one(value: Any) -> bool:
+        if _is_empty(value) or isinstance(value, (str, bool, np.bool_)):
+            return False
+        return not isinstance(value, numbers.Real) or not abs(_as_float(value)) < 2**63
+
+    # A flag among numbers would be taken for 1: nobody can tell which was meant.
+    is_mixed = flags if flags.any() and not (flags | values.map(_is_empty)).all() else flags & False
+    is_wrong = values.map(is_wrong_one) | is_mixed
     if is_wrong.any():
         rule, remedy = "must be a text, a finite number, true, false or empty", "give such a list one column a value"
         raise _refusal(file, column, values, is_wrong, rule, remedy)

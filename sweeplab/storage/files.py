@@ -109,26 +109,29 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     write_atomically(path, text.encode(), durable=durable)
 
 
-def read_json(path: Path) -> Any:
+ANOTHER_COPY = "restore it from a backup or remove its folder"
+
+
+def read_json(path: Path, *, remedy: str = ANOTHER_COPY) -> Any:
     """Read a JSON file; InvalidInput where it is damaged."""
     try:
         return json.loads(path.read_text(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"{path} is damaged ({error}); restore it from a backup or remove its folder") from error
+        raise InvalidInput(f"{path} is damaged ({error}); {remedy}") from error
 
 
-def read_object(path: Path, **fields: type) -> dict[str, Any]:
+def read_object(path: Path, remedy: str = ANOTHER_COPY, /, **fields: type) -> dict[str, Any]:
     """Read a record: a JSON object with at least the named fields.
 
     Args:
         path: of the file.
+        remedy: what to do where it is damaged.
         fields: the type of each field that the reader cannot do without.
 
     Raises:
         InvalidInput: where it is damaged; the message names the file and the field.
     """
-    value = read_json(path)
-    remedy = "restore it from a backup or remove its folder"
+    value = read_json(path, remedy=remedy)
     if not isinstance(value, dict):
         raise InvalidInput(f"{path} is damaged (no object); {remedy}")
     for name, kind in fields.items():

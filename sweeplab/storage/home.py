@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.ownership import KEY, home_key
+from sweeplab.storage.ownership import home_key
 
 
 def home_folder(*, to_read: bool = False) -> Path:
@@ -38,6 +38,5 @@ def home_folder(*, to_read: bool = False) -> Path:
             f"SWEEPLAB_HOME={home} cannot be written ({error.strerror}); "
             "set SWEEPLAB_HOME to a folder on a lasting disk that you may write"
         ) from error
-    if not (home / KEY).exists():  # as early as can be: what is copied here from now on came from elsewhere
-        home_key(home)
+    home_key(home)  # as early as can be: what is copied here from now on came from elsewhere
     return home

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,12 +51,18 @@ def home_key(home: Path) -> bytes:
                         if folder.is_dir() and not folder.is_symlink():
                             folder.chmod(0o700)
                     write_atomically(path, key.encode())
-        return path.read_bytes()
+        held = path.read_bytes()
     except OSError as error:
         raise InvalidInput(
             f"{path} cannot be read ({error.strerror}), by which the home knows what it made; another user's home can "
             "be read, and to run sweeps set SWEEPLAB_HOME to one of your own"
         ) from error
+    if not re.fullmatch(rb"[0-9a-f]{64}", held):
+        raise InvalidInput(
+            f"{path}, by which the home knows what it made, is damaged; restore it from a backup, or remove it: what "
+            "lies in the home then becomes its own again, except what stores outside of it"
+        )
+    return held
 
 
 def _records(home: Path) -> Iterator[Path]:

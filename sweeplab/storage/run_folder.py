@@ -27,6 +27,8 @@ from sweeplab.storage.files import (
 )
 from sweeplab.storage.ownership import MARK, Owner
 
+WORKED_OUT = "restore it, or remove it: the run then ends once more"
+
 
 class RunFolder:
     """Files of one training run. Only the driver writes here, except checkpoints, whose names no other attempt uses.
@@ -220,8 +222,8 @@ class RunFolder:
                 found.correct_mask(), found.hit_mask()
         except (ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
             raise InvalidInput(
-                f"{path} is damaged ({error}); restore it, or remove it: what is computed image by image then leaves "
-                "this point out"
+                f"{path} is damaged ({type(error).__name__}); restore it, or remove it: what is computed image by "
+                "image leaves this point out"
             ) from error
         return found
 
@@ -253,7 +255,7 @@ class RunFolder:
 
     def _read_result(self) -> dict[str, Any] | None:
         path = self.path / "result.json"
-        return read_object(path, state=str) if path.exists() else None
+        return read_object(path, WORKED_OUT, state=str) if path.exists() else None
 
     def append_log(self, text: str) -> None:
         """Keep an attempt's traceback.

@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeplab.experiment import CleaningSweep, Setting
 from sweeplab.records import TrialRecord
+from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import NETWORK, file_system
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
@@ -111,10 +112,12 @@ def synced_tracking(sweep: CleaningSweep, folder: SweepFolder, session: Session)
 
     try:
         return TrackingHere(ledger()) if session.inline else TrackingProcess(ledger)
+    except InvalidInput:  # of a record, not of MLflow's store
+        raise
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so
         logger.info(
             f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({trouble_of(error)}); the sweep runs without "
-            "it, and the same command brings MLflow up to date once it is mended"
+            "it. Restore or remove the file, and the same command brings MLflow up to date"
         )
         return None
 

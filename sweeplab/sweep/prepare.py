@@ -83,6 +83,13 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
         if params or not _searches_counts(sweep):
             check_objective(setting.method, setting.optimization, len(pairs), sweep.epochs, sweep, labelled)
+    if sweep.search.sampler != "grid":
+        for what, params in sweep.extremes():
+            try:
+                optimization = sweep.setting(params).optimization
+                check_training(optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
+            except InvalidInput as error:
+                raise InvalidInput(f"{what}, which no trial can have: {error}") from None
     notes = [*test.notes, *victim_notes, *pairs.notes, *(labelled.notes if labelled is not None else ())]
     return Prepared(
         sweep,

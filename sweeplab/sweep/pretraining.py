@@ -151,7 +151,8 @@ class VictimController:
         self._state = "running"
         # What the last attempt wrote and did not report is in nobody's record.
         self.run.clear_abandoned()
-        self.run.rewind()
+        if lost := self.run.rewind():
+            logger.info(f"  {lost} epochs of victim {self.victim.name} are lost, and are trained again")
         return PretrainingJob(
             victim=self.victim,
             number=0,
@@ -223,7 +224,10 @@ def older_victims(victim: PretrainedVictim, run: RunFolder) -> list[str]:
     """A line for every folder of the same victim as an older version made it: its weights are another recipe's."""
     lines = []
     for path in sorted(run.path.parent.glob(f"{victim.name}-*/victim.json")):
-        record = read_object(path, spec=dict, digest=str)
+        try:
+            record = read_object(path, spec=dict, digest=str)
+        except InvalidInput:  # another victim's, which this one does not need
+            continue
         if path.parent == run.path or path.parent.name != f"{victim.name}-{record['digest']}":
             continue
         found = compare(record, victim)
@@ -257,7 +261,18 @@ def select_epoch(victim: PretrainedVictim, run: RunFolder) -> Point:
 
 def is_trained(victim: PretrainedVictim, run: RunFolder) -> bool:
     """Whether a victim is there, weights and all; those of a storage that is gone, and that the spec does not name any
-    more, are not."""
+    more, are not.
+
+    Raises:
+        InvalidInput: if the history of a victim that was trained has lost points: to train it anew costs days, and a
+            backup may be there.
+    """
+    if run.num_lost() and (run.path / "result.json").exists():
+        raise InvalidInput(
+            f"{run.path / 'history.jsonl'} is damaged: {run.num_lost()} of {len(run.points()) + run.num_lost()} points "
+            f"of victim {victim.name} are lost; restore it from a backup, or remove {run.path}, and the victim is "
+            "trained anew"
+        )
     if run.result() is None or len(run.points()) <= _last_epoch(victim):  # weights that were gone are being made again
         return False
     try:

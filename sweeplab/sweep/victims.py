@@ -190,7 +190,7 @@ class TrainedVictim(MeasuredVictim[PretrainedVictim]):
     def plan_line(self, digest: str, home: Path) -> str | None:
         """See `SweepVictim.plan_line`."""
         run = victim_folder(home, self.spec, digest)
-        there = f"goes on after epoch {max(0, len(run.points()) - 1)}"
+        there = f"goes on after epoch {max(0, run.num_kept() - 1)}"
         if not self.is_to_be_trained(digest, home):
             there = "is there and is reused"
         elif run.result() is not None:
@@ -294,7 +294,9 @@ def check_weights(victim: Victim, remedy: Callable[[Path], str]) -> None:
     try:
         load_weights(path)
     except (InvalidInput, OSError) as error:
-        raise InvalidInput(f"the weights of victim {victim.name!r} cannot be read: {error}; {remedy(path)}") from error
+        raise InvalidInput(
+            f"the weights of victim {victim.name!r} cannot be read: {error}; or {remedy(path)}"
+        ) from error
 
 
 def _best_start(record: SweepRecord, folder: SweepFolder) -> tuple[int, Point]:

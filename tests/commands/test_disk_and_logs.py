@@ -326,7 +326,7 @@ def test_a_victim_goes_only_where_no_sweep_names_it_and_nobody_makes_it(used: Pa
     write_signed(folder.path / "sweep.json", {**folder.header(), "contents": {"victim": "d1"}}, used)
     (folder.path / "victim" / "victim.json").unlink()
     for name in ("made-up-victim-d1", "made-up-victim-d2", "under-way-d3"):
-        write_signed(used / "victims" / name / "victim.json", {"size": 10}, used)
+        write_signed(used / "victims" / name / "victim.json", {"spec": {}, "digest": name[-2:]}, used)
     with FileLock(lock_path(used / "victims" / "under-way-d3")):
         found = find_removable(used, victims=True)
     assert [item.path.name for item in found] == ["made-up-victim-d2"]

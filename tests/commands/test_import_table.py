@@ -161,6 +161,12 @@ BAD = {
     "a list for a parameter": (changed(1, rate=[1]), r"rate=\[1\] in row 2 must be a text, a finite number"),
     "an object for a parameter": (changed(1, rate={"a": 1}), "in row 2 must be a text, a finite number"),
     "a parameter that is infinite": (changed(1, rate=float("inf")), "rate=inf in row 2 must be a text, a finite"),
+    "a parameter without end": (changed(1, rate=10**400), "in row 2 must be a text, a finite number"),
+    "a flag among numbers": (
+        [{**row, "flag": row["trial"] == 3 if row["trial"] == 3 else 1} for row in ROWS],
+        "flag=True in row 1 must be a text, a finite number, true, false or empty",
+    ),
+    "a trial number without end": (changed(1, trial=10**400), "in row 2 must be a whole number from 0 to a million"),
     "a step that is infinite": (changed(1, step=float("-inf")), "step=-inf in row 2 must be a whole number"),
     "a word for a loss": (changed(1, train_loss="low"), "train_loss='low' in row 2 must be a number"),
     "a loss that is infinite": (changed(1, train_loss=float("inf")), "train_loss=inf in row 2 must be a finite number"),
@@ -181,7 +187,12 @@ BAD = {
 @pytest.mark.parametrize("fault", BAD)
 def test_a_bad_table_gives_one_message_and_leaves_nothing(fault: str, tmp_path: Path):
     rows, message = BAD[fault]
-    is_nested = any(isinstance(value, (list, dict)) for row in rows for value in row.values())
+    needs_json = (list, dict, bool)
+    is_nested = any(
+        isinstance(value, needs_json) or (isinstance(value, int) and value > 2**63)
+        for row in rows
+        for value in row.values()
+    )
     with pytest.raises(InvalidInput, match=message):
         import_table(table(tmp_path, rows, ".json" if is_nested else ".csv"), tmp_path / "home", "elsewhere")
     assert not (tmp_path / "home").exists()

@@ -469,7 +469,7 @@ def victim_of(smoke: CleaningSweep, home: Path, metadata: dict[str, Any], points
     """A victim's folder with so many points, made by nobody known."""
     assert isinstance(smoke.victim, PretrainedVictim)
     run = pretraining.victim_folder(home, smoke.victim, "d1")
-    write_json(run.path / "victim.json", metadata)
+    write_json(run.path / "victim.json", {"spec": {}, "digest": "d1", **metadata})
     for index in range(points):
         made = fabricated.point(index, 90, 79, checkpoint=f"attempt-1-epoch-{index:04d}.pt" if index else None)
         run.commit(made, fabricated.outcomes(made.measurement))
@@ -514,7 +514,7 @@ def test_a_received_victim_that_is_finished_is_no_baseline(smoke: CleaningSweep,
 
 def test_no_victim_goes_while_a_damaged_sweep_may_name_it(smoke: CleaningSweep, home: Path):
     path = victim_of(smoke, home, {}, 1)
-    write_signed(path / "victim.json", {}, home)
+    write_signed(path / "victim.json", {"spec": {}, "digest": "d1"}, home)
     assert [item.path for item in find_removable(home, victims=True)] == [path]
     (home / "sweeps" / "broken").mkdir(parents=True)
     (home / "sweeps" / "broken" / "sweep.json").write_text("[1]")
@@ -524,7 +524,7 @@ def test_no_victim_goes_while_a_damaged_sweep_may_name_it(smoke: CleaningSweep, 
 def test_a_received_victim_goes_with_no_gc_and_an_own_one_does(smoke: CleaningSweep, home: Path):
     path = victim_of(smoke, home, {}, 1)
     assert find_removable(home, victims=True) == []
-    write_signed(path / "victim.json", {}, home)
+    write_signed(path / "victim.json", {"spec": {}, "digest": "d1"}, home)
     assert [item.path for item in find_removable(home, victims=True)] == [path]
 
 
