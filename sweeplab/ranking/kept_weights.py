@@ -1,11 +1,15 @@
-"""Kept weights: whose weights a sweep keeps, decided by its records alone."""
+"""Kept weights: whose weights a sweep keeps, decided by its records alone, and where they lie."""
 
+import contextlib
+import dataclasses
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeplab.evaluation.retention import best_cleaned_point, counted
-from sweeplab.records import Point, TrialRecord
+from sweeplab.records import Point, SweepRecord, TrialRecord
+from sweeplab.specs import StorageFault
+from sweeplab.storage.checkpoint_store import Storage
 
 CLOSE = 2.0
 """Times the ASR ceiling: below that a point came close to being cleaned."""
@@ -122,7 +126,23 @@ def kept_points(trials: Iterable[TrialRecord], asr_ceiling: float, most: int) ->
         asr_ceiling: a fraction.
         most: so many cleaned trials keep weights.
     """
-    rule, kept = KeptWeights(asr_ceiling, most), {}
+    rule = KeptWeights(asr_ceiling, most)
+    kept: dict[int, tuple[Point, ...]] = {}
     for trial in trials:
         kept |= rule.take(trial) if trial.state in OVER else {trial.number: worth_keeping(trial, asr_ceiling)}
     return [KeptPoint(number, point) for number in sorted(kept) for point in kept[number] if point.checkpoint]
+
+
+def find_weights(sweep: SweepRecord) -> list[KeptPoint]:
+    """The points of a sweep that keep their weights, by trial, each with its path or URL.
+
+    Files are looked for, and links are none; an object store is not asked.
+    """
+    storages = {trial.number: Storage(trial.storage) for trial in sweep.trials}
+    found = []
+    for kept in kept_points(sweep.trials, sweep.asr_ceiling, sweep.keep_checkpoints):
+        storage, name = storages[kept.trial], str(kept.point.checkpoint)
+        with contextlib.suppress(StorageFault):  # a folder of others, which this user may not look into
+            if storage.is_remote or name in storage.names():
+                found.append(dataclasses.replace(kept, location=(storage / name).location))
+    return found
