@@ -11,6 +11,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 TrialState = Literal["waiting", "running", "finished", "pruned", "failed"]
+OVER: tuple[TrialState, ...] = ("finished", "pruned", "failed")
+"""States of trials that are over."""
 SweepState = Literal["running", "interrupted", "finished"]
 
 
@@ -258,6 +260,18 @@ class SweepRecord:
 def promote_command(sweep: str, trial: int) -> str:
     """The command that writes a trial's model to a folder from which open_clip loads it."""
     return f"sweeplab promote {shlex.quote(sweep)} {trial} --to FOLDER"
+
+
+def percent(fraction: float | None, digits: int | None = 1) -> str:
+    """A fraction as people read it: 0.984 is `98.4 %`, None a dash.
+
+    Args:
+        fraction: in [0, 1].
+        digits: behind the point; None: as many as there are, for bounds such as 0.05.
+    """
+    if fraction is None:
+        return "–"
+    return f"{100 * fraction:g} %" if digits is None else f"{100 * fraction:.{digits}f} %"
 
 
 def now_ms() -> int:

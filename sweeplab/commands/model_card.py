@@ -8,7 +8,7 @@ from typing import Any, cast
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.intervals import wilson
 from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, bound_text
-from sweeplab.records import Measurement, Point, SweepRecord
+from sweeplab.records import Measurement, Point, SweepRecord, percent
 from sweeplab.specs import Spec
 from sweeplab.versions import environment
 
@@ -87,11 +87,13 @@ def _head(evidence: Evidence) -> str:
 
 def _results(evidence: Evidence) -> str:
     victim, measured, row = evidence.record.victim, evidence.measured, evidence.row
-    ceiling = f"{100 * evidence.record.asr_ceiling:g} %"
+    ceiling = percent(evidence.record.asr_ceiling, None)
     retention = "not known"
     if row.retention is not None:
-        ends = "" if row.retention_low is None else f" [{row.retention_low:.2%}, {row.retention_high or 0:.2%}]"
-        retention = f"{row.retention:.2%}{ends}"
+        ends = (
+            "" if row.retention_low is None else f" [{percent(row.retention_low, 2)}, {percent(row.retention_high, 2)}]"
+        )
+        retention = f"{percent(row.retention, 2)}{ends}"
     bound = f"the upper bound of the ASR, {bound_text(evidence.board)}, {{}} below {ceiling} too"
     certified = f"yes: {bound.format('lies')}"
     if not row.certified:
@@ -117,7 +119,7 @@ def _results(evidence: Evidence) -> str:
     if row.accuracy_report is not None and row.asr_report is not None:
         lines.append(
             f"- With the epoch chosen on one half of the images, the other half shows accuracy "
-            f"{row.accuracy_report:.2%} and ASR {row.asr_report:.2%}."
+            f"{percent(row.accuracy_report, 2)} and ASR {percent(row.asr_report, 2)}."
         )
     return "\n".join([*lines, *(f"- Note: {_text(note)}." for note in evidence.record.notes)])
 
@@ -186,7 +188,7 @@ def _rate(k: int, n: int) -> str:
     if not n:
         return "not measured"
     low, high = wilson(k, n)
-    return f"{k / n:.2%} [{low:.2%}, {high:.2%}] ({k:,}/{n:,})"
+    return f"{percent(k / n, 2)} [{percent(low, 2)}, {percent(high, 2)}] ({k:,}/{n:,})"
 
 
 def _json(value: Any) -> str:

@@ -20,9 +20,9 @@ from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, result_lines
-from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
+from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord, percent
 from sweeplab.specs import Failed, InvalidInput, file_digest
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.inputs import measure_for, victim_model
@@ -104,9 +104,10 @@ def choose(record: SweepRecord, board: Leaderboard, number: int | None) -> Chose
         )
     point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
     if point is None:
-        lowest = "nothing was measured yet" if row.min_asr is None else f"its lowest ASR is {row.min_asr:.2%}"
+        lowest = "nothing was measured yet" if row.min_asr is None else f"its lowest ASR is {percent(row.min_asr, 2)}"
+        ceiling = percent(record.asr_ceiling, None)
         raise InvalidInput(
-            f"trial {number} of {record.name} has no point below the ASR ceiling of {record.asr_ceiling:.2%} "
+            f"trial {number} of {record.name} has no point below the ASR ceiling of {ceiling} "
             f"({lowest}), so there is no cleaned model to promote; {_what_remains(record, board)}"
         )
     if row.checkpoint is None:

@@ -18,7 +18,7 @@ from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.specs import InvalidInput, Spec, StorageFault
-from sweeplab.storage.locks import file_lock
+from sweeplab.storage.locks import file_lock, lock_path
 from sweeplab.training.randomness import numpy_stream
 
 DRAWING = "1"
@@ -158,10 +158,10 @@ def _materialise(folder: Path, write: Callable[[Path], None]) -> None:
     """Make the folder unless it is there: whole or not at all, by one maker at a time."""
     if folder.is_dir():
         return
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder.with_name(f".{folder.name}.lock")):
+        with file_lock(lock_path(folder)):
             if folder.is_dir():
                 return
             if partial.exists():  # left by a maker that was killed: the lock says that it is gone

@@ -7,14 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sweeplab.evaluation.retention import best_cleaned_point, counted
-from sweeplab.records import Point, SweepRecord, TrialRecord
+from sweeplab.records import OVER, Point, SweepRecord, TrialRecord
 from sweeplab.specs import StorageFault
 from sweeplab.storage.checkpoint_store import Storage
 
 CLOSE = 2.0
 """Times the ASR ceiling: below that a point came close to being cleaned."""
-
-OVER = ("finished", "pruned", "failed")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from sweeplab.records import (
     SweepRecord,
     TrialRecord,
     TrialState,
+    percent,
     promote_command,
 )
 
@@ -280,8 +281,9 @@ def result_lines(leaderboard: Leaderboard) -> list[str]:
         return [best, f"        {command}"] if command is not None else []
     if not leaderboard.closest:
         return []
+    ceiling = percent(leaderboard.asr_ceiling, None)
     return [
-        f"no trial lies below {100 * leaderboard.asr_ceiling:g} % ASR; these came closest, and their weights are kept:",
+        f"no trial lies below {ceiling} ASR; these came closest, and their weights are kept:",
         *(_closest_line(kept) for kept in leaderboard.closest),
         f"try next: {WHAT_NEXT}",
     ]
@@ -296,8 +298,8 @@ WHAT_NEXT = (
 def _closest_line(kept: KeptPoint) -> str:
     values = kept.point.measurement
     return (
-        f"  trial {kept.trial}, epoch {kept.point.epoch:g}: ASR {_percent(values.asr)} %, accuracy "
-        f"{_percent(values.accuracy)} %: {kept.location}"
+        f"  trial {kept.trial}, epoch {kept.point.epoch:g}: ASR {percent(values.asr)}, accuracy "
+        f"{percent(values.accuracy)}: {kept.location}"
     )
 
 
@@ -318,15 +320,13 @@ MOST_PARAMETER_COLUMNS = 4
 
 def render_table(leaderboard: Leaderboard, limit: int = 20) -> Table:
     """The first `limit` rows for the terminal; percentages with one decimal."""
-    ceiling = f"{100 * leaderboard.asr_ceiling:g} %"
+    ceiling = percent(leaderboard.asr_ceiling, None)
     victim = leaderboard.victim
-    victim_asr = "" if victim.asr is None else f", ASR {100 * victim.asr:.1f} %"
+    victim_asr = "" if victim.asr is None else f", ASR {percent(victim.asr)}"
     shown = leaderboard.rows[:limit]
     feasible = sum(row.feasible for row in leaderboard.rows)
     table = Table(
-        title=with_notes(
-            f"{leaderboard.sweep}: victim accuracy {100 * victim.accuracy:.1f} %{victim_asr}", leaderboard
-        ),
+        title=with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard),
         caption=Text(
             f"{len(shown)} of {len(leaderboard.rows)} trials, {feasible} below {ceiling} ASR; ✓ its upper bound, "
             f"{bound_text(leaderboard)}, lies below {ceiling} too"
@@ -356,11 +356,11 @@ def render_table(leaderboard: Leaderboard, limit: int = 20) -> Table:
             str(row.rank),
             str(row.trial),
             row.state,
-            _percent(row.retention),
-            _percent(row.accuracy),
-            _percent(row.asr) + (" ✓" if row.certified else "  "),
+            in_percent(row.retention),
+            in_percent(row.accuracy),
+            in_percent(row.asr) + (" ✓" if row.certified else "  "),
             "–" if row.epoch is None else f"{row.epoch:g}",
-            _percent(row.min_asr),
+            in_percent(row.min_asr),
             *values,
             style=None if row.feasible else "dim",
         )
@@ -379,5 +379,6 @@ def bound_text(leaderboard: Leaderboard) -> str:
     return f"at 95 % for all {leaderboard.num_choices:,} points together"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def in_percent(value: float | None) -> str:
+    """A cell of a column whose head says `%`."""
+    return percent(value).removesuffix(" %")
