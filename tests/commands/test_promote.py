@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from sweeplab.cleaning.supervised import SupervisedFinetuning
+from sweeplab.cli import app
 from sweeplab.clip_model import build, tokenizer
 from sweeplab.commands.promote import promote
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
@@ -24,6 +26,7 @@ from sweeplab.experiment import CleaningSweep
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.search_space import LogUniform, SearchSpace
 from sweeplab.specs import Failed, InvalidInput
+from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_json, write_json
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.inputs import measure_for
@@ -150,6 +153,31 @@ def test_names_in_the_card_cannot_change_its_layout(finished: Make, tmp_path: Pa
     write_json(folder.path / "sweep.json", header | {"victim_name": "a | b\n# [c](http://d)"})
     promote(folder, 0, tmp_path / "model")
     assert r"Victim: a \| b \# \[c\]\(http://d\)" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_weights_in_an_object_store_are_fetched(finished: Make, measured: Any, bucket: str, tmp_path: Path):
+    folder = finished()
+    run = folder.trial(0)
+    (weights,) = run.checkpoints.iterdir()
+    Storage(f"{bucket}/trial").upload(weights, weights.name)
+    weights.unlink()
+    write_json(run.path / "trial.json", read_json(run.path / "trial.json") | {"storage": f"{bucket}/trial"})
+    assert promote(folder, 0, tmp_path / "model") == measured[1]
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_the_command_says_what_was_measured_and_how_to_load_it(
+    finished: Make, measured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path))
+    finished({}, WORSE)
+    ran = CliRunner().invoke(app, ["promote", "made-up", "--to", str(tmp_path / "model")])
+    assert ran.exit_code == 0
+    assert f"({measured[1].accuracy_k}/48)" in ran.output
+    assert f"create_model_and_transforms('local-dir:{tmp_path / 'model'}')" in ran.output
+    ran = CliRunner().invoke(app, ["promote", "made-up", "1", "--to", str(tmp_path / "other")])
+    assert ran.exit_code == 1
+    assert not (tmp_path / "other").exists()
 
 
 # --- what is refused
