@@ -18,6 +18,7 @@ from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.images import load_all, load_image
+from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import CACHE_BYTES
 from sweeplab.evaluation.zero_shot import class_weights, predict, rank_of_own, zero_shot_classifier
@@ -37,6 +38,8 @@ class Evaluation(Spec):
 
     test: Annotated[AnySpec, one_of(lambda: TEST_SETS, "read", "test set")]
     """Labelled images."""
+    sample: Sample | None = None
+    """So many of the test images, as many of each class; None: all."""
     templates: Literal["imagenet"] | tuple[str, ...] = "imagenet"
     """Prompts with one `{}` for the class name; `imagenet`: OpenAI's 80."""
     seed: int = Field(default=0, ge=0)
@@ -62,9 +65,15 @@ class Evaluation(Spec):
         return imagenet_templates() if self.templates == "imagenet" else self.templates
 
     def load(self, data_home: Path) -> LabelledImages:
-        """Read the test set."""
+        """Read the test set, or the sample of it.
+
+        Raises:
+            InvalidInput: if it cannot be read, or a class has fewer images than the sample takes of it.
+        """
         images: LabelledImages = self.test.read(data_home)  # type: ignore[attr-defined]
-        return images
+        if self.sample is None:
+            return images
+        return images.subset(self.sample.balanced_rows(images.labels, images.class_names))
 
 
 @dataclass(frozen=True)
