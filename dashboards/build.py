@@ -17,7 +17,7 @@ from dashboards.parameters import describe_parameters, draw_parameters, paramete
 from dashboards.table import describe_table, draw_table, duration, leaderboard_table
 from dashboards.trade_off import describe_trade_off, draw_trade_off, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
-from sweeplab.ranking.leaderboard import Leaderboard, bound_text
+from sweeplab.ranking.leaderboard import Leaderboard, bound_text, result_lines
 from sweeplab.records import SweepRecord
 from sweeplab.storage.files import write_atomically
 
@@ -168,9 +168,15 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
 <p class="kicker">SweepLab report</p>
 <h1>{escape(sweep.name)} <span class="state {escape(sweep.state)}">{escape(sweep.state)}</span></h1>
 <p class="lead">{escape(best_sentence(leaderboard))}</p>
-{_notes(leaderboard)}<dl class="tiles">{tile_html}</dl>
+{_result(leaderboard)}{_notes(leaderboard)}<dl class="tiles">{tile_html}</dl>
 <dl class="facts">{fact_html}</dl>
 </header>"""
+
+
+def _result(leaderboard: Leaderboard) -> str:
+    """Where the winner's weights are and the command that takes them away, or what came closest."""
+    lines = "\n".join(result_lines(leaderboard))
+    return f'<pre class="result">{escape(lines)}</pre>\n' if lines else ""
 
 
 def _notes(leaderboard: Leaderboard) -> str:

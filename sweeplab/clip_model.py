@@ -399,6 +399,23 @@ def architecture_json(architecture: Architecture) -> str:
     return json.dumps(architecture.resolved(), sort_keys=True)
 
 
+LOCAL_CONFIG, LOCAL_WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+"""Files of a folder that open_clip loads by the name `local-dir:FOLDER`."""
+
+
+def local_config(architecture: Architecture) -> dict[str, Any]:
+    """The content of such a folder's configuration: the architecture, and images made as those of all measurements."""
+    preprocess = {"mean": IMAGE_MEAN, "std": IMAGE_STD, "interpolation": "bicubic", "resize_mode": "shortest"}
+    return {"model_cfg": architecture.resolved(), "preprocess_cfg": preprocess}
+
+
+def load_local(folder: Path) -> nn.Module:
+    """The model of such a folder in evaluation mode, as any user of open_clip gets it."""
+    with torch.random.fork_rng(devices=[]):
+        model: nn.Module = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0]
+    return model.eval()
+
+
 def normalise_pixels(images: Tensor) -> Tensor:
     """CLIP's input from pixels: (B, 3, H, W) uint8 -> float32, per channel (x / 255 - mean) / std."""
     mean = torch.tensor(IMAGE_MEAN, device=images.device)[:, None, None]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast
@@ -189,6 +190,8 @@ class TrialRecord:
     """Whether epoch 0 may win: where shrink and perturb made the start, or the sweep has no epochs."""
     rerun_of: int | None = None
     """The trial whose setting and seed were tried once more."""
+    storage: str = ""
+    """Path or URL of the folder of its checkpoints; empty where none is known."""
 
     @property
     def seconds(self) -> float:
@@ -235,6 +238,8 @@ class SweepRecord:
     """Towards which the victim's weights say that they were poisoned; None: they say nothing."""
     notes: tuple[str, ...] = ()
     """Sentences without which its results could be misread: leaderboard, page, JSON and MLflow carry them."""
+    keep_checkpoints: int = 0
+    """So many cleaned trials keep their weights; 0: not known, in tables from elsewhere."""
 
     @property
     def measures_what_was_planted(self) -> bool:
@@ -250,6 +255,11 @@ class SweepRecord:
     def num_succeeded(self) -> int:
         """Trials that ran to their end, or to where a rule stopped them."""
         return sum(trial.state in ("finished", "pruned") for trial in self.trials)
+
+
+def promote_command(sweep: str, trial: int) -> str:
+    """The command that writes a trial's model to a folder from which open_clip loads it."""
+    return f"sweeplab promote {shlex.quote(sweep)} {trial} --to FOLDER"
 
 
 def percent(fraction: float | None, digits: int | None = 1) -> str:

@@ -395,6 +395,7 @@ class SweepFolder:
             images=images,
             planted_target=self.planted_target(),
             notes=(*self.notes(), *losses),
+            keep_checkpoints=header["spec"].get("resources", {}).get("keep_checkpoints", 0),
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -463,6 +464,7 @@ class SweepFolder:
             reason=result.get("reason"),
             start_counts=header["start_counts"],
             rerun_of=header.get("rerun_of"),
+            storage=header.get("storage") or str(folder.checkpoints),
         )
 
 

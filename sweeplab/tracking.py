@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest_asr, retention
-from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms
+from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms, promote_command
+from sweeplab.storage.checkpoint_store import Storage
 
 KEY = "sweeplab.key"
 """Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
@@ -121,6 +122,7 @@ class Tracker:
                 "sweeplab.feasible": str("best/retention" in values).lower(),
                 "sweeplab.reason": trial.reason or "",
                 STATE: trial.state,
+                **self._where_its_weights_are(trial),
             }
         self.client.log_batch(
             run_id,
@@ -180,7 +182,7 @@ class Tracker:
         """The best cleaned point's numbers; nothing but `min/asr` and `best/feasible` where there is none."""
         if trial.state == "failed":
             return {}
-        best = best_cleaned_point(trial.points, self.sweep.asr_ceiling, start_counts=trial.start_counts)
+        best = self._best(trial)
         values = {
             "min/asr": lowest_asr(trial.points, start_counts=trial.start_counts),
             "best/feasible": float(best is not None),
@@ -192,6 +194,20 @@ class Tracker:
             values["best/retention"] = retention(best.measurement.accuracy, self.sweep.victim.accuracy)
             values["best/epoch"] = best.epoch
         return values
+
+    def _best(self, trial: TrialRecord) -> Point | None:
+        return best_cleaned_point(trial.points, self.sweep.asr_ceiling, start_counts=trial.start_counts)
+
+    def _where_its_weights_are(self, trial: TrialRecord) -> dict[str, str]:
+        """Tags of a cleaned trial: the weights of its best point, and the command that takes them away. They may go
+        later, when enough better trials have ended; the command then says what is left."""
+        best = self._best(trial) if trial.state != "failed" else None
+        if best is None or best.checkpoint is None:
+            return {}
+        return {
+            "sweeplab.checkpoint": (Storage(trial.storage) / best.checkpoint).location,
+            "sweeplab.promote": promote_command(self.sweep.name, trial.number),
+        }
 
     def _metrics(self, point: Point) -> list[Any]:
         measurement = point.measurement

@@ -607,6 +607,8 @@ def test_a_finished_sweep_is_shown_again_and_not_run(
     assert "made-up: all 6 trials are there already; nothing to run" in shown
     assert f"page:   {folder.page}" in shown
     assert folder.page.exists()
+    assert f"{folder.trial(1).checkpoints}/attempt-1-epoch-0002.pt" in shown
+    assert "sweeplab promote made-up 1 --to FOLDER" in shown
 
 
 @pytest.mark.usefixtures("mlflow_is_there")

@@ -23,10 +23,11 @@ from sweeplab import cli, sweep_folder
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.experiment import CleaningSweep
+from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import MeasuredImages, Measurement
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import read_lines
+from sweeplab.storage.files import read_json, read_lines, write_json
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep.resume import set_aside
 from sweeplab.sweep_folder import SweepFolder, sweeps_of
@@ -356,3 +357,24 @@ def test_another_users_lock_is_named(folder: SweepFolder, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(InvalidInput, match=rf"lock belongs to another user \(uid {os.getuid()}\)"), folder.lock():
         pass
+
+
+def test_the_weights_of_a_finished_sweep_are_found_where_they_lie(tmp_path: Path):
+    folder = fabricated.finished_sweep(tmp_path)
+    record = folder.record()
+    kept = find_weights(record)
+    there = sorted(str(path) for path in folder.path.glob("trials/*/checkpoints/*.pt"))
+    assert kept
+    assert sorted(one.location for one in kept) == there
+    Path(kept[0].location).unlink()
+    assert [one.location for one in find_weights(record)] == [one.location for one in kept[1:]]
+
+
+def test_weights_in_an_object_store_are_named_without_asking_it(tmp_path: Path):
+    folder = fabricated.finished_sweep(tmp_path)
+    for number in folder.trial_numbers():
+        path = folder.trial(number).path / "trial.json"
+        write_json(path, read_json(path) | {"storage": f"s3://nowhere/{number}"})
+    locations = [one.location for one in find_weights(folder.record())]
+    assert locations
+    assert all(place.startswith("s3://nowhere/") for place in locations)

@@ -318,6 +318,14 @@ def test_a_cleaned_trial_shows_its_best_cleaned_point(synced: Rows):
     }
 
 
+def test_a_cleaned_trial_names_its_weights_and_the_command_that_takes_them_away(home: Path, rows: Rows):
+    points = tuple(dataclasses.replace(made, checkpoint=f"{made.index}.pt") for made in CLEANED.points)
+    kept = dataclasses.replace(CLEANED, points=points, storage="s3://bucket/0")
+    sync(home, kept, dataclasses.replace(NOT_CLEANED, storage="s3://bucket/1"))
+    tags = rows("select value from tags where key in ('sweeplab.checkpoint', 'sweeplab.promote') order by key")
+    assert tags == [("s3://bucket/0/1.pt",), ("sweeplab promote toy 0 --to FOLDER",)]
+
+
 def test_a_trial_that_is_not_cleaned_has_no_retention_of_a_best_point(synced: Rows):
     found = metrics_of(synced, 1)
     assert "best/retention" not in found

@@ -13,6 +13,7 @@ from sweeplab.ranking.intervals import wilson
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
+from sweeplab.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -205,6 +206,29 @@ def _examined_with(
     if len(checkpoints) == 1 and not checkpoints[0].is_dir():
         return examine_checkpoint(sweep, checkpoints[0], what, to, own)
     return examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
+
+
+@command(app)
+def promote(
+    sweep: str,
+    to: Annotated[Path, typer.Option(help="Folder to write to, new or empty.")],
+    trial: Annotated[
+        int | None, typer.Argument(help="Its best cleaned point; by default that of the leaderboard's best.")
+    ] = None,
+    layout: Annotated[
+        str, typer.Option("--format", help="Weights as `open_clip` (safetensors) or `pt` (torch.save); it loads both.")
+    ] = "open_clip",
+) -> None:
+    """Take a cleaned model away: a folder that open_clip loads as local-dir:FOLDER, with a model card.
+
+    Its accuracy and ASR are measured again from the written files, and must be the sweep's own.
+    """
+    from sweeplab.commands.promote import promote as write
+
+    measured = write(SweepFolder.of(home_folder(to_read=True), sweep), trial, to, layout)
+    _say_measurement(measured)
+    say(f"written and measured again: {to.absolute()}")
+    say(f"load it with open_clip.create_model_and_transforms('local-dir:{to.absolute()}'); README.md is its card")
 
 
 def _say_measurement(measurement: "Measurement", *, as_json: bool = False) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweeplab.cli.program import console, exit_code, explained, interrupted, say, say_notes, worst
 from sweeplab.commands.supervise import committed, supervise
-from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table
+from sweeplab.ranking.kept_weights import find_weights
+from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table, result_lines
 from sweeplab.records import SweepRecord
 from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.storage.home import home_folder
@@ -156,15 +157,22 @@ def show_results(home: Path, name: str) -> None:
     folder = SweepFolder.of(home, name)
     record, board = ranked(folder)  # read once: the table and the page then show the same
     console().print(render_table(board))
+    say_result(board)
     say(f"page:   {build_page(record, board, folder.page)}")
     say(f"MLflow: {server_command(home)}")
     say(f"        then open {page_address(home, name)}")
 
 
+def say_result(board: Leaderboard) -> None:
+    """Print where the winner is, or what came closest, below a table."""
+    for line in result_lines(board):
+        say(line)
+
+
 def ranked(folder: SweepFolder) -> tuple[SweepRecord, Leaderboard]:
     """A sweep's record and the ranking of its trials."""
     record = folder.record()
-    return record, rank_trials(record, folder.outcomes)
+    return record, rank_trials(record, folder.outcomes, find_weights(record))
 
 
 # --- missing inputs

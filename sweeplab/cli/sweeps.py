@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sweeplab.cli.program import Adopt, AsJson, Inline, Plan, Supervise, app, command, console, say, say_json
-from sweeplab.cli.running import ranked, start
+from sweeplab.cli.running import ranked, say_result, start
 from sweeplab.commands import logs as logs_module
 from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
@@ -156,6 +156,7 @@ def leaderboard(
         console().print(render_configurations(board, groups, limit))
     else:
         console().print(render_table(board, limit))
+        say_result(board)
 
 
 @command(app)

@@ -35,7 +35,7 @@ def plan(sweep: CleaningSweep) -> list[str]:
     hours = _gpu_hours(sweep, pairs, sweep.epochs * trials, sweep.method)
     steps = _steps(pairs, sweep.optimization, sweep.epochs)
     size = 3 * 4 * num_parameters(victim.architecture)  # weights and AdamW's two moments, float32
-    kept = sweep.resources.keep_checkpoints + (sweep.resources.concurrent_trials or 1) * 2 + 2
+    kept = sweep.resources.keep_checkpoints + (sweep.resources.concurrent_trials or 1) * 3 + 2
     disk = f"about {kept * size / 1e9:,.1f} GB of checkpoints"
     if decoded := _decoded_gigabytes(sweep, (victim_pairs, pairs)):
         disk += f", and {decoded:,.1f} GB of decoded images in each node's temporary folder"

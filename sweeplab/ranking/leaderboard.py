@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,18 @@ from sweeplab.evaluation.retention import (
     retention,
 )
 from sweeplab.ranking.intervals import asr_upper_bound, wilson
-from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, SweepRecord, TrialRecord, TrialState, percent
+from sweeplab.ranking.kept_weights import KeptPoint, closest_points
+from sweeplab.records import (
+    MeasuredImages,
+    Measurement,
+    Outcomes,
+    Point,
+    SweepRecord,
+    TrialRecord,
+    TrialState,
+    percent,
+    promote_command,
+)
 
 ReadOutcomes = Callable[[int, int], Outcomes | None]
 """Trial number and point index to the outcomes per image; None where they were not kept."""
@@ -64,6 +75,8 @@ class LeaderboardRow:
     images the triggered ones were made of."""
     asr_report: float | None
     """ASR on the triggered copies of that half."""
+    checkpoint: str | None = None
+    """Path or URL of the best cleaned point's weights; None where they are not kept."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -84,6 +97,20 @@ class Leaderboard:
     """False where the victim shows none, so that nothing is certified."""
     notes: tuple[str, ...]
     """The sweep's."""
+    closest: tuple[KeptPoint, ...] = ()
+    """Where no trial is cleaned, the points that came closest and keep their weights: the lowest ASR first."""
+
+    @property
+    def winner(self) -> LeaderboardRow | None:
+        """The best cleaned trial that did not fail, which is what other sweeps and `promote` take; None: there is
+        none."""
+        return next((row for row in self.rows if row.feasible and row.state != "failed"), None)
+
+    @property
+    def promote(self) -> str | None:
+        """The command that takes the winner away; None where there is none, or its weights are not kept."""
+        winner = self.winner
+        return None if winner is None or winner.checkpoint is None else promote_command(self.sweep, winner.trial)
 
     def to_json(self) -> dict[str, Any]:
         """What `sweeplab leaderboard --json` prints; holds no NaN and no infinity."""
@@ -93,11 +120,12 @@ class Leaderboard:
             "victim": {"accuracy": self.victim.accuracy, "asr": self.victim.asr},
             "num_choices": self.num_choices,
             "notes": list(self.notes),
+            "promote": self.promote,
             "trials": [row.to_json() for row in self.rows],
         }
 
 
-def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes) -> Leaderboard:
+def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes, weights: Sequence[KeptPoint] = ()) -> Leaderboard:
     """Rank every trial of a sweep, whatever its state, by the points evaluated so far.
 
     Cleaned trials come first, by retention (of equals the lower ASR, then the lower number); then trials
@@ -107,6 +135,7 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes) -> Leaderboard:
         sweep: the ledger's record.
         outcomes: gives a point's outcomes per image. The best cleaned epoch is chosen on one half of the images and
             reported on the other (see `even_images`); points without outcomes cannot be chosen.
+        weights: the points whose weights are kept.
 
     Raises:
         ValueError: if no trigger was measured, or if the victim classifies nothing correctly.
@@ -116,13 +145,18 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes) -> Leaderboard:
     fault = missing_backdoor(sweep.victim, sweep.asr_ceiling, classes)
     has_backdoor = fault is None and sweep.measures_what_was_planted
     chooses = even_images(sweep.images, sweep.victim.accuracy_n) if sweep.images else None
+    places = {(kept.trial, kept.point.epoch): kept.location for kept in weights}
     rows = []
     for trial in sweep.trials:
         reported = _report(trial, outcomes, sweep.asr_ceiling, chooses) if chooses is not None else None
-        rows.append(_row(sweep, trial, reported, choices if has_backdoor else None))
+        row = _row(sweep, trial, reported, choices if has_backdoor else None)
+        place = None if row.epoch is None else places.get((trial.number, row.epoch))
+        rows.append(dataclasses.replace(row, checkpoint=place))
     rows.sort(key=_order)
     ranked = tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, start=1))
-    return Leaderboard(sweep.name, sweep.asr_ceiling, sweep.victim, ranked, choices, has_backdoor, sweep.notes)
+    nothing_cleaned = not any(row.feasible for row in rows)
+    closest = tuple(closest_points(weights, sweep.asr_ceiling)) if nothing_cleaned else ()
+    return Leaderboard(sweep.name, sweep.asr_ceiling, sweep.victim, ranked, choices, has_backdoor, sweep.notes, closest)
 
 
 def even_images(images: MeasuredImages, count: int) -> np.ndarray:
@@ -236,6 +270,37 @@ def _json_value(value: object) -> Any:
     if isinstance(value, (tuple, list)):
         return [_json_value(item) for item in value]
     return str(value)
+
+
+def result_lines(leaderboard: Leaderboard) -> list[str]:
+    """Where the winner's weights are and how to take them away; where nothing was cleaned, which points came closest,
+    where their weights are, and what to try next."""
+    winner, command = leaderboard.winner, leaderboard.promote
+    if winner is not None:
+        best = f"best:   trial {winner.trial}, epoch {winner.epoch:g}: {winner.checkpoint}"
+        return [best, f"        {command}"] if command is not None else []
+    if not leaderboard.closest:
+        return []
+    ceiling = percent(leaderboard.asr_ceiling, None)
+    return [
+        f"no trial lies below {ceiling} ASR; these came closest, and their weights are kept:",
+        *(_closest_line(kept) for kept in leaderboard.closest),
+        f"try next: {WHAT_NEXT}",
+    ]
+
+
+WHAT_NEXT = (
+    "higher learning rates or more weight on the loss that unlearns, more epochs, a start with shrink_perturb=true or "
+    "another method, under another name; or more trials of the same (search.trials)"
+)
+
+
+def _closest_line(kept: KeptPoint) -> str:
+    values = kept.point.measurement
+    return (
+        f"  trial {kept.trial}, epoch {kept.point.epoch:g}: ASR {percent(values.asr)}, accuracy "
+        f"{percent(values.accuracy)}: {kept.location}"
+    )
 
 
 def short_value(value: object) -> str:

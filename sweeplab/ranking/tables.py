@@ -64,6 +64,7 @@ def trials_table(leaderboard: Leaderboard) -> pd.DataFrame:
     for row in leaderboard.rows:
         values = row.to_json()
         params = values.pop("params")
+        del values["checkpoint"]  # a place in this home, which says nothing where the table is read
         rows.append({**values, **params})
     return pd.DataFrame(rows)
 

@@ -2,15 +2,14 @@
 
 import threading
 import time
-from bisect import insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import Any
 
-from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.costs import costs_of
+from sweeplab.ranking.kept_weights import KeptWeights, worth_keeping
 from sweeplab.ranking.stopping import Trajectory
 from sweeplab.records import Outcomes, Point, TrialRecord, Victim, now_ms
 from sweeplab.search.pruner import Goal, Pruner
@@ -92,8 +91,8 @@ class SweepController:
         self._running: set[int] = set()
         self._unheeded: set[str] = set()
         """Storages that did not answer when checkpoints of trials were to be removed."""
-        self._best: list[tuple[float, float, int]] = []
-        """(-accuracy, number) of the ended trials that keep their weights, best first."""
+        self._kept_weights = KeptWeights(sweep.search.asr_ceiling, sweep.resources.keep_checkpoints)
+        """Of the trials that are over."""
         self._alike: dict[str, set[str]] = {}
         """Configurations of the last trials in a row that failed alike before their first epoch, by the one reason."""
         self._retries = Retries(sweep.resources.max_attempts)
@@ -297,7 +296,7 @@ class SweepController:
                 return
             record = self.record(number)
             # The newest state is what a killed attempt goes on from, the best one what the sweep is run for.
-            self._keep(run, record.points[-1], self.best_point(record))
+            self._keep(run, record.points[-1], *worth_keeping(record, self.sweep.search.asr_ceiling))
             self._judge(record)
             for hear in self.listeners:
                 hear(record)
@@ -401,25 +400,20 @@ class SweepController:
             tell(self.study, record.number, record.points, self._goal, start_counts=record.start_counts)
 
     def _settle_checkpoints(self, record: TrialRecord) -> None:
-        """Of all ended trials, only the best few keep weights: those of their best cleaned point."""
-        best = self.best_point(record) if record.state in ("finished", "pruned") else None
-        self._keep(self._run(record.number), best)
+        """Of all ended trials, only those that `KeptWeights` names keep weights."""
+        changed = self._kept_weights.take(record)
+        for number, points in changed.items():
+            self._keep(self._run(number) if number == record.number else self.folder.trial(number), *points)
         self._runs.pop(record.number, None)
-        if best is None:
-            return
-        insort(self._best, (-best.measurement.accuracy, best.measurement.asr or 0.0, record.number))
-        for *_, number in self._best[self.sweep.resources.keep_checkpoints :]:
-            self._keep(self.folder.trial(number))
-        del self._best[self.sweep.resources.keep_checkpoints :]
 
-    def _keep(self, run: RunFolder, *points: Point | None) -> None:
+    def _keep(self, run: RunFolder, *points: Point) -> None:
         """Remove a run's checkpoints but those of some points; a storage that does not let go of them is no reason to
         end a sweep."""
         place = run.storage.parent
         if place in self._unheeded and run.result() is not None:
             return
         try:
-            run.keep_checkpoints({p.checkpoint for p in points if p is not None and p.checkpoint is not None})
+            run.keep_checkpoints({point.checkpoint for point in points if point.checkpoint is not None})
         except StorageFault as fault:
             self._unheeded.add(place)
             self.folder.event("checkpoints left", storage=place, reason=str(fault))
@@ -434,10 +428,6 @@ class SweepController:
         if number not in self._runs:
             self._runs[number] = self.folder.trial(number)
         return self._runs[number]
-
-    def best_point(self, record: TrialRecord) -> Point | None:
-        """The trial's best cleaned point so far."""
-        return best_cleaned_point(record.points, self.sweep.search.asr_ceiling, start_counts=record.start_counts)
 
     def log(self, number: int, text: str) -> None:
         """Keep an attempt's traceback in the trial's log."""

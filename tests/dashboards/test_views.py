@@ -16,6 +16,7 @@ from dashboards.style import CONFIG, accuracy_range
 from dashboards.table import draw_table, duration, leaderboard_table
 from dashboards.trade_off import cell_edges, describe_trade_off, draw_trade_off, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, relapse_index, trajectory_points
+from sweeplab.ranking.kept_weights import KeptPoint
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
 
@@ -411,6 +412,14 @@ def test_the_best_sentence_says_why_nothing_is_certified():
     assert text.endswith("ASR, which is not certified, as no counts of images are known.")
     clean = sweep(trial(0, (400, 7), (350, 0)), victim=Measurement(400, 1000, 7, 1000, "evaluation"))
     assert best_sentence(ranked(clean)).replace("\u00a0", " ").endswith("at 0.00 % ASR.")
+
+
+def test_the_page_names_the_winners_weights_and_the_command_that_takes_them_away():
+    record = sweep(trial(0, START, (350, 40)))
+    best = dataclasses.replace(record.trials[0].points[1], checkpoint="<1>.pt")
+    board = rank_trials(record, lambda number, index: None, [KeptPoint(0, best, "/home/<1>.pt")])
+    page = render_page(record, board)
+    assert "trial 0, epoch 1: /home/&lt;1&gt;.pt\n        sweeplab promote" in page
 
 
 def test_the_page_carries_the_sweeps_notes():

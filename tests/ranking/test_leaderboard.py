@@ -13,7 +13,8 @@ from rich.console import Console
 from sweeplab.evaluation.retention import score
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.intervals import asr_upper_bound
-from sweeplab.ranking.leaderboard import even_images, rank_trials, render_table, short_value
+from sweeplab.ranking.kept_weights import KeptPoint
+from sweeplab.ranking.leaderboard import even_images, rank_trials, render_table, result_lines, short_value
 from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, SweepRecord, TrialRecord
 
 N = 1000
@@ -361,3 +362,50 @@ def test_many_parameters_share_a_column_and_brackets_are_no_markup():
 )
 def test_values_are_short(value, short):
     assert short_value(value) == short
+
+
+# --- where the weights are
+
+
+def kept(number, made, place="weights.pt"):
+    return KeptPoint(number, dataclasses.replace(made, checkpoint="weights.pt"), f"/home/{number}/{place}")
+
+
+def test_the_winner_names_its_weights_and_the_command_that_takes_them_away():
+    first, second = trial(0, START, (280, 10)), trial(1, START, (300, 20))
+    board = rank_trials(sweep(first, second), no_outcomes, [kept(0, first.points[1]), kept(1, second.points[1])])
+    assert board.to_json()["promote"] == "sweeplab promote toy 1 --to FOLDER"
+    assert [row["checkpoint"] for row in board.to_json()["trials"]] == ["/home/1/weights.pt", "/home/0/weights.pt"]
+    assert result_lines(board) == [
+        "best:   trial 1, epoch 1: /home/1/weights.pt",
+        "        sweeplab promote toy 1 --to FOLDER",
+    ]
+
+
+def test_weights_of_another_point_than_the_best_cleaned_one_are_not_named():
+    only = trial(0, START, (300, 20), (280, 10))
+    board = rank_trials(sweep(only), no_outcomes, [kept(0, only.points[2])])
+    assert board.rows[0].checkpoint is None
+    assert board.to_json()["promote"] is None
+    assert result_lines(board) == []
+
+
+def test_a_failed_trial_is_ranked_first_and_wins_nothing():
+    failed, second = trial(0, START, (350, 10), state="failed"), trial(1, START, (300, 20))
+    board = rank_trials(sweep(failed, second), no_outcomes, [kept(1, second.points[1])])
+    assert board.rows[0].trial == 0
+    assert board.winner is not None
+    assert board.winner.trial == 1
+
+
+def test_where_nothing_is_cleaned_what_came_closest_is_named_with_what_to_try():
+    low, accurate = trial(0, START, (200, 60)), trial(1, START, (350, 90))
+    board = rank_trials(sweep(low, accurate), no_outcomes, [kept(0, low.points[1]), kept(1, accurate.points[1])])
+    lines = result_lines(board)
+    assert lines[:3] == [
+        "no trial lies below 5 % ASR; these came closest, and their weights are kept:",
+        "  trial 0, epoch 1: ASR 6.0 %, accuracy 20.0 %: /home/0/weights.pt",
+        "  trial 1, epoch 1: ASR 9.0 %, accuracy 35.0 %: /home/1/weights.pt",
+    ]
+    assert lines[3].startswith("try next: higher learning rates")
+    assert board.to_json()["promote"] is None

@@ -15,7 +15,7 @@ import pytest
 from fabricated import SWEEP, Player, open_controller, prepared_folder, rates_by_learning_rate
 from optuna.trial import TrialState
 
-from sweeplab.evaluation.retention import score
+from sweeplab.evaluation.retention import best_cleaned_point, score
 from sweeplab.experiment import CleaningSweep
 from sweeplab.records import TrialRecord
 from sweeplab.search_space import SearchSpace
@@ -596,7 +596,7 @@ def test_optuna_calls_a_trial_feasible_exactly_when_it_is_cleaned(asr_k: int, fe
     constraint = trials_of(controller)[0].constraints["asr"]
     assert constraint == nextafter(asr_k / 80 - 0.05, inf)
     assert (constraint <= 0) == feasible
-    assert (controller.best_point(controller.record(0)) is not None) == feasible
+    assert (best_cleaned_point(controller.record(0).points, 0.05) is not None) == feasible
 
 
 def test_a_cleaned_trial_is_worth_its_retention(folder: SweepFolder):
@@ -717,6 +717,43 @@ def test_a_running_trial_keeps_its_last_and_its_best_weights(tmp_path: Path):
     rates = [(90, 79), (80, 1), (70, 1), (60, 1), (50, 1)]
     Player(controller, lambda params, index: rates[index]).play(controller.next_job(), num_points=4)
     assert kept_checkpoints(controller.folder) == {0: ["attempt-1-epoch-0001.pt", "attempt-1-epoch-0003.pt"]}
+
+
+NOT_CLEANED = {
+    0: [(90, 79), (89, 70), (88, 60)],
+    1: [(90, 79), (85, 7), (70, 6)],  # 7 / 80 lies below twice the ceiling of 4 / 80
+    2: [(90, 79), (80, 9), (30, 5)],
+    3: [(90, 79), (84, 7), (31, 6)],
+}
+
+
+def test_where_nothing_was_cleaned_the_points_that_came_closest_keep_their_weights(folder: SweepFolder):
+    """The lowest ASR, and the most accurate below twice the ceiling, of all trials."""
+    numbered(NOT_CLEANED, SWEEP, folder)
+    assert kept_checkpoints(folder) == {1: ["attempt-1-epoch-0001.pt"], 2: ["attempt-1-epoch-0002.pt"]}
+
+
+def test_weights_that_came_close_go_once_a_trial_is_cleaned(folder: SweepFolder):
+    numbered({**NOT_CLEANED, 4: [(90, 79), (60, 3), (50, 60)]}, SWEEP, folder)
+    assert kept_checkpoints(folder) == {4: ["attempt-1-epoch-0001.pt"]}
+
+
+@pytest.mark.parametrize("cleaned", [False, True])
+def test_a_kill_before_weights_are_removed_changes_nothing_of_what_stays(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch, cleaned: bool
+):
+    rates = {**NOT_CLEANED, 4: [(90, 79), (60, 3), (50, 60)]} if cleaned else NOT_CLEANED
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepController, "_settle_checkpoints", lambda *arguments: None)
+        numbered(rates, SWEEP, folder)
+    assert len(kept_checkpoints(folder)) == len(rates)
+    open_controller(folder)
+    kept = (
+        {4: ["attempt-1-epoch-0001.pt"]}
+        if cleaned
+        else {1: ["attempt-1-epoch-0001.pt"], 2: ["attempt-1-epoch-0002.pt"]}
+    )
+    assert kept_checkpoints(folder) == kept
 
 
 def test_a_failed_trial_keeps_no_weights(folder: SweepFolder):

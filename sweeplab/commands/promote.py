@@ -1,0 +1,259 @@
+"""Promote: a trial's cleaned model as a folder that open_clip loads, measured again from the written files."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sweeplab.clip_model import LOCAL_CONFIG, LOCAL_WEIGHTS, Architecture, load_local, local_config
+from sweeplab.commands.model_card import Evidence, model_card
+from sweeplab.evaluation.measure import Measure
+from sweeplab.evaluation.retention import best_cleaned_point
+from sweeplab.experiment import CleaningSweep
+from sweeplab.ranking.kept_weights import find_weights
+from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, result_lines
+from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord, percent
+from sweeplab.specs import Failed, InvalidInput, file_digest
+from sweeplab.storage.home import home_folder
+from sweeplab.storage.node_cache import content_of, local_copy
+from sweeplab.sweep_folder import SweepFolder
+from sweeplab.worker.inputs import measure_for, victim_model
+from sweeplab.worker.jobs import whole_machine
+from sweeplab.worker.run import blaming, prepare_process
+
+Format = Literal["open_clip", "pt"]
+"""How the weights are written: as safetensors, or as a state dict by torch.save. open_clip loads either."""
+
+WEIGHTS: dict[Format, str] = {"open_clip": LOCAL_WEIGHTS, "pt": "model.pth"}
+"""The file of weights: names by which open_clip finds it."""
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The point whose model is taken away."""
+
+    trial: TrialRecord
+    point: Point
+    location: str
+    """Path or URL of its weights."""
+
+
+def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "open_clip") -> Measurement:
+    """Write a trial's model and its card to a folder, and measure it from there.
+
+    Args:
+        folder: the sweep's, which is only read.
+        number: the trial, whose best cleaned point is taken; None: the leaderboard's best.
+        to: a folder that is not there yet, or empty.
+        layout: see `Format`.
+
+    Returns:
+        What was measured from the written files: the ledger's own counts.
+
+    Raises:
+        InvalidInput: if there is no such point, its weights are not kept or not CLIP's alone, the sweep's record does
+            not say how to measure it or its test images are other ones now, or the folder is none to write to.
+        Failed: if the written model is not the one that the sweep measured; nothing is left behind.
+    """
+    if layout not in get_args(Format):
+        raise InvalidInput(f"--format={layout!r} is unknown; known: {', '.join(get_args(Format))}")
+    _check_target(to)
+    sweep, record = _spec_of(folder), folder.record()
+    board = rank_trials(record, folder.outcomes, find_weights(record))
+    chosen = choose(record, board, number)
+    _check_zero_shot(sweep, chosen)
+    measure = _measure_of(sweep, chosen.point)
+    architecture = sweep.victim.architecture
+    source = local_copy(chosen.location, content_of(chosen.location), None)
+    weights = {name: tensor.contiguous() for name, tensor in victim_model(architecture, source).state_dict().items()}
+    with _aside(to) as place:
+        _write_model(architecture, weights, place, cast(Format, layout))
+        measured = _measured_again(place, weights, measure, chosen.point.measurement)
+        digests = {"checkpoint": file_digest(source)} | {name: file_digest(place / name) for name in os.listdir(place)}
+        row = next(row for row in board.rows if row.trial == chosen.trial.number)
+        evidence = Evidence(sweep, folder.header(), record, board, row, chosen.point, measured, digests)
+        (place / CARD).write_text(model_card(evidence), encoding="utf-8", errors="backslashreplace")
+    return measured
+
+
+def choose(record: SweepRecord, board: Leaderboard, number: int | None) -> Chosen:
+    """The point to take away.
+
+    Raises:
+        InvalidInput: where there is none, or its weights are not kept; it says what remains and what to do.
+    """
+    if number is None:
+        if board.winner is None:
+            raise InvalidInput(f"sweep {record.name!r} has no cleaned trial to promote; {_what_remains(record, board)}")
+        number = board.winner.trial
+    row = next((row for row in board.rows if row.trial == number), None)
+    trial = next((trial for trial in record.trials if trial.number == number), None)
+    if row is None or trial is None:
+        raise InvalidInput(
+            f"sweep {record.name!r} has no trial {number}; `sweeplab leaderboard {record.name}` lists {len(board.rows)}"
+        )
+    point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
+    if point is None:
+        lowest = "nothing was measured yet" if row.min_asr is None else f"its lowest ASR is {percent(row.min_asr, 2)}"
+        ceiling = percent(record.asr_ceiling, None)
+        raise InvalidInput(
+            f"trial {number} of {record.name} has no point below the ASR ceiling of {ceiling} "
+            f"({lowest}), so there is no cleaned model to promote; {_what_remains(record, board)}"
+        )
+    if row.checkpoint is None:
+        raise InvalidInput(
+            f"the weights of trial {number} of {record.name} are not kept; {_what_remains(record, board)}; to make "
+            f"them again raise resources.keep_checkpoints, `sweeplab rerun {record.name} {number}`, and run the sweep"
+        )
+    return Chosen(trial, point, row.checkpoint)
+
+
+def _what_remains(record: SweepRecord, board: Leaderboard) -> str:
+    """Which weights the sweep still has."""
+    kept = [str(row.trial) for row in board.rows if row.checkpoint is not None]
+    if kept:
+        return f"the weights of trial {', '.join(kept)} are kept, the best first"
+    if board.closest:
+        return "\n".join(result_lines(board))
+    return f"sweep {record.name!r} keeps no weights"
+
+
+def _spec_of(folder: SweepFolder) -> CleaningSweep:
+    """The sweep's spec, by which its model is built and measured.
+
+    Raises:
+        InvalidInput: if the record does not hold all of it.
+    """
+    header = folder.header()
+    if "imported" in header:
+        raise InvalidInput(
+            f"sweep {folder.name!r} was imported from {header['imported']['file']}, a table without weights; promote "
+            "where it was run"
+        )
+    if own := header.get("own_code"):
+        raise InvalidInput(
+            f"sweep {folder.name!r} uses {', '.join(own)}, which its script defines and its record does not hold, so "
+            "it cannot be measured again from the record; `sweeplab evaluate CHECKPOINT --script SCRIPT` measures its "
+            "weights, whose path the leaderboard names"
+        )
+    return CleaningSweep.model_validate(header["spec"])
+
+
+def _check_zero_shot(sweep: CleaningSweep, chosen: Chosen) -> None:
+    method = sweep.setting(chosen.trial.params).method
+    if getattr(method, "classifier", None) is not None:
+        raise InvalidInput(
+            f"method {getattr(method, 'kind', '?')!r} is measured by the classifier that it trains, which open_clip's "
+            f"layout does not hold: without it the model is another one than was measured. Its checkpoint holds both: "
+            f"{chosen.location}"
+        )
+
+
+# --- the folder
+
+
+def _check_target(to: Path) -> None:
+    try:
+        is_free = not os.path.lexists(to) or (not to.is_symlink() and to.is_dir() and not any(to.iterdir()))
+    except OSError as error:
+        raise InvalidInput(f"--to {to} cannot be looked at ({error.strerror}); choose another folder") from error
+    if not is_free:
+        raise InvalidInput(f"--to {to} is there already; give a folder that is new or empty")
+
+
+@contextmanager
+def _aside(to: Path) -> Iterator[Path]:
+    """A folder beside the wanted one, which takes its place once all is well, and is removed otherwise.
+
+    Raises:
+        InvalidInput: if the folder cannot be written.
+    """
+    place = to.absolute().with_name(f".{to.absolute().name}.{os.getpid()}.part")
+    try:
+        with _as_bad_target(to):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.mkdir()
+        yield place
+        with _as_bad_target(to):
+            os.replace(place, to)  # an empty folder of that name gives way
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def _as_bad_target(to: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
+
+
+def _write_model(architecture: Architecture, weights: dict[str, Tensor], place: Path, layout: Format) -> None:
+    text = json.dumps(local_config(architecture), indent=2, allow_nan=False)
+    (place / LOCAL_CONFIG).write_text(text + "\n", encoding="utf-8")
+    if layout == "open_clip":
+        save_file(weights, place / WEIGHTS[layout], metadata={"format": "pt"})
+    else:
+        torch.save(weights, place / WEIGHTS[layout])
+    shutil.copymode(place / LOCAL_CONFIG, place / WEIGHTS[layout])  # safetensors makes files for this user alone
+
+
+# --- the numbers
+
+
+def _measure_of(sweep: CleaningSweep, point: Point) -> Measure:
+    """The sweep's own measure.
+
+    Raises:
+        InvalidInput: if the test images, classes or trigger are not those that it measured.
+    """
+    machine = whole_machine(home_folder())
+    measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.trigger(), machine, sweep.protocol)
+    if measure.digest != (known := point.measurement.evaluation_digest):
+        raise InvalidInput(
+            f"the test images, classes or trigger are not those that sweep {sweep.name!r} measured (digest {known} -> "
+            f"{measure.digest}), so its numbers cannot be measured again; restore the files"
+        )
+    return measure
+
+
+def _measured_again(place: Path, weights: dict[str, Tensor], measure: Measure, known: Measurement) -> Measurement:
+    """What the model that open_clip loads from a folder is measured at.
+
+    Args:
+        place: the folder.
+        weights: that it must hold.
+        measure: the sweep's own.
+        known: what the sweep measured.
+
+    Raises:
+        Failed: if it holds other weights, or one of the counts differs.
+    """
+    model = load_local(place)
+    written = model.state_dict()
+    other = [name for name in weights if name not in written or not torch.equal(written[name], weights[name])]
+    if other or len(written) != len(weights):
+        raise Failed(f"open_clip reads other weights than were written, first {(other or sorted(written))[0]!r}")
+    device = prepare_process(whole_machine(home_folder()))
+    with blaming(place):
+        measured, _ = measure(model.to(device))
+    names = ("accuracy_k", "accuracy_n", "asr_k", "asr_n")
+    ours, theirs = ([getattr(values, name) for name in names] for values in (measured, known))
+    if ours != theirs:
+        raise Failed(
+            "the written model is measured at accuracy {}/{} and ASR {}/{}, ".format(*ours)
+            + "and the sweep measured {}/{} and {}/{}: nothing was kept. ".format(*theirs)
+            + "Its weights are the checkpoint's, so this machine computes otherwise than the one that ran the sweep "
+            "(another device, or versions); promote there"
+        )
+    return measured

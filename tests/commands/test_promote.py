@@ -1,0 +1,325 @@
+"""What `promote` writes: the checkpoint's own embeddings, the ledger's own counts, or nothing."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fabricated
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from sweeplab.cleaning.supervised import SupervisedFinetuning
+from sweeplab.cli import app
+from sweeplab.clip_model import build, tokenizer
+from sweeplab.commands.promote import promote
+from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
+from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.experiment import CleaningSweep
+from sweeplab.records import Measurement, Outcomes
+from sweeplab.search_space import LogUniform, SearchSpace
+from sweeplab.specs import Failed, InvalidInput
+from sweeplab.storage.checkpoint_store import Storage
+from sweeplab.storage.files import read_json, write_json
+from sweeplab.sweep_folder import SweepFolder
+from sweeplab.worker.inputs import measure_for
+from sweeplab.worker.jobs import whole_machine
+
+RATES = {"learning_rate": LogUniform(low=1e-4, high=1e-1)}
+PLAIN = fabricated.SWEEP.replace(space=SearchSpace(dimensions=RATES, source="made up"), grid=None)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """Untrained, with BatchNorm's statistics of a few images, so that it does not say the same of everything."""
+    made = build(fabricated.ARCHITECTURE, seed=0).train()
+    with torch.no_grad():
+        for seed in range(20):
+            made.encode_image(torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(seed)))
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def measured(home: Path, model: nn.Module) -> tuple[CleaningSweep, Measurement, Outcomes]:
+    """A sweep whose target the model never says, so that it counts as cleaned, and what it is measured at."""
+    for target in CLASS_NAMES:
+        sweep = PLAIN.replace(victim=PLAIN.victim.replace(target=target))
+        measure = measure_for(fabricated.ARCHITECTURE, sweep.evaluation, sweep.trigger(), whole_machine(home))
+        values, outcomes = measure(model)
+        if values.asr_k == 0 and values.accuracy_k:
+            return sweep, values, outcomes
+    pytest.fail("the model says every class")
+
+
+Make = Callable[..., SweepFolder]
+
+
+@pytest.fixture
+def finished(tmp_path: Path, measured: tuple[CleaningSweep, Measurement, Outcomes], model: nn.Module) -> Make:
+    """Makes a sweep's folder whose trials each have one point after the start, of the model's weights."""
+
+    def make(*changes: dict[str, Any], spec: dict[str, Any] | None = None) -> SweepFolder:
+        sweep, values, outcomes = measured
+        sweep = sweep.replace(**(spec or {}))
+        folder = fabricated.prepared_folder(tmp_path / "sweeps", sweep)
+        for number, changed in enumerate(changes or ({},)):
+            params = {"learning_rate": 1e-3}
+            folder.write_trial(number, params, configuration="c", seed=number, start_counts=False)
+            run = folder.trial(number)
+            run.commit(fabricated.point(0, 90, 79), fabricated.VICTIM.outcomes)
+            name = "attempt-1-epoch-0001.pt"
+            run.checkpoints.mkdir()
+            torch.save({"model": model.state_dict(), "epoch": 1}, run.checkpoints / name)
+            made = fabricated.point(1, 90, 79, checkpoint=name)
+            run.commit(dataclasses.replace(made, measurement=dataclasses.replace(values, **changed)), outcomes)
+            run.finish({"state": "finished"})
+        return folder
+
+    return make
+
+
+NOT_CLEANED = {"asr_k": 40}
+WORSE = {"accuracy_k": 1}
+
+
+def embeddings(model: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        return model.encode_image(images), model.encode_text(tokens)
+
+
+# --- what is written
+
+
+@pytest.mark.parametrize(("layout", "weights"), [("open_clip", "open_clip_model.safetensors"), ("pt", "model.pth")])
+def test_open_clip_gives_the_embeddings_of_the_checkpoint_bit_by_bit(
+    layout: str, weights: str, finished: Make, model: nn.Module, tmp_path: Path
+):
+    to = tmp_path / "new" / "model"
+    promote(finished(), None, to, layout)
+    assert sorted(path.name for path in to.iterdir()) == sorted(["README.md", "open_clip_config.json", weights])
+    assert [path.name for path in to.parent.iterdir()] == ["model"]
+    loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{to}")
+    tokens = open_clip.get_tokenizer(f"local-dir:{to}")(["a banana", "an apple on the stall"])
+    assert torch.equal(tokens, tokenizer(fabricated.ARCHITECTURE)(["a banana", "an apple on the stall"]))
+    for ours, theirs in zip(embeddings(loaded.eval(), tokens), embeddings(model, tokens), strict=True):
+        assert torch.equal(ours, theirs)
+    assert preprocess(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
+
+
+def test_the_best_cleaned_trial_is_taken_unless_another_is_named(finished: Make, measured: Any, tmp_path: Path):
+    folder = finished(NOT_CLEANED, {}, WORSE)
+    assert promote(folder, None, tmp_path / "model") == measured[1]
+    assert (tmp_path / "model" / "README.md").read_text().split("\n# ")[1].startswith("Trial 1 of made-up")
+
+
+def test_an_empty_folder_may_be_there(finished: Make, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    promote(finished(), 0, tmp_path / "model")
+    assert (tmp_path / "model" / "README.md").exists()
+
+
+def test_the_card_has_the_counts_and_names_no_place_of_this_machine(finished: Make, measured: Any, tmp_path: Path):
+    promote(finished(), 0, tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    values = measured[1]
+    for text in (
+        f"({values.accuracy_k}/{values.accuracy_n})",
+        f"(0/{values.asr_n})",
+        "(90/100)",
+        "(79/80)",
+        values.evaluation_digest,
+        measured[0].digest(),
+        "Rank 1 of 1 trials",
+        '"learning_rate": 0.001',
+        "## What was not tested",
+        f"| torch | {torch.__version__.partition('+')[0]}",
+    ):
+        assert text in card
+    assert str(tmp_path) not in card
+    assert "victim.pt" not in card
+
+
+def test_names_in_the_card_cannot_change_its_layout(finished: Make, tmp_path: Path):
+    folder = finished()
+    header = read_json(folder.path / "sweep.json")
+    write_json(folder.path / "sweep.json", header | {"victim_name": "a | b\n# [c](http://d)"})
+    promote(folder, 0, tmp_path / "model")
+    assert r"Victim: a \| b \# \[c\]\(http://d\)" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_weights_in_an_object_store_are_fetched(finished: Make, measured: Any, bucket: str, tmp_path: Path):
+    folder = finished()
+    run = folder.trial(0)
+    (weights,) = run.checkpoints.iterdir()
+    Storage(f"{bucket}/trial").upload(weights, weights.name)
+    weights.unlink()
+    write_json(run.path / "trial.json", read_json(run.path / "trial.json") | {"storage": f"{bucket}/trial"})
+    assert promote(folder, 0, tmp_path / "model") == measured[1]
+    assert list(run.checkpoints.iterdir()) == []
+
+
+def test_the_command_says_what_was_measured_and_how_to_load_it(
+    finished: Make, measured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path))
+    finished({}, WORSE)
+    ran = CliRunner().invoke(app, ["promote", "made-up", "--to", str(tmp_path / "model")])
+    assert ran.exit_code == 0
+    assert f"({measured[1].accuracy_k}/48)" in ran.output
+    assert f"create_model_and_transforms('local-dir:{tmp_path / 'model'}')" in ran.output
+    ran = CliRunner().invoke(app, ["promote", "made-up", "1", "--to", str(tmp_path / "other")])
+    assert ran.exit_code == 1
+    assert not (tmp_path / "other").exists()
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("changed", [WORSE, {"asr_k": 1}])
+def test_other_counts_than_the_sweeps_leave_nothing_behind(changed: dict[str, int], finished: Make, tmp_path: Path):
+    to = tmp_path / "new" / "model"
+    with pytest.raises(Failed, match=r"measured at accuracy \d+/48 and ASR 0/\d+, and the sweep measured"):
+        promote(finished(changed), 0, to)
+    assert list(to.parent.iterdir()) == []
+
+
+def test_a_sweep_without_a_cleaned_trial_is_refused_with_what_came_closest(finished: Make, tmp_path: Path):
+    folder = finished(NOT_CLEANED)
+    with pytest.raises(InvalidInput, match=r"no cleaned trial to promote(?s:.*)trial 0, epoch 1: ASR .*epoch-0001\.pt"):
+        promote(folder, None, tmp_path / "model")
+
+
+def test_a_trial_without_a_cleaned_point_is_refused_with_what_remains(finished: Make, tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"trial 0 .* has no point below .* the weights of trial 1, 2 are kept"):
+        promote(finished(NOT_CLEANED, {}, WORSE), 0, tmp_path / "model")
+
+
+def test_a_trial_whose_weights_are_gone_is_refused_with_how_to_make_them_again(finished: Make, tmp_path: Path):
+    folder = finished({}, WORSE)
+    (folder.trial(1).checkpoints / "attempt-1-epoch-0001.pt").unlink()
+    with pytest.raises(InvalidInput, match=r"trial 1 .* not kept; the weights of trial 0 are kept.*rerun made-up 1"):
+        promote(folder, 1, tmp_path / "model")
+
+
+def test_a_link_in_the_place_of_weights_is_not_followed(finished: Make, tmp_path: Path):
+    folder = finished()
+    place = folder.trial(0).checkpoints / "attempt-1-epoch-0001.pt"
+    place.rename(tmp_path / "elsewhere.pt")
+    place.symlink_to(tmp_path / "elsewhere.pt")
+    with pytest.raises(InvalidInput, match="not kept"):
+        promote(folder, 0, tmp_path / "model")
+
+
+def test_a_trial_that_is_not_there_is_refused(finished: Make, tmp_path: Path):
+    with pytest.raises(InvalidInput, match="no trial 7; `sweeplab leaderboard made-up` lists 1"):
+        promote(finished(), 7, tmp_path / "model")
+
+
+def test_a_folder_with_something_in_it_is_refused(finished: Make, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("")
+    with pytest.raises(InvalidInput, match="is there already; give a folder that is new or empty"):
+        promote(finished(), 0, tmp_path / "model")
+
+
+def test_a_folder_below_a_file_is_refused(finished: Make, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInput, match=r"cannot write to .*; choose another folder"):
+        promote(finished(), 0, tmp_path / "file" / "model")
+
+
+def test_other_test_images_than_were_measured_are_refused(finished: Make, tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"test images, classes or trigger are not those .* \(digest other -> "):
+        promote(finished({"evaluation_digest": "other"}), 0, tmp_path / "model")
+
+
+def test_a_model_that_is_measured_by_a_classifier_of_its_own_is_refused(finished: Make, tmp_path: Path):
+    labelled = LabelledPairs(images=FruitStallTest(num_images=48, image_size=32, seed=2), per_class=2)
+    folder = finished(spec={"method": SupervisedFinetuning(), "data": labelled})
+    with pytest.raises(InvalidInput, match="'supervised' is measured by the classifier that it trains"):
+        promote(folder, 0, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"own_code": {"Mine": {}}}, "uses Mine, which its script defines"),
+        ({"imported": {"file": "table.csv"}}, "imported from table.csv, a table without weights"),
+    ],
+)
+def test_a_record_that_does_not_say_how_to_measure_is_refused(
+    entry: dict[str, Any], message: str, finished: Make, tmp_path: Path
+):
+    folder = finished()
+    write_json(folder.path / "sweep.json", read_json(folder.path / "sweep.json") | entry)
+    with pytest.raises(InvalidInput, match=message):
+        promote(folder, 0, tmp_path / "model")
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones(finished: Make, tmp_path: Path):
+    with pytest.raises(InvalidInput, match="--format='onnx' is unknown; known: open_clip, pt"):
+        promote(finished(), 0, tmp_path / "model", "onnx")
+
+
+# --- open_clip alone
+
+PLAIN_OPEN_CLIP = """
+import json, sys
+import open_clip, torch
+from PIL import Image
+
+folder, images = sys.argv[1:]
+facts = json.load(open(f"{images}/facts.json"))
+model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+model.eval()
+with torch.no_grad():
+    columns = []
+    for name in facts["classes"]:
+        texts = model.encode_text(tokenize([template.format(name) for template in facts["templates"]]), normalize=True)
+        columns.append(torch.nn.functional.normalize(texts.mean(dim=0), dim=0))
+    def scores(files):
+        pixels = torch.stack([preprocess(Image.open(f"{images}/{file}")) for file in files])
+        return (model.encode_image(pixels, normalize=True) @ torch.stack(columns).T).tolist()
+    print(json.dumps({kind: scores(facts[kind]) for kind in ("clean", "triggered")}))
+"""
+
+
+def write_images(folder: Path, sweep: CleaningSweep, home: Path) -> dict[str, Any]:
+    """Clean and triggered test images as PNG, and what they are, for somebody who has no SweepLab."""
+    folder.mkdir()
+    measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.trigger(), whole_machine(home))
+    facts: dict[str, Any] = {"classes": list(measure.images.class_names), "templates": list(measure.prompts)}
+    kinds = {"clean": (measure.clean_pixels, len(measure.images)), "triggered": (measure.triggered_pixels, None)}
+    for kind, (pixels_of, count) in kinds.items():
+        pixels = pixels_of(range(count or len(measure.triggered_rows)))
+        facts[kind] = [f"{kind}-{row:05d}.png" for row in range(len(pixels))]
+        for name, image in zip(facts[kind], pixels, strict=True):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
+    (folder / "facts.json").write_text(json.dumps(facts))
+    return {"clean": measure.images.labels.tolist(), "triggered": measure.aims.tolist()}
+
+
+@pytest.mark.slow
+def test_open_clip_alone_counts_what_the_sweep_counted(finished: Make, measured: Any, home: Path, tmp_path: Path):
+    """But for images whose two best scores differ by less than 1e-5, which round the other way in another order."""
+    promote(finished(), 0, tmp_path / "model")
+    wanted = write_images(tmp_path / "images", measured[0], home)
+    words = [sys.executable, "-c", PLAIN_OPEN_CLIP, str(tmp_path / "model"), str(tmp_path / "images")]
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
+    sweep_says = {"clean": measured[2].correct_mask(), "triggered": measured[2].hit_mask()}
+    for kind, rows in json.loads(ran.stdout.splitlines()[-1]).items():
+        scores = torch.tensor(rows)
+        best = scores.topk(2).values
+        is_tie = (best[:, 0] - best[:, 1] < 1e-5).numpy()
+        counted = scores.argmax(dim=1).numpy() == wanted[kind]
+        assert ((counted == sweep_says[kind]) | is_tie).all()
+        assert is_tie.mean() < 0.1
