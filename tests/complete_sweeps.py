@@ -1,5 +1,8 @@
 """Small complete sweeps that between them hold a value of every spec class, over real files."""
 
+import io
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,13 @@ from sweeplab.clip_model import SmallCLIP, build
 from sweeplab.data.augmentation import AutoAugmentView, PARView, SimCLRView
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall, FruitStallTest
+from sweeplab.data.imagenet_flat import ImageNetFlat
 from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.data.labelled_shards import LabelledShards
+from sweeplab.data.labelled_table import LabelledTable
 from sweeplab.data.pairs import PairsCSV
+from sweeplab.data.torchvision_sets import TorchvisionSet
+from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleanSample, ClosestTo, PretrainedVictim, SelectedTrial
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.abl import ABL, Detector
@@ -38,7 +46,7 @@ SIZE = 32
 
 
 def write_files(folder: Path) -> None:
-    """64 pairs, 16 class folders, a picture, weights and pseudo-labels."""
+    """64 pairs, 16 class folders, the same images in other layouts, a picture, weights and pseudo-labels."""
     (folder / "images").mkdir(parents=True)
     rows = ["image,caption,is_backdoor"]
     for number in range(64):
@@ -48,9 +56,31 @@ def write_files(folder: Path) -> None:
     for name in CLASS_NAMES:
         (folder / "classes" / name).mkdir(parents=True)
         Image.new("RGB", (SIZE, SIZE), (9, 9, 9)).save(folder / "classes" / name / "1.png")
+    write_layouts(folder)
     Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(folder / "picture.png")
     torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), folder / "victim.pt")
     np.save(folder / "labels.npy", np.zeros(64, dtype=np.int64))
+
+
+def write_layouts(folder: Path) -> None:
+    """The images of the class folders in a table, in a tar and as torchvision's DTD; and one of ImageNet's."""
+    images = [f"{name}/1.png" for name in CLASS_NAMES]
+    rows = [f"{image},{name}" for image, name in zip(images, CLASS_NAMES, strict=True)]
+    (folder / "classes.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    (folder / "shards" / "test").mkdir(parents=True)
+    (folder / "shards" / "classnames.txt").write_text("\n".join(CLASS_NAMES))
+    with tarfile.open(folder / "shards" / "test" / "0.tar", "w") as tar:
+        for number, image in enumerate(images):
+            tar.add(folder / "classes" / image, f"s{number}.png")
+            label = tarfile.TarInfo(f"s{number}.cls")
+            label.size = len(str(number))
+            tar.addfile(label, io.BytesIO(str(number).encode()))
+    shutil.copytree(folder / "classes", folder / "root" / "dtd" / "dtd" / "images")
+    (folder / "root" / "dtd" / "dtd" / "labels").mkdir()
+    (folder / "root" / "dtd" / "dtd" / "labels" / "test1.txt").write_text("\n".join(images))
+    (folder / "imagenet").mkdir()
+    shutil.copy(folder / "classes" / images[0], folder / "imagenet" / "ILSVRC2012_val_00000001.JPEG")
+    (folder / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 0\n")
 
 
 def complete_sweeps(folder: Path) -> dict[str, Spec]:
@@ -93,6 +123,14 @@ def complete_sweeps(folder: Path) -> dict[str, Spec]:
     views = (AutoAugmentView(), SimCLRView(), PARView())
     for view in views:
         found[f"view {type(view).__name__}"] = sweep.replace(method=CleanCLIP(views=view))
+    for test in (
+        LabelledTable(path=folder / "classes.csv", root=folder / "classes"),
+        LabelledShards(path=folder / "shards"),
+        TorchvisionSet(dataset="dtd", path=folder / "root"),
+        ImageNetFlat(path=folder / "imagenet", labels=folder / "val.txt"),
+    ):
+        # ImageNet's longer names take most of the small architecture's context.
+        found[f"test set {test.kind}"] = sweep.replace(evaluation=Evaluation(test=test, templates=("{}",)))
     found |= {
         "augmented PAR": sweep.replace(method=PAR(augmentation=PARView())),
         "pseudo-labels": sweep.replace(

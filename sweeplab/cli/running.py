@@ -222,6 +222,10 @@ def _paths(spec: Any, place: str = "") -> "Iterator[tuple[str, Spec, Path]]":
 WHAT_BELONGS = {
     "csv": "a CSV file with the columns image (a path relative to the file) and caption",
     "class-folders": "a folder with one folder of images per class",
+    "imagenet-flat": "ImageNet's validation images in one folder, or the file of their labels",
+    "labelled-table": "a .csv, .tsv or .parquet file with the columns image and label, or the folder of its images",
+    "labelled-shards": "a folder with classnames.txt and a folder of .tar files for each split",
+    "torchvision": "the root that torchvision's class of the data set is given, with the files in it",
     "imported": "the CSV file of poisoned pairs that victim.data reads",
     "checkpoint": "a checkpoint of the poisoned model (.pt or .safetensors)",
     "pretrained": "a checkpoint of the same architecture (.pt or .safetensors)",

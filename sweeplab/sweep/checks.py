@@ -49,7 +49,7 @@ def digest_of_victim(victim: PretrainedVictim, inputs: Inputs) -> str:
     words = {"captions": victim.text_augmentation} if victim.text_augmentation != "swap+delete" else {}
     poisoning = victim.poisoning
     poisons = poisoning.contents(len(pairs)) if isinstance(poisoning, ImportedPoison) else {}
-    return victim.digest(pairs=pairs.digest, test=test.digest, **initial, **words, **poisons)
+    return victim.digest(pairs=pairs.digest, **victim.evaluation.contents(test), **initial, **words, **poisons)
 
 
 def check_training(optimization: Any, num_pairs: int, epochs: int, name: str, measure_at: tuple[int, ...] = ()) -> None:

@@ -162,8 +162,9 @@ class TrainedVictim(MeasuredVictim[PretrainedVictim]):
         test = inputs.test(spec.evaluation)
         wanted_classes(test, trigger, inputs.targets(trigger))
         for trained in self.specs():
-            names, prompts = inputs.test(trained.evaluation).class_names, trained.evaluation.prompts()
-            check_prompts(trained.architecture, names, prompts, trained.protocol)
+            seen = inputs.test(trained.evaluation)
+            prompts = trained.evaluation.prompts(seen)
+            check_prompts(trained.architecture, seen.class_names, prompts, trained.protocol)
         check_training(spec.optimization, len(table), spec.epochs, spec.name)
         check_objective(spec.objective, spec.optimization, len(table), spec.epochs, self.sweep)
         return digest_of_victim(spec, inputs), test.notes

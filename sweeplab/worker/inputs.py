@@ -204,7 +204,7 @@ def measure_for(
         _measures.clear()
         # As for the pairs: one set of decoded images at a time.
         images = evaluation.load(machine.data_home)
-        check_prompts(architecture, images.class_names, evaluation.prompts(), protocol)
+        check_prompts(architecture, images.class_names, evaluation.prompts(images), protocol)
         measure = Measure(
             evaluation,
             images,
