@@ -103,9 +103,16 @@ def parameter_of(text: str) -> tuple[str, Any]:
         return name, value
 
 
-CLASSES = "How to read folder names. `folders`: ImageNet ids or plain names; `imagenet`: ImageNet ids only."
+CLASSES = (
+    "Names of the classes. `folders`: those that the test set has, ImageNet ids by OpenAI's names; `imagenet`: "
+    "ImageNet's alone; or a text file, one name a line."
+)
 Classes = Annotated[str, typer.Option(help=CLASSES)]
-Test = Annotated[Path | None, typer.Option(help="Test set: a folder with one folder of images per class.")]
+TEST = (
+    "Test set: a folder with one folder of images per class; a table (.csv, .tsv, .parquet) of images and labels; a "
+    "folder of CLIP_benchmark's tars, of one of torchvision's data sets, or of ImageNet's flat validation images."
+)
+Test = Annotated[Path | None, typer.Option(help=TEST)]
 
 
 @command(app)
@@ -163,7 +170,7 @@ def examine(
     test: Test = None,
     classes: Classes = "folders",
     train: Annotated[
-        Path | None, typer.Option(help="Folder with one folder of images per class, to fit the linear probe on.")
+        Path | None, typer.Option(help="Labelled images to fit the linear probe on, in the layouts of --test.")
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write tables to (detection, map, dynamics).")] = None,
 ) -> None:
@@ -196,11 +203,13 @@ def _examined_with(
 ) -> dict[str, Any]:
     """What is found in checkpoints with the data and the trigger of a sweep."""
     from sweeplab.commands.examine import examine_checkpoint, examine_checkpoints
-    from sweeplab.data.class_folders import ClassFolders
+    from sweeplab.data.labelled_sources import source_at
 
     check_sources([sweep])
-    names = getattr(sweep.evaluation.test, "class_names", "folders")  # read as those of the test set are
-    own = ClassFolders(path=train, class_names=names) if train is not None else None
+    names: Any = getattr(sweep.evaluation.test, "class_names", "folders")  # read as those of the test set are
+    if not isinstance(names, tuple) and names != "imagenet":
+        names = "folders"
+    own = source_at(train, names, "train") if train is not None else None
     if len(checkpoints) == 1 and not checkpoints[0].is_dir():
         return examine_checkpoint(sweep, checkpoints[0], what, to, own)
     return examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
