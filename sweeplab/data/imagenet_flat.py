@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from sweeplab.data.labels import check_count, imagenet_names, some
+from sweeplab.data.labels import check_count, empty_classes, imagenet_names, some
 from sweeplab.data.tables import LabelledImages
 from sweeplab.specs import InvalidInput, Spec
 
@@ -70,12 +70,14 @@ class ImageNetFlat(Spec):
         check_count(self.num_images, len(images), str(root))
         if strange := sorted(set(classes.values()) - set(place)):
             raise InvalidInput(f"{file} names {len(strange)} classes that are not ImageNet's ({some(strange)})")
+        labels = np.array([place[classes[stem]] for stem in stems], dtype=np.int64)
         return LabelledImages.of(
             str(root),
             pa.array(images, pa.large_string()),
             sizes=np.array([found[image] for image in images], dtype=np.int64),
-            labels=np.array([place[classes[stem]] for stem in stems], dtype=np.int64),
+            labels=labels,
             class_names=tuple(known.values()),
+            notes=empty_classes(labels, tuple(known.values()), str(root)),
         )
 
     def files(self) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from sweeplab.data.labels import check_class_names, check_count, check_numbers, lines_of
+from sweeplab.data.labels import check_class_names, check_count, check_numbers, empty_classes, lines_of
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.unpacked import PackedImage, unpacked
 from sweeplab.specs import InvalidInput, Spec
@@ -72,6 +72,7 @@ class LabelledShards(Spec):
             sizes=found.sizes,
             labels=labels,
             class_names=names,
+            notes=empty_classes(labels, names, where),
             templates=self._templates(shards),
         )
 

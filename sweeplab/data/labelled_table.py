@@ -19,6 +19,7 @@ from sweeplab.data.labels import (
     check_class_names,
     check_count,
     check_numbers,
+    empty_classes,
     file_sizes,
     imagenet_names,
     names_of_ids,
@@ -84,7 +85,8 @@ class LabelledTable(Spec):
             images, sizes = pa.array(names, pa.large_string()), file_sizes(root, names, str(self._place()))
         check_count(self.num_images, len(images), str(self._place()))
         numbers, class_names = self._classes(labels, files)
-        return LabelledImages.of(root, images, sizes=sizes, labels=numbers, class_names=class_names)
+        notes = empty_classes(numbers, class_names, str(self._place()))
+        return LabelledImages.of(root, images, sizes=sizes, labels=numbers, class_names=class_names, notes=notes)
 
     def files(self) -> list[str]:
         """Absolute paths of all that `read` needs: the table, and the images that lie outside of it.

@@ -99,6 +99,14 @@ def check_count(num_images: int | None, found: int, where: str) -> None:
         )
 
 
+def empty_classes(labels: np.ndarray, names: Sequence[str], where: str) -> tuple[str, ...]:
+    """A note where classes have no image: prompts name them all the same, and a list of names may be another set's."""
+    lacking = [names[number] for number in np.setdiff1d(np.arange(len(names)), labels)]
+    if not lacking:
+        return ()
+    return (f"{len(lacking)} of the {len(names)} classes of {where} have no image ({some(lacking)})",)
+
+
 def file_sizes(root: str, names: Sequence[str], where: str) -> np.ndarray:
     """(N,) int64, bytes of the files that a source names.
 

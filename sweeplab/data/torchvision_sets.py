@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from sweeplab.data.clip_prompts import CALTECH101, FLOWERS102, NUMBERED, TEMPLATES
-from sweeplab.data.labels import check_class_names, check_count, check_numbers, file_sizes, some
+from sweeplab.data.labels import check_class_names, check_count, check_numbers, empty_classes, file_sizes, some
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.unpacked import PackedImage, unpacked
 from sweeplab.specs import InvalidInput, Spec, first_line
@@ -145,12 +145,14 @@ class TorchvisionSet(Spec):
                 f"({some(own)}); give one for each, in that order"
             )
         class_names = check_class_names(self.class_names if isinstance(self.class_names, tuple) else own, where)
+        labels = check_numbers(np.array(numbers, dtype=np.int64), len(class_names), where)
         return LabelledImages.of(
             root,
             images,
             sizes=sizes,
-            labels=check_numbers(np.array(numbers, dtype=np.int64), len(class_names), where),
+            labels=labels,
             class_names=class_names,
+            notes=empty_classes(labels, class_names, where),
             templates=TEMPLATES.get(self.dataset, ()),
         )
 

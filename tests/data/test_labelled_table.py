@@ -171,6 +171,9 @@ def test_names_may_be_given_in_an_order_of_ones_own(folder: Path, tmp_path: Path
     names = ("pear", "kiwi", "hot dog", "banana")
     images = LabelledTable(path=as_csv(folder), class_names=names).read(tmp_path)
     assert images.labels.tolist() == [0, 3, 2, 3]
+    (note,) = images.notes
+    assert "1 of the 4 classes of" in note
+    assert "have no image (kiwi)" in note
 
 
 @pytest.mark.parametrize("labels", [["n02123045", "n01440764", "n02123045", "n01440764"], [281, 0, 281, 0]])
