@@ -21,6 +21,7 @@ import typer
 from fabricated import SWEEP
 from optuna.trial import TrialState
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sweeplab import cli
@@ -29,6 +30,7 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.cli import program
+from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
@@ -877,6 +879,43 @@ def test_a_test_set_of_another_layout_is_told_from_its_files(
     assert other[0] == by_folders[0] == 0, other[2] + by_folders[2]
     if layout is not as_dtd:
         assert json.loads(other[1]) == json.loads(by_folders[1])
+
+
+@pytest.mark.parametrize("verb", ["examine", "evaluate"])
+def test_a_folder_of_open_clip_is_measured_as_its_weights_are(
+    verb: str, own_home: Path, own_weights: Path, folders: Path, tmp_path: Path
+):
+    architecture = checkpoint_architecture(own_weights)
+    assert architecture is not None
+    weights, config = tmp_path / "model" / "open_clip_model.safetensors", tmp_path / "model" / "open_clip_config.json"
+    weights.parent.mkdir()
+    save_file(load_weights(own_weights), weights)
+    config.write_text(json.dumps({"model_cfg": architecture.resolved()}))
+    words = ("--test", str(folders), *(["--json"] if verb == "evaluate" else []))
+    by_file = command(verb, str(own_weights), *words)
+    by_folder = command(verb, str(weights.parent), *words)
+    by_name = command(verb, str(weights), *words, "--architecture", str(config))
+    assert [result[0] for result in (by_file, by_folder, by_name)] == [0, 0, 0], by_folder[2] + by_name[2]
+    found = [json.loads(result[1]) for result in (by_file, by_folder, by_name)]
+    for one in found:
+        one.pop("checkpoint", None)
+    assert found[0] == found[1] == found[2]
+    assert "give --architecture FILE.json" in refused(verb, str(weights), *words)
+
+
+def test_clean_takes_an_own_configuration_by_file(own_home: Path, own_weights: Path, tmp_path: Path):
+    """The sweep names RN50; the file, what the weights were made with."""
+    script, config = tmp_path / "experiment.py", tmp_path / "mine.json"
+    script.write_text(EXPERIMENT.format(path=str(own_weights)))
+    architecture = checkpoint_architecture(own_weights)
+    assert architecture is not None
+    wrong = {**architecture.resolved(), "embed_dim": 32}
+    config.write_text(json.dumps(wrong))
+    words = ("clean", str(script), "--inline", "epochs=0", "--architecture", str(config))
+    assert "is of another architecture: other shapes" in refused(*words)
+    config.write_text(json.dumps(architecture.resolved()))
+    code, stdout, stderr = command(*words)
+    assert code == 0, stdout + stderr
 
 
 def test_class_names_may_come_from_a_file(own_home: Path, own_weights: Path, folders: Path, tmp_path: Path):

@@ -59,11 +59,18 @@ def pretrain(
     say(f"weights: {folder.checkpoint_path(selected)}")
 
 
+OwnArchitecture = Annotated[
+    str | None,
+    typer.Option(help="open_clip name, or a .json file with an own configuration, for weights that do not say it."),
+]
+
+
 @command(app)
 def clean(
     script: Path,
     settings: Annotated[list[str] | None, typer.Argument(help="parameter=value, field.subfield=value")] = None,
     only: Only = None,
+    architecture: OwnArchitecture = None,
     smoke: Smoke = False,
     inline: Inline = False,
 ) -> int:
@@ -79,6 +86,8 @@ def clean(
     given = settings or []
     fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
     sweep = one_sweep(script, only, fields, smoke)
+    if architecture is not None:
+        sweep = _with_architecture(sweep, architecture)
     params = dict(parameter_of(text) for text in given if text not in fields)
     axes = {name: (value,) for name, value in params.items()} or {"learning_rate": (sweep.optimization.learning_rate,)}
     single = sweep.replace(
@@ -86,6 +95,19 @@ def clean(
     )
     name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
     return start([single.replace(name=name)], Options(inline=inline))
+
+
+def _with_architecture(sweep: "CleaningSweep", architecture: str) -> "CleaningSweep":
+    """The sweep with a victim of that architecture."""
+    from sweeplab.clip_folders import architecture_named
+    from sweeplab.experiment import SelectedTrial
+
+    if isinstance(sweep.victim, SelectedTrial):
+        raise InvalidInput(
+            f"--architecture: {sweep.name} cleans another sweep's best trial, whose architecture is that sweep's; "
+            "leave it out"
+        )
+    return sweep.replace(victim=sweep.victim.replace(architecture=architecture_named(architecture)))
 
 
 def parameter_of(text: str) -> tuple[str, Any]:
@@ -103,6 +125,7 @@ def parameter_of(text: str) -> tuple[str, Any]:
         return name, value
 
 
+CHECKPOINT = "A .pt or .safetensors file, or a folder of open_clip (local-dir:) or of transformers' CLIPModel."
 CLASSES = (
     "Names of the classes. `folders`: those that the test set has, ImageNet ids by OpenAI's names; `imagenet`: "
     "ImageNet's alone; or a text file, one name a line."
@@ -117,14 +140,12 @@ Test = Annotated[Path | None, typer.Option(help=TEST)]
 
 @command(app)
 def evaluate(
-    checkpoint: Path,
+    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT)],
     script: Annotated[
         Path | None, typer.Option(help="Take architecture, test set, trigger and target from this script's sweep.")
     ] = None,
     only: Only = None,
-    architecture: Annotated[
-        str | None, typer.Option(help="open_clip name, for a checkpoint that does not hold it.")
-    ] = None,
+    architecture: OwnArchitecture = None,
     test: Test = None,
     classes: Classes = "folders",
     attack: Annotated[str | None, typer.Option(help="Kind of attack: badnet, blended, wanet, ...")] = None,
@@ -166,7 +187,7 @@ def examine(
     ] = None,
     only: Only = None,
     smoke: Smoke = False,
-    architecture: Annotated[str | None, typer.Option(help="open_clip name; only without --script.")] = None,
+    architecture: OwnArchitecture = None,
     test: Test = None,
     classes: Classes = "folders",
     train: Annotated[
@@ -186,7 +207,7 @@ def examine(
         found = _examined_with(one_sweep(script, only, [], smoke), checkpoints, what, to, train)
     elif train is not None:
         raise InvalidInput("--train is for the linear probe, which needs a sweep's test set; give --script SCRIPT")
-    elif len(checkpoints) > 1 or checkpoints[0].is_dir():
+    elif len(checkpoints) > 1 or _is_run(checkpoints[0]):
         raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
     else:
         from sweeplab.commands.evaluate import EvaluationRequest, notes_of
@@ -196,6 +217,13 @@ def examine(
         say_notes(notes_of(request))
         found = examine_unknown(request, what or ["panel"])
     say(json.dumps(found, indent=1))
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a path is a folder of checkpoints, not of a model."""
+    from sweeplab.clip_folders import is_model_folder
+
+    return path.is_dir() and not is_model_folder(path)
 
 
 def _examined_with(
@@ -210,7 +238,7 @@ def _examined_with(
     if not isinstance(names, tuple) and names != "imagenet":
         names = "folders"
     own = source_at(train, names, "train") if train is not None else None
-    if len(checkpoints) == 1 and not checkpoints[0].is_dir():
+    if len(checkpoints) == 1 and not _is_run(checkpoints[0]):
         return examine_checkpoint(sweep, checkpoints[0], what, to, own)
     return examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights, quick_gelu_of
+from sweeplab.clip_folders import architecture_named
 from sweeplab.clip_model import Architecture, matching_architectures
 from sweeplab.data.labelled_sources import source_at
 from sweeplab.data.labels import lines_of
@@ -88,7 +89,7 @@ def notes_of(request: EvaluationRequest) -> tuple[str, ...]:
 def architecture_of(request: EvaluationRequest) -> Architecture:
     """The one that was named, else the sweep's, else what the checkpoint says or its shapes leave no doubt about."""
     if request.architecture is not None:
-        return Architecture(name=request.architecture)
+        return architecture_named(request.architecture)
     if request.sweep is not None:
         return request.sweep.victim.architecture
     found = checkpoint_architecture(request.checkpoint)
@@ -109,7 +110,8 @@ def _detected(checkpoint: Path) -> Architecture:
         return Architecture(name=names[0])
     if not names:
         raise InvalidInput(
-            f"checkpoint {checkpoint} fits none of open_clip's architectures; give --script with its own configuration"
+            f"checkpoint {checkpoint} fits none of open_clip's architectures; give --architecture FILE.json with "
+            "its own configuration"
         )
     raise InvalidInput(
         f"checkpoint {checkpoint} fits {', '.join(names)}: shapes do not tell the activation; give --architecture NAME "
