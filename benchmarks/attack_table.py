@@ -24,7 +24,7 @@ from sweeplab.evaluation.panel import run_panel
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.records import Measurement
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.sweep import checks, prepare, pretraining
 from sweeplab.sweep.session import Session
 from sweeplab.worker.inputs import measure_for, victim_model, victim_table

@@ -109,7 +109,8 @@ def show(counts: Counts, title: str) -> None:
     for room in ROOMS:
         mine = [name for name in inside if room_of(name) == room]
         if mine:
-            print(f"    {room}: {sum(counts.code[name] for name in mine):,} in {len(mine)} files")
+            lines, with_comment = (sum(kind[name] for name in mine) for kind in (counts.code, counts.comments))
+            print(f"    {room}: {lines:,} in {len(mine)} files, {with_comment / max(1, lines):.1%} with a comment")
     for line in counts.beyond:
         print(f"  beyond the bounds: {line}")
 

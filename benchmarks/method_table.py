@@ -18,7 +18,7 @@ from sweeplab.evaluation.retention import counted
 from sweeplab.ranking.leaderboard import LeaderboardRow, rank_trials, short_value
 from sweeplab.records import Point, SweepRecord
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
 
 HEADER = (

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 from collections import Counter
 from datetime import UTC, datetime
 from html import escape
@@ -20,6 +19,7 @@ from dashboards.trade_off import describe_trade_off, draw_trade_off, trade_off_p
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
 from sweeplab.ranking.leaderboard import Leaderboard, bound_text
 from sweeplab.records import SweepRecord
+from sweeplab.storage.files import write_atomically
 
 
 def build_page(sweep: SweepRecord, leaderboard: Leaderboard, path: Path) -> Path:
@@ -33,18 +33,7 @@ def build_page(sweep: SweepRecord, leaderboard: Leaderboard, path: Path) -> Path
     Returns:
         The path itself.
     """
-    page = render_page(sweep, leaderboard)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, render_page(sweep, leaderboard).encode())
     return path
 
 

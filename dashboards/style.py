@@ -6,6 +6,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from sweeplab import records
+
 # Okabe and Ito's palette, which stays distinct under every common colour blindness.
 BLUE = "#0072B2"
 ORANGE = "#E69F00"
@@ -63,14 +65,14 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def percent(fraction: float | None, digits: int = 1) -> str:
-    """A fraction as a percentage with a no-break space: 0.984 is `98.4 %`; None is a dash."""
-    return "–" if fraction is None else f"{100 * fraction:.{digits}f}\u00a0%"
+def percent(fraction: float | None, digits: int | None = 1) -> str:
+    """As `sweeplab.records.percent`, with a no-break space."""
+    return records.percent(fraction, digits).replace(" ", "\u00a0")
 
 
 def ceiling_text(asr_ceiling: float) -> str:
     """The ceiling as a percentage without trailing zeros: 0.05 is `5 %`."""
-    return f"{100 * asr_ceiling:g}\u00a0%"
+    return percent(asr_ceiling, None)
 
 
 def label(text: str, most: int = 40) -> str:

@@ -28,7 +28,7 @@ def check_own_victim(run: RunFolder) -> None:
             raise InvalidInput(f"{run.path} holds epochs and no victim.json; restore that file or remove the folder")
     elif not is_own_victim(run):
         raise InvalidInput(
-            f"victim {run.path.name} came from elsewhere: {run.path} was not made by this home. To go by its "
+            f"victim {run.path.name} came from elsewhere: {run.path} was not made by this home. To use its "
             f"records and weights, give --adopt to the command of a sweep that cleans it{storages_in_words(run.path)}"
         )
     check_no_links(run.path)

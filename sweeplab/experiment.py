@@ -344,7 +344,7 @@ class Search(Spec):
     them as one: their mean score, cleaned where every one is."""
     pruning: Pruning | None = None
     """Rules that end trials early, after a point; None: every trial runs to its end. With `grid` every trial does in
-    any case: its table is to be whole."""
+    any case, so that its table is complete."""
     asr_ceiling: float = Field(default=0.05, gt=0, le=1)
     """An epoch is cleaned when its ASR lies strictly below."""
     hours: float | None = Field(default=None, gt=0)

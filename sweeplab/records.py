@@ -10,6 +10,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 TrialState = Literal["waiting", "running", "finished", "pruned", "failed"]
+OVER: tuple[TrialState, ...] = ("finished", "pruned", "failed")
+"""States of trials that are over."""
 SweepState = Literal["running", "interrupted", "finished"]
 
 
@@ -248,6 +250,18 @@ class SweepRecord:
     def num_succeeded(self) -> int:
         """Trials that ran to their end, or to where a rule stopped them."""
         return sum(trial.state in ("finished", "pruned") for trial in self.trials)
+
+
+def percent(fraction: float | None, digits: int | None = 1) -> str:
+    """A fraction as people read it: 0.984 is `98.4 %`, None a dash.
+
+    Args:
+        fraction: in [0, 1].
+        digits: behind the point; None: as many as there are, for bounds such as 0.05.
+    """
+    if fraction is None:
+        return "–"
+    return f"{100 * fraction:g} %" if digits is None else f"{100 * fraction:.{digits}f} %"
 
 
 def now_ms() -> int:

@@ -56,6 +56,10 @@ def _narrow(schema: Any) -> None:
                 _narrow(inner)
 
 
+DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
+"""Exit codes of every command: done; failed; refused, with one message; interrupted, and the same command goes on."""
+
+
 class InvalidInput(ValueError):
     """The user's input breaks a rule: the message says name, value, rule and remedy. Entry points print it and exit
     2."""

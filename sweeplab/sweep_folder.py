@@ -17,6 +17,7 @@ from filelock import Timeout
 
 from sweeplab.evaluation.retention import missing_backdoor
 from sweeplab.records import (
+    OVER,
     MeasuredImages,
     Measurement,
     Outcomes,
@@ -41,8 +42,8 @@ TRIAL_FORMAT = "{:04d}"
 
 TRIAL_NAME = re.compile(r"[0-9]{4}|[1-9][0-9]{4,}")
 
-ALIVE_SECONDS = 10.0
-"""Between two signs of a driver's life."""
+HEARTBEAT_SECONDS = 10.0
+"""Between two heartbeats of a driver."""
 
 SET_ASIDE = r"\.\d{8}-\d{6}\.\d+"
 """What `--fresh` adds to a sweep's name, as a pattern."""
@@ -245,7 +246,7 @@ class SweepFolder:
         is_over = threading.Event()
 
         def write_on() -> None:
-            while not is_over.wait(ALIVE_SECONDS):
+            while not is_over.wait(HEARTBEAT_SECONDS):
                 with contextlib.suppress(StorageFault):  # a disk that is full is noticed where something is lost
                     write_json(self._heartbeat, {"time_ms": now_ms()}, durable=False)
 
@@ -360,7 +361,7 @@ class SweepFolder:
         images = measured_images(header, victim[0])
         locked = self.is_locked()
         trials, losses = self.trial_records(is_driven=locked)
-        finished = sum(trial.state in ("finished", "pruned", "failed") for trial in trials)
+        finished = sum(trial.state in OVER for trial in trials)
         state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
         return SweepRecord(
             name=self.name,

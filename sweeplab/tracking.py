@@ -1,4 +1,4 @@
-"""The only door to MLflow: mirrors the ledger into flat runs. Everything here can be thrown away and made again."""
+"""The only door to MLflow: copies the ledger into flat runs. Everything here can be thrown away and made again."""
 
 import base64
 import contextlib
@@ -15,12 +15,11 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest_asr, retention
-from sweeplab.records import Point, SweepRecord, TrialRecord, now_ms
+from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms
 
 KEY = "sweeplab.key"
 """Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
 STATE = "sweeplab.state"
-OVER = ("finished", "pruned", "failed")
 TERMINATED = ("FINISHED", "FAILED")
 NOTES = "sweeplab.notes"
 """The experiment's tag that holds the sweep's notes."""

@@ -129,7 +129,7 @@ def test_a_pruned_sweeps_own_decisions_are_audited_once_its_stopped_trials_were_
     assert "not run to its end since" in command("rerun", sweep.name, "--pruned")[1]
     fabricated.Player(fabricated.open_controller(folder, sweep)).play_all()
     after = command("audit", sweep.name)[1]
-    assert "nobody knows what" not in after
+    assert "is unknown: `sweeplab rerun" not in after
     assert "were run to their end since" in after
     found = json_of("audit", sweep.name)
     assert found["run_to_their_end"] == found["pruned"] > 0

@@ -129,7 +129,7 @@ def checked(folder: SweepFolder, sweep: CleaningSweep) -> str:
 
 def test_the_same_script_does_not_continue_it_either(begun: SweepFolder, views_changed: None):
     assert checked(begun, SWEEP) == (
-        "sweep 'made-up' was made by an older version (0.0.9), and this one would go on with it otherwise:\n"
+        "sweep 'made-up' was made by an older version (0.0.9), and this version would train it differently:\n"
         "  CleanCLIP: views are drawn otherwise\n"
         "use --fresh to set the old one aside, or give this one another name"
     )

@@ -26,7 +26,8 @@ from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import MeasuredImages, Measurement
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder, read_lines
+from sweeplab.storage.files import read_lines
+from sweeplab.storage.home import home_folder
 from sweeplab.sweep.resume import set_aside
 from sweeplab.sweep_folder import SweepFolder, sweeps_of
 
@@ -180,14 +181,14 @@ def test_of_an_older_sweep_it_is_known_that_target_images_are_no_test_images(tmp
 def test_a_victim_below_the_ceiling_is_noted_wherever_the_sweep_is_looked_at(tmp_path: Path):
     """3 of 80 triggered images are 3.75 %."""
     (note,) = measured_as(tmp_path, fabricated.measurement(90, 3)).record().notes
-    assert note.startswith("the victim's own ASR of 3.75% lies below the ceiling of 5.00% before any cleaning")
+    assert note.startswith("the victim's own ASR of 3.75 % lies below the ceiling of 5 % before any cleaning")
     assert note.endswith("no trial is certified")
 
 
 def test_a_victim_at_chance_is_noted(tmp_path: Path):
     """6 of 80 are 7.5 %, where 1 of 16 classes is 6.25 %."""
     (note,) = measured_as(tmp_path, fabricated.measurement(90, 6)).record().notes
-    assert note.startswith("the victim's own ASR of 7.50% is not above chance, 1 of 16 classes")
+    assert note.startswith("the victim's own ASR of 7.50 % is not above chance, 1 of 16 classes")
 
 
 def test_a_victim_that_was_planted_with_another_target_is_noted(folder: SweepFolder):
@@ -300,7 +301,7 @@ def test_events_are_told_in_order_with_their_time(folder: SweepFolder):
 
 
 def test_a_driver_leaves_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sweep_folder, "ALIVE_SECONDS", 0.01)
+    monkeypatch.setattr(sweep_folder, "HEARTBEAT_SECONDS", 0.01)
     folder = fabricated.prepared_folder(tmp_path)
     assert folder.last_heartbeat() == 0
     began = time.time_ns() // 1_000_000

@@ -39,8 +39,8 @@ class Poisoning(Spec):
     """How a training set is poisoned with a trigger: the attack, the target label, how many pairs, their captions.
 
     Its siblings are `TargetedImages` (no trigger at all) and `ImportedPoison` (a set that was poisoned elsewhere). What
-    they share: `attack` and `target` for the measurement, `plan` for the whole training set, `few` for a cleaning set
-    into which some poisons slipped.
+    they share: `attack` and `target` for the measurement, `plan` for the whole training set, `subset_for_cleaning` for
+    a cleaning set into which some poisons slipped.
     """
 
     kind: Literal["triggered"] = "triggered"

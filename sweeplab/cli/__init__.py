@@ -7,6 +7,7 @@ from sweeplab.cli.scripts import load_script, main, resolve, select
 import sweeplab.cli.sweeps
 import sweeplab.cli.tables
 import sweeplab.cli.models
+import sweeplab.cli.data
 import sweeplab.cli.attacks  # noqa: F401
 # isort: on
 

@@ -11,7 +11,7 @@ from sweeplab.cli.program import Only, Overrides, Smoke, app, command, say
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 
 attack_app = typer.Typer(no_args_is_help=True, help="Look at triggers, optimise a patch, and export poisoned pairs.")
 app.add_typer(attack_app, name="attack")
@@ -78,7 +78,7 @@ def attack_badclip(
     sweep = one_sweep(script, only, [], smoke)
     check_sources([sweep])
     settings = BadCLIP.model_validate(dict(parameter_of(field) for field in fields or []))
-    optimise_for(sweep, checkpoint, settings, to, say)
+    optimise_for(sweep, checkpoint, settings, to)
     say(f"patch: {to}; stamp it with ImageTrigger(path={str(to)!r}, position='center')")
 
 

@@ -10,8 +10,9 @@ from sweeplab.cli.program import AsJson, Inline, Only, Overrides, Smoke, app, co
 from sweeplab.cli.running import check_sources, start
 from sweeplab.cli.scripts import one_sweep
 from sweeplab.ranking.intervals import wilson
+from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -257,7 +258,7 @@ def _say_measurement(measurement: "Measurement", *, as_json: bool = False) -> No
 
 def _rate_with_interval(k: int, n: int) -> str:
     low, high = wilson(k, n)
-    return f"{k / n:.2%}  [{low:.2%}, {high:.2%}]  ({k}/{n})"
+    return f"{percent(k / n, 2)}  [{percent(low, 2)}, {percent(high, 2)}]  ({k}/{n})"
 
 
 def _measurement_values(measurement: "Measurement") -> dict[str, Any]:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from sweeplab.execution.watchdog import exit_now, is_left_behind, signals_as_interrupts
-from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
+from sweeplab.specs import BAD_INPUT, DONE, FAULT, INTERRUPTED, Failed, InvalidInput, StorageFault, Unfinished
 from sweeplab.terminal import PatientConsole, PatientStream, encodable, printable, without_reader
 
 app = typer.Typer(
@@ -76,7 +76,6 @@ def console() -> Console:
 
 # --- exit codes
 
-DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 """Where the disk is full, or has failed or turned read-only, under whatever writes."""
 

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeplab.cli.program import INTERRUPTED, console, exit_code, explained, interrupted, say, say_notes, worst
+from sweeplab.cli.program import console, exit_code, explained, interrupted, say, say_notes, worst
 from sweeplab.commands.supervise import committed, supervise
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table
 from sweeplab.records import SweepRecord
-from sweeplab.specs import ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
-from sweeplab.storage.files import home_folder
+from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking import page_address, server_command
 
@@ -136,7 +136,6 @@ def _run_supervised(sweeps: "list[CleaningSweep]", options: "Options") -> int:
     return supervise(
         [sys.executable, *(word for word in sys.argv if word != "--supervise")],
         lambda: committed(home, names),
-        say,
         was_stopped=lambda: any(folder.stop_mark.exists() for folder in folders),
     )
 

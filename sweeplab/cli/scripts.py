@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeplab.cli.program import DONE, Adopt, Inline, Overrides, Plan, Smoke, Supervise, app, command, say, say_notes
+from sweeplab.cli.program import Adopt, Inline, Overrides, Plan, Smoke, Supervise, app, command, say, say_notes
 from sweeplab.cli.running import start
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import DONE, InvalidInput
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep

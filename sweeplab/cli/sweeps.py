@@ -15,7 +15,7 @@ from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.leaderboard import render_table
 from sweeplab.records import now_ms
 from sweeplab.specs import InvalidInput, first_line
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 
 

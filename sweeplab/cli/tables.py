@@ -8,8 +8,9 @@ import typer
 
 from sweeplab.cli.program import AsJson, app, command, say, say_json
 from sweeplab.cli.sweeps import folder_of
+from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 
 
 @command(app, "import")
@@ -109,7 +110,7 @@ def _say_replays(sweep: str, found: dict[str, Any]) -> None:
         name = row["sampler"] + (" + pruning" if row["pruning"] else "")
         say(
             f"  {name:30s} {median} trial-epochs [{low}, {high}]"
-            + ("" if share is None else f", {share:.0%} of the table")
+            + ("" if share is None else f", {percent(share, 0)} of the table")
             + f"; {row['arrived']} of {row['seeds']} arrived"
         )
 
@@ -172,16 +173,13 @@ def _say_decisions(found: dict[str, Any]) -> None:
         ending = "not run to its end"
         if row["rerun"] is not None:
             ending = f"trial {row['rerun']} " + (
-                f"keeps {row['retention']:.1%}" if row["retention"] is not None else "was never cleaned"
+                f"keeps {percent(row['retention'])}" if row["retention"] is not None else "was never cleaned"
             )
             ending += "" if row["same_until_stop"] else " (and differs before the stop: this machine is not exact)"
         say(f"  trial {row['trial']}: {row['reason']} (epoch {row['epoch']:g}); {ending}")
     if left:
-        say(
-            f"  nobody knows what {left} of them would have become: `sweeplab rerun {name} --pruned` runs them to "
-            "their end"
-        )
+        say(f"  the outcome of {left} of them is unknown: `sweeplab rerun {name} --pruned` runs them to their end")
 
 
 def _share(value: float | None) -> str:
-    return "none" if value is None else f"{value:.1%}"
+    return "none" if value is None else percent(value)

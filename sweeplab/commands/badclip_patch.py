@@ -1,6 +1,6 @@
 """Optimise BadCLIP's patch with a sweep's own pairs: what `sweeplab attack badclip` does."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from sweeplab.attacks.badclip import BadCLIP, optimise_patch, save_patch
@@ -10,11 +10,13 @@ from sweeplab.data.images import load_all
 from sweeplab.data.tables import PairTable
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.training.randomness import numpy_stream
 from sweeplab.worker.inputs import victim_model
 from sweeplab.worker.jobs import whole_machine
 from sweeplab.worker.run import blaming, prepare_process
+
+logger = logging.getLogger("sweeplab")
 
 MAX_IMAGES = 10_000
 """Images that the patch is optimised on; about as many as the authors use."""
@@ -23,9 +25,7 @@ MAX_TARGETS = 1_000
 """True target images, and captions."""
 
 
-def optimise_for(
-    sweep: CleaningSweep, checkpoint: Path, settings: BadCLIP, to: Path, say: Callable[[str], None]
-) -> None:
+def optimise_for(sweep: CleaningSweep, checkpoint: Path, settings: BadCLIP, to: Path) -> None:
     """Optimise a patch on the victim's clean pairs and write it.
 
     Pairs whose caption mentions the target give target images and captions, the others the images to be patched.
@@ -35,7 +35,6 @@ def optimise_for(
         checkpoint: a clean model of that architecture.
         settings: of the optimisation.
         to: a .png file.
-        say: is told every epoch.
     """
     victim = sweep.original_victim()
     if not isinstance(victim, PretrainedVictim):
@@ -64,6 +63,6 @@ def optimise_for(
             images=load_all(table.subset(others), size),
             target_tokens=tokenizer(sweep.victim.architecture)([table.caption(row) for row in targets]),
             target_images=load_all(table.subset(targets), size),
-            report=lambda epoch, loss: say(f"epoch {epoch}/{settings.epochs}: loss {loss:.4f}"),
+            report=lambda epoch, loss: logger.info(f"epoch {epoch}/{settings.epochs}: loss {loss:.4f}"),
         )
     save_patch(patch, to)

@@ -85,7 +85,8 @@ def find_removable(
     what this node keeps for later.
 
     Of sweeps and victims that came from elsewhere, and of what their files name, nothing goes (`foreign_folders`).
-    Sweeps that someone runs now are left alone, and so is everything younger than an hour among the leftovers.
+    Sweeps that someone runs now are left alone, and so are leftovers in the home younger than an hour and temporary
+    folders younger than a minute.
 
     Args:
         home: the home.

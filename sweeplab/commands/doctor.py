@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from sweeplab.execution.cluster import answers, cannot_attach
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import file_system, home_folder
+from sweeplab.storage.files import file_system
+from sweeplab.storage.home import home_folder
 from sweeplab.storage.locks import check_locks, ray_parent
 from sweeplab.terminal import encodable
 from sweeplab.versions import environment

@@ -15,7 +15,7 @@ from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.experiment import CleaningSweep
 from sweeplab.records import Measurement
 from sweeplab.specs import InvalidInput, kinds
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.worker.jobs import MeasuringJob, whole_machine
 from sweeplab.worker.run import measure_checkpoint
 

@@ -31,7 +31,7 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior
 from sweeplab.ranking.intervals import wilson
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.files import home_folder
+from sweeplab.storage.home import home_folder
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.training.randomness import stream_seed
 from sweeplab.worker.inputs import measure_for, victim_model, victim_pairs, victim_table

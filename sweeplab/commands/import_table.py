@@ -93,7 +93,7 @@ def import_table(
     table = read_table(file, victim_accuracy=victim_accuracy, victim_asr=victim_asr)
     # Written aside and renamed: a kill leaves no half table that looks like a finished sweep. The disk is not awaited,
     # which takes minutes for thousands of trials: what a power failure takes is named, and the table is still there.
-    stage = SweepFolder(home / "sweeps" / f".importing-{name}")
+    stage = SweepFolder(home / "sweeps" / f".{name}.part")
     shutil.rmtree(stage.path, ignore_errors=True)
     make_private(stage.path)
     try:

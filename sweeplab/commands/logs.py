@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from sweeplab.adoption import adopt_sweep
+from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.locks import process_facts
 from sweeplab.storage.ownership import write_signed
@@ -62,8 +63,8 @@ def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
     """Signal the process that a record names, if it is the very one that wrote it: a file may name any process."""
     process = holder["process"]
     refusal = InvalidInput(
-        f"process {process!r} is not, or no longer, the one that began to run sweep {folder.name!r} "
-        f"({folder.path / 'holder.json'} names its start and command line); look who runs the sweep, and end that"
+        f"process {process!r} is not the process that started sweep {folder.name!r} "
+        f"({folder.path / 'holder.json'} names its start and command line); find the one that runs it and end it"
     )
     if type(process) is not int or process <= 1 or "started" not in holder:
         raise refusal
@@ -108,8 +109,8 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
         asr = point.measurement.asr
         loss = point.train.get("loss")
         lines.append(
-            f"epoch {point.epoch:g}: accuracy {point.measurement.accuracy:.2%}"
-            + (f", ASR {asr:.2%}" if asr is not None else "")
+            f"epoch {point.epoch:g}: accuracy {percent(point.measurement.accuracy, 2)}"
+            + (f", ASR {percent(asr, 2)}" if asr is not None else "")
             + (f", loss {loss:.4f}" if loss is not None else "")
             + f" (attempt {point.attempt}, {point.train_seconds + point.evaluate_seconds:.1f} s)"
         )

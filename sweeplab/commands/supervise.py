@@ -1,5 +1,6 @@
 """Supervise: run a command again until its sweeps are finished, with a bound."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -8,15 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweeplab.execution.watchdog import heeded_signals
+from sweeplab.specs import BAD_INPUT, DONE, FAULT, INTERRUPTED
 from sweeplab.storage.files import read_lines
-
-DONE, FAULT, BAD_INPUT, INTERRUPTED = 0, 1, 2, 75
 
 MAX_STARTS = 100
 """Starts in all."""
 
 MAX_FRUITLESS = 3
 """Starts in a row that brought no point more."""
+
+logger = logging.getLogger("sweeplab")
 
 PAUSES = (1.0, 5.0, 30.0)
 """Seconds before a start, after one, two and more fruitless ones."""
@@ -31,7 +33,6 @@ def committed(home: Path, names: Sequence[str]) -> int:
 def supervise(
     command: Sequence[str],
     progress: Callable[[], int],
-    say: Callable[[str], None],
     *,
     was_stopped: Callable[[], bool] = lambda: False,
     pause: Callable[[float], None] = time.sleep,
@@ -41,7 +42,6 @@ def supervise(
     Args:
         command: with its program.
         progress: counts what is committed; more of it after a start means that the start brought something.
-        say: tells the user.
         was_stopped: whether someone has asked for the end of what ran last (`sweeplab stop`).
         pause: waits so many seconds.
 
@@ -60,12 +60,12 @@ def supervise(
         # A start that has committed something has moved on, however it ended.
         fruitless = 0 if progress() > before else fruitless + 1
         if fruitless >= MAX_FRUITLESS:
-            say(f"supervise: ended with {how}, and {fruitless} starts in a row brought nothing new; giving up")
+            logger.info(f"supervise: ended with {how}, and {fruitless} starts in a row brought nothing new; giving up")
             return INTERRUPTED
         wait = PAUSES[min(fruitless, len(PAUSES) - 1)]
-        say(f"supervise: start {start} ended with {how}; starting again in {wait:g} s")
+        logger.info(f"supervise: start {start} ended with {how}; starting again in {wait:g} s")
         pause(wait)
-    say(f"supervise: {MAX_STARTS} starts did not finish the work; giving up")
+    logger.info(f"supervise: {MAX_STARTS} starts did not finish the work; giving up")
     return INTERRUPTED
 
 

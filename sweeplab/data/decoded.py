@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sweeplab.data.images import Images, load_all
 from sweeplab.specs import StorageFault
-from sweeplab.storage.locks import file_lock
+from sweeplab.storage.locks import file_lock, lock_path
 from sweeplab.storage.node_cache import COMPLETE
 
 CHUNK_BYTES = 16 * 2**20
@@ -68,7 +68,7 @@ class DecodedFiles:
             return None
         place = self.folder / f"decoded-{_key(images, size, squash)}"
         if place.exists() and not _is_whole(place, num_bytes):
-            with file_lock(place.with_name(f".{place.name}.lock")):
+            with file_lock(lock_path(place)):
                 if place.exists() and not _is_whole(place, num_bytes):  # no other process was quicker
                     _remove(place)
         if not (place / COMPLETE).exists():

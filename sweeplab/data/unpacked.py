@@ -16,7 +16,7 @@ from PIL import Image
 
 from sweeplab.specs import InvalidInput, StorageFault, digest_of, file_digest
 from sweeplab.storage.files import read_object, write_json
-from sweeplab.storage.locks import file_lock
+from sweeplab.storage.locks import file_lock, lock_path
 
 LAYOUT = 1
 """Of what is written here, part of the folders' names. Raise it when that changes."""
@@ -162,10 +162,10 @@ def materialise(folder: Path, write: Callable[[Path], None], what: str) -> None:
     """
     if folder.is_dir():
         return
-    partial = folder.with_name(f".{folder.name}.partial")
+    partial = folder.with_name(f".{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(folder.with_name(f".{folder.name}.lock")):
+        with file_lock(lock_path(folder)):
             if folder.is_dir():
                 return
             if partial.exists():  # left by a maker that was killed: the lock says that it is gone

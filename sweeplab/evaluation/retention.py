@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sweeplab.records import Measurement, Point, TrialRecord
+from sweeplab.records import Measurement, Point, TrialRecord, percent
 
 
 def is_cleaned(measurement: Measurement, asr_ceiling: float) -> bool:
@@ -60,7 +60,7 @@ def missing_backdoor(victim: Measurement, asr_ceiling: float, num_classes: int |
         return None
     rule = ""
     if is_cleaned(victim, asr_ceiling):
-        rule = f"lies below the ceiling of {asr_ceiling:.2%} before any cleaning"
+        rule = f"lies below the ceiling of {percent(asr_ceiling, None)} before any cleaning"
     elif num_classes and victim.is_counted:
         from scipy.stats import binomtest  # takes a second to import, and the workers do without
 
@@ -69,8 +69,8 @@ def missing_backdoor(victim: Measurement, asr_ceiling: float, num_classes: int |
     if not rule:
         return None
     return (
-        f"the victim's own ASR of {victim.asr:.2%} {rule}: there is no backdoor to clean, or it has another trigger or "
-        "target than was named; no trial is certified"
+        f"the victim's own ASR of {percent(victim.asr, 2)} {rule}: there is no backdoor to clean, or it has "
+        "another trigger or target than was named; no trial is certified"
     )
 
 

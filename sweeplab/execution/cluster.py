@@ -439,7 +439,7 @@ def cluster_fault() -> str | None:
     try:
         here = ray.get_runtime_context().get_node_id()
         is_here = any(node["NodeID"] == here and node["Alive"] for node in ray.nodes())
-    except Exception as error:  # noqa: BLE001 - a dying cluster raises many kinds; the watch reports it
+    except Exception as error:  # noqa: BLE001 - a dying cluster raises many kinds; the watchdog reports it
         return f"the Ray cluster cannot be asked ({type(error).__name__})"
     return None if is_here else RAYLET_DIED
 

@@ -6,7 +6,6 @@ Imports next to nothing, since Ray loads it into controllers too, which need no 
 import pickle
 import traceback
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ from sweeplab.execution.mailbox import MailboxContext, Ready
 from sweeplab.worker.failures import failure_of
 
 if TYPE_CHECKING:
-    from sweeplab.worker.input_paths import InputPaths
+    pass
 
 
 def tune_trainable(config: dict[str, Any], mailbox: Any = None) -> None:
@@ -76,39 +75,3 @@ def measure_task(job: Any, mailbox: Any) -> Any:
         trigger = replace(trigger, attack=job.input_paths.on_this_node(trigger.attack, context.node_copy))
     here = replace(job, checkpoint=str(place), evaluation=evaluation, trigger=trigger)
     return measure_checkpoint(here, context.heartbeat)
-
-
-def receive_data(sender: Any) -> None:
-    """A Ray task: have this node get its copies of all files."""
-    from sweeplab.execution.node_data import node_copy
-    from sweeplab.storage.node_cache import remove_old_copies
-
-    remove_old_copies()
-    node_copy(sender)
-
-
-def missing_here(
-    input_paths: "InputPaths", digests: dict[str, str], storages: list[str], mark: str
-) -> tuple[str, list[str], list[str]]:
-    """A Ray task: this node's name, the data that it does not see, and what else is wrong with it: storages where it
-    sees no marker, and files that are others than the driver's."""
-    import socket
-
-    from sweeplab.specs import InvalidInput, StorageFault, file_digest
-    from sweeplab.storage.checkpoint_store import Storage
-
-    faults = []
-    for storage in storages:
-        try:
-            if not Storage(storage).exists(mark):
-                faults.append(f"does not see {storage}")
-        except (StorageFault, InvalidInput, OSError) as error:
-            faults.append(f"does not see {storage} ({error})")
-    missing = input_paths.missing()
-    for path, digest in digests.items() if not missing else ():  # else it reads copies of the driver's
-        try:
-            if file_digest(Path(path)) != digest:
-                faults.append(f"has another {path}")
-        except OSError as error:
-            faults.append(f"cannot read {path} ({error.strerror})")
-    return socket.gethostname(), missing, faults

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeplab.execution.loops import receive_data
 from sweeplab.execution.nodes import is_alive, on_node
 from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.files import storage_faults
 from sweeplab.storage.locks import lock_path, locked_with_retry, pin
-from sweeplab.storage.node_cache import COMPLETE, node_cache
+from sweeplab.storage.node_cache import COMPLETE, node_cache, remove_old_copies
 from sweeplab.worker.failures import root_cause
 from sweeplab.worker.input_paths import absolute_path, files_of, with_paths
 
@@ -96,8 +95,8 @@ class DataSender:
                 self._listing = listing_of(path for part in self._parts for path in files_of(part))
             return self._listing
 
-    def tar(self, number: int) -> bytes:
-        """One tar of the listing, complete by itself.
+    def tar(self, number: int) -> tuple[bytes, str]:
+        """One tar of the listing, complete by itself, and its SHA-256 as hexadecimal digits.
 
         Raises:
             InvalidInput: if a file is gone, or shorter than it was.
@@ -116,7 +115,8 @@ class DataSender:
                 f"{name} cannot be read any more ({error}), and other nodes need it; restore it"
             ) from None
         self._sent += 1
-        return content.getvalue()
+        packed = content.getvalue()
+        return packed, hashlib.sha256(packed).hexdigest()
 
     def sent(self) -> int:
         """Tars so far."""
@@ -175,7 +175,7 @@ def _get(answer: Any, heartbeat: Callable[[], None]) -> Any:
         raise error.cause or error from None
 
 
-def _fill(folder: Path, listing: Listing, tar_of: Callable[[int], bytes]) -> None:
+def _fill(folder: Path, listing: Listing, tar_of: Callable[[int], tuple[bytes, str]]) -> None:
     """Have every file there: those of tars that an earlier process has unpacked are looked at, since the system may
     have removed some."""
     root = folder / "files"
@@ -196,7 +196,10 @@ def _fill(folder: Path, listing: Listing, tar_of: Callable[[int], bytes]) -> Non
         )
     for number, files in lacking.items():
         wanted = {name.lstrip("/") for name, _ in files}
-        with tarfile.open(fileobj=io.BytesIO(tar_of(number))) as archive:
+        content, digest = tar_of(number)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise StorageFault(f"tar {number} of the data reached node {socket.gethostname()} damaged")
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(root, [member for member in archive if member.name in wanted], filter="data")
         os.sync()  # before the marker, which must not outlive what it speaks of
         (folder / f"unpacked-{number}").touch()
@@ -208,6 +211,12 @@ def _size_of(path: Path) -> int:
     with contextlib.suppress(OSError):
         return path.stat().st_size
     return -1
+
+
+def receive_data(sender: Any) -> None:
+    """A Ray task: have this node get its copies of all files."""
+    remove_old_copies()
+    node_copy(sender)
 
 
 def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog) -> None:
@@ -237,7 +246,7 @@ def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog) -> None:
             sent = 0
             while asked:
                 ready, _ = ray.wait(list(asked), timeout=WAIT_SECONDS)
-                # A node takes long over all its tars: one more that was sent is a sign of life too.
+                # A node takes long over all its tars: one more that was sent counts as a heartbeat.
                 if not ready and (now := ray.get(sender.sent.remote())) != sent:
                     sent = now
                     watchdog.moved()

@@ -3,12 +3,12 @@
 import contextlib
 import logging
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sweeplab.execution.loops import missing_here
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.worker.input_paths import InputPaths
@@ -57,8 +57,8 @@ def check_nodes(input_paths: InputPaths, storages: list[str]) -> list[str]:
         raise InvalidInput(
             f"not every node of the cluster can take part:\n  {listed}\n"
             "resources.storage must be a folder that all nodes share, s3:// or gs://, with credentials in the "
-            "environment of each node's `ray start` or on the node itself; a file must be the same on all nodes, or be "
-            "on this one alone, which then brings it"
+            "environment of each node's `ray start` or on the node itself; a file must be identical on all nodes, or "
+            "exist only here: it is then copied"
         )
     # Only a node that lives on and says nothing is in the way: without its answer a worker there might fail.
     for node, how in mute.items():
@@ -110,3 +110,25 @@ def is_alive(node: str) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+def missing_here(
+    input_paths: InputPaths, digests: dict[str, str], storages: list[str], mark: str
+) -> tuple[str, list[str], list[str]]:
+    """A Ray task: this node's name, the data that it does not see, and what else is wrong with it: storages where it
+    sees no marker, and files that are others than the driver's."""
+    faults = []
+    for storage in storages:
+        try:
+            if not Storage(storage).exists(mark):
+                faults.append(f"does not see {storage}")
+        except (StorageFault, InvalidInput, OSError) as error:
+            faults.append(f"does not see {storage} ({error})")
+    missing = input_paths.missing()
+    for path, digest in digests.items() if not missing else ():  # else it reads copies of the driver's
+        try:
+            if file_digest(Path(path)) != digest:
+                faults.append(f"has another {path}")
+        except OSError as error:
+            faults.append(f"cannot read {path} ({error.strerror})")
+    return socket.gethostname(), missing, faults

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn, TypeVar
 
-from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished
+from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, StorageFault, Unfinished
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def signals_as_interrupts() -> Iterator[list[int]]:
         if seen:
             with contextlib.suppress(OSError):
                 os.write(2, b"ended at once; everything committed is kept, and the same command goes on\n")
-            os._exit(75)
+            os._exit(INTERRUPTED)
         seen.append(number)
         raise Interrupted(signal.Signals(number).name)
 
@@ -89,10 +89,10 @@ class Watchdog:
         *,
         stall_minutes: float,
         cluster_fault: Callable[[], str | None] = lambda: None,
-        storage_fault: Callable[[], StorageFault | InvalidInput | None] = lambda: None,
+        controller_fault: Callable[[], StorageFault | InvalidInput | None] = lambda: None,
     ) -> None:
         self.stall_minutes = stall_minutes
-        self._cluster_fault, self._storage_fault = cluster_fault, storage_fault
+        self._cluster_fault, self._controller_fault = cluster_fault, controller_fault
         self._moved = time.monotonic()
         self._fault: str | None = None
         self._fault_since = 0.0
@@ -106,9 +106,8 @@ class Watchdog:
 
     def check(self) -> None:
         """Raise Unfinished, StorageFault or InvalidInput, with the reason, where waiting on would be in vain."""
-        storage_fault = self._storage_fault()
-        if storage_fault is not None:
-            raise storage_fault
+        if (fault := self._controller_fault()) is not None:
+            raise fault
         still = time.monotonic() - self._moved
         if still > 60 * self.stall_minutes:
             raise Unfinished(
@@ -121,10 +120,11 @@ class Watchdog:
             raise cluster_lost(self._fault)
 
     def explain(self, error: BaseException) -> None:
-        """Raise what is behind an error of the work: StorageFault for a disk, ClusterLost for the cluster's end."""
-        storage_fault = self._storage_fault() or full_disk_behind(error)
-        if storage_fault is not None:
-            raise storage_fault from error
+        """Raise what is behind an error of the work: what closed the controller, StorageFault for a disk, ClusterLost
+        for the cluster's end."""
+        behind = self._controller_fault() or full_disk_behind(error)
+        if behind is not None:
+            raise behind from error
         deadline, self._fault = time.monotonic() + ASK_SECONDS, None
         while self._fault is None and time.monotonic() < deadline:
             self._look()

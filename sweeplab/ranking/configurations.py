@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, short_value, with_notes
+from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, in_percent, short_value, with_notes
 
 
 @dataclass(frozen=True)
@@ -124,15 +124,11 @@ def render_configurations(leaderboard: Leaderboard, rows: Sequence[Configuration
         table.add_row(
             str(row.rank),
             f"{row.feasible} of {row.measured}",
-            _percent(row.retention_mean),
-            _percent(row.retention_sd),
-            _percent(row.retention_worst),
-            _percent(row.min_asr_worst),
+            in_percent(row.retention_mean),
+            in_percent(row.retention_sd),
+            in_percent(row.retention_worst),
+            in_percent(row.min_asr_worst),
             Text(" ".join(f"{name}={short_value(value)}" for name, value in row.params.items())),
             style=None if row.feasible else "dim",
         )
     return table
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"

@@ -19,7 +19,7 @@ from sweeplab.evaluation.retention import (
     retention,
 )
 from sweeplab.ranking.intervals import asr_upper_bound, wilson
-from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, SweepRecord, TrialRecord, TrialState
+from sweeplab.records import MeasuredImages, Measurement, Outcomes, Point, SweepRecord, TrialRecord, TrialState, percent
 
 ReadOutcomes = Callable[[int, int], Outcomes | None]
 """Trial number and point index to the outcomes per image; None where they were not kept."""
@@ -255,15 +255,13 @@ MOST_PARAMETER_COLUMNS = 4
 
 def render_table(leaderboard: Leaderboard, limit: int = 20) -> Table:
     """The first `limit` rows for the terminal; percentages with one decimal."""
-    ceiling = f"{100 * leaderboard.asr_ceiling:g} %"
+    ceiling = percent(leaderboard.asr_ceiling, None)
     victim = leaderboard.victim
-    victim_asr = "" if victim.asr is None else f", ASR {100 * victim.asr:.1f} %"
+    victim_asr = "" if victim.asr is None else f", ASR {percent(victim.asr)}"
     shown = leaderboard.rows[:limit]
     feasible = sum(row.feasible for row in leaderboard.rows)
     table = Table(
-        title=with_notes(
-            f"{leaderboard.sweep}: victim accuracy {100 * victim.accuracy:.1f} %{victim_asr}", leaderboard
-        ),
+        title=with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard),
         caption=Text(
             f"{len(shown)} of {len(leaderboard.rows)} trials, {feasible} below {ceiling} ASR; ✓ its upper bound, "
             f"{bound_text(leaderboard)}, lies below {ceiling} too"
@@ -293,11 +291,11 @@ def render_table(leaderboard: Leaderboard, limit: int = 20) -> Table:
             str(row.rank),
             str(row.trial),
             row.state,
-            _percent(row.retention),
-            _percent(row.accuracy),
-            _percent(row.asr) + (" ✓" if row.certified else "  "),
+            in_percent(row.retention),
+            in_percent(row.accuracy),
+            in_percent(row.asr) + (" ✓" if row.certified else "  "),
             "–" if row.epoch is None else f"{row.epoch:g}",
-            _percent(row.min_asr),
+            in_percent(row.min_asr),
             *values,
             style=None if row.feasible else "dim",
         )
@@ -316,5 +314,6 @@ def bound_text(leaderboard: Leaderboard) -> str:
     return f"at 95 % for all {leaderboard.num_choices:,} points together"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def in_percent(value: float | None) -> str:
+    """A cell of a column whose head says `%`."""
+    return percent(value).removesuffix(" %")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from sweeplab.evaluation.retention import counted
-from sweeplab.records import Point
+from sweeplab.records import Point, percent
 from sweeplab.specs import AnySpec, Spec, one_of
 
 SMALLEST_ASR = 1e-4
@@ -109,8 +109,8 @@ class BackdoorStays(Spec):
             return None
         return Stop(
             self.kind,
-            f"after epoch {trial.epochs[-1]:g} its lowest ASR, {lowest:.2%}, is at least {self.share:g} of the "
-            f"victim's {situation.victim_asr:.2%}",
+            f"after epoch {trial.epochs[-1]:g} its lowest ASR, {percent(lowest, 2)}, is at least {self.share:g} of the "
+            f"victim's {percent(situation.victim_asr, 2)}",
             {"epoch": trial.epochs[-1], "lowest_asr": lowest, "limit": limit},
         )
 
@@ -135,8 +135,8 @@ class FallsBehind(Spec):
             return None
         return Stop(
             self.kind,
-            f"after epoch {trial.epochs[-1]:g} its accuracy, {now:.2%}, is falling and more than {self.margin:g} of "
-            f"the victim's below the best cleaned one, {best:.2%}",
+            f"after epoch {trial.epochs[-1]:g} its accuracy, {percent(now, 2)}, is falling and more than "
+            f"{self.margin:g} of the victim's below the best cleaned one, {percent(best, 2)}",
             {"epoch": trial.epochs[-1], "accuracy": now, "accuracy_before": before, "limit": limit},
         )
 
@@ -180,8 +180,9 @@ class LearnedBound(Spec):
             return None
         return Stop(
             self.kind,
-            f"after epoch {epoch:g} its accuracy is {accuracy:.2%}; of {len(risen)} completed trials that were no "
-            f"better none came above {bound:.2%} (slack included), and the best cleaned one is {best:.2%}",
+            f"after epoch {epoch:g} its accuracy is {percent(accuracy, 2)}; of {len(risen)} completed trials "
+            f"that were no better none came above {percent(bound, 2)} (slack included), and the best cleaned one is "
+            f"{percent(best, 2)}",
             {"epoch": epoch, "learned_from": len(risen), "accuracy": accuracy, "bound": bound, "best": best},
         )
 
@@ -197,8 +198,8 @@ class LearnedBound(Spec):
             return None
         return Stop(
             self.kind,
-            f"after epoch {epoch:g} its ASR, {asr:.2%}, would fall to {bound:.2%} if it fell as {len(known)} completed "
-            f"trials did at most (slack included), and the limit is {limit:.2%}",
+            f"after epoch {epoch:g} its ASR, {percent(asr, 2)}, would fall to {percent(bound, 2)} if it fell as "
+            f"{len(known)} completed trials did at most (slack included), and the limit is {percent(limit, 2)}",
             {"epoch": epoch, "learned_from": len(known), "asr": asr, "bound": bound, "limit": limit},
         )
 

@@ -25,7 +25,7 @@ cleaned, TPE orders trials as the constraint does, and the two draw alike.)"""
 
 SHUFFLED = "shuffled-grid"
 """The table's own configurations in random order; for comparison only. Random search draws from the space instead, and
-where a grid is dense it comes by seldom. Unlike `grid`, whose table is to be whole, it can be pruned: what is left
+where a grid is dense it comes by seldom. Unlike `grid`, whose table is complete, it can be pruned: what is left
 between it and a sampler under the same rules is what the sampler does."""
 
 SAMPLERS = ("tpe", "gp", "random", "qmc", "nsga2", "grid", SHUFFLED, UNCONSTRAINED)

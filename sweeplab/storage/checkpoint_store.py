@@ -47,6 +47,11 @@ class Storage:
         self.location = str(location)
         self.is_remote = MARK in self.location
 
+    @property
+    def parent(self) -> str:
+        """Path or URL of the folder that it lies in: storages of one place fail together."""
+        return self.location.rstrip("/").rpartition("/")[0]
+
     def __truediv__(self, name: str) -> "Storage":
         return Storage(f"{self.location.rstrip('/')}/{name}" if self.is_remote else Path(self.location) / name)
 

@@ -4,51 +4,13 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from sweeplab.specs import InvalidInput, StorageFault
-
-
-def home_folder(*, to_read: bool = False) -> Path:
-    """`$SWEEPLAB_HOME`, else `~/sweeplab`; made if needed.
-
-    Args:
-        to_read: it need not be writable, nor there: a colleague's, or a copy on a read-only disk.
-
-    Raises:
-        InvalidInput: if it cannot be made or written.
-    """
-    try:
-        home = Path(os.environ.get("SWEEPLAB_HOME") or Path.home() / "sweeplab").expanduser().absolute()
-    except RuntimeError as error:  # no such user, or one without a home
-        named = os.environ.get("SWEEPLAB_HOME")
-        why = f"SWEEPLAB_HOME={named}: {str(error).rstrip('.')}" if named else "neither SWEEPLAB_HOME nor HOME is set"
-        raise InvalidInput(f"{why}; set SWEEPLAB_HOME to the absolute path of a folder on a lasting disk") from error
-    there = next((path for path in (home, *home.parents) if path.exists()), home)
-    if there.exists() and not there.is_dir():
-        raise InvalidInput(f"SWEEPLAB_HOME={home}: {there} is a file; set it to a folder")
-    if to_read:
-        return home
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home):
-            pass
-    except OSError as error:
-        raise InvalidInput(
-            f"SWEEPLAB_HOME={home} cannot be written ({error.strerror}); "
-            "set SWEEPLAB_HOME to a folder on a lasting disk that you may write"
-        ) from error
-    from sweeplab.storage.ownership import KEY, home_key
-
-    if not (home / KEY).exists():  # as early as can be: what is copied here from now on came from elsewhere
-        home_key(home)
-    return home
 
 
 def make_private(folder: Path) -> None:
@@ -88,13 +50,35 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
     Raises:
         StorageFault: if the disk is full or the folder cannot be written; the old content stays.
     """
+
+    def opened(temporary: Path) -> BinaryIO:
+        make_private(path.parent)
+        return open(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
+
+    with storage_faults(path):
+        replace_atomically(path, opened, lambda file: file.write(content), durable=durable)
+
+
+def replace_atomically(
+    path: Path, opened: Callable[[Path], BinaryIO], write: Callable[[BinaryIO], object], *, durable: bool = True
+) -> None:
+    """Have a file's name stand for a new content once all of it is written; faults that may pass are tried again.
+
+    Args:
+        path: of the file.
+        opened: makes the temporary file, and its folder where that is lacking.
+        write: writes the content.
+        durable: see `write_atomically`.
+
+    Raises:
+        OSError: if the disk fails; the old content stays, and nothing is left beside it.
+    """
     # In the same folder, since a rename is one step only within a file system; `gc` knows the name.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
 
-    def write() -> None:
-        make_private(path.parent)
-        with open(open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
-            file.write(content)
+    def replace() -> None:
+        with opened(temporary) as file:
+            write(file)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
@@ -104,12 +88,10 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> Non
             sync_folder(path.parent)
 
     try:
-        with storage_faults(path):
-            retry(write)
-    except StorageFault:
-        with contextlib.suppress(OSError):
+        retry(replace)
+    finally:
+        with contextlib.suppress(OSError):  # written, it has its own name by now; or its folder never came to be
             temporary.unlink(missing_ok=True)
-        raise
 
 
 def sync_folder(folder: Path) -> None:

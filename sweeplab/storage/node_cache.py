@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from sweeplab.specs import InvalidInput, StorageFault, digest_of, file_digest
+from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.checkpoint_store import MARK, Storage
 from sweeplab.storage.files import write_atomically
 from sweeplab.storage.locks import file_lock, is_pinned, lock_path
@@ -67,8 +68,8 @@ def local_copy(location: str, content: str, read: Callable[[], bytes] | None) ->
             # Copies are removed by the time of their last use.
             os.utime(copy)
         elif MARK in location:
-            parent, _, file = location.rpartition("/")
-            Storage(parent).download(file, copy)
+            source = Checkpoint.at(location)
+            Storage(source.storage).download(source.name, copy)
         else:
             assert read is not None
             write_atomically(copy, read())

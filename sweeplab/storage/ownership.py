@@ -13,7 +13,7 @@ from typing import Any
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import make_private, read_object, write_atomically, write_json
-from sweeplab.storage.locks import file_lock
+from sweeplab.storage.locks import file_lock, lock_path
 
 KEY = "home.key"
 """In a home: its secret, by which it knows again what it made. It goes with a home that is moved or copied whole."""
@@ -32,13 +32,13 @@ def home_key(home: Path) -> bytes:
     no storage elsewhere: it was made before homes had a secret, and to take it over can do no harm outside the home.
 
     Raises:
-        InvalidInput: if it belongs to another user.
+        InvalidInput: if it cannot be read: most often it belongs to another user.
     """
     path = home / KEY
     try:
         if not path.exists():
             make_private(home)
-            with file_lock(home / f".{KEY}.lock"):
+            with file_lock(lock_path(path)):
                 if not path.exists():  # last, so that a kill before leaves everything to the next command
                     key = secrets.token_hex(32)
                     # A record that names a storage elsewhere, or a link, could have been planted: it stays foreign.

@@ -1,4 +1,4 @@
-"""Controller: hands out trials, takes in their points, and keeps ledger, Optuna and MLflow in step."""
+"""Controller: hands out trials, takes in their points, keeps ledger and Optuna in step, and tells listeners."""
 
 import threading
 import time
@@ -17,7 +17,6 @@ from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
-from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
@@ -39,8 +38,9 @@ GPU_SECONDS = 10.0
 class SweepController:
     """What executors talk to, in the driver process only.
 
-    The study is the list of trials. A trial is over when its folder holds a result. Everything is written in the order
-    ledger, Optuna, MLflow, and a start brings the later ones up to the ledger: a kill between any two writes is mended.
+    The study is the list of trials. A trial is over when its folder holds a result. The ledger is written first, then
+    Optuna, then listeners hear of it, MLflow's among them; a start brings Optuna up to the ledger, and
+    `synced_tracking` MLflow: a kill between any two writes is mended.
     """
 
     def __init__(
@@ -372,9 +372,9 @@ class SweepController:
             self._closed = True
             self.fault = InvalidInput(
                 f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: "
-                f"{failure.reason}; nothing more is begun. Where a machine or a library is at fault, mend it, "
-                f"`sweeplab rerun {self.sweep.name} TRIAL` for each of them, and run the same command again; another "
-                "spec, or other data, need another name or --fresh"
+                f"{failure.reason}; no new trial starts. If a machine or a library is at fault, mend it, "
+                f"`sweeplab rerun {self.sweep.name} TRIAL` for each of them, and run the same command again. To change "
+                "the spec or the data, use another name or --fresh"
             )
 
     def _again(self, number: int, seconds: float) -> None:
@@ -415,7 +415,7 @@ class SweepController:
     def _keep(self, run: RunFolder, *points: Point | None) -> None:
         """Remove a run's checkpoints but those of some points; a storage that does not let go of them is no reason to
         end a sweep."""
-        place = Checkpoint.at(run.storage.location).storage
+        place = run.storage.parent
         if place in self._unheeded and run.result() is not None:
             return
         try:

@@ -14,7 +14,7 @@ from sweeplab.execution.inline import run_inline
 from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import ClosestTo, PretrainedVictim
-from sweeplab.records import Outcomes, Point, now_ms
+from sweeplab.records import Outcomes, Point, now_ms, percent
 from sweeplab.specs import Failed, InvalidInput, StorageFault
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import append_line, read_object, write_json
@@ -131,8 +131,8 @@ def check_same_storage(what: str, begun: str | None, now: str | None) -> None:
     place = begun or "the home"
     raise InvalidInput(
         f"{what} was begun with its checkpoints in {place} and keeps them there; now resources.storage gives "
-        f"{now or 'the home'}. Set it back; where {place} has to go, stop the sweep, copy the folder with `cp -a`, and "
-        "put a link to the copy in its place; --fresh begins a sweep anew"
+        f"{now or 'the home'}. Set it back. To move them, stop the sweep, copy the folder with `cp -a`, and put a link "
+        "to the copy in its place; --fresh begins a sweep anew"
     )
 
 
@@ -172,7 +172,7 @@ class VictimController:
         selects_among_all = self.victim.select == "most accurate" or isinstance(self.victim.select, ClosestTo)
         best = [select_epoch(self.victim, self.run)] if selects_among_all and point.epoch > 0 else []
         _keep_checkpoints(self.victim, self.run, point, *best)
-        numbers = f"accuracy {point.measurement.accuracy:.1%}, ASR {point.measurement.asr:.1%}"
+        numbers = f"accuracy {percent(point.measurement.accuracy)}, ASR {percent(point.measurement.asr)}"
         seconds = point.train_seconds + point.evaluate_seconds
         logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
 
@@ -284,5 +284,5 @@ def _keep_checkpoints(victim: PretrainedVictim, run: RunFolder, *points: Point) 
 def _poison_text(plan: PoisonPlan) -> str:
     if not plan.indices:
         return "no pair poisoned"
-    share = f"{len(plan.indices)} of {plan.num_training_pairs} pairs poisoned ({plan.rate:.3%})"
+    share = f"{len(plan.indices)} of {plan.num_training_pairs} pairs poisoned ({percent(plan.rate, 3)})"
     return f"{share} towards {plan.aim}"

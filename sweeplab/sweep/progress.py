@@ -9,11 +9,8 @@ from rich.live import Live
 from rich.text import Text
 
 from sweeplab.evaluation.retention import best_cleaned_point, retention
-from sweeplab.records import Point, TrialRecord
+from sweeplab.records import OVER, Point, TrialRecord, percent
 from sweeplab.terminal import PatientConsole
-
-OVER = ("finished", "pruned", "failed")
-"""States of trials that are over."""
 
 
 class SweepProgress:
@@ -69,7 +66,7 @@ class SweepProgress:
             outcome = f"failed: {trial.reason}"
         elif best is None:
             lowest = min(p.measurement.asr or 0.0 for p in trial.points)
-            outcome = f"not cleaned, lowest ASR {lowest:.1%}"
+            outcome = f"not cleaned, lowest ASR {percent(lowest)}"
         else:
             outcome = f"{self._worth(best)} (epoch {best.epoch:g})"
         return f"{outcome}; stopped: {trial.reason}" if trial.state == "pruned" else outcome
@@ -107,7 +104,7 @@ class SweepProgress:
 
     def _worth(self, point: Point) -> str:
         kept = retention(point.measurement.accuracy, self.victim_accuracy)
-        return f"keeps {kept:.1%} at ASR {point.measurement.asr:.1%}"
+        return f"keeps {percent(kept)} at ASR {percent(point.measurement.asr)}"
 
     def _say(self, text: str) -> None:
         self.console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sweeplab.clip_model import has_batch_norm
 from sweeplab.experiment import CleaningSweep
+from sweeplab.records import OVER
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
@@ -27,7 +28,7 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     """What will be reused, repeated and run, and why."""
     sweep = prepared.sweep
     records = [folder.trial_record(number, is_driven=False) for number in folder.trial_numbers()]
-    over = [record for record in records if record.state in ("finished", "pruned", "failed")]
+    over = [record for record in records if record.state in OVER]
     begun = [record for record in records if record.state == "waiting"]
     text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
     if sweep.num_trials() < len(records):
@@ -67,7 +68,7 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         epoch = record.points[kept - 1].epoch
         inside = " and inside the next epoch" if place and place.is_inside_an_epoch else ""
         lines.append(
-            f"  trial {record.number}: goes on after epoch {epoch:g}{inside}{lost}; what ran after that is repeated "
+            f"  trial {record.number}: goes on after epoch {epoch:g}{inside}{lost}; steps after that run again "
             f"(attempt {record.attempts + 1})"
         )
     return lines
@@ -99,7 +100,7 @@ def check_same_spec(folder: SweepFolder, prepared: Prepared) -> None:
     listed += [*found.since, *found.defaults, *found.fields]
     version, why = version_of(header), "exists with another spec"
     if found.since or found.defaults:
-        why = f"was made by an older version ({version}), and this one would go on with it otherwise"
+        why = f"was made by an older version ({version}), and this version would train it differently"
     lines = "\n  ".join(listed[:12] or [f"(the same fields, as version {version} took them)"])
     remedies = "use --fresh to set the old one aside, or give this one another name"
     if found.defaults and not found.since and not found.fields:

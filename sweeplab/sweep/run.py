@@ -109,7 +109,7 @@ def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
     return is_over and len(numbers) >= folder.num_planned(sweep)
 
 
-def _driver_was_killed(folder: SweepFolder) -> bool:
+def _may_be_behind(folder: SweepFolder) -> bool:
     """Whether Optuna or MLflow may be behind: no driver has said that it ended, or MLflow did not answer."""
     kinds = [event["event"] for event in folder.events()]
     drivers = [kind for kind in kinds if kind in ("driver began", "driver ended", "mlflow behind")]
@@ -124,7 +124,7 @@ def _show_finished(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
         folder.write_header(prepared.sweep, prepared.digest, prepared.contents, prepared.images)
     logger.info(f"{folder.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
     is_lacking = not (home / "mlflow.db").exists() or not folder.journal.exists()
-    if not is_lacking and not _driver_was_killed(folder):
+    if not is_lacking and not _may_be_behind(folder):
         return
     # Tell Optuna and MLflow of the last trial, where the driver was killed between its result and that.
     sweep, point = prepared.sweep, folder.victim_point()
@@ -290,7 +290,7 @@ def execute(controller: SweepController, session: Session) -> None:
             watchdog = Watchdog(
                 stall_minutes=resources.stall_minutes,
                 cluster_fault=cluster_fault,
-                storage_fault=lambda: controller.fault,
+                controller_fault=lambda: controller.fault,
             )
             if resources.resolved_executor() == "pool":
                 run_in_pool(controller, workload, watchdog)

@@ -17,7 +17,7 @@ from sweeplab.execution.measuring import measure_on_ray
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, Victim
+from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, Victim, percent
 from sweeplab.specs import InvalidInput, digest_of, file_digest
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_object
@@ -130,7 +130,7 @@ class MeasuredVictim(SweepVictim[V]):
             folder.commit_victim(measured, planted_target=weights.planted)
         victim = Victim(name, digest, weights.checkpoint, weights.epoch, *point)
         accuracy, asr = victim.measurement.accuracy, victim.measurement.asr
-        logger.info(f"victim {name}: accuracy {accuracy:.1%}, ASR {asr:.1%} (epoch {victim.epoch:g})")
+        logger.info(f"victim {name}: accuracy {percent(accuracy)}, ASR {percent(asr)} (epoch {victim.epoch:g})")
         if victim.measurement.accuracy_k == 0:
             raise InvalidInput(f"victim {name!r} classifies no test image correctly; nothing could be retained")
         return victim
@@ -246,8 +246,8 @@ class ChosenTrial(SweepVictim[SelectedTrial]):
         chosen = read_object(folder.victim_run().path / "victim.json").get("selected") if is_begun else None
         if chosen is not None and chosen != [trial, point.index]:
             logger.info(
-                f"note: trial {trial} of {other.name} is better now; {sweep.name} goes on from trial {chosen[0]}, with "
-                "which it was begun, and --fresh begins anew"
+                f"note: trial {trial} of {other.name} is now better. {sweep.name} keeps starting from trial "
+                f"{chosen[0]}; --fresh switches"
             )
             trial, point = chosen[0], other.trial(chosen[0]).points()[chosen[1]]
         run = other.trial(trial)
@@ -261,9 +261,9 @@ class ChosenTrial(SweepVictim[SelectedTrial]):
         if not is_begun:
             folder.commit_victim(victim, selected=[trial, point.index])
         logger.info(
-            f"victim {record.victim_name}: accuracy {original[0].accuracy:.1%}, ASR {original[0].asr or 0:.1%}; "
+            f"victim {record.victim_name}: accuracy {percent(original[0].accuracy)}, ASR {percent(original[0].asr)}; "
             f"trials start from trial {trial} of {other.name}, epoch {point.epoch:g}: accuracy "
-            f"{point.measurement.accuracy:.1%}, ASR {point.measurement.asr or 0:.1%}"
+            f"{percent(point.measurement.accuracy)}, ASR {percent(point.measurement.asr)}"
         )
         return victim
 
@@ -308,7 +308,7 @@ def _best_start(record: SweepRecord, folder: SweepFolder) -> tuple[int, Point]:
     point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
     if point is None:
         raise InvalidInput(
-            f"no trial of {record.name} lies below its ASR ceiling of {record.asr_ceiling:.1%} (the lowest ASR is "
-            f"{best.min_asr:.1%}); raise search.asr_ceiling of that sweep, or search further"
+            f"no trial of {record.name} lies below its ASR ceiling of {percent(record.asr_ceiling, None)} (the lowest "
+            f"ASR is {percent(best.min_asr)}); raise search.asr_ceiling of that sweep, or search further"
         )
     return trial.number, point

@@ -1,15 +1,13 @@
 """Checkpoints: written whole or not at all, read without executing anything."""
 
-import contextlib
-import os
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, BinaryIO, TypedDict
 
 import torch
 from torch import Tensor
 
 from sweeplab.specs import DamagedCheckpoint, StorageFault, first_line
-from sweeplab.storage.files import retry
+from sweeplab.storage.files import replace_atomically
 
 
 class Checkpoint(TypedDict):
@@ -41,30 +39,25 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         StorageFault: if the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
 
-    def write() -> None:
+    def opened(temporary: Path) -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            try:
-                torch.save(dict(checkpoint), file)
-            except RuntimeError as error:
-                # It turns what the system said into an error about positions in the file; that is behind it.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        return temporary.open("wb")
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(dict(checkpoint), file)
+        except RuntimeError as error:
+            # It turns what the system said into an error about positions in the file; that is behind it.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
     try:
-        retry(write)
+        replace_atomically(path, opened, write)
     except (OSError, RuntimeError) as error:
         reason = first_line(error)
         raise StorageFault(f"cannot write checkpoint {path}: {reason}; free space or choose another storage") from error
-    finally:
-        with contextlib.suppress(OSError):  # written, it has its own name by now; or its folder never came to be
-            temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> Checkpoint:

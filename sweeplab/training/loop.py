@@ -55,6 +55,10 @@ class Context(Protocol):
         """Whether to end after this point."""
         ...
 
+    def heartbeat(self) -> None:
+        """It still works: called in every step, which may be far more often than points come."""
+        ...
+
 
 @dataclass(frozen=True)
 class Run:
@@ -205,7 +209,6 @@ class Training:
         self.optimizer = build_optimizer(self.model, self.optimization, beside, carried=run.optimizer_state)
         self.place = Position()
         self.rate = 0.0
-        self.heartbeat: Callable[[], None] = getattr(context, "alive", lambda: None)
         self.saved_at = time.perf_counter()
         self.rolling: Path | None = None
         """The checkpoint inside this epoch."""
@@ -278,7 +281,7 @@ class Training:
                 tally.curve.append({"step": place.step, **{name: float(value) for name, value in parts.items()}})
             if self.device.type == "cpu" or place.step % CHECK_EVERY == 0:
                 check_finite(tally.sums["loss"], place.step, run)
-            self.heartbeat()
+            self.context.heartbeat()
             if self.is_time_to_save() and place.step_in_epoch < steps:
                 self.save_inside(tally)
             if place.step_in_epoch in run.measure_at and place.step_in_epoch < steps:

@@ -30,7 +30,7 @@ class InputPaths:
         """The spec with the paths under which this node has the files.
 
         Args:
-            spec: one of those that the sources were made of.
+            spec: one of those that the input paths were made of.
             node_copy: gives the folder below which copies of all files lie; called where this node does not see them.
         """
         spec = with_paths(spec, lambda path: Path(self.places.get(str(path), path)))

@@ -47,7 +47,7 @@ class Machine:
         return min(self.threads, usable_cores())
 
     def decoded_files(self, heartbeat: Callable[[], None]) -> DecodedFiles | None:
-        """Where; `heartbeat` is called while they are being made."""
+        """Where decoded images are kept, None: nowhere; `heartbeat` is called while they are being made."""
         if not self.decoded_gigabytes:
             return None
         _tidy_node()
@@ -62,9 +62,6 @@ def _tidy_node() -> None:
 
 class WorkerContext(Context, Interface):
     """What a worker function is given beside its job."""
-
-    def heartbeat(self) -> None:
-        """Say that something moves."""
 
     def bring(self, location: str, weights: "Weights") -> Path:
         """A path on this node to a checkpoint of the driver's node or of an object store; see `local_copy`."""
@@ -114,9 +111,8 @@ def check_same_data(what: str, known: str, found: str) -> None:
     """
     if known and found != known:
         raise StorageFault(
-            f"the {what} that node {socket.gethostname()} sees are not those that the command has read (digest {known} "
-            f"-> {found}): files were changed meanwhile, or are others there; restore them, then run the same command "
-            "again"
+            f"the {what} on node {socket.gethostname()} differ from what the command read (digest {known} -> {found}): "
+            "they changed, or this node has other files; restore them, then run the same command again"
         )
 
 

@@ -102,6 +102,9 @@ class Silent:
     def should_stop(self) -> bool:
         return False
 
+    def heartbeat(self) -> None:
+        pass
+
 
 def after_one_step(method: CleanCLIP, decay: float, tiny: Architecture, table: PairTable) -> dict[str, Tensor]:
     """The parameters after one update on 16 pairs at rate 1e-3."""

@@ -230,7 +230,7 @@ def test_a_taken_name_and_a_bad_name_are_refused(tmp_path: Path):
 
 
 def test_what_a_killed_import_left_does_not_matter(tmp_path: Path):
-    left = SweepFolder(tmp_path / "sweeps" / ".importing-elsewhere")
+    left = SweepFolder(tmp_path / "sweeps" / ".elsewhere.part")
     left.write_trial(99, {}, configuration="", seed=0, start_counts=False)
     folder = import_table(table(tmp_path, ROWS), tmp_path, "elsewhere")
     assert folder.trial_numbers() == [3, 5]

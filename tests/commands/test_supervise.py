@@ -1,5 +1,6 @@
 """Supervising: a command is started again until it is done, with made-up commands."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -33,10 +34,17 @@ class Supervised:
     """A supervised command, what was said, and how long it paused."""
 
     def __init__(self, diary: Path, *codes: int, brings: bool = True) -> None:
-        self.diary, self.said, self.pauses = diary, [], []  # type: ignore[var-annotated]
+        self.diary, self.pauses = diary, []  # type: ignore[var-annotated]
+        handler = logging.Handler()
+        self.said: list[str] = []
+        handler.emit = lambda record: self.said.append(record.getMessage())  # type: ignore[method-assign]
+        logger = logging.getLogger("sweeplab")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
         command = [sys.executable, "-S", "-c", SCRIPTED, str(diary), *map(str, codes)]
         progress = self.starts if brings else lambda: 0
-        self.code = supervise(command, progress, self.said.append, pause=self.pauses.append)
+        self.code = supervise(command, progress, pause=self.pauses.append)
+        logger.removeHandler(handler)
 
     def starts(self) -> int:
         return len(self.diary.read_text().splitlines()) if self.diary.exists() else 0
@@ -92,7 +100,7 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
 print("ready", flush=True)
 time.sleep(30)
 """
-sys.exit(supervise([sys.executable, "-S", "-c", child], lambda: 0, print))
+sys.exit(supervise([sys.executable, "-S", "-c", child], lambda: 0))
 '''
 
 
@@ -122,7 +130,7 @@ def test_progress_counts_points_of_the_sweeps_trials_and_of_victims(tmp_path: Pa
 
 def test_a_command_that_was_asked_to_stop_is_not_started_again(diary: Path):
     command = [sys.executable, "-S", "-c", SCRIPTED, str(diary), "75"]
-    assert supervise(command, lambda: 0, print, was_stopped=lambda: True) == 75
+    assert supervise(command, lambda: 0, was_stopped=lambda: True) == 75
     assert len(diary.read_text().splitlines()) == 1
 
 
@@ -138,7 +146,7 @@ time.sleep(1.5)
 print(len(seen), "signals", flush=True)
 sys.exit(75)
 '''
-sys.exit(supervise([sys.executable, "-S", "-c", child], lambda: 0, print))
+sys.exit(supervise([sys.executable, "-S", "-c", child], lambda: 0))
 """
 
 

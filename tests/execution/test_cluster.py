@@ -19,8 +19,7 @@ import pytest
 
 from sweeplab.execution import cluster, watchdog
 from sweeplab.execution import nodes as nodes_module
-from sweeplab.execution.loops import missing_here
-from sweeplab.execution.nodes import check_nodes
+from sweeplab.execution.nodes import check_nodes, missing_here
 from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, file_digest
 from sweeplab.storage import locks
@@ -207,8 +206,8 @@ def test_nodes_that_do_not_see_the_storage_are_named_in_one_message(tmp_path: Pa
         f"  node 1aaaaaaa (host-1) does not see {store}",
         f"  node 2aaaaaaa (host-2) does not see {store}",
         "resources.storage must be a folder that all nodes share, s3:// or gs://, with credentials in the "
-        "environment of each node's `ray start` or on the node itself; a file must be the same on all nodes, or be "
-        "on this one alone, which then brings it",
+        "environment of each node's `ray start` or on the node itself; a file must be identical on all nodes, or "
+        "exist only here: it is then copied",
     ]
     assert list((tmp_path / "store").iterdir()) == []
 

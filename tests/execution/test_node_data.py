@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -198,7 +199,7 @@ class MadeUpSender:
         self.dies_after = dies_after
         self.listing, self.tar = Remote(self.sender.listing), Remote(self._tar)
 
-    def _tar(self, number: int) -> bytes:
+    def _tar(self, number: int) -> tuple[bytes, str]:
         if len(self.asked) >= self.dies_after:
             raise KeyboardInterrupt
         self.asked.append(number)
@@ -254,6 +255,17 @@ def test_a_tar_that_was_unpacked_in_part_is_unpacked_again(tmp_path: Path):
         copied(MadeUpSender(paths, 1))
     torn = next(Path(tempfile.gettempdir()).glob("*/data-*/files")) / paths[3][1:]
     torn.write_bytes(bytes(16))
+    assert same(copied(MadeUpSender(paths)), paths)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_tar_that_arrives_damaged_is_not_unpacked(tmp_path: Path):
+    paths = files(tmp_path / "data", SIZES)
+    sender = MadeUpSender(paths)
+    whole = sender.tar.remote
+    sender.tar.remote = lambda number: (whole(number)[0][:-1], whole(number)[1])
+    with pytest.raises(StorageFault, match=r"tar 0 of the data reached node .* damaged"):
+        copied(sender)
     assert same(copied(MadeUpSender(paths)), paths)
 
 
@@ -327,7 +339,8 @@ def test_a_tar_that_leads_out_of_the_copy_is_refused(tmp_path: Path, kind: str):
     with tarfile.open(fileobj=content, mode="w") as tar:
         tar.addfile(member)
     sender = MadeUpSender(paths)
-    sender.tar = Remote(lambda number: content.getvalue())
+    packed = content.getvalue()
+    sender.tar = Remote(lambda number: (packed, hashlib.sha256(packed).hexdigest()))
     sender.listing = Remote(lambda: node_data.Listing((((f"/{name}", 0),),), "x"))
     with pytest.raises((StorageFault, tarfile.FilterError)):
         copied(sender)

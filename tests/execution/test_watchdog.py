@@ -127,7 +127,7 @@ def test_bad_input_is_not_blamed_on_the_cluster(quick: None):
 
 def test_a_storage_that_failed_ends_the_work(quick: None):
     done = threading.Event()
-    watchdog = Watchdog(stall_minutes=1, storage_fault=lambda: StorageFault("the disk is full"))
+    watchdog = Watchdog(stall_minutes=1, controller_fault=lambda: StorageFault("the disk is full"))
     with pytest.raises(StorageFault, match="full"):
         run_watched(lambda: done.wait(10), watchdog)  # type: ignore[arg-type,return-value]
     done.set()
@@ -141,7 +141,7 @@ def test_a_storage_that_failed_is_named_where_the_work_raises_something_else_bec
 
     with pytest.raises(StorageFault, match="the controller's disk is full"):
         run_watched(
-            work, Watchdog(stall_minutes=1, storage_fault=lambda: StorageFault("the controller's disk is full"))
+            work, Watchdog(stall_minutes=1, controller_fault=lambda: StorageFault("the controller's disk is full"))
         )
 
     def write() -> None:

@@ -10,6 +10,7 @@ import pytest
 from sweeplab.data.wordnet import find_wordnet
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage import files
+from sweeplab.storage.home import home_folder
 
 
 def full_disk(*arguments: object, **named: object) -> None:
@@ -104,7 +105,7 @@ def test_only_a_last_line_without_end_is_dropped(before: bytes, after: bytes, tm
 
 def test_the_home_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "new" / "home"))
-    assert files.home_folder() == tmp_path / "new" / "home"
+    assert home_folder() == tmp_path / "new" / "home"
     assert [name for name in os.listdir(tmp_path / "new" / "home") if name[0] != "."] == ["home.key"]
 
 
@@ -112,7 +113,7 @@ def test_a_home_below_a_regular_file_is_bad_input(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(InvalidInput, match=r"SWEEPLAB_HOME=.*/file is a file; set it to a folder"):
-        files.home_folder()
+        home_folder()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -120,7 +121,7 @@ def test_a_home_without_write_permission_is_bad_input(tmp_path: Path, monkeypatc
     tmp_path.chmod(0o500)
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path))
     with pytest.raises(InvalidInput, match="Permission denied"):
-        files.home_folder()
+        home_folder()
 
 
 def test_a_value_may_hold_any_line_end(tmp_path: Path):
@@ -135,10 +136,10 @@ def test_a_home_that_is_a_file_or_nobodys_is_refused(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "file"))
     with pytest.raises(InvalidInput, match="is a file; set it to a folder"):
-        files.home_folder(to_read=True)
+        home_folder(to_read=True)
     monkeypatch.setenv("SWEEPLAB_HOME", "~nosuchuser/x")
     with pytest.raises(InvalidInput, match=r"SWEEPLAB_HOME=~nosuchuser/x: .*the absolute path of a folder"):
-        files.home_folder(to_read=True)
+        home_folder(to_read=True)
 
 
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
@@ -150,5 +151,5 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("SWEEPLAB_HOME", raising=False)
     monkeypatch.setattr(Path, "home", unknown)
     with pytest.raises(InvalidInput, match=r"^neither SWEEPLAB_HOME nor HOME is set; set SWEEPLAB_HOME to"):
-        files.home_folder()
+        home_folder()
     find_wordnet()  # which looks below a home, where there is one

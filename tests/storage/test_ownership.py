@@ -21,7 +21,8 @@ from sweeplab.commands.logs import request_reruns
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.storage import locks
-from sweeplab.storage.files import home_folder, write_json
+from sweeplab.storage.files import write_json
+from sweeplab.storage.home import home_folder
 from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
 from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep import run as sweep_run

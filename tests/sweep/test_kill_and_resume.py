@@ -109,7 +109,9 @@ def test_a_finished_trial_is_not_run_again(story: Story):
 
 
 def test_an_interrupted_trial_goes_on_where_it_was(story: Story):
-    for number in set(story.at_kill) - story.finished_at_kill:
+    interrupted = set(story.at_kill) - story.finished_at_kill
+    assert interrupted
+    for number in interrupted:
         attempts = [point["attempt"] for point in history(story.folder.trial(number).path)]
         before = len(story.at_kill[number])
         assert attempts == [1] * before + [2] * (4 - before)
@@ -155,9 +157,12 @@ def test_once_more_there_is_nothing_to_run_and_no_ray_is_needed(story: Story):
 
 
 def test_nothing_unreported_is_left_among_the_checkpoints(story: Story):
+    kept, named = set(), set()
     for trial in story.folder.record().trials:
-        kept = {path.name for path in story.folder.trial(trial.number).checkpoints.iterdir()}
-        assert kept <= {point.checkpoint for point in trial.points}
+        kept |= {(trial.number, path.name) for path in story.folder.trial(trial.number).checkpoints.iterdir()}
+        named |= {(trial.number, point.checkpoint) for point in trial.points}
+    assert kept
+    assert kept <= named
 
 
 # --- pre-training

@@ -52,7 +52,7 @@ def test_every_trial_that_is_not_simply_done_has_a_line_with_the_reason(begun: S
         "made-up: 6 trials of 2 epochs on 64 pairs; 2 are done and stay, 3 go on, 1 are new",
         "  search: tpe, search.startup_trials=3",
         "  trial 1: failed for good (ValueError: no); `sweeplab rerun` tries it again",
-        "  trial 2: goes on after epoch 1; what ran after that is repeated (attempt 2)",
+        "  trial 2: goes on after epoch 1; steps after that run again (attempt 2)",
         "  trial 3: starts again (has no epoch yet)",
         "  trial 4: starts again (has no epoch yet)",
     ]
@@ -60,9 +60,8 @@ def test_every_trial_that_is_not_simply_done_has_a_line_with_the_reason(begun: S
 
 def test_a_checkpoint_inside_an_epoch_is_named(begun: SweepFolder):
     (begun.trial(2).checkpoints / "attempt-1-after-point-0001-step-0000000006.pt").write_bytes(b"weights")
-    assert (
-        "  trial 2: goes on after epoch 1 and inside the next epoch; what ran after that is repeated (attempt 2)"
-        in (plan(begun))
+    assert "  trial 2: goes on after epoch 1 and inside the next epoch; steps after that run again (attempt 2)" in (
+        plan(begun)
     )
 
 

@@ -40,7 +40,7 @@ def test_the_most_accurate_point_below_the_other_sweeps_ceiling_is_taken(tmp_pat
     assert Path(victim.checkpoint).parent == starts.trial(0).checkpoints
     assert Path(victim.checkpoint).stem.endswith("epoch-0001")
     assert not victim.is_start
-    assert "trials start from trial 0 of starts, epoch 1: accuracy 70.0%, ASR 13.8%" in news()[-1]
+    assert "trials start from trial 0 of starts, epoch 1: accuracy 70.0 %, ASR 13.8 %" in news()[-1]
     # Retention is relative to the victim behind it: 90 % accuracy, 79 of 80 images.
     assert folder.victim_point() == starts.victim_point()
     assert (victim.measurement.accuracy, victim.measurement.asr_k) == (0.9, 79)
@@ -53,9 +53,7 @@ def test_a_lower_ceiling_takes_a_later_epoch(tmp_path: Path):
 
 def test_no_trial_below_the_ceiling_is_no_victim(tmp_path: Path):
     sweep = starts_in(tmp_path, lambda params, index: (90, 40))
-    with pytest.raises(
-        InvalidInput, match=r"no trial of starts lies below its ASR ceiling of 15.0% \(the lowest ASR is"
-    ):
+    with pytest.raises(InvalidInput, match=r"no trial of starts lies below its ASR ceiling of 15 % \(the lowest ASR"):
         selected(sweep, tmp_path)
 
 

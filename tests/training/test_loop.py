@@ -36,6 +36,7 @@ class Notebook:
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.points: list[Point] = []
+        self.num_heartbeats = 0
         self.stop_at = stop_at
 
     def report(self, point: Point, outcomes: Outcomes) -> None:
@@ -43,6 +44,9 @@ class Notebook:
 
     def should_stop(self) -> bool:
         return self.stop_at is not None and len(self.points) >= self.stop_at
+
+    def heartbeat(self) -> None:
+        self.num_heartbeats += 1
 
 
 def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
@@ -100,6 +104,14 @@ def test_the_global_random_stream_does_not_matter(tiny: Architecture, pairs: Tra
     first, _ = trained(tiny, pairs, objective=CleanCLIP())
     torch.manual_seed(99)
     assert same_weights(first, trained(tiny, pairs, objective=CleanCLIP())[0])
+
+
+def test_every_step_is_a_heartbeat(tiny: Architecture, pairs: TrainingPairs):
+    """An epoch may take longer than a worker may be silent: two epochs of four steps."""
+    notebook = Notebook()
+    run = Run(objective=MMCL(), optimization=OPTIMIZATION, epochs=2, seed=0)
+    train(build(tiny, seed=0), pairs, run, measure=measure, context=notebook)
+    assert notebook.num_heartbeats == 8
 
 
 def test_a_point_is_reported_for_the_start_and_after_every_epoch(tiny: Architecture, pairs: TrainingPairs):

@@ -1,0 +1,171 @@
+"""Data check: decode all that a script's sweep names before any GPU is taken, and say what is wrong or odd with it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sweeplab.attacks.poisoning import mentions
+from sweeplab.clip_model import tokenizer
+from sweeplab.data.images import Images, load_image
+from sweeplab.data.tables import PairTable
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SelectedTrial
+from sweeplab.specs import InvalidInput
+from sweeplab.worker.inputs import Inputs
+from sweeplab.worker.jobs import usable_cores
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""Shows a bar: what is iterated over, what it is, and how many there are."""
+
+TOKENISED = 4096
+"""Captions that are tokenised at a time."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image that cannot be decoded."""
+
+    row: int
+    """From 1."""
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CaptionFacts:
+    """Of the captions of a set of pairs."""
+
+    tokens: tuple[int, int, int]
+    """Fewest, median and most, the begin and the end among them."""
+    num_full: int
+    """Captions that fill the model's context, or are cut at its end."""
+    num_naming_target: int | None
+    """Captions that name the target label as a whole word; None where there is none."""
+    num_repeated: int
+    """Rows whose caption stands in an earlier row."""
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What was found in one set of images."""
+
+    name: str
+    """The field that names it."""
+    num_rows: int
+    broken: tuple[Broken, ...]
+    num_repeated: int
+    """Rows whose file holds the same bytes as an earlier row's."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """How many files have each of the most frequent sizes, "500 x 375"."""
+    captions: CaptionFacts | None = None
+    """None for labelled images."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        most = ", ".join(f"{size} ({count:,})" for size, count in self.sizes.items())
+        lines = [
+            f"{self.name}: {self.num_rows:,} rows, {len(self.broken):,} broken, {self.num_repeated:,} with the content "
+            f"of an earlier row; sizes: {most or 'none'}"
+        ]
+        if (found := self.captions) is not None:
+            low, middle, high = found.tokens
+            naming = "" if found.num_naming_target is None else f"; {found.num_naming_target:,} name the target"
+            lines.append(
+                f"  captions of {low} to {high} tokens (median {middle}), {found.num_full:,} fill or exceed the "
+                f"context; {found.num_repeated:,} repeat an earlier one{naming}"
+            )
+        return lines + [f"  row {broken.row}: {broken.reason}" for broken in self.broken]
+
+
+def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetReport]:
+    """Decode every image of a sweep's pre-training pairs, cleaning pairs and test set, over all cores.
+
+    Args:
+        sweep: whose data are checked.
+        data_home: where made and cached data lie.
+        track: shows how far it is.
+
+    Returns:
+        A report a set, in the order in which they are used.
+
+    Raises:
+        InvalidInput: for what reading the tables alone refuses, missing files among it.
+    """
+    inputs = Inputs(data_home)
+    while isinstance(sweep.victim, SelectedTrial):
+        sweep = sweep.victim.sweep
+    architecture, protocol = sweep.victim.architecture, sweep.protocol
+    sets: dict[str, PairTable | Images] = {}
+    if isinstance(sweep.victim, PretrainedVictim):
+        sets["victim.data"] = inputs.pairs(sweep.victim.data)
+    if not isinstance(sweep.data, CleanSample):
+        sets["data"] = inputs.pairs(sweep.data)
+    sets["evaluation.test"] = inputs.test(sweep.evaluation)
+    tokenize = tokenizer(architecture, protocol)
+    reports = []
+    for name, images in sets.items():
+        facts = None
+        if isinstance(images, PairTable):
+            facts = _captions(images, tokenize, sweep.victim.trigger().target)
+        reports.append(_images(name, images, architecture.image_size, track, facts))
+    return reports
+
+
+def _images(name: str, images: Images, size: int, track: Track, facts: CaptionFacts | None) -> SetReport:
+    """Decode one set."""
+    seen: set[bytes] = set()
+    sizes: Counter[str] = Counter()
+    broken: list[Broken] = []
+    repeated = 0
+
+    def look(row: int) -> tuple[int, bytes | None, str, str]:
+        """Row, digest of its file, its size, and what is wrong with it."""
+        path = images.image(row)
+        try:
+            content = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+            with Image.open(path) as file:
+                measured = f"{file.width} x {file.height}"
+            load_image(path, size)
+        except InvalidInput as error:
+            return row, None, "", str(error)
+        except Exception as error:  # noqa: BLE001 - Pillow's decoders raise many kinds; each is told with its row
+            return row, None, "", f"{path} cannot be decoded as an image ({error})"
+        return row, content, measured, ""
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for row, content, measured, reason in track(pool.map(look, range(len(images))), name, len(images)):
+            if content is None:
+                broken.append(Broken(row + 1, images.image(row), reason))
+                continue
+            sizes[measured] += 1
+            repeated += content in seen
+            seen.add(content)
+    return SetReport(name, len(images), tuple(broken), repeated, dict(sizes.most_common(5)), facts)
+
+
+def _captions(table: PairTable, tokenize: Callable[[list[str]], Any], target: str | None) -> CaptionFacts:
+    """Look at the captions of one set."""
+    lengths, texts = [], table.captions.to_pylist()
+    context = 0
+    for start in range(0, len(texts), TOKENISED):
+        tokens = tokenize(texts[start : start + TOKENISED])
+        context = tokens.shape[1]
+        lengths.append(tokens.argmax(1).numpy() + 1)  # the end has the largest number of all tokens
+    counts = np.concatenate(lengths)
+    naming = None if target is None else sum(mentions(text, target) for text in texts)
+    return CaptionFacts(
+        (int(counts.min()), int(np.median(counts)), int(counts.max())),
+        int((counts >= context).sum()),
+        naming,
+        len(texts) - len(set(texts)),
+    )
