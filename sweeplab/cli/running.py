@@ -226,7 +226,7 @@ WHAT_BELONGS = {
     "labelled-shards": "a folder with classnames.txt and a folder of .tar files for each split",
     "torchvision": "the root that torchvision's class of the data set is given, with the files in it",
     "imported": "the CSV file of poisoned pairs that victim.data reads",
-    "checkpoint": "the poisoned model: a .pt or .safetensors file, or a folder that open_clip or CLIPModel saved",
+    "checkpoint": "a checkpoint of the poisoned model (.pt, .safetensors, or a folder of open_clip or CLIPModel)",
     "pretrained": "a checkpoint of the same architecture (.pt or .safetensors)",
     "deep-clustering": "a .npy file with one label for each pair",
 }
