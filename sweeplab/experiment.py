@@ -219,6 +219,11 @@ class PretrainedVictim(Spec):
             raise ValueError(f"select={self.select} must be an epoch from 1 to epochs={self.epochs}")
         if self.keep_epochs != "all" and not all(1 <= epoch <= self.epochs for epoch in self.keep_epochs):
             raise ValueError(f"keep_epochs={self.keep_epochs} must be epochs from 1 to epochs={self.epochs}")
+        if isinstance(self.poisoning, ImportedPoison) and getattr(self.data, "sample", None) is not None:
+            raise ValueError(
+                "poisoning 'imported' counts the rows of its whole file, and a sample numbers them anew; leave "
+                "data.sample out, or use num_pairs"
+            )
         ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
         return self
 

@@ -1,6 +1,7 @@
 """Small complete sweeps that between them hold a value of every spec class, over real files."""
 
 import io
+import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import fabricated
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
@@ -27,10 +30,14 @@ from sweeplab.data.augmentation import AutoAugmentView, PARView, SimCLRView
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall, FruitStallTest
 from sweeplab.data.imagenet_flat import ImageNetFlat
+from sweeplab.data.img2dataset import Img2Dataset
+from sweeplab.data.karpathy import KarpathyJSON
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.labelled_shards import LabelledShards
 from sweeplab.data.labelled_table import LabelledTable
 from sweeplab.data.pairs import PairsCSV
+from sweeplab.data.pairs_parquet import PairsParquet
+from sweeplab.data.sampling import Sample
 from sweeplab.data.torchvision_sets import TorchvisionSet
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleanSample, ClosestTo, PretrainedVictim, SelectedTrial
@@ -53,23 +60,42 @@ def write_files(folder: Path) -> None:
         Image.new("RGB", (SIZE, SIZE), (number, 40, 200)).save(folder / "images" / f"{number}.png")
         rows.append(f"images/{number}.png,a photo of a banana {number},{int(number < 4)}")
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
+    write_pairs(folder)
     for name in CLASS_NAMES:
         (folder / "classes" / name).mkdir(parents=True)
         Image.new("RGB", (SIZE, SIZE), (9, 9, 9)).save(folder / "classes" / name / "1.png")
-    write_layouts(folder)
+    write_test_sets(folder)
     Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(folder / "picture.png")
     torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), folder / "victim.pt")
     np.save(folder / "labels.npy", np.zeros(64, dtype=np.int64))
 
 
-def write_layouts(folder: Path) -> None:
+def write_pairs(folder: Path) -> None:
+    """The first 32 pairs in the layouts of the other sources, which name the same pictures or hold them."""
+    names, texts = [f"{number}.png" for number in range(32)], [f"banana {number}" for number in range(32)]
+    contents = [(folder / "images" / name).read_bytes() for name in names]
+    lines = [f"{text}\t{name}\n" for name, text in zip(names, texts, strict=True)]
+    (folder / "pairs.tsv").write_text("".join(lines))
+    pq.write_table(pa.table({"image": contents, "caption": texts}), folder / "pairs.parquet")
+    images = [
+        {"filename": name, "split": "train", "sentences": [{"raw": text}]}
+        for name, text in zip(names, texts, strict=True)
+    ]
+    (folder / "dataset.json").write_text(json.dumps({"images": images}))
+    (folder / "shards" / "00000").mkdir(parents=True)
+    for number, (content, text) in enumerate(zip(contents, texts, strict=True)):
+        (folder / "shards" / "00000" / f"{number:09d}.png").write_bytes(content)
+        (folder / "shards" / "00000" / f"{number:09d}.txt").write_text(text)
+
+
+def write_test_sets(folder: Path) -> None:
     """The images of the class folders in a table, in a tar and as torchvision's DTD; and one of ImageNet's."""
     images = [f"{name}/1.png" for name in CLASS_NAMES]
     rows = [f"{image},{name}" for image, name in zip(images, CLASS_NAMES, strict=True)]
     (folder / "classes.csv").write_text("\n".join(["image,label", *rows]) + "\n")
-    (folder / "shards" / "test").mkdir(parents=True)
-    (folder / "shards" / "classnames.txt").write_text("\n".join(CLASS_NAMES))
-    with tarfile.open(folder / "shards" / "test" / "0.tar", "w") as tar:
+    (folder / "test-shards" / "test").mkdir(parents=True)
+    (folder / "test-shards" / "classnames.txt").write_text("\n".join(CLASS_NAMES))
+    with tarfile.open(folder / "test-shards" / "test" / "0.tar", "w") as tar:
         for number, image in enumerate(images):
             tar.add(folder / "classes" / image, f"s{number}.png")
             label = tarfile.TarInfo(f"s{number}.cls")
@@ -125,7 +151,7 @@ def complete_sweeps(folder: Path) -> dict[str, Spec]:
         found[f"view {type(view).__name__}"] = sweep.replace(method=CleanCLIP(views=view))
     for test in (
         LabelledTable(path=folder / "classes.csv", root=folder / "classes"),
-        LabelledShards(path=folder / "shards"),
+        LabelledShards(path=folder / "test-shards"),
         TorchvisionSet(dataset="dtd", path=folder / "root"),
         ImageNetFlat(path=folder / "imagenet", labels=folder / "val.txt"),
     ):
@@ -147,6 +173,24 @@ def complete_sweeps(folder: Path) -> dict[str, Spec]:
             )
         ),
         "files": sweep.replace(data=pairs, evaluation=base.evaluation.replace(test=folders)),
+        "tabs": sweep.replace(
+            data=PairsCSV(
+                path=folder / "pairs.tsv",
+                root=folder / "images",
+                separator="\t",
+                columns=("caption", "image"),
+                quoted=True,
+                sample=Sample(num=32),
+            ),
+            evaluation=base.evaluation.replace(sample=Sample(num=16, seed=1)),
+        ),
+        "parquet": sweep.replace(data=PairsParquet(path=folder / "pairs.parquet", root=folder, num_pairs=32)),
+        "karpathy": sweep.replace(
+            data=KarpathyJSON(
+                path=folder / "dataset.json", root=folder / "images", split=("train",), sample=Sample(num=20)
+            )
+        ),
+        "img2dataset": sweep.replace(data=Img2Dataset(path=folder / "shards", sample=Sample(num=20))),
         "labelled files": sweep.replace(
             data=LabelledPairs(images=folders), evaluation=base.evaluation.replace(test=folders)
         ),

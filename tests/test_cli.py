@@ -34,6 +34,7 @@ from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
+from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.records import MeasuredImages
 from sweeplab.search.study import open_study
@@ -251,6 +252,13 @@ def test_all_missing_paths_are_in_one_message(refusal):
     assert message.startswith("3 input(s) missing:")
     for path in ("MY_PAIRS.csv: a CSV file", "MY_TEST_IMAGES: a folder", "MY_CHECKPOINT.pt: a checkpoint"):
         assert path in message
+
+
+def test_a_missing_folder_of_images_is_called_one(sweep: CleaningSweep, refusal, tmp_path: Path):
+    data = PairsParquet(path=tmp_path / "pairs.parquet", root=tmp_path / "images")
+    message = refusal(["--inline"], sweep.replace(data=data))
+    assert "pairs.parquet: a Parquet file, or a folder of them, with the columns" in message
+    assert "images: the folder that the images are in; field `data.root` of made-up" in message
 
 
 def test_only_with_an_unknown_name_is_refused_with_the_known_ones(sweep: CleaningSweep, refusal):

@@ -129,7 +129,7 @@ def checked(folder: SweepFolder, sweep: CleaningSweep) -> str:
 
 def test_the_same_script_does_not_continue_it_either(begun: SweepFolder, views_changed: None):
     assert checked(begun, SWEEP) == (
-        "sweep 'made-up' was made by an older version (0.0.9), and this version would train it differently:\n"
+        "sweep 'made-up' was made by an older version (0.0.9), and this version would run it differently:\n"
         "  CleanCLIP: views are drawn otherwise\n"
         "use --fresh to set the old one aside, or give this one another name"
     )
@@ -362,7 +362,7 @@ def test_an_old_sweep_that_is_made_otherwise_now_is_not_continued(
     assert run_script(["--inline"], sweep_of_now(name)) == 2
     message = capsys.readouterr().err
     assert message.count("error: ") == 1
-    assert f"sweep {name!r} was made by an older version (0.1.0), and this one would go on with it" in message
+    assert f"sweep {name!r} was made by an older version (0.1.0), and this version would run it differently" in message
     assert all(f"\n  {beginning}" in message for beginning in CHANGES[name])
     assert "--fresh" in message
     assert contents(old_home / "sweeps" / name) == before

@@ -13,8 +13,8 @@ from pydantic import Field
 from torchvision.transforms.v2 import functional as tv
 
 from sweeplab.attacks.poisoning import AttackField, PoisonPlan, mix_in
+from sweeplab.data.delimited import refuse_swallowed
 from sweeplab.data.images import load_image
-from sweeplab.data.pairs import refuse_swallowed
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import InvalidInput, Spec, digest_of, regular_file
 

@@ -202,7 +202,7 @@ def _missing(sweeps: "list[CleaningSweep]") -> dict[str, str]:
     for sweep in sweeps:
         for field, owner, path in _paths(sweep):
             if not os.path.exists(path):  # False too for a path that this user may not look at
-                what = WHAT_BELONGS.get(getattr(owner, "kind", ""), "a file")
+                what = FOLDERS.get(field.rpartition(".")[2]) or WHAT_BELONGS.get(getattr(owner, "kind", ""), "a file")
                 missing.setdefault(str(path), f"{what}; field `{field}` of {sweep.name}")
     return missing
 
@@ -219,7 +219,10 @@ def _paths(spec: Any, place: str = "") -> "Iterator[tuple[str, Spec, Path]]":
 
 
 WHAT_BELONGS = {
-    "csv": "a CSV file with the columns image (a path relative to the file) and caption",
+    "csv": "a CSV file (or TSV) with the columns image (a path relative to the file) and caption",
+    "parquet": "a Parquet file, or a folder of them, with the columns image (a path, or bytes) and caption",
+    "karpathy": "Karpathy's JSON file, such as dataset_coco.json",
+    "img2dataset": "the output_folder of img2dataset with output_format='files'",
     "class-folders": "a folder with one folder of images per class",
     "imagenet-flat": "ImageNet's validation images in one folder, or the file of their labels",
     "labelled-table": "a .csv, .tsv or .parquet file with the columns image and label, or the folder of its images",
@@ -231,3 +234,9 @@ WHAT_BELONGS = {
     "deep-clustering": "a .npy file with one label for each pair",
 }
 """What a path in a spec names, by the spec's kind."""
+
+FOLDERS = {
+    "root": "the folder that the images are in",
+    "absolute_below": "the folder below which absolute paths of images are looked up",
+}
+"""What a path in a field of that name names, whatever the spec's kind."""

@@ -93,7 +93,8 @@ def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> f
     """Of the sets that are decoded once a node: too large for memory, and no larger than is allowed. Sets whose size is
     not declared are left out."""
     each = 3 * sweep.victim.architecture.image_size**2
-    test = getattr(sweep.evaluation.test, "num_images", None)
+    sample = sweep.evaluation.sample
+    test = getattr(sweep.evaluation.test, "num_images", None) if sample is None else sample.num
     sizes = [each * count for count in pairs if count is not None and each * count > CACHE_BYTES]
     if test is not None and 2 * each * test > CACHE_BYTES:
         sizes.append(each * test)
@@ -101,5 +102,7 @@ def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> f
 
 
 def _declared(source: Any) -> int | None:
-    count: int | None = getattr(source, "num_pairs", None)
+    """Pairs of a source, where its spec says how many; those of its sample, if it has one."""
+    sample = getattr(source, "sample", None)
+    count: int | None = getattr(source, "num_pairs", None) if sample is None else sample.num
     return count

@@ -18,7 +18,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
-from sweeplab.data.pairs import refuse_swallowed
+from sweeplab.data.delimited import refuse_swallowed
 from sweeplab.ranking.tables import NOT_PARAMETERS, with_formulas
 from sweeplab.records import Measurement, Outcomes, Point, Victim, now_ms
 from sweeplab.search_space import spans_magnitudes

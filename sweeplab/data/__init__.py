@@ -1,7 +1,10 @@
 """Data: readers, the embedded fruit stall, decoding and augmentation. A new source of pairs joins `PAIR_SOURCES`."""
 
 from sweeplab.data.fruit_stall import FruitStall
+from sweeplab.data.img2dataset import Img2Dataset
+from sweeplab.data.karpathy import KarpathyJSON
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
+from sweeplab.data.pairs_parquet import PairsParquet
 
-PAIR_SOURCES = (PairsCSV, FruitStall, LabelledPairs)
+PAIR_SOURCES = (PairsCSV, PairsParquet, KarpathyJSON, Img2Dataset, FruitStall, LabelledPairs)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.pairs import PairsCSV
+from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.data.unpacked import materialise
 from sweeplab.specs import Spec
@@ -82,6 +83,8 @@ class FruitStall(Spec):
     """Side of the square images, pixels."""
     seed: int = Field(default=0, ge=0)
     """Pair i depends on the seed and on i alone, not on `num_pairs`."""
+    sample: Sample | None = None
+    """A random part of the pairs; None: all of them."""
 
     def read(self, data_home: Path) -> PairTable:
         """The pairs, with classes drawn uniformly.
@@ -89,9 +92,9 @@ class FruitStall(Spec):
         Raises:
             InvalidInput: if the images cannot be written under `data_home`.
         """
-        folder = _folder("fruit-stall", self, data_home)
+        folder = _folder("fruit-stall", self.replace(sample=None), data_home)
         materialise(folder, self._write, "the fruit stall")
-        return PairsCSV(path=folder / "pairs.csv", num_pairs=self.num_pairs).read(data_home)
+        return PairsCSV(path=folder / "pairs.csv", num_pairs=self.num_pairs, sample=self.sample).read(data_home)
 
     def _write(self, folder: Path) -> None:
         (folder / "images").mkdir()

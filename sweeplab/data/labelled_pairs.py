@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sweeplab.data.labelled_sources import LABELLED_SOURCES
+from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
 from sweeplab.training.randomness import numpy_stream
@@ -25,6 +26,8 @@ class LabelledPairs(Spec):
     images: Annotated[AnySpec, one_of(lambda: LABELLED_SOURCES, "read", "source of labelled images")]
     per_class: int | None = Field(default=None, ge=1)
     """Images of each class, drawn by `seed`; None: all."""
+    sample: Sample | None = None
+    """So many images, as many of each class; None: as `per_class` says."""
     template: str = "a photo of a {}."
     """Caption, with `{}` for the class name."""
     seed: int = Field(default=0, ge=0)
@@ -36,13 +39,21 @@ class LabelledPairs(Spec):
             raise ValueError("needs one {} for the class name")
         return text
 
+    @model_validator(mode="after")
+    def _check(self) -> "LabelledPairs":
+        if self.sample is not None and self.per_class is not None:
+            raise ValueError("per_class and sample exclude each other; give one of them")
+        return self
+
     def labelled(self, data_home: Path) -> LabelledImages:
         """The chosen images and their classes.
 
         Raises:
-            InvalidInput: if a class has fewer than `per_class` images.
+            InvalidInput: if a class has fewer than `per_class` images, or than the sample takes of it.
         """
         images: LabelledImages = self.images.read(data_home)  # type: ignore[attr-defined]
+        if self.sample is not None:
+            return images.subset(self.sample.balanced_rows(images.labels, images.class_names))
         if self.per_class is None:
             return images
         draw = numpy_stream(self.seed, "labelled pairs")

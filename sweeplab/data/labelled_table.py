@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from pydantic import Field
 
+from sweeplab.data.delimited import Dialect, refuse_swallowed
 from sweeplab.data.labels import (
     check_class_names,
     check_count,
@@ -25,7 +26,6 @@ from sweeplab.data.labels import (
     names_of_ids,
     some,
 )
-from sweeplab.data.pairs import refuse_swallowed
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.unpacked import PackedImage, unpacked
 from sweeplab.specs import InvalidInput, Spec
@@ -187,8 +187,8 @@ class LabelledTable(Spec):
                 strings_can_be_null=False,
             ),
         )
-        if separator == ",":
-            refuse_swallowed(file, len(table), is_row=lambda row: bool(row.get(self.label_column)))
+        dialect = Dialect(separator)
+        refuse_swallowed(file, len(table), is_row=lambda row: bool(row.get(self.label_column)), dialect=dialect)
         return table
 
     def _paths(self, files: list[Path]) -> tuple[str, list[str], list[str]]:

@@ -1,38 +1,59 @@
-"""Image-caption pairs in a CSV file, one row a pair; every fault is found before training starts."""
+"""Image-caption pairs in a CSV or TSV file, one row a pair; every fault is found before training starts."""
 
-import csv
 import os
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sweeplab.data.tables import CHUNK_ROWS, PairTable, image_path
+from sweeplab.data.delimited import SEPARATORS, Dialect, find_dialect, refuse_swallowed
+from sweeplab.data.pair_columns import PairColumns, absolute, below, texts
+from sweeplab.data.sampling import Sample
+from sweeplab.data.tables import PairTable, image_path
 from sweeplab.specs import InvalidInput, Spec
 
 
 class PairsCSV(Spec):
-    """A CSV file with a header, a column of image paths and one of captions (UTF-8, quoted where needed)."""
+    """A CSV or TSV file with a column of image paths and one of captions (UTF-8, quoted where needed, or packed: .gz).
 
-    NOT_IN_DIGEST = frozenset({"path", "absolute_below"})
+    Of open_clip's default layout the columns are `filepath` and `title`, separated by tabs.
+    """
+
+    NOT_IN_DIGEST = frozenset({"path", "root", "absolute_below", "separator", "columns", "quoted"})
 
     kind: Literal["csv"] = "csv"
     path: Path
-    """The file; images are relative to its folder unless absolute."""
+    """The file."""
+    root: Path | None = None
+    """Folder that relative image paths are in; None: the file's own."""
     absolute_below: Path | None = None
     """Folder below which absolute image paths are looked up, for a file that was written on another machine: with
     /mnt/copy, /data/1.jpg is /mnt/copy/data/1.jpg. None: as they are."""
+    separator: Literal[",", "\t", ";", "|"] | None = None
+    """Between cells; None: found in the first line."""
+    columns: tuple[str, ...] | None = None
+    """Names of all columns where the file has no header, as CC3M's and CC12M's have none; None: the first row names
+    them."""
+    quoted: bool | None = None
+    """Whether a cell that begins with a quote ends with one, as pandas, spreadsheets and open_clip write and read it.
+    None: in all files but those that are separated by tabs and have no header, where quotes are plain characters."""
     image_column: str = "image"
     caption_column: str = "caption"
     num_pairs: int | None = Field(default=None, ge=1)
     """Rows to use, from the top; None: all."""
+    sample: Sample | None = None
+    """A random part of these rows; None: all of them."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in (self.image_column, self.caption_column):
+            if self.columns is not None and self.columns.count(name) != 1:
+                raise ValueError(f"columns={self.columns} must name {name!r} once; set image_column and caption_column")
+        return self
 
     def read(self, data_home: Path) -> PairTable:
         """Read the pairs; looks up every image file, decodes none.
@@ -42,33 +63,11 @@ class PairsCSV(Spec):
 
         Raises:
             InvalidInput: if the file cannot be read, a column is missing, there are fewer rows than
-                `num_pairs`, a caption is empty, an image file is missing or empty, or a quote that is not closed
-                swallows rows. Rows count from 1 after the header, without blank lines.
+                `num_pairs` or the sample, a caption is empty, an image file is missing or empty, or a quote that is not
+                closed swallows rows. Rows count from 1 after the header, without blank lines.
         """
-        path = self._file()
-        images, captions = self._columns(path)
-        below = os.path.abspath(self.absolute_below.expanduser()).rstrip("/") if self.absolute_below else ""
-        refuse_swallowed(
-            path,
-            len(images),
-            self.num_pairs,
-            lambda row: os.path.isfile(image_path(str(path.parent), row.get(self.image_column, ""), below)),
-        )
-        if self.num_pairs is not None and self.num_pairs > len(images):
-            raise InvalidInput(
-                f"num_pairs={self.num_pairs} exceeds the {len(images)} rows of {path}; "
-                f"choose num_pairs <= {len(images)}, or leave it out to use all rows"
-            )
-        if not len(images):
-            raise InvalidInput(_no_rows(path))
-        rows = np.arange(self.num_pairs or len(images))
-        images, captions = images.take(rows), captions.take(rows)
-        _refuse_blank(images, path, self.image_column, "the path of an image")
-        _refuse_blank(captions, path, self.caption_column, "a caption")
-        root, images, below = self._placed(path, images)
-        table = PairTable.of(root, images, captions, _file_sizes(root, images, below), below)
-        self._refuse_missing(table, path)
-        return table
+        columns = self._columns()
+        return columns.table(columns.used(self.num_pairs, self.sample))
 
     def files(self) -> list[str]:
         """Absolute paths of all that `read` needs: the file, and the images of the rows that are used.
@@ -77,212 +76,118 @@ class PairsCSV(Spec):
             InvalidInput: as `read` does.
         """
         table = self.read(Path())
-        return [str(self._file()), *(table.image(row) for row in range(len(table)))]
+        return [str(absolute(self.path)), *(table.image(row) for row in range(len(table)))]
 
     def example(self) -> str:
-        """Absolute path of the first row's image; reads no more of the file than that takes.
+        """Absolute path of the first image that is used; without a sample, reads no more of the file than that takes.
 
         Raises:
             InvalidInput: if the file cannot be read, a column is missing, or there is no row.
         """
-        path = self._file()
-        with self._options(path) as options, pyarrow.csv.open_csv(path, **options) as reader:
-            images = next((batch.column(self.image_column) for batch in reader if len(batch)), None)
-        if images is None:
+        if self.sample is not None:
+            columns = self._columns()
+            return columns.image(int(columns.used(self.num_pairs, self.sample)[0]))
+        path = absolute(self.path)
+        with self._options(path) as (options, _), pyarrow.csv.open_csv(path, **options) as reader:
+            first = next((batch for batch in reader if len(batch)), None)
+        if first is None:
             raise InvalidInput(_no_rows(path))
-        root, images, below = self._placed(path, images[:1])
-        return image_path(root, images[0].as_py(), below)
+        return self._located(path, pa.Table.from_batches([first[:1]])).image(0)
 
     def below(self, root: Path) -> Self:
         """The same pairs in a copy of all files that lies below `root`: /data/1.jpg at root/data/1.jpg."""
-        elsewhere = _below(root, self.absolute_below) if self.absolute_below is not None else root
-        return self.replace(path=_below(root, self.path), absolute_below=elsewhere)
+        return self.replace(
+            path=below(root, self.path),
+            root=None if self.root is None else below(root, self.root),
+            absolute_below=root if self.absolute_below is None else below(root, self.absolute_below),
+        )
 
-    def _file(self) -> Path:
-        return Path(os.path.abspath(self.path.expanduser()))
-
-    def _placed(self, path: Path, images: pa.LargeStringArray) -> tuple[str, pa.LargeStringArray, str]:
-        """The folder that the images are in, their paths relative to it where they have one (see `_relative`), and the
-        folder below which the absolute ones are in, if not where they say."""
-        folder = str(path.parent)
-        if self.absolute_below is None:
-            return *_relative(folder, images), ""
-        below = os.path.abspath(self.absolute_below.expanduser()).rstrip("/")
-        is_inside = path.parent.is_relative_to(below)  # then the file was moved together with its images
-        origin = str(Path("/") / path.parent.relative_to(below)) if is_inside else folder
-        root, images = _relative(origin, images)
-        return (below + root if is_inside or root != origin else root), images, below
-
-    def _refuse_missing(self, table: PairTable, path: Path) -> None:
-        missing = np.flatnonzero(table.sizes == 0)
-        if len(missing):
-            row = int(missing[0])
-            below = self.absolute_below
-            where = "" if below is None else f", which are below absolute_below={below}"
-            raise InvalidInput(
-                f"{path}: {len(missing)} of {len(table)} images are missing or empty files, the first in row "
-                f"{row + 1}: {table.image(row)}; paths are relative to the CSV's folder unless "
-                f"absolute{where}: mend the paths or remove the rows"
-            )
-
-    def _columns(self, path: Path) -> tuple[pa.LargeStringArray, pa.LargeStringArray]:
+    def _columns(self) -> PairColumns:
         """All rows of the two columns."""
-        with self._options(path) as options:
+        path = absolute(self.path)
+        with self._options(path) as (options, dialect):
             table = pyarrow.csv.read_csv(path, **options)
-        images, captions = (_one_array(table[name]) for name in (self.image_column, self.caption_column))
-        return images, captions
+        folder, elsewhere = str(self._folder(path)), self._elsewhere()
+        refuse_swallowed(
+            path,
+            len(table),
+            self.num_pairs,
+            lambda row: os.path.isfile(image_path(folder, row.get(self.image_column, ""), elsewhere)),
+            dialect,
+        )
+        if not len(table):
+            raise InvalidInput(_no_rows(path))
+        return self._located(path, table)
+
+    def _located(self, path: Path, table: pa.Table) -> PairColumns:
+        return PairColumns(
+            path,
+            texts(table[self.image_column].chunks),
+            texts(table[self.caption_column].chunks),
+            self._folder(path),
+            self.absolute_below,
+            (self.image_column, self.caption_column),
+        )
+
+    def _folder(self, path: Path) -> Path:
+        return path.parent if self.root is None else absolute(self.root)
+
+    def _elsewhere(self) -> str:
+        return "" if self.absolute_below is None else str(absolute(self.absolute_below)).rstrip("/")
+
+    def _dialect(self, path: Path) -> Dialect:
+        wanted = (self.image_column, self.caption_column)
+        return find_dialect(path, wanted, self.columns, self.separator, self.quoted)
 
     @contextmanager
-    def _options(self, path: Path) -> Iterator[dict[str, Any]]:
+    def _options(self, path: Path) -> Iterator[tuple[dict[str, Any], Dialect]]:
         """What pyarrow has to be told to read the two columns; says what is wrong with a file that cannot be read."""
         if not os.path.isfile(path):  # False too where it cannot be seen
-            raise InvalidInput(f"path={path} is no file; give a CSV file with the columns {self._wanted()}")
-        parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
-        convert = pyarrow.csv.ConvertOptions(
-            include_columns=[self.image_column, self.caption_column],
-            column_types={name: pa.large_string() for name in (self.image_column, self.caption_column)},
-            strings_can_be_null=False,
-        )
+            wanted = f"{self.image_column!r} and {self.caption_column!r}"
+            raise InvalidInput(f"path={path} is no file; give a CSV file with the columns {wanted}")
+        dialect = Dialect(columns=self.columns)
         try:
-            with pyarrow.csv.open_csv(path, parse_options=parse) as reader:
-                found = reader.schema.names
-            for column in (self.image_column, self.caption_column):
-                if found.count(column) != 1:
-                    raise InvalidInput(
-                        f"{path} has {'no' if column not in found else 'more than one'} column {column!r}; "
-                        f"columns found: {', '.join(map(repr, found))}; "
-                        "set image_column and caption_column, or mend the header"
-                    )
-            yield {"parse_options": parse, "convert_options": convert}
+            dialect = self._dialect(path)
+            yield self._arrow_options(path, dialect), dialect
         except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-            refuse_swallowed(path, -1)  # says more where that is the reason
+            refuse_swallowed(path, -1, dialect=dialect)  # says more where that is the reason
+            word, name = SEPARATORS[dialect.separator], "TSV" if dialect.separator == "\t" else "CSV"
+            header = "with a header and as many cells" if self.columns is None else f"with {len(self.columns)} cells"
             raise InvalidInput(
-                f"path={path} is not readable as CSV ({str(error).strip()}); "
-                "save it as comma-separated UTF-8 with a header and as many cells in each row"
+                f"path={path} is not readable as {name} ({str(error).strip()}); "
+                f"save it as {word}-separated UTF-8 {header} in each row"
             ) from None
         except OSError as error:
-            raise InvalidInput(f"path={path} cannot be read ({error}); check its permissions") from None
+            raise InvalidInput(
+                f"path={path} cannot be read ({error}); check its permissions, and that it is whole if it is packed"
+            ) from None
 
-    def _wanted(self) -> str:
-        return f"{self.image_column!r} and {self.caption_column!r}"
-
-
-def refuse_swallowed(
-    path: Path, num_rows: int, num_used: int | None = None, is_row: Callable[[dict[str, str]], bool] | None = None
-) -> None:
-    """Refuse a CSV in which a quote that is not closed makes one cell of several rows; readers do that in silence.
-
-    Args:
-        path: the file.
-        num_rows: that were read from it; where it has as many lines, no cell holds two, and nothing more is done.
-        num_used: rows that count, from the top; None: all.
-        is_row: whether a line inside a cell, read by itself, is a row of the file; None: none is. A caption may have
-            several lines.
-
-    Raises:
-        InvalidInput: naming the row in which the cell begins.
-    """
-    with path.open("rb") as lines:
-        ends, last = 0, b"\n"
-        while content := lines.read(2**20):
-            ends, last = ends + content.count(b"\n"), content[-1:]
-    if ends + (last != b"\n") == 1 + num_rows:
-        return
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-        rows = csv.reader(lines, strict=True)
-        header: list[str] = []
-        count = line = 0
-        while num_used is None or count <= num_used:
-            try:
-                row: list[str] | None = next(rows, None)
-                if row is None:
-                    return
-                held = [text for cell in row for text in cell.splitlines()[1:]] if rows.line_num > line + 1 else []
-                swallowed = is_row is not None and any(is_row(_cells(header, text)) for text in held)
-            except csv.Error:  # what follows the closing quote is no comma, or there is none to the end
-                row, swallowed = ["?"], rows.line_num > line + 1
-            if swallowed:
+    def _arrow_options(self, path: Path, dialect: Dialect) -> dict[str, Any]:
+        wanted = (self.image_column, self.caption_column)
+        options: dict[str, Any] = {
+            "parse_options": pyarrow.csv.ParseOptions(
+                delimiter=dialect.separator,
+                quote_char='"' if dialect.quoted else False,
+                newlines_in_values=dialect.quoted,
+            ),
+            "read_options": pyarrow.csv.ReadOptions(column_names=self.columns),
+        }
+        with pyarrow.csv.open_csv(path, **options) as reader:
+            found = reader.schema.names
+        for column in wanted:
+            if found.count(column) != 1:
                 raise InvalidInput(
-                    f"{path}: row {count}, which begins in line {line + 1}, runs on to line {rows.line_num}: a quote "
-                    "there is not closed, or is closed by a later row's, and the rows between are lost; close it, or "
-                    'write a quote inside a cell twice ("")'
+                    f"{path} has {'no' if column not in found else 'more than one'} column {column!r}; "
+                    f"columns found: {', '.join(map(repr, found))}; set image_column and caption_column, or mend the "
+                    "header; where the file has none, name all columns: columns=('caption', 'image')"
                 )
-            line = rows.line_num
-            header = header or row
-            count += bool(row)
-
-
-def _cells(header: list[str], line: str) -> dict[str, str]:
-    """A line by itself as a row; empty where it is none."""
-    try:
-        return dict(zip(header, next(csv.reader([line])), strict=False))
-    except (csv.Error, StopIteration):
-        return {}
+        convert = pyarrow.csv.ConvertOptions(
+            include_columns=list(wanted),
+            column_types={name: pa.large_string() for name in wanted},
+            strings_can_be_null=False,
+        )
+        return {**options, "convert_options": convert}
 
 
 def _no_rows(path: Path) -> str:
     return f"path={path} has a header but no rows; give one row for each pair"
-
-
-def _below(root: Path, path: Path) -> Path:
-    return root / os.path.relpath(os.path.abspath(path.expanduser()), "/")
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.LargeStringArray:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], pa.large_string())
-
-
-def _refuse_blank(texts: pa.LargeStringArray, path: Path, column: str, what: str) -> None:
-    blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
-    if count := pc.sum(blank).as_py():
-        first = pc.index(blank, True).as_py() + 1
-        raise InvalidInput(
-            f"{path}: {count} of {len(texts)} rows have no {column!r}, the first is row {first}; "
-            f"every row needs {what}: fill it in or remove the row"
-        )
-
-
-def _relative(root: str, images: pa.LargeStringArray) -> tuple[str, pa.LargeStringArray]:
-    """The folder and the paths relative to it, so that absolute paths do not tie the digest to one machine.
-
-    Absolute paths below the CSV's folder become relative to it. Where all paths are absolute and others, the
-    deepest folder that holds them all takes its place; a mixture stays as it is.
-    """
-    prefix = os.path.join(root, "")
-    images = _without_prefix(images, prefix)
-    if not pc.all(pc.starts_with(images, "/")).as_py():
-        return root, images
-    folders = pc.unique(pc.replace_substring_regex(images, pattern="[^/]*$", replacement=""))
-    common = os.path.commonpath(folders.to_pylist())
-    return common, _without_prefix(images, os.path.join(common, ""))
-
-
-def _without_prefix(images: pa.LargeStringArray, prefix: str) -> pa.LargeStringArray:
-    starts = pc.starts_with(images, prefix)
-    if not pc.any(starts).as_py():
-        return images
-    return pc.if_else(starts, pc.utf8_slice_codeunits(images, len(prefix)), images)
-
-
-def _file_sizes(root: str, images: pa.LargeStringArray, absolute_below: str) -> np.ndarray:
-    """(N,) bytes of each file, 0 where there is none.
-
-    One stat a file: measured at 2.5-5 us, cheaper than a scan of the folder (which needs the
-    stat for the size too) and than threads.
-    """
-    sizes = np.zeros(len(images), dtype=np.int64)
-    for start in range(0, len(images), CHUNK_ROWS):
-        names = images[start : start + CHUNK_ROWS].to_pylist()
-        sizes[start : start + len(names)] = list(_sizes_in(root, names, absolute_below))
-    return sizes
-
-
-def _sizes_in(root: str, names: list[str], absolute_below: str) -> Iterator[int]:
-    for name in names:
-        file = image_path(root, name, absolute_below)
-        try:
-            found = os.stat(file)
-        except (OSError, ValueError):  # ValueError: a null character in the path
-            yield 0
-        else:
-            yield found.st_size if stat.S_ISREG(found.st_mode) else 0

@@ -36,6 +36,8 @@ class PairTable:
     were white."""
     absolute_below: str = ""
     """Absolute folder below which absolute images are in; empty: they are where they say."""
+    notes: tuple[str, ...] = ()
+    """What a user should look at before anything runs, such as rows that are left out."""
 
     @classmethod
     def of(
@@ -46,11 +48,13 @@ class PairTable:
         sizes: np.ndarray,
         absolute_below: str = "",
         deep_grey: np.ndarray | None = None,
+        *,
+        notes: tuple[str, ...] = (),
     ) -> Self:
         """The table of these columns, with its digest; looks into the files where `deep_grey` does not tell."""
         deep = _deep_grey(root, images, sizes, absolute_below) if deep_grey is None else deep_grey
         digest = _content_digest(images, captions, sizes, *_rows_of(deep))
-        return cls(root, images, captions, sizes, digest, deep, absolute_below)
+        return cls(root, images, captions, sizes, digest, deep, absolute_below, notes)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -75,6 +79,7 @@ class PairTable:
             self.sizes[rows],
             self.absolute_below,
             self.deep_grey[rows],
+            notes=self.notes,
         )
 
     def joined(self, other: Self) -> Self:
@@ -92,6 +97,7 @@ class PairTable:
             np.concatenate([self.sizes, other.sizes]),
             content,
             np.concatenate([self.deep_grey, other.deep_grey]),
+            notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
         )
 
     def _absolute_images(self) -> pa.LargeStringArray:

@@ -17,6 +17,7 @@ from sweeplab.clip_model import evaluation_mode, imagenet_templates
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.images import load_all, load_image
 from sweeplab.data.labelled_sources import LABELLED_SOURCES
+from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import CACHE_BYTES
 from sweeplab.evaluation.zero_shot import class_weights, predict, rank_of_own, zero_shot_classifier
@@ -34,6 +35,8 @@ class Evaluation(Spec):
 
     test: Annotated[AnySpec, one_of(lambda: LABELLED_SOURCES, "read", "test set")]
     """Labelled images."""
+    sample: Sample | None = None
+    """So many of the test images, as many of each class; None: all."""
     templates: Literal["imagenet", "dataset"] | tuple[str, ...] = "imagenet"
     """Prompts with one `{}` for the class name; `imagenet`: OpenAI's 80; `dataset`: those that come with the test set:
     the file beside CLIP_benchmark's tars, the lists of CLIP's paper for torchvision's data sets."""
@@ -84,9 +87,15 @@ class Evaluation(Spec):
         return {"test": images.digest, **prompts}
 
     def load(self, data_home: Path) -> LabelledImages:
-        """Read the test set."""
+        """Read the test set, or the sample of it.
+
+        Raises:
+            InvalidInput: if it cannot be read, or a class has fewer images than the sample takes of it.
+        """
         images: LabelledImages = self.test.read(data_home)  # type: ignore[attr-defined]
-        return images
+        if self.sample is None:
+            return images
+        return images.subset(self.sample.balanced_rows(images.labels, images.class_names))
 
 
 def _check_templates(templates: tuple[str, ...]) -> None:

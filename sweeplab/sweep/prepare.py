@@ -84,7 +84,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
         if params or not _searches_counts(sweep):
             check_objective(setting.method, setting.optimization, len(pairs), sweep.epochs, sweep, labelled)
-    notes = [*test.notes, *victim_notes, *(labelled.notes if labelled is not None else ())]
+    notes = [*test.notes, *victim_notes, *pairs.notes, *(labelled.notes if labelled is not None else ())]
     return Prepared(
         sweep,
         sweep.digest(**contents),

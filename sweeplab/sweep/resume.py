@@ -100,7 +100,7 @@ def check_same_spec(folder: SweepFolder, prepared: Prepared) -> None:
     listed += [*found.since, *found.defaults, *found.fields]
     version, why = version_of(header), "exists with another spec"
     if found.since or found.defaults:
-        why = f"was made by an older version ({version}), and this version would train it differently"
+        why = f"was made by an older version ({version}), and this version would run it differently"
     lines = "\n  ".join(listed[:12] or [f"(the same fields, as version {version} took them)"])
     remedies = "use --fresh to set the old one aside, or give this one another name"
     if found.defaults and not found.since and not found.fields:

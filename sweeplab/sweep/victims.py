@@ -168,7 +168,7 @@ class TrainedVictim(MeasuredVictim[PretrainedVictim]):
             check_prompts(trained.architecture, seen.class_names, prompts, trained.protocol)
         check_training(spec.optimization, len(table), spec.epochs, spec.name)
         check_objective(spec.objective, spec.optimization, len(table), spec.epochs, self.sweep)
-        return digest_of_victim(spec, inputs), test.notes
+        return digest_of_victim(spec, inputs), (*test.notes, *table.notes)
 
     def weights(self, digest: str, session: Session) -> Weights:
         """Those of the selected epoch, whose own measurement serves where it is of the same images."""

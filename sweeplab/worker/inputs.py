@@ -46,7 +46,7 @@ class Inputs:
 
     def test(self, evaluation: Evaluation) -> LabelledImages:
         """The test images of an evaluation."""
-        return self._once("test", [evaluation.test], lambda: evaluation.load(self.data_home))
+        return self._once("test", [evaluation.test, evaluation.sample], lambda: evaluation.load(self.data_home))
 
     def labelled(self, source: LabelledPairs) -> LabelledImages:
         """Labelled pictures to clean with."""

@@ -17,6 +17,7 @@ from sweeplab.attacks.preview import GAP, magnified, preview
 from sweeplab.data.images import load_image
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.tables import PairTable
+from sweeplab.experiment import PretrainedVictim
 from sweeplab.specs import InvalidInput
 
 ATTACK = BadNet(patch_size=6, pattern="binary")
@@ -91,6 +92,22 @@ def test_an_exported_set_comes_back_as_a_plan(placement: str, stall_pairs: PairT
     assert torch.equal(back.stamp_rows(pixels, range(6)), pixels), "they are triggered already"
     originals = torch.stack([torch.from_numpy(load_image(table.image(row), 32)) for row in plan.rows])
     assert torch.equal(pixels[:5], plan.stamp_rows(originals, plan.rows))
+
+
+def test_rows_of_an_imported_set_are_not_sampled(tmp_path: Path):
+    """The poisoned rows are known by their numbers in the file."""
+    path, attack = tmp_path / "pairs.csv", {"kind": "badnet", "patch_size": 4}
+    fields = {
+        "name": "victim",
+        "architecture": {"name": "RN50"},
+        "poisoning": ImportedPoison(path=path, attack=attack),
+        "optimization": {},
+        "epochs": 1,
+        "evaluation": {"test": {"kind": "fruit-stall-test"}},
+    }
+    PretrainedVictim(data=PairsCSV(path=path, num_pairs=7), **fields)
+    with pytest.raises(InvalidInput, match=r"poisoning 'imported' counts the rows of its whole file"):
+        PretrainedVictim(data=PairsCSV(path=path, sample={"num": 7}), **fields)
 
 
 def test_an_imported_plan_is_saved_and_read_back(stall_pairs: PairTable, tmp_path: Path):

@@ -147,7 +147,7 @@ def test_a_process_that_is_not_the_one_that_began_the_sweep_is_not_signalled(
         with folder.lock():
             written = {name: value for name, value in {**holder, **change}.items() if value is not None}
             write_json(folder.path / "holder.json", written)
-            with pytest.raises(InvalidInput, match="is not, or no longer, the one that began to run sweep 'made-up'"):
+            with pytest.raises(InvalidInput, match="is not the process that started sweep 'made-up'"):
                 stop(SweepFolder(folder.path))
             assert not folder.stop_mark.exists()
         assert bystander.poll() is None

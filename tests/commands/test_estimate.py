@@ -11,6 +11,8 @@ from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR, PAR_OPTIMIZATION
 from sweeplab.clip_model import Architecture
 from sweeplab.commands.estimate import plan
+from sweeplab.data.pairs import PairsCSV
+from sweeplab.data.sampling import Sample
 from sweeplab.experiment import CleaningSweep
 from sweeplab.search_space import Choice, SearchSpace
 from sweeplab.sweep.resume import warnings_of
@@ -56,6 +58,13 @@ def test_a_plan_shows_what_was_set(par: CleaningSweep):
     assert "global_batch_size 64" in lines[5]
     assert "batch_norm frozen" in lines[5]
     assert not any("warning" in line for line in lines)
+
+
+def test_a_plan_counts_the_pairs_of_a_sample(par: CleaningSweep):
+    """64 a batch: 6,400 pairs are 100 steps."""
+    data = PairsCSV(path=Path("pairs.csv"), num_pairs=1_000_000, sample=Sample(num=6_400))
+    lines = plan(par.replace(data=data, epochs=3))
+    assert lines[6] == "  steps per trial   300"
 
 
 def test_a_plan_warns_of_par_without_frozen_batchnorm(par: CleaningSweep):

@@ -238,6 +238,15 @@ def test_damaged_files_are_refused(name: str, folder: Path, tmp_path: Path):
         LabelledTable(path=folder / name).read(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_quote_that_swallows_rows_is_refused(suffix: str, folder: Path, tmp_path: Path):
+    mark = {".csv": ",", ".tsv": "\t"}[suffix]
+    rows = [("image", "label"), ("pear/0.png", '"pear'), ("banana/1.png", 'banana"')]
+    (folder / f"test{suffix}").write_text("".join(f"{image}{mark}{label}\n" for image, label in rows))
+    with pytest.raises(InvalidInput, match="a quote there is not closed"):
+        LabelledTable(path=folder / f"test{suffix}").read(tmp_path)
+
+
 def test_labels_beside_the_class_names_are_refused(folder: Path, tmp_path: Path):
     with pytest.raises(InvalidInput, match=r"1 labels in 'label' are none of the 2 classes \(pear\)"):
         LabelledTable(path=as_csv(folder), class_names=("banana", "hot dog")).read(tmp_path)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import fabricated
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
@@ -20,6 +22,7 @@ from sweeplab.clip_checkpoints import load_weights
 from sweeplab.clip_model import Architecture
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.img2dataset import Img2Dataset
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
@@ -36,7 +39,7 @@ def test_data_that_are_the_same_or_unknown_pass():
 
 
 def test_other_data_are_named_with_both_digests():
-    with pytest.raises(StorageFault, match=r"the pairs that node .* \(digest a -> b\).*restore them"):
+    with pytest.raises(StorageFault, match=r"the pairs on node .* \(digest a -> b\).*restore them"):
         check_same_data("pairs", "a", "b")
 
 
@@ -74,6 +77,30 @@ def test_data_that_moved_and_changed_are_refused_for_the_change(sweep: CleaningS
     assert "moved" not in str(refused.value)
 
 
+def test_rows_that_a_source_leaves_out_are_noted_before_anything_runs(sweep: CleaningSweep, tmp_path: Path):
+    """Of cleaning pairs and of a victim's, once."""
+    (tmp_path / "set" / "00000").mkdir(parents=True)
+    for number in range(32):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / "set" / "00000" / f"{number:09d}.jpg")
+    statuses = ["success"] * 32 + ["failed_to_download"] * 3
+    table = {"key": [f"{number:09d}" for number in range(35)], "status": statuses, "caption": ["a photo of apple"] * 35}
+    pq.write_table(pa.table(table), tmp_path / "set" / "00000.parquet")
+    source = Img2Dataset(path=tmp_path / "set")
+    victim = PretrainedVictim(
+        name="own",
+        architecture=sweep.victim.architecture,
+        data=source,
+        poisoning={"attack": {"kind": "badnet", "patch_size": 4}, "rate": 0.25},
+        optimization=sweep.optimization.replace(global_batch_size=16, warmup_steps=0),
+        epochs=1,
+        evaluation=sweep.evaluation,
+    )
+    for changes in ({"data": source}, {"data": source, "victim": victim}, {"victim": victim}):
+        notes = prepare.prepare(sweep.replace(**changes), tmp_path / "home").notes
+        assert [note for note in notes if note.startswith("3 of the 35 rows of ")] == list(notes)
+        assert len(notes) == 1
+
+
 @pytest.mark.usefixtures("mlflow_is_there")
 def test_a_sweep_whose_data_change_stops_and_goes_on_once_they_are_restored(
     sweep: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,7 +113,7 @@ def test_a_sweep_whose_data_change_stops_and_goes_on_once_they_are_restored(
         return victim
 
     monkeypatch.setattr(victims.GivenVictim, "ensure", change_meanwhile)
-    with pytest.raises(Unfinished, match=r"the training pairs that node .* are not those that the command has read"):
+    with pytest.raises(Unfinished, match=r"the training pairs on node .* differ from what the command read"):
         run.run_sweep(sweep, tmp_path / "home", Options(inline=True))
     (trial,) = SweepFolder(tmp_path / "home" / "sweeps" / sweep.name).record().trials
     assert (trial.state, trial.points) == ("waiting", ())

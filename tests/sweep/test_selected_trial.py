@@ -90,7 +90,7 @@ def test_a_sweep_that_was_begun_keeps_its_start_when_a_rerun_is_better(tmp_path:
     again, _ = selected(sweep, tmp_path)
     assert again == first
     assert news()[told].startswith(
-        "note: trial 6 of starts is better now; outer goes on from trial 0, with which it was begun"
+        "note: trial 6 of starts is now better. outer keeps starting from trial 0; --fresh switches"
     )
     fresh, _ = selected(sweep.replace(name="another"), tmp_path)
     assert Path(fresh.checkpoint).parent == starts.trial(6).checkpoints
