@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -97,24 +97,33 @@ def unpacked(
         contents = [_known_digest(path, home) for path in sources]
     except OSError as error:
         raise InvalidInput(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from None
-    folder = home / f"{prefix}-{digest_of([LAYOUT, *settings, *contents])}"
+    folder = home / f"{prefix}-{digest_of([LAYOUT, *settings, *(one['digest'] for one in contents)])}"
     materialise(folder, lambda partial: _write(partial, images()), f"the images of {sources[0]}")
+    for path, content in zip(sources, contents, strict=True):
+        _remember(path, home, content)
     return _read(folder)
 
 
-def _known_digest(path: Path, home: Path) -> str:
-    """A file's digest by content; it is not read again while its size and its time of change stay, as those of large
-    archives would be by every process."""
+def _known_digest(path: Path, home: Path) -> dict[str, Any]:
+    """A file's digest by content, and what tells whether it has changed since; it is not read again while that stays,
+    as large archives would be by every process."""
     status = os.stat(path)
     facts = {"size": status.st_size, "changed": status.st_mtime_ns, "inode": status.st_ino}
-    record = home / ".digests" / f"{digest_of(os.path.abspath(path))}.json"
-    if record.exists():
-        known = read_object(record, digest=str)
-        if {name: known.get(name) for name in facts} == facts:
-            return str(known["digest"])
-    digest = file_digest(path)
-    write_json(record, {**facts, "digest": digest}, durable=False)
-    return digest
+    record = _record(path, home)
+    known = read_object(record, digest=str) if record.exists() else {}
+    if {name: known.get(name) for name in facts} == facts:
+        return known
+    return {**facts, "digest": file_digest(path)}
+
+
+def _remember(path: Path, home: Path, known: dict[str, Any]) -> None:
+    record = _record(path, home)
+    if not record.exists() or read_object(record) != known:
+        write_json(record, known, durable=False)
+
+
+def _record(path: Path, home: Path) -> Path:
+    return home / ".digests" / f"{digest_of(os.path.abspath(path))}.json"
 
 
 def _write(folder: Path, images: Iterable[PackedImage]) -> None:

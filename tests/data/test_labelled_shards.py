@@ -132,6 +132,12 @@ def test_prompts_that_come_with_the_images_are_taken_where_they_are_asked_for(ro
         evaluation.prompts(evaluation.load(tmp_path / "home"))
 
 
+def test_a_home_that_cannot_be_written_is_said(root: Path, tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InvalidInput, match=r"data_home=.* cannot hold the images of .*0\.tar"):
+        LabelledShards(path=root).read(tmp_path / "file" / "data")
+
+
 EVIL = [
     (member("../out.png", size=1), "leads out of the tar"),
     (member("/etc/out.png", size=1), "leads out of the tar"),
