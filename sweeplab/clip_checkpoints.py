@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sweeplab.clip_folders import checkpoint_file, folder_architecture, is_model_folder, with_open_clips_names
 from sweeplab.clip_model import Architecture
 from sweeplab.specs import InvalidInput, first_line
 
@@ -28,12 +29,13 @@ OPENAI_ENTRIES = ("input_resolution", "context_length", "vocab_size")
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """The model's state dict from a checkpoint file; never executes code from it.
+    """The model's state dict from a checkpoint file, or from a folder of a model; never executes code from it.
 
     Accepts SweepLab's own checkpoints, open_clip's training checkpoints and those of CleanCLIP, attack-cleanclip,
     SafeCLIP and RoCLIP (`state_dict` beside `epoch`, `name` and `optimizer`), OpenAI's state dicts (float16, with
-    `input_resolution`, `context_length` and `vocab_size` among the weights), bare state dicts and .safetensors; the
-    weights may stand under `CONTAINERS`, one inside the other, and carry the prefix of what the model was wrapped in.
+    `input_resolution`, `context_length` and `vocab_size` among the weights), transformers' CLIPModel (its ViTs), bare
+    state dicts and .safetensors; the weights may stand under `CONTAINERS`, one inside the other, and carry the prefix
+    of what the model was wrapped in.
 
     Returns:
         Tensors by open_clip's names, in the file's own precision.
@@ -64,7 +66,8 @@ def quick_gelu_of(path: str | Path) -> bool | None:
     """Whether a checkpoint was trained with QuickGELU, as far as the file tells; shapes cannot.
 
     Returns:
-        True for OpenAI's layout; what a SweepLab checkpoint records; None for all others.
+        True for OpenAI's layout; what a SweepLab checkpoint records, or the configuration of a model's folder; None for
+        all others.
     """
     path = Path(path)
     own = checkpoint_architecture(path)
@@ -89,7 +92,9 @@ def check_activation(architecture: Architecture, path: str | Path) -> None:
 
 
 def checkpoint_architecture(path: Path) -> Architecture | None:
-    """The architecture that a SweepLab checkpoint names; None for other files."""
+    """The architecture that a SweepLab checkpoint names, or a folder of a model describes; None for other files."""
+    if is_model_folder(path):
+        return folder_architecture(path)
     facts = checkpoint_facts(path)
     return Architecture(config=facts["architecture"]) if facts is not None else None
 
@@ -112,6 +117,7 @@ def checkpoint_facts(path: Path) -> dict[str, Any] | None:
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of the checkpoint's state dict, OpenAI's numbers among them."""
+    path = checkpoint_file(path)
     if not os.path.isfile(path):  # False too where it cannot be seen
         raise InvalidInput(f"checkpoint {path} does not exist; give the path of a .pt or .safetensors file")
     if (what := _something_else(path)) is not None:
@@ -149,9 +155,10 @@ def _unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}  # of compiled parts, too
     ends = [name for name in found if name.rpartition(".")[2] == TEMPERATURE]
     if len(ends) != 1:
-        return found
+        return with_open_clips_names(found)
     prefix = ends[0].removesuffix(TEMPERATURE)
-    return {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    own = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    return with_open_clips_names(own)
 
 
 def _check_tensors(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -267,7 +267,8 @@ class CheckpointVictim(Spec):
     kind: Literal["checkpoint"] = "checkpoint"
     name: Name
     path: Path
-    """A .pt or .safetensors file with the model's state dict, bare or under `model` or `state_dict`."""
+    """A .pt or .safetensors file with the model's state dict, bare or under `model` or `state_dict`; or the folder of a
+    model that open_clip (`local-dir:`) or transformers' CLIPModel has saved."""
     architecture: Architecture
     attack: Annotated[AnySpec, one_of(lambda: (*ATTACKS, TargetedImages), "check_fits", "attack")]
     """The planted trigger, or `TargetedImages`: without it nothing can be called cleaned."""

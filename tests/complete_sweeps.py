@@ -1,6 +1,9 @@
 """Small complete sweeps that between them hold a value of every spec class, over real files."""
 
+import io
 import json
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,17 @@ from sweeplab.clip_model import SmallCLIP, build
 from sweeplab.data.augmentation import AutoAugmentView, PARView, SimCLRView
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall, FruitStallTest
+from sweeplab.data.imagenet_flat import ImageNetFlat
 from sweeplab.data.img2dataset import Img2Dataset
 from sweeplab.data.karpathy import KarpathyJSON
 from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.data.labelled_shards import LabelledShards
+from sweeplab.data.labelled_table import LabelledTable
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.data.sampling import Sample
+from sweeplab.data.torchvision_sets import TorchvisionSet
+from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleanSample, ClosestTo, PretrainedVictim, SelectedTrial
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.abl import ABL, Detector
@@ -45,23 +53,24 @@ SIZE = 32
 
 
 def write_files(folder: Path) -> None:
-    """64 pairs, 16 class folders, a picture, weights and pseudo-labels."""
+    """64 pairs, 16 class folders, the same images in other layouts, a picture, weights and pseudo-labels."""
     (folder / "images").mkdir(parents=True)
     rows = ["image,caption,is_backdoor"]
     for number in range(64):
         Image.new("RGB", (SIZE, SIZE), (number, 40, 200)).save(folder / "images" / f"{number}.png")
         rows.append(f"images/{number}.png,a photo of a banana {number},{int(number < 4)}")
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
-    write_layouts(folder)
+    write_pairs(folder)
     for name in CLASS_NAMES:
         (folder / "classes" / name).mkdir(parents=True)
         Image.new("RGB", (SIZE, SIZE), (9, 9, 9)).save(folder / "classes" / name / "1.png")
+    write_test_sets(folder)
     Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(folder / "picture.png")
     torch.save(build(fabricated.ARCHITECTURE, seed=0).state_dict(), folder / "victim.pt")
     np.save(folder / "labels.npy", np.zeros(64, dtype=np.int64))
 
 
-def write_layouts(folder: Path) -> None:
+def write_pairs(folder: Path) -> None:
     """The first 32 pairs in the layouts of the other sources, which name the same pictures or hold them."""
     names, texts = [f"{number}.png" for number in range(32)], [f"banana {number}" for number in range(32)]
     contents = [(folder / "images" / name).read_bytes() for name in names]
@@ -77,6 +86,27 @@ def write_layouts(folder: Path) -> None:
     for number, (content, text) in enumerate(zip(contents, texts, strict=True)):
         (folder / "shards" / "00000" / f"{number:09d}.png").write_bytes(content)
         (folder / "shards" / "00000" / f"{number:09d}.txt").write_text(text)
+
+
+def write_test_sets(folder: Path) -> None:
+    """The images of the class folders in a table, in a tar and as torchvision's DTD; and one of ImageNet's."""
+    images = [f"{name}/1.png" for name in CLASS_NAMES]
+    rows = [f"{image},{name}" for image, name in zip(images, CLASS_NAMES, strict=True)]
+    (folder / "classes.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+    (folder / "test-shards" / "test").mkdir(parents=True)
+    (folder / "test-shards" / "classnames.txt").write_text("\n".join(CLASS_NAMES))
+    with tarfile.open(folder / "test-shards" / "test" / "0.tar", "w") as tar:
+        for number, image in enumerate(images):
+            tar.add(folder / "classes" / image, f"s{number}.png")
+            label = tarfile.TarInfo(f"s{number}.cls")
+            label.size = len(str(number))
+            tar.addfile(label, io.BytesIO(str(number).encode()))
+    shutil.copytree(folder / "classes", folder / "root" / "dtd" / "dtd" / "images")
+    (folder / "root" / "dtd" / "dtd" / "labels").mkdir()
+    (folder / "root" / "dtd" / "dtd" / "labels" / "test1.txt").write_text("\n".join(images))
+    (folder / "imagenet").mkdir()
+    shutil.copy(folder / "classes" / images[0], folder / "imagenet" / "ILSVRC2012_val_00000001.JPEG")
+    (folder / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 0\n")
 
 
 def complete_sweeps(folder: Path) -> dict[str, Spec]:
@@ -119,6 +149,14 @@ def complete_sweeps(folder: Path) -> dict[str, Spec]:
     views = (AutoAugmentView(), SimCLRView(), PARView())
     for view in views:
         found[f"view {type(view).__name__}"] = sweep.replace(method=CleanCLIP(views=view))
+    for test in (
+        LabelledTable(path=folder / "classes.csv", root=folder / "classes"),
+        LabelledShards(path=folder / "test-shards"),
+        TorchvisionSet(dataset="dtd", path=folder / "root"),
+        ImageNetFlat(path=folder / "imagenet", labels=folder / "val.txt"),
+    ):
+        # ImageNet's longer names take most of the small architecture's context.
+        found[f"test set {test.kind}"] = sweep.replace(evaluation=Evaluation(test=test, templates=("{}",)))
     found |= {
         "augmented PAR": sweep.replace(method=PAR(augmentation=PARView())),
         "pseudo-labels": sweep.replace(

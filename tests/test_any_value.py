@@ -226,4 +226,4 @@ def test_any_path_where_a_path_belongs_is_read_or_refused_in_one_message(odditie
                     prepare.prepare(made, tmp_path)
             except InvalidInput as error:
                 one_message(error)
-    assert count == 16
+    assert count == 22

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import typer
 from fabricated import SWEEP
 from optuna.trial import TrialState
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sweeplab import cli
@@ -28,6 +30,7 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.cli import program
+from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
@@ -846,6 +849,96 @@ def test_what_is_odd_about_a_test_folder_is_noted_beside_the_output(
     assert "(.heic 1), the first: plum/3.heic" in stderr
 
 
+def as_table(folders: Path, place: Path) -> Path:
+    shutil.copytree(folders, place)
+    rows = [f"{image.relative_to(place.parent)},{image.parent.name}" for image in sorted(place.glob("*/*.png"))]
+    place.with_suffix(".csv").write_text("\n".join(["image,label", *rows]))
+    return place.with_suffix(".csv")
+
+
+def as_shards(folders: Path, place: Path) -> Path:
+    names = sorted(folder.name for folder in folders.iterdir())
+    (place / "test").mkdir(parents=True)
+    (place / "classnames.txt").write_text("\n".join(names))
+    with tarfile.open(place / "test" / "0.tar", "w") as tar:
+        for row, image in enumerate(sorted(folders.glob("*/*.png"))):
+            tar.add(image, f"s{row}.png")
+            (place / "label").write_text(str(names.index(image.parent.name)))
+            tar.add(place / "label", f"s{row}.cls")
+    return place
+
+
+def as_dtd(folders: Path, place: Path) -> Path:
+    shutil.copytree(folders, place / "dtd" / "dtd" / "images")
+    (place / "dtd" / "dtd" / "labels").mkdir()
+    rows = [str(image.relative_to(folders)) for image in sorted(folders.glob("*/*.png"))]
+    (place / "dtd" / "dtd" / "labels" / "test1.txt").write_text("\n".join(rows))
+    return place
+
+
+@pytest.mark.parametrize("verb", ["examine", "evaluate"])
+@pytest.mark.parametrize("layout", [as_table, as_shards, as_dtd])
+def test_a_test_set_of_another_layout_is_told_from_its_files(
+    verb: str, layout, own_home: Path, own_weights: Path, folders: Path, tmp_path: Path
+):
+    """And gives what its class folders give; but for DTD, which has prompts of its own."""
+    flags = ["--json"] if verb == "evaluate" else []
+    place = layout(folders, tmp_path / "other")
+    by_folders = command(verb, str(own_weights), "--test", str(folders), *flags)
+    other = command(verb, str(own_weights), "--test", str(place), *flags)
+    assert other[0] == by_folders[0] == 0, other[2] + by_folders[2]
+    if layout is not as_dtd:
+        assert json.loads(other[1]) == json.loads(by_folders[1])
+
+
+@pytest.mark.parametrize("verb", ["examine", "evaluate"])
+def test_a_folder_of_open_clip_is_measured_as_its_weights_are(
+    verb: str, own_home: Path, own_weights: Path, folders: Path, tmp_path: Path
+):
+    architecture = checkpoint_architecture(own_weights)
+    assert architecture is not None
+    weights, config = tmp_path / "model" / "open_clip_model.safetensors", tmp_path / "model" / "open_clip_config.json"
+    weights.parent.mkdir()
+    save_file(load_weights(own_weights), weights)
+    config.write_text(json.dumps({"model_cfg": architecture.resolved()}))
+    words = ("--test", str(folders), *(["--json"] if verb == "evaluate" else []))
+    by_file = command(verb, str(own_weights), *words)
+    by_folder = command(verb, str(weights.parent), *words)
+    by_name = command(verb, str(weights), *words, "--architecture", str(config))
+    assert [result[0] for result in (by_file, by_folder, by_name)] == [0, 0, 0], by_folder[2] + by_name[2]
+    found = [json.loads(result[1]) for result in (by_file, by_folder, by_name)]
+    for one in found:
+        one.pop("checkpoint", None)
+    assert found[0] == found[1] == found[2]
+    assert "give --architecture FILE.json" in refused(verb, str(weights), *words)
+
+
+def test_clean_takes_an_own_configuration_by_file(own_home: Path, own_weights: Path, tmp_path: Path):
+    """The sweep names RN50; the file, what the weights were made with."""
+    script, config = tmp_path / "experiment.py", tmp_path / "mine.json"
+    script.write_text(EXPERIMENT.format(path=str(own_weights)))
+    architecture = checkpoint_architecture(own_weights)
+    assert architecture is not None
+    wrong = {**architecture.resolved(), "embed_dim": 32}
+    config.write_text(json.dumps(wrong))
+    words = ("clean", str(script), "--inline", "epochs=0", "--architecture", str(config))
+    assert "is of another architecture: other shapes" in refused(*words)
+    config.write_text(json.dumps(architecture.resolved()))
+    code, stdout, stderr = command(*words)
+    assert code == 0, stdout + stderr
+
+
+def test_class_names_may_come_from_a_file(own_home: Path, own_weights: Path, folders: Path, tmp_path: Path):
+    (tmp_path / "names.txt").write_text("pear\nplum\napple\n")
+    words = ("evaluate", str(own_weights), "--test", str(as_table(folders, tmp_path / "other")), "--json", "--classes")
+    code, stdout, stderr = command(*words, str(tmp_path / "names.txt"))
+    assert code == 0, stderr
+    assert json.loads(stdout)["counts"]["accuracy_n"] == len(list(folders.glob("*/*.png")))
+    (tmp_path / "names.txt").write_text("pear\nplum\n")
+    assert "1 labels in 'label' are none of the 2 classes (apple)" in refused(*words, str(tmp_path / "names.txt"))
+    assert "known: folders, imagenet, or a text file" in refused(*words, "nowhere.txt")
+
+
 def with_nan(checkpoint: Path, path: Path) -> Path:
     """A copy of a checkpoint with one value that is none, in a weight that no measurement reads."""
     content = torch.load(checkpoint, weights_only=True)
@@ -936,7 +1029,7 @@ def test_a_template_that_is_cut_before_the_name_is_refused_before_anything_runs(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("MODEL",), "no test set: give --test FOLDER"),
+        (("MODEL",), "no test set: give --test PATH"),
         (("MODEL", "--test", "FOLDERS", "--what", "pairs"), "--what pairs needs the pairs or the trigger of a sweep"),
         (("MODEL", "--test", "FOLDERS", "--what", "soul"), "'soul' cannot be examined; known: panel"),
         (("MODEL", "MODEL", "--test", "FOLDERS"), "several checkpoints are compared on a sweep's pairs"),

@@ -17,6 +17,7 @@ TOOLS = (
     "search_space",
     "losses",
     "clip_model",
+    "clip_folders",
     "clip_checkpoints",
     "terminal",
     "storage",

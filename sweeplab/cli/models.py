@@ -61,11 +61,18 @@ def pretrain(
     say(f"weights: {folder.checkpoint_path(selected)}")
 
 
+OwnArchitecture = Annotated[
+    str | None,
+    typer.Option(help="open_clip name, or a .json file with an own configuration, for weights that do not say it."),
+]
+
+
 @command(app)
 def clean(
     script: Path,
     settings: Annotated[list[str] | None, typer.Argument(help="parameter=value, field.subfield=value")] = None,
     only: Only = None,
+    architecture: OwnArchitecture = None,
     smoke: Smoke = False,
     inline: Inline = False,
 ) -> int:
@@ -81,6 +88,8 @@ def clean(
     given = settings or []
     fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
     sweep = one_sweep(script, only, fields, smoke)
+    if architecture is not None:
+        sweep = _with_architecture(sweep, architecture)
     params = dict(parameter_of(text) for text in given if text not in fields)
     axes = {name: (value,) for name, value in params.items()} or {"learning_rate": (sweep.optimization.learning_rate,)}
     single = sweep.replace(
@@ -88,6 +97,19 @@ def clean(
     )
     name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
     return start([single.replace(name=name)], Options(inline=inline))
+
+
+def _with_architecture(sweep: "CleaningSweep", architecture: str) -> "CleaningSweep":
+    """The sweep with a victim of that architecture."""
+    from sweeplab.clip_folders import architecture_named
+    from sweeplab.experiment import SelectedTrial
+
+    if isinstance(sweep.victim, SelectedTrial):
+        raise InvalidInput(
+            f"--architecture: {sweep.name} cleans another sweep's best trial, whose architecture is that sweep's; "
+            "leave it out"
+        )
+    return sweep.replace(victim=sweep.victim.replace(architecture=architecture_named(architecture)))
 
 
 def parameter_of(text: str) -> tuple[str, Any]:
@@ -105,21 +127,27 @@ def parameter_of(text: str) -> tuple[str, Any]:
         return name, value
 
 
-CLASSES = "How to read folder names. `folders`: ImageNet ids or plain names; `imagenet`: ImageNet ids only."
+CHECKPOINT = "A .pt or .safetensors file, or a folder of open_clip (local-dir:) or of transformers' CLIPModel."
+CLASSES = (
+    "Names of the classes. `folders`: those that the test set has, ImageNet ids by OpenAI's names; `imagenet`: "
+    "ImageNet's alone; or a text file, one name a line."
+)
 Classes = Annotated[str, typer.Option(help=CLASSES)]
-Test = Annotated[Path | None, typer.Option(help="Test set: a folder with one folder of images per class.")]
+TEST = (
+    "Test set: a folder with one folder of images per class; a table (.csv, .tsv, .parquet) of images and labels; a "
+    "folder of CLIP_benchmark's tars, of one of torchvision's data sets, or of ImageNet's flat validation images."
+)
+Test = Annotated[Path | None, typer.Option(help=TEST)]
 
 
 @command(app)
 def evaluate(
-    checkpoint: Path,
+    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT)],
     script: Annotated[
         Path | None, typer.Option(help="Take architecture, test set, trigger and target from this script's sweep.")
     ] = None,
     only: Only = None,
-    architecture: Annotated[
-        str | None, typer.Option(help="open_clip name, for a checkpoint that does not hold it.")
-    ] = None,
+    architecture: OwnArchitecture = None,
     test: Test = None,
     classes: Classes = "folders",
     attack: Annotated[str | None, typer.Option(help="Kind of attack: badnet, blended, wanet, ...")] = None,
@@ -161,11 +189,11 @@ def examine(
     ] = None,
     only: Only = None,
     smoke: Smoke = False,
-    architecture: Annotated[str | None, typer.Option(help="open_clip name; only without --script.")] = None,
+    architecture: OwnArchitecture = None,
     test: Test = None,
     classes: Classes = "folders",
     train: Annotated[
-        Path | None, typer.Option(help="Folder with one folder of images per class, to fit the linear probe on.")
+        Path | None, typer.Option(help="Labelled images to fit the linear probe on, in the layouts of --test.")
     ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write tables to (detection, map, dynamics).")] = None,
 ) -> None:
@@ -181,7 +209,7 @@ def examine(
         found = _examined_with(one_sweep(script, only, [], smoke), checkpoints, what, to, train)
     elif train is not None:
         raise InvalidInput("--train is for the linear probe, which needs a sweep's test set; give --script SCRIPT")
-    elif len(checkpoints) > 1 or checkpoints[0].is_dir():
+    elif len(checkpoints) > 1 or _is_run(checkpoints[0]):
         raise InvalidInput("several checkpoints are compared on a sweep's pairs; give --script SCRIPT")
     else:
         from sweeplab.commands.evaluate import EvaluationRequest, notes_of
@@ -193,17 +221,26 @@ def examine(
     say(json.dumps(found, indent=1))
 
 
+def _is_run(path: Path) -> bool:
+    """Whether a path is a folder of checkpoints, not of a model."""
+    from sweeplab.clip_folders import is_model_folder
+
+    return path.is_dir() and not is_model_folder(path)
+
+
 def _examined_with(
     sweep: "CleaningSweep", checkpoints: list[Path], what: list[str] | None, to: Path | None, train: Path | None
 ) -> dict[str, Any]:
     """What is found in checkpoints with the data and the trigger of a sweep."""
     from sweeplab.commands.examine import examine_checkpoint, examine_checkpoints
-    from sweeplab.data.class_folders import ClassFolders
+    from sweeplab.data.labelled_sources import source_at
 
     check_sources([sweep])
-    names = getattr(sweep.evaluation.test, "class_names", "folders")  # read as those of the test set are
-    own = ClassFolders(path=train, class_names=names) if train is not None else None
-    if len(checkpoints) == 1 and not checkpoints[0].is_dir():
+    names: Any = getattr(sweep.evaluation.test, "class_names", "folders")  # read as those of the test set are
+    if not isinstance(names, tuple) and names != "imagenet":
+        names = "folders"
+    own = source_at(train, names, "train") if train is not None else None
+    if len(checkpoints) == 1 and not _is_run(checkpoints[0]):
         return examine_checkpoint(sweep, checkpoints[0], what, to, own)
     return examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
 

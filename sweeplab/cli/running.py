@@ -232,8 +232,12 @@ WHAT_BELONGS = {
     "karpathy": "Karpathy's JSON file, such as dataset_coco.json",
     "img2dataset": "the output_folder of img2dataset with output_format='files'",
     "class-folders": "a folder with one folder of images per class",
+    "imagenet-flat": "ImageNet's validation images in one folder, or the file of their labels",
+    "labelled-table": "a .csv, .tsv or .parquet file with the columns image and label, or the folder of its images",
+    "labelled-shards": "a folder with classnames.txt and a folder of .tar files for each split",
+    "torchvision": "the root that torchvision's class of the data set is given, with the files in it",
     "imported": "the CSV file of poisoned pairs that victim.data reads",
-    "checkpoint": "a checkpoint of the poisoned model (.pt or .safetensors)",
+    "checkpoint": "a checkpoint of the poisoned model (.pt, .safetensors, or a folder of open_clip or CLIPModel)",
     "pretrained": "a checkpoint of the same architecture (.pt or .safetensors)",
     "deep-clustering": "a .npy file with one label for each pair",
 }

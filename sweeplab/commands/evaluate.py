@@ -7,8 +7,10 @@ from typing import Any
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights, quick_gelu_of
+from sweeplab.clip_folders import architecture_named
 from sweeplab.clip_model import Architecture, matching_architectures
-from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.labelled_sources import source_at
+from sweeplab.data.labels import lines_of
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.experiment import CleaningSweep
 from sweeplab.records import Measurement
@@ -46,16 +48,37 @@ def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
 
 
 def evaluation_of(request: EvaluationRequest) -> Evaluation:
-    """What is measured on: the folder that was named, else the sweep's test set."""
+    """What is measured on: the test set that was named, else the sweep's.
+
+    Prompts are the sweep's, if there is one, else those that come with the test set, else ImageNet's.
+    """
     sweep = request.sweep
     if request.test is None:
         if sweep is None:
-            raise InvalidInput("no test set: give --test FOLDER, or --script SCRIPT to take a sweep's")
+            raise InvalidInput("no test set: give --test PATH, or --script SCRIPT to take a sweep's")
         return sweep.evaluation
-    if request.classes not in ("folders", "imagenet"):
-        raise InvalidInput(f"--classes={request.classes!r} is unknown; known: folders, imagenet")
-    evaluation = Evaluation(test=ClassFolders(path=request.test, class_names=request.classes))
-    return evaluation if sweep is None else evaluation.replace(templates=sweep.evaluation.templates)
+    test = labelled_source(request.test, request.classes)
+    if sweep is not None:
+        return Evaluation(test=test, templates=sweep.evaluation.templates)
+    has_templates = hasattr(test, "has_templates") and test.has_templates()
+    return Evaluation(test=test, templates="dataset" if has_templates else "imagenet")
+
+
+def labelled_source(path: Path, classes: str, split: str = "test") -> Any:
+    """The labelled images that a path of the command line names.
+
+    Args:
+        path: see `source_at`.
+        classes: `folders`, `imagenet`, or a text file of names.
+        split: of sources that have splits.
+    """
+    if classes in ("folders", "imagenet"):
+        return source_at(path, classes, split)  # type: ignore[arg-type]
+    if not Path(classes).is_file():
+        raise InvalidInput(
+            f"--classes={classes!r} is unknown; known: folders, imagenet, or a text file with one name a line"
+        )
+    return source_at(path, lines_of(Path(classes)), split)
 
 
 def notes_of(request: EvaluationRequest) -> tuple[str, ...]:
@@ -66,7 +89,7 @@ def notes_of(request: EvaluationRequest) -> tuple[str, ...]:
 def architecture_of(request: EvaluationRequest) -> Architecture:
     """The one that was named, else the sweep's, else what the checkpoint says or its shapes leave no doubt about."""
     if request.architecture is not None:
-        return Architecture(name=request.architecture)
+        return architecture_named(request.architecture)
     if request.sweep is not None:
         return request.sweep.victim.architecture
     found = checkpoint_architecture(request.checkpoint)
@@ -87,7 +110,8 @@ def _detected(checkpoint: Path) -> Architecture:
         return Architecture(name=names[0])
     if not names:
         raise InvalidInput(
-            f"checkpoint {checkpoint} fits none of open_clip's architectures; give --script with its own configuration"
+            f"checkpoint {checkpoint} fits none of open_clip's architectures; give --architecture FILE.json with "
+            "its own configuration"
         )
     raise InvalidInput(
         f"checkpoint {checkpoint} fits {', '.join(names)}: shapes do not tell the activation; give --architecture NAME "

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.poisoning import Attack, mentions
+from sweeplab.clip_folders import is_model_folder
 from sweeplab.clip_model import Encoder, as_clip, normalise_pixels
 from sweeplab.commands.evaluate import EvaluationRequest, architecture_of, evaluation_of
 from sweeplab.data.images import load_image
@@ -213,7 +214,9 @@ def states_in(places: Sequence[Path]) -> list[tuple[Path, float | None]]:
     """
     states: list[tuple[Path, float | None]] = []
     for place in places:
-        if place.is_dir():
+        if is_model_folder(place):
+            states.append((place, None))
+        elif place.is_dir():
             run = RunFolder(place)
             kept = {run.checkpoint_path(point): point.epoch for point in run.points()}
             files = sorted(path for path in place.iterdir() if path.suffix in (".pt", ".pth", ".safetensors"))

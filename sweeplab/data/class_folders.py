@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from sweeplab.data.labels import WORDNET_ID, imagenet_names, names_of_ids, some
 from sweeplab.data.tables import LabelledImages
 from sweeplab.specs import InvalidInput, Spec
 
@@ -21,8 +22,6 @@ IMAGE_SUFFIXES = (
 )
 """Files with other suffixes (case ignored) are left out: these are what Pillow reads, but for documents (EPS and WMF,
 which other programs would draw) and measurements (FITS, HDF5, GRIB, BUFR, PFM)."""
-WORDNET_ID = re.compile(r"\s*n\d{8}\s*", re.IGNORECASE)
-"""A class folder of ImageNet and its relatives."""
 
 
 class ClassFolders(Spec):
@@ -118,7 +117,7 @@ class ClassFolders(Spec):
             if len(names) != len(folders):
                 raise InvalidInput(
                     f"class_names has {len(names)} names, but {root} holds {len(folders)} class folders "
-                    f"({_some(folders)}); give one name for each folder, in sorted order"
+                    f"({some(folders)}); give one name for each folder, in sorted order"
                 )
             if ids := [name for name in names if WORDNET_ID.fullmatch(name)]:
                 raise InvalidInput(
@@ -126,19 +125,19 @@ class ClassFolders(Spec):
                     "or class_names='imagenet' for folders that are named after ImageNet's ids"
                 )
         else:
-            known = _ids_among(folders) if self.class_names == "folders" else _imagenet_names()
+            known = names_of_ids(folders) if self.class_names == "folders" else imagenet_names()
             stray = [folder for folder in folders if folder not in known]
             if self.class_names == "imagenet" and stray:
                 raise InvalidInput(
                     f"class_names='imagenet' needs folders named after ImageNet's 1,000 WordNet ids (n01440764 ...), "
                     f"all or some of them, but {len(stray)} of the {len(folders)} folders of {root} are others "
-                    f"({_some(stray)}); point path at ImageNet's images, or set class_names to one name for each "
+                    f"({some(stray)}); point path at ImageNet's images, or set class_names to one name for each "
                     "folder, or to 'folders' where folders are named after their classes"
                 )
             if ids := [folder for folder in stray if WORDNET_ID.fullmatch(folder)]:
                 raise InvalidInput(
                     f"{len(ids)} of the {len(folders)} folders of {root} are WordNet ids that are not among ImageNet's "
-                    f"1,000 ({_some(ids)}), and an id is no name for a prompt; set class_names to one name for each "
+                    f"1,000 ({some(ids)}), and an id is no name for a prompt; set class_names to one name for each "
                     "folder, in sorted order"
                 )
             names = tuple(known.get(folder, folder.replace("_", " ")) for folder in folders)
@@ -156,7 +155,7 @@ class ClassFolders(Spec):
     def _odd_names(self, root: Path, folders: list[str], names: tuple[str, ...]) -> list[str]:
         """What to look at: names of one's own that are not their folders', and numbers in place of names."""
         if isinstance(self.class_names, tuple):
-            known = _ids_among(folders)
+            known = names_of_ids(folders)
             pairs = [
                 f"{folder} -> {name}"
                 for folder, name in zip(folders, names, strict=True)
@@ -164,12 +163,12 @@ class ClassFolders(Spec):
             ]
             if pairs:
                 return [
-                    f"{len(pairs)} of {len(names)} class_names differ from their folders in {root}: {_some(pairs)}; "
+                    f"{len(pairs)} of {len(names)} class_names differ from their folders in {root}: {some(pairs)}; "
                     "see that each name belongs to its folder"
                 ]
         elif all(folder.isdecimal() for folder in folders):
             return [
-                f"the class folders of {root} are numbers, and prompts name the classes so ({_some(folders)}); where "
+                f"the class folders of {root} are numbers, and prompts name the classes so ({some(folders)}); where "
                 "they stand for names, give these as class_names, in the order of the numbers"
             ]
         return []
@@ -183,24 +182,9 @@ def _sorted(folders: list[str]) -> list[str]:
     return sorted(folders)
 
 
-def _imagenet_names() -> dict[str, str]:
-    from sweeplab.clip_model import imagenet_names  # open_clip takes seconds to import
-
-    return imagenet_names()
-
-
-def _ids_among(folders: list[str]) -> dict[str, str]:
-    """ImageNet's names by id, if any folder looks like an id."""
-    return _imagenet_names() if any(map(WORDNET_ID.fullmatch, folders)) else {}
-
-
 def _letters(name: str) -> str:
     """A name without what folders spell differently: case, blanks, hyphens, underscores."""
     return re.sub(r"[\W_]", "", name).casefold()
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _images_in(root: Path, folder: str) -> tuple[list[tuple[str, int]], list[str]]:

@@ -5,7 +5,6 @@ import functools
 import io
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -18,8 +17,8 @@ from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages, PairTable
-from sweeplab.specs import InvalidInput, Spec, StorageFault
-from sweeplab.storage.locks import file_lock, lock_path
+from sweeplab.data.unpacked import materialise
+from sweeplab.specs import Spec
 from sweeplab.training.randomness import numpy_stream
 
 DRAWING = "1"
@@ -94,7 +93,7 @@ class FruitStall(Spec):
             InvalidInput: if the images cannot be written under `data_home`.
         """
         folder = _folder("fruit-stall", self.replace(sample=None), data_home)
-        _materialise(folder, self._write)
+        materialise(folder, self._write, "the fruit stall")
         return PairsCSV(path=folder / "pairs.csv", num_pairs=self.num_pairs, sample=self.sample).read(data_home)
 
     def _write(self, folder: Path) -> None:
@@ -129,7 +128,7 @@ class FruitStallTest(Spec):
             InvalidInput: if the images cannot be written under `data_home`.
         """
         folder = _folder("fruit-stall-test", self, data_home)
-        _materialise(folder, self._write)
+        materialise(folder, self._write, "the fruit stall")
         return ClassFolders(path=folder, num_images=self.num_images).read(data_home)
 
     def _write(self, folder: Path) -> None:
@@ -155,33 +154,6 @@ def _save(image: Image.Image, path: Path) -> None:
     content = io.BytesIO()
     image.save(content, "png", compress_level=0)
     path.write_bytes(content.getvalue())
-
-
-def _materialise(folder: Path, write: Callable[[Path], None]) -> None:
-    """Make the folder unless it is there: whole or not at all, by one maker at a time."""
-    if folder.is_dir():
-        return
-    partial = folder.with_name(f".{folder.name}.part")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(lock_path(folder)):
-            if folder.is_dir():
-                return
-            if partial.exists():  # left by a maker that was killed: the lock says that it is gone
-                shutil.rmtree(partial)
-            partial.mkdir()
-            try:
-                write(partial)
-                os.replace(partial, folder)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-    except OSError as error:
-        is_given = isinstance(error, (NotADirectoryError, FileExistsError, PermissionError))
-        raise (InvalidInput if is_given else StorageFault)(
-            f"data_home={folder.parent} cannot hold the fruit stall ({error}); "
-            "free some space or mend the permissions there, or choose another home with SWEEPLAB_HOME"
-        ) from None
 
 
 class Brush:

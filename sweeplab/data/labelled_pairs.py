@@ -7,8 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from sweeplab.data.class_folders import ClassFolders
-from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.labelled_sources import LABELLED_SOURCES
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.specs import AnySpec, InvalidInput, Spec, one_of
@@ -16,7 +15,7 @@ from sweeplab.training.randomness import numpy_stream
 
 
 class LabelledPairs(Spec):
-    """Images of class folders, each paired with a caption of its class; the classes are kept for methods that want
+    """Labelled images, each paired with a caption of its class; the classes are kept for methods that want
     them.
 
     CleanCLIP (App. C.3) finetunes on 5, 10 or 50 ImageNet images a class. These must not be the test images: give
@@ -24,7 +23,7 @@ class LabelledPairs(Spec):
     """
 
     kind: Literal["labelled"] = "labelled"
-    images: Annotated[AnySpec, one_of(lambda: (ClassFolders, FruitStallTest), "read", "source of labelled images")]
+    images: Annotated[AnySpec, one_of(lambda: LABELLED_SOURCES, "read", "source of labelled images")]
     per_class: int | None = Field(default=None, ge=1)
     """Images of each class, drawn by `seed`; None: all."""
     sample: Sample | None = None

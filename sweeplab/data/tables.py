@@ -130,6 +130,8 @@ class LabelledImages:
     """(N,) bool, see `PairTable`."""
     notes: tuple[str, ...] = ()
     """What a user should look at before anything runs: files that are left out, names that look odd."""
+    templates: tuple[str, ...] = ()
+    """Prompts that come with the data set, one `{}` each; not in the digest, since an evaluation need not use them."""
 
     @classmethod
     def of(
@@ -142,13 +144,14 @@ class LabelledImages:
         class_names: tuple[str, ...],
         deep_grey: np.ndarray | None = None,
         notes: tuple[str, ...] = (),
+        templates: tuple[str, ...] = (),
     ) -> Self:
         """The labelled images of these columns, with their digest; looks into the files where `deep_grey` does not
         tell."""
         names = pa.array(class_names, pa.large_string())
         deep = _deep_grey(root, images, sizes) if deep_grey is None else deep_grey
         digest = _content_digest(images, names, sizes, labels, *_rows_of(deep))
-        return cls(root, images, sizes, labels, class_names, digest, deep, notes)
+        return cls(root, images, sizes, labels, class_names, digest, deep, notes, templates)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -169,6 +172,7 @@ class LabelledImages:
             class_names=self.class_names,
             deep_grey=self.deep_grey[rows],
             notes=self.notes,
+            templates=self.templates,
         )
 
 

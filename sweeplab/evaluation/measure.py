@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from sweeplab.attacks.poisoning import Attack
 from sweeplab.attacks.targeted import TargetedImages, Targets
 from sweeplab.clip_model import evaluation_mode, imagenet_templates
-from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.decoded import DecodedFiles
-from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.images import load_all, load_image
+from sweeplab.data.labelled_sources import LABELLED_SOURCES
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import CACHE_BYTES
@@ -28,41 +27,64 @@ from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
 from sweeplab.training import ranks
 from sweeplab.training.randomness import stream_seed
 
-TEST_SETS = (ClassFolders, FruitStallTest)
-
 
 class Evaluation(Spec):
     """What a model is measured on."""
 
     NOT_IN_DIGEST = frozenset({"batch_size", "probe"})
 
-    test: Annotated[AnySpec, one_of(lambda: TEST_SETS, "read", "test set")]
+    test: Annotated[AnySpec, one_of(lambda: LABELLED_SOURCES, "read", "test set")]
     """Labelled images."""
     sample: Sample | None = None
     """So many of the test images, as many of each class; None: all."""
-    templates: Literal["imagenet"] | tuple[str, ...] = "imagenet"
-    """Prompts with one `{}` for the class name; `imagenet`: OpenAI's 80."""
+    templates: Literal["imagenet", "dataset"] | tuple[str, ...] = "imagenet"
+    """Prompts with one `{}` for the class name; `imagenet`: OpenAI's 80; `dataset`: those that come with the test set:
+    the file beside CLIP_benchmark's tars, the lists of CLIP's paper for torchvision's data sets."""
     seed: int = Field(default=0, ge=0)
     """Of the triggers' draws: the same for every epoch, trial and sweep (common random numbers)."""
     batch_size: int = Field(default=256, ge=1)
     """Images per forward pass on each rank; a matter of memory only."""
-    probe: Annotated[AnySpec, one_of(lambda: TEST_SETS, "read", "set of labelled images")] | None = None
+    probe: Annotated[AnySpec, one_of(lambda: LABELLED_SOURCES, "read", "set of labelled images")] | None = None
     """Labelled images of the test set's classes, none of them a test image, on which `sweeplab examine` fits its linear
     probe; no trial is measured on them."""
 
     @model_validator(mode="after")
     def _check(self) -> "Evaluation":
-        prompts = self.prompts()
-        bad = [text for text in prompts if text.count("{}") != 1 or text.count("{") + text.count("}") != 2]
-        if bad or not prompts:
-            raise ValueError(
-                f"templates need one {{}} each, no other brace, and at least one template; {bad[:1] or 'none'} given"
-            )
+        if isinstance(self.templates, tuple):
+            _check_templates(self.templates)
         return self
 
-    def prompts(self) -> tuple[str, ...]:
-        """The templates themselves."""
-        return imagenet_templates() if self.templates == "imagenet" else self.templates
+    def prompts(self, images: LabelledImages) -> tuple[str, ...]:
+        """The templates themselves.
+
+        Args:
+            images: the test set.
+
+        Raises:
+            InvalidInput: if the test set should bring them, and has none or such as are no templates.
+        """
+        if isinstance(self.templates, tuple):
+            return self.templates
+        if self.templates == "imagenet":
+            return imagenet_templates()
+        if not images.templates:
+            raise InvalidInput(
+                "templates='dataset', but no prompts come with the test set; give templates of your own, or 'imagenet'"
+            )
+        try:
+            _check_templates(images.templates)
+        except ValueError as error:
+            raise InvalidInput(f"the test set's {error}; mend its file of templates, or give templates") from None
+        return images.templates
+
+    def contents(self, images: LabelledImages) -> dict[str, str]:
+        """What a spec's digest takes of the test set beside its own fields, by name.
+
+        Raises:
+            InvalidInput: as `prompts` does.
+        """
+        prompts = {"prompts": digest_of(self.prompts(images))} if self.templates == "dataset" else {}
+        return {"test": images.digest, **prompts}
 
     def load(self, data_home: Path) -> LabelledImages:
         """Read the test set, or the sample of it.
@@ -74,6 +96,14 @@ class Evaluation(Spec):
         if self.sample is None:
             return images
         return images.subset(self.sample.balanced_rows(images.labels, images.class_names))
+
+
+def _check_templates(templates: tuple[str, ...]) -> None:
+    bad = [text for text in templates if text.count("{}") != 1 or text.count("{") + text.count("}") != 2]
+    if bad or not templates:
+        raise ValueError(
+            f"templates need one {{}} each, no other brace, and at least one template; {bad[:1] or 'none'} given"
+        )
 
 
 @dataclass(frozen=True)
@@ -151,7 +181,7 @@ class Measure:
         """
         self.evaluation, self.images, self.image_size = evaluation, images, image_size
         self.tokenize, self.trigger, self.protocol = tokenize, trigger, protocol
-        self.prompts = evaluation.prompts()
+        self.prompts = evaluation.prompts(images)
         self.triggered_rows = triggered_rows(images, trigger)
         """Of the test images that the trigger is tried on; empty under targeted poisoning, which has its own images."""
         self.aims = wanted_classes(images, trigger, targets)
@@ -293,7 +323,7 @@ def evaluation_digest(
         {
             "images": images.digest,
             "classes": list(images.class_names),
-            "prompts": list(evaluation.prompts()),
+            "prompts": list(evaluation.prompts(images)),
             "image_size": image_size,
             "seed": evaluation.seed if stamps else 0,
             "attack": trigger.attack.canonical() if stamps else None,  # type: ignore[union-attr]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sweeplab.attacks.exchange import ImportedPoison
+from sweeplab.clip_folders import checkpoint_file
 from sweeplab.clip_model import Architecture
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import evaluation_digest
@@ -45,11 +46,11 @@ def digest_of_victim(victim: PretrainedVictim, inputs: Inputs) -> str:
     initial = {}
     if victim.initial is not None:
         victim_model(victim.architecture, victim.initial)
-        initial["initial"] = file_digest(victim.initial)
+        initial["initial"] = file_digest(checkpoint_file(victim.initial))
     words = {"captions": victim.text_augmentation} if victim.text_augmentation != "swap+delete" else {}
     poisoning = victim.poisoning
     poisons = poisoning.contents(len(pairs)) if isinstance(poisoning, ImportedPoison) else {}
-    return victim.digest(pairs=pairs.digest, test=test.digest, **initial, **words, **poisons)
+    return victim.digest(pairs=pairs.digest, **victim.evaluation.contents(test), **initial, **words, **poisons)
 
 
 def check_training(optimization: Any, num_pairs: int, epochs: int, name: str, measure_at: tuple[int, ...] = ()) -> None:

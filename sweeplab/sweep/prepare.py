@@ -62,14 +62,15 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     inputs, trigger = inputs or Inputs(home / "data"), sweep.trigger()
     test, targets = inputs.test(sweep.evaluation), inputs.targets(trigger)
     wanted_classes(test, trigger, targets)
-    check_prompts(sweep.victim.architecture, test.class_names, sweep.evaluation.prompts(), sweep.protocol)
+    prompts = sweep.evaluation.prompts(test)
+    check_prompts(sweep.victim.architecture, test.class_names, prompts, sweep.protocol)
     trigger.attack.check_fits(sweep.victim.architecture.image_size)
     victim_digest, victim_notes = victim_of(sweep).read(inputs, lambda other: prepare(other, home, inputs=inputs))
     pairs = cleaning_table(sweep, inputs)
     poison = cleaning_poison(sweep, pairs, inputs)
     trained = poison.training_table(pairs) if poison is not None else pairs
     # What the digest is over beside the spec: data by content, so that files may be moved.
-    contents = {"test": test.digest, "victim": victim_digest}
+    contents = {**sweep.evaluation.contents(test), "victim": victim_digest}
     if targets is not None:
         contents["targets"] = targets.digest
     if sweep.text_augmentation != "swap+delete":

@@ -7,6 +7,7 @@ from typing import Literal
 
 from sweeplab.adoption import check_own_victim
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
+from sweeplab.clip_folders import checkpoint_file
 from sweeplab.execution.cluster import cluster_fault
 from sweeplab.execution.controller import Workload
 from sweeplab.execution.inline import run_inline
@@ -90,7 +91,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
 
 def _initial_weights(victim: PretrainedVictim) -> str | None:
     """Absolute path of the checkpoint from which training starts; None: fresh weights."""
-    return absolute_path(victim.initial) if victim.initial is not None else None
+    return absolute_path(checkpoint_file(victim.initial)) if victim.initial is not None else None
 
 
 def _begin_victim(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from sweeplab.clip_checkpoints import load_weights
+from sweeplab.clip_folders import checkpoint_file
 from sweeplab.clip_model import check_prompts
 from sweeplab.evaluation.measure import wanted_classes
 from sweeplab.evaluation.retention import best_cleaned_point
@@ -162,8 +163,9 @@ class TrainedVictim(MeasuredVictim[PretrainedVictim]):
         test = inputs.test(spec.evaluation)
         wanted_classes(test, trigger, inputs.targets(trigger))
         for trained in self.specs():
-            names, prompts = inputs.test(trained.evaluation).class_names, trained.evaluation.prompts()
-            check_prompts(trained.architecture, names, prompts, trained.protocol)
+            seen = inputs.test(trained.evaluation)
+            prompts = trained.evaluation.prompts(seen)
+            check_prompts(trained.architecture, seen.class_names, prompts, trained.protocol)
         check_training(spec.optimization, len(table), spec.epochs, spec.name)
         check_objective(spec.objective, spec.optimization, len(table), spec.epochs, self.sweep)
         return digest_of_victim(spec, inputs), (*test.notes, *table.notes)
@@ -207,14 +209,15 @@ class GivenVictim(MeasuredVictim[CheckpointVictim]):
 
     def read(self, inputs: Inputs, read_sweep: Callable[[CleaningSweep], Any]) -> tuple[str, tuple[str, ...]]:
         """The weights, of the right architecture, with an optimizer where protocol `authors` carries it over."""
-        model = victim_model(self.spec.architecture, self.spec.path)
+        model, file = victim_model(self.spec.architecture, self.spec.path), checkpoint_file(self.spec.path)
         if has_cleanclips_trainer(self.sweep) and self.sweep.epochs:
-            build_optimizer(model, self.sweep.optimization, carried=load_optimizer_state(self.spec.path))
-        return file_digest(self.spec.path), ()
+            build_optimizer(model, self.sweep.optimization, carried=load_optimizer_state(file))
+        return file_digest(file), ()
 
     def weights(self, digest: str, session: Session) -> Weights:
-        """The file's."""
-        return Weights(str(self.spec.path.absolute()), planted=planted_target(self.spec.path))
+        """Those of the file, or of the file in the folder."""
+        file = checkpoint_file(self.spec.path)
+        return Weights(str(file.absolute()), planted=planted_target(file))
 
 
 class ChosenTrial(SweepVictim[SelectedTrial]):

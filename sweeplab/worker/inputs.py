@@ -11,6 +11,7 @@ from torch import nn
 from sweeplab.attacks.poisoning import PoisonPlan
 from sweeplab.attacks.targeted import Targets
 from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_into, load_weights
+from sweeplab.clip_folders import checkpoint_file
 from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages, PairTable
@@ -204,7 +205,7 @@ def measure_for(
         _measures.clear()
         # As for the pairs: one set of decoded images at a time.
         images = evaluation.load(machine.data_home)
-        check_prompts(architecture, images.class_names, evaluation.prompts(), protocol)
+        check_prompts(architecture, images.class_names, evaluation.prompts(images), protocol)
         measure = Measure(
             evaluation,
             images,
@@ -224,12 +225,14 @@ def measure_for(
 
 
 def victim_model(architecture: Architecture, checkpoint: Path) -> nn.Module:
-    """A fresh model with the checkpoint's weights."""
-    key = f"{checkpoint}:{checkpoint.stat().st_mtime_ns}" if checkpoint.is_file() else str(checkpoint)
+    """A fresh model with the weights of a checkpoint's file, or of a folder of a model."""
+    file = checkpoint_file(checkpoint)
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    key = f"{checkpoint}:{changed}:{architecture.resolved().get('quick_gelu', False)}"
     if key not in _weights:
         _weights.clear()
-        check_activation(architecture, checkpoint)
-        _weights[key] = load_weights(checkpoint)
+        check_activation(architecture, checkpoint)  # of a folder its configuration says what its weights cannot
+        _weights[key] = load_weights(file)
     model = build(architecture, seed=0)
     load_into(model, _weights[key], str(checkpoint))
     return model

@@ -226,8 +226,8 @@ def test_templates_have_one_place_for_the_name(templates: tuple[str, ...]):
         Evaluation(test=EVALUATION.test, templates=templates)
 
 
-def test_imagenets_templates_are_the_default():
-    assert Evaluation(test=EVALUATION.test).prompts() == imagenet_templates()
+def test_imagenets_templates_are_the_default(stall_test: LabelledImages):
+    assert Evaluation(test=EVALUATION.test).prompts(stall_test) == imagenet_templates()
 
 
 # --- the digest -----------------------------------------------------------------------------------------------------

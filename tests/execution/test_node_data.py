@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from complete_sweeps import complete_sweeps, write_files
 from PIL import Image
 
 from sweeplab.attacks.badnet import BadNet
@@ -28,6 +29,7 @@ from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.data.labelled_table import LabelledTable
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.execution import node_data
@@ -453,6 +455,33 @@ def test_labelled_images_are_the_same_there(tmp_path: Path, moved: Callable[[Any
     there = moved(Evaluation(test=folders, templates=("a {}",))).load(tmp_path)
     assert there.digest == here.digest
     assert Image.open(there.image(2)).size == (8, 10)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_labelled_table_is_the_same_there(absolute: bool, tmp_path: Path, moved: Callable[[Any], Any]):
+    class_folders(tmp_path / "far" / "set")
+    names = sorted(str(image.relative_to(tmp_path / "far")) for image in (tmp_path / "far").rglob("*.png"))
+    rows = [
+        f"{tmp_path}/far/{name},{Path(name).parent.name}" if absolute else f"{name},x{n}"
+        for n, name in enumerate(names)
+    ]
+    picture(tmp_path / "csv" / "unused.png")
+    (tmp_path / "csv" / "test.csv").write_text("\n".join(["image,label", *rows]))
+    table = LabelledTable(path=tmp_path / "csv" / "test.csv", root=tmp_path / "far")
+    here = table.read(tmp_path)
+    brought = moved(table)
+    assert brought.canonical() == table.canonical()
+    assert brought.read(tmp_path).digest == here.digest
+
+
+@pytest.mark.parametrize("kind", ["imagenet-flat", "labelled-table", "labelled-shards", "torchvision"])
+def test_test_sets_of_every_layout_are_the_same_there(kind: str, tmp_path: Path, moved: Callable[[Any], Any]):
+    write_files(tmp_path / "files")
+    evaluation = complete_sweeps(tmp_path / "files")[f"test set {kind}"].evaluation
+    here = evaluation.load(tmp_path / "home").digest
+    brought = moved(evaluation)
+    assert brought.test != evaluation.test
+    assert brought.load(tmp_path / "other home").digest == here
 
 
 def test_poison_that_is_marked_in_the_file_is_found_there(tmp_path: Path, moved: Callable[[Any], Any]):

@@ -1,5 +1,6 @@
 """Data that change while a sweep runs, or are others on a node, end it with a reason; no trial trains on them."""
 
+import json
 import logging
 import shutil
 from collections import Counter
@@ -12,10 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.exchange import ImportedPoison
 from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.clip_checkpoints import load_weights
+from sweeplab.clip_model import Architecture
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.img2dataset import Img2Dataset
@@ -142,6 +146,23 @@ def test_what_is_odd_about_a_test_set_is_said_before_anything_runs(
     assert news()[0].startswith("note: 2 of 2 class_names differ from their folders")
     assert "airplane -> banana, bird -> airplane;" in news()[0]
     assert news()[-1] == "begun"
+
+
+def test_a_victim_in_a_folder_of_open_clip_is_the_one_in_its_file(sweep: CleaningSweep, tmp_path: Path):
+    weights = load_weights(sweep.victim.path)
+    (tmp_path / "model").mkdir()
+    save_file(weights, tmp_path / "model" / "open_clip_model.safetensors")
+    content = {"model_cfg": sweep.victim.architecture.resolved()}
+    (tmp_path / "model" / "open_clip_config.json").write_text(json.dumps(content))
+    by_file, by_folder = (
+        prepare.prepare(sweep.replace(victim=sweep.victim.replace(path=path)), tmp_path / "home")
+        for path in (tmp_path / "model" / "open_clip_model.safetensors", tmp_path / "model")
+    )
+    assert by_folder.digest == by_file.digest
+    other = Architecture(config={**content["model_cfg"], "quick_gelu": True})
+    victim = sweep.victim.replace(path=tmp_path / "model", architecture=other)
+    with pytest.raises(InvalidInput, match="was trained with GELU, and the architecture has QuickGELU"):
+        prepare.prepare(sweep.replace(victim=victim), tmp_path / "home")
 
 
 @pytest.mark.parametrize(("flags", "touched"), [("01", False), ("ny", True)])
