@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture
+from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, LOCAL_CONFIG, LOCAL_WEIGHTS, Architecture
 from sweeplab.specs import InvalidInput
 
-OPEN_CLIP, HUGGING_FACE, PREPROCESSOR = "open_clip_config.json", "config.json", "preprocessor_config.json"
+OPEN_CLIP, HUGGING_FACE, PREPROCESSOR = LOCAL_CONFIG, "config.json", "preprocessor_config.json"
 WEIGHTS = {
-    OPEN_CLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    OPEN_CLIP: (LOCAL_WEIGHTS, "open_clip_pytorch_model.bin"),
     HUGGING_FACE: ("model.safetensors", "pytorch_model.bin"),
 }
 """Names of the file of weights beside each configuration, the one that is taken first."""
