@@ -30,10 +30,11 @@ from sweeplab.records import (
     now_ms,
 )
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
-from sweeplab.storage.files import ANOTHER_COPY, append_line, make_private, read_lines, read_object, write_json
+from sweeplab.storage.files import append_line, make_private, read_object, write_json
 from sweeplab.storage.locks import file_lock, is_held, process_facts
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.storage.sweep_records import read_events, read_header
 from sweeplab.versions import environment, made_by_older_version, num_changes, version_of
 
 if TYPE_CHECKING:
@@ -123,13 +124,7 @@ class SweepFolder:
             raise InvalidInput(
                 f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
             )
-        path = self.path / "sweep.json"
-        header = read_object(path, **HEADER_FIELDS)
-        for part, name, kinds in SPEC_FIELDS:
-            holder = header["spec"].get(part) if part else header["spec"]
-            if not isinstance(holder, dict) or type(holder.get(name)) not in kinds:
-                raise InvalidInput(f"{path} is damaged (spec: no {part} {name}); {ANOTHER_COPY}")
-        return header
+        return read_header(self.path / "sweep.json")
 
     def write_header(
         self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
@@ -356,7 +351,7 @@ class SweepFolder:
 
     def events(self) -> list[dict[str, Any]]:
         """All lines of events.jsonl, in order."""
-        return [line for line in read_lines(self.path / "events.jsonl") if _is_event(line)]
+        return read_events(self.path / "events.jsonl")
 
     def record(self) -> SweepRecord:
         """Everything the ledger holds, read from its files alone.
@@ -468,21 +463,6 @@ class SweepFolder:
         )
 
 
-EVENT_FIELDS = {"time_ms": int, "event": str, "trial": int, "attempt": int, "before_until_ms": int, "workers": int}
-"""Types of what is read of events, where it is there."""
-
-OF_TRIALS = ("trial began", "trial ended", "attempt failed", "stop decided", "points lost")
-
-
-def _is_event(line: dict[str, Any]) -> bool:
-    """Whether a line of events.jsonl is one; any other was damaged, and is passed over like a torn one."""
-    needed = {"time_ms", "event"} | ({"trial"} if line.get("event") in OF_TRIALS else set())
-    if line.get("event") == "stop decided":
-        needed |= {"point", "reason"}
-    has_types = all(type(line[name]) is kind for name, kind in EVENT_FIELDS.items() if name in line)
-    return needed <= set(line) and has_types
-
-
 def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImages | None:
     """What a header says of the test images; None: an older version, or a table from elsewhere, does not say it.
 
@@ -500,19 +480,8 @@ def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImag
     return MeasuredImages(()) if is_targeted or victim.asr_n == victim.accuracy_n else None
 
 
-HEADER_FIELDS = {
-    **dict.fromkeys(("name", "digest", "protocol", "target", "victim_name"), str),
-    **dict.fromkeys(("spec", "contents"), dict),
-    **dict.fromkeys(("parameters", "log_parameters"), list),
-    "planned_trials": int,
-}
-"""What every look at a sweep needs of its sweep.json."""
-
-SPEC_FIELDS = (("search", "asr_ceiling", (int, float)), ("method", "kind", (str,)), ("", "epochs", (int,)))
-"""The same of the spec in it: part, field and types."""
-
 TRIAL_FIELDS = {"params": dict, "configuration": str, "seed": int, "start_counts": bool}
-"""The same of a trial.json."""
+"""What every look at a trial needs of its trial.json."""
 
 
 def sweeps_of(home: Path) -> tuple[list[SweepFolder], dict[SweepFolder, str]]:

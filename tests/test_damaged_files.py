@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeplab import cli
+from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep_folder import SweepFolder
 
 GARBAGE = {
@@ -127,3 +128,113 @@ def test_garbage_in_a_file_is_named_or_passed_over(file: str, garbage: str, home
         if code == 2:
             is_no_trial = file.endswith("trial.json") and garbage == "empty"  # as a power failure may leave it
             assert is_no_trial or Path(file).name in output.replace("\n", ""), (words, output)
+
+
+# --- one wrong value in a record that is whole otherwise
+
+WRONG = ("null", '"x"', "[]", "{}", "-1", "1e400", "true")
+RECORDS = ("sweep.json", "victim/victim.json", "trials/0003/trial.json", "trials/0003/result.json")
+READERS = (
+    ["list"],
+    ["status", "made-up"],
+    ["leaderboard", "made-up", "--json"],
+    ["report", "made-up"],
+    ["logs", "made-up"],
+)
+
+
+def fields(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every field of a record, and of the objects in it."""
+    if not isinstance(value, dict):
+        return []
+    return [place for name, held in value.items() for place in ((*path, name), *fields(held, (*path, name)))]
+
+
+def wrong(text: str, place: tuple[str, ...], value: str) -> str:
+    """A record with another value at a place."""
+    record = json.loads(text)
+    holder = record
+    for name in place[:-1]:
+        holder = holder[name]
+    holder[place[-1]] = "the wrong value"
+    return json.dumps(record).replace('"the wrong value"', value)
+
+
+def check_readers(what: object) -> None:
+    for words in READERS:
+        code, output = told(words)
+        assert code in (0, 2), (what, words, output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", RECORDS)
+def test_a_wrong_value_anywhere_in_a_record_is_named_or_plays_no_part(file: str, home: Path):
+    record = home / "sweeps" / "made-up" / file
+    text = record.read_text()
+    for place in fields(json.loads(text)):
+        for value in WRONG:
+            record.write_text(wrong(text, place, value))
+            check_readers((place, value))
+
+
+@pytest.mark.parametrize(
+    ("file", "place", "value"),
+    [
+        ("sweep.json", ("spec", "search"), "{}"),
+        ("sweep.json", ("protocol",), "null"),
+        ("sweep.json", ("log_parameters",), "null"),
+        ("sweep.json", ("spec", "epochs"), "1e400"),
+        ("victim/victim.json", ("epoch",), '"x"'),
+        ("trials/0003/trial.json", ("seed",), "null"),
+        ("trials/0003/result.json", ("points",), '"x"'),
+    ],
+)
+def test_a_wrong_value_is_named(file: str, place: tuple[str, ...], value: str, home: Path):
+    record = home / "sweeps" / "made-up" / file
+    record.write_text(wrong(record.read_text(), place, value))
+    check_readers((place, value))
+    code, output = told(["leaderboard", "made-up"])
+    assert (code, Path(file).name in output.replace("\n", "")) == (2, True), output
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": "attempt failed", "time_ms": 1e400}',
+        '{"event": "attempt failed", "time_ms": 1}',
+        '{"event": "x", "time_ms": "x"}',
+        '{"event": 5, "time_ms": 1}',
+        '{"event": "driver began", "time_ms": 1, "before_until_ms": "z"}',
+        '{"event": "trial began", "time_ms": 1, "trial": [1]}',
+        '{"event": "stop decided", "time_ms": 1, "trial": 3}',
+    ],
+)
+def test_an_event_of_the_wrong_shape_is_passed_over(line: str, home: Path):
+    folder = SweepFolder(home / "sweeps" / "made-up")
+    before = folder.events()
+    with (folder.path / "events.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert folder.events() == before
+    check_readers(line)
+    fabricated.open_controller(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", bytes(64)])
+def test_a_damaged_home_key_is_named(content: bytes, home: Path):
+    """Else everything would be taken for another home's."""
+    (home / "home.key").write_bytes(content)
+    code, output = told(["gc"])
+    assert code == 2
+    assert "home.key, by which the home knows what it made, is damaged" in output.replace("\n", "")
+    assert "home.key" in told(["doctor"])[1]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"sta', b"[1]", b"null", b"{}", bytes(range(128, 256))])
+def test_a_damaged_victim_keeps_nothing_else_from_being_removed(content: bytes, home: Path):
+    write_signed(home / "victims" / "sound-d1" / "victim.json", {"spec": {}, "digest": "d1"}, home)
+    (home / "victims" / "broken-d2").mkdir()
+    (home / "victims" / "broken-d2" / "victim.json").write_bytes(content)
+    code, output = told(["gc", "--dry-run", "--victims", "--set-aside"])
+    assert code == 0
+    assert "sound-d1: a victim that no sweep names" in output
+    assert "broken-d2: it came from elsewhere or is damaged" in output

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -115,7 +116,7 @@ ANOTHER_COPY = "restore it from a backup or remove its folder"
 def read_json(path: Path, *, remedy: str = ANOTHER_COPY) -> Any:
     """Read a JSON file; InvalidInput where it is damaged."""
     try:
-        return json.loads(path.read_text(), parse_constant=_no_number)
+        return json.loads(path.read_text(), parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{path} is damaged ({error}); {remedy}") from error
 
@@ -189,6 +190,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             if isinstance(value, dict):
                 values.append(value)
     return values
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
 
 
 def _no_number(text: str) -> float:

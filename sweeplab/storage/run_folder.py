@@ -255,7 +255,10 @@ class RunFolder:
 
     def _read_result(self) -> dict[str, Any] | None:
         path = self.path / "result.json"
-        return read_object(path, WORKED_OUT, state=str) if path.exists() else None
+        if not path.exists():
+            return None
+        result = read_object(path, WORKED_OUT, state=str)
+        return read_object(path, WORKED_OUT, points=int) if "points" in result else result
 
     def append_log(self, text: str) -> None:
         """Keep an attempt's traceback.
