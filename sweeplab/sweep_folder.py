@@ -120,10 +120,8 @@ class SweepFolder:
             InvalidInput: if there is no such sweep; the message lists the known ones.
         """
         if not self.exists():
-            known = [folder.name for folder in sweeps_of(self.home)[0]]
-            raise InvalidInput(
-                f"no sweep named {self.name!r} in {self.path.parent}; known: {', '.join(known) or 'none yet'}"
-            )
+            known = ", ".join(folder.name for folder in sweeps_of(self.home)[0])
+            raise InvalidInput(f"no sweep named {self.name!r} in {self.path.parent}; known: {known or 'none yet'}")
         return read_header(self.path / "sweep.json")
 
     def write_header(
@@ -344,10 +342,9 @@ class SweepFolder:
             logger.info(f"note: {error}")
             return None
 
-    def event(self, kind: str, /, *, durable: bool = False, **metadata: Any) -> None:
+    def event(self, kind: str, /, *, durable: bool = False, **fields: Any) -> None:
         """Append to events.jsonl; with `durable` it survives a power failure too."""
-        line = {"time_ms": now_ms(), "event": kind, **metadata}
-        append_line(self.path / "events.jsonl", line, durable=durable)
+        append_line(self.path / "events.jsonl", {"time_ms": now_ms(), "event": kind, **fields}, durable=durable)
 
     def events(self) -> list[dict[str, Any]]:
         """All lines of events.jsonl, in order."""

@@ -85,12 +85,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         if params or not _searches_counts(sweep):
             check_objective(setting.method, setting.optimization, len(pairs), sweep.epochs, sweep, labelled)
     if sweep.search.sampler != "grid":
-        for what, params in sweep.extremes():
-            try:
-                optimization = sweep.setting(params).optimization
-                check_training(optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
-            except InvalidInput as error:
-                raise InvalidInput(f"{what}, which no trial can have: {error}") from None
+        _check_extremes(sweep, len(pairs))
     notes = [*test.notes, *victim_notes, *pairs.notes, *(labelled.notes if labelled is not None else ())]
     return Prepared(
         sweep,
@@ -103,6 +98,15 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         tuple(dict.fromkeys(notes)),
         inputs,
     )
+
+
+def _check_extremes(sweep: CleaningSweep, num_pairs: int) -> None:
+    """Refuse a space of which some values, such as a batch larger than the data, fit no training."""
+    for what, params in sweep.extremes():
+        try:
+            check_training(sweep.setting(params).optimization, num_pairs, sweep.epochs, sweep.name, sweep.measure_at)
+        except InvalidInput as error:
+            raise InvalidInput(f"{what}, which no trial can have: {error}") from None
 
 
 def _check_labelled(sweep: CleaningSweep, inputs: Inputs, test: LabelledImages) -> LabelledImages | None:

@@ -293,3 +293,10 @@ def test_a_plan_without_poisons_stamps_nothing():
 def test_a_plan_of_all_pairs_stamps_everything():
     plan = plan_poison(Poisoning(attack=BadNet(patch_size=4, pattern="binary"), rate=1.0), TABLE)
     assert (plan.stamp_rows(IMAGES, range(200)) != IMAGES).flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize("text", ["", '{"sta', "{}", "[1]", "null", '{"attack": {"kind": "badnet"}, "indices": 3}'])
+def test_a_damaged_plan_is_named(text: str, tmp_path: Path):
+    (tmp_path / "poison.json").write_text(text)
+    with pytest.raises(InvalidInput, match=r"poison\.json is damaged"):
+        load_plan(tmp_path / "poison.json", ATTACK)

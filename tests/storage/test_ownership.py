@@ -24,6 +24,7 @@ from sweeplab.storage import locks
 from sweeplab.storage.files import write_json
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.ownership import KEY, MARK, home_key, write_signed
+from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep import prepare, pretraining
 from sweeplab.sweep import run as sweep_run
 from sweeplab.sweep.session import Session
@@ -487,6 +488,15 @@ def test_a_received_victim_that_is_not_finished_is_not_trained_on(
     assert find_removable(home, victims=True) == []
     assert path in foreign_folders(home)
     assert (content(mine), content(path)) == before
+
+
+def test_a_damaged_victim_is_not_adopted(smoke: CleaningSweep, home: Path):
+    """Signed, it would be the home's own for good."""
+    path = victim_of(smoke, home, {}, points=2)
+    (path / "victim.json").write_text("{}")
+    with pytest.raises(InvalidInput, match=r"victim\.json is damaged \(spec=None\)"):
+        adopt_victim(RunFolder(path))
+    assert (path / "victim.json").read_text() == "{}"
 
 
 def test_an_adopted_victim_removes_nothing_where_its_record_says(smoke: CleaningSweep, home: Path, mine: Path):

@@ -169,6 +169,24 @@ def test_a_full_disk_is_a_fault_that_passes_and_no_bad_input(tmp_path: Path, mon
         Storage(tmp_path).check_writable()
 
 
+def test_a_trained_victim_whose_history_lost_points_is_not_trained_anew(smoke: CleaningSweep, tmp_path: Path):
+    """It may have cost days; one that is still being trained goes on from what is left."""
+    assert isinstance(smoke.victim, PretrainedVictim)
+    victim, run = smoke.victim.replace(epochs=2), RunFolder(tmp_path / "victim")
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "victim.json").write_text("{}")
+    commit_epochs(run, 2)
+    history = run.path / "history.jsonl"
+    whole = history.read_text()
+    history.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    assert not pretraining.is_trained(victim, RunFolder(run.path))
+    history.write_text(whole)
+    RunFolder(run.path).finish({"state": "finished"})
+    history.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    with pytest.raises(InvalidInput, match=r"history\.jsonl is damaged: 1 of 3 points of victim .* restore it"):
+        pretraining.is_trained(victim, RunFolder(run.path))
+
+
 @pytest.mark.parametrize("select", ["last", "most accurate", 2])
 def test_a_victim_that_is_being_trained_again_is_not_there(smoke: CleaningSweep, tmp_path: Path, select: Any):
     victim = smoke.victim
