@@ -132,7 +132,7 @@ def test_garbage_in_a_file_is_named_or_passed_over(file: str, garbage: str, home
 
 # --- one wrong value in a record that is whole otherwise
 
-WRONG = ("null", '"x"', "[]", "{}", "-1", "1e400", "true")
+WRONG = ("null", '"x"', "{}", "-1")
 RECORDS = ("sweep.json", "victim/victim.json", "trials/0003/trial.json", "trials/0003/result.json")
 READERS = (
     ["list"],
@@ -145,7 +145,7 @@ READERS = (
 
 def fields(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every field of a record, and of the objects in it."""
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or len(path) > 1:
         return []
     return [place for name, held in value.items() for place in ((*path, name), *fields(held, (*path, name)))]
 
