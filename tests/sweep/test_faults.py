@@ -297,10 +297,27 @@ class UnderWay:
 
 @pytest.fixture(scope="module")
 def under_way(new_workplace: Make, victim_home: Path) -> UnderWay:
+    """A sweep on Ray, behind proxies that do not answer: nothing of a private cluster goes through them."""
     place = new_workplace(script(executor="tune", concurrent_trials=1), victim_home)
-    process = place.start("experiment.py", "search.trials=100", "--supervise")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        process = place.start("experiment.py", "search.trials=100", "--supervise")
     place.wait_until(process, lambda: is_under_way(place.sweep("faulty")))
     return UnderWay(place, process, listening({process.pid, *descendants(process.pid)}))
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.6, 1.5])
+def test_sigterm_while_a_command_is_imported_is_an_interruption_or_begins_nothing(
+    seconds: float, new_workplace: Make, victim_home: Path
+):
+    place = new_workplace(script(executor="inline"), victim_home)
+    process = place.start()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(timeout=60)
+    assert code in (75, -signal.SIGTERM)
+    assert code == 75 or not place.sweep("faulty").exists()
 
 
 def test_a_private_cluster_listens_on_loopback_alone(under_way: UnderWay):
