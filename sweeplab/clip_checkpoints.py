@@ -185,7 +185,9 @@ def _something_else(path: Path) -> str | None:
         return "empty; write or copy it again"
     if start.startswith(b"version https://git-lfs"):
         return "a git-LFS pointer, which stands for the file; fetch the file itself with `git lfs pull`"
-    if start.startswith((b"<", b'{"', b"{\n")):
+    # A .safetensors file begins with the length of its header, which may look like a sign or two.
+    signs = (b"<!doctype", b"<html", b"<?xml") if path.suffix == ".safetensors" else (b"<", b'{"', b"{\n")
+    if start.startswith(signs):
         return "a web page or a server's message, as failed downloads leave it; download it again"
     return None
 

@@ -494,7 +494,7 @@ class CleaningSweep(Spec):
         for name, dimension in self.space.dimensions.items():
             for value in dimension.ends():
                 yield f"space: {name} may become {value!r}", {**(dimension.when or {}), name: value}
-        if self.grid is None:
+        if self.grid is None or not (self.search.sampler == "grid" or self.search.grid_first):
             return
         first = {name: values[0] for name, values in self.grid.axes.items()}
         for name, values in self.grid.axes.items():

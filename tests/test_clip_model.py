@@ -244,9 +244,25 @@ OTHER_FILES = {
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 605143316\n"
     ),
     "a web page or a server's message": b"\xef\xbb\xbf\n<!DOCTYPE html><html><body>Sign in</body></html>",
-    "a web page or a server's message, as failed": b'{"error": "Invalid credentials"}',
     "empty": b"",
 }
+
+
+def test_a_servers_message_in_json_is_named(tmp_path: Path):
+    (tmp_path / "victim.pt").write_text('{"error": "Invalid credentials"}')
+    with pytest.raises(InvalidInput, match=r"victim\.pt is a web page or a server's message"):
+        load_weights(tmp_path / "victim.pt")
+
+
+def test_a_safetensors_file_whose_length_looks_like_a_sign_is_read(tmp_path: Path):
+    """Its first bytes are the length of its header: 0x3c20 are a blank and a `<`."""
+    save_file({"weight": torch.ones(1)}, tmp_path / "plain.safetensors")
+    content = (tmp_path / "plain.safetensors").read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header, wanted = content[8 : 8 + size], 0x3C20
+    padded = wanted.to_bytes(8, "little") + header + b" " * (wanted - size) + content[8 + size :]
+    (tmp_path / "victim.safetensors").write_bytes(padded)
+    assert load_weights(tmp_path / "victim.safetensors").keys() == {"weight"}
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

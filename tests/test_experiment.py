@@ -238,8 +238,9 @@ def test_values_that_no_trial_can_have_are_refused_with_the_spec(
 def test_values_of_a_grid_that_no_trial_can_have_are_refused_with_the_spec(
     sweep: CleaningSweep, axes: dict[str, Any], refused: str
 ):
+    grid = Grid(axes=axes, source="made up")
     with pytest.raises(InvalidInput, match=f"grid: {refused}, which no trial can have"):
-        sweep.replace(grid=Grid(axes=axes, source="made up"))
+        sweep.replace(grid=grid, search=sweep.search.replace(sampler="grid"))
 
 
 def test_a_searched_batch_must_split_over_the_workers(sweep: CleaningSweep):

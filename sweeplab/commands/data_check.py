@@ -23,6 +23,9 @@ from sweeplab.worker.jobs import usable_cores
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 """Shows a bar: what is iterated over, what it is, and how many there are."""
 
+AT_A_TIME = 4096
+"""Images that wait to be decoded: each takes memory."""
+
 TOKENISED = 4096
 """Captions that are tokenised at a time."""
 
@@ -121,6 +124,11 @@ def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetR
     return reports
 
 
+def batched(rows: range, size: int) -> Iterable[range]:
+    """Parts of at most so many rows."""
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
 def _images(name: str, images: Images, size: int, track: Track, facts: CaptionFacts | None) -> SetReport:
     """Decode one set."""
     seen: set[bytes] = set()
@@ -143,7 +151,8 @@ def _images(name: str, images: Images, size: int, track: Track, facts: CaptionFa
         return row, content, measured, ""
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for row, content, measured, reason in track(pool.map(look, range(len(images))), name, len(images)):
+        looked = (found for rows in batched(range(len(images)), AT_A_TIME) for found in pool.map(look, rows))
+        for row, content, measured, reason in track(looked, name, len(images)):
             if content is None:
                 broken.append(Broken(row + 1, images.image(row), reason))
                 continue

@@ -74,12 +74,20 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
     _check_zero_shot(sweep, chosen)
     measure = _measure_of(sweep, chosen.point)
     architecture = sweep.victim.architecture
-    source = local_copy(chosen.location, content_of(chosen.location), None)
-    weights = {name: tensor.contiguous() for name, tensor in victim_model(architecture, source).state_dict().items()}
+    try:
+        source = local_copy(chosen.location, content_of(chosen.location), None)
+        weights = {
+            name: tensor.contiguous() for name, tensor in victim_model(architecture, source).state_dict().items()
+        }
+        of_source = file_digest(source)
+    except FileNotFoundError as error:  # a running sweep keeps the weights of its best points alone
+        raise InvalidInput(
+            f"{chosen.location} is gone: the sweep has better points by now; run promote again"
+        ) from error
     with _aside(to) as place:
         _write_model(architecture, weights, place, cast(Format, layout))
         measured = _measured_again(place, weights, measure, chosen.point.measurement)
-        digests = {"checkpoint": file_digest(source)} | {name: file_digest(place / name) for name in os.listdir(place)}
+        digests = {"checkpoint": of_source} | {name: file_digest(place / name) for name in os.listdir(place)}
         row = next(row for row in board.rows if row.trial == chosen.trial.number)
         evidence = Evidence(sweep, folder.header(), record, board, row, chosen.point, measured, digests)
         (place / CARD).write_text(model_card(evidence), encoding="utf-8", errors="backslashreplace")
@@ -163,6 +171,8 @@ def _check_zero_shot(sweep: CleaningSweep, chosen: Chosen) -> None:
 
 
 def _check_target(to: Path) -> None:
+    if to.resolve() == Path.cwd() or to.name == "..":
+        raise InvalidInput(f"--to {to} is the folder that you are in; give one that is new or empty")
     try:
         is_free = not os.path.lexists(to) or (not to.is_symlink() and to.is_dir() and not any(to.iterdir()))
     except OSError as error:

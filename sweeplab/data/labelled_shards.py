@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from sweeplab.data.labels import check_class_names, check_count, check_numbers, empty_classes, lines_of
+from sweeplab.data.pair_columns import SPLITS
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.unpacked import PackedImage, unpacked
 from sweeplab.specs import InvalidInput, Spec
@@ -103,6 +104,10 @@ class LabelledShards(Spec):
         """The tars, absolute, in the order of their numbers."""
         root = Path(os.path.abspath(self.path.expanduser()))
         folder = root / self.split if (root / self.split).is_dir() else root
+        if folder == root and root.name in SPLITS and root.name != self.split:
+            raise InvalidInput(
+                f"path={root} holds the tars of split {root.name!r}, not of {self.split!r}; give {root.parent}"
+            )
         found = sorted(folder.glob("*.tar"), key=lambda tar: [int(n) if n.isdecimal() else n for n in _parts(tar.name)])
         if not found:
             raise InvalidInput(

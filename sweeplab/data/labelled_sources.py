@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.class_folders import IMAGE_SUFFIXES, ClassFolders
 from sweeplab.data.fruit_stall import FruitStallTest
 from sweeplab.data.imagenet_flat import IMAGE, ImageNetFlat
 from sweeplab.data.labelled_shards import LabelledShards
@@ -39,9 +39,11 @@ def source_at(
         return LabelledTable(path=path, **own)
     if not place.is_dir() or class_names == "imagenet":
         return _flat(path, place) or ClassFolders(path=path, class_names=class_names)
-    if any(place.glob("*.tar")) or any((place / split).glob("*.tar")):
+    # An archive, or a table, may have stayed beside the folders that were unpacked from it.
+    holds_classes = any(_holds_images(folder) for folder in sorted(place.iterdir()) if folder.is_dir())
+    if not holds_classes and (any(place.glob("*.tar")) or any((place / split).glob("*.tar"))):
         return LabelledShards(path=path, split=split, **own)
-    if any(place.glob("*.parquet")):
+    if not holds_classes and any(place.glob("*.parquet")):
         return LabelledTable(path=path, **own)
     if (flat := _flat(path, place)) is not None:
         if own:
@@ -54,6 +56,10 @@ def source_at(
         name, root = found[0]
         return TorchvisionSet(dataset=name, path=root, split=split if name != "caltech101" else "all", **own)
     return ClassFolders(path=path, class_names=class_names)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in os.scandir(folder))
 
 
 def _flat(path: Path, place: Path) -> ImageNetFlat | None:

@@ -26,6 +26,7 @@ from sweeplab.data.labels import (
     names_of_ids,
     some,
 )
+from sweeplab.data.pair_columns import splits_among
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.unpacked import PackedImage, unpacked
 from sweeplab.specs import InvalidInput, Spec
@@ -34,8 +35,6 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".parquet": None}
 """Of cells, by the file's suffix; Parquet needs none."""
 BATCH_ROWS = 256
 """Rows of a Parquet file whose images are in memory at the same time."""
-SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
-"""A part of a table as Hugging Face names them, with its split."""
 
 
 class LabelledTable(Spec):
@@ -125,7 +124,7 @@ class LabelledTable(Spec):
         place = self._place()
         if os.path.isdir(place):
             files = sorted(place.glob("*.parquet"))
-            splits = sorted({match[1] for file in files if (match := SHARD.fullmatch(file.name))})
+            splits = splits_among([file.name for file in files])
             if not files or len(splits) > 1:
                 there = f"Parquet files of several tables ({some(splits)})" if files else "no Parquet file"
                 raise InvalidInput(f"path={place} holds {there}; give one file, or a folder with those of one table")
@@ -188,7 +187,14 @@ class LabelledTable(Spec):
             ),
         )
         dialect = Dialect(separator)
-        refuse_swallowed(file, len(table), is_row=lambda row: bool(row.get(self.label_column)), dialect=dialect)
+        folder = _absolute(self.root) if self.root is not None else file.parent
+
+        def is_row(row: dict[str, str]) -> bool:
+            """Whether a line inside a cell, read by itself, names an image and a label."""
+            name = row.get(self.image_column)
+            return bool(name and row.get(self.label_column)) and os.path.isfile(os.path.join(folder, str(name)))
+
+        refuse_swallowed(file, len(table), is_row=is_row, dialect=dialect)
         return table
 
     def _paths(self, files: list[Path]) -> tuple[str, list[str], list[str]]:

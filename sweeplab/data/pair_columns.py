@@ -1,6 +1,7 @@
 """Pair columns: image paths and captions as a source holds them, and the checked table that is made of them."""
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -219,3 +220,21 @@ def _sizes_in(root: str, names: list[str], absolute_below: str) -> Iterator[int]
             yield 0
         else:
             yield found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
+"""A file of a table that was written in parts, after the name of its split."""
+
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "restval")
+
+
+def splits_among(names: Iterable[str]) -> list[str]:
+    """The splits that Parquet files belong to, sorted: the names of tables in parts, and files named after a split. One
+    table's files should not be read together with another's."""
+    found = set()
+    for name in names:
+        if match := SHARD.fullmatch(name):
+            found.add(match[1])
+        elif (stem := name.removesuffix(".parquet").lower()) in SPLITS:
+            found.add(stem)
+    return sorted(found)

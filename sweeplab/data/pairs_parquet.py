@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from sweeplab.data.pair_columns import PairColumns, absolute, below, refuse_blank, texts, used_rows
+from sweeplab.data.pair_columns import PairColumns, absolute, below, refuse_blank, splits_among, texts, used_rows
 from sweeplab.data.pictures import Pictures
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import CHUNK_ROWS, PairTable
@@ -118,6 +118,11 @@ class PairsParquet(Spec):
         if not names:
             raise InvalidInput(
                 f"path={path} holds no file {self.pattern!r}; give the folder that holds them, or pattern"
+            )
+        if self.pattern == "*.parquet" and len(splits := splits_among(names)) > 1:
+            raise InvalidInput(
+                f"path={path} holds Parquet files of several splits ({', '.join(splits)}); give pattern, such as "
+                f"{splits[-1] + '-*.parquet'!r}, to say which are meant"
             )
         return [path / name for name in names]
 

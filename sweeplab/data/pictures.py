@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -21,6 +22,10 @@ FOLDER = "pictures"
 """Below the data home."""
 FIRST_BYTES = ((b"\xff\xd8\xff", ".jpg"), (b"\x89PNG\r\n\x1a\n", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
 """How files of a format begin. (WebP has its name in bytes 8 to 12.)"""
+
+
+NAME = re.compile(r"[0-9a-f]{2}/[0-9a-f]{32}(\.[a-z0-9]+)?|")
+"""Of a picture, by its content; empty for a row without one."""
 
 
 class Pictures:
@@ -71,12 +76,15 @@ class Pictures:
         return names
 
     def _known(self, index: Path) -> pa.LargeStringArray | None:
-        """The names in an index whose files are all there at their full size."""
+        """The names in an index whose files are all there at their full size; an index of another shape, which a home
+        that was copied here may hold, is none."""
         try:
             table = pq.read_table(index)
             names, sizes = table["name"].combine_chunks(), table["size"].to_numpy()
+            if not all(name is not None and NAME.fullmatch(name) for name in names.to_pylist()):
+                return None
             found = np.fromiter((os.stat(self.folder / name).st_size for name in names.to_pylist()), np.int64)
-        except (OSError, pa.ArrowInvalid, KeyError):
+        except (OSError, pa.ArrowInvalid, KeyError, TypeError):
             return None
         return names.cast(pa.large_string()) if np.array_equal(found, sizes) else None
 

@@ -1,5 +1,6 @@
 """Unpacked images: what lies in archives, arrays and tables becomes files of the home, once, named by content."""
 
+import contextlib
 import hashlib
 import io
 import os
@@ -98,7 +99,14 @@ def unpacked(
     except OSError as error:
         raise InvalidInput(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from None
     folder = home / f"{prefix}-{digest_of([LAYOUT, *settings, *(one['digest'] for one in contents)])}"
-    materialise(folder, lambda partial: _write(partial, images()), f"the images of {sources[0]}")
+
+    def write(partial: Path) -> None:
+        _write(partial, images())
+        for path, content in zip(sources, contents, strict=True):  # else other images lay under this digest for good
+            if _facts(path).items() - content.items():
+                raise InvalidInput(f"{path} has changed while it was unpacked; run the same command again")
+
+    materialise(folder, write, f"the images of {sources[0]}")
     for path, content in zip(sources, contents, strict=True):
         _remember(path, home, content)
     return _read(folder)
@@ -107,19 +115,27 @@ def unpacked(
 def _known_digest(path: Path, home: Path) -> dict[str, Any]:
     """A file's digest by content, and what tells whether it has changed since; it is not read again while that stays,
     as large archives would be by every process."""
-    status = os.stat(path)
-    facts = {"size": status.st_size, "changed": status.st_mtime_ns, "inode": status.st_ino}
+    facts = _facts(path)
     record = _record(path, home)
-    known = read_object(record, digest=str) if record.exists() else {}
+    known: dict[str, Any] = {}
+    with contextlib.suppress(InvalidInput, OSError):  # a cache: a damaged one is made anew
+        known = read_object(record, digest=str)
     if {name: known.get(name) for name in facts} == facts:
         return known
     return {**facts, "digest": file_digest(path)}
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    status = os.stat(path)
+    return {"size": status.st_size, "changed": status.st_mtime_ns, "inode": status.st_ino}
+
+
 def _remember(path: Path, home: Path, known: dict[str, Any]) -> None:
     record = _record(path, home)
-    if not record.exists() or read_object(record) != known:
-        write_json(record, known, durable=False)
+    with contextlib.suppress(InvalidInput, OSError):
+        if read_object(record) == known:
+            return
+    write_json(record, known, durable=False)
 
 
 def _record(path: Path, home: Path) -> Path:

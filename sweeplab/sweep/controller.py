@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any
 
+from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.kept_weights import KeptWeights, worth_keeping
@@ -401,10 +402,24 @@ class SweepController:
 
     def _settle_checkpoints(self, record: TrialRecord) -> None:
         """Of all ended trials, only those that `KeptWeights` names keep weights."""
+        if not self._may_keep(record):
+            self._runs.pop(record.number, None)
+            return
         changed = self._kept_weights.take(record)
         for number, points in changed.items():
             self._keep(self._run(number) if number == record.number else self.folder.trial(number), *points)
         self._runs.pop(record.number, None)
+
+    def _may_keep(self, record: TrialRecord) -> bool:
+        """Whether the trial is cleaned, or has weights: of trials that are not, older versions kept none, and those
+        must not push out weights that are there."""
+        goal = self._goal
+        if best_cleaned_point(record.points, goal.asr_ceiling, start_counts=record.start_counts) is not None:
+            return True
+        try:
+            return bool(self._run(record.number).storage.names())
+        except StorageFault:
+            return True
 
     def _keep(self, run: RunFolder, *points: Point) -> None:
         """Remove a run's checkpoints but those of some points; a storage that does not let go of them is no reason to

@@ -84,7 +84,8 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
         if params or not _searches_counts(sweep):
             check_objective(setting.method, setting.optimization, len(pairs), sweep.epochs, sweep, labelled)
-    if sweep.search.sampler != "grid":
+    is_begun = not fresh and SweepFolder(home / "sweeps" / sweep.name).exists()
+    if sweep.search.sampler != "grid" and not is_begun:  # a begun one goes on, and such trials fail by themselves
         _check_extremes(sweep, len(pairs))
     notes = [*test.notes, *victim_notes, *pairs.notes, *(labelled.notes if labelled is not None else ())]
     return Prepared(
@@ -102,9 +103,21 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
 
 def _check_extremes(sweep: CleaningSweep, num_pairs: int) -> None:
     """Refuse a space of which some values, such as a batch larger than the data, fit no training."""
+    # Of the other counts that are searched the smallest: where that fits, some trial does.
+    smallest = {
+        name: min(dimension.ends())
+        for name, dimension in sweep.space.dimensions.items()
+        if name in ("global_batch_size", "warmup_steps") and dimension.when is None
+    }
     for what, params in sweep.extremes():
         try:
-            check_training(sweep.setting(params).optimization, num_pairs, sweep.epochs, sweep.name, sweep.measure_at)
+            check_training(
+                sweep.setting({**smallest, **params}).optimization,
+                num_pairs,
+                sweep.epochs,
+                sweep.name,
+                sweep.measure_at,
+            )
         except InvalidInput as error:
             raise InvalidInput(f"{what}, which no trial can have: {error}") from None
 

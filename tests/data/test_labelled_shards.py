@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.images import load_all
 from sweeplab.data.labelled_shards import LabelledShards
 from sweeplab.data.labelled_sources import source_at
@@ -221,3 +222,16 @@ def test_what_is_wrong_with_the_folder_is_said(change, match: str, root: Path, t
 def test_a_split_is_one_folder():
     with pytest.raises(InvalidInput, match="is no folder's name"):
         LabelledShards(path=Path("x"), split="../elsewhere")
+
+
+def test_tars_of_another_split_are_not_taken_for_the_one_that_was_asked_for(root: Path, tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"holds the tars of split 'test', not of 'train'; give "):
+        LabelledShards(path=root / "test", split="train").read(tmp_path)
+
+
+def test_an_archive_beside_class_folders_makes_no_shards_of_them(tmp_path: Path):
+    for name in ("apple", "pear"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(picture(1, "png"))
+    (tmp_path / "ILSVRC2012_img_val.tar").write_bytes(b"")
+    assert source_at(tmp_path) == ClassFolders(path=tmp_path)

@@ -187,3 +187,16 @@ def test_a_home_that_cannot_hold_images_is_named(tmp_path: Path):
     (tmp_path / "home").write_text("a file")
     with pytest.raises(InvalidInput, match=r"data_home=.*home cannot hold images .*SWEEPLAB_HOME"):
         write(tmp_path / "a.parquet", held([encoded(1)])).read(tmp_path / "home")
+
+
+def test_several_splits_in_one_folder_are_not_read_together(tmp_path: Path):
+    for name in ("test-00000-of-00001", "train-00000-of-00001"):
+        write(tmp_path / f"{name}.parquet", held([encoded(1)]), text=["an apple"])
+    both = PairsParquet(path=tmp_path, caption_column="text")
+    with pytest.raises(
+        InvalidInput, match=r"Parquet files of several splits \(test, train\); give pattern, such as 'train-"
+    ):
+        both.files()
+    assert [Path(file).name for file in both.replace(pattern="train-*.parquet").files()] == [
+        "train-00000-of-00001.parquet"
+    ]
