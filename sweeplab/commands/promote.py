@@ -227,7 +227,7 @@ def _measure_of(sweep: CleaningSweep, point: Point) -> Measure:
     Raises:
         InvalidInput: if the test images, classes or trigger are not those that it measured.
     """
-    machine = whole_machine(home_folder())
+    machine = whole_machine(home_folder(to_read=True))
     measure = measure_for(sweep.victim.architecture, sweep.evaluation, sweep.trigger(), machine, sweep.protocol)
     if measure.digest != (known := point.measurement.evaluation_digest):
         raise InvalidInput(
@@ -254,7 +254,7 @@ def _measured_again(place: Path, weights: dict[str, Tensor], measure: Measure, k
     other = [name for name in weights if name not in written or not torch.equal(written[name], weights[name])]
     if other or len(written) != len(weights):
         raise Failed(f"open_clip reads other weights than were written, first {(other or sorted(written))[0]!r}")
-    device = prepare_process(whole_machine(home_folder()))
+    device = prepare_process(whole_machine(home_folder(to_read=True)))
     with blaming(place):
         measured, _ = measure(model.to(device))
     names = ("accuracy_k", "accuracy_n", "asr_k", "asr_n")

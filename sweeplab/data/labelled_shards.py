@@ -165,7 +165,7 @@ def _packed(shards: list[Path]) -> Iterator[PackedImage]:
                 for key, parts in _samples(tar, shard):
                     yield _image(shard, key, parts)
                 _check_end(tar)
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, EOFError, OSError, OverflowError) as error:
             last = f"after sample {key!r}" if key else "at its beginning"
             raise InvalidInput(f"{shard} cannot be read {last} ({error}); copy or download it again") from None
 

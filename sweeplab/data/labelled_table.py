@@ -136,8 +136,26 @@ class LabelledTable(Spec):
         return [place]
 
     def _is_packed(self) -> bool:
-        """Whether the table holds the bytes of image files; else their paths."""
-        file = self._files()[0]
+        """Whether the table holds the bytes of image files; else their paths.
+
+        Raises:
+            InvalidInput: if its files do not hold the same.
+        """
+        files = self._files()
+        kinds = [self._holds_bytes(file) for file in files]
+        names = [_kept_names(file, self.label_column) for file in files]
+        odd = next(
+            (file for file, *found in zip(files, kinds, names, strict=True) if found != [kinds[0], names[0]]), None
+        )
+        if odd is not None:
+            raise InvalidInput(
+                f"{odd} holds its images otherwise than {files[0]} (paths or bytes), or keeps other names of labels; "
+                "give files of one table"
+            )
+        return kinds[0]
+
+    def _holds_bytes(self, file: Path) -> bool:
+        """Of one of its files."""
         if file.suffix.lower() != ".parquet":
             return False
         with _readable(file):
@@ -170,7 +188,7 @@ class LabelledTable(Spec):
                 table = pyarrow.parquet.read_table(file, columns=[self.image_column, self.label_column])
             else:
                 table = self._read_text(file)
-        return table[self.image_column].to_pylist(), _texts(table[self.label_column], file, self.label_column)
+            return table[self.image_column].to_pylist(), _texts(table[self.label_column], file, self.label_column)
 
     def _read_text(self, file: Path) -> pa.Table:
         separator = SEPARATORS[file.suffix.lower()] or ","

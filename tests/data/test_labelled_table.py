@@ -266,3 +266,23 @@ def test_a_path_of_a_table_is_told_from_its_suffix(folder: Path):
     assert source_at(as_csv(folder)) == LabelledTable(path=folder / "test.csv")
     assert source_at(folder / "test.csv", ("a", "b")).class_names == ("a", "b")
     assert source_at(folder) == ClassFolders(path=folder)
+
+
+def test_lines_inside_a_cell_that_are_no_rows_are_taken(folder: Path):
+    """A comment of two lines beside the label is no sign of a quote that is not closed."""
+    frame = rows(folder).assign(comment="nice,\nsoft, furry")
+    frame.to_csv(folder / "commented.csv", index=False)
+    source = LabelledTable(path=folder / "commented.csv")
+    assert len(source.read(folder)) == len(frame)
+
+
+def test_a_second_file_that_holds_images_otherwise_is_named(folder: Path):
+    parts = folder / "parts"
+    parts.mkdir()
+    as_parquet(folder).rename(parts / "a.parquet")
+    names = rows(folder)["image"].tolist()
+    contents = pa.array([(folder / name).read_bytes() for name in names], pa.binary())
+    labels = pa.array(rows(folder)["label"].astype(str).tolist())
+    pyarrow.parquet.write_table(pa.table({"image": contents, "label": labels}), parts / "b.parquet")
+    with pytest.raises(InvalidInput, match=r"b\.parquet holds its images otherwise than .*a\.parquet"):
+        LabelledTable(path=parts, root=folder).read(folder)
