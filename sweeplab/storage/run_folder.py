@@ -258,7 +258,9 @@ class RunFolder:
         if not path.exists():
             return None
         result = read_object(path, WORKED_OUT, state=str)
-        return read_object(path, WORKED_OUT, points=int) if "points" in result else result
+        if type(result.get("points", 0)) is not int:
+            raise InvalidInput(f"{path} is damaged (points={result['points']!r}); {WORKED_OUT}")
+        return result
 
     def append_log(self, text: str) -> None:
         """Keep an attempt's traceback.
