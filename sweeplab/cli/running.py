@@ -65,15 +65,10 @@ def _run(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
 
 def _say_plan(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
     """Print what a start would reuse, repeat and run of a sweep."""
-    from sweeplab.sweep.prepare import prepare
-    from sweeplab.sweep.resume import check_is_there, check_same_spec, resume_plan
+    from sweeplab.sweep.resume import check_same_spec, resume_plan
+    from sweeplab.sweep.run import open_sweep
 
-    folder = SweepFolder.of(home, sweep.name)
-    if options.resume:
-        check_is_there(folder)
-    if not options.adopt:
-        folder.check_own()
-    prepared = prepare(sweep, home, fresh=options.fresh)
+    folder, prepared = open_sweep(sweep, home, options)
     say_notes(prepared.notes)
     if folder.exists() and options.fresh:
         say(f"{sweep.name}: the sweep that is there would be set aside, and none of its trials used")

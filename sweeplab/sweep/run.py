@@ -58,6 +58,20 @@ class Options:
     """Take over a sweep, and its victim, that came from elsewhere."""
 
 
+def open_sweep(sweep: CleaningSweep, home: Path, options: Options) -> tuple[SweepFolder, Prepared]:
+    """The sweep's folder, which need not be there yet, and all that a start reads before it changes anything.
+
+    Raises:
+        InvalidInput: for bad input, one that came from elsewhere, or one to resume that is not there.
+    """
+    folder = SweepFolder.of(home, sweep.name)
+    if options.resume:
+        check_is_there(folder)
+    if not options.adopt:
+        folder.check_own()
+    return folder, prepare(sweep, home, fresh=options.fresh)
+
+
 def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) -> SweepRecord:
     """Start a sweep, or go on with it; the same command does either.
 
@@ -67,12 +81,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
         Unfinished: when interrupted, or when the storage fails.
         Failed: if its victim could not be made: pre-training failed, or every trial of the sweep that it is taken from.
     """
-    folder = SweepFolder.of(home, sweep.name)
-    if options.resume:
-        check_is_there(folder)
-    if not options.adopt:
-        folder.check_own()
-    prepared = prepare(sweep, home, fresh=options.fresh)
+    folder, prepared = open_sweep(sweep, home, options)
     for note in prepared.notes:
         logger.info(f"note: {note}")
     sweep = prepared.sweep
