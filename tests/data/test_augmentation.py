@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as tv
 
 from sweeplab.clip_model import IMAGE_MEAN
-from sweeplab.data.augmentation import VIEWS, AutoAugmentView, PARView, SimCLRView
+from sweeplab.data.augmentation import VIEWS, AutoAugmentView, PARView, SimCLRView, blur, shift_hue
 from sweeplab.specs import InvalidInput, Spec
 
 every_view = pytest.mark.parametrize(
@@ -130,3 +132,66 @@ def test_an_unknown_view_is_refused_with_the_known_ones():
         CleanCLIP(views={"kind": "mixup"})
     assert CleanCLIP(views={"kind": "simclr"}).views == SimCLRView()
     assert CleanCLIP(views=AutoAugmentView()).canonical() == CleanCLIP().canonical()
+
+
+# --- Against the library's own operations -----------------------------------------------------------------------------
+
+
+def noise(size: int = 40) -> Tensor:
+    return torch.randint(256, (3, size, size + 6), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+
+
+@pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
+def test_autoaugment_is_torchvisions_on_pil_images_bit_for_bit(policy: str):
+    """Enough draws that every operation of the policy comes up; pictures that are not square."""
+    images = noise().expand(200, -1, -1, -1)
+    transform = v2.AutoAugment(v2.AutoAugmentPolicy(policy), interpolation=InterpolationMode.NEAREST)
+    made = AutoAugmentView(policy=policy).views(images, range(200))
+    for seed in range(200):
+        torch.manual_seed(seed)
+        assert torch.equal(made[seed], tv.pil_to_tensor(transform(tv.to_pil_image(images[seed])))), seed
+
+
+def test_a_hue_is_shifted_by_hand():
+    """A third of the circle turns red into green, half of it turns yellow into blue; grey, black and white stay."""
+    colours = torch.tensor([[200, 0, 0], [200, 200, 0], [90, 90, 90], [0, 0, 0], [255, 255, 255]], dtype=torch.uint8)
+    image = colours.T[:, :, None]
+    assert shift_hue(image, 1 / 3)[:, :, 0].T.tolist()[0] == [0, 200, 0]
+    assert shift_hue(image, 0.5)[:, :, 0].T.tolist()[1:] == [[0, 0, 200], [90, 90, 90], [0, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("share", [-0.5, -0.1, 0.0, 0.03, 0.5])
+def test_a_shifted_hue_is_torchvisions(share: float):
+    """One level apart where a sum of floats ends at a whole number."""
+    ours, theirs = shift_hue(noise(), share).int(), tv.adjust_hue(noise(), share).int()
+    assert (ours - theirs).abs().max() <= 1
+    assert (ours != theirs).float().mean() < 0.001
+
+
+@pytest.mark.parametrize(("kernel", "sigma"), [(3, 0.1), (3, 2.0), (21, 0.3), (21, 1.0), (21, 2.0)])
+def test_a_blur_is_torchvisions(kernel: int, sigma: float):
+    ours = blur(noise(), kernel, sigma).int()
+    theirs = tv.gaussian_blur(noise(), [kernel, kernel], [sigma, sigma]).int()
+    assert (ours - theirs).abs().max() <= 1
+    assert (ours != theirs).float().mean() < 0.002
+
+
+def test_simclrs_view_is_that_of_torchvisions_operations():
+    """Flip, crop, jitter, grey and blur in a row, by the same draws: a level apart in a few of a thousand pixels."""
+    view, images = SimCLRView(), noise(64).expand(40, -1, -1, -1)
+    size = [64, 70]
+    transform = v2.Compose(
+        [
+            v2.RandomHorizontalFlip(0.5),
+            v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=InterpolationMode.BILINEAR, antialias=True),
+            v2.RandomApply([v2.ColorJitter(0.5, 0.5, 0.5, 0.1)], 0.8),
+            v2.RandomGrayscale(0.2),
+            v2.GaussianBlur(5, (0.1, 2.0)),
+        ]
+    )
+    made = view.views(images, range(40))
+    for seed in range(40):
+        torch.manual_seed(seed)
+        apart = (made[seed].int() - transform(images[seed]).int()).abs()
+        assert apart.max() <= 2
+        assert apart.float().mean() < 0.003
