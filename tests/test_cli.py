@@ -45,6 +45,7 @@ from sweeplab.sweep import prepare, victims
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.versions import installed_version
 from sweeplab.worker.inputs import checkpoint_config
 
 ROOT = Path(__file__).parents[1]
@@ -1052,3 +1053,54 @@ def test_what_cannot_be_examined_is_said(
         "NOWHERE": tmp_path / "no.pt",
     }
     assert message in refused("examine", *(str(places.get(word, word)) for word in words))
+
+
+# --- help and volume -------------------------------------------------------------------------------------------------
+
+
+def commands_below(group: Any, name: str = "sweeplab") -> list[tuple[str, Any]]:
+    """Every command with its full name."""
+    if not hasattr(group, "commands"):
+        return [(name, group)]
+    return [found for key, one in group.commands.items() for found in commands_below(one, f"{name} {key}")]
+
+
+def test_every_parameter_of_every_command_is_described():
+    found = commands_below(typer.main.get_command(cli.app))
+    assert len(found) > 20
+    lacking = [f"{name} {p.name}" for name, one in found for p in one.params if not getattr(p, "help", "")]
+    assert lacking == []
+
+
+def test_every_command_stands_in_a_group_and_the_home_is_named():
+    code, out, _ = command("-h")
+    groups = [line.strip("╭─╮ \n") for line in out.splitlines() if line.startswith("╭")]
+    assert groups == ["Options", "Run sweeps", "Look at results", "Single models", "Data, attacks, machine"]
+    assert "SWEEPLAB_HOME" in out
+    assert code == 0
+
+
+def test_the_version_is_said_with_those_that_change_results():
+    code, out, _ = command("--version")
+    assert code == 0
+    assert out.startswith(f"sweeplab {installed_version('sweeplab')} (python ")
+    assert f"torch {torch.__version__.partition('+')[0]}" in out
+
+
+def test_volume_goes_one_way():
+    assert one_message(*(command("-q", "-v", "list")[place] for place in (0, 2))).startswith("-q and -v exclude")
+
+
+def test_verbose_shows_where_an_error_arose():
+    code, _, err = command("-v", "status", "nowhere")
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in command("status", "nowhere")[2]
+
+
+def test_quiet_drops_progress_and_keeps_results(run_script: RunScript, capsys: pytest.CaptureFixture[str]):
+    plan = ["--dry-run", "-q"]
+    assert run_script(plan, SWEEP) == 0
+    assert SWEEP.name in capsys.readouterr().out
+    assert not program.logger.isEnabledFor(20)

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from sweeplab.cli.models import parameter_of
-from sweeplab.cli.program import Only, Overrides, Smoke, app, command, say
+from sweeplab.cli.program import SURROUNDINGS, Only, Overrides, Script, Smoke, app, command, say
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 
 attack_app = typer.Typer(no_args_is_help=True, help="Look at triggers, optimise a patch, and export poisoned pairs.")
-app.add_typer(attack_app, name="attack")
+app.add_typer(attack_app, name="attack", rich_help_panel=SURROUNDINGS)
 
 
 @command(attack_app, "preview")
@@ -24,7 +24,7 @@ def attack_preview(
     fields: Annotated[list[str] | None, typer.Option("--set", help="field=value; may be repeated.")] = None,
     to: Annotated[Path, typer.Option(help="The picture to write.")] = Path("preview.png"),
     image_size: Annotated[int, typer.Option(help="Side of the images that the model sees, in pixels.")] = 224,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Of triggers that are drawn, such as a patch at a random place.")] = 0,
 ) -> None:
     """Write a picture of images side by side: clean, triggered, and their difference, magnified."""
     from sweeplab.attacks.preview import preview
@@ -84,7 +84,7 @@ def attack_badclip(
 
 @command(attack_app, "export")
 def attack_export(
-    script: Path,
+    script: Script,
     to: Annotated[Path, typer.Option(help="Folder to write to; must not exist yet.")],
     overrides: Overrides = None,
     only: Only = None,

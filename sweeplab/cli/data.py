@@ -1,29 +1,29 @@
-"""Commands on data: what a script's sweep would read, looked at before it runs."""
+"""Commands on data and disk: what a sweep would read, looked at before it runs, and what takes space in the home."""
 
 import sys
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
-from sweeplab.cli.program import AsJson, Only, Overrides, Smoke, app, command, say, say_json
+from sweeplab.cli.program import SURROUNDINGS, AsJson, Only, Overrides, Script, Smoke, app, command, say, say_json
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
+from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 
 T = TypeVar("T")
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data that a script's sweep would read.")
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel=SURROUNDINGS)
 
 
 @command(data_app, "check")
 def data_check(
-    script: Path, overrides: Overrides = None, only: Only = None, smoke: Smoke = False, as_json: AsJson = False
+    script: Script, overrides: Overrides = None, only: Only = None, smoke: Smoke = False, as_json: AsJson = False
 ) -> None:
     """Decode every image that a sweep names, over all cores: broken files, repeated ones, sizes, captions."""
     from sweeplab.commands.data_check import check_data
@@ -43,3 +43,29 @@ def data_check(
 def _bar(items: Iterable[T], what: str, total: int) -> Iterable[T]:
     """The items, with a progress bar where somebody looks."""
     return track(items, what, total=total, console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+@command(app, rich_help_panel=SURROUNDINGS)
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
+    set_aside: Annotated[bool, typer.Option("--set-aside", help="Also remove sweeps that --fresh set aside.")] = False,
+    victims: Annotated[bool, typer.Option("--victims", help="Also remove victims that no sweep uses.")] = False,
+    copies: Annotated[
+        bool, typer.Option("--copies", help="Also remove this node's copies of data that were not used for a day.")
+    ] = False,
+) -> None:
+    """Show what takes disk space, and remove what killed commands left behind."""
+    home = home_folder()
+    for row in disk_table(home):
+        say(f"{readable(row['bytes']):>10}  {row['what']}")
+    removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
+    for item in removable:
+        say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
+    for path in foreign_folders(home):
+        why = "it came from elsewhere or is damaged, so neither it nor anything it names is removed"
+        say(f"{'stays':10}  {'':>10}  {path}: {why}")
+    total = sum(item.bytes for item in removable)
+    if dry_run:
+        say(f"{len(removable)} items of {readable(total)} would be removed; run without --dry-run to remove them")
+    else:
+        say(f"{len(removable)} items removed, {readable(remove(removable))} freed")

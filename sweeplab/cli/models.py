@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeplab.cli.program import AsJson, Inline, Only, Overrides, Smoke, app, command, say, say_json, say_notes
+from sweeplab.cli.program import (
+    MODELS,
+    SURROUNDINGS,
+    AsJson,
+    Inline,
+    Only,
+    Overrides,
+    Script,
+    Smoke,
+    SweepName,
+    app,
+    command,
+    say,
+    say_json,
+    say_notes,
+)
 from sweeplab.cli.running import check_sources, start
 from sweeplab.cli.scripts import one_sweep
 from sweeplab.ranking.intervals import wilson
@@ -20,9 +35,9 @@ if TYPE_CHECKING:
     from sweeplab.records import Measurement
 
 
-@command(app)
+@command(app, rich_help_panel=MODELS)
 def pretrain(
-    script: Path,
+    script: Script,
     overrides: Overrides = None,
     only: Only = None,
     smoke: Smoke = False,
@@ -67,9 +82,9 @@ OwnArchitecture = Annotated[
 ]
 
 
-@command(app)
+@command(app, rich_help_panel=MODELS)
 def clean(
-    script: Path,
+    script: Script,
     settings: Annotated[list[str] | None, typer.Argument(help="parameter=value, field.subfield=value")] = None,
     only: Only = None,
     architecture: OwnArchitecture = None,
@@ -140,7 +155,7 @@ TEST = (
 Test = Annotated[Path | None, typer.Option(help=TEST)]
 
 
-@command(app)
+@command(app, rich_help_panel=MODELS)
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT)],
     script: Annotated[
@@ -174,7 +189,7 @@ def evaluate(
     _say_measurement(evaluate_checkpoint(request), as_json=as_json)
 
 
-@command(app)
+@command(app, rich_help_panel=MODELS)
 def examine(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, or folders of a victim or a trial.")],
     script: Annotated[
@@ -245,9 +260,9 @@ def _examined_with(
     return examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
 
 
-@command(app)
+@command(app, rich_help_panel=MODELS)
 def promote(
-    sweep: str,
+    sweep: SweepName,
     to: Annotated[Path, typer.Option(help="Folder to write to, new or empty.")],
     trial: Annotated[
         int | None, typer.Argument(help="Its best cleaned point; by default that of the leaderboard's best.")
@@ -300,7 +315,7 @@ def _measurement_values(measurement: "Measurement") -> dict[str, Any]:
     return {**values, "counts": {name: getattr(measurement, name) for name in counts}}
 
 
-@command(app)
+@command(app, rich_help_panel=SURROUNDINGS)
 def doctor(as_json: AsJson = False) -> None:
     """Check this machine: versions, cores, GPUs, memory, disk, home, Ray and browser."""
     from sweeplab.commands.doctor import examine

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TextIO
 
 import typer
@@ -17,13 +18,23 @@ from rich.console import Console
 from sweeplab.execution.watchdog import exit_now, is_left_behind, signals_as_interrupts
 from sweeplab.specs import BAD_INPUT, DONE, FAULT, INTERRUPTED, Failed, InvalidInput, StorageFault, Unfinished
 from sweeplab.terminal import PatientConsole, PatientStream, encodable, printable, without_reader
+from sweeplab.versions import environment, installed_version
+
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Settings of every command."""
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings=HELP,
     help="Clean backdoored CLIP models in sweeps, ranked by the accuracy they keep below 5 % ASR.",
+    epilog="Everything lies in one folder, the home: $SWEEPLAB_HOME, or ~/sweeplab where that is not set.",
 )
+
+# The groups in which `sweeplab --help` lists the commands.
+SWEEPS, RESULTS, MODELS, SURROUNDINGS = "Run sweeps", "Look at results", "Single models", "Data, attacks, machine"
+
+logger = logging.getLogger("sweeplab")
 
 # --- output
 
@@ -89,9 +100,9 @@ def guarded(work: Callable[[], int | None]) -> int:
     """Run a command and return its exit code: what `work` returns (None: 0), or what its error means. 2 is bad input,
     75 is interrupted and resumable, 1 is anything else."""
     # Have the progress of what this command does printed; a handler that is there already is not added again.
-    logger = logging.getLogger("sweeplab")
     logger.addHandler(NEWS)
-    logger.setLevel(logging.INFO)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
     # After a signal nothing that was begun is waited for: a scheduler leaves seconds, and the ledger makes up for it.
     signals: list[int] = []
     try:
@@ -116,8 +127,10 @@ def explained(error: Exception) -> int:
         error = StorageFault(
             f"{error.filename or 'a file'}: {error.strerror}; mend it, then run the same command again"
         )
-    if not isinstance(error, (InvalidInput, Unfinished, StorageFault, Failed, FloatingPointError)):
+    is_defect = not isinstance(error, (InvalidInput, Unfinished, StorageFault, Failed, FloatingPointError))
+    if is_defect or logger.isEnabledFor(logging.DEBUG):
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
+    if is_defect:
         return FAULT
     say_error(str(error))
     if isinstance(error, InvalidInput):
@@ -176,14 +189,55 @@ def command(
         def run_and_end(*arguments: P.args, **named: P.kwargs) -> None:
             end(guarded(partial(work, *arguments, **named)))
 
+        settings["context_settings"] = {**HELP, **settings.get("context_settings", {})}
         to.command(name, **settings)(run_and_end)
         return work
 
     return register
 
 
+def set_volume(*, quiet: bool, verbose: bool) -> None:
+    """Say how much a command tells of its progress.
+
+    Raises:
+        InvalidInput: if both are asked for.
+    """
+    if quiet and verbose:
+        raise InvalidInput("-q and -v exclude each other; give one")
+    logger.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print results and errors, and no progress.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show where in the code an error arose, too.")]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        others = ", ".join(f"{name} {version}" for name, version in environment().items() if name != "sweeplab")
+        say(f"sweeplab {installed_version('sweeplab')} ({others})")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Print SweepLab's version and others."),
+    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Take the options that stand before the command."""
+    if code := guarded(partial(set_volume, quiet=quiet, verbose=verbose)):
+        end(code)
+
+
 # Parameters that several commands have.
-Overrides = Annotated[list[str] | None, typer.Argument(help="field.subfield=value")]
+SweepName = Annotated[str, typer.Argument(help="Name of a sweep of the home; `sweeplab list` shows them.")]
+Script = Annotated[Path, typer.Argument(help="A script of sweeps, such as sweeps/quickstart.py.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="field.subfield=value: other values for fields of the sweep.")
+]
 Only = Annotated[str | None, typer.Option(help="Which sweep of the script; needed where it has several.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Run the same in miniature, on built-in data.")]
 Inline = Annotated[bool, typer.Option("--inline", help="Run in one process, without Ray: for a debugger.")]

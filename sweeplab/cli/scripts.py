@@ -7,7 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeplab.cli.program import Adopt, Inline, Overrides, Plan, Smoke, Supervise, app, command, say, say_notes
+from sweeplab.cli.program import (
+    SWEEPS,
+    Adopt,
+    Inline,
+    Overrides,
+    Plan,
+    Quiet,
+    Script,
+    Smoke,
+    Supervise,
+    Verbose,
+    app,
+    command,
+    say,
+    say_notes,
+    set_volume,
+)
 from sweeplab.cli.running import start
 from sweeplab.specs import DONE, InvalidInput
 
@@ -41,7 +57,10 @@ def main(*sweeps: "CleaningSweep") -> None:
         plan: Plan = False,
         supervise: Supervise = False,
         adopt: Adopt = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
     ) -> int:
+        set_volume(quiet=quiet, verbose=verbose)
         if resume and fresh:
             raise InvalidInput("--resume and --fresh exclude each other; give one")
         # Overrides are resolved for all sweeps first: a wrong one is refused before any sweep begins.
@@ -62,8 +81,8 @@ def main(*sweeps: "CleaningSweep") -> None:
     script_app()
 
 
-@command(app, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def run(context: typer.Context, script: Path) -> None:
+@command(app, rich_help_panel=SWEEPS, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context, script: Script) -> None:
     """Run an experiment script: the same as `python SCRIPT`."""
     _check_exists(script)
     sys.argv = [str(script), *context.args]

@@ -6,10 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
-from sweeplab.cli.program import Adopt, AsJson, Inline, Plan, Supervise, app, command, console, say, say_json
+from sweeplab.cli.program import (
+    RESULTS,
+    SWEEPS,
+    Adopt,
+    AsJson,
+    Inline,
+    Plan,
+    Supervise,
+    SweepName,
+    app,
+    command,
+    console,
+    say,
+    say_json,
+)
 from sweeplab.cli.running import ranked, say_result, start
 from sweeplab.commands import logs as logs_module
-from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.leaderboard import render_table
@@ -19,9 +32,9 @@ from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 
 
-@command(app)
+@command(app, rich_help_panel=SWEEPS)
 def resume(
-    sweep: str,
+    sweep: SweepName,
     overrides: Annotated[
         list[str] | None, typer.Argument(help="search.trials=64, search.hours=8, resources.concurrent_trials=2, ...")
     ] = None,
@@ -68,15 +81,15 @@ def _header_to_continue(sweep: str, *, adopt: bool) -> dict[str, Any]:
     return header
 
 
-@command(app)
-def stop(sweep: str) -> None:
+@command(app, rich_help_panel=SWEEPS)
+def stop(sweep: SweepName) -> None:
     """Stop the command that runs a sweep. Everything committed is kept."""
     say(logs_module.stop(folder_of(sweep)))
 
 
-@command(app)
+@command(app, rich_help_panel=SWEEPS)
 def logs(
-    sweep: str,
+    sweep: SweepName,
     trial: Annotated[int | None, typer.Argument(help="Show only this trial, with its points and tracebacks.")] = None,
 ) -> None:
     """Show what happened in a sweep, or in one of its trials."""
@@ -84,9 +97,9 @@ def logs(
     say("\n".join(logs_module.sweep_log(folder) if trial is None else logs_module.trial_log(folder, trial)))
 
 
-@command(app)
+@command(app, rich_help_panel=SWEEPS)
 def rerun(
-    sweep: str,
+    sweep: SweepName,
     trials: Annotated[list[int] | None, typer.Argument(help="Numbers of the trials.")] = None,
     pruned: Annotated[
         bool,
@@ -110,35 +123,9 @@ def rerun(
     say(f"{named} will run again as new trials; start them with `sweeplab resume {sweep}` or the script's command")
 
 
-@command(app)
-def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
-    set_aside: Annotated[bool, typer.Option("--set-aside", help="Also remove sweeps that --fresh set aside.")] = False,
-    victims: Annotated[bool, typer.Option("--victims", help="Also remove victims that no sweep uses.")] = False,
-    copies: Annotated[
-        bool, typer.Option("--copies", help="Also remove this node's copies of data that were not used for a day.")
-    ] = False,
-) -> None:
-    """Show what takes disk space, and remove what killed commands left behind."""
-    home = home_folder()
-    for row in disk_table(home):
-        say(f"{readable(row['bytes']):>10}  {row['what']}")
-    removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
-    for item in removable:
-        say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
-    for path in foreign_folders(home):
-        why = "it came from elsewhere or is damaged, so neither it nor anything it names is removed"
-        say(f"{'stays':10}  {'':>10}  {path}: {why}")
-    total = sum(item.bytes for item in removable)
-    if dry_run:
-        say(f"{len(removable)} items of {readable(total)} would be removed; run without --dry-run to remove them")
-    else:
-        say(f"{len(removable)} items removed, {readable(remove(removable))} freed")
-
-
-@command(app)
+@command(app, rich_help_panel=RESULTS)
 def leaderboard(
-    sweep: str,
+    sweep: SweepName,
     as_json: AsJson = False,
     limit: Annotated[int, typer.Option(help="Number of rows.")] = 20,
     by: Annotated[
@@ -159,8 +146,8 @@ def leaderboard(
         say_result(board)
 
 
-@command(app)
-def status(sweep: str, as_json: AsJson = False) -> None:
+@command(app, rich_help_panel=SWEEPS)
+def status(sweep: SweepName, as_json: AsJson = False) -> None:
     """Show how far a sweep is: its trials by state, why trials failed, epochs and seconds spent."""
     values = sweep_status(folder_of(sweep))
     if as_json:
@@ -216,7 +203,7 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
     }
 
 
-@command(app, "list")
+@command(app, "list", rich_help_panel=SWEEPS)
 def list_(
     as_json: AsJson = False,
     scripts: Annotated[
@@ -265,8 +252,8 @@ def list_scripts(folder: Path) -> list[dict[str, Any]]:
     return [{"script": script, "title": doc.split("\n")[0]} for script, doc in docs.items()]
 
 
-@command(app)
-def export(sweep: str, to: Annotated[Path, typer.Option(help="Folder to write to.")]) -> None:
+@command(app, rich_help_panel=RESULTS)
+def export(sweep: SweepName, to: Annotated[Path, typer.Option(help="Folder to write to.")]) -> None:
     """Write a sweep's points and trials as CSV and Parquet."""
     from sweeplab.ranking import tables
 
@@ -277,8 +264,8 @@ def export(sweep: str, to: Annotated[Path, typer.Option(help="Folder to write to
     say("\n".join(map(str, files)))
 
 
-@command(app)
-def report(sweep: str) -> None:
+@command(app, rich_help_panel=RESULTS)
+def report(sweep: SweepName) -> None:
     """Write a sweep's page and print its path."""
     from dashboards.build import build_page
 

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from sweeplab.cli.program import AsJson, app, command, say, say_json
+from sweeplab.cli.program import RESULTS, AsJson, SweepName, app, command, say, say_json
 from sweeplab.cli.sweeps import folder_of
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 
 
-@command(app, "import")
+@command(app, "import", rich_help_panel=RESULTS)
 def import_(
     file: Annotated[Path, typer.Argument(help="A .csv, .json or .parquet table with one row per point.")],
     sweep: Annotated[str, typer.Option(help="Name of the sweep to make.")],
@@ -65,9 +65,9 @@ def pruning_of(text: str) -> Any:
     return Pruning.model_validate(values)
 
 
-@command(app)
+@command(app, rich_help_panel=RESULTS)
 def replay(
-    sweep: str,
+    sweep: SweepName,
     sampler: Annotated[
         list[str] | None,
         typer.Option(help="tpe, gp, random, qmc, nsga2, grid, shuffled-grid, tpe-unconstrained; may be repeated."),
@@ -115,9 +115,9 @@ def _say_replays(sweep: str, found: dict[str, Any]) -> None:
         )
 
 
-@command(app)
+@command(app, rich_help_panel=RESULTS)
 def audit(
-    sweep: str,
+    sweep: SweepName,
     pruning: Annotated[str, typer.Option(help=PRUNING_HELP)] = "default",
     as_json: AsJson = False,
 ) -> None:
