@@ -123,7 +123,8 @@ class Point:
     """Which attempt of the trial produced it; 1 is the first."""
     measurement: Measurement
     train: dict[str, float] = field(default_factory=dict)
-    """Means over the steps since the last point (losses in nats), `learning_rate` of the last step, `logit_scale`."""
+    """Means over the steps since the last point (losses in nats), `learning_rate` of the last step, `logit_scale`; of
+    the pairs that the objective treats apart `NAME_pairs`, and `NAME_poisons` among them, as counts."""
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     timestamp_ms: int = 0

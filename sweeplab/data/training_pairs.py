@@ -90,6 +90,11 @@ class TrainingPairs(Dataset[PairBatch]):
         return len(self.table)
 
     @property
+    def poisoned_rows(self) -> Tensor:
+        """(P,) int64, ascending: the rows that a poison plan gave their captions."""
+        return torch.tensor(sorted(self._captions), dtype=torch.int64)
+
+    @property
     def is_in_memory(self) -> bool:
         """Whether batches come without reading a file or making views."""
         return self._images is not None and (self.image_views is None or self._views_fit)

@@ -1,6 +1,6 @@
 """ABL for CLIP: detect suspicious pairs and unlearn them while training (Li et al. 2021; CleanCLIP, App. H and I)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -93,6 +93,12 @@ class ABL(Spec):
         """All pairs that are left."""
         assert isinstance(state, ABLState)
         return (Pass((~state.removed.cpu()).nonzero().flatten()),)
+
+    def chosen(self, state: nn.Module | None) -> Mapping[str, Tensor]:
+        """The flagged pairs, and the removed ones, once there are any."""
+        assert isinstance(state, ABLState)
+        sets = {"flagged": state.flagged, "removed": state.removed}
+        return {name: chosen for name, chosen in sets.items() if bool(chosen.any())}
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """MMCL of the unflagged rows and the unlearning of the flagged ones."""

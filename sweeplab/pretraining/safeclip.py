@@ -1,6 +1,6 @@
 """SafeCLIP: contrastive pre-training that holds back risky pairs (Yang et al. 2024, "Better Safe than Sorry")."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -113,6 +113,11 @@ class SafeCLIP(Spec):
         safe = state.safe.cpu()
         risky = (Pass(everything[~safe], "unimodal"),) if self.unimodal_on_risky else ()
         return (*risky, Pass(everything[safe], "clip"))
+
+    def chosen(self, state: nn.Module | None) -> Mapping[str, Tensor]:
+        """The safe set, from the first scoring on."""
+        assert isinstance(state, SafeCLIPState)
+        return {"safe": state.safe} if float(state.share) >= 0 else {}
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """The unimodal or the cross-modal loss, as the pass says."""

@@ -95,6 +95,9 @@ class Run:
     """Steps between two records of the loss and its parts (`Point.curve`); None: means over the epoch alone."""
     schedule_shift: int = 0
     """Epochs by which the schedule runs ahead: 1 is what the authors' code does, 0 what the papers state."""
+    poisoned_rows: Tensor | None = None
+    """(P,) int64, rows of the pairs that are poisons, where that is known. They are counted among the pairs that the
+    objective treats apart, and nothing else looks at them."""
     optimizer_state: dict[str, Any] | None = None
     """An optimizer's state dict that replaces the fresh optimizer's, hyperparameters included, as in the authors'
     code; None: a fresh optimizer, as the papers state."""
@@ -351,6 +354,7 @@ class Training:
         place.point += 1
         name = self.write_checkpoint()
         numbers = tally.means() | {"learning_rate": self.rate, "logit_scale": logit_scale(self.model)}
+        numbers |= self.counts()
         report(
             self.context,
             Point(
@@ -369,6 +373,15 @@ class Training:
             ),
             outcomes,
         )
+
+    def counts(self) -> dict[str, float]:
+        """How many pairs the objective treats apart, `NAME_pairs`, and how many of them are poisons, `NAME_poisons`."""
+        counts, poisoned = {}, self.settings.poisoned_rows
+        for name, chosen in hooks.chosen(self.objective, self.state).items():
+            counts[f"{name}_pairs"] = float(chosen.sum())
+            if poisoned is not None:
+                counts[f"{name}_poisons"] = float(chosen.cpu()[poisoned].sum())
+        return counts
 
     def write_checkpoint(self) -> str | None:
         """Write where the run stands; the file's name, or None where no checkpoints are written."""

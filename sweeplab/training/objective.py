@@ -105,6 +105,8 @@ class Objective(Protocol):
     - `start_epoch(state, facts: EpochFacts)`: changes the state at the start of an epoch.
     - `passes(state, epoch) -> sequence of Pass`: which pairs the epoch walks over; asked again when an epoch is
       resumed, so it depends on the state and the epoch alone.
+    - `chosen(state) -> mapping of (num_pairs,) bool by name`: pairs that it treats apart now, such as those that look
+      safe; each point counts them, and the poisons among them.
     - `reaches_every_parameter`: True promises that every step's loss depends on all parameters of the model and on the
       temperature, which makes several ranks a little faster. Without it each step finds out.
     - `classifier(state) -> (features -> scores) | None`: classifies un-normalised image features where the result is
@@ -167,6 +169,13 @@ def passes(objective: Objective, state: nn.Module | None, epoch: int, num_pairs:
     choose = getattr(objective, "passes", None)
     chosen: Sequence[Pass] | None = choose(state, epoch) if choose is not None else None
     return (Pass(torch.arange(num_pairs)),) if chosen is None else chosen
+
+
+def chosen(objective: Objective, state: nn.Module | None) -> Mapping[str, Tensor]:
+    """Pairs that the objective treats apart at the moment, by name; empty where it treats all alike."""
+    choose = getattr(objective, "chosen", None)
+    found: Mapping[str, Tensor] = choose(state) if choose is not None else {}
+    return found
 
 
 def classifier(objective: Objective, state: nn.Module | None) -> Callable[[Tensor], Tensor] | None:

@@ -78,6 +78,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
             config=checkpoint_config(victim.architecture, {"victim": job.victim.to_json()}),
             loader_workers=victim.resources.loader_workers,
             schedule_shift=1 if victim.protocol == "authors" else 0,
+            poisoned_rows=pairs.poisoned_rows,
             **places,
         )
         train(model, pairs, run, measure=measure, context=context)

@@ -10,10 +10,11 @@ from torch.testing import assert_close
 
 from sweeplab.losses import mmcl, nearest_rows, unlearning
 from sweeplab.pretraining.abl import ABL
+from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.pretraining.pool import Pool
 from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior, top_share
 from sweeplab.specs import InvalidInput, changes_of
-from sweeplab.training.objective import EmbeddedBatch, EpochFacts, TrainingFacts
+from sweeplab.training.objective import EmbeddedBatch, EpochFacts, TrainingFacts, chosen
 
 FACTS = TrainingFacts(num_pairs=10, steps_per_epoch=2, epochs=9, global_batch_size=4, embed_dim=2, seed=0)
 
@@ -128,6 +129,31 @@ def test_the_phases_walk_over_the_right_pairs():
     risky, safe = method.passes(state, 3)
     assert (risky.stage, risky.rows.tolist()) == ("unimodal", [0, 1, 2, 3, 4, 5, 6])
     assert (safe.stage, safe.rows.tolist()) == ("clip", [7, 8, 9])
+
+
+def test_the_safe_set_is_told_from_the_first_scoring_on():
+    method = SafeCLIP(warmup_epochs=1, slow_epochs=1, safe_rule="top-share", first_share=0.3)
+    state = method.init_state(nn.Identity(), FACTS)
+    method.start_epoch(state, facts_of(2, RISING))
+    assert chosen(method, state) == {}
+    method.start_epoch(state, facts_of(3, RISING))
+    assert {name: rows.nonzero().flatten().tolist() for name, rows in chosen(method, state).items()} == {
+        "safe": [7, 8, 9]
+    }
+
+
+def test_flagged_and_removed_pairs_are_told_once_there_are_any():
+    method = ABL(detect_at=2, num_flagged=3, remove_at=(3,), remove_share=0.2)
+    state = method.init_state(nn.Identity(), FACTS)
+    told = []
+    for epoch in (1, 2, 3):
+        method.start_epoch(state, facts_of(epoch, RISING))
+        told.append({name: rows.nonzero().flatten().tolist() for name, rows in chosen(method, state).items()})
+    assert told == [{}, {"flagged": [7, 8, 9]}, {"flagged": [7, 8, 9], "removed": [8, 9]}]
+
+
+def test_an_objective_that_treats_all_pairs_alike_tells_of_none():
+    assert chosen(MMCL(), None) == {}
 
 
 def test_abl_flags_the_highest_cosines_of_the_model_itself():
