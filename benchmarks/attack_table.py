@@ -21,7 +21,7 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cli import guarded, load_script, say, select
 from sweeplab.evaluation.panel import run_panel
-from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, PretrainedVictim, measured_alone
 from sweeplab.records import Measurement
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
@@ -159,7 +159,8 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def work() -> None:
-        sweeps = tuple(sweep for script in arguments.scripts for sweep in load_script(script))
+        found = [one for script in arguments.scripts for one in load_script(script)]
+        sweeps = tuple(measured_alone(one) if isinstance(one, PretrainedVictim) else one for one in found)
         if not arguments.only:
             left_out = [sweep.name for sweep in sweeps if not has_twin(sweep)]
             if left_out:

@@ -2,9 +2,9 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from sweeplab.attacks.exchange import ImportedPoison
 from sweeplab.attacks.poisoning import PLURALS_CHANGE, Poisoning, plurals_with_another_stem
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning import METHODS
+from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.start import Start
 from sweeplab.clip_model import Architecture, SmallCLIP
 from sweeplab.data import PAIR_SOURCES
@@ -649,6 +650,9 @@ def _resolved(wanted: TextAugmentation, method: Any, searched: tuple[str, ...] =
 
 SelectedTrial.model_rebuild()
 
+Experiment = CleaningSweep | PretrainedVictim
+"""What a script runs: a sweep, or a victim that is trained and measured alone."""
+
 
 class Setting(Spec):
     """One trial's full setting."""
@@ -658,8 +662,72 @@ class Setting(Spec):
     optimization: Optimization
 
 
+def measured_alone(victim: PretrainedVictim) -> CleaningSweep:
+    """The sweep that measures a victim and trains no trial: how commands on a sweep take a victim that has none."""
+    rate = (victim.optimization.learning_rate,)
+    return CleaningSweep(
+        name=victim.name,
+        victim=victim,
+        method=CleanCLIP(ssl_weight=0.0),
+        optimization=victim.optimization,
+        epochs=0,
+        data=victim.data,
+        evaluation=victim.evaluation,
+        space=SearchSpace(dimensions={"learning_rate": Choice(values=rate)}, source="nothing is searched"),
+        grid=Grid(axes={"learning_rate": rate}, source="nothing is searched"),
+        search=Search(sampler="grid"),
+        resources=victim.resources,
+        seed=victim.seed,
+        protocol=victim.protocol,
+    )
+
+
 SMOKE_PAIRS = 1280
 SMOKE_TEST_IMAGES = 160
+SMOKE_EVALUATION = Evaluation(
+    test=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32),
+    templates=ZERO_SHOT_TEMPLATES,
+    probe=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32, seed=2),
+)
+SMOKE_STEPS = {"global_batch_size": 32, "warmup_steps": 5}
+
+
+def smoke_victim(victim: PretrainedVictim | CheckpointVictim, seed: int = 0) -> PretrainedVictim:
+    """The same victim in miniature: embedded data, a tiny model, four epochs, a name of its own.
+
+    Attack, objective and selection rule stay as they are. A checkpoint is replaced by a victim with its trigger.
+    """
+    trigger = victim.trigger()
+    if isinstance(trigger.attack, TargetedImages):
+        poisoning: AnyPoisoning = trigger.attack.in_miniature()
+    else:
+        target = trigger.target if trigger.target in CLASS_NAMES else "banana"
+        poisoning = Poisoning(attack=trigger.attack, target=target, rate=0.05)
+    small = PretrainedVictim(
+        name=_smoke_name(victim.name),
+        architecture=SmallCLIP(image_size=32).architecture(),
+        data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
+        poisoning=poisoning,
+        optimization=Optimization(learning_rate=2e-3, beta2=0.98, epsilon=1e-6, **SMOKE_STEPS),
+        epochs=4,
+        evaluation=SMOKE_EVALUATION,
+        seed=seed,
+        resources=Resources(workers=1, gpus_per_worker=0),
+    )
+    if isinstance(victim, CheckpointVictim):
+        return small
+    select = victim.select
+    if isinstance(select, ClosestTo) and select.victim is not None:
+        select = select.replace(victim=smoke_victim(select.victim, seed))
+    return small.replace(
+        objective=_in_miniature(victim.objective),
+        select="last" if isinstance(select, int) else select,
+        keep_epochs="all" if victim.keep_epochs else (),
+    )
+
+
+def _smoke_name(name: str) -> str:
+    return f"{name[:74]}-smoke"
 
 
 def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
@@ -668,49 +736,26 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     Method, space, sampler, attack and selection rule stay as they are (but for sweeps of starts alone, whose ASR
     ceiling is lifted); it shows that everything runs, not that it cleans.
     """
-    small = SmallCLIP(image_size=32)
-    evaluation = Evaluation(
-        test=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32),
-        templates=ZERO_SHOT_TEMPLATES,
-        probe=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32, seed=2),
-    )
-    tiny = {"global_batch_size": 32, "warmup_steps": 5}
-    original = sweep.original_victim()
-    trigger = original.trigger()
-    if isinstance(trigger.attack, TargetedImages):
-        poisoning: AnyPoisoning = trigger.attack.in_miniature()
-    else:
-        target = trigger.target if trigger.target in CLASS_NAMES else "banana"
-        poisoning = Poisoning(attack=trigger.attack, target=target, rate=0.05)
-    base = original if isinstance(original, PretrainedVictim) else None
-    victim: PretrainedVictim | SelectedTrial = PretrainedVictim(
-        name=f"{original.name[:74]}-smoke",
-        architecture=small.architecture(),
-        data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
-        poisoning=poisoning,
-        objective=_in_miniature(base.objective) if base else MMCL(),
-        optimization=Optimization(learning_rate=2e-3, beta2=0.98, epsilon=1e-6, **tiny),
-        epochs=4,
-        select="last" if base is None or isinstance(base.select, int) else base.select,
-        evaluation=evaluation,
-        seed=sweep.seed,
-        resources=Resources(workers=1, gpus_per_worker=0),
-    )
+    victim: PretrainedVictim | SelectedTrial
     if isinstance(sweep.victim, SelectedTrial):
-        victim = SelectedTrial(name=f"{sweep.victim.name[:74]}-smoke", sweep=smoke_sweep(sweep.victim.sweep))
+        victim = SelectedTrial(name=_smoke_name(sweep.victim.name), sweep=smoke_sweep(sweep.victim.sweep))
+    else:
+        victim = smoke_victim(sweep.victim, sweep.seed)
     return sweep.replace(
-        name=f"{sweep.name[:74]}-smoke",
+        name=_smoke_name(sweep.name),
         victim=victim,
         method=_in_miniature(sweep.method),
         optimization=sweep.optimization.replace(
-            precision="float32", batch_norm="frozen" if sweep.optimization.batch_norm == "frozen" else "local", **tiny
+            precision="float32",
+            batch_norm="frozen" if sweep.optimization.batch_norm == "frozen" else "local",
+            **SMOKE_STEPS,
         ),
         epochs=min(sweep.epochs, 2),
         measure_at=(3,) if sweep.measure_at else (),
         data=LabelledPairs(images=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32, seed=2))
         if isinstance(sweep.data, LabelledPairs)
         else FruitStall(num_pairs=SMOKE_PAIRS // 4, image_size=32, seed=1),
-        evaluation=evaluation,
+        evaluation=SMOKE_EVALUATION,
         grid=_first_settings(sweep.grid, 2) if sweep.grid else None,
         # A miniature need not clean; of starts alone (epochs=0) another sweep may want the best, whatever it is.
         search=sweep.search.replace(
@@ -734,7 +779,44 @@ def _first_settings(grid: Grid, count: int) -> Grid:
     return Grid(axes=axes, source=grid.source)
 
 
-def apply_overrides(spec: CleaningSweep, overrides: list[str]) -> CleaningSweep:
+E = TypeVar("E", CleaningSweep, PretrainedVictim)
+
+
+def family(spec: E, field: str, values: Sequence[Any] | Mapping[str, Any]) -> tuple[E, ...]:
+    """Sweeps, or victims, that differ in a field which is no search parameter: poisons, set size, epochs, victim.
+
+        family(SWEEP, "data.num_poisons", (5, 10, 25))    # SWEEP-5, SWEEP-10, SWEEP-25
+        family(VICTIM, "poisoning.rate", (1e-4, 5e-4))    # VICTIM-0.0001, VICTIM-0.0005
+        family(SWEEP, "victim", (BADNET, BLENDED))        # SWEEP-badnet, SWEEP-blended, by the names of the victims
+
+    The value stands behind the name of the spec, and behind that of every victim or sweep in it that the field is
+    part of: with `victim.poisoning.rate` the victims have names of their own too. Names apart, each member equals
+    `spec.replace(...)` written by hand, and so does its digest.
+
+    Args:
+        spec: what all of them have in common.
+        field: path of the field, as in an override.
+        values: of the field; where they are no numbers, words or named specs, by the word that stands in the name.
+
+    Raises:
+        InvalidInput: if there is no such field, a value breaks a rule, or two members would have the same name.
+    """
+    words = dict(values) if isinstance(values, Mapping) else {_word(value): value for value in values}
+    if len(words) != len(values):
+        raise InvalidInput(f"family over {field!r}: the values {tuple(values)} give names that are the same")
+    return tuple(_override(spec, field.split("."), value, field, behind=word) for word, value in words.items())
+
+
+def _word(value: Any) -> str:
+    """A value in a name."""
+    if isinstance(value, (bool, int, float, str)):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(name := getattr(value, "name", None), str):
+        return name
+    raise InvalidInput(f"{value!r} makes no name; give the values by the words that stand for them: {{'WORD': VALUE}}")
+
+
+def apply_overrides(spec: E, overrides: Sequence[str]) -> E:
     """A copy with `field.subfield=value` changes; values are JSON, or else plain text.
 
     Raises:
@@ -754,10 +836,26 @@ def apply_overrides(spec: CleaningSweep, overrides: list[str]) -> CleaningSweep:
     return spec
 
 
-def _override(spec: Any, names: list[str], value: Any, path: str) -> Any:
+def _override(spec: Any, names: list[str], value: Any, path: str, behind: str | None = None) -> Any:
+    """A copy of a spec with another value in a field of it or of its parts.
+
+    Args:
+        spec: what is copied.
+        names: of the fields that lead there.
+        value: its new one.
+        path: the whole path, for messages.
+        behind: what follows the name of every spec on the way that has one; None: names stay.
+    """
     first, rest = names[0], names[1:]
     if not isinstance(spec, Spec) or first not in type(spec).model_fields:
         known = ", ".join(type(spec).model_fields) if isinstance(spec, Spec) else "none (a plain value)"
         raise InvalidInput(f"override {path!r}: unknown field {first!r}; known: {known}")
     current = getattr(spec, first)
-    return spec.replace(**{first: _override(current, rest, value, path) if rest else value})
+    changes = {first: _override(current, rest, value, path, behind) if rest else value}
+    if behind is not None and isinstance(spec, NAMED):
+        changes["name"] = f"{spec.name}-{behind}"
+    return spec.replace(**changes)
+
+
+NAMED = (CleaningSweep, PretrainedVictim, CheckpointVictim, SelectedTrial)
+"""Specs whose names name folders."""

@@ -264,7 +264,7 @@ def test_a_missing_folder_of_images_is_called_one(sweep: CleaningSweep, refusal,
 
 def test_only_with_an_unknown_name_is_refused_with_the_known_ones(sweep: CleaningSweep, refusal):
     message = refusal(["--only", "other"], sweep, sweep.replace(name="second"))
-    assert message == "--only other: the script has no such sweep; it has made-up, second"
+    assert message == "--only other: the script has no such sweep or victim; it has made-up, second"
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(sweep: CleaningSweep, refusal, tmp_path: Path):

@@ -23,7 +23,7 @@ from sweeplab.cli.program import (
     say_notes,
 )
 from sweeplab.cli.running import check_sources, start
-from sweeplab.cli.scripts import one_sweep
+from sweeplab.cli.scripts import one_experiment, one_sweep
 from sweeplab.ranking.intervals import wilson
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
@@ -48,30 +48,22 @@ def pretrain(
     `victim.poisoning.rate=0` trains its unpoisoned twin.
     """
     from sweeplab.experiment import PretrainedVictim, SelectedTrial
-    from sweeplab.sweep import prepare, pretraining, readiness, run
-    from sweeplab.sweep.session import Session
-    from sweeplab.worker.input_paths import parts_of
+    from sweeplab.sweep.prepare import with_shared_storage
+    from sweeplab.sweep.pretraining import select_epoch
+    from sweeplab.sweep.run import Options, run_victim
 
     sweep = one_sweep(script, only, overrides or [], smoke)
     while isinstance(sweep.victim, SelectedTrial):
         sweep = sweep.victim.sweep
-    if not isinstance(sweep.victim, PretrainedVictim):
+    victim = with_shared_storage(sweep).victim
+    assert not isinstance(victim, SelectedTrial)
+    if not isinstance(victim, PretrainedVictim):
         raise InvalidInput(
-            f"{sweep.name}: its victim is a given checkpoint, {sweep.victim.path}; there is nothing to pre-train"
+            f"{sweep.name}: its victim is a given checkpoint, {victim.path}; there is nothing to pre-train"
         )
-    check_sources([sweep])
-    home = home_folder()
-    prepared = prepare.prepare(sweep, home)
-    say_notes(prepared.notes)
-    sweep = prepared.sweep
-    assert isinstance(sweep.victim, PretrainedVictim)
-    readiness.check_storages(prepared, home, runs_trials=False)
-    with run.workplace(sweep, inline):
-        session = Session(home, inline, parts_of(sweep), prepared.inputs)
-        if not inline:
-            readiness.make_ready_nodes(prepared, session, runs_trials=False)
-        folder = pretraining.pretrain_victim(sweep.victim, prepared.victim_digest, session)
-    selected = pretraining.select_epoch(sweep.victim, folder)
+    check_sources([victim])
+    folder = run_victim(victim, home_folder(), Options(inline=inline))
+    selected = select_epoch(victim, folder)
     _say_measurement(selected.measurement)
     say(f"weights: {folder.checkpoint_path(selected)}")
 
@@ -95,11 +87,13 @@ def clean(
 
     For example `sweeplab clean sweeps/quickstart.py learning_rate=6e-3`.
     """
-    from sweeplab.experiment import CleaningSweep
+    from sweeplab.experiment import CleaningSweep, PretrainedVictim
     from sweeplab.search_space import Grid
     from sweeplab.specs import digest_of
     from sweeplab.sweep.run import Options
 
+    if isinstance(one_experiment(script, only, [], False), PretrainedVictim):
+        raise InvalidInput(f"{script} runs a victim alone, and names nothing to clean it with; give a script of sweeps")
     given = settings or []
     fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
     sweep = one_sweep(script, only, fields, smoke)

@@ -1,8 +1,8 @@
-"""Running the sweeps of a command: one after the other, as plans, under supervision; and what each of them prints."""
+"""Running what a command names: one after the other, as plans, under supervision; and what each of them prints."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from sweeplab.cli.program import console, exit_code, explained, interrupted, say
 from sweeplab.commands.supervise import committed, supervise
 from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table, result_lines
+from sweeplab.ranking.victims import VictimRow, read_victim, render_victims
 from sweeplab.records import SweepRecord
 from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.storage.home import home_folder
@@ -18,37 +19,53 @@ from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking import page_address, server_command
 
 if TYPE_CHECKING:
-    from sweeplab.experiment import CleaningSweep
+    from sweeplab.experiment import Experiment
     from sweeplab.sweep.run import Options
 
 
-def start(sweeps: "list[CleaningSweep]", options: "Options", *, plan: bool = False, supervised: bool = False) -> int:
-    """Run sweeps one after the other; after each, print its leaderboard and where its page and MLflow are.
+def start(
+    experiments: "Sequence[Experiment]", options: "Options", *, plan: bool = False, supervised: bool = False
+) -> int:
+    """Run sweeps, and victims alone, one after the other.
+
+    After each sweep, print its leaderboard and where its page and MLflow are; at the end, a table of the victims.
 
     Args:
-        sweeps: of the command.
+        experiments: of the command.
         options: of the command.
-        plan: only print what a start would reuse, repeat and run of each sweep, and start nothing.
+        plan: only print what a start would reuse, repeat and run of each of them, and start nothing.
         supervised: start this very command again and again, until it is done.
 
     Returns:
         The worst exit code.
     """
     if plan:
-        return _each(sweeps, partial(_say_plan, options=options))
+        return _each(experiments, partial(_say_plan, options=options))
     if supervised and not is_supervised():
-        return _run_supervised(sweeps, options)
-    return _each(sweeps, partial(_run, options=options))
+        return _run_supervised(experiments, options)
+    victims: list[VictimRow] = []
+    code = _each(experiments, partial(_run, options=options, victims=victims))
+    if victims:
+        console().print(render_victims(victims))
+        say("`sweeplab list --victims` shows all victims of the home, with --json their counts and folders")
+    return code
 
 
-def _run(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
-    """Run a sweep and print its results.
+def _run(experiment: "Experiment", home: Path, options: "Options", victims: list[VictimRow]) -> None:
+    """Run a sweep and print its results, or train a victim and add its own to `victims`.
 
     Raises:
-        Failed: if every one of its trials failed.
+        Failed: if every one of a sweep's trials failed.
     """
-    from sweeplab.sweep.run import check_some_succeeded, run_sweep
+    from sweeplab.experiment import PretrainedVictim
+    from sweeplab.sweep.run import check_some_succeeded, run_sweep, run_victim
 
+    if isinstance(experiment, PretrainedVictim):
+        if options.fresh:
+            say(f"note: --fresh leaves victim {experiment.name} as it is, since sweeps go on from its weights")
+        victims.append(read_victim(run_victim(experiment, home, options).path))
+        return
+    sweep = experiment
     try:
         record = run_sweep(sweep, home, options)
     except (Unfinished, StorageFault, KeyboardInterrupt):
@@ -63,11 +80,19 @@ def _run(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
         say(f"{record.name}: finished, {record.num_succeeded} of {record.planned_trials} succeeded{why}")
 
 
-def _say_plan(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
-    """Print what a start would reuse, repeat and run of a sweep."""
+def _say_plan(experiment: "Experiment", home: Path, options: "Options") -> None:
+    """Print what a start would reuse, repeat and run of a sweep, or of a victim."""
+    from sweeplab.experiment import PretrainedVictim
     from sweeplab.sweep.resume import check_same_spec, resume_plan
-    from sweeplab.sweep.run import open_sweep
+    from sweeplab.sweep.run import open_sweep, open_victim
+    from sweeplab.sweep.victims import victim_of
 
+    if isinstance(experiment, PretrainedVictim):
+        _, opened = open_victim(experiment, home, options)
+        say_notes(opened.notes)
+        say(f"{victim_of(opened.sweep).plan_line(opened.victim_digest, home)}".lstrip())
+        return
+    sweep = experiment
     folder, prepared = open_sweep(sweep, home, options)
     say_notes(prepared.notes)
     if folder.exists() and options.fresh:
@@ -81,25 +106,28 @@ def _say_plan(sweep: "CleaningSweep", home: Path, options: "Options") -> None:
     say("\n".join(resume_plan(folder, prepared, home)))
 
 
-def _each(sweeps: "list[CleaningSweep]", work: "Callable[[CleaningSweep, Path], None]") -> int:
-    """Do a command's work for every sweep whose inputs are there; returns the worst exit code.
+def _each(experiments: "Sequence[Experiment]", work: "Callable[[Experiment, Path], None]") -> int:
+    """Do a command's work for every sweep, or victim, whose inputs are there; returns the worst exit code.
 
-    A sweep that fails, in whatever way, does not keep the others from their turn. A signal ends them all, and so does
+    One that fails, in whatever way, does not keep the others from their turn. A signal ends them all, and so does
     the loss of the Ray cluster, after which this process cannot start or reach another one.
     """
-    codes = [exit_code(lambda: check_sources(sweeps))]  # what all of them lack, in one message
-    ready = [sweep for sweep in sweeps if not _missing([sweep])]
+    codes = [exit_code(lambda: check_sources(experiments))]  # what all of them lack, in one message
+    ready = [experiment for experiment in experiments if not _missing([experiment])]
     if not ready:
         return worst(codes)
     home = home_folder()
     say(f"home: {home}")
     try:
-        for place, sweep in enumerate(ready, start=1):
+        for place, experiment in enumerate(ready, start=1):
             try:
-                work(sweep, home)
-            except Exception as error:  # noqa: BLE001 - said here, and the other sweeps have their turn
+                work(experiment, home)
+            except Exception as error:  # noqa: BLE001 - said here, and the others have their turn
                 codes.append(explained(error))
-                ended, following = f"{sweep.name} ended with exit code {codes[-1]}", [s.name for s in ready[place:]]
+                ended, following = (
+                    f"{experiment.name} ended with exit code {codes[-1]}",
+                    [e.name for e in ready[place:]],
+                )
                 if following and isinstance(error, ClusterLost):
                     say(f"{ended}; the Ray cluster is lost, so not begun: {', '.join(following)}")
                     break
@@ -118,12 +146,12 @@ def is_supervised() -> bool:
     return "SWEEPLAB_SUPERVISED" in os.environ
 
 
-def _run_supervised(sweeps: "list[CleaningSweep]", options: "Options") -> int:
+def _run_supervised(experiments: "Sequence[Experiment]", options: "Options") -> int:
     """Run this very command again and again, without its flag --supervise, until it is done; returns its exit code."""
     if options.fresh:  # each start would set the work of the last one aside
         raise InvalidInput("--supervise and --fresh exclude each other; run once with --fresh, then supervise")
     home = home_folder()
-    names = [name for sweep in sweeps for name in _names_within(sweep)]
+    names = [name for experiment in experiments for name in _sweeps_within(experiment)]
     folders = [SweepFolder.of(home, name) for name in names]
     for folder in folders:
         if not options.adopt:
@@ -136,10 +164,14 @@ def _run_supervised(sweeps: "list[CleaningSweep]", options: "Options") -> int:
     )
 
 
-def _names_within(sweep: "CleaningSweep") -> list[str]:
-    """The sweep's name, that of the sweep whose best trial it starts from, and so on."""
-    inner = getattr(sweep.victim, "sweep", None)
-    return [sweep.name, *(_names_within(inner) if inner is not None else [])]
+def _sweeps_within(experiment: "Experiment") -> list[str]:
+    """The sweep's name, that of the sweep whose best trial it starts from, and so on; none of a victim alone."""
+    from sweeplab.experiment import PretrainedVictim
+
+    if isinstance(experiment, PretrainedVictim):
+        return []
+    inner = getattr(experiment.victim, "sweep", None)
+    return [experiment.name, *(_sweeps_within(inner) if inner is not None else [])]
 
 
 # --- results
@@ -173,13 +205,13 @@ def ranked(folder: SweepFolder) -> tuple[SweepRecord, Leaderboard]:
 # --- missing inputs
 
 
-def check_sources(sweeps: "list[CleaningSweep]") -> None:
-    """Refuse sweeps that name paths which do not exist.
+def check_sources(experiments: "Sequence[Experiment]") -> None:
+    """Refuse sweeps and victims that name paths which do not exist.
 
     Raises:
         InvalidInput: with every missing path and what belongs there, in one message.
     """
-    missing = _missing(sweeps)
+    missing = _missing(experiments)
     if missing:
         listed = "\n".join(f"  {path}: {what}" for path, what in missing.items())
         remedy = "put them there, or name other places with field.path=..."
@@ -199,14 +231,16 @@ IS_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the environment of a submitted job."""
 
 
-def _missing(sweeps: "list[CleaningSweep]") -> dict[str, str]:
+def _missing(experiments: "Sequence[Experiment]") -> dict[str, str]:
     """The paths that do not exist, each with what belongs there."""
+    from sweeplab.experiment import PretrainedVictim
+
     missing: dict[str, str] = {}
-    for sweep in sweeps:
-        for field, owner, path in _paths(sweep):
+    for experiment in experiments:
+        for field, owner, path in _paths(experiment, "victim" if isinstance(experiment, PretrainedVictim) else ""):
             if not os.path.exists(path):  # False too for a path that this user may not look at
                 what = FOLDERS.get(field.rpartition(".")[2]) or WHAT_BELONGS.get(getattr(owner, "kind", ""), "a file")
-                missing.setdefault(str(path), f"{what}; field `{field}` of {sweep.name}")
+                missing.setdefault(str(path), f"{what}; field `{field}` of {experiment.name}")
     return missing
 
 

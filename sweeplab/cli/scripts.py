@@ -2,6 +2,8 @@
 
 import runpy
 import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,13 +30,18 @@ from sweeplab.cli.running import start
 from sweeplab.specs import DONE, InvalidInput
 
 if TYPE_CHECKING:
-    from sweeplab.experiment import CleaningSweep
+    from sweeplab.experiment import CleaningSweep, E, Experiment, PretrainedVictim
 
 
-def main(*sweeps: "CleaningSweep") -> None:
-    """Run a script's sweeps one after the other, and exit with the worst of their codes: 2 over 1 over 75."""
+def main(*experiments: "Experiment") -> None:
+    """Run a script's sweeps, and victims alone, one after the other; exit with the worst of their codes: 2 over 1 over
+    75.
+
+    Args:
+        experiments: sweeps; a victim among them is trained and measured for its own sake.
+    """
     if _handed is not None:  # a command reads the script's sweeps; see `_handed_to_main`
-        _handed.extend(sweeps)
+        _handed.extend(experiments)
         raise SystemExit(DONE)
 
     def script(
@@ -47,12 +54,13 @@ def main(*sweeps: "CleaningSweep") -> None:
             bool, typer.Option("--resume", help="Refuse to start where there is nothing to resume.")
         ] = False,
         fresh: Annotated[
-            bool, typer.Option("--fresh", help="Set an existing sweep of this name aside and start over.")
+            bool, typer.Option("--fresh", help="Set an existing sweep of this name aside and start over; victims stay.")
         ] = False,
         search: Annotated[str | None, typer.Option(help="Sampler: tpe, gp, nsga2, random, qmc or grid.")] = None,
         inline: Inline = False,
         only: Annotated[
-            list[str] | None, typer.Option(help="Run only the sweep of this name; may be repeated.")
+            list[str] | None,
+            typer.Option(help="Run only the sweep or victim of this name, or all that match (`verma-*`); repeatable."),
         ] = None,
         plan: Plan = False,
         supervise: Supervise = False,
@@ -63,13 +71,13 @@ def main(*sweeps: "CleaningSweep") -> None:
         set_volume(quiet=quiet, verbose=verbose)
         if resume and fresh:
             raise InvalidInput("--resume and --fresh exclude each other; give one")
-        # Overrides are resolved for all sweeps first: a wrong one is refused before any sweep begins.
-        chosen = [resolve(sweep, overrides or [], search, smoke) for sweep in select(sweeps, only or [])]
+        # Overrides are resolved for all of them first: a wrong one is refused before any begins.
+        chosen = resolve_all(select(experiments, only or []), overrides or [], search, smoke)
         if dry_run:
             from sweeplab.commands import estimate
 
-            for sweep in chosen:  # without a look at data or home
-                say("\n".join(estimate.plan(sweep)))
+            for experiment in chosen:  # without a look at data or home
+                say("\n".join(estimate.plan(experiment)))
             return DONE
         from sweeplab.sweep.run import Options
 
@@ -90,27 +98,31 @@ def run(context: typer.Context, script: Script) -> None:
     runpy.run_path(str(script), run_name="__main__")
 
 
-def load_script(path: Path) -> "tuple[CleaningSweep, ...]":
-    """The sweeps that a script defines, in order, without running them.
+def load_script(path: Path) -> "tuple[Experiment, ...]":
+    """The sweeps that a script defines, and the victims that it runs alone, in order, without running them.
 
-    Where the script has a tuple `SWEEPS`, those in it. Else the sweeps that its variables hold, without those that it
-    imported from other modules. Where there are none, the sweeps that it hands to `main`.
+    Where the script has a tuple `EXPERIMENTS` (or `SWEEPS`), those in it. Else the sweeps that its variables hold,
+    without those that it imported from other modules. Where there are none, what it hands to `main`.
     """
-    from sweeplab.experiment import CleaningSweep
+    from sweeplab.experiment import CleaningSweep, PretrainedVictim
 
     _check_exists(path)
     sys.path.insert(0, str(path.parent.resolve()))
     variables = runpy.run_path(str(path), run_name="sweeplab_script")
-    found = [value for value in variables.get("SWEEPS", variables.values()) if isinstance(value, CleaningSweep)]
-    if "SWEEPS" not in variables:
+    named = variables.get("EXPERIMENTS", variables.get("SWEEPS"))
+    found: list[Experiment]
+    if named is not None:
+        found = [value for value in named if isinstance(value, (CleaningSweep, PretrainedVictim))]
+    else:
         modules = [vars(module) for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
         # `isinstance` would read each object's `__class__`, at which some, such as torch's, warn of their deprecation.
         others = {id(v) for names in modules for v in list(names.values()) if issubclass(type(v), CleaningSweep)}
-        found = [value for value in found if id(value) not in others] or _handed_to_main(path) or found
-    sweeps = {value.name: value for value in found}
-    if not sweeps:
-        raise InvalidInput(f"script {path} defines no CleaningSweep")
-    return tuple(sweeps.values())
+        every = [value for value in variables.values() if isinstance(value, CleaningSweep)]
+        found = [value for value in every if id(value) not in others] or _handed_to_main(path) or [*every]
+    by_name = {(type(value), value.name): value for value in found}
+    if not by_name:
+        raise InvalidInput(f"script {path} defines no CleaningSweep, and hands no victim to `main`")
+    return tuple(by_name.values())
 
 
 def _check_exists(script: Path) -> None:
@@ -118,8 +130,8 @@ def _check_exists(script: Path) -> None:
         raise InvalidInput(f"script {script} does not exist")
 
 
-def _handed_to_main(path: Path) -> "list[CleaningSweep]":
-    """The sweeps that a script hands to `main`: it runs as if by `python SCRIPT`, and `main` only takes them down."""
+def _handed_to_main(path: Path) -> "list[Experiment]":
+    """What a script hands to `main`: it runs as if by `python SCRIPT`, and `main` only takes them down."""
     global _handed
     before, words = _handed, sys.argv
     _handed, sys.argv = [], [str(path)]
@@ -132,17 +144,58 @@ def _handed_to_main(path: Path) -> "list[CleaningSweep]":
     return found
 
 
-_handed: "list[CleaningSweep] | None" = None
-"""Where `main` puts a script's sweeps instead of running them; None: it runs them."""
+_handed: "list[Experiment] | None" = None
+"""Where `main` puts a script's sweeps and victims instead of running them; None: it runs them."""
 
 
-def select(sweeps: "tuple[CleaningSweep, ...]", only: list[str]) -> "list[CleaningSweep]":
-    """The sweeps of a script that were asked for."""
-    names = [sweep.name for sweep in sweeps]
-    unknown = [name for name in only if name not in names]
+def select(experiments: "Sequence[Experiment]", only: Sequence[str]) -> "list[Experiment]":
+    """Those of a script that were asked for, by name or by a pattern such as `verma-fig6-*`."""
+    names = [experiment.name for experiment in experiments]
+    unknown = [pattern for pattern in only if not any(fnmatchcase(name, pattern) for name in names)]
     if unknown:
-        raise InvalidInput(f"--only {unknown[0]}: the script has no such sweep; it has {', '.join(names)}")
-    return [sweep for sweep in sweeps if not only or sweep.name in only]
+        raise InvalidInput(f"--only {unknown[0]}: the script has no such sweep or victim; it has {', '.join(names)}")
+    return [e for e in experiments if not only or any(fnmatchcase(e.name, pattern) for pattern in only)]
+
+
+def resolve_all(
+    experiments: "Sequence[Experiment]", overrides: list[str], search: str | None, smoke: bool
+) -> "list[Experiment]":
+    """Sweeps and victims with a command's changes. Of a victim alone, too, the fields are `victim.FIELD`.
+
+    Raises:
+        InvalidInput: also where there are victims alone, and a change that none of them can have.
+    """
+    from sweeplab.experiment import CleaningSweep
+
+    lost = [text for text in overrides if not text.startswith("victim.")]
+    if lost and not any(isinstance(experiment, CleaningSweep) for experiment in experiments):
+        name = experiments[0].name
+        raise InvalidInput(f"override {lost[0]!r}: {name} is a victim, whose fields are written victim.{lost[0]}")
+    return [
+        resolve(experiment, overrides, search, smoke)
+        if isinstance(experiment, CleaningSweep)
+        else resolve_victim(experiment, overrides, smoke)
+        for experiment in experiments
+    ]
+
+
+def resolve_victim(victim: "PretrainedVictim", overrides: list[str], smoke: bool) -> "PretrainedVictim":
+    """A victim that runs alone, with those of a command's changes that name its fields."""
+    from sweeplab.experiment import apply_overrides, smoke_victim
+
+    own = [text.removeprefix("victim.") for text in overrides if text.startswith("victim.")]
+    victim = apply_overrides(victim, own)
+    if not smoke:
+        return victim
+    again = [text for text in own if text.startswith(("epochs=", "resources."))]
+    small = apply_overrides(smoke_victim(victim, victim.seed), again)
+    _say_lost([f"victim.{text}" for text in own if not text.startswith("name=") and not _is_in(small, text)])
+    return small
+
+
+def _say_lost(lost: list[str]) -> None:
+    if lost:
+        say_notes([f"--smoke sets these fields itself, and leaves out {', '.join(lost)}"])
 
 
 def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, smoke: bool) -> "CleaningSweep":
@@ -161,29 +214,36 @@ def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, sm
     small = smoke_sweep(sweep)
     again = ("epochs=", "search.", "resources.", *(("victim.epochs=",) if hasattr(small.victim, "epochs") else ()))
     small = apply_overrides(small, [text for text in overrides if text.startswith(again)])
-    lost = [text for text in overrides if not text.startswith("name=") and not _is_in(small, text)]
-    if lost:
-        say_notes([f"--smoke sets these fields itself, and leaves out {', '.join(lost)}"])
+    _say_lost([text for text in overrides if not text.startswith("name=") and not _is_in(small, text)])
     return small
 
 
-def _is_in(sweep: "CleaningSweep", override: str) -> bool:
-    """Whether a sweep has the value of an override."""
+def _is_in(experiment: "E", override: str) -> bool:
+    """Whether a sweep, or a victim, has the value of an override."""
     from sweeplab.experiment import apply_overrides
 
     try:
-        return apply_overrides(sweep, [override]) == sweep
+        return apply_overrides(experiment, [override]) == experiment
     except InvalidInput:  # the miniature has no such field
         return False
 
 
-def one_sweep(script: Path, only: str | None, overrides: list[str], smoke: bool) -> "CleaningSweep":
-    """The sweep of a script that a command works on, with the command's changes.
+def one_experiment(script: Path, only: str | None, overrides: list[str], smoke: bool) -> "Experiment":
+    """The sweep of a script, or its victim, that a command works on, with the command's changes.
 
     Raises:
         InvalidInput: if the script has several and `only` names none.
     """
-    sweeps = select(load_script(script), [only] if only else [])
-    if len(sweeps) > 1:
-        raise InvalidInput(f"{script} has several sweeps; choose with --only: {', '.join(s.name for s in sweeps)}")
-    return resolve(sweeps[0], overrides, None, smoke)
+    found = select(load_script(script), [only] if only else [])
+    if len(found) > 1:
+        names = ", ".join(experiment.name for experiment in found)
+        raise InvalidInput(f"{script} has several sweeps; choose with --only: {names}")
+    return resolve_all(found, overrides, None, smoke)[0]
+
+
+def one_sweep(script: Path, only: str | None, overrides: list[str], smoke: bool) -> "CleaningSweep":
+    """The same as a sweep: of a victim that runs alone the one that measures it and trains nothing."""
+    from sweeplab.experiment import PretrainedVictim, measured_alone
+
+    found = one_experiment(script, only, overrides, smoke)
+    return measured_alone(found) if isinstance(found, PretrainedVictim) else found

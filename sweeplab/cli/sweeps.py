@@ -20,12 +20,14 @@ from sweeplab.cli.program import (
     console,
     say,
     say_json,
+    say_notes,
 )
 from sweeplab.cli.running import ranked, say_result, start
 from sweeplab.commands import logs as logs_module
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.leaderboard import render_table
+from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
 from sweeplab.records import now_ms
 from sweeplab.specs import InvalidInput, first_line
 from sweeplab.storage.home import home_folder
@@ -148,8 +150,15 @@ def leaderboard(
 
 @command(app, rich_help_panel=SWEEPS)
 def status(sweep: SweepName, as_json: AsJson = False) -> None:
-    """Show how far a sweep is: its trials by state, why trials failed, epochs and seconds spent."""
-    values = sweep_status(folder_of(sweep))
+    """Show how far a sweep is: its trials by state, why trials failed, epochs and seconds spent.
+
+    Where no sweep has the name, the victims that have it.
+    """
+    folder = folder_of(sweep)
+    if not folder.exists() and (rows := [row for row in victims_of(folder.home)[0] if sweep in names_of(row)]):
+        _show_victims(rows, as_json=as_json)
+        return
+    values = sweep_status(folder)
     if as_json:
         say_json(values)
         return
@@ -172,6 +181,18 @@ def status(sweep: SweepName, as_json: AsJson = False) -> None:
         say(f"  trial {failure['trial']} failed: {failure['reason']}")
     if not values["own"]:
         say("  it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
+
+
+def names_of(row: VictimRow) -> tuple[str, str]:
+    """What a victim is called: its name, which another digest may have too, and its folder's."""
+    return row.victim, row.folder.name
+
+
+def _show_victims(rows: list[VictimRow], *, as_json: bool) -> None:
+    if as_json:
+        say_json([row.to_json() for row in rows])
+    else:
+        console().print(render_victims(rows))
 
 
 def sweep_status(folder: SweepFolder) -> dict[str, Any]:
@@ -209,8 +230,18 @@ def list_(
     scripts: Annotated[
         bool, typer.Option("--scripts", help="List the experiment scripts in ./sweeps instead.")
     ] = False,
+    victims: Annotated[
+        bool, typer.Option("--victims", help="List the home's victims instead: accuracy, ASR, selected epoch.")
+    ] = False,
 ) -> None:
-    """List the home's sweeps, or the experiment scripts in ./sweeps."""
+    """List the home's sweeps, its victims, or the experiment scripts in ./sweeps."""
+    if scripts and victims:
+        raise InvalidInput("--scripts and --victims exclude each other; give one")
+    if victims:
+        found, broken = victims_of(home_folder(to_read=True))
+        _show_victims(found, as_json=as_json)
+        say_notes([f"{path.name} is left out: {why}" for path, why in broken.items()])
+        return
     if scripts:
         rows = list_scripts(Path("sweeps"))
         lines = [f"{row['script']:40s} {row['title']}" for row in rows]

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sweeplab.clip_model import num_parameters
+from sweeplab.clip_model import Architecture, num_parameters
 from sweeplab.data.training_pairs import CACHE_BYTES
-from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
+from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim, SelectedTrial
 from sweeplab.specs import Spec
 from sweeplab.sweep.resume import _kind, _optimization, search_in_words, warnings_of
 from sweeplab.training.objective import image_views
@@ -15,28 +15,68 @@ PAIRS_PER_SECOND = 500.0
 to 28 hours on 8 A100 of 40 GB). A rough figure for planning; loading the images was part of it."""
 
 
-def plan(sweep: CleaningSweep) -> list[str]:
-    """What a sweep will do and cost, in lines for people, from the declared sizes alone.
+def plan(experiment: Experiment) -> list[str]:
+    """What a sweep, or a victim alone, will do and cost, in lines for people, from the declared sizes alone.
 
     GPU-hours are those at PAIRS_PER_SECOND. Disk space is that of the weights kept at the end, plus one checkpoint with
-    optimizer state for every trial that runs.
+    optimizer state for every run under way.
     """
+    return _plan_of_victim(experiment) if isinstance(experiment, PretrainedVictim) else _plan_of_sweep(experiment)
+
+
+def _plan_of_victim(victim: PretrainedVictim) -> list[str]:
+    pairs, epochs = _declared(victim.data), _epochs(victim)
+    hours, steps = _hours_of_victim(victim), _steps(pairs, victim.optimization, epochs)
+    selected = f"epoch {victim.select}" if isinstance(victim.select, int) else f"{_kind_or_word(victim.select)} epoch"
+    kept = epochs if victim.keep_epochs == "all" else len(victim.keep_epochs) + 1
+    costs = "  hours             known after the first epoch"
+    if hours is not None:
+        costs = f"  GPU-hours         about {hours:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second"
+    return [
+        victim.name,
+        f"  victim alone      {epochs} epochs of a schedule of {victim.epochs}, {selected} is selected",
+        f"  poisoning         {_fields(victim.poisoning)}",
+        f"  objective         {_kind(victim.objective)}: {_fields(victim.objective) or 'no fields'}",
+        f"  optimization      {_fields(victim.optimization)}",
+        f"  steps             {f'{steps:,}' if steps is not None else UNKNOWN}",
+        costs,
+        f"  disk              about {(kept + 2) * _checkpoint_bytes(victim) / 1e9:,.1f} GB of checkpoints",
+    ]
+
+
+def _epochs(victim: PretrainedVictim) -> int:
+    """Those that are trained: a victim whose epoch is given ends with it."""
+    return victim.select if isinstance(victim.select, int) else victim.epochs
+
+
+def _hours_of_victim(victim: PretrainedVictim) -> float | None:
+    return _gpu_hours(victim.architecture, _declared(victim.data), _epochs(victim), victim.objective)
+
+
+def _checkpoint_bytes(spec: PretrainedVictim | CleaningSweep) -> int:
+    """Weights and AdamW's two moments, float32."""
+    victim = spec.victim if isinstance(spec, CleaningSweep) else spec
+    return 3 * 4 * num_parameters(victim.architecture)
+
+
+def _kind_or_word(value: Any) -> str:
+    return _kind(value) if isinstance(value, Spec) else str(value)
+
+
+def _plan_of_sweep(sweep: CleaningSweep) -> list[str]:
     victim, trials = sweep.victim, sweep.num_trials()
     pairs = _declared(sweep.data)
     victim_pairs, victim_hours, victim_words = None, None, "a given checkpoint"
     if isinstance(victim, SelectedTrial):
         victim_words = f"rank 1 of {victim.sweep.name}, a sweep that is planned by itself"
     elif isinstance(victim, PretrainedVictim):
-        victim_pairs = _declared(victim.data)
-        epochs = victim.select if isinstance(victim.select, int) else victim.epochs
-        victim_hours = _gpu_hours(sweep, victim_pairs, epochs, victim.objective)
-        victim_steps = _steps(victim_pairs, victim.optimization, epochs)
+        victim_pairs, victim_hours = _declared(victim.data), _hours_of_victim(victim)
+        victim_steps = _steps(victim_pairs, victim.optimization, _epochs(victim))
         victim_words = f"{victim_steps:,} steps" if victim_steps is not None else f"steps {UNKNOWN}"
-    hours = _gpu_hours(sweep, pairs, sweep.epochs * trials, sweep.method)
+    hours = _gpu_hours(victim.architecture, pairs, sweep.epochs * trials, sweep.method)
     steps = _steps(pairs, sweep.optimization, sweep.epochs)
-    size = 3 * 4 * num_parameters(victim.architecture)  # weights and AdamW's two moments, float32
     kept = sweep.resources.keep_checkpoints + (sweep.resources.concurrent_trials or 1) * 3 + 2
-    disk = f"about {kept * size / 1e9:,.1f} GB of checkpoints"
+    disk = f"about {kept * _checkpoint_bytes(sweep) / 1e9:,.1f} GB of checkpoints"
     if decoded := _decoded_gigabytes(sweep, (victim_pairs, pairs)):
         disk += f", and {decoded:,.1f} GB of decoded images in each node's temporary folder"
     costs = "  hours             known after the first trial (own architecture)"
@@ -67,25 +107,24 @@ def _steps(pairs: int | None, optimization: Optimization, epochs: int) -> int | 
     return None if pairs is None else pairs // optimization.global_batch_size * epochs
 
 
-def _gpu_hours(sweep: CleaningSweep, pairs: int | None, epochs: int, objective: Any) -> float | None:
+def _gpu_hours(architecture: Architecture, pairs: int | None, epochs: int, objective: Any) -> float | None:
     """None where the number of pairs is not declared, and for own architectures: the rate was measured on the papers'
     alone."""
-    if sweep.victim.architecture.name is None or not pairs:
+    if architecture.name is None or not pairs:
         return None
     views = 1 if image_views(objective) is None else 2
     return pairs * epochs * views / PAIRS_PER_SECOND / 3600
 
 
-def _fields(spec: Spec, sweep: CleaningSweep) -> str:
-    """Every field with its value; of a spec in a field its kind; of a searched one that it is searched."""
-    shown = []
+def _fields(spec: Spec, sweep: CleaningSweep | None = None) -> str:
+    """Every field with its value; of a spec in a field its kind; of one that a sweep searches that it is searched."""
+    shown, searched = [], sweep.parameters() if sweep is not None else ()
     for name in type(spec).model_fields:
-        value = getattr(spec, name)
-        word = _kind(value) if isinstance(value, Spec) else value
+        word = _kind_or_word(getattr(spec, name))
         if name == "warmup_steps" and spec.schedule == "fall-cosine":  # type: ignore[attr-defined]
             continue  # which has none
         if name != "kind":
-            shown.append(f"{name} {'searched' if name in sweep.parameters() else word}")
+            shown.append(f"{name} {'searched' if name in searched else word}")
     return ", ".join(shown)
 
 

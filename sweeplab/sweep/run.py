@@ -15,10 +15,11 @@ from sweeplab.execution.controller import Workload
 from sweeplab.execution.inline import run_inline
 from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.watchdog import Watchdog
-from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
+from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial, measured_alone
 from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
-from sweeplab.specs import Failed, StorageFault, Unfinished
+from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
+from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.checks import digest_of_victim, machine_for
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep.mlflow_sync import (
@@ -30,7 +31,7 @@ from sweeplab.sweep.mlflow_sync import (
     synced_tracking,
 )
 from sweeplab.sweep.prepare import Prepared, prepare
-from sweeplab.sweep.pretraining import check_same_storage, victim_folder
+from sweeplab.sweep.pretraining import check_same_storage, pretrain_victim, victim_folder
 from sweeplab.sweep.progress import SweepProgress
 from sweeplab.sweep.readiness import check_batch_norm, check_storages, make_ready_nodes
 from sweeplab.sweep.resume import check_is_there, check_same_spec, resume_plan, set_aside
@@ -110,6 +111,50 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
     return record
 
 
+def open_victim(victim: PretrainedVictim, home: Path, options: Options) -> tuple[RunFolder, Prepared]:
+    """The folder of a victim that is trained alone, and all that a start reads before it changes anything.
+
+    Raises:
+        InvalidInput: for bad input, or where there is nothing to resume.
+    """
+    prepared = prepare(measured_alone(victim), home, fresh=True)
+    assert isinstance(prepared.sweep.victim, PretrainedVictim)
+    run = victim_folder(home, prepared.sweep.victim, prepared.victim_digest)
+    if options.resume and not (run.path / "victim.json").exists():
+        raise InvalidInput(f"--resume: there is no victim {run.path}; leave the flag out to train it")
+    return run, prepared
+
+
+def run_victim(victim: PretrainedVictim, home: Path, options: Options = Options()) -> RunFolder:
+    """Train and measure a victim, or go on with it, or find it there; the same command does either.
+
+    `options.fresh` sets no victim aside: sweeps go on from its weights. To train one anew, remove its folder.
+
+    Raises:
+        InvalidInput: for bad input, or a victim of that digest that came from elsewhere.
+        Unfinished: when the storage fails.
+        Failed: if its training failed.
+    """
+    _, prepared = open_victim(victim, home, options)
+    for note in prepared.notes:
+        logger.info(f"note: {note}")
+    spec = prepared.sweep.victim
+    assert isinstance(spec, PretrainedVictim)
+    if options.adopt:
+        adopt_victims(prepared, home)
+    inline = options.inline or spec.resources.resolved_executor() == "inline"
+    if not victim_of(prepared.sweep).is_to_be_trained(prepared.victim_digest, home):
+        inline = True  # it is looked at, for which no Ray is needed
+    with storage_faults_as_unfinished(prepared.sweep):
+        check_storages(prepared, home, runs_trials=False)
+    with workplace(prepared.sweep, inline):
+        session = Session(home, inline, parts_of(prepared.sweep), prepared.inputs)
+        if not inline:
+            check_batch_norm(prepared.sweep)
+            make_ready_nodes(prepared, session, runs_trials=False)
+        return pretrain_victim(spec, prepared.victim_digest, session)
+
+
 def _is_finished(folder: SweepFolder, sweep: CleaningSweep) -> bool:
     if folder.victim_point() is None:
         return False
@@ -152,6 +197,11 @@ def adopt_with_victims(folder: SweepFolder, prepared: Prepared, home: Path) -> N
     """Take over a sweep's folder, and those of the victims that it is to train on, where they came from elsewhere."""
     if adopt_sweep(folder):
         logger.info(f"{folder.name}: adopted; it is this home's own from now on")
+    adopt_victims(prepared, home)
+
+
+def adopt_victims(prepared: Prepared, home: Path) -> None:
+    """Take over the folders of the victims that a sweep trains, where they came from elsewhere."""
     for spec in victim_of(prepared.sweep).specs():
         run = victim_folder(home, spec, digest_of_victim(spec, prepared.inputs or Inputs(home / "data")))
         if adopt_victim(run):
