@@ -6,6 +6,7 @@ from sweeplab.clip_model import Architecture, num_parameters
 from sweeplab.data.training_pairs import CACHE_BYTES
 from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim, SelectedTrial
 from sweeplab.specs import Spec
+from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.sweep.resume import _kind, _optimization, search_in_words, warnings_of
 from sweeplab.training.objective import image_views
 from sweeplab.training.optimisation import Optimization
@@ -18,8 +19,8 @@ to 28 hours on 8 A100 of 40 GB). A rough figure for planning; loading the images
 def plan(experiment: Experiment) -> list[str]:
     """What a sweep, or a victim alone, will do and cost, in lines for people, from the declared sizes alone.
 
-    GPU-hours are those at PAIRS_PER_SECOND. Disk space is that of the weights kept at the end, plus one checkpoint with
-    optimizer state for every run under way.
+    GPU-hours are those at PAIRS_PER_SECOND. Disk space is that of the weights kept at the end, and of the checkpoints
+    of the victim and of what is under way.
     """
     return _plan_of_victim(experiment) if isinstance(experiment, PretrainedVictim) else _plan_of_sweep(experiment)
 
@@ -75,7 +76,9 @@ def _plan_of_sweep(sweep: CleaningSweep) -> list[str]:
         victim_words = f"{victim_steps:,} steps" if victim_steps is not None else f"steps {UNKNOWN}"
     hours = _gpu_hours(victim.architecture, pairs, sweep.epochs * trials, sweep.method)
     steps = _steps(pairs, sweep.optimization, sweep.epochs)
-    kept = sweep.resources.keep_checkpoints + (sweep.resources.concurrent_trials or 1) * 3 + 2
+    resources = sweep.resources
+    is_stripped = sweep.protocol == "paper" and not Storage(resources.storage or "").is_remote
+    kept = resources.keep_checkpoints / (3 if is_stripped else 1) + (resources.concurrent_trials or 1) * 3 + 2
     disk = f"about {kept * _checkpoint_bytes(sweep) / 1e9:,.1f} GB of checkpoints"
     if decoded := _decoded_gigabytes(sweep, (victim_pairs, pairs)):
         disk += f", and {decoded:,.1f} GB of decoded images in each node's temporary folder"

@@ -25,6 +25,7 @@ from sweeplab.specs import Failed, InvalidInput, file_digest
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.training.objective import has_classifier
 from sweeplab.worker.inputs import measure_for, victim_model
 from sweeplab.worker.jobs import whole_machine
 from sweeplab.worker.run import blaming, prepare_process
@@ -159,7 +160,7 @@ def _spec_of(folder: SweepFolder) -> CleaningSweep:
 
 def _check_zero_shot(sweep: CleaningSweep, chosen: Chosen) -> None:
     method = sweep.setting(chosen.trial.params).method
-    if getattr(method, "classifier", None) is not None:
+    if has_classifier(method):
         raise InvalidInput(
             f"method {getattr(method, 'kind', '?')!r} is measured by the classifier that it trains, which open_clip's "
             f"layout does not hold: without it the model is another one than was measured. Its checkpoint holds both: "

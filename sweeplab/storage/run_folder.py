@@ -27,6 +27,9 @@ from sweeplab.storage.files import (
 )
 from sweeplab.storage.ownership import MARK, Owner
 
+STRIPPED = "stripped.json"
+"""In a run's folder: the checkpoints that hold weights alone, or are about to."""
+
 WORKED_OUT = "restore it, or remove it: the run then ends once more"
 
 
@@ -276,6 +279,34 @@ class RunFolder:
         """Whether the point's checkpoint is still there."""
         return point.checkpoint is not None and self.storage.exists(point.checkpoint)
 
+    def _goes_on_from(self, point: Point) -> bool:
+        """Whether training can go on from the point's checkpoint: it is there, with its optimizer."""
+        return self.has_checkpoint(point) and point.checkpoint not in self._stripped()
+
+    def _stripped(self) -> list[str]:
+        path = self.path / STRIPPED
+        if not path.exists():
+            return []
+        return list(read_object(path, "remove it: what it names is looked at then", names=list)["names"])
+
+    def strippable(self, point: Point) -> Path | None:
+        """The point's checkpoint where it lies in a folder, and this home wrote it there: only then may it be written
+        anew.
+
+        Raises:
+            StorageFault: if the folder cannot be looked at.
+        """
+        name = point.checkpoint
+        if name is None or self.storage.is_remote or name not in self.storage.names() or not CHECKPOINT.fullmatch(name):
+            return None
+        return Path(self.storage.location) / name if self.owns_storage() else None
+
+    def note_stripped(self, name: str) -> None:
+        """Note that a checkpoint holds weights alone. Before it is stripped: should a kill come between the two, a
+        whole checkpoint is not gone on from, which costs time, and no other is."""
+        if name not in (known := self._stripped()):
+            write_json(self.path / STRIPPED, {"names": [*known, name]})
+
     def checkpoint_path(self, point: Point) -> Path | None:
         """The point's checkpoint if it is still on the disk, or in the object store: then it is fetched first."""
         if point.checkpoint is None or not self.storage.exists(point.checkpoint):
@@ -292,12 +323,12 @@ class RunFolder:
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest state from which the next attempt goes on: inside an epoch, else of the newest point.
 
-        None where the newest point has none: the run then starts again at its beginning.
+        None where the newest point has none, or one without its optimizer: the run then starts again at its beginning.
         """
         points = self.points()
         if not points:
             return None
-        name = self._rolling() or (points[-1].checkpoint if self.has_checkpoint(points[-1]) else None)
+        name = self._rolling() or (points[-1].checkpoint if self._goes_on_from(points[-1]) else None)
         return Checkpoint(self.storage.location, name) if name else None
 
     def _rolling(self) -> str | None:
@@ -310,18 +341,18 @@ class RunFolder:
         return max(found)[1] if found else None
 
     def num_kept(self) -> int:
-        """Points from which the run can go on: all, or those up to the newest whose checkpoint is left."""
+        """Points from which the run can go on: all, or those up to the newest whose checkpoint is left whole."""
         points = self.points()
         kept = len(points)
         if self._rolling():
             return kept
-        while kept and points[kept - 1].index > 0 and not self.has_checkpoint(points[kept - 1]):
+        while kept and points[kept - 1].index > 0 and not self._goes_on_from(points[kept - 1]):
             kept -= 1
         return kept
 
     def rewind(self) -> int:
-        """Forget points whose state cannot be continued, because no checkpoint of the last one is left, and what is
-        left of a damaged history behind those that it has lost; how many are to be made again."""
+        """Forget points whose state cannot be continued, because no whole checkpoint of the last one is left, and what
+        is left of a damaged history behind those that it has lost; how many are to be made again."""
         points, kept = self.points(), self.num_kept()
         lost = len(points) - kept + self._num_lost
         if lost:
@@ -341,7 +372,8 @@ class RunFolder:
         stale = {point.checkpoint for point in points if point.checkpoint is not None} - keep
         for name in names:
             match = ROLLING.fullmatch(name)
-            if name in stale or (match and (is_over or int(match[1]) < points[-1].index)):
+            is_torn = is_over and UNFINISHED.fullmatch(name)  # a kill came while it was stripped
+            if name in stale or is_torn or (match and (is_over or int(match[1]) < points[-1].index)):
                 self.remove_checkpoint(name)
 
     def clear_abandoned(self) -> None:

@@ -21,6 +21,8 @@ from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.training import checkpoints
+from sweeplab.training.objective import has_classifier
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.jobs import CleaningJob, DataDigests, Machine
 from sweeplab.worker.run import clean
@@ -167,11 +169,11 @@ class SweepController:
                 number = self._ask()
             run = self._run(number)
             if not is_new:
-                # The attempt before may have written a checkpoint that it never reported, or lost one that it had.
-                run.clear_abandoned()
+                # The attempt before may have lost a checkpoint that it had, or written one that it never reported.
                 lost = run.rewind()
                 if lost:
                     self.folder.event("points lost", trial=number, points=lost)
+                run.clear_abandoned()
             check_storage_of_trial(self.sweep, self.folder, number, run)
             run.claim_storage()
             attempt = 1 if is_new else run.begin_attempt()
@@ -401,13 +403,15 @@ class SweepController:
             tell(self.study, record.number, record.points, self._goal, start_counts=record.start_counts)
 
     def _settle_checkpoints(self, record: TrialRecord) -> None:
-        """Of all ended trials, only those that `KeptWeights` names keep weights."""
+        """Of all ended trials, only those that `KeptWeights` names keep weights, and no optimizer beside them."""
         if not self._may_keep(record):
             self._runs.pop(record.number, None)
             return
         changed = self._kept_weights.take(record)
         for number, points in changed.items():
-            self._keep(self._run(number) if number == record.number else self.folder.trial(number), *points)
+            run = self._run(number) if number == record.number else self.folder.trial(number)
+            self._keep(run, *points)
+            self._strip(run, *points)
         self._runs.pop(record.number, None)
 
     def _may_keep(self, record: TrialRecord) -> bool:
@@ -432,6 +436,23 @@ class SweepController:
         except StorageFault as fault:
             self._unheeded.add(place)
             self.folder.event("checkpoints left", storage=place, reason=str(fault))
+
+    def _strip(self, run: RunFolder, *points: Point) -> None:
+        """Leave only the weights of an ended run's checkpoints, where they lie in a folder.
+
+        Under protocol `authors` all stay whole: a sweep that starts from one of them carries its optimizer over. In an
+        object store they stay whole too: each would have to come here and go back.
+        """
+        if self.sweep.protocol == "authors":
+            return
+        try:
+            for point in points:
+                place = run.strippable(point)
+                if place is not None and checkpoints.is_whole(place):
+                    run.note_stripped(place.name)
+                    checkpoints.strip(place, keep_state=has_classifier(self.sweep.method))
+        except StorageFault as fault:  # a full disk, say: they stay as they are
+            self.folder.event("checkpoints not stripped", trial=int(run.path.name), reason=str(fault))
 
     # --- reading
 

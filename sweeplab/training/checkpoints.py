@@ -1,5 +1,6 @@
-"""Checkpoints: written whole or not at all, read without executing anything."""
+"""Checkpoints: written whole or not at all, read without executing anything, stripped once their run is over."""
 
+import pickle
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
@@ -39,14 +40,17 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         StorageFault: if the disk is full or the folder cannot be written.
     """
+    _write(dict(checkpoint), path)
 
+
+def _write(content: dict[str, Any], path: Path) -> None:
     def opened(temporary: Path) -> BinaryIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return temporary.open("wb")
 
     def write(file: BinaryIO) -> None:
         try:
-            torch.save(dict(checkpoint), file)
+            torch.save(content, file)
         except RuntimeError as error:
             # It turns what the system said into an error about positions in the file; that is behind it.
             if isinstance(error.__context__, OSError):
@@ -80,5 +84,38 @@ def load(path: Path) -> Checkpoint:
         content.setdefault("tally", None)
     missing = set(Checkpoint.__annotations__) - set(content if isinstance(content, dict) else ())
     if missing:
-        raise DamagedCheckpoint(f"checkpoint {path} lacks {', '.join(sorted(missing))}; it was not written by SweepLab")
+        raise DamagedCheckpoint(
+            f"checkpoint {path} lacks {', '.join(sorted(missing))}; it was stripped, or not written by "
+            "SweepLab, and no training goes on from it"
+        )
     return content
+
+
+WEIGHTS = ("model", "epoch", "step_in_epoch", "step", "point", "config")
+"""Entries of a checkpoint that stay when it is stripped."""
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is a checkpoint with its optimizer; False for what cannot be read."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        return False
+    return isinstance(content, dict) and {"model", "optimizer"} <= set(content)
+
+
+def strip(path: Path, *, keep_state: bool) -> None:
+    """Replace a checkpoint by its weights, and what they are, in one step.
+
+    The optimizer's moments, which are two thirds of it, and what is needed only to go on are left out.
+
+    Args:
+        path: of a whole one.
+        keep_state: whether what the objective remembers stays, for one that classifies by it.
+
+    Raises:
+        StorageFault: if the disk is full or the folder cannot be written; the whole one stays.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    kept = (*WEIGHTS, "state") if keep_state else WEIGHTS
+    _write({name: content[name] for name in kept if name in content}, path)

@@ -178,6 +178,11 @@ def chosen(objective: Objective, state: nn.Module | None) -> Mapping[str, Tensor
     return found
 
 
+def has_classifier(objective: object) -> bool:
+    """Whether the result is classified by what the objective remembers, and not by prompts."""
+    return getattr(objective, "classifier", None) is not None
+
+
 def classifier(objective: Objective, state: nn.Module | None) -> Callable[[Tensor], Tensor] | None:
     """What classifies image features in place of prompts; None: the model is zero-shot."""
     make = getattr(objective, "classifier", None)

@@ -9,7 +9,7 @@ import pytest
 from searchspaces import fruit_stall
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR, PAR_OPTIMIZATION
-from sweeplab.clip_model import Architecture
+from sweeplab.clip_model import Architecture, num_parameters
 from sweeplab.commands.estimate import plan
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.sampling import Sample
@@ -99,3 +99,18 @@ def test_the_cc6m_sweeps_measure_where_the_published_points_lie(monkeypatch: pyt
     starts, cleaning = {s.name: s for s in sweeps_of(SCRIPTS / "shrink_perturb_cc6m.py", monkeypatch)}, (1500,)
     assert starts["shrink-perturb-cc6m-starts"].measure_at == ()
     assert starts["shrink-perturb-cc6m"].measure_at == cleaning
+
+
+@pytest.mark.parametrize(
+    ("protocol", "storage", "kept"),
+    [("paper", None, 1), ("paper", "/shared", 1), ("paper", "s3://bucket", 3), ("authors", None, 3)],
+)
+def test_kept_weights_need_a_third_where_they_are_stripped(
+    protocol: str, storage: str | None, kept: int, par: CleaningSweep
+):
+    """Of P parameters 4 P bytes each, 3,000 times; the checkpoints of one running trial and the victim: 5 x 12 P."""
+    resources = par.resources.replace(keep_checkpoints=3000, concurrent_trials=1, storage=storage)
+    parameters = num_parameters(par.victim.architecture)
+    wanted = (3000 * kept * 4 + 5 * 12) * parameters / 1e9
+    (line,) = [line for line in plan(par.replace(protocol=protocol, resources=resources)) if "  disk" in line]
+    assert f"about {wanted:,.1f} GB of checkpoints" in line

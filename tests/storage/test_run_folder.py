@@ -350,3 +350,41 @@ def test_of_a_store_that_lags_behind_the_newest_that_arrived_stays(tmp_path: Pat
         (store / name_of(index)).write_bytes(b"weights")
         run.keep_checkpoints({name_of(3)})
         assert sorted(os.listdir(store)) == [MARK, name_of(index)]
+
+
+def test_a_stripped_checkpoint_is_not_gone_on_from_and_an_earlier_whole_one_is(run: RunFolder):
+    run.note_stripped(name_of(2))
+    again = reopened(run)
+    assert (again.latest_checkpoint(), again.num_kept()) == (None, 2)
+    assert again.has_checkpoint(again.points()[2])  # it still is the point's weights
+    assert again.rewind() == 1
+    assert again.latest_checkpoint() == Checkpoint(str(run.checkpoints), name_of(1))
+    again.clear_abandoned()
+    assert checkpoints_of(run) == [name_of(1)]
+
+
+def test_where_all_are_stripped_the_run_starts_again(run: RunFolder):
+    for index in (1, 2):
+        run.note_stripped(name_of(index))
+    assert (run.rewind(), run.latest_checkpoint()) == (2, None)
+    assert [point.index for point in run.points()] == [0]
+
+
+def test_what_a_killed_strip_left_goes_with_the_superfluous(run: RunFolder):
+    (run.checkpoints / f".{name_of(2)}.4711.part").write_bytes(b"half")
+    run.finish({"state": "finished"})
+    run.keep_checkpoints({name_of(2)})
+    assert checkpoints_of(run) == [name_of(2)]
+
+
+def test_only_a_checkpoint_that_this_home_wrote_may_be_stripped(run: RunFolder, tmp_path: Path):
+    last = run.points()[2]
+    assert run.strippable(last) == run.checkpoints / name_of(2)
+    (run.checkpoints / name_of(2)).rename(tmp_path / "mine.pt")
+    assert run.strippable(last) is None
+    (run.checkpoints / name_of(2)).symlink_to(tmp_path / "mine.pt")
+    assert run.strippable(last) is None
+    write_json(run.path / "trial.json", {"storage": str(tmp_path / "theirs")})
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / name_of(2)).write_bytes(b"weights")
+    assert reopened(run).strippable(last) is None

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf, nextafter
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,25 @@ from wsgiref.util import setup_testing_defaults
 import fabricated
 import optuna
 import pytest
+import torch
 from fabricated import SWEEP, Player, open_controller, prepared_folder, rates_by_learning_rate
 from optuna.trial import TrialState
 
+from sweeplab.cleaning.supervised import SupervisedFinetuning
+from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.evaluation.retention import best_cleaned_point, score
 from sweeplab.experiment import CleaningSweep
-from sweeplab.records import TrialRecord
+from sweeplab.records import Point, TrialRecord
 from sweeplab.search_space import SearchSpace
 from sweeplab.specs import InvalidInput, StorageFault
+from sweeplab.storage import files
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep import retries
 from sweeplab.sweep.controller import ALIKE, SweepController
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.training import checkpoints
 from sweeplab.worker.failures import Failure
+from sweeplab.worker.jobs import CleaningJob
 
 
 class Killed(BaseException):
@@ -754,6 +760,138 @@ def test_a_kill_before_weights_are_removed_changes_nothing_of_what_stays(
         else {1: ["attempt-1-epoch-0001.pt"], 2: ["attempt-1-epoch-0002.pt"]}
     )
     assert kept_checkpoints(folder) == kept
+
+
+class Trainer(Player):
+    """Writes checkpoints as training does, of a tensor or two."""
+
+    def points(self, job: CleaningJob) -> Iterable[Point]:
+        for made in super().points(job):
+            if made.checkpoint is not None:
+                checkpoints.save(
+                    {
+                        "model": {"weight": torch.full((3,), float(made.index))},
+                        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []},
+                        "state": {"head": torch.ones(2)},
+                        "epoch": made.index,
+                        "step_in_epoch": 0,
+                        "step": made.step,
+                        "point": made.index,
+                        "random": torch.random.get_rng_state(),
+                        "tally": None,
+                        "config": "{}",
+                    },
+                    Path(job.checkpoints) / made.checkpoint,
+                )
+            yield made
+
+
+def one_cleaned(params: dict[str, Any], index: int) -> tuple[int, int]:
+    """Epoch 1 is the best cleaned one."""
+    return ((90, 79), (80, 1), (70, 1))[index]
+
+
+def contents(folder: SweepFolder) -> dict[int, set[str]]:
+    """The entries of the one checkpoint of every trial that has weights."""
+    kept = {number: folder.trial(number).checkpoints / name for number, (name,) in kept_checkpoints(folder).items()}
+    return {number: set(torch.load(path, weights_only=True)) for number, path in kept.items()}
+
+
+def train_all(folder: SweepFolder, sweep: CleaningSweep = SWEEP) -> None:
+    Trainer(open_controller(folder, sweep), one_cleaned).play_all()
+
+
+ONE_TRIAL = SWEEP.replace(search=SWEEP.search.replace(trials=1, startup_trials=1))
+WEIGHTS = {"model", "epoch", "step_in_epoch", "step", "point", "config"}
+WHOLE = WEIGHTS | {"optimizer", "state", "random", "tally"}
+
+
+def test_what_stays_of_a_trial_that_is_over_has_no_optimizer(tmp_path: Path):
+    sweep = SWEEP.replace(resources=SWEEP.resources.replace(keep_checkpoints=2))
+    folder = prepared_folder(tmp_path, sweep)
+    train_all(folder, sweep)
+    assert contents(folder) == {0: WEIGHTS, 1: WEIGHTS}
+    path = folder.trial(0).checkpoints / "attempt-1-epoch-0001.pt"
+    assert torch.equal(torch.load(path, weights_only=True)["model"]["weight"], torch.ones(3))
+
+
+def test_a_running_trials_checkpoints_stay_whole(tmp_path: Path):
+    folder = prepared_folder(tmp_path, ONE_TRIAL)
+    controller = open_controller(folder, ONE_TRIAL)
+    Trainer(controller, one_cleaned).play(controller.next_job(), num_points=2)
+    assert contents(folder) == {0: WHOLE}
+
+
+def test_under_authors_the_optimizer_stays_for_the_sweep_that_carries_it_over(tmp_path: Path):
+    sweep = ONE_TRIAL.replace(protocol="authors")
+    folder = prepared_folder(tmp_path, sweep)
+    train_all(folder, sweep)
+    assert contents(folder) == {0: WHOLE}
+
+
+def test_what_a_method_classifies_by_stays(tmp_path: Path):
+    labelled = LabelledPairs(images=SWEEP.evaluation.test, per_class=2)
+    sweep = ONE_TRIAL.replace(
+        method=SupervisedFinetuning(),
+        data=labelled,
+        space=SWEEP.space.replace(dimensions={"learning_rate": SWEEP.space.dimensions["learning_rate"]}),
+        grid=None,
+    )
+    folder = prepared_folder(tmp_path, sweep)
+    train_all(folder, sweep)
+    assert contents(folder) == {0: WEIGHTS | {"state"}}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [(RunFolder, "note_stripped"), (checkpoints, "strip"), (files.os, "replace")],
+    ids=["before it is noted", "before it is stripped", "while it is written"],
+)
+def test_a_kill_while_a_checkpoint_is_stripped_loses_nothing(
+    moment: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = prepared_folder(tmp_path, ONE_TRIAL)
+    owner, name = moment
+    with monkeypatch.context() as patch:
+        real = getattr(owner, name)
+        is_about_weights = lambda words: any(str(word).endswith("0001.pt") for word in words)  # noqa: E731
+        is_over = folder.trial(0).path / "result.json"
+
+        def killed(*words: Any, **named: Any) -> Any:
+            return kill() if is_over.exists() and is_about_weights(words) else real(*words, **named)
+
+        patch.setattr(owner, name, killed)
+        with pytest.raises(Killed):
+            train_all(folder, ONE_TRIAL)
+    assert contents(folder) == {0: WHOLE}
+    assert open_controller(folder, ONE_TRIAL).is_complete()
+    assert contents(folder) == {0: WEIGHTS}
+
+
+def test_a_full_disk_leaves_checkpoints_whole_and_is_no_reason_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = prepared_folder(tmp_path, ONE_TRIAL)
+
+    def full(*arguments: object, **named: object) -> None:
+        raise StorageFault("cannot write checkpoint x: No space left on device")
+
+    monkeypatch.setattr(checkpoints, "strip", full)
+    train_all(folder, ONE_TRIAL)
+    assert contents(folder) == {0: WHOLE}
+    assert folder.record().state == "finished"
+    assert "No space left" in folder.events()[-1]["reason"]
+
+
+def test_a_trial_that_lost_history_behind_stripped_weights_is_run_again_from_its_start(tmp_path: Path):
+    folder = prepared_folder(tmp_path, ONE_TRIAL)
+    train_all(folder, ONE_TRIAL)
+    history = folder.trial(0).path / "history.jsonl"
+    history.write_text("".join(history.read_text().splitlines(keepends=True)[:2]))
+    controller = open_controller(folder, ONE_TRIAL)
+    job = controller.next_job()
+    assert (job.attempt, job.resume_from) == (2, None)
+    Trainer(controller, one_cleaned).play(job)
+    assert kept_checkpoints(folder) == {0: ["attempt-2-epoch-0001.pt"]}
+    assert (contents(folder), folder.record().state) == ({0: WEIGHTS}, "finished")
 
 
 def test_a_failed_trial_keeps_no_weights(folder: SweepFolder):

@@ -109,7 +109,7 @@ def test_a_torn_file_is_invalid_input(kept: int, tmp_path: Path):
 @pytest.mark.parametrize("content", [{"model": {}}, {}, [1, 2], 3, torch.zeros(2)], ids=str)
 def test_a_file_of_something_else_is_invalid_input(content: object, tmp_path: Path):
     torch.save(content, tmp_path / "epoch.pt")
-    with pytest.raises(InvalidInput, match=r"lacks .*it was not written by SweepLab"):
+    with pytest.raises(InvalidInput, match=r"lacks .*it was stripped, or not written by SweepLab"):
         checkpoints.load(tmp_path / "epoch.pt")
 
 
@@ -123,3 +123,28 @@ def test_what_the_system_said_is_told_and_not_what_torch_made_of_it(tmp_path: Pa
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(StorageFault, match=r"No space left on device; free space"):
         checkpoints.save({}, tmp_path / "x.pt")  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("keep_state", [False, True])
+def test_a_stripped_checkpoint_is_its_weights_and_nothing_goes_on_from_it(keep_state: bool, tmp_path: Path):
+    """Weights of 40 KB beside moments of 80 KB: a third stays."""
+    path, large = tmp_path / "epoch.pt", torch.rand(10_000)
+    moments = {0: {"exp_avg": large.clone(), "exp_avg_sq": large.clone()}}
+    whole = {**checkpoint(), "model": {"w": large}, "state": {"head": torch.ones(3)}, "optimizer": {"state": moments}}
+    checkpoints.save(whole, path)
+    assert checkpoints.is_whole(path)
+    checkpoints.strip(path, keep_state=keep_state)
+    content = torch.load(path, weights_only=True)
+    assert torch.equal(content["model"]["w"], large)
+    assert set(content) - {"model"} == {"epoch", "step", "point", "config", *(["state"] if keep_state else [])}
+    assert path.stat().st_size < 45_000
+    assert not checkpoints.is_whole(path)
+    with pytest.raises(InvalidInput, match="lacks optimizer"):
+        checkpoints.load(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch.pt"]
+
+
+def test_what_cannot_be_read_is_not_whole(tmp_path: Path):
+    (tmp_path / "epoch.pt").write_bytes(b"weights")
+    assert not checkpoints.is_whole(tmp_path / "epoch.pt")
+    assert not checkpoints.is_whole(tmp_path / "none.pt")
