@@ -241,13 +241,13 @@ class LabelledTable(Spec):
 
     def _packed(self, files: list[Path]) -> Iterator[PackedImage]:
         """The images that lie in the table itself."""
-        row = 0
         for file in files:
             with _readable(file), pyarrow.parquet.ParquetFile(file) as table:
-                for batch in table.iter_batches(BATCH_ROWS, columns=[self.image_column, self.label_column]):
-                    contents = batch.column(self.image_column).to_pylist()
-                    labels = _texts(batch.column(self.label_column), file, self.label_column)
-                    for held, label in zip(contents, labels, strict=True):
+                # First, and all at once: a message counts the rows of the file.
+                labels = _texts(table.read([self.label_column])[self.label_column], file, self.label_column)
+                row = 0
+                for batch in table.iter_batches(BATCH_ROWS, columns=[self.image_column]):
+                    for held in batch.column(self.image_column).to_pylist():
                         row += 1
                         content = held.get("bytes") if isinstance(held, dict) else held
                         if not content:
@@ -255,7 +255,7 @@ class LabelledTable(Spec):
                                 f"{file}: row {row} holds no bytes of an image in {self.image_column!r}; every row "
                                 "needs them: mend the row or remove it"
                             )
-                        yield PackedImage.of_file(content, label)
+                        yield PackedImage.of_file(content, labels[row - 1])
 
     def _classes(self, labels: list[str], files: list[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
         """The number of each image's class, and the names."""

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sweeplab.clip_model import imagenet_class_names
+from sweeplab.data import labelled_table
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.images import load_all
 from sweeplab.data.labelled_sources import source_at
@@ -260,6 +262,26 @@ def test_a_row_without_bytes_is_refused_and_leaves_nothing(folder: Path, tmp_pat
     with pytest.raises(InvalidInput, match="row 2 holds no bytes of an image"):
         LabelledTable(path=folder / "bad.parquet").read(tmp_path / "home")
     assert list((tmp_path / "home").glob("*table-images-*[!k]")) == []
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ([b"x"] * 5, ["a", "a", "a", None, None], "2 of 5 rows have no 'label', the first is row 4"),
+        ([b"x", b"x", b"x", None, b"x"], ["a"] * 5, "row 4 holds no bytes of an image"),
+    ],
+)
+def test_rows_count_within_their_file(
+    images: list[Any], labels: list[Any], message: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The second of two files, read three rows at a time."""
+    monkeypatch.setattr(labelled_table, "BATCH_ROWS", 3)
+    (folder / "parts").mkdir()
+    for number, (held, told) in enumerate([([b"x"] * 4, ["a"] * 4), (images, labels)]):
+        table = pa.table({"image": pa.array(held, pa.binary()), "label": pa.array(told, pa.string())})
+        pyarrow.parquet.write_table(table, folder / "parts" / f"{number}.parquet")
+    with pytest.raises(InvalidInput, match=f"1.parquet: {message}"):
+        LabelledTable(path=folder / "parts").read(tmp_path / "home")
 
 
 def test_a_path_of_a_table_is_told_from_its_suffix(folder: Path):
