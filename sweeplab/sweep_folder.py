@@ -127,7 +127,8 @@ class SweepFolder:
     def write_header(
         self, sweep: "CleaningSweep", digest: str, contents: dict[str, str], images: MeasuredImages | None = None
     ) -> None:
-        """Write sweep.json: the resolved spec, its digest, the data's digests, the test images and the environment.
+        """Write sweep.json: the resolved spec, its digest, the data's digests, the test images and the environment;
+        and the folder in which relative paths of the spec were found.
 
         `identity` tells the sweep from one of the same spec that was set aside; it stays when a resume writes anew.
         """
@@ -146,6 +147,7 @@ class SweepFolder:
                 "planned_trials": self.num_planned(sweep),
                 "parameters": list(sweep.parameters()),
                 "log_parameters": list(sweep.log_parameters()),
+                "working_folder": os.getcwd(),
                 "target": sweep.victim.trigger().aim,
                 "victim_name": sweep.victim.name,
                 "own_code": own_code(sweep),

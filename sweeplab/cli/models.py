@@ -267,12 +267,14 @@ def promote(
 ) -> None:
     """Take a cleaned model away: a folder that open_clip loads as local-dir:FOLDER, with a model card.
 
-    Its accuracy and ASR are measured again from the written files, and must be the sweep's own.
+    Its accuracy and ASR are measured again from the written files, and must be the sweep's own, image by image; images
+    whose two best classes are as good as equal may differ, and are listed.
     """
     from sweeplab.commands.promote import promote as write
 
-    measured = write(SweepFolder.of(home_folder(to_read=True), sweep), trial, to, layout)
-    _say_measurement(measured)
+    promoted = write(SweepFolder.of(home_folder(to_read=True), sweep), trial, to, layout)
+    _say_measurement(promoted.measurement)
+    say_notes(promoted.notes())
     say(f"written and measured again: {to.absolute()}")
     say(f"load it with open_clip.create_model_and_transforms('local-dir:{to.absolute()}'); README.md is its card")
 

@@ -46,11 +46,12 @@ def resume(
     adopt: Adopt = False,
 ) -> int:
     """Continue a sweep from its own record, without its script. Trials, hours and resources may be changed."""
-    from sweeplab.experiment import CleaningSweep, apply_overrides
+    from sweeplab.experiment import apply_overrides
     from sweeplab.sweep.run import Options
+    from sweeplab.worker.input_paths import recorded_sweep
 
     header = _header_to_continue(sweep, adopt=adopt)
-    chosen = apply_overrides(CleaningSweep.model_validate(header["spec"]), overrides or [])
+    chosen = apply_overrides(recorded_sweep(header), overrides or [])
     options = Options(resume=True, inline=inline, adopt=adopt)
     return start([chosen], options, plan=plan, supervised=supervise)
 

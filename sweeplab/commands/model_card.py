@@ -1,7 +1,7 @@
 """Model card: what is known of a promoted model, as the README.md beside its weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,6 +27,8 @@ class Evidence:
     point: Point
     measured: Measurement
     """From the written files."""
+    remarks: Sequence[str]
+    """On how they were measured."""
     digests: Mapping[str, str]
     """Sixteen hexadecimal digits of SHA-256 of the checkpoint and of every written file, by name."""
 
@@ -121,7 +123,8 @@ def _results(evidence: Evidence) -> str:
             f"- With the epoch chosen on one half of the images, the other half shows accuracy "
             f"{percent(row.accuracy_report, 2)} and ASR {percent(row.asr_report, 2)}."
         )
-    return "\n".join([*lines, *(f"- Note: {_text(note)}." for note in evidence.record.notes)])
+    notes = (*evidence.remarks, *evidence.record.notes)
+    return "\n".join([*lines, *(f"- Note: {_text(note)}." for note in notes)])
 
 
 def _images(evidence: Evidence) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,12 +21,13 @@ from sweeplab.evaluation.retention import best_cleaned_point
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, result_lines
-from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord, percent
+from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, TrialRecord, percent
 from sweeplab.specs import Failed, InvalidInput, file_digest
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.training.objective import has_classifier
+from sweeplab.worker.input_paths import recorded_sweep
 from sweeplab.worker.inputs import measure_for, victim_model
 from sweeplab.worker.jobs import whole_machine
 from sweeplab.worker.run import blaming, prepare_process
@@ -39,6 +41,32 @@ WEIGHTS: dict[Format, str] = {"open_clip": LOCAL_WEIGHTS, "pt": "model.pth"}
 CARD = "README.md"
 
 
+NEAR_TIE = 1e-5
+"""Of the two best cosines of an image: closer ones may round the other way on another machine."""
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What was measured from the written files."""
+
+    measurement: Measurement
+    other_clean: tuple[int, ...] = ()
+    """Rows of the test images that this machine classifies otherwise than the one that ran the sweep: near-ties all."""
+    other_triggered: tuple[int, ...] = ()
+    """The same of triggered images; under targeted poisoning the target images count."""
+
+    def notes(self) -> list[str]:
+        """A sentence on each kind of image that was classified otherwise."""
+        kinds = (("clean", self.other_clean), ("triggered", self.other_triggered))
+        return [
+            f"{len(rows)} {kind} image{'s' * (len(rows) > 1)} (row {', '.join(map(str, rows))} of the test set, from "
+            f"0) counted otherwise in the sweep: the two best cosines lie within {NEAR_TIE:g}, and machines round "
+            "differently"
+            for kind, rows in kinds
+            if rows
+        ]
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The point whose model is taken away."""
@@ -49,7 +77,7 @@ class Chosen:
     """Path or URL of its weights."""
 
 
-def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "open_clip") -> Measurement:
+def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "open_clip") -> Promoted:
     """Write a trial's model and its card to a folder, and measure it from there.
 
     Args:
@@ -59,7 +87,7 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
         layout: see `Format`.
 
     Returns:
-        What was measured from the written files: the ledger's own counts.
+        What was measured from the written files: the ledger's own counts, but for near-ties.
 
     Raises:
         InvalidInput: if there is no such point, its weights are not kept or not CLIP's alone, the sweep's record does
@@ -87,12 +115,14 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
         ) from error
     with _aside(to) as place:
         _write_model(architecture, weights, place, cast(Format, layout))
-        measured = _measured_again(place, weights, measure, chosen.point.measurement)
+        known = folder.outcomes(chosen.trial.number, chosen.point.index)
+        promoted = _measured_again(place, weights, measure, chosen.point.measurement, known)
         digests = {"checkpoint": of_source} | {name: file_digest(place / name) for name in os.listdir(place)}
         row = next(row for row in board.rows if row.trial == chosen.trial.number)
-        evidence = Evidence(sweep, folder.header(), record, board, row, chosen.point, measured, digests)
+        facts = (sweep, folder.header(), record, board, row, chosen.point)
+        evidence = Evidence(*facts, promoted.measurement, promoted.notes(), digests)
         (place / CARD).write_text(model_card(evidence), encoding="utf-8", errors="backslashreplace")
-    return measured
+    return promoted
 
 
 def choose(record: SweepRecord, board: Leaderboard, number: int | None) -> Chosen:
@@ -155,7 +185,7 @@ def _spec_of(folder: SweepFolder) -> CleaningSweep:
             "it cannot be measured again from the record; `sweeplab evaluate CHECKPOINT --script SCRIPT` measures its "
             "weights, whose path the leaderboard names"
         )
-    return CleaningSweep.model_validate(header["spec"])
+    return recorded_sweep(header)
 
 
 def _check_zero_shot(sweep: CleaningSweep, chosen: Chosen) -> None:
@@ -238,7 +268,9 @@ def _measure_of(sweep: CleaningSweep, point: Point) -> Measure:
     return measure
 
 
-def _measured_again(place: Path, weights: dict[str, Tensor], measure: Measure, known: Measurement) -> Measurement:
+def _measured_again(
+    place: Path, weights: dict[str, Tensor], measure: Measure, known: Measurement, outcomes: Outcomes | None
+) -> Promoted:
     """What the model that open_clip loads from a folder is measured at.
 
     Args:
@@ -246,9 +278,10 @@ def _measured_again(place: Path, weights: dict[str, Tensor], measure: Measure, k
         weights: that it must hold.
         measure: the sweep's own.
         known: what the sweep measured.
+        outcomes: the same image by image; None where they were not kept: then the counts must be equal.
 
     Raises:
-        Failed: if it holds other weights, or one of the counts differs.
+        Failed: if it holds other weights, or another image than a near-tie is classified otherwise.
     """
     model = load_local(place)
     written = model.state_dict()
@@ -257,14 +290,26 @@ def _measured_again(place: Path, weights: dict[str, Tensor], measure: Measure, k
         raise Failed(f"open_clip reads other weights than were written, first {(other or sorted(written))[0]!r}")
     device = prepare_process(whole_machine(home_folder(to_read=True)))
     with blaming(place):
-        measured, _ = measure(model.to(device))
-    names = ("accuracy_k", "accuracy_n", "asr_k", "asr_n")
-    ours, theirs = ([getattr(values, name) for name in names] for values in (measured, known))
-    if ours != theirs:
+        measured, found = measure(model.to(device))
+        names = ("accuracy_k", "accuracy_n", "asr_k", "asr_n")
+        ours, theirs = ([getattr(values, name) for name in names] for values in (measured, known))
+        rows = places = np.empty(0, np.int64)
+        is_other = ours != theirs
+        if outcomes is not None and _counts(outcomes) == theirs and found != outcomes:
+            rows = np.flatnonzero(found.correct_mask() != outcomes.correct_mask())
+            places = np.flatnonzero(found.hit_mask() != outcomes.hit_mask())
+            is_other = bool((torch.cat(measure.margins(model, rows.tolist(), places.tolist())) >= NEAR_TIE).any())
+    if is_other:
         raise Failed(
             "the written model is measured at accuracy {}/{} and ASR {}/{}, ".format(*ours)
             + "and the sweep measured {}/{} and {}/{}: nothing was kept. ".format(*theirs)
             + "Its weights are the checkpoint's, so this machine computes otherwise than the one that ran the sweep "
             "(another device, or versions); promote there"
         )
-    return measured
+    triggered = measure.triggered_rows[places] if len(measure.triggered_rows) else places
+    return Promoted(measured, tuple(rows.tolist()), tuple(triggered.tolist()))
+
+
+def _counts(outcomes: Outcomes) -> list[int]:
+    correct, hits = outcomes.correct_mask(), outcomes.hit_mask()
+    return [int(correct.sum()), len(correct), int(hits.sum()), len(hits)]

@@ -8,6 +8,7 @@ from typing import Protocol as Interface
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from sweeplab.data.labelled_sources import LABELLED_SOURCES
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import CACHE_BYTES
-from sweeplab.evaluation.zero_shot import class_weights, predict, rank_of_own, zero_shot_classifier
+from sweeplab.evaluation.zero_shot import class_weights, predict, rank_of_own, scores_of, zero_shot_classifier
 from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
@@ -267,6 +268,34 @@ class Measure:
             top5_k=int((above < 5).sum()) if len(self.images.class_names) > 5 else None,
         )
         return measurement, Outcomes.of(correct.numpy(), hits.numpy())
+
+    def margins(self, model: nn.Module, rows: Sequence[int], places: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """How far apart the two best cosines of some images are, zero-shot: where hardly, rounding decides.
+
+        Args:
+            model: an open_clip model, which was measured last.
+            rows: of clean test images.
+            places: among the triggered images.
+
+        Returns:
+            (len(rows),) and (len(places),), float32 on the CPU.
+        """
+        device = next(model.parameters()).device
+        with evaluation_mode(model):
+            weights = class_weights(model, self.tokenize, self.images.class_names, self.prompts, device=device)
+
+            def cosines(features: Tensor) -> Tensor:
+                return F.normalize(features, dim=-1) @ weights.T
+
+            def margin(pixels: Pixels, chosen: Sequence[int]) -> Tensor:
+                found = [torch.empty(0)]
+                for start in range(0, len(chosen), self.evaluation.batch_size):
+                    images = pixels(chosen[start : start + self.evaluation.batch_size])
+                    best = scores_of(model, images, cosines, device=device).topk(2).values
+                    found.append((best[:, 0] - best[:, 1]).cpu())
+                return torch.cat(found)
+
+            return margin(self.clean_pixels, rows), margin(self.triggered_pixels, places)
 
     def _rank(
         self, model: nn.Module, classify: Callable[[Tensor], Tensor], labels: Tensor, device: torch.device

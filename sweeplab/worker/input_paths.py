@@ -1,7 +1,8 @@
 """Input paths: the files that an experiment reads, and where a node finds them."""
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -112,6 +113,32 @@ def with_paths(value: Any, where: Callable[[Path], Path], below: Path | None = N
     held = {name: getattr(value, name) for name in type(value).model_fields}
     changed = {name: new for name, old in held.items() if (new := with_paths(old, where, below)) != old}
     return value.replace(**changed) if changed else value
+
+
+def recorded_sweep(header: Mapping[str, Any]) -> CleaningSweep:
+    """The sweep of a record, whose relative paths lead to where its command found them, from whatever folder.
+
+    Args:
+        header: what sweep.json says.
+
+    Returns:
+        The sweep; what is not there any more is looked for in this process's folder, as before 0.2.0.
+
+    Raises:
+        InvalidInput: if the record holds no sweep.
+    """
+    began_in = header.get("working_folder")
+    if not isinstance(began_in, str) or not os.access(began_in, os.X_OK):
+        return CleaningSweep.model_validate(header["spec"])
+    with contextlib.chdir(began_in):  # a trigger's picture is read on construction
+        sweep = CleaningSweep.model_validate(header["spec"])
+
+    def where(path: Path) -> Path:
+        place = Path(began_in, path.expanduser())
+        return place if os.path.exists(place) else path
+
+    found: CleaningSweep = with_paths(sweep, where)
+    return found
 
 
 def files_of(value: Any) -> Iterator[str]:

@@ -16,10 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from sweeplab.attacks.own import ImageTrigger
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.cli import app
 from sweeplab.clip_model import build, tokenizer
-from sweeplab.commands.promote import promote
+from sweeplab.commands import promote as module
+from sweeplab.commands.promote import Promoted, promote
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.experiment import CleaningSweep
@@ -30,7 +32,7 @@ from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_json, write_json
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.inputs import measure_for
-from sweeplab.worker.jobs import whole_machine
+from sweeplab.worker.jobs import Machine, whole_machine
 
 RATES = {"learning_rate": LogUniform(low=1e-4, high=1e-1)}
 PLAIN = fabricated.SWEEP.replace(space=SearchSpace(dimensions=RATES, source="made up"), grid=None)
@@ -85,6 +87,7 @@ def finished(tmp_path: Path, measured: tuple[CleaningSweep, Measurement, Outcome
     return make
 
 
+MACHINE = Machine(Path("data"), threads=1, use_cuda=False)
 NOT_CLEANED = {"asr_k": 40}
 WORSE = {"accuracy_k": 1}
 
@@ -116,7 +119,7 @@ def test_open_clip_gives_the_embeddings_of_the_checkpoint_bit_by_bit(
 
 def test_the_best_cleaned_trial_is_taken_unless_another_is_named(finished: Make, measured: Any, tmp_path: Path):
     folder = finished(NOT_CLEANED, {}, WORSE)
-    assert promote(folder, None, tmp_path / "model") == measured[1]
+    assert promote(folder, None, tmp_path / "model") == Promoted(measured[1])
     assert (tmp_path / "model" / "README.md").read_text().split("\n# ")[1].startswith("Trial 1 of made-up")
 
 
@@ -162,7 +165,7 @@ def test_weights_in_an_object_store_are_fetched(finished: Make, measured: Any, b
     Storage(f"{bucket}/trial").upload(weights, weights.name)
     weights.unlink()
     write_json(run.path / "trial.json", read_json(run.path / "trial.json") | {"storage": f"{bucket}/trial"})
-    assert promote(folder, 0, tmp_path / "model") == measured[1]
+    assert promote(folder, 0, tmp_path / "model") == Promoted(measured[1])
     assert list(run.checkpoints.iterdir()) == []
 
 
@@ -189,6 +192,59 @@ def test_other_counts_than_the_sweeps_leave_nothing_behind(changed: dict[str, in
     with pytest.raises(Failed, match=r"measured at accuracy \d+/48 and ASR 0/\d+, and the sweep measured"):
         promote(finished(changed), 0, to)
     assert list(to.parent.iterdir()) == []
+
+
+def flipped(folder: SweepFolder, measured: tuple[CleaningSweep, Measurement, Outcomes]) -> None:
+    """Have the ledger say, of one correct image and of the second triggered one, the opposite of what is so."""
+    _, values, outcomes = measured
+    correct, hits = outcomes.correct_mask(), outcomes.hit_mask()
+    correct[correct.argmax()] = False
+    hits[1] = True
+    run = folder.trial(0)
+    start, point = run.points()
+    other = dataclasses.replace(values, accuracy_k=values.accuracy_k - 1, asr_k=1)
+    run.write_points([start])
+    run.commit(dataclasses.replace(point, measurement=other), Outcomes.of(correct, hits))
+
+
+def test_images_that_are_no_near_ties_may_not_be_classified_otherwise(finished: Make, measured: Any, tmp_path: Path):
+    folder = finished()
+    flipped(folder, measured)
+    with pytest.raises(Failed, match="so this machine computes otherwise"):
+        promote(folder, 0, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_near_ties_that_this_machine_decides_otherwise_are_listed(
+    finished: Make, measured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """No two cosines lie further apart than 2: with that for a near-tie, all are."""
+    monkeypatch.setattr(module, "NEAR_TIE", 2.1)
+    folder = finished()
+    flipped(folder, measured)
+    promoted = promote(folder, 0, tmp_path / "model")
+    row = int(measured[2].correct_mask().argmax())
+    measure = measure_for(fabricated.ARCHITECTURE, measured[0].evaluation, measured[0].trigger(), MACHINE)
+    second = int(measure.triggered_rows[1])
+    assert promoted == Promoted(measured[1], (row,), (second,))
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"1 clean image \\(row {row} of the test set, from 0\\) counted otherwise" in card
+    assert f"1 triggered image \\(row {second} of the test set" in card
+
+
+def test_relative_paths_are_found_from_any_folder(
+    finished: Make, measured: Any, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Image.new("RGB", (4, 4), (255, 0, 0)).save("picture.png")
+    victim = measured[0].victim.replace(attack=ImageTrigger(path=Path("picture.png")))
+    sweep = measured[0].replace(victim=victim)
+    values, _ = measure_for(fabricated.ARCHITECTURE, sweep.evaluation, sweep.trigger(), MACHINE)(model)
+    folder = finished(dataclasses.asdict(values), spec={"victim": victim})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert promote(folder, 0, tmp_path / "model").measurement == values
 
 
 def test_a_sweep_without_a_cleaned_trial_is_refused_with_what_came_closest(finished: Make, tmp_path: Path):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
-from sweeplab.clip_model import Architecture, build, imagenet_templates
+from sweeplab.clip_model import Architecture, build, imagenet_templates, normalise_pixels
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStallTest
 from sweeplab.data.images import load_all
 from sweeplab.data.tables import LabelledImages
@@ -323,3 +323,24 @@ def test_the_authors_squash_triggered_images_and_crop_clean_ones(
 
 def test_the_protocols_measurements_never_compare(tokenize: Tokenize, stall_test: LabelledImages, measure: Measure):
     assert of_authors(tokenize, stall_test).digest != measure.digest
+
+
+def test_margins_are_the_difference_of_the_two_best_cosines(model: nn.Module, measure: Measure, tokenize: Tokenize):
+    """Image by image, from embeddings and class weights of unit norm; a batch holds 2 of the 5 images."""
+    weights = class_weights(model.eval(), tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES, device=torch.device("cpu"))
+
+    def wanted(pixels: Tensor) -> list[float]:
+        found = []
+        for image in pixels:
+            with torch.no_grad():
+                features = model.encode_image(normalise_pixels(image[None]))[0]
+            best = sorted((float(weight @ features / features.norm()) for weight in weights), reverse=True)
+            found.append(best[0] - best[1])
+        return found
+
+    measure.evaluation = EVALUATION.replace(batch_size=2)
+    clean, triggered = measure.margins(model, [3, 0, 7, 9, 40], [44])
+    measure.evaluation = EVALUATION
+    torch.testing.assert_close(clean.tolist(), wanted(measure.clean_pixels([3, 0, 7, 9, 40])), rtol=0, atol=1e-6)
+    torch.testing.assert_close(triggered.tolist(), wanted(measure.triggered_pixels([44])), rtol=0, atol=1e-6)
+    assert [len(part) for part in measure.margins(model, [], [])] == [0, 0]
