@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TextIO
 
 import typer
-from rich.console import Console
+from rich.table import Table
 
 from sweeplab.execution.watchdog import exit_now, is_left_behind, signals_as_interrupts
 from sweeplab.specs import BAD_INPUT, DONE, FAULT, INTERRUPTED, Failed, InvalidInput, StorageFault, Unfinished
@@ -80,9 +80,10 @@ def say_notes(notes: Sequence[str]) -> None:
         _print(f"note: {note}", sys.stderr)
 
 
-def console() -> Console:
-    """A console for tables: as wide as the terminal, or 120 columns where stdout is none."""
-    return PatientConsole(width=None if sys.stdout.isatty() else 120, highlight=False)
+def say_table(table_of: Callable[[int], Table]) -> None:
+    """Print a table that is made for a width: the terminal's, or 120 columns where stdout is none."""
+    console = PatientConsole(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(table_of(console.width))
 
 
 # --- exit codes

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeplab.cli.program import console, exit_code, explained, interrupted, say, say_notes, worst
+from sweeplab.cli.program import exit_code, explained, interrupted, say, say_notes, say_table, worst
 from sweeplab.commands.supervise import committed, supervise
 from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table, result_lines
@@ -183,7 +183,7 @@ def show_results(home: Path, name: str) -> None:
 
     folder = SweepFolder.of(home, name)
     record, board = ranked(folder)  # read once: the table and the page then show the same
-    console().print(render_table(board))
+    say_table(lambda width: render_table(board, width=width))
     say_result(board)
     say(f"page:   {build_page(record, board, folder.page)}")
     say(f"MLflow: {server_command(home)}")

@@ -17,10 +17,10 @@ from sweeplab.cli.program import (
     SweepName,
     app,
     command,
-    console,
     say,
     say_json,
     say_notes,
+    say_table,
 )
 from sweeplab.cli.running import ranked, say_result, start
 from sweeplab.commands import logs as logs_module
@@ -143,9 +143,9 @@ def leaderboard(
     if as_json:
         say_json({**board.to_json(), "configurations": [group.to_json() for group in groups]})
     elif by == "configuration":
-        console().print(render_configurations(board, groups, limit))
+        say_table(lambda width: render_configurations(board, groups, limit, width=width))
     else:
-        console().print(render_table(board, limit))
+        say_table(lambda width: render_table(board, limit, width=width))
         say_result(board)
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
-from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, in_percent, short_value, with_notes
+from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, in_percent, parameter_table, with_notes
 
 
 @dataclass(frozen=True)
@@ -106,29 +105,24 @@ def _order(row: ConfigurationRow) -> tuple[int, float, float, int]:
     return 2, 0.0, 0.0, first
 
 
-def render_configurations(leaderboard: Leaderboard, rows: Sequence[ConfigurationRow], limit: int = 20) -> Table:
-    """The first `limit` configurations for the terminal; percentages with one decimal."""
-    table = Table(
-        title=with_notes(f"{leaderboard.sweep}: {len(rows)} configurations, over their seeds", leaderboard),
-        caption=Text("mean and deviation over the seeds that were cleaned; worst: – where one was not"),
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        header_style="bold",
-        pad_edge=False,
+def render_configurations(
+    leaderboard: Leaderboard, rows: Sequence[ConfigurationRow], limit: int = 20, *, width: int = 100
+) -> Table:
+    """The first `limit` configurations for a terminal of so many columns; percentages with one decimal."""
+    shown = rows[:limit]
+    columns = {
+        "rank": [str(row.rank) for row in shown],
+        "cleaned": [f"{row.feasible} of {row.measured}" for row in shown],
+        "kept %\nmean": [in_percent(row.retention_mean) for row in shown],
+        "\nsd": [in_percent(row.retention_sd) for row in shown],
+        "\nworst": [in_percent(row.retention_worst) for row in shown],
+        "lowest ASR %\nworst": [in_percent(row.min_asr_worst) for row in shown],
+    }
+    return parameter_table(
+        with_notes(f"{leaderboard.sweep}: {len(rows)} configurations, over their seeds", leaderboard),
+        "mean and deviation over the seeds that were cleaned; worst: – where one was not",
+        columns,
+        [row.params for row in shown],
+        is_dim=[not row.feasible for row in shown],
+        width=width,
     )
-    for heading in ("rank", "cleaned", "kept %\nmean", "\nsd", "\nworst", "lowest ASR %\nworst"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("parameters", overflow="fold")
-    for row in rows[:limit]:
-        table.add_row(
-            str(row.rank),
-            f"{row.feasible} of {row.measured}",
-            in_percent(row.retention_mean),
-            in_percent(row.retention_sd),
-            in_percent(row.retention_worst),
-            in_percent(row.min_asr_worst),
-            Text(" ".join(f"{name}={short_value(value)}" for name, value in row.params.items())),
-            style=None if row.feasible else "dim",
-        )
-    return table

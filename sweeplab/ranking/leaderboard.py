@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
@@ -314,57 +316,104 @@ def short_value(value: object) -> str:
     return "–" if value is None else str(value)
 
 
-MOST_PARAMETER_COLUMNS = 4
-"""More parameters than this share one column in the terminal, which keeps the table within 100 characters."""
-
-
-def render_table(leaderboard: Leaderboard, limit: int = 20) -> Table:
-    """The first `limit` rows for the terminal; percentages with one decimal."""
+def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100) -> Table:
+    """The first `limit` rows for a terminal of so many columns; percentages with one decimal."""
     ceiling = percent(leaderboard.asr_ceiling, None)
     victim = leaderboard.victim
     victim_asr = "" if victim.asr is None else f", ASR {percent(victim.asr)}"
     shown = leaderboard.rows[:limit]
     feasible = sum(row.feasible for row in leaderboard.rows)
+    title = with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard)
+    all_finished = all(row.state == "finished" for row in shown)  # then the column would only take space
+    counts = f"{len(shown)} of {len(leaderboard.rows)} trials" + (", finished" if all_finished else "")
+    caption = (
+        f"{counts}, {feasible} below {ceiling} ASR; ✓ its upper bound, {bound_text(leaderboard)}, lies below {ceiling} "
+        "too"
+    )
+    columns: dict[str, Sequence[str]] = {
+        "rank": [str(row.rank) for row in shown],
+        "trial": [str(row.trial) for row in shown],
+        **({"state": [row.state for row in shown]} if not all_finished else {}),
+        "kept %": [in_percent(row.retention) for row in shown],
+        "acc. %": [in_percent(row.accuracy) for row in shown],
+        "ASR %": [in_percent(row.asr) + (" ✓" if row.certified else "  ") for row in shown],
+        "epoch": ["–" if row.epoch is None else f"{row.epoch:g}" for row in shown],
+        "lowest\nASR %": [in_percent(row.min_asr) for row in shown],
+    }
+    is_dim = [not row.feasible for row in shown]
+    return parameter_table(title, caption, columns, [row.params for row in shown], is_dim=is_dim, width=width)
+
+
+def parameter_table(
+    title: Text,
+    caption: str,
+    columns: Mapping[str, Sequence[str]],
+    params: Sequence[Mapping[str, Any]],
+    *,
+    is_dim: Sequence[bool],
+    width: int,
+) -> Table:
+    """A table of numbers and parameters: a column a parameter where that fits into the width, else one for all.
+
+    No number is cut or broken: what does not fit into a line goes on in the next one, between two parameters, or
+    between two parts of a name.
+
+    Args:
+        title: above it.
+        caption: below it.
+        columns: cells of N rows by their heading, each no wider than it has to be.
+        params: N settings.
+        is_dim: N, which rows are printed faintly.
+        width: of the terminal, characters.
+    """
+    names = list(dict.fromkeys(name for one in params for name in one))
+    each = {
+        name.replace("_", "_\n"): [short_value(one[name]) if name in one else "–" for one in params] for name in names
+    }
+    apart = 2
+    taken = sum(_column_width(heading, cells) + apart for heading, cells in columns.items())
+    if names and taken + sum(_column_width(heading, cells) + apart for heading, cells in each.items()) - apart > width:
+        room = max(12, width - taken)
+        each = {"parameters": [_folded([f"{n}={short_value(v)}" for n, v in one.items()], room) for one in params]}
     table = Table(
-        title=with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard),
-        caption=Text(
-            f"{len(shown)} of {len(leaderboard.rows)} trials, {feasible} below {ceiling} ASR; ✓ its upper bound, "
-            f"{bound_text(leaderboard)}, lies below {ceiling} too"
-        ),
+        title=title,
+        caption=Text(caption),
         title_justify="left",
         caption_justify="left",
         box=None,
         header_style="bold",
         pad_edge=False,
     )
-    names = list(dict.fromkeys(name for row in shown for name in row.params))
-    for heading in ("rank", "trial"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for heading in ("kept %", "acc. %", "ASR %", "epoch", "lowest\nASR %"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if len(names) <= MOST_PARAMETER_COLUMNS:
-        for name in names:
-            table.add_column(Text(name.replace("_", "_\n")), justify="right", overflow="ellipsis", no_wrap=True)
-    else:
-        table.add_column("parameters", overflow="fold")
-    for row in shown:
-        values = [Text(short_value(row.params[name])) if name in row.params else Text("–") for name in names]
-        if len(names) > MOST_PARAMETER_COLUMNS:
-            values = [Text(" ".join(f"{name}={short_value(value)}" for name, value in row.params.items()))]
-        table.add_row(
-            str(row.rank),
-            str(row.trial),
-            row.state,
-            in_percent(row.retention),
-            in_percent(row.accuracy),
-            in_percent(row.asr) + (" ✓" if row.certified else "  "),
-            "–" if row.epoch is None else f"{row.epoch:g}",
-            in_percent(row.min_asr),
-            *values,
-            style=None if row.feasible else "dim",
-        )
+    for heading in (*columns, *each):
+        left = heading in ("state", "parameters")
+        table.add_column(Text(heading), justify="left" if left else "right", no_wrap=True)
+    cells = zip(*columns.values(), *each.values(), strict=True)
+    for row, dim in zip(cells, is_dim, strict=True):
+        table.add_row(*(Text(cell) for cell in row), style="dim" if dim else None)
     return table
+
+
+def _column_width(heading: str, cells: Sequence[str]) -> int:
+    return max(cell_len(line) for text in (heading, *cells) for line in text.split("\n"))
+
+
+def _folded(words: Sequence[str], width: int) -> str:
+    """Words in lines of at most so many characters; a longer one is broken before `=` and after `_`, where it has
+    these."""
+    lines = [""]
+    for word in words:
+        glue = " " if lines[-1] else ""
+        if lines[-1] and cell_len(lines[-1] + glue + word) > width:
+            lines.append("")
+            glue = ""
+        pieces = [word] if cell_len(word) <= width else re.findall("[^_=]*_|=.*|[^_=]+", word)
+        for piece in pieces:
+            if lines[-1] and cell_len(lines[-1] + glue + piece) > width:
+                lines.append("")
+                glue = ""
+            lines[-1] += glue + piece
+            glue = ""
+    return "\n".join(lines)
 
 
 def with_notes(title: str, leaderboard: Leaderboard) -> Text:

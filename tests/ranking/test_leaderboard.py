@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -325,10 +326,44 @@ def test_the_order_is_that_of_the_search_objective(trajectories):
     assert scores == sorted(scores, reverse=True)
 
 
-def printed(board, **options):
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render_table(board, **options))
+def printed(board, width=100, **options):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render_table(board, width=width, **options))
     return console.export_text()
+
+
+NAMES = ("learning_rate", "ssl_weight", "warmup_steps", "max_gradient_norm", "an_uncommonly_long_name_of_a_parameter")
+
+
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("state", ["finished", "running"])
+def test_no_number_of_a_table_is_broken_at_any_width(width: int, count: int, state: str):
+    """Each number stands whole in one line, and no line is longer than the terminal is wide."""
+    params = {name: 1.25e-7 * 3**place for place, name in enumerate(NAMES[:count])}
+    trials = [trial(0, START, (3, 20), params=params, state=state), trial(1, START, (300, 20), state=state)]
+    lines = printed(rank_trials(sweep(*trials), no_outcomes), width).splitlines()
+    words = [word for line in lines for word in re.split("[ =]+", line)]
+    for value in params.values():
+        assert short_value(value) in words
+    for name in params:
+        assert name in "".join(lines).replace(" ", "") or all(part in "".join(lines) for part in name.split("_"))
+    assert {"0.8", "75.0", "30.0"} <= set(words)
+    assert max(len(line.rstrip()) for line in lines) <= width
+
+
+def test_parameters_that_do_not_fit_in_columns_stand_whole_in_one():
+    params = dict.fromkeys(NAMES, 0.25)
+    text = printed(rank_trials(sweep(trial(0, START, (300, 20), params=params)), no_outcomes), 100)
+    assert "learning_rate=0.25 ssl_weight=0.25" in text
+    assert "parameters" in printed(rank_trials(sweep(trial(0, START, (300, 20), params=params)), no_outcomes), 80)
+
+
+def test_the_state_has_a_column_where_it_says_something():
+    over = rank_trials(sweep(trial(0, START, (300, 20))), no_outcomes)
+    assert "state" not in printed(over)
+    assert "1 of 1 trials, finished, 1 below" in printed(over)
+    assert "running" in printed(rank_trials(sweep(trial(0, START, (300, 20), state="running")), no_outcomes))
 
 
 def test_the_terminal_table_fits_100_columns_and_shows_the_first_rows():
