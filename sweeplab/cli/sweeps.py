@@ -94,10 +94,12 @@ def stop(sweep: SweepName) -> None:
 def logs(
     sweep: SweepName,
     trial: Annotated[int | None, typer.Argument(help="Show only this trial, with its points and tracebacks.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new lines while the sweep runs.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Begin with so many of the last lines.")] = None,
 ) -> None:
     """Show what happened in a sweep, or in one of its trials."""
-    folder = folder_of(sweep)
-    say("\n".join(logs_module.sweep_log(folder) if trial is None else logs_module.trial_log(folder, trial)))
+    for line in logs_module.log(folder_of(sweep), trial, tail=tail, follow=follow):
+        say(line)
 
 
 @command(app, rich_help_panel=SWEEPS)

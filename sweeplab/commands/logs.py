@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from sweeplab.adoption import adopt_sweep
@@ -12,6 +13,7 @@ from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.locks import process_facts
 from sweeplab.storage.ownership import write_signed
+from sweeplab.sweep.progress import outcome
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.terminal import printable
 
@@ -81,17 +83,75 @@ def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
         raise refusal from None
 
 
-def sweep_log(folder: SweepFolder) -> list[str]:
-    """A sweep's events, a line each."""
-    folder.header()
-    return [event_line(event) for event in folder.events()]
+LOOK_SECONDS = 0.5
+"""Between two looks at a log that is followed."""
 
 
-def event_line(event: dict[str, Any]) -> str:
-    """When, what, and the facts, in one line."""
+def log(
+    folder: SweepFolder, trial: int | None = None, *, tail: int | None = None, follow: bool = False
+) -> Iterator[str]:
+    """The lines of a sweep's log, or of one of its trials.
+
+    Args:
+        folder: the sweep's.
+        trial: number of the trial; None: the sweep's events.
+        tail: begin with so many lines from the end; None: with all that are there.
+        follow: wait for new lines as long as a command runs the sweep.
+
+    Raises:
+        InvalidInput: if there is no such sweep or trial.
+    """
+    # A trial's new points stand before its output, so that new lines are told by what they say, not by their place.
+    seen: Counter[str] = Counter()
+    num_events = 0
+    is_first = True
+    while True:
+        runs = follow and folder.is_locked()  # asked first: what a command writes at its end is shown too
+        if trial is None:
+            folder.header()
+            events = folder.events()
+            new = events[num_events:]
+            if is_first and tail is not None:
+                new = new[max(0, len(new) - tail) :]
+            num_events = len(events)
+            yield from (event_line(event, _outcome(folder, event)) for event in new)
+        else:
+            lines, before = trial_log(folder, trial), seen.copy()
+            seen = Counter(lines)
+            if is_first and tail is not None:
+                lines = lines[max(0, len(lines) - tail) :]
+            for line in lines:
+                before[line] -= 1
+                if before[line] < 0:
+                    yield line
+        if not runs:
+            return
+        is_first = False
+        time.sleep(LOOK_SECONDS)
+
+
+INTERNAL = ("time_ms", "event", "digest", "before_until_ms", "made_up_for")
+"""Fields of events that say nothing to a reader."""
+
+
+def event_line(event: dict[str, Any], outcome: str | None = None) -> str:
+    """When, what, and the facts, in one line; of a trial that ended its outcome."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time_ms"] / 1000))
-    facts = "  ".join(f"{name}={value}" for name, value in event.items() if name not in ("time_ms", "event"))
-    return printable(f"{when}  {event['event']:16s} {facts}", keep="").rstrip()
+    facts = [f"{name}={value}" for name, value in event.items() if name not in INTERNAL]
+    if outcome is not None:
+        facts = [f"trial={event['trial']}", outcome]
+    return printable(f"{when}  {event['event']:16s} {'  '.join(facts)}", keep="").rstrip()
+
+
+def _outcome(folder: SweepFolder, event: dict[str, Any]) -> str | None:
+    """What came of the trial whose end an event tells of; None for other events, and where its records are gone."""
+    if event["event"] != "trial ended" or event.get("trial") not in folder.trial_numbers():
+        return None
+    victim, ceiling = folder.victim_point(), folder.header()["spec"]["search"]["asr_ceiling"]
+    record = folder.trial_record(event["trial"], is_driven=False)
+    if victim is None or not record.points:
+        return None
+    return outcome(record, victim[0].accuracy, ceiling)
 
 
 def trial_log(folder: SweepFolder, number: int) -> list[str]:
@@ -104,7 +164,7 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     record = folder.trial_record(number, is_driven=folder.is_locked())
     lines = [f"trial {number}: {record.state}" + (f" ({printable(record.reason, keep='')})" if record.reason else "")]
     lines += [printable(f"  {name} = {value}", keep="") for name, value in record.params.items()]
-    lines += [event_line(event) for event in folder.events() if event.get("trial") == number]
+    lines += [event_line(event, _outcome(folder, event)) for event in folder.events() if event.get("trial") == number]
     for point in record.points:
         asr = point.measurement.asr
         loss = point.train.get("loss")

@@ -57,19 +57,8 @@ class SweepProgress:
         is_over = trial.state in OVER
         if is_over:
             params = "  ".join(f"{name}={short(value)}" for name, value in trial.params.items())
-            self._say(f"trial {trial.number}: {self._outcome(trial)}  |  {params}")
+            self._say(f"trial {trial.number}: {outcome(trial, self.victim_accuracy, self.asr_ceiling)}  |  {params}")
         self._refresh(force=is_over)
-
-    def _outcome(self, trial: TrialRecord) -> str:
-        best = self._best_of(trial)
-        if trial.state == "failed":
-            outcome = f"failed: {trial.reason}"
-        elif best is None:
-            lowest = min(p.measurement.asr or 0.0 for p in trial.points)
-            outcome = f"not cleaned, lowest ASR {percent(lowest)}"
-        else:
-            outcome = f"{self._worth(best)} (epoch {best.epoch:g})"
-        return f"{outcome}; stopped: {trial.reason}" if trial.state == "pruned" else outcome
 
     def line(self) -> str:
         """The state in one line."""
@@ -82,7 +71,7 @@ class SweepProgress:
         best_text = "none cleaned yet"
         if found:
             point, trial = max(found, key=lambda pair: pair[0].measurement.accuracy)
-            best_text = f"best {self._worth(point)} (trial {trial.number})"
+            best_text = f"best {worth(point, self.victim_accuracy)} (trial {trial.number})"
         return " | ".join([*parts, best_text, f"ETA {self.eta()}"])
 
     def eta(self) -> str:
@@ -102,10 +91,6 @@ class SweepProgress:
     def _best_of(self, trial: TrialRecord) -> Point | None:
         return best_cleaned_point(trial.points, self.asr_ceiling, start_counts=trial.start_counts)
 
-    def _worth(self, point: Point) -> str:
-        kept = retention(point.measurement.accuracy, self.victim_accuracy)
-        return f"keeps {percent(kept)} at ASR {percent(point.measurement.asr)}"
-
     def _say(self, text: str) -> None:
         self.console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False)
 
@@ -117,6 +102,24 @@ class SweepProgress:
             self._say(self.line())
             with contextlib.suppress(OSError):  # its reader is gone
                 sys.stdout.flush()
+
+
+def outcome(trial: TrialRecord, victim_accuracy: float, asr_ceiling: float) -> str:
+    """What came of a trial that is over."""
+    best = best_cleaned_point(trial.points, asr_ceiling, start_counts=trial.start_counts)
+    if trial.state == "failed":
+        text = f"failed: {trial.reason}"
+    elif best is None:
+        text = f"not cleaned, lowest ASR {percent(min(p.measurement.asr or 0.0 for p in trial.points))}"
+    else:
+        text = f"{worth(best, victim_accuracy)} (epoch {best.epoch:g})"
+    return f"{text}; stopped: {trial.reason}" if trial.state == "pruned" else text
+
+
+def worth(point: Point, victim_accuracy: float) -> str:
+    """What a cleaned point keeps, and at which ASR."""
+    kept = retention(point.measurement.accuracy, victim_accuracy)
+    return f"keeps {percent(kept)} at ASR {percent(point.measurement.asr)}"
 
 
 def duration(seconds: float) -> str:

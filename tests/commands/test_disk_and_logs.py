@@ -17,7 +17,9 @@ from filelock import FileLock
 
 from sweeplab.commands import logs
 from sweeplab.commands.disk import disk_table, find_removable, readable, remove, size_of
-from sweeplab.commands.logs import stop, sweep_log, trial_log
+from sweeplab.commands.logs import log, stop, trial_log
+from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage import locks, node_cache
 from sweeplab.storage.files import write_json
@@ -63,10 +65,46 @@ def write(path: Path, size: int, *, hours: float = 2.0) -> Path:
 
 
 def test_a_sweeps_log_has_a_line_for_every_event_with_its_facts(folder: SweepFolder):
-    lines = sweep_log(folder)
+    lines = list(log(folder))
     assert len(lines) == len(folder.events())
     assert lines[0].endswith("trial began      trial=0  attempt=1  points=0")
-    assert lines[-1].endswith("trial ended      trial=5  state=finished")
+
+
+def test_a_log_says_what_came_of_a_trial_and_nothing_internal(folder: SweepFolder):
+    """The winner's numbers are the leaderboard's; the last trial was never cleaned."""
+    folder.event("driver began", process=1, digest="0123", before_until_ms=5)
+    board = rank_trials(folder.record(), folder.outcomes)
+    best, last = board.winner, next(row for row in board.rows if row.trial == 5)
+    assert best is not None
+    *lines, began = log(folder)
+    worth = f"keeps {percent(best.retention)} at ASR {percent(best.asr)} (epoch {best.epoch:g})"
+    assert any(line.endswith(f"trial ended      trial={best.trial}  {worth}") for line in lines)
+    assert lines[-1].endswith(f"trial ended      trial=5  not cleaned, lowest ASR {percent(last.min_asr)}")
+    assert began.endswith("driver began     process=1")
+
+
+def test_the_tail_of_a_log_is_its_end(folder: SweepFolder):
+    assert list(log(folder, tail=2)) == list(log(folder))[-2:]
+    assert list(log(folder, tail=0)) == []
+    assert list(log(folder, 0, tail=1)) == trial_log(folder, 0)[-1:]
+
+
+def test_a_followed_log_goes_on_while_the_sweep_runs_and_shows_its_last_lines(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+):
+    """Between two looks something happens; with the last event the command ends."""
+    for trial in (None, 0):
+        state = {"runs": True, "looks": 0}
+
+        def meanwhile(seconds: float, state: dict[str, Any] = state) -> None:
+            state["looks"] += 1
+            folder.event("attempt failed", trial=0, reason=f"look {state['looks']} of {trial}")  # noqa: B023
+            state["runs"] = state["looks"] < 3
+
+        monkeypatch.setattr(logs.time, "sleep", meanwhile)
+        monkeypatch.setattr(SweepFolder, "is_locked", lambda self, state=state: state["runs"])
+        lines = list(log(folder, trial, tail=0, follow=True))
+        assert [line.partition("reason=")[2] for line in lines] == [f"look {n} of {trial}" for n in (1, 2, 3)]
 
 
 def test_a_trials_log_has_its_setting_its_points_and_what_it_printed(tmp_path: Path):
@@ -89,7 +127,7 @@ def test_logs_of_what_is_not_there_are_refused(folder: SweepFolder):
     with pytest.raises(InvalidInput, match="has no trial 9; known: 0 to 5"):
         trial_log(folder, 9)
     nowhere = SweepFolder(folder.path.with_name("other"))
-    for ask in (lambda: sweep_log(nowhere), lambda: trial_log(nowhere, 0)):
+    for ask in (lambda: list(log(nowhere)), lambda: trial_log(nowhere, 0)):
         with pytest.raises(InvalidInput, match="no sweep named 'other'"):
             ask()
 
@@ -175,7 +213,7 @@ def test_a_process_is_told_from_others_by_its_start_and_its_command_line():
 
 def test_what_a_file_says_commands_no_terminal(folder: SweepFolder):
     folder.event("attempt failed", trial=0, reason="no\x1b]0;owned\x07\nforged line\x9b2J")
-    (line,) = [line for line in sweep_log(folder) if "owned" in line]
+    (line,) = [line for line in log(folder) if "owned" in line]
     assert line.endswith("reason=no\ufffd]0;owned\ufffd\ufffdforged line\ufffd2J")
     assert line in trial_log(folder, 0)
 
