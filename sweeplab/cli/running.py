@@ -46,7 +46,7 @@ def start(
     victims: list[VictimRow] = []
     code = _each(experiments, partial(_run, options=options, victims=victims))
     if victims:
-        console().print(render_victims(victims))
+        say_table(lambda _: render_victims(victims))
         say("`sweeplab list --victims` shows all victims of the home, with --json their counts and folders")
     return code
 

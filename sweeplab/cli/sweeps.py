@@ -195,7 +195,7 @@ def _show_victims(rows: list[VictimRow], *, as_json: bool) -> None:
     if as_json:
         say_json([row.to_json() for row in rows])
     else:
-        console().print(render_victims(rows))
+        say_table(lambda _: render_victims(rows))
 
 
 def sweep_status(folder: SweepFolder) -> dict[str, Any]:
