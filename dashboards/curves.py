@@ -97,16 +97,12 @@ def draw_curves(frame: pd.DataFrame) -> go.Figure:
                 style.axis_name("y", index): {"anchor": x, "nticks": 6},
             }
         )
-    figure.update_layout(
-        template=style.TEMPLATE,
-        margin={"l": 58, "r": 18},
-        legend={"orientation": "h", "xanchor": "left", "x": 0, "yanchor": "top", "yref": "container", "y": 1},
-    )
+    figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18})
     columns = min(len(parts), 3) if len(parts) != 4 else 2
     return style.responsive(
         figure,
         wide=style.panels(len(parts), columns, panel=230, y_title="nats or distance"),
-        narrow=style.panels(len(parts), 1, panel=210, top=96, y_title="nats or distance"),
+        narrow=style.panels(len(parts), 1, panel=210, top=30, y_title="nats or distance"),
     )
 
 

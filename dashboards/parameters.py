@@ -107,17 +107,13 @@ def draw_parameters(frame: pd.DataFrame, *, most_markers: int = MOST_MARKERS) ->
                 },
             }
         )
-    figure.update_layout(
-        template=style.TEMPLATE,
-        margin={"l": 58, "r": 18},
-        legend={"orientation": "h", "xanchor": "left", "x": 0, "yanchor": "top", "yref": "container", "y": 1},
-    )
+    figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18})
     title = "retention (%)"
     columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
     return style.responsive(
         figure,
         wide=style.panels(len(names), columns, panel=230, y_title=title),
-        narrow=style.panels(len(names), 1, panel=210, top=96, y_title=title),
+        narrow=style.panels(len(names), 1, panel=210, top=30, y_title=title),
     )
 
 
@@ -139,7 +135,7 @@ _MARKERS: dict[str, tuple[str, dict[str, object]]] = {
     ),
     "cleaned": (
         "cleaned trial",
-        {"symbol": "circle", "size": 8, "color": style.BLUE, "line": {"width": 0.8, "color": "white"}},
+        {"symbol": "circle", "size": 8, "color": style.BLUE, "line": {"width": 0.8, "color": style.PAPER}},
     ),
     "best": (
         "best of the sweep",
@@ -160,40 +156,26 @@ def _add_trials(figure: go.Figure, points: pd.DataFrame, kind: str, *, x: str, y
     if (points["scale"] == "category").all():
         # Trials with one word would lie on top of each other: the golden ratio of their number spreads them.
         values = values + 0.44 * ((points["trial"].to_numpy() * 0.618034) % 1 - 0.5)
-    if kind == "rug":
-        heights = np.full(len(points), rug)
-        fractions = points["min_asr"]
-        text = "trial %{customdata[0]}<br>%{customdata[1]}<br>lowest ASR %{customdata[2]:.1f} %<extra></extra>"
-    else:
-        heights = 100 * points["retention"].to_numpy()
-        fractions = points["retention"]
-        text = "trial %{customdata[0]}<br>%{customdata[1]}<br>retention %{customdata[2]:.1f} %<extra></extra>"
-    words = [style.label(word) for word in points["word"]]
+    heights = np.full(len(points), rug) if kind == "rug" else 100 * points["retention"].to_numpy()
     figure.add_scatter(
         x=values,
         y=heights,
         xaxis=x,
         yaxis=y,
-        customdata=list(zip(points["trial"].tolist(), words, (100 * fractions).tolist(), strict=True)),
+        customdata=points["trial"].to_numpy(),
         mode="markers",
         marker=marker,
         name=name,
         legendgroup=kind,
         showlegend=not any(trace.legendgroup == kind for trace in figure.data),
-        hovertemplate=text,
+        hovertemplate="%{hovertext}<extra></extra>",
     )
 
 
 def _x_axis(points: pd.DataFrame) -> dict[str, object]:
     scale = points["scale"].iloc[0]
     if scale == "log":
-        decades = math.log10(points["value"].max() / points["value"].min())
-        return {
-            "type": "log",
-            "exponentformat": "power",
-            "dtick": 1 if decades >= 2 else "D2",
-            "tickfont": {"size": 11},
-        }
+        return style.log_ticks(float(points["value"].min()), float(points["value"].max()))
     if scale == "linear":
         return {"type": "linear", "nticks": 7}
     words = points.drop_duplicates("word").sort_values("value")

@@ -1,30 +1,64 @@
 """Colours, type, sizes and the plotly configuration that all views share."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from sweeplab import records
 
-# Okabe and Ito's palette, which stays distinct under every common colour blindness.
+# Okabe and Ito's palette, which stays distinct under every common colour blindness; orange and sky are darker than
+# theirs, so that every mark stands out from white by 3:1 at least (WCAG 2.1, 1.4.11).
 BLUE = "#0072B2"
-ORANGE = "#E69F00"
-GREEN = "#009E73"
-PURPLE = "#CC79A7"
-SKY = "#56B4E9"
+ORANGE = "#C77700"
+GREEN = "#008F68"
+PURPLE = "#C2649A"
+SKY = "#3490CC"
 VERMILLION = "#D55E00"
 BLACK = "#000000"
 
 INK = "#1d2733"
 MUTED = "#56616e"
-FAINT = "#98a2ae"
+FAINT = "#7b8794"
+OTHERS = "#8a95a1"
+"""Lines and markers of trials that stand in the background."""
 GRID = "#e8ebef"
 PAPER = "#ffffff"
 CLEANED_FILL = "rgba(0, 158, 115, 0.09)"
 CLEANED_LINE = "#00724f"
-DENSITY = ((0.0, "#dbe9f4"), (0.5, "#6a9fca"), (1.0, "#0b3c66"))
+LABEL_PAPER = "rgba(255,255,255,0.88)"
+"""Behind labels that stand in a panel."""
+CLEANED_DENSITY = ((0.0, "#8dbde0"), (0.5, "#2f86c1"), (1.0, "#0a3f66"))
+OTHER_DENSITY = ((0.0, "#d5d9de"), (0.5, "#a3abb4"), (1.0, "#5d6873"))
+
+DARK = {
+    BLUE: "#58ace6",
+    ORANGE: "#f0a63a",
+    GREEN: "#2fc597",
+    PURPLE: "#e39ac4",
+    SKY: "#9bd4f7",
+    VERMILLION: "#f5874b",
+    BLACK: "#fefefe",
+    INK: "#e7ecf2",
+    MUTED: "#aab4bf",
+    FAINT: "#8593a1",
+    OTHERS: "#76828f",
+    GRID: "#2a323b",
+    PAPER: "#161b21",
+    CLEANED_FILL: "rgba(47, 197, 151, 0.12)",
+    CLEANED_LINE: "#4fd6aa",
+    LABEL_PAPER: "rgba(22,27,33,0.88)",
+    "#8dbde0": "#1d4f77",
+    "#2f86c1": "#3f94d1",
+    "#0a3f66": "#c4e4fa",
+    "#d5d9de": "#333c46",
+    "#a3abb4": "#5c6772",
+    "#5d6873": "#a7b1bb",
+}
+"""What the page draws instead of each colour where the reader's system is dark."""
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
@@ -57,8 +91,8 @@ TEMPLATE = go.layout.Template(
         "colorway": [BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, BLACK],
         "xaxis": _AXIS,
         "yaxis": _AXIS,
-        "hoverlabel": {"bgcolor": "white", "bordercolor": FAINT, "font": {"family": FONT, "color": INK}},
-        "legend": {"font": {"size": 12, "color": INK}, "bgcolor": "rgba(0,0,0,0)"},
+        "hoverlabel": {"bgcolor": PAPER, "bordercolor": FAINT, "font": {"family": FONT, "color": INK}},
+        "showlegend": False,  # the page writes legends as text, which breaks into lines and is never cut
         "hovermode": "closest",
         "dragmode": "zoom",
     }
@@ -90,9 +124,7 @@ def axis_id(letter: str, index: int) -> str:
     return f"{letter}{index + 1 if index else ''}"
 
 
-def panels(
-    count: int, columns: int, *, panel: int, top: int = 52, legend: int = 0, gap: int = 84, y_title: str
-) -> dict[str, Any]:
+def panels(count: int, columns: int, *, panel: int, top: int = 52, gap: int = 84, y_title: str) -> dict[str, Any]:
     """Where the axes of `count` panels lie, as plotly relayout paths.
 
     Args:
@@ -100,7 +132,6 @@ def panels(
         columns: panels in a row.
         panel: pixels, height of one panel's plot area.
         top: pixels above the first row: plotly's buttons and the label of the ceiling.
-        legend: pixels for a legend below the last row's axis title; 0 where it stands elsewhere.
         gap: pixels between two rows (tick labels and axis title).
         y_title: on the first panel of each row.
     """
@@ -108,11 +139,9 @@ def panels(
     area = rows * panel + (rows - 1) * gap
     between = 0.055 if columns > 1 else 0.0
     width = (1 - between * (columns - 1)) / columns
-    bottom = 56 + legend
+    bottom = 56
     height = area + top + bottom
     layout: dict[str, Any] = {"height": height, "margin.t": top, "margin.b": bottom}
-    if legend:
-        layout["legend.y"] = legend / height
     for index in range(count):
         row, column = divmod(index, columns)
         left = column * (width + between)
@@ -125,14 +154,10 @@ def panels(
 
 def responsive(figure: go.Figure, *, wide: dict[str, Any], narrow: dict[str, Any]) -> go.Figure:
     """Give a figure two layouts, relayout paths: `wide` is applied; the page applies `narrow` if needed."""
-    layout: dict[str, Any] = {"meta": {"wide": {"dragmode": "zoom", **wide}, "narrow": {"dragmode": False, **narrow}}}
+    figure.update_layout({"meta": {"wide": {"dragmode": "zoom", **wide}, "narrow": {"dragmode": False, **narrow}}})
     for path, value in wide.items():
-        *outer, last = path.split(".")
-        place = layout
-        for name in outer:
-            place = place.setdefault(name, {})
-        place[last] = value
-    figure.update_layout(layout)
+        if "[" not in path:  # parts of a list are as drawn
+            figure.update_layout({path.replace(".", "_"): value})
     return figure
 
 
@@ -181,32 +206,45 @@ def shade_cleaned(figure: go.Figure, asr_ceiling: float, indices: Sequence[int] 
         )
 
 
-LEGEND_BELOW: dict[str, Any] = {
-    "orientation": "h",
-    "xanchor": "left",
-    "x": 0,
-    "yanchor": "top",
-    "yref": "container",
-    "y": 0.1,
-}
-
-
-def asr_panels(figure: go.Figure, asr_ceiling: float, accuracy: tuple[float, float]) -> None:
-    """Two panels with one accuracy axis: all ASRs, and those up to twice the ceiling; both shaded below it.
+def asr_panels(
+    figure: go.Figure, asr_ceiling: float, accuracy: tuple[float, float], zoomed: tuple[float, float]
+) -> None:
+    """Two panels, shaded below the ceiling: all ASRs, and those up to twice the ceiling with an accuracy axis of
+    their own.
 
     Args:
+        figure: with traces in both panels.
         asr_ceiling: a fraction.
         accuracy: ends of the accuracy axis, percent.
+        zoomed: ends of that of the second panel.
     """
     zoom = zoomed_asr(asr_ceiling)
-    for index, right in enumerate((102.0, zoom)):
+    for index, (right, heights) in enumerate(((102.0, accuracy), (zoom, zoomed))):
         title = f"ASR (%), up to {zoom:g}\u00a0%" if index else "ASR (%)"
         x_axis = {"anchor": axis_id("y", index), "range": [-0.015 * right, right], "title": {"text": title}}
-        y_axis = {"anchor": axis_id("x", index), "range": list(accuracy), "nticks": 8}
-        if index:
-            y_axis["matches"] = "y"
+        y_axis = {"anchor": axis_id("x", index), "range": list(heights), "nticks": 8}
         figure.update_layout({axis_name("x", index): x_axis, axis_name("y", index): y_axis})
     shade_cleaned(figure, asr_ceiling, (0, 1))
+
+
+def note_below(figure: go.Figure, values: np.ndarray, lowest: float, index: int) -> None:
+    """Say in the panel `index` how many values (percent) lie below its axis, and how deep; nothing where none does."""
+    below = values[values < lowest]
+    if not len(below):
+        return
+    figure.add_annotation(
+        xref=f"{axis_id('x', index)} domain",
+        yref=f"{axis_id('y', index)} domain",
+        x=0.99,
+        y=0.01,
+        xanchor="right",
+        yanchor="bottom",
+        text=f"▾ {len(below):,} below, down to {below.min():.1f}\u00a0%",
+        showarrow=False,
+        bgcolor=LABEL_PAPER,
+        borderpad=1,
+        font={"size": 12, "color": MUTED},
+    )
 
 
 def zoomed_asr(asr_ceiling: float) -> float:
@@ -229,10 +267,43 @@ def dotted_line(figure: go.Figure, height: float, index: int) -> None:
     )
 
 
-def accuracy_range(accuracies: Sequence[float]) -> tuple[float, float]:
-    """Ends of an accuracy axis, percent: from 0, unless all values lie in the upper part; with headroom."""
-    low, high = 100 * min(accuracies), 100 * max(accuracies)
+def accuracy_range(accuracies: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Ends of an accuracy axis, percent: from 0, unless all values lie in the upper part; with headroom.
+
+    Values far below the others (Tukey's fence: the lower quartile less 1.5 times the distance of the quartiles) have no
+    part in it: one destroyed epoch would else squeeze all others together. `note_below` says that they are there.
+    """
+    values = 100 * np.asarray(accuracies, dtype=float)
+    first, third = np.quantile(values, (0.25, 0.75))
+    fence = first - 1.5 * max(third - first, 0.01 * third)
+    low, high = float(values[values >= fence].min()), float(values.max())
     if low < 0.5 * high or high == 0:
         return 0.0, max(1.0, 1.07 * high)
     room = max(0.08 * (high - low), 0.01 * high)
     return low - room, high + room
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks of a logarithmic axis in one notation: powers of ten, with 2 and 5 between them below two decades.
+
+    Args:
+        low: the smallest value on the axis, above 0.
+        high: the largest.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1,) if last - first > 2 else (1, 2, 5)
+    values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
+    # The ticks on both sides of the data stay, so that an axis has two at least.
+    inside = [value for value in values if low / 1.3 <= value <= high * 1.3]
+    while len(inside) > 7:
+        inside = inside[::2]
+    shown = inside if len(inside) > 1 else values
+    return {"type": "log", "tickvals": shown, "ticktext": [plain_number(value) for value in shown]}
+
+
+def plain_number(value: float) -> str:
+    """A number as a tick shows it: 0.05, 20, 1e-5."""
+    if value == 0 or 0.001 <= abs(value) < 100_000:
+        return f"{value:.10g}"
+    digits, power = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(power)}"

@@ -1,30 +1,39 @@
-"""The leaderboard as an HTML table that sorts by any column."""
+"""The leaderboard as an HTML table that sorts by any column, and the small tables under the charts."""
 
+from collections.abc import Mapping
 from html import escape
 
 import pandas as pd
 
 from dashboards import style
-from sweeplab.ranking.leaderboard import Leaderboard, bound_text, short_value
+from sweeplab.ranking.leaderboard import Leaderboard, bound_text, column_words
 
-MOST_ROWS = 500
+MOST_ROWS = 300
 """Rows in the page, from the top of the leaderboard."""
+
+MOST_SMALL_ROWS = 24
+"""Rows of a small table."""
 
 _HEADINGS = {
     "rank": ("Rank", "1 is best"),
     "trial": ("Trial", "number in the sweep"),
     "state": ("State", ""),
     "retention": (
-        "Retention",
+        "Retention %",
         "accuracy of the best cleaned epoch / accuracy of the victim; 95 % interval below",
     ),
-    "accuracy": ("Accuracy", "of the best cleaned epoch, all test images"),
-    "asr": ("ASR", "of the best cleaned epoch, all triggered images"),
-    "certified": ("Certified", "the upper bound of the ASR, for all points together, lies below the ceiling"),
+    "accuracy": ("Accuracy %", "of the best cleaned epoch, all test images; 95 % interval below"),
+    "asr": (
+        "ASR %",
+        "of the best cleaned epoch, all triggered images; 95 % interval below. ✓: certified, that is, its upper bound "
+        "for all points together lies below the ceiling",
+    ),
+    "report": (
+        "Other half %",
+        "the epoch chosen on one half of the images: accuracy, and below ASR, on the half that had no part in choosing",
+    ),
     "epoch": ("Epoch", "best cleaned epoch / last evaluated epoch"),
-    "min_asr": ("Lowest ASR", "over all epochs"),
-    "accuracy_report": ("Accuracy, other half", "on the images that did not choose the epoch"),
-    "asr_report": ("ASR, other half", "on the triggered copies of the images that did not choose the epoch"),
+    "min_asr": ("Lowest ASR %", "over all epochs"),
     "seed": ("Seed", ""),
     "seconds": ("Time", "training and evaluation"),
 }
@@ -46,33 +55,78 @@ def describe_table(frame: pd.DataFrame, leaderboard: Leaderboard) -> str:
     which = f"All {total:,} trials" if len(frame) == total else f"The first {len(frame):,} of {total:,} trials"
     certified = sum(row.certified for row in leaderboard.rows)
     return (
-        f"{which}, best first; {certified:,} cleaned trial{'s are' if certified != 1 else ' is'} certified: the upper "
-        f"bound of the ASR, {bound_text(leaderboard)}, lies below {style.ceiling_text(leaderboard.asr_ceiling)} too."
+        f"{which}, best first; {certified:,} cleaned trial{'s are' if certified != 1 else ' is'} certified (✓): the "
+        f"upper bound of the ASR, {bound_text(leaderboard)}, lies below {style.ceiling_text(leaderboard.asr_ceiling)} "
+        "too."
     )
 
 
-def draw_table(frame: pd.DataFrame, *, caption: str) -> str:
-    """HTML of the table; every text from outside is escaped.
+def draw_table(frame: pd.DataFrame, leaderboard: Leaderboard, *, caption: str) -> str:
+    """HTML of the table and of its filter; every text from outside is escaped.
 
     Args:
         frame: of `leaderboard_table`.
+        leaderboard: the same.
         caption: for screen readers.
     """
     params = [column for column in frame.columns if column.startswith("params.")]
-    shown = [name for name in _HEADINGS if name not in frame or name in _ALWAYS or frame[name].notna().any()]
+    left_out = {
+        "state": frame["state"].nunique() == 1 and frame["state"].iloc[0] == "finished",
+        "seed": frame["seed"].nunique() == 1,
+        "report": frame["accuracy_report"].isna().all(),
+    }
+    shown = [name for name in _HEADINGS if not left_out.get(name)]
     split = shown.index("min_asr") + 1
     columns = [*shown[:split], *params, *shown[split:]]
     head = "".join(_heading(column) for column in columns)
-    body = "\n".join(_row(dict(zip(frame.columns, values, strict=True)), columns) for values in frame.to_numpy())
+    words = {column: column_words(frame[column].tolist()) for column in params}
+    body = "\n".join(
+        _row(
+            dict(zip(frame.columns, values, strict=True)) | {column: words[column][index] for column in params},
+            columns,
+            leaderboard.victim.accuracy,
+        )
+        for index, values in enumerate(frame.to_numpy())
+    )
     return (
+        '<p class="filter"><label>Filter <input type="search" placeholder="words, such as adamw certified" '
+        f'aria-controls="leaderboard"></label> <output>{len(frame):,} rows</output></p>\n'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
-        f'<table class="sortable"><caption class="unseen">{escape(caption)}</caption>'
+        f'<table class="sortable" id="leaderboard"><caption class="unseen">{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
 
 
-_ALWAYS = ("rank", "trial", "state", "retention", "accuracy", "asr", "certified", "epoch", "min_asr")
-_TEXT = ("state", "certified")
+def small_table(frame: pd.DataFrame, heads: Mapping[str, str], *, most: int = MOST_SMALL_ROWS) -> str:
+    """The numbers behind a chart, folded away under it.
+
+    Args:
+        frame: one row a line; of more than `most` the first ones are shown, and how many there are is said.
+        heads: heading of each column that is shown; one that ends in `%` holds fractions.
+        most: rows.
+    """
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads.values())
+    cells = {column: _cells(frame[column].head(most), heads[column]) for column in heads}
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cells[column][index])}</td>" for column in heads) + "</tr>"
+        for index in range(min(most, len(frame)))
+    )
+    count = f"{len(frame):,} rows" if len(frame) <= most else f"the first {most} of {len(frame):,} rows"
+    return (
+        f"<details><summary>Table: {count}</summary>"
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div></details>'
+    )
+
+
+def _cells(values: pd.Series, head: str) -> list[str]:
+    """The texts of a column, in one notation."""
+    if head.endswith("%"):
+        return [_percent(value) for value in values]
+    plain = [None if value is None or value != value else value for value in values.tolist()]
+    return ["–" if value is None else text for value, text in zip(plain, column_words(plain), strict=True)]
+
+
+_TEXT = ("state",)
 
 
 def _heading(column: str) -> str:
@@ -86,49 +140,49 @@ def _heading(column: str) -> str:
     return f'<th scope="col" aria-sort="{order}"{kind}><button type="button"{title}>{broken}</button></th>'
 
 
-def _row(fields: dict[str, object], columns: list[str]) -> str:
-    cells = "".join(_cell(column, fields) for column in columns)
+def _row(fields: dict[str, object], columns: list[str], victim_accuracy: float) -> str:
+    cells = "".join(_cell(column, fields, victim_accuracy) for column in columns)
     best = ' class="best"' if fields["rank"] == 1 and fields["feasible"] else ""
-    return f"<tr{best}>{cells}</tr>"
+    return f'<tr{best} data-trial="{fields["trial"]}">{cells}</tr>'
 
 
-def _cell(column: str, fields: dict[str, object]) -> str:
+def _cell(column: str, fields: dict[str, object], victim_accuracy: float) -> str:
+    if column.startswith("params."):
+        return f'<td class="param">{escape(str(fields[column]))}</td>'
+    if column == "report":
+        accuracy, asr = fields["accuracy_report"], fields["asr_report"]
+        return f"<td>{_percent(accuracy)}<small>{_percent(asr)}</small></td>" if accuracy is not None else "<td>–</td>"
     value = fields[column]
     if column == "trial":
-        return f'<th scope="row" data-sort="{value}">{value}</th>'
+        return f'<th scope="row">{value}</th>'
     if column == "state":
         return f'<td class="text"><span class="state {escape(str(value))}">{escape(str(value))}</span></td>'
-    if column == "certified":
-        if not fields["feasible"]:
-            return '<td class="text" data-sort="2">–</td>'
-        word = "✓ yes" if value else "no"
-        return f'<td class="text" data-sort="{0 if value else 1}">{word}</td>'
     if column == "epoch":
-        last = "" if fields["epochs"] is None else f"<small> of {fields['epochs']:g}</small>"
-        return f"<td{_sort(value)}>{'–' if value is None else f'{value:g}'}{last}</td>"
-    if column == "retention":
-        low, high = fields["retention_low"], fields["retention_high"]
+        last = "" if fields["epochs"] is None else f"<small>of {fields['epochs']:g}</small>"
+        return f"<td>{'–' if value is None else f'{value:g}'}{last}</td>"
+    if column in ("retention", "accuracy", "asr"):
+        low, high = fields["asr_low" if column == "asr" else "retention_low"], fields[_HIGH[column]]
         ends = ""
         if isinstance(low, float) and isinstance(high, float):
-            ends = f"<small>{100 * low:.1f}–{100 * high:.1f}</small>"
-        return f"<td{_sort(value)}><strong>{_percent(value)}</strong>{ends}</td>"
-    if column in ("accuracy", "asr", "min_asr", "accuracy_report", "asr_report"):
-        return f"<td{_sort(value)}>{_percent(value)}</td>"
+            scale = victim_accuracy if column == "accuracy" else 1.0
+            ends = f"<small>{100 * scale * low:.1f}–{100 * scale * high:.1f}</small>"
+        text = f"<strong>{_percent(value)}</strong>" if column == "retention" else _percent(value)
+        mark = ' <span title="certified">✓</span>' if column == "asr" and fields["certified"] else ""
+        return f"<td>{text}{mark}{ends}</td>"
+    if column == "min_asr":
+        return f"<td>{_percent(value)}</td>"
     if column == "seconds":
-        return f"<td{_sort(value)}>{duration(value) if isinstance(value, (int, float)) else '–'}</td>"
-    if column.startswith("params."):
-        full = "" if value is None else f' title="{escape(str(value))}"'
-        return f'<td class="param"{_sort(value)}{full}>{escape(short_value(value))}</td>'
-    return f"<td{_sort(value)}>{escape(str(value))}</td>"
+        seconds = value if isinstance(value, (int, float)) else 0.0
+        return f'<td data-sort="{seconds:.1f}">{duration(seconds)}</td>'
+    return f"<td>{escape(str(value))}</td>"
 
 
-def _sort(value: object) -> str:
-    """The attribute that the page sorts by; missing values have none and stay last."""
-    return "" if value is None else f' data-sort="{escape(str(value))}"'
+_HIGH = {"retention": "retention_high", "accuracy": "retention_high", "asr": "asr_high"}
 
 
 def _percent(value: object) -> str:
-    return style.percent(value if isinstance(value, float) else None)
+    """In a column whose head says `%`."""
+    return style.percent(float(value)).removesuffix("\u00a0%") if isinstance(value, float) and value == value else "–"
 
 
 def duration(seconds: float) -> str:

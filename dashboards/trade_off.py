@@ -9,8 +9,11 @@ from sweeplab.evaluation.retention import counted, is_cleaned
 from sweeplab.ranking.leaderboard import Leaderboard
 from sweeplab.records import SweepRecord
 
-DENSITY_ABOVE = 20_000
-"""More points than this are drawn as a density, which stays fluent where that many markers do not."""
+DENSITY_ABOVE = 4_000
+"""More points than this are drawn as densities, and as markers where the reader zooms in."""
+
+MOST_OTHERS = 10_000
+"""Points in the page beside those that are cleaned, on the frontier, or a trial's last; an even sample of the rest."""
 
 MOST_BEST = 200
 """Best points drawn, the most accurate ones."""
@@ -56,6 +59,19 @@ def _on_frontier(frame: pd.DataFrame) -> np.ndarray:
     return on_frontier
 
 
+def kept_points(frame: pd.DataFrame, most: int = MOST_OTHERS) -> pd.DataFrame:
+    """The points that the page holds: every cleaned one, those on the frontier, each trial's last, and of the rest at
+    most `most`, evenly spread."""
+    points = frame[frame["kind"] != "victim"]
+    is_last = ~points.duplicated("trial", keep="last")
+    needed = points["cleaned"] | points["frontier"] | is_last | (points["kind"] != "epoch")
+    rest = np.flatnonzero(~needed.to_numpy())
+    chosen = needed.to_numpy(dtype=bool, copy=True)
+    if len(rest):
+        chosen[rest[np.linspace(0, len(rest) - 1, min(most, len(rest))).round().astype(int)]] = True
+    return points[chosen]
+
+
 def describe_trade_off(frame: pd.DataFrame, asr_ceiling: float) -> str:
     """The figure in one sentence."""
     points = frame[frame["kind"] != "victim"]
@@ -72,46 +88,62 @@ def describe_trade_off(frame: pd.DataFrame, asr_ceiling: float) -> str:
     )
 
 
+def frontier_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frontier, by ASR: what accuracy is to be had at or below it, and by which trial and epoch."""
+    frontier = frame[frame["frontier"]].sort_values("asr")
+    return frontier[["trial", "epoch", "asr", "accuracy", "cleaned"]].reset_index(drop=True)
+
+
 def draw_trade_off(frame: pd.DataFrame, *, asr_ceiling: float, density_above: int = DENSITY_ABOVE) -> go.Figure:
-    """Two panels with one accuracy axis: all ASRs, and those up to twice the ceiling.
+    """Two panels: all ASRs, and those up to twice the ceiling with the accuracies that are found there.
 
     Args:
         frame: of `trade_off_points`, not empty.
         asr_ceiling: a fraction.
-        density_above: number of points from which on they are drawn as a density.
+        density_above: number of points from which on they are drawn as densities.
     """
     figure = go.Figure()
     points = frame[frame["kind"] != "victim"]
     victim = frame[frame["kind"] == "victim"]
-    low, high = style.accuracy_range(frame["accuracy"].tolist())
     zoom = style.zoomed_asr(asr_ceiling)
+    near = points[100 * points["asr"] <= zoom]
+    parts = [frame[100 * frame["asr"] <= right] for right in (102.0, zoom)]
+    heights = [style.accuracy_range((part if len(part) else frame)["accuracy"].to_numpy()) for part in parts]
     dense = len(points) > density_above
-    for index, right in enumerate((102.0, zoom)):
+    kept = kept_points(frame)
+    for index, (right, shown) in enumerate(((102.0, points), (zoom, near))):
         x, y = style.axis_id("x", index), style.axis_id("y", index)
-        first = index == 0
+        mine = kept if not index else kept[100 * kept["asr"] <= zoom]
         if dense:
-            _add_density(figure, points, (low, high), right=right, index=index)
-        else:
-            _add_markers(figure, points[points["kind"] == "epoch"], index=index)
-        _add_frontier(figure, points, x=x, y=y, right=right, first=first)
-        _add_best(figure, points, x=x, y=y, first=first)
+            _add_density(figure, shown, heights[index], right=right, index=index)
+        _add_markers(figure, mine[mine["kind"] == "epoch"], index=index, on_zoom=dense)
+        _add_frontier(figure, points, x=x, y=y, right=right, first=not index)
+        _add_best(figure, points, x=x, y=y, first=not index)
         _add_victim(figure, victim, index=index)
-    style.asr_panels(figure, asr_ceiling, (low, high))
+    style.asr_panels(figure, asr_ceiling, *heights)
+    for index, shown in enumerate((points, near)):
+        style.note_below(figure, 100 * shown["accuracy"].to_numpy(dtype=float), heights[index][0], index)
     _label_winner(figure, points, zoom=zoom)
-    figure.update_layout(
-        template=style.TEMPLATE,
-        margin={"l": 58, "r": 74 if dense else 18, "autoexpand": False},
-        legend=style.LEGEND_BELOW,
-    )
+    # The winner's label is wider than a narrow panel.
+    label = f"annotations[{len(figure.layout.annotations) - 1}].visible" if (points["kind"] == "winner").any() else None
+    figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18, "autoexpand": False})
     title = "accuracy (%)"
     return style.responsive(
         figure,
-        wide=style.panels(2, 2, panel=360, legend=72, y_title=title),
-        narrow=style.panels(2, 1, panel=300, top=30, legend=150, y_title=title),
+        wide={**style.panels(2, 2, panel=360, y_title=title), **({label: True} if label else {})},
+        narrow={**style.panels(2, 1, panel=300, top=30, y_title=title), **({label: False} if label else {})},
     )
 
 
-def _add_markers(figure: go.Figure, points: pd.DataFrame, *, index: int) -> None:
+def _add_markers(figure: go.Figure, points: pd.DataFrame, *, index: int, on_zoom: bool) -> None:
+    """Markers of single epochs.
+
+    Args:
+        figure: drawn on.
+        points: rows of the frame.
+        index: of the panel.
+        on_zoom: whether the page draws them only where the reader has zoomed in on few.
+    """
     for cleaned, name, colour, symbol in (
         (False, "epoch, not cleaned", style.FAINT, "circle-open"),
         (True, "epoch, cleaned", style.BLUE, "circle"),
@@ -122,52 +154,55 @@ def _add_markers(figure: go.Figure, points: pd.DataFrame, *, index: int) -> None
             y=100 * chosen["accuracy"].to_numpy(),
             xaxis=style.axis_id("x", index),
             yaxis=style.axis_id("y", index),
-            customdata=chosen[["trial", "epoch"]].to_numpy(),
+            customdata=chosen["trial"].to_numpy(),
+            meta={"epoch": chosen["epoch"].to_numpy(), "on_zoom": on_zoom},
             mode="markers",
-            marker={"symbol": symbol, "size": 6, "color": colour, "opacity": 0.75},
+            marker={"symbol": symbol, "size": 6, "color": colour, "opacity": 0.85},
             name=name,
             legendgroup=name,
-            showlegend=index == 0 and not chosen.empty,
+            showlegend=index == 0 and not chosen.empty and not on_zoom,
             hovertemplate=_HOVER,
         )
 
 
-_HOVER = "trial %{customdata[0]}, epoch %{customdata[1]}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
+_HOVER = "%{hovertext}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
+"""The page puts trial, epoch and parameters in the place of the hovertext."""
 
 
 def _add_density(
     figure: go.Figure, points: pd.DataFrame, accuracy: tuple[float, float], *, right: float, index: int
 ) -> None:
+    """Two densities, of cleaned epochs and of the others, the darker the more; a cell's number is under the pointer."""
+    if points.empty:
+        return
     x_edges = cell_edges(100 * points["asr"].to_numpy(), 0.0, min(right, 100.0), most=120)
     y_edges = cell_edges(100 * points["accuracy"].to_numpy(), *accuracy, most=90)
-    counts, _, _ = np.histogram2d(100 * points["asr"], 100 * points["accuracy"], bins=(x_edges, y_edges))
-    logarithm = np.log10(np.where(counts > 0, counts, np.nan)).T
-    most = int(np.nanmax(logarithm, initial=0.0)) + 1
-    figure.add_heatmap(
-        x=(x_edges[:-1] + x_edges[1:]) / 2,
-        y=(y_edges[:-1] + y_edges[1:]) / 2,
-        z=logarithm.astype(np.float32),
-        customdata=counts.T.astype(np.int32),
-        xaxis=style.axis_id("x", index),
-        yaxis=style.axis_id("y", index),
-        zmin=0,
-        zmax=most,
-        colorscale=[list(stop) for stop in style.DENSITY],
-        showscale=index == 0,
-        colorbar={
-            "title": {"text": "epochs<br>a cell", "side": "top", "font": {"size": 12}},
-            "tickvals": list(range(most + 1)),
-            "ticktext": [f"{10**power:,}" for power in range(most + 1)],
-            "thickness": 10,
-            "outlinewidth": 0,
-            "lenmode": "pixels",
-            "len": 250,
-            "x": 1.01,
-            "y": 1,
-            "yanchor": "top",
-        },
-        hovertemplate="%{customdata:,} epochs<br>accuracy %{y:.1f} %<br>ASR %{x:.1f} %<extra></extra>",
-    )
+    for cleaned, name, colours in (
+        (False, "epochs, not cleaned (darker: more)", style.OTHER_DENSITY),
+        (True, "epochs, cleaned (darker: more)", style.CLEANED_DENSITY),
+    ):
+        chosen = points[points["cleaned"] == cleaned]
+        counts, _, _ = np.histogram2d(100 * chosen["asr"], 100 * chosen["accuracy"], bins=(x_edges, y_edges))
+        most = int(counts.max(initial=0))
+        if not most:
+            continue
+        figure.add_heatmap(
+            x=((x_edges[:-1] + x_edges[1:]) / 2).round(6),
+            y=((y_edges[:-1] + y_edges[1:]) / 2).round(6),
+            z=np.log10(np.where(counts > 0, counts, np.nan)).T.astype(np.float32),
+            xaxis=style.axis_id("x", index),
+            yaxis=style.axis_id("y", index),
+            zmin=0,
+            zmax=max(0.5, float(np.log10(most))),
+            colorscale=[list(stop) for stop in colours],
+            showscale=False,
+            name=name,
+            legendgroup=name,
+            showlegend=index == 0,
+            meta={"density": True, "colour": colours[1][1]},
+            hovertemplate="%{text} " + name.partition(" (")[0] + "<br>accuracy %{y:.1f} %<br>ASR %{x:.1f} %"
+            "<br>zoom in to see them one by one<extra></extra>",
+        )
 
 
 def cell_edges(values: np.ndarray, low: float, high: float, *, most: int) -> np.ndarray:
@@ -222,7 +257,8 @@ def _add_best(figure: go.Figure, points: pd.DataFrame, *, x: str, y: str, first:
             y=100 * chosen["accuracy"].to_numpy(),
             xaxis=x,
             yaxis=y,
-            customdata=chosen[["trial", "epoch"]].to_numpy(),
+            customdata=chosen["trial"].to_numpy(),
+            meta={"epoch": chosen["epoch"].to_numpy()},
             mode="markers",
             marker={
                 "symbol": symbol,
@@ -251,7 +287,7 @@ def _add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int) -> None:
                 "symbol": "star",
                 "size": 17,
                 "color": style.BLACK,
-                "line": {"width": 1, "color": "white"},
+                "line": {"width": 1, "color": style.PAPER},
             },
             name="victim",
             legendgroup="victim",
@@ -270,7 +306,7 @@ def _add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int) -> None:
                 yanchor="bottom",
                 text=f"victim's accuracy {style.percent(accuracy / 100)}",
                 showarrow=False,
-                bgcolor="rgba(255,255,255,0.75)",
+                bgcolor=style.LABEL_PAPER,
                 borderpad=0,
                 font={"size": 12, "color": style.MUTED},
             )
@@ -299,6 +335,6 @@ def _label_winner(figure: go.Figure, points: pd.DataFrame, *, zoom: float) -> No
             arrowwidth=1,
             arrowhead=0,
             standoff=8,
-            bgcolor="rgba(255,255,255,0.88)",
+            bgcolor=style.LABEL_PAPER,
             font={"size": 12, "color": style.INK},
         )

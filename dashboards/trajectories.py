@@ -93,19 +93,22 @@ def draw_trajectories(frame: pd.DataFrame, *, asr_ceiling: float) -> go.Figure:
             _add_line(figure, points, last_epoch, colour=colour, symbol=symbol, index=index)
         if not relapses.empty:
             _add_relapses(figure, relapses, index=index)
-    style.asr_panels(figure, asr_ceiling, style.accuracy_range(frame["accuracy"].tolist()))
-    figure.update_layout(
-        template=style.TEMPLATE, margin={"l": 58, "r": 18, "autoexpand": False}, legend=style.LEGEND_BELOW
-    )
+    near = frame[100 * frame["asr"] <= style.zoomed_asr(asr_ceiling)]
+    shown = frame, near if len(near) else frame
+    heights = [style.accuracy_range(part["accuracy"].to_numpy()) for part in shown]
+    style.asr_panels(figure, asr_ceiling, *heights)
+    for index, part in enumerate(shown):
+        style.note_below(figure, 100 * part["accuracy"].to_numpy(dtype=float), heights[index][0], index)
+    figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18, "autoexpand": False})
     title = "accuracy (%)"
     return style.responsive(
         figure,
-        wide=style.panels(2, 2, panel=360, legend=84, y_title=title),
-        narrow=style.panels(2, 1, panel=300, top=30, legend=212, y_title=title),
+        wide=style.panels(2, 2, panel=360, y_title=title),
+        narrow=style.panels(2, 1, panel=300, top=30, y_title=title),
     )
 
 
-_HOVER = "trial %{customdata[0]}, epoch %{customdata[1]}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
+_HOVER = "%{hovertext}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
 
 
 def _sizes(epochs: pd.Series, last_epoch: float) -> np.ndarray:
@@ -127,7 +130,7 @@ def _add_line(
             "size": _sizes(points["epoch"], last_epoch),
             "color": colour,
             "opacity": 1,
-            "line": {"width": 0.8, "color": "white"},
+            "line": {"width": 0.8, "color": style.PAPER},
         },
         name=f"trial {int(first['trial'])}, {kept}",
         legendgroup=f"rank {int(first['rank'])}",
@@ -148,8 +151,8 @@ def _add_others(figure: go.Figure, frame: pd.DataFrame, last_epoch: float, *, in
         **_coordinates(points, index),
         mode="lines+markers",
         connectgaps=False,
-        line={"color": "#c4cbd3", "width": 1},
-        marker={"size": 0.7 * _sizes(points["epoch"], last_epoch), "color": "#b3bcc6", "opacity": 1},
+        line={"color": style.OTHERS, "width": 1},
+        marker={"size": 0.7 * _sizes(points["epoch"], last_epoch), "color": style.OTHERS, "opacity": 1},
         name=f"{frame['trial'].nunique()} more",
         legendgroup="others",
         legendrank=100_000,
@@ -176,7 +179,8 @@ def _coordinates(points: pd.DataFrame, index: int) -> dict[str, object]:
     return {
         "x": 100 * points["asr"].to_numpy(dtype=float),
         "y": 100 * points["accuracy"].to_numpy(dtype=float),
-        "customdata": points[["trial", "epoch"]].to_numpy(),
+        "customdata": points["trial"].fillna(-1).to_numpy(dtype=int),
+        "meta": {"epoch": points["epoch"].to_numpy(dtype=float)},
         "xaxis": style.axis_id("x", index),
         "yaxis": style.axis_id("y", index),
     }

@@ -213,6 +213,23 @@ class MeasuredImages:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a sweep was made of, as its record says it; empty where it does not."""
+
+    attack: str = ""
+    """Its kind and its fields, in words."""
+    poison_rate: float | None = None
+    """A fraction of the victim's training pairs; None: not known."""
+    objective: str = ""
+    """What the victim was trained with."""
+    script: str = ""
+    """Path of the script that started it last."""
+    seed: int | None = None
+    versions: tuple[tuple[str, str], ...] = ()
+    """Program and version, those that can change a result."""
+
+
+@dataclass(frozen=True)
 class SweepRecord:
     """A sweep as the ledger holds it: what ranking, tracking and dashboards read."""
 
@@ -241,6 +258,7 @@ class SweepRecord:
     """Sentences without which its results could be misread: leaderboard, page, JSON and MLflow carry them."""
     keep_checkpoints: int = 0
     """So many cleaned trials keep their weights; 0: not known, in tables from elsewhere."""
+    origin: Origin = Origin()
 
     @property
     def measures_what_was_planted(self) -> bool:

@@ -21,6 +21,7 @@ from sweeplab.records import (
     OVER,
     MeasuredImages,
     Measurement,
+    Origin,
     Outcomes,
     Point,
     SweepRecord,
@@ -35,7 +36,7 @@ from sweeplab.storage.locks import file_lock, is_held, process_facts
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.storage.sweep_records import read_events, read_header
-from sweeplab.versions import environment, made_by_older_version, num_changes, version_of
+from sweeplab.versions import environment, made_by_older_version, num_changes, started_script, version_of
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -153,6 +154,7 @@ class SweepFolder:
                 "own_code": own_code(sweep),
                 "changes": num_changes(sweep),
                 "environment": environment(),
+                "script": started_script() or before.get("script", ""),
                 **({"images": known} if known else {}),
                 **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },
@@ -390,6 +392,7 @@ class SweepFolder:
             planted_target=self.planted_target(),
             notes=(*self.notes(), *losses),
             keep_checkpoints=header["spec"].get("resources", {}).get("keep_checkpoints", 0),
+            origin=origin_of(header),
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -477,6 +480,37 @@ def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImag
         trained = trained["sweep"]["victim"]
     is_targeted = (trained.get("attack") or trained["poisoning"]).get("kind") == "targeted-images"
     return MeasuredImages(()) if is_targeted or victim.asr_n == victim.accuracy_n else None
+
+
+def origin_of(header: dict[str, Any]) -> Origin:
+    """What a header says of the sweep's victim, its attack, its script and the versions that made it."""
+    if "imported" in header:
+        versions = (("sweeplab", version_of(header)),)
+        return Origin(script=f"imported from {header['imported']['file']}", versions=versions)
+    spec = header["spec"]
+    victim = spec.get("victim") or {}
+    while "sweep" in victim:
+        victim = victim["sweep"]["victim"]
+    poisoning = victim.get("poisoning") or {}
+    return Origin(
+        attack=_in_words(victim.get("attack") or poisoning.get("attack") or poisoning),
+        poison_rate=poisoning.get("rate"),
+        objective=(victim.get("objective") or {}).get("kind", ""),
+        script=header.get("script", ""),
+        seed=spec.get("seed"),
+        versions=tuple(header.get("environment", {}).items()),
+    )
+
+
+def _in_words(part: dict[str, Any]) -> str:
+    """A spec's kind and its plain fields: `badnet (patch_size 6, pattern binary)`."""
+    plain = (
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in part.items()
+        if name != "kind" and isinstance(value, (str, int, float)) and not isinstance(value, bool)
+    )
+    fields = ", ".join(plain)
+    return part.get("kind", "") + (f" ({fields})" if fields else "")
 
 
 TRIAL_FIELDS = {"params": dict, "configuration": str, "seed": int, "start_counts": bool}

@@ -49,6 +49,11 @@ def environment() -> dict[str, str]:
     return {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system(), **versions}
 
 
+def started_script() -> str:
+    """Path of the script that this process was started with, as it was given; empty where it was started otherwise."""
+    return sys.argv[0] if sys.argv[0].endswith(".py") else ""
+
+
 def installed_version(package: str) -> str:
     """Of a distribution, or that there is none."""
     try:

@@ -179,15 +179,22 @@ def _sweeps_within(experiment: "Experiment") -> list[str]:
 
 def show_results(home: Path, name: str) -> None:
     """Print a sweep's leaderboard, write its page, and say how to open MLflow."""
-    from dashboards.build import build_page
-
     folder = SweepFolder.of(home, name)
     record, board = ranked(folder)  # read once: the table and the page then show the same
     say_table(lambda width: render_table(board, width=width))
     say_result(board)
-    say(f"page:   {build_page(record, board, folder.page)}")
+    say(f"page:   {write_page(folder, record, board)}")
     say(f"MLflow: {server_command(home)}")
     say(f"        then open {page_address(home, name)}")
+
+
+def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> Path:
+    """Write a sweep's page, which names MLflow where the home has it; returns its path."""
+    from dashboards.build import Places, build_page
+
+    has_runs = (folder.home / "mlflow.db").exists() and folder.journal.exists()
+    places = Places(server_command(folder.home), page_address(folder.home, folder.name)) if has_runs else Places()
+    return build_page(record, board, folder.page, places)
 
 
 def say_result(board: Leaderboard) -> None:

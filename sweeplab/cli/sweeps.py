@@ -22,7 +22,7 @@ from sweeplab.cli.program import (
     say_notes,
     say_table,
 )
-from sweeplab.cli.running import ranked, say_result, start
+from sweeplab.cli.running import ranked, say_result, start, write_page
 from sweeplab.commands import logs as logs_module
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.costs import costs_of
@@ -301,10 +301,8 @@ def export(sweep: SweepName, to: Annotated[Path, typer.Option(help="Folder to wr
 @command(app, rich_help_panel=RESULTS)
 def report(sweep: SweepName) -> None:
     """Write a sweep's page and print its path."""
-    from dashboards.build import build_page
-
     folder = folder_of(sweep, to_read=False)
-    say(str(build_page(*ranked(folder), folder.page)))
+    say(str(write_page(folder, *ranked(folder))))
 
 
 def folder_of(sweep: str, *, to_read: bool = True) -> SweepFolder:

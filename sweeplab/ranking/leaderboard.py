@@ -79,6 +79,9 @@ class LeaderboardRow:
     """ASR on the triggered copies of that half."""
     checkpoint: str | None = None
     """Path or URL of the best cleaned point's weights; None where they are not kept."""
+    asr_low: float | None = None
+    """Wilson's two-sided 95 % interval of the ASR; None where no counts are known."""
+    asr_high: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -195,9 +198,10 @@ def _row(sweep: SweepRecord, trial: TrialRecord, reported: Measurement | None, c
     """A trial's row without its rank; with `choices` None nothing is certified."""
     candidates = counted(trial.points, start_counts=trial.start_counts)
     best = best_cleaned_point(candidates, sweep.asr_ceiling, start_counts=trial.start_counts)
-    low = high = None
+    low = high = asr_low = asr_high = None
     if best is not None and best.measurement.is_counted:
         low, high = wilson(best.measurement.accuracy_k, best.measurement.accuracy_n)
+        asr_low, asr_high = wilson(best.measurement.asr_k, best.measurement.asr_n)
     victim_accuracy = sweep.victim.accuracy
     return LeaderboardRow(
         rank=0,
@@ -222,6 +226,8 @@ def _row(sweep: SweepRecord, trial: TrialRecord, reported: Measurement | None, c
         seconds=trial.seconds,
         accuracy_report=reported.accuracy if reported else None,
         asr_report=reported.asr if reported else None,
+        asr_low=asr_low,
+        asr_high=asr_high,
     )
 
 
@@ -314,6 +320,29 @@ def short_value(value: object) -> str:
             return "0"
         return f"{value:.4g}" if 0.01 <= abs(value) < 10_000 else f"{value:.1e}"
     return "–" if value is None else str(value)
+
+
+def column_words(values: Sequence[object]) -> list[str]:
+    """The values of one parameter in few characters and in one notation, so that they compare at a glance.
+
+    Numbers have as many decimals as tell three digits of the smallest of them, or are all written as 1.2e-03 where they
+    span more than that shows.
+    """
+    numbers = [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    whole = all(number.is_integer() and abs(number) < 1e6 for number in numbers)
+    sizes = [abs(number) for number in numbers if number]
+    if whole or not all(map(math.isfinite, numbers)) or any(isinstance(value, str) for value in values):
+        return [f"{value:g}" if isinstance(value, float) else short_value(value) for value in values]
+    if min(sizes) < 0.001 or max(sizes) >= 100_000:
+        digits = next(d for d in (0, 1, 2) if d == 2 or all(float(f"{n:.{d}e}") == n for n in sizes))
+        return [f"{value:.{digits}e}" if _is_number(value) else short_value(value) for value in values]
+    most = min(5, 2 - math.floor(math.log10(min(sizes))))
+    decimals = next(d for d in range(most + 1) if d == most or all(round(n, d) == n for n in sizes))
+    return [f"{value:.{decimals}f}" if _is_number(value) else short_value(value) for value in values]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100) -> Table:

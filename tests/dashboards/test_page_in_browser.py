@@ -1,28 +1,25 @@
-"""The page as a browser shows it, opened from the disk: figures are drawn, and nothing is asked of a network."""
+"""The page as a browser shows it, opened from the disk: everything is drawn, nothing is cut, nothing asks a network."""
 
 import dataclasses
-import shutil
-import subprocess
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from browser import CHROMIUM, Browser
 
 from dashboards.build import build_page
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
+from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
-BROWSERS_OWN = ("google.com", "googleapis.com", "gstatic.com", "gvt1.com", "googleusercontent.com")
-"""Hosts that Chromium asks of itself at its start, page or no page."""
-
 RECORD = SweepRecord(
-    name="toy",
+    name="toy-sweep-with-quite-a-long-name-that-has-to-break",
     digest="0" * 16,
     state="finished",
     asr_ceiling=0.05,
-    epochs=2,
+    epochs=3,
     protocol="paper",
     method="cleanclip",
     victim_name="toy-victim",
@@ -30,57 +27,200 @@ RECORD = SweepRecord(
     victim_epoch=10,
     target="banana",
     trials=(),
-    planned_trials=3,
-    parameters=("learning_rate",),
+    planned_trials=40,
+    parameters=("learning_rate", "optimizer", "ssl_weight", "text_augmentation"),
     log_parameters=("learning_rate",),
+    origin=Origin("badnet (patch_size 6)", 0.05, "mmcl", "sweeps/toy.py", 0, (("python", "3.11"), ("torch", "2.14"))),
 )
+WIDTHS = (1440, 800, 390)
 
 
-def trial(number: int, *rates: tuple[int, int]) -> TrialRecord:
+def trial(number: int, *rates: tuple[int, int], optimizer: str = "adamw") -> TrialRecord:
     points = tuple(
-        Point(index, float(index), index, 1, Measurement(correct, 1000, hit, 1000, "evaluation"))
+        Point(index, float(index), 10 * index, 1, Measurement(correct, 1000, hit, 1000, "evaluation"))
         for index, (correct, hit) in enumerate(rates)
     )
-    return TrialRecord(number, "finished", {"learning_rate": 10.0 ** -(number + 3)}, "c", 1, 1, points)
+    setting = {"learning_rate": 10.0 ** -(3 + number / 10), "optimizer": optimizer, "ssl_weight": number % 4 / 2}
+    setting["text_augmentation"] = "swap+delete"
+    return TrialRecord(number, "finished", setting, f"c{number}", 1, 1, points)
+
+
+def toy(num_trials: int = 40, epochs: int = 3) -> SweepRecord:
+    generator = np.random.default_rng(0)
+    trials = []
+    for number in range(num_trials):
+        share = number / num_trials
+        rates = [
+            (400 - int(60 * share), int(990 * share**epoch + generator.integers(0, 9)))
+            for epoch in range(1, epochs + 1)
+        ]
+        rates[-1] = (60, rates[-1][1]) if number % 9 == 3 else rates[-1]
+        trials.append(trial(number, (400, 990), *rates, optimizer=("adamw", "sgd")[number % 2]))
+    return dataclasses.replace(RECORD, trials=tuple(trials), planned_trials=num_trials, epochs=epochs)
+
+
+def page_of(record: SweepRecord, folder: Path) -> str:
+    return build_page(record, rank_trials(record, lambda number, index: None), folder / "report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The document after its scripts have run, and what the browser logged, requests included."""
-    folder: Path = tmp_path_factory.mktemp("page")
-    trials = (
-        trial(0, (400, 990), (390, 200), (380, 30)),
-        trial(1, (400, 990), (399, 950), (398, 900)),
-        trial(2, (400, 990), (300, 20), (250, 10)),
-    )
-    record = dataclasses.replace(RECORD, trials=trials)
-    page = build_page(record, rank_trials(record, lambda number, index: None), folder / "report.html")
-    log = folder / "net.json"
-    command = [
-        *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *(f"--user-data-dir={folder / 'profile'}", "--window-size=1280,2400", "--virtual-time-budget=8000"),
-        *("--enable-logging=stderr", f"--log-net-log={log}", "--dump-dom", page.as_uri()),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-    requests = log.read_text() if log.exists() else ""
-    hosts = {url.split("/")[2] for url in requests.split('"') if url.startswith(("http://", "https://"))}
-    foreign = {f"host {host}" for host in hosts if not host.split(" ")[0].split(":")[0].endswith(BROWSERS_OWN)}
-    return done.stdout, "\n".join([console, *sorted(foreign)])
+def browser(tmp_path_factory: pytest.TempPathFactory):
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
 
 
-def test_every_figure_is_drawn(shown: tuple[str, str]):
-    document, _ = shown
-    assert document.count("main-svg") >= 3
-    assert "trial 0" in document
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return page_of(toy(), tmp_path_factory.mktemp("page"))
 
 
-def test_scripts_raise_no_error(shown: tuple[str, str]):
-    _, log = shown
-    assert "CONSOLE" not in log
+@pytest.fixture(scope="module")
+def large_page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """2,000 trials of 4 epochs: more points than are drawn one by one."""
+    return page_of(toy(2000, 4), tmp_path_factory.mktemp("large"))
 
 
-def test_nothing_is_fetched(shown: tuple[str, str]):
-    _, log = shown
-    assert [line for line in log.splitlines() if line.startswith("host")] == []
+CUT = """(() => {
+  const found = [];
+  const inside = (outer, inner) => inner.left >= outer.left - 1 && inner.right <= outer.right + 1
+    && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1;
+  for (const chart of document.querySelectorAll(".chart"))
+    for (const text of chart.querySelectorAll("svg text")) {
+      const own = text.getBoundingClientRect();
+      const isShown = own.width && text.textContent.trim();
+      if (isShown && !inside(chart.getBoundingClientRect(), own)) found.push(`${chart.id}: ${text.textContent}`);
+    }
+  for (const part of document.querySelectorAll(".legend button, .tile, .facts > div, h1, h2, .summary, .lead, pre")) {
+    const own = part.getBoundingClientRect();
+    const isCut = own.left < 0 || own.right > innerWidth + 1 || part.scrollWidth > part.clientWidth + 1;
+    if (isCut) found.push(part.textContent);
+  }
+  const wide = document.documentElement.scrollWidth;
+  return wide > innerWidth ? [...found, `the page is ${wide} pixels wide`] : found;
+})()"""
+"""Texts that do not lie within their chart, or within the window."""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_chart_is_drawn_and_no_text_is_cut(browser: Browser, page: str, width: int, dark: bool):
+    browser.open(page, width=width, dark=dark)
+    browser.show_all()
+    assert browser.run("[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('.main-svg'))")
+    assert browser.run("document.querySelectorAll('.chart').length") >= 3
+    assert browser.run(CUT) == []
+    assert browser.complaints() == []
+
+
+CONTRASTS = """(() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  const luminance = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const paper = (element) => {
+    for (let place = element; place; place = place.parentElement) {
+      const colour = numbers(getComputedStyle(place).backgroundColor);
+      if (colour.length < 4 || colour[3] === 1) return colour;
+    }
+  };
+  const found = new Set();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
+    if (!text || ["SCRIPT", "STYLE", "NOSCRIPT"].includes(element.tagName)) continue;
+    if (!element.getClientRects().length) continue;
+    const style = getComputedStyle(element), colour = element instanceof SVGElement ? style.fill : style.color;
+    const [one, other] = [luminance(numbers(colour)), luminance(paper(element))];
+    const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+    if (contrast < 4.5) found.add(`${contrast.toFixed(2)}: ${text.slice(0, 40)}`);
+  }
+  return [...found];
+})()"""
+"""Texts that stand out from what is behind them by less than 4.5 to 1."""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_stands_out_from_its_paper(browser: Browser, page: str, dark: bool):
+    browser.open(page, dark=dark)
+    browser.show_all()
+    assert browser.run(CONTRASTS) == []
+
+
+def test_charts_are_drawn_when_they_come_into_view(browser: Browser, page: str):
+    browser.open(page, height=700)
+    browser.wait("drawn.get($('trade-off'))")
+    assert not browser.run("$('parameters').querySelector('.main-svg')")
+    browser.run("$('parameters').scrollIntoView()")
+    browser.wait("drawn.get($('parameters'))")
+
+
+def test_the_table_is_sorted_and_trials_are_chosen_by_keys(browser: Browser, page: str):
+    browser.open(page)
+    browser.run("document.querySelector('#leaderboard th:nth-child(2) button').focus()")
+    browser.press("Enter")
+    first = "[...document.querySelectorAll('#leaderboard tbody th')].slice(0, 3).map((cell) => cell.textContent)"
+    assert browser.run(first) == ["0", "1", "2"]
+    browser.press("Enter")
+    assert browser.run(first) == ["39", "38", "37"]
+    browser.run("document.querySelector('#leaderboard tbody th').focus()")
+    browser.press("Enter")
+    assert browser.run("new URLSearchParams(location.hash.slice(1)).get('trial')") == "39"
+    assert browser.run("$('chosen').textContent").startswith("trial 39: ")
+    browser.wait("drawn.get($('trade-off'))")
+    # Its three epochs are ringed in the first panel.
+    assert browser.run("$('trade-off').figure.rings.map((ring) => $('trade-off').data[ring.index].x.length)[0]") == 3
+
+
+def test_a_point_chooses_its_trial_and_tells_its_setting(browser: Browser, page: str):
+    browser.open(page)
+    browser.wait("drawn.get($('trade-off'))")
+    text = browser.run("$('trade-off').data.find((trace) => trace.name === 'best of the sweep').hovertext[0]")
+    assert re.match(r"<b>trial \d+, epoch \d</b>: keeps [\d.]+\u00a0%<br>learning_rate .*optimizer (adamw|sgd)", text)
+    browser.run("$('trade-off').emit('plotly_click', { points: [{ customdata: 7 }] })")
+    assert browser.run("document.querySelector('tr.chosen th').textContent") == "7"
+
+
+FILTER = """(() => {
+  const field = document.querySelector(".filter input");
+  field.value = "sgd";
+  field.dispatchEvent(new Event("input"));
+  return document.querySelector(".filter output").textContent;
+})()"""
+
+
+def test_what_the_reader_has_set_outlives_a_reload(browser: Browser, page: str):
+    browser.open(page)
+    browser.wait("drawn.get($('trade-off'))")
+    browser.run("Plotly.relayout('trade-off', { 'xaxis.range[0]': 1, 'xaxis.range[1]': 3 }).then(() => null)")
+    browser.click("#trade-off-legend button")
+    assert browser.run(FILTER) == "20 of 40 rows"
+    browser.run("window.isOld = true")
+    browser.call("Page.reload")
+    browser.wait("!window.isOld && typeof drawn !== 'undefined' && drawn.get($('trade-off'))")
+    assert browser.run("$('trade-off').layout.xaxis.range") == [1, 3]
+    assert browser.run("document.querySelector('#trade-off-legend button').getAttribute('aria-pressed')") == "false"
+    rows = "[...document.querySelectorAll('#leaderboard tbody tr')].filter((row) => !row.hidden).length"
+    assert browser.run(rows) == 20
+
+
+def test_the_colours_follow_the_system(browser: Browser, page: str):
+    browser.open(page)
+    browser.wait("drawn.get($('trade-off'))")
+    light = browser.run("$('trade-off').layout.template.layout.paper_bgcolor")
+    scheme = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.call("Emulation.setEmulatedMedia", features=[scheme])
+    browser.wait("drawn.get($('trade-off'))?.layout.template.layout.paper_bgcolor !== " + repr(light))
+
+
+MARKERS = """$('trade-off').data.filter((trace) => trace.name?.startsWith("epoch,") && (trace.xaxis ?? "x") === "x")
+  .flatMap((trace) => [...trace.x])"""
+
+
+def test_densities_become_markers_where_the_reader_zooms_in(browser: Browser, large_page: str):
+    browser.open(large_page)
+    browser.wait("drawn.get($('trade-off'))")
+    assert browser.run(MARKERS) == []
+    browser.run("Plotly.relayout('trade-off', { 'xaxis.range[0]': 20, 'xaxis.range[1]': 21 }).then(() => null)")
+    browser.wait(f"{MARKERS}.length > 0")
+    assert all(20 <= asr <= 21 for asr in browser.run(MARKERS))
+    assert browser.complaints() == []

@@ -1,6 +1,8 @@
 """The tables behind the report's views, and the page as a whole."""
 
+import base64
 import dataclasses
+import gzip
 import json
 import re
 from html.parser import HTMLParser
@@ -8,17 +10,26 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from dashboards.build import best_sentence, build_page, render_page
+from dashboards import style
+from dashboards.build import Places, best_sentence, build_page, render_page
+from dashboards.columns import Columns
 from dashboards.curves import curve_points, describe_curves, draw_curves
 from dashboards.curves import thinned as thinned_curve
 from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, thinned
 from dashboards.style import CONFIG, accuracy_range
 from dashboards.table import draw_table, duration, leaderboard_table
-from dashboards.trade_off import cell_edges, describe_trade_off, draw_trade_off, trade_off_points
+from dashboards.trade_off import (
+    cell_edges,
+    describe_trade_off,
+    draw_trade_off,
+    frontier_table,
+    kept_points,
+    trade_off_points,
+)
 from dashboards.trajectories import describe_trajectories, draw_trajectories, relapse_index, trajectory_points
 from sweeplab.ranking.kept_weights import KeptPoint
-from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
+from sweeplab.ranking.leaderboard import column_words, rank_trials
+from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
 
 START = (400, 990)
 PARAMS = {"learning_rate": 1e-4, "optimizer": "adamw", "warmup_steps": 50}
@@ -113,7 +124,29 @@ class TestTradeOff:
         markers = draw_trade_off(frame, asr_ceiling=0.05)
         density = draw_trade_off(frame, asr_ceiling=0.05, density_above=5)
         assert not [trace for trace in markers.data if trace.type == "heatmap"]
-        assert len([trace for trace in density.data if trace.type == "heatmap"]) == 2
+        assert [trace.name.partition(" (")[0] for trace in density.data if trace.type == "heatmap"] == [
+            "epochs, not cleaned",
+            "epochs, cleaned",
+            "epochs, cleaned",  # the second panel holds no other
+        ]
+
+    def test_the_page_keeps_what_matters_of_many_points(self):
+        """Of 40 trials whose middle points are neither cleaned, on the frontier nor last, 5 such points stay."""
+        record = sweep(*(trial(n, START, (300 - n, 500 + n), (200, 40), (100, 900)) for n in range(40)))
+        frame = self.table(record)
+        kept = kept_points(frame, most=5)
+        points = frame[frame["kind"] != "victim"]
+        dropped = points[~points.index.isin(kept.index)]
+        assert kept["cleaned"].sum() == points["cleaned"].sum() == 40
+        assert kept["frontier"].sum() == points["frontier"].sum()
+        assert (kept["epoch"] == 3).sum() == 40
+        assert (dropped["epoch"] == 1).all()
+        assert len(kept) - len(points[points["cleaned"] | points["frontier"] | (points["epoch"] == 3)]) == 5
+
+    def test_the_table_below_is_the_frontier_by_asr(self):
+        """As above: 37 % at 1 %, 38 % at 3 %, 39 % at 30 %."""
+        table = frontier_table(self.table(mixed()))
+        assert table[["asr", "accuracy"]].to_numpy().tolist() == [[0.01, 0.37], [0.03, 0.38], [0.3, 0.39]]
 
     def test_each_cell_of_a_density_holds_equally_many_possible_rates(self):
         """Rates of 30 images are multiples of 3.33 %; 12 cells from 0 to 100 would hold 2 or 3 of them."""
@@ -270,14 +303,16 @@ class TestTable:
         assert len(leaderboard_table(board, most=2)) == 2
 
     def test_missing_values_are_dashes_without_a_sort_key(self):
-        frame = leaderboard_table(ranked(sweep(trial(0, state="waiting"))))
-        html = draw_table(frame, caption="c")
+        board = ranked(sweep(trial(0, state="waiting")))
+        frame = leaderboard_table(board)
+        html = draw_table(frame, board, caption="c")
         assert "nan" not in html.lower()
         assert "None" not in html
         assert "<td><strong>–</strong></td>" in html
 
     def test_every_heading_is_a_button_and_one_column_is_sorted(self):
-        html = draw_table(leaderboard_table(ranked(mixed())), caption="c")
+        board = ranked(mixed())
+        html = draw_table(leaderboard_table(board), board, caption="c")
         assert html.count("<button") == html.count('scope="col"')
         assert html.count('aria-sort="ascending"') == 1
 
@@ -330,7 +365,7 @@ def test_every_kind_of_sweep_makes_a_page(make):
     record = make()
     page = Tags(render_page(record, ranked(record)))
     sections = [attributes["aria-label"] for tag, attributes in page.tags if tag == "section"]
-    assert len(sections) == 4
+    assert len(sections) == len(set(sections)) == 5
     assert ("html", {"lang": "en"}) in page.tags
     assert page.addresses == []
 
@@ -368,17 +403,137 @@ def test_text_from_outside_is_never_markup():
     page = render_page(record, ranked(record))
     found = Tags(page)
     assert "img" not in [tag for tag, _ in found.tags]
-    # plotly.js, the page's own script and the data of three figures.
-    assert len([tag for tag, _ in found.tags if tag == "script"]) == 5
+    # plotly.js and the page's own script; the rest is data.
+    assert len([tag for tag, attributes in found.tags if tag == "script" and "type" not in attributes]) == 2
     assert nasty in "".join(found.words)
 
 
+def figures_of(page):
+    """Every chart's figure by its name, its columns not filled in."""
+    blocks = re.findall(r'<script type="application/json" id="([a-z-]+)-data">(.*?)</script>', page, flags=re.DOTALL)
+    return {name: json.loads(block, parse_constant=pytest.fail) for name, block in blocks}
+
+
 def test_the_figures_data_are_json_without_nan(mixed_page):
-    blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', mixed_page, flags=re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        figure = json.loads(block, parse_constant=lambda word: pytest.fail(word))
+    figures = figures_of(mixed_page)
+    assert list(figures) == ["trade-off", "trajectories", "parameters"]
+    for figure in figures.values():
         assert {"wide", "narrow"} <= set(figure["layout"]["meta"])
+
+
+def unpacked(columns):
+    """What page.js makes of the columns: bytes of one significance lie together."""
+    heads, _, rest = gzip.decompress(base64.b64decode(columns.packed())).partition(b"\n")
+    found = []
+    for kind, scale, size in json.loads(heads):
+        body, rest = rest[:size], rest[size:]
+        width = int(kind[1])
+        values = np.frombuffer(np.frombuffer(body, np.uint8).reshape(width, -1).T.tobytes(), f"<{kind}")
+        found.append((kind, values * scale))
+    return found
+
+
+class TestColumns:
+    def test_fractions_of_known_images_are_exact_and_short(self):
+        """7 of 20,000 is 0.035 %; a third of the same column in other units is no such fraction."""
+        columns = Columns((20_000,))
+        assert columns.add(100 * np.array([7, 19_999]) / 20_000) == 0
+        assert columns.add(np.array([1 / 3, np.nan])) == 1
+        (kind, exact), (other, rounded) = unpacked(columns)
+        assert (kind, other) == ("u2", "f4")
+        np.testing.assert_allclose(exact, [0.035, 99.995], rtol=1e-12)
+        np.testing.assert_allclose(rounded, [1 / 3, np.nan], rtol=1e-7)
+
+    def test_equal_columns_are_one(self):
+        columns = Columns()
+        assert [columns.add(np.array(values)) for values in ([1, 2], [3, 300], [1, 2])] == [0, 1, 0]
+        assert [values.tolist() for _, values in unpacked(columns)] == [[1, 2], [3, 300]]
+
+    @pytest.mark.parametrize("values", [[], [-1, 70_000], [0, 2**16], [True, False]])
+    def test_whole_numbers_come_back(self, values):
+        columns = Columns()
+        columns.add(np.array(values, dtype=bool if True in values else int))
+        assert unpacked(columns)[0][1].tolist() == values
+
+    def test_a_figures_arrays_are_named_and_matrices_know_their_width(self):
+        columns = Columns()
+        figure = {"x": {"dtype": "i1", "bdata": "AQID"}, "z": {"dtype": "i1", "bdata": "AQIDBA==", "shape": "2, 2"}}
+        assert columns.figure([figure]) == [{"x": {"column": 0}, "z": {"column": 1, "width": 2}}]
+
+
+class TestStyle:
+    def test_every_colour_of_a_mark_stands_out_by_3_to_1_in_both_schemes(self):
+        """WCAG 2.1, 1.4.11; text by 4.5 to 1."""
+        marks = ("BLUE", "ORANGE", "GREEN", "PURPLE", "SKY", "VERMILLION", "BLACK", "FAINT", "OTHERS")
+        texts = ("INK", "MUTED", "CLEANED_LINE")
+        for names, least in ((marks, 3.0), (texts, 4.5)):
+            for name in names:
+                colour = getattr(style, name)
+                assert contrast(colour, style.PAPER) >= least, name
+                assert contrast(style.DARK[colour], style.DARK[style.PAPER]) >= least, f"{name}, dark"
+
+    def test_every_colour_of_a_figure_has_a_dark_one(self, mixed_page):
+        def texts(value):
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, (dict, list)):
+                for item in value.values() if isinstance(value, dict) else value:
+                    yield from texts(item)
+
+        found = {text for figure in figures_of(mixed_page).values() for text in texts(figure["data"])}
+        colours = {text for text in found if re.fullmatch(r"#[0-9a-fA-F]{3,8}|rgba?\(.*\)|white|black", text)}
+        assert colours
+        assert colours <= set(style.DARK)
+
+    def test_the_accuracy_axis_passes_over_a_destroyed_epoch_and_says_so(self):
+        """Of 40 accuracies from 90 % to 99 % and one of 6 %: the axis begins near 90 %."""
+        rates = [*np.linspace(0.9, 0.99, 40), 0.06]
+        assert accuracy_range(rates)[0] > 85
+        record = sweep(trial(0, START, *((int(1000 * rate), 10) for rate in rates)))
+        figure = draw_trade_off(trade_off_points(record, ranked(record)), asr_ceiling=0.05)
+        notes = [note.text for note in figure.layout.annotations if "below, down to" in note.text]
+        assert notes == ["▾ 1 below, down to 6.0\u00a0%"] * 2
+
+    @pytest.mark.parametrize(
+        ("low", "high", "texts"),
+        [
+            (1e-6, 1e-2, ["1e-6", "1e-5", "1e-4", "0.001", "0.01"]),
+            (2e-4, 1e-3, ["2e-4", "5e-4", "0.001"]),
+            (3.0, 3.0, ["2", "5"]),
+        ],
+    )
+    def test_log_ticks_have_one_notation(self, low, high, texts):
+        found = style.log_ticks(low, high)
+        assert [text for text in found["ticktext"] if text in texts] == texts
+        assert len(found["ticktext"]) <= 9
+
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [
+            ([4.213e-05, 0.5, 2.0], ["4.21e-05", "5.00e-01", "2.00e+00"]),
+            ([1e-4, 1e-3], ["1e-04", "1e-03"]),
+            ([0.5, 1.0, 2], ["0.5", "1.0", "2.0"]),
+            ([0.1234567, 12.5], ["0.123", "12.500"]),
+            ([64, 128], ["64", "128"]),
+            (["sgd", None, True], ["sgd", "–", "yes"]),
+            ([0.25, None], ["0.25", "–"]),
+            ([None, None], ["–", "–"]),
+        ],
+    )
+    def test_a_column_has_one_notation(self, values, words):
+        assert column_words(values) == words
+
+
+def contrast(one, other):
+    """WCAG's contrast of two colours #rrggbb."""
+
+    def luminance(colour):
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_page_is_written_whole_and_replaces_the_old_one(tmp_path):
@@ -420,6 +575,18 @@ def test_the_page_names_the_winners_weights_and_the_command_that_takes_them_away
     board = rank_trials(record, lambda number, index: None, [KeptPoint(0, best, "/home/<1>.pt")])
     page = render_page(record, board)
     assert "trial 0, epoch 1: /home/&lt;1&gt;.pt\n        sweeplab promote" in page
+
+
+def test_the_page_says_what_was_attacked_how_and_where_to_go_on():
+    origin = Origin("badnet (patch_size 6)", 0.05, "mmcl", "sweeps/<mine>.py", 3, (("torch", "2.14"),))
+    record = sweep(trial(0, START, (350, 40)), origin=origin)
+    best = dataclasses.replace(record.trials[0].points[1], checkpoint="1.pt")
+    board = rank_trials(record, lambda number, index: None, [KeptPoint(0, best, "/home/1.pt")])
+    page = render_page(record, board, Places("mlflow server", "http://127.0.0.1:5000/#/experiments/1"))
+    for text in ("badnet (patch_size 6)", "5\u00a0% of the pairs", "trained with mmcl", "torch 2.14", "mlflow server"):
+        assert text in page
+    assert "sweeplab evaluate /home/1.pt --script &#x27;sweeps/&lt;mine&gt;.py&#x27;" in page
+    assert Tags(page).addresses == ["http://127.0.0.1:5000/#/experiments/1"]
 
 
 def test_the_page_carries_the_sweeps_notes():

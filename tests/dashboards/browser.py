@@ -1,0 +1,116 @@
+"""A headless Chromium, driven through its DevTools protocol over two pipes: no port, no driver, no network."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+class Browser:
+    """One tab. Each call waits for its answer; what the page says meanwhile is kept in `events`."""
+
+    def __init__(self, profile: Path) -> None:
+        to_read, write = os.pipe()
+        read, to_write = os.pipe()
+
+        def connect() -> None:  # Chromium reads commands from descriptor 3 and answers on 4
+            os.dup2(to_read, 63), os.dup2(to_write, 64)
+            os.dup2(63, 3), os.dup2(64, 4)
+
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+        away = ("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}", "--remote-debugging-pipe")
+        self.process = subprocess.Popen(
+            [str(CHROMIUM), *options, *away], preexec_fn=connect, close_fds=False, stderr=subprocess.DEVNULL
+        )
+        os.close(to_read), os.close(to_write)
+        self._write, self._read, self._left, self._calls, self._session = write, read, b"", 0, None
+        self.events = []
+        tab = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **parameters):
+        """Send a command; returns its result."""
+        self._calls += 1
+        command = {"id": self._calls, "method": method, "params": parameters}
+        if self._session:
+            command["sessionId"] = self._session
+        os.write(self._write, json.dumps(command).encode() + b"\0")
+        while True:
+            while b"\0" not in self._left:
+                self._left += os.read(self._read, 1 << 20)
+            message, self._left = self._left.split(b"\0", 1)
+            answer = json.loads(message)
+            if answer.get("id") == self._calls:
+                assert "error" not in answer, answer
+                return answer["result"]
+            self.events.append(answer)
+
+    def run(self, code):
+        """The value of a JavaScript expression; a promise is awaited."""
+        answer = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def wait(self, code, seconds=60):
+        """Until an expression holds."""
+        until = time.monotonic() + seconds
+        while not self.run(f"!!({code})"):
+            assert time.monotonic() < until, f"not within {seconds} s: {code}"
+            time.sleep(0.05)
+
+    def open(self, url, *, width=1440, height=900, dark=False):
+        """Load a page anew."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Page.navigate", url="about:blank")
+        self.events.clear()
+        self.call("Page.navigate", url=url)
+        self.wait("document.readyState === 'complete' && typeof trials !== 'undefined' && trials !== null")
+
+    def show_all(self):
+        """Draw every chart, as a printer would see them."""
+        self.run("dispatchEvent(new Event('beforeprint'))")
+        self.wait("[...document.querySelectorAll('.chart')].every((chart) => drawn.get(chart))")
+        # A chart is fitted to its place once more after it was drawn.
+        self.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)))")
+
+    def press(self, key):
+        """A key that is pressed and let go."""
+        codes = {"Tab": 9, "Enter": 13, " ": 32}
+        for kind in ("keyDown", "keyUp"):
+            text = {"Enter": "\r", " ": " "}.get(key, "") if kind == "keyDown" else ""
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, text=text, windowsVirtualKeyCode=codes[key])
+
+    def click(self, place):
+        """The mouse on the middle of the first element that a selector finds."""
+        x, y = self.run(
+            f"(() => {{ const e = document.querySelector({json.dumps(place)}); e.scrollIntoView({{ block: 'center' }});"
+            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        for kind, buttons in (("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 0)):
+            button = "none" if kind == "mouseMoved" else "left"
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)
+
+    def picture(self, path):
+        """What is in view, as PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def complaints(self):
+        """What the console was told, and every request that leaves this machine."""
+        kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        said = [event["params"] for event in self.events if event.get("method") in kinds]
+        asked = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
+        return said + [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))]
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self._write), os.close(self._read)
