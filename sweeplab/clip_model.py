@@ -13,6 +13,8 @@ from typing import Protocol as Interface
 
 import open_clip
 import torch
+import torch.nn.functional as F
+from open_clip.transformer import TextTransformer
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -444,6 +446,83 @@ def as_clip(model: nn.Module) -> CLIPModel:
     return cast(CLIPModel, model)
 
 
+def trimmed(tokens: Tensor) -> Tensor:
+    """The columns up to the last token of the longest text: a tokeniser fills the context with zeros behind it.
+
+    Args:
+        tokens: (B, L) on the CPU; on a GPU this would wait for the device.
+
+    Returns:
+        (B, l) with 1 <= l <= L, a view.
+    """
+    used = (tokens != 0).any(dim=0).nonzero()
+    return tokens[:, : int(used[-1]) + 1 if len(used) else 1]
+
+
+def stacked(*parts: Tensor) -> Tensor:
+    """Texts of several batches, (b, l) each, as one (sum of b, longest l), zeros behind the shorter ones."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, (0, longest - part.shape[1])) for part in parts])
+
+
+def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Text features, not of unit norm, at the price of the tokens that are there.
+
+    Where attention is causal and the features are those of the end token, what stands behind it plays no part:
+    features and gradients are those of the full context up to rounding. Other models get the full context.
+
+    Args:
+        model: an open_clip model.
+        tokens: (B, l), l up to the context length: see `trimmed`.
+
+    Returns:
+        (B, D).
+    """
+    length, context_length = tokens.shape[1], as_clip(model).context_length
+    tower = _causal_text_tower(model) if length < context_length else None
+    if tower is None:
+        return as_clip(model).encode_text(F.pad(tokens, (0, context_length - length)))
+    # As open_clip's encode_text and TextTransformer.forward, which take the full context alone.
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+    end = _text_end(tower, tokens)
+    pooled = tower.ln_final(x[torch.arange(len(x), device=x.device), end])
+    projection = tower.text_projection
+    if projection is None:
+        return cast(Tensor, pooled)
+    return cast(Tensor, projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection)
+
+
+def _causal_text_tower(model: nn.Module) -> Any | None:
+    """What holds the layers of a text tower whose features depend on nothing behind the end token, else None."""
+    encode = getattr(type(model), "encode_text", None)
+    tower: Any = None
+    if encode is open_clip.CLIP.encode_text:
+        tower = model
+    elif encode is open_clip.CustomTextCLIP.encode_text and type(model.text) is TextTransformer:
+        tower = model.text
+        if tower.cls_emb is not None or tower.output_tokens:
+            return None
+    if tower is None or tower.attn_mask is None:
+        return None
+    pooling, end = _pooling(tower)
+    return tower if pooling == "argmax" or (pooling == "eos" and end != 0) else None
+
+
+def _pooling(tower: Any) -> tuple[str, int]:
+    """Kind of pooling and the end token, which open_clip's two classes name differently."""
+    if isinstance(tower, TextTransformer):
+        return tower.pool_type, tower.eos_id
+    return tower.text_pool_type, tower.text_eos_id
+
+
+def _text_end(tower: Any, tokens: Tensor) -> Tensor:
+    """(B,) places of the tokens whose features are a text's."""
+    pooling, end = _pooling(tower)
+    return tokens.argmax(dim=-1) if pooling == "argmax" else (tokens == end).int().argmax(dim=-1)
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode for a while, and afterwards in the mode it was in, module by module."""
@@ -476,11 +555,11 @@ class Encoder(nn.Module):
 
         Args:
             images: (B, 3, S, S), normalised float pixels.
-            tokens: (B, context_length) int64.
+            tokens: (B, l) int64, l up to the context length.
 
         Returns:
             (B, D) image features and (B, D) text features, float32, not yet of unit norm; scalar 1 / temperature.
         """
         model = as_clip(self.model)
         scale = model.logit_scale.exp().float()
-        return model.encode_image(images).float(), model.encode_text(tokens).float(), scale
+        return model.encode_image(images).float(), encode_text(self.model, tokens).float(), scale

@@ -38,12 +38,15 @@ from sweeplab.clip_model import (
     architecture_json,
     build,
     check_prompts,
+    encode_text,
     imagenet_class_names,
     imagenet_templates,
     matching_architectures,
     normalise_pixels,
     num_parameters,
+    stacked,
     tokenizer,
+    trimmed,
     with_directions,
 )
 from sweeplab.specs import InvalidInput
@@ -155,6 +158,90 @@ def test_the_encoder_gives_the_models_features_and_the_scale(tiny: Architecture,
     assert_close(F.normalize(images, dim=1), model.encode_image(pixels, normalize=True))
     assert_close(F.normalize(texts, dim=1), model.encode_text(tokens, normalize=True))
     assert float(scale.detach()) == pytest.approx(1 / 0.07)
+
+
+# --- trimmed text ---------------------------------------------------------------------------------------------------
+
+TEXT = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+END_OF_TEXT = {"pool_type": "eos", "eos_id": 49407}
+CAUSAL = {
+    "open_clip's CLIP": {},
+    "its end token": {"text_cfg": END_OF_TEXT},
+    "CustomTextCLIP": {"custom_text": True},
+    "a biased projection": {"custom_text": True, "text_cfg": {**END_OF_TEXT, "proj_bias": True}},
+}
+SEES_ALL = {
+    "no causal mask": {"custom_text": True, "text_cfg": {"no_causal_mask": True}},
+    "the last token": {"text_cfg": {"pool_type": "last"}},
+    "an end token that is the padding": {"text_cfg": {"pool_type": "eos", "eos_id": 0}},
+    "a class token": {"custom_text": True, "text_cfg": {"embed_cls": True}},
+}
+
+
+def text_model(changes: dict) -> nn.Module:
+    text = {**TEXT, **changes.get("text_cfg", {})}
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    config = {"embed_dim": 16, "vision_cfg": vision, **changes, "text_cfg": text}
+    return build(Architecture(config=config), seed=0)
+
+
+def drawn_texts(*lengths: int, columns: int = 20) -> Tensor:
+    """Start, words, end and zeros."""
+    tokens = torch.zeros(len(lengths), columns, dtype=torch.int64)
+    draw = torch.Generator().manual_seed(0)
+    for row, length in zip(tokens, lengths, strict=True):
+        row[0], row[length - 1] = 49406, 49407
+        row[1 : length - 1] = torch.randint(1, 49000, (length - 2,), generator=draw)
+    return tokens
+
+
+def features_and_gradients(
+    model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    features = encode(tokens)
+    (features * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
+    return features.detach(), {
+        name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_trimmed_text_has_features_and_gradients_of_the_full_context(name: str):
+    model, tokens = text_model(CAUSAL[name]), drawn_texts(5, 9, 3, 7)
+    lengths: list[int] = []
+    embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
+    embedding.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
+    expected, theirs = features_and_gradients(model, model.encode_text, tokens)
+    found, ours = features_and_gradients(model, lambda rows: encode_text(model, rows), trimmed(tokens))
+    assert lengths == [20, 9]
+    assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert ours.keys() == theirs.keys()
+    for key, gradient in theirs.items():
+        assert_close(ours[key], gradient, rtol=1e-5, atol=1e-6 * max(1.0, float(gradient.abs().max())), msg=key)
+    positions = ours.get("positional_embedding", ours.get("text.positional_embedding"))
+    assert positions.shape == (20, 16)
+    assert not positions[9:].any(), "weight decay finds a gradient of zero there, as before"
+
+
+@pytest.mark.parametrize("name", SEES_ALL)
+def test_a_model_that_looks_behind_a_texts_end_gets_the_full_context(name: str):
+    model, tokens = text_model(SEES_ALL[name]).eval(), drawn_texts(5, 9, 3, 7)
+    with torch.no_grad():
+        assert torch.equal(encode_text(model, trimmed(tokens)), model.encode_text(tokens))
+
+
+def test_texts_that_fill_the_context_go_through_open_clips_own_forward(tiny: Architecture, model: nn.Module):
+    tokens = drawn_texts(16, 9, columns=16)
+    with torch.no_grad():
+        assert torch.equal(encode_text(model, trimmed(tokens)), model.encode_text(tokens))
+
+
+def test_tokens_are_trimmed_to_the_longest_text_and_stacked_with_zeros():
+    tokens = torch.tensor([[7, 0, 9, 0, 0], [7, 9, 0, 0, 0]])
+    assert trimmed(tokens).tolist() == [[7, 0, 9], [7, 9, 0]]
+    assert trimmed(torch.zeros(2, 5, dtype=torch.int64)).shape == (2, 1)
+    assert stacked(trimmed(tokens), torch.tensor([[1]])).tolist() == [[7, 0, 9], [7, 9, 0], [1, 0, 0]]
 
 
 # --- checkpoints ----------------------------------------------------------------------------------------------------

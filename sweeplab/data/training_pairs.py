@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sweeplab.clip_model import trimmed
 from sweeplab.data import eda
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.images import load_all, load_image
@@ -195,7 +196,7 @@ class TrainingPairs(Dataset[PairBatch]):
             seeds = [stream_seed(self.seed, "image", epoch, row) for row in rows]
             images = self.image_augmentation.views(images, seeds)
         tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens_of(rows)
-        return PairBatch(rows=torch.as_tensor(rows), images=images, tokens=tokens)
+        return PairBatch(rows=torch.as_tensor(rows), images=images, tokens=trimmed(tokens))
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
         """The batch of the given (epoch, row) keys, all of one epoch."""
@@ -205,9 +206,8 @@ class TrainingPairs(Dataset[PairBatch]):
         if self.image_views is None:
             return batch
         # Second copies are made from the images as they are, not from augmented first copies.
-        return replace(
-            batch, image_views=self._image_views_of(epoch, rows, images), token_views=self._token_views_of(rows)
-        )
+        token_views = trimmed(self._token_views_of(rows))
+        return replace(batch, image_views=self._image_views_of(epoch, rows, images), token_views=token_views)
 
     def __getitem__(self, key: tuple[int, int]) -> PairBatch:
         """The batch of one (epoch, row) key."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 from typing import Protocol as Interface
@@ -21,7 +22,14 @@ from sweeplab.data.labelled_sources import LABELLED_SOURCES
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import CACHE_BYTES
-from sweeplab.evaluation.zero_shot import class_weights, predict, rank_of_own, scores_of, zero_shot_classifier
+from sweeplab.evaluation.zero_shot import (
+    class_weights,
+    predict,
+    prompt_tokens,
+    rank_of_own,
+    scores_of,
+    zero_shot_classifier,
+)
 from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
@@ -207,6 +215,11 @@ class Measure:
         if targets is not None:
             self._triggered = load_all(targets.table, image_size, workers=decode_workers)
 
+    @cached_property
+    def prompt_tokens(self) -> Tensor:
+        """(C, T, l) int64; see `zero_shot.prompt_tokens`."""
+        return prompt_tokens(self.tokenize, self.images.class_names, self.prompts)
+
     def clean_pixels(self, rows: Sequence[int]) -> Tensor:
         """(b, 3, S, S) uint8 of the given test images."""
         if self._clean is not None:
@@ -251,9 +264,7 @@ class Measure:
         device = next(model.parameters()).device
         self._draw = (weights_name(model),) if self.protocol == "authors" else ()
         with evaluation_mode(model):
-            classify = classifier or zero_shot_classifier(
-                class_weights(model, self.tokenize, self.images.class_names, self.prompts, device=device)
-            )
+            classify = classifier or zero_shot_classifier(class_weights(model, self.prompt_tokens, device=device))
             labels = torch.from_numpy(self.images.labels)
             predicted, above = self._rank(model, classify, labels, device).unbind(dim=1)
             correct = predicted == labels
@@ -308,7 +319,7 @@ class Measure:
                 rows = share[start : start + self.evaluation.batch_size].tolist()
                 yield self.clean_pixels(rows), labels[rows]
 
-        return torch.cat(ranks.gather_objects(rank_of_own(model, batches(), classify, device=device)))
+        return torch.cat(ranks.gather_computed(lambda: rank_of_own(model, batches(), classify, device=device)))
 
     def _predict(
         self,
@@ -325,7 +336,7 @@ class Measure:
                 self.heartbeat()
                 yield pixels(share[start : start + self.evaluation.batch_size].tolist())
 
-        return torch.cat(ranks.gather_objects(predict(model, batches(), classify, device=device)))
+        return torch.cat(ranks.gather_computed(lambda: predict(model, batches(), classify, device=device)))
 
 
 def weights_name(model: nn.Module) -> str:

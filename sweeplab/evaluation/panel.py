@@ -57,7 +57,7 @@ def run_panel(
     device = next(model.parameters()).device
     with evaluation_mode(model):
         names = measure.images.class_names
-        classify = zero_shot_classifier(class_weights(model, measure.tokenize, names, measure.prompts, device=device))
+        classify = zero_shot_classifier(class_weights(model, measure.prompt_tokens, device=device))
         labels = measure.images.labels
         if target is not None:
             triggered_rows(measure.images, Trigger(attacks[0], target))  # refuses a target that is no class

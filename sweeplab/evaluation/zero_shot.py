@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sweeplab.clip_model import as_clip, normalise_pixels, with_directions
+from sweeplab.clip_model import as_clip, encode_text, normalise_pixels, trimmed, with_directions
+from sweeplab.training import ranks
 
 AVERAGED_OUT = 1e-6
 """Of a mean of unit vectors, a norm that is nothing but rounding in float32."""
@@ -28,33 +29,55 @@ def class_weights_from(text_embeddings: Tensor) -> Tensor:
     return F.normalize(with_directions(templates.mean(dim=1), "class weights", least=AVERAGED_OUT), dim=-1)
 
 
-@torch.inference_mode()
-def class_weights(
-    model: nn.Module,
-    tokenize: Callable[[list[str]], Tensor],
-    class_names: Sequence[str],
-    templates: Sequence[str],
-    *,
-    device: torch.device,
-    batch_size: int = 1024,
+def prompt_tokens(
+    tokenize: Callable[[list[str]], Tensor], class_names: Sequence[str], templates: Sequence[str]
 ) -> Tensor:
-    """One weight row per class from all templates, texts encoded in large batches.
+    """All prompts as tokens. ImageNet's 80,000 take seconds, so whoever measures often makes them once.
 
     Args:
-        model: an open_clip model in evaluation mode.
         tokenize: list of texts -> (N, context_length) int64.
         class_names: C names.
         templates: T texts with one `{}` for the name.
+
+    Returns:
+        (C, T, l) int64, l tokens in the longest prompt.
+    """
+    texts = [template.format(name) for name in class_names for template in templates]
+    return trimmed(tokenize(texts)).unflatten(0, (len(class_names), len(templates)))
+
+
+@torch.inference_mode()
+def class_weights(model: nn.Module, prompts: Tensor, *, device: torch.device, batch_size: int = 1024) -> Tensor:
+    """One weight row per class from all its prompts.
+
+    Prompts are encoded in large batches of similar length, each trimmed to its longest. The ranks share the classes.
+
+    Args:
+        model: an open_clip model in evaluation mode.
+        prompts: (C, T, l) int64 on the CPU; see `prompt_tokens`.
         device: where the model lies.
         batch_size: texts per forward pass.
 
     Returns:
-        (C, D), rows of unit norm.
+        (C, D), rows of unit norm, on the device; the same on every rank.
+
+    Raises:
+        FloatingPointError: as `class_weights_from` does, on every rank.
     """
-    texts = [template.format(name) for name in class_names for template in templates]
-    tokens = tokenize(texts)
-    parts = [as_clip(model).encode_text(part.to(device)).float() for part in tokens.split(batch_size)]
-    return class_weights_from(torch.cat(parts).unflatten(0, (len(class_names), len(templates))))
+    share = prompts.tensor_split(ranks.world_size())[ranks.rank()]
+    parts = ranks.gather_computed(lambda: _class_weights(model, share, device, batch_size))
+    return torch.cat([part for part in parts if part is not None]).to(device)
+
+
+def _class_weights(model: nn.Module, prompts: Tensor, device: torch.device, batch_size: int) -> Tensor | None:
+    """Of some classes, on the CPU; None where there are none."""
+    if not len(prompts):
+        return None
+    tokens = prompts.flatten(0, 1)
+    order = (tokens != 0).sum(dim=1).argsort(stable=True)
+    embeddings = [encode_text(model, trimmed(tokens[rows]).to(device)).float() for rows in order.split(batch_size)]
+    in_order = torch.cat(embeddings)[order.argsort().to(device)]
+    return class_weights_from(in_order.unflatten(0, prompts.shape[:2])).cpu()
 
 
 def zero_shot_classifier(weights: Tensor) -> Callable[[Tensor], Tensor]:

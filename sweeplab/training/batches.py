@@ -29,11 +29,11 @@ class PairBatch:
     images: Tensor
     """(b, 3, S, S) uint8."""
     tokens: Tensor
-    """(b, context_length) int64."""
+    """(b, l) int64, l up to the context length: that of the longest text (see `clip_model.trimmed`)."""
     image_views: Tensor | None = None
     """(b, 3, S, S) uint8, augmented copies; None where no method asks for views."""
     token_views: Tensor | None = None
-    """(b, context_length) int64 of augmented captions."""
+    """(b, l) int64 of augmented captions."""
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
         return PairBatch(

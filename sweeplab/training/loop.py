@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sweeplab.clip_checkpoints import not_finite
-from sweeplab.clip_model import Encoder, embedding_width, evaluation_mode, normalise_pixels, with_directions
+from sweeplab.clip_model import Encoder, embedding_width, evaluation_mode, normalise_pixels, stacked, with_directions
 from sweeplab.records import Measurement, Outcomes, Point, now_ms
 from sweeplab.storage.checkpoint_names import point_name, rolling_name
 from sweeplab.training import checkpoints, ranks
@@ -539,7 +539,7 @@ def embed(encoder: nn.Module, batch: PairBatch, optimization: Optimization, *, s
     """Embed this rank's share of a batch and gather the rows of all ranks."""
     images, tokens = batch.images, batch.tokens
     if batch.image_views is not None and batch.token_views is not None:
-        images, tokens = torch.cat([images, batch.image_views]), torch.cat([tokens, batch.token_views])
+        images, tokens = torch.cat([images, batch.image_views]), stacked(tokens, batch.token_views)
     image_rows, text_rows, scale = encode(encoder, images, tokens, optimization)
     size = len(batch.rows)
     features, *image_views = (ranks.gather_rows(rows) for rows in image_rows.split(size))

@@ -1,5 +1,6 @@
 """Ranks: what distributed training needs, each the identity when there is no process group."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,6 +65,25 @@ def gather_objects(value: Any) -> list[Any]:
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_computed(compute: Callable[[], Any]) -> list[Any]:
+    """One picklable value that every rank computes, in rank order.
+
+    Raises:
+        FloatingPointError: on every rank where one of them raises it: the others would wait for it for ever.
+    """
+    if not is_distributed():
+        return [compute()]
+    error = ""
+    try:
+        value = compute()
+    except FloatingPointError as found:
+        value, error = None, str(found)
+    values, errors = zip(*gather_objects((value, error)), strict=True)
+    if any(errors):
+        raise FloatingPointError(next(filter(None, errors)))
+    return list(values)
 
 
 def broadcast_object(value: Any) -> Any:

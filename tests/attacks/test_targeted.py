@@ -20,7 +20,7 @@ from sweeplab.data.images import load_image
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
-from sweeplab.evaluation.zero_shot import class_weights, predict, zero_shot_classifier
+from sweeplab.evaluation.zero_shot import class_weights, predict, prompt_tokens, zero_shot_classifier
 from sweeplab.specs import InvalidInput
 
 Tokenize = Callable[[list[str]], Tensor]
@@ -213,7 +213,8 @@ def test_the_psr_counts_target_images_that_are_called_their_own_class(
     targets = attack.choose(data_home)
     evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
     model.eval()
-    weights = class_weights(model, tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES, device=torch.device("cpu"))
+    prompts = prompt_tokens(tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES)
+    weights = class_weights(model, prompts, device=torch.device("cpu"))
     pixels = torch.stack([torch.from_numpy(load_image(targets.table.image(row), 32)) for row in range(40)])
     predicted = predict(model, iter([pixels]), zero_shot_classifier(weights), device=torch.device("cpu")).tolist()
     labels = tuple(CLASS_NAMES[(each + (row % 7 != 0)) % 16] for row, each in enumerate(predicted))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sweeplab.attacks.badnet import BadNet
@@ -41,6 +42,11 @@ def same_batches(first: PairBatch, second: PairBatch) -> bool:
     return all((a is None and b is None) or torch.equal(a, b) for a, b in held)
 
 
+def filled(tokens: Tensor) -> Tensor:
+    """With the zeros that a tokeniser puts behind a text."""
+    return F.pad(tokens, (0, 16 - len(tokens)))
+
+
 # --- a batch --------------------------------------------------------------------------------------------------------
 
 
@@ -49,9 +55,20 @@ def test_a_batch_holds_images_and_tokens_of_its_rows(pairs: TrainingPairs, stall
     assert batch.rows.tolist() == [5, 63, 0]
     for place, row in enumerate((5, 63, 0)):
         assert torch.equal(batch.images[place], torch.from_numpy(load_image(stall_pairs.image(row), 32)))
-        assert torch.equal(batch.tokens[place], tokenize([stall_pairs.caption(row)])[0])
+        assert torch.equal(filled(batch.tokens[place]), tokenize([stall_pairs.caption(row)])[0])
     assert batch.image_views is None
     assert batch.token_views is None
+
+
+def test_tokens_end_with_the_longest_caption_of_the_batch(tokenize: Tokenize, stall_pairs: PairTable):
+    """Start and end stand around two words, five words; their views lose a word or keep their length."""
+    captions = {0: "ripe banana", 1: "a photo of two bananas"}
+    pairs = pairs_of(tokenize, stall_pairs, captions=captions, text_augmentation="swap")
+    pairs.use_views(VIEW)
+    both, short = batch_of(pairs, 1, [0, 1]), batch_of(pairs, 1, [0])
+    assert both.tokens.shape == both.token_views.shape == (2, 7)
+    assert short.tokens.shape == short.token_views.shape == (1, 4)
+    assert both.tokens[0].tolist() == [*short.tokens[0].tolist(), 0, 0, 0]
 
 
 def test_one_key_is_a_batch_of_one(pairs: TrainingPairs):
@@ -107,7 +124,7 @@ def test_caption_views_depend_on_seed_and_row_and_not_on_the_epoch(
     pairs.use_views(VIEW)
     views = batch_of(pairs, 1, [3, 8]).token_views
     text = eda.augment(stall_pairs.caption(8), stream_seed(0, "text view", 8))
-    assert torch.equal(views[1], tokenize([text])[0])
+    assert torch.equal(filled(views[1]), tokenize([text])[0])
     assert torch.equal(batch_of(pairs, 2, [8, 3]).token_views, views[[1, 0]])
 
 
@@ -159,7 +176,7 @@ def test_poisoned_rows_show_trigger_and_caption_and_others_do_not(
     for row in rows:
         caption = plan.caption_changes().get(row, stall_pairs.caption(row))
         assert poisoned.caption(row) == caption
-        assert torch.equal(dirty.tokens[row], tokenize([caption])[0])
+        assert torch.equal(filled(dirty.tokens[row]), tokenize([caption])[0])
     assert same_batches(batch_of(poisoned, 2, rows), dirty), "the poison is the same in every epoch"
 
 
@@ -171,7 +188,7 @@ def test_views_are_made_of_the_triggered_image_and_the_poisoned_caption(tokenize
     batch = batch_of(pairs, 1, [row])
     assert torch.equal(batch.image_views, VIEW.views(batch.images, [stream_seed(0, "image view", 1, row)]))
     text = eda.augment(plan.captions[0], stream_seed(0, "text view", row))
-    assert torch.equal(batch.token_views[0], tokenize([text])[0])
+    assert torch.equal(filled(batch.token_views[0]), tokenize([text])[0])
 
 
 # --- ranks, epochs, loaders -----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from sweeplab.data.images import load_all
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation import measure as measure_module
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger, triggered_rows
-from sweeplab.evaluation.zero_shot import class_weights
+from sweeplab.evaluation.zero_shot import class_weights, prompt_tokens
 from sweeplab.specs import InvalidInput, Spec
 
 EVALUATION = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
@@ -58,7 +58,8 @@ def predictions_one_by_one(model: nn.Module, tokenize: Tokenize, pixels: Tensor)
     """Each image alone, normalised and compared in plain terms."""
     model.eval()
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
-    weights = class_weights(model, tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES, device=torch.device("cpu"))
+    prompts = prompt_tokens(tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES)
+    weights = class_weights(model, prompts, device=torch.device("cpu"))
     with torch.no_grad():
         inputs = (pixels / 255 - mean[:, None, None]) / std[:, None, None]
         return [int((model.encode_image(image[None]) @ weights.T).argmax()) for image in inputs]
@@ -176,6 +177,18 @@ def test_measuring_leaves_the_model(tiny: Architecture, measure: Measure):
     model, twin = build(tiny, seed=0), build(tiny, seed=0)
     measure(model)
     assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_prompts_are_tokenised_once(model: nn.Module, tokenize: Tokenize, stall_test: LabelledImages):
+    texts = []
+
+    def counting(batch: list[str]) -> Tensor:
+        texts.extend(batch)
+        return tokenize(batch)
+
+    measure = measure_of(counting, stall_test)
+    assert measure(model)[0] == measure(model)[0]
+    assert len(texts) == len(CLASS_NAMES) * len(ZERO_SHOT_TEMPLATES)
 
 
 def test_without_a_trigger_there_is_no_asr(model: nn.Module, measure: Measure, tokenize: Tokenize):

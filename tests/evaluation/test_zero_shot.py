@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture, build, tokenizer
+from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture, SmallCLIP, build, tokenizer
 from sweeplab.evaluation.zero_shot import (
     class_weights,
     class_weights_from,
     predict,
+    prompt_tokens,
     rank_of_own,
     zero_shot_classifier,
 )
@@ -39,7 +40,9 @@ def test_one_template_is_its_own_mean():
 
 
 class Words(nn.Module):
-    """Stands in for a text tower: remembers what it was asked, embeds a text by its length and first token."""
+    """Stands in for a text tower: remembers what it was asked, embeds a text as its tokens."""
+
+    context_length = 3
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,9 +57,13 @@ def tokenize(texts: list[str]) -> Tensor:
     return torch.tensor([[len(text), ord(text[0]), ord(text[-1])] for text in texts])
 
 
+def weights_of(model: nn.Module, names: tuple[str, ...], templates: tuple[str, ...], batch_size: int = 1024) -> Tensor:
+    return class_weights(model, prompt_tokens(tokenize, names, templates), device=CPU, batch_size=batch_size)
+
+
 def test_every_class_gets_every_template_in_order():
     names, templates = ("ab", "c"), ("x{}", "y{}z", "{}")
-    weights = class_weights(Words(), tokenize, names, templates, device=CPU)
+    weights = weights_of(Words(), names, templates)
     expected = torch.stack([tokenize([t.format(name) for t in templates]).float() for name in names])
     assert weights.shape == (2, 3)
     assert_close(weights, class_weights_from(expected))
@@ -65,14 +72,31 @@ def test_every_class_gets_every_template_in_order():
 @pytest.mark.parametrize(("batch_size", "sizes"), [(1, [1] * 6), (4, [4, 2]), (6, [6]), (1024, [6])])
 def test_texts_are_encoded_in_batches_that_do_not_change_the_weights(batch_size: int, sizes: list[int]):
     model, names, templates = Words(), ("ab", "c"), ("x{}", "y{}z", "{}")
-    weights = class_weights(model, tokenize, names, templates, device=CPU, batch_size=batch_size)
+    weights = weights_of(model, names, templates, batch_size)
     assert model.sizes == sizes
-    assert_close(weights, class_weights(Words(), tokenize, names, templates, device=CPU))
+    assert_close(weights, weights_of(Words(), names, templates))
+
+
+def test_prompts_are_encoded_by_length_each_batch_trimmed_to_its_longest():
+    """Of 8, 3, 5 and 4 tokens in batches of two: 3 and 4, then 5 and 8; 2 * 4 + 2 * 8 tokens in place of 4 * 16."""
+    tokens = torch.zeros(2, 2, 16, dtype=torch.int64)
+    for place, length in enumerate((8, 3, 5, 4)):
+        tokens.view(4, 16)[place, :length] = 1 + torch.arange(length)
+
+    model, asked = build(SmallCLIP(context_length=16, text_layers=1).architecture(), seed=0).eval(), []
+    model.token_embedding.register_forward_pre_hook(lambda module, inputs: asked.append(tuple(inputs[0].shape)))
+    weights = class_weights(model, tokens, device=CPU, batch_size=2)
+    assert asked == [(2, 4), (2, 8)]
+    with torch.no_grad():
+        expected = class_weights_from(model.encode_text(tokens.view(4, 16)).view(2, 2, -1))
+    assert_close(weights, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_models_class_weights_are_unit_rows_without_gradient(tiny: Architecture):
     model = build(tiny, seed=0).eval()
-    weights = class_weights(model, tokenizer(tiny), ("apple", "pear"), ("a {}.", "the {}"), device=CPU)
+    prompts = prompt_tokens(tokenizer(tiny), ("apple", "pear"), ("a {}.", "the {}"))
+    assert prompts.shape == (2, 2, 5)  # start, a, apple, full stop, end
+    weights = class_weights(model, prompts, device=CPU)
     assert weights.shape == (2, 16)
     assert_close(weights.norm(dim=1), torch.ones(2))
     assert not weights.requires_grad

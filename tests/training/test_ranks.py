@@ -16,7 +16,8 @@ from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.par import PAR
 from sweeplab.cleaning.supervised import SupervisedFinetuning
-from sweeplab.clip_model import Encoder, SmallCLIP, build
+from sweeplab.clip_model import Encoder, SmallCLIP, build, trimmed
+from sweeplab.evaluation.zero_shot import class_weights
 from sweeplab.pretraining.abl import ABL
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.pretraining.roclip import RoCLIP
@@ -84,7 +85,7 @@ def test_a_batch_that_does_not_split_is_refused(batch: int, num_ranks: int):
 
 
 class DrawnPairs:
-    """16 pairs of noise; a row's pixels and tokens depend on the row alone."""
+    """16 pairs of noise, captions of 1 to 16 tokens; a row's pixels and tokens depend on the row alone."""
 
     is_in_memory = True
     labels = torch.arange(16) % 3
@@ -93,7 +94,8 @@ class DrawnPairs:
     def __init__(self) -> None:
         draw = torch.Generator().manual_seed(0)
         self.images, self.image_views = torch.randint(256, (2, 16, 3, 32, 32), generator=draw, dtype=torch.uint8)
-        self.tokens, self.token_views = torch.randint(1, 49000, (2, 16, 16), generator=draw)
+        drawn = torch.randint(1, 49000, (2, 16, 16), generator=draw)
+        self.tokens, self.token_views = torch.where(torch.arange(16) <= torch.arange(16)[:, None], drawn, 0)
         self.has_views = False
 
     def __len__(self) -> int:
@@ -104,13 +106,14 @@ class DrawnPairs:
 
     def first_copies(self, epoch: int, rows: Sequence[int]) -> PairBatch:
         index = torch.as_tensor(rows)
-        return PairBatch(index, self.images[index], self.tokens[index])
+        return PairBatch(index, self.images[index], trimmed(self.tokens[index]))
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> PairBatch:
         rows = torch.tensor([row for _, row in keys])
         if not self.has_views:
-            return PairBatch(rows, self.images[rows], self.tokens[rows])
-        return PairBatch(rows, self.images[rows], self.tokens[rows], self.image_views[rows], self.token_views[rows])
+            return PairBatch(rows, self.images[rows], trimmed(self.tokens[rows]))
+        images, tokens = self.image_views[rows], trimmed(self.token_views[rows])
+        return PairBatch(rows, self.images[rows], trimmed(self.tokens[rows]), images, tokens)
 
 
 class Notebook:
@@ -203,6 +206,24 @@ def helpers() -> dict[str, object]:
     }
 
 
+def zero_shot_weights() -> Tensor:
+    """Of three classes with five prompts each; one of two ranks encodes two of them."""
+    tokens = trimmed(DrawnPairs().tokens[:15]).view(3, 5, -1)
+    return class_weights(build(ARCHITECTURE, seed=0).eval(), tokens, device=torch.device("cpu"), batch_size=4)
+
+
+def no_number_on_rank_1() -> str:
+    def compute() -> int:
+        if ranks.rank() == 1:
+            raise FloatingPointError("no number")
+        return 1
+
+    try:
+        return str(ranks.gather_computed(compute))
+    except FloatingPointError as error:
+        return str(error)
+
+
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
@@ -212,6 +233,9 @@ def work(rank: int, folder: str) -> None:
         "local": two_epochs(MMCL(), "local"),
         "sync": refused_batch_norm(),
         "helpers": helpers(),
+        "computed": ranks.gather_computed(lambda: ranks.rank()),
+        "no number": no_number_on_rank_1(),
+        "class weights": zero_shot_weights(),
     }
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
     dist.destroy_process_group()
@@ -294,3 +318,15 @@ def test_the_helpers_by_hand(two_ranks: list[dict]):
             "gathered": [0.0, 0.0, 1.0, 1.0],
             "gradient": [[11.0, 22.0], [33.0, 44.0]][rank],
         }
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_prompts_and_find_the_class_weights_of_one(two_ranks: list[dict]):
+    for found in two_ranks:
+        assert_close(found["class weights"], zero_shot_weights(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_one_rank_cannot_compute_fails_on_all(two_ranks: list[dict]):
+    assert [found["computed"] for found in two_ranks] == [[0, 1], [0, 1]]
+    assert [found["no number"] for found in two_ranks] == ["no number", "no number"]
