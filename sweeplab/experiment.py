@@ -110,9 +110,10 @@ class Resources(Spec):
     loader_workers: int = Field(default=0, ge=0, le=MOST_CORES)
     """Decoding processes of each worker, for data that do not fit into memory."""
     decoded_gigabytes: float = Field(default=64.0, ge=0)
-    """A set of images that does not fit into memory (2 GiB decoded) is decoded once a node, into a file of the node's
-    temporary folder that all its processes map, where that file is no larger than this, nor than half of the free
-    space. 0: such a set is decoded anew in every epoch and measurement."""
+    """A set of more than 64 MiB of decoded images is decoded once a node, into a file of the node's temporary folder
+    that all its processes map, where that file is no larger than this, nor than half of the free space; so are test
+    images with their triggers. Without a file each process holds up to 2 GiB in memory and decodes what is larger anew
+    in every epoch and measurement. 0: no file."""
     keep_checkpoints: int = Field(default=5, ge=1)
     """Trials of a sweep whose best cleaned weights are kept, best first."""
     max_attempts: int = Field(default=3, ge=1)

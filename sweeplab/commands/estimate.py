@@ -3,7 +3,7 @@
 from typing import Any
 
 from sweeplab.clip_model import Architecture, num_parameters
-from sweeplab.data.training_pairs import CACHE_BYTES
+from sweeplab.data.training_pairs import OWN_BYTES
 from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim, SelectedTrial
 from sweeplab.specs import Spec
 from sweeplab.storage.checkpoint_store import Storage
@@ -132,14 +132,14 @@ def _fields(spec: Spec, sweep: CleaningSweep | None = None) -> str:
 
 
 def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> float:
-    """Of the sets that are decoded once a node: too large for memory, and no larger than is allowed. Sets whose size is
-    not declared are left out."""
+    """Of the files of pixels that a node keeps: training images, test images, and these with their triggers, where
+    there are many of them and no file is larger than allowed. Sets whose size is not declared are left out."""
     each = 3 * sweep.victim.architecture.image_size**2
     sample = sweep.evaluation.sample
     test = getattr(sweep.evaluation.test, "num_images", None) if sample is None else sample.num
-    sizes = [each * count for count in pairs if count is not None and each * count > CACHE_BYTES]
-    if test is not None and 2 * each * test > CACHE_BYTES:
-        sizes.append(each * test)
+    sizes = [each * count for count in pairs if count is not None and each * count > OWN_BYTES]
+    if test is not None and 2 * each * test > OWN_BYTES:
+        sizes += [each * test, each * test]
     return sum(size / 1e9 for size in sizes if size <= 1e9 * sweep.resources.decoded_gigabytes)
 
 

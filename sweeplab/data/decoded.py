@@ -1,8 +1,8 @@
-"""Decoded images that do not fit into a process's memory: a file of pixels, made once a node and mapped by all its
-processes."""
+"""Decoded and stamped images: files of pixels, made once a node and mapped by all its processes."""
 
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import time
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sweeplab.data.images import Images, load_all
-from sweeplab.specs import StorageFault
+from sweeplab.specs import StorageFault, digest_of
 from sweeplab.storage.locks import file_lock, lock_path
 from sweeplab.storage.node_cache import COMPLETE
 
@@ -63,10 +63,33 @@ class DecodedFiles:
             InvalidInput: if a file cannot be decoded.
             StorageFault: if the disk fails.
         """
-        num_bytes = len(images) * 3 * size * size
+
+        def decode(rows: range) -> Tensor:
+            return load_all(_Rows(images, rows.start, rows.stop), size, workers, squash=squash)
+
+        return self._mapped(f"decoded-{_key(images, size, squash)}", (len(images), 3, size, size), decode)
+
+    def changed(
+        self, images: Images, size: int, count: int, *, how: str, make: Callable[[range], Tensor]
+    ) -> Tensor | None:
+        """Pixels made of a table's images, mapped from a file as those of `tensor` are.
+
+        Args:
+            images: what they are made of.
+            size: side of the result, pixels.
+            count: how many are made.
+            how: tells what is made of the images.
+            make: (b, 3, size, size) uint8 of some of them; the same however they are asked for.
+        """
+        key = digest_of([_key(images, size, False), how])
+        return self._mapped(f"changed-{key}", (count, 3, size, size), make)
+
+    def _mapped(self, name: str, shape: tuple[int, ...], make: Callable[[range], Tensor]) -> Tensor | None:
+        """The file of that name as a tensor (count, ...) of uint8; None where there is no room for it."""
+        num_bytes = math.prod(shape)
         if not num_bytes or num_bytes > self.max_bytes:
             return None
-        place = self.folder / f"decoded-{_key(images, size, squash)}"
+        place = self.folder / name
         if place.exists() and not _is_whole(place, num_bytes):
             with file_lock(lock_path(place)):
                 if place.exists() and not _is_whole(place, num_bytes):  # no other process was quicker
@@ -74,7 +97,7 @@ class DecodedFiles:
         if not (place / COMPLETE).exists():
             if not _allocate(place, num_bytes):
                 return None
-            making = _Making(place, images, size, squash=squash, workers=workers, heartbeat=self.heartbeat)
+            making = _Making(place, shape[0], num_bytes // shape[0], make, self.heartbeat)
             try:
                 making.run()
                 (place / COMPLETE).touch()
@@ -83,7 +106,7 @@ class DecodedFiles:
         for name in (COMPLETE, "pixels"):  # a tidy system removes what seems unused
             os.utime(place / name)
         pixels = torch.from_file(str(place / "pixels"), shared=False, size=num_bytes, dtype=torch.uint8)
-        return pixels.view(len(images), 3, size, size)
+        return pixels.view(shape)
 
 
 def _key(images: Images, size: int, squash: bool) -> str:
@@ -141,14 +164,12 @@ class _Making:
     process dies."""
 
     def __init__(
-        self, place: Path, images: Images, size: int, *, squash: bool, workers: int, heartbeat: Callable[[], None]
+        self, place: Path, count: int, row_bytes: int, make: Callable[[range], Tensor], heartbeat: Callable[[], None]
     ) -> None:
-        self.images, self.size, self.squash, self.workers, self.heartbeat = images, size, squash, workers, heartbeat
-        self.place = place
-        self.row_bytes = 3 * size * size
-        self.rows = max(1, CHUNK_BYTES // self.row_bytes)
+        self.place, self.count, self.row_bytes, self.make, self.heartbeat = place, count, row_bytes, make, heartbeat
+        self.rows = max(1, CHUNK_BYTES // row_bytes)
         """Of a chunk."""
-        self.num_chunks = -(-len(images) // self.rows)
+        self.num_chunks = -(-count // self.rows)
 
     def run(self) -> None:
         """Return when all chunks are there, whoever made them."""
@@ -171,9 +192,8 @@ class _Making:
         try:
             if os.pread(done, 1, chunk) == b"1":
                 return True
-            rows = _Rows(self.images, chunk * self.rows, min(len(self.images), (chunk + 1) * self.rows))
-            content = load_all(rows, self.size, self.workers, squash=self.squash).numpy()
-            _write(pixels, content, rows.start * self.row_bytes)
+            rows = range(chunk * self.rows, min(self.count, (chunk + 1) * self.rows))
+            _write(pixels, self.make(rows).numpy(), rows.start * self.row_bytes)
             os.fsync(pixels)
             os.pwrite(done, b"1", chunk)
             self.heartbeat()

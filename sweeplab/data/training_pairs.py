@@ -16,7 +16,11 @@ from sweeplab.training.batches import ImageViews, PairBatch
 from sweeplab.training.randomness import stream_seed
 
 CACHE_BYTES = 2 * 2**30
-"""Decoded images, and augmented views, are kept in memory up to this size each; tokens up to a quarter of it."""
+"""Augmented views are kept in memory up to this size, and decoded images where the node keeps none; tokens up to a
+quarter of it."""
+OWN_BYTES = 64 * 2**20
+"""Decoded images up to this size each process keeps for itself: they are made in seconds. Larger sets are a file of the
+node, where it has room for one."""
 TOKEN_BYTES = 8 * 77
 """Of a caption."""
 
@@ -25,8 +29,9 @@ class TrainingPairs(Dataset[PairBatch]):
     """Decoded, stamped, tokenised pairs with their views, addressed by (epoch, row).
 
     An augmented view depends on (seed, epoch, row) alone; an augmented caption on (seed, row), since the papers draw
-    text views once. Small sets are decoded once and held in memory; views of past epochs too, so that the trials of a
-    sweep, which share the seed, make them once. Larger sets are decoded once a node, where there is room for that.
+    text views once. Images are decoded once: by each process where they are few, else once a node, where there is room
+    for that. Views of past epochs are held in memory where they are few, so that the trials of a sweep, which share the
+    seed, make them once.
     """
 
     def __init__(
@@ -44,7 +49,7 @@ class TrainingPairs(Dataset[PairBatch]):
         decode_workers: int = 1,
         decoded: DecodedFiles | None = None,
     ) -> None:
-        """Prepare the pairs; decodes all images now where they fit into CACHE_BYTES, or into a file of the node.
+        """Prepare the pairs; decodes all images now, into memory or a file of the node, where there is room for them.
 
         Args:
             table: images and captions.
@@ -57,8 +62,8 @@ class TrainingPairs(Dataset[PairBatch]):
             num_classes: classes of those labels.
             text_augmentation: how captions are augmented where that is asked for.
             decode_workers: threads that decode.
-            decoded: where the node keeps decoded images that do not fit into memory; None: they are decoded anew in
-                every epoch.
+            decoded: where the node keeps decoded images; None: nowhere, and those that do not fit into memory are
+                decoded anew in every epoch.
         """
         self.labels, self.num_classes = labels, num_classes
         self._text_augmentation = text_augmentation
@@ -76,13 +81,14 @@ class TrainingPairs(Dataset[PairBatch]):
         self._token_views: dict[str, Tensor] = {}
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
         self._views_key: object = None
-        bytes_per_image = 3 * image_size * image_size
-        self._views_fit = len(table) * bytes_per_image <= CACHE_BYTES // 8
-        if len(table) * bytes_per_image <= CACHE_BYTES:
+        num_bytes = len(table) * 3 * image_size * image_size
+        self._views_fit = num_bytes <= CACHE_BYTES // 8
+        self._images_fit = num_bytes <= CACHE_BYTES
+        if decoded is not None and num_bytes > min(OWN_BYTES, CACHE_BYTES):
+            self._mapped = decoded.tensor(table, image_size, workers=decode_workers)
+        if self._mapped is None and self._images_fit:
             images = load_all(table, image_size, workers=decode_workers)
             self._images = alter(images, range(len(table))) if alter else images
-        elif decoded is not None:
-            self._mapped = decoded.tensor(table, image_size, workers=decode_workers)
         if len(table) * TOKEN_BYTES <= CACHE_BYTES // 4:
             self._tokens = tokenize([self.caption(row) for row in range(len(table))])
 
@@ -97,8 +103,8 @@ class TrainingPairs(Dataset[PairBatch]):
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether batches come without reading a file or making views."""
-        return self._images is not None and (self.image_views is None or self._views_fit)
+        """Whether batches come without waiting for a disk or making views."""
+        return self._images_fit and (self.image_views is None or self._views_fit)
 
     def use_views(
         self,

@@ -21,7 +21,7 @@ from sweeplab.data.images import load_all, load_image
 from sweeplab.data.labelled_sources import LABELLED_SOURCES
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages
-from sweeplab.data.training_pairs import CACHE_BYTES
+from sweeplab.data.training_pairs import CACHE_BYTES, OWN_BYTES
 from sweeplab.evaluation.zero_shot import (
     class_weights,
     predict,
@@ -170,8 +170,8 @@ class Measure:
         protocol: Protocol = "paper",
         decoded: DecodedFiles | None = None,
     ) -> None:
-        """Prepare the test set; decodes and stamps all images now where they fit into memory, or decodes them into a
-        file of the node.
+        """Prepare the test set; decodes and stamps all images now, into memory or files of the node, where there is
+        room for them.
 
         Args:
             evaluation: what is measured on.
@@ -182,8 +182,8 @@ class Measure:
             targets: its chosen images, under targeted poisoning.
             decode_workers: threads that decode.
             protocol: see `sweeplab.protocol`.
-            decoded: where the node keeps decoded images that do not fit into memory; None: they are decoded anew for
-                every measurement.
+            decoded: where the node keeps decoded and stamped images; None: nowhere, and those that do not fit into
+                memory are made anew for every measurement.
 
         Raises:
             InvalidInput: if a target label is not among the classes, or the trigger does not fit the image.
@@ -204,16 +204,26 @@ class Measure:
         self._draw: tuple[str, ...] = ()
         self.heartbeat: Callable[[], None] = lambda: None
         """Called with every batch."""
-        if 2 * len(images) * 3 * image_size**2 <= CACHE_BYTES:
+        num_bytes = 2 * len(images) * 3 * image_size**2
+        if decoded is not None and num_bytes > min(OWN_BYTES, CACHE_BYTES):
+            self._map(decoded, decode_workers)
+        if self._clean is None and num_bytes <= CACHE_BYTES:
             self._clean = load_all(images, image_size, workers=decode_workers)
             if protocol == "paper":
                 self._triggered = self._stamp(self._clean[self.triggered_rows], self.triggered_rows)
-        elif decoded is not None:
-            self._clean = decoded.tensor(images, image_size, workers=decode_workers)
-            if protocol == "authors" and len(self.triggered_rows):
-                self._squashed = decoded.tensor(images, image_size, squash=True, workers=decode_workers)
         if targets is not None:
             self._triggered = load_all(targets.table, image_size, workers=decode_workers)
+
+    def _map(self, decoded: DecodedFiles, workers: int) -> None:
+        """Take the images from files of the node, as far as it has room for them."""
+        images, size, count = self.images, self.image_size, len(self.triggered_rows)
+        self._clean = decoded.tensor(images, size, workers=workers)
+        if self._clean is None or not count:
+            return
+        if self.protocol == "authors":  # who stamp another trigger on every model's
+            self._squashed = decoded.tensor(images, size, squash=True, workers=workers)
+        else:
+            self._triggered = decoded.changed(images, size, count, how=self.digest, make=self.triggered_pixels)
 
     @cached_property
     def prompt_tokens(self) -> Tensor:
@@ -293,7 +303,7 @@ class Measure:
         """
         device = next(model.parameters()).device
         with evaluation_mode(model):
-            weights = class_weights(model, self.tokenize, self.images.class_names, self.prompts, device=device)
+            weights = class_weights(model, self.prompt_tokens, device=device)
 
             def cosines(features: Tensor) -> Tensor:
                 return F.normalize(features, dim=-1) @ weights.T

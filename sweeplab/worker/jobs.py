@@ -39,7 +39,7 @@ class Machine:
     """Of torch, in this process, where there are so many cores."""
     use_cuda: bool
     decoded_gigabytes: float = 0.0
-    """Decoded images that do not fit into memory are kept on the node's disk up to this size."""
+    """Decoded images are kept on the node's disk up to this size of a set."""
 
     @property
     def cores(self) -> int:

@@ -4,9 +4,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -308,3 +308,57 @@ def test_a_measurement_from_the_file_is_that_from_memory(
     monkeypatch.setattr(measure_module, "load_image", lambda *arguments, **options: pytest.fail("decoded again"))
     assert mapped(model) == expected
     assert len(list(files.folder.glob("decoded-*"))) == (2 if protocol == "authors" else 1)
+    assert len(list(files.folder.glob("changed-*"))) == (0 if protocol == "authors" else 1)
+
+
+class CountingBadNet(BadNet):
+    """Counts what is stamped."""
+
+    stamped: ClassVar[list[int]] = []
+
+    def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        self.stamped.append(len(images))
+        return super().stamp(images, seeds)
+
+
+def test_triggers_are_stamped_once_for_all_measurements_of_a_node(
+    stall_test: LabelledImages,
+    tiny: Architecture,
+    tokenize: Callable[[list[str]], Tensor],
+    files: DecodedFiles,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """45 of 48 images are no bananas, seven a chunk; another seed draws other triggers."""
+    monkeypatch.setattr(measure_module, "OWN_BYTES", 0)
+    evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
+    trigger = Trigger(CountingBadNet(patch_size=8), "banana")
+
+    def measure(seed: int, decoded: DecodedFiles | None) -> Measure:
+        own = evaluation.replace(seed=seed)
+        return Measure(own, stall_test, 32, tokenize=tokenize, trigger=trigger, decoded=decoded)
+
+    CountingBadNet.stamped.clear()
+    mapped = measure(0, files)
+    assert CountingBadNet.stamped == [7, 7, 7, 7, 7, 7, 3]
+    results = [mapped(build(tiny, seed=4)), mapped(build(tiny, seed=4)), measure(0, files)(build(tiny, seed=4))]
+    assert sum(CountingBadNet.stamped) == 45
+    assert results == [measure(0, None)(build(tiny, seed=4))] * 3
+    other = measure(1, files)
+    assert not torch.equal(other.triggered_pixels(range(45)), mapped.triggered_pixels(range(45)))
+
+
+def test_sets_that_would_fit_into_memory_are_decoded_once_a_node_too(
+    stall_pairs: PairTable,
+    tokenize: Callable[[list[str]], Tensor],
+    files: DecodedFiles,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(training_pairs, "OWN_BYTES", 0)
+    counting = Counting(monkeypatch)
+    monkeypatch.setattr(training_pairs, "load_all", lambda *arguments, **options: pytest.fail("decoded for itself"))
+    first, second = pairs_of(stall_pairs, tokenize, files), pairs_of(stall_pairs, tokenize, files)
+    assert sum(counting.counts) == 64
+    assert first.is_in_memory
+    assert second.is_in_memory
+    keys = [(1, row) for row in (5, 63, 0, 17)]
+    assert torch.equal(first.__getitems__(keys).images, second.__getitems__(keys).images)
