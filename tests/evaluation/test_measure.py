@@ -340,7 +340,8 @@ def test_the_protocols_measurements_never_compare(tokenize: Tokenize, stall_test
 
 def test_margins_are_the_difference_of_the_two_best_cosines(model: nn.Module, measure: Measure, tokenize: Tokenize):
     """Image by image, from embeddings and class weights of unit norm; a batch holds 2 of the 5 images."""
-    weights = class_weights(model.eval(), tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES, device=torch.device("cpu"))
+    prompts = prompt_tokens(tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES)
+    weights = class_weights(model.eval(), prompts, device=torch.device("cpu"))
 
     def wanted(pixels: Tensor) -> list[float]:
         found = []
