@@ -94,7 +94,7 @@ LABEL_CONSISTENT_MMCL_SSL = Grid(
     source="Verma et al., App. D.8",
 )
 
-# D.9: 8 rates, each with 5, 10 and 25 poisons: `CleanSample(num_poisons=...)`. The authors cleaned with CC12M pairs.
+# D.9: 8 rates, each with 5, 10 and 25 poisons: `SlippedPoisons(count=...)`. The authors cleaned with CC12M pairs.
 NON_IDEAL_CC3M = Grid(
     axes={
         "learning_rate": (1e-7, 3e-7, 7e-7, 1e-6, 3e-6, 7e-6, 1e-5, 3e-5),

@@ -44,8 +44,7 @@ class CleanSample(Spec):
     num_pairs: int = Field(default=100_000, ge=2)
     """All of them, poisoned ones included."""
     num_poisons: int = Field(default=0, ge=0)
-    """Pairs of `num_pairs` that are poisoned as the victim's were: a cleaning set that was not filtered well (Verma et
-    al., Sec. 5: 5, 10 or 25 of 100,000)."""
+    """Pairs of `num_pairs` that are poisoned as the victim's were; see `SlippedPoisons`, which poisons any set so."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -53,6 +52,21 @@ class CleanSample(Spec):
         if self.num_poisons > self.num_pairs:
             raise ValueError(f"num_poisons={self.num_poisons} exceeds num_pairs={self.num_pairs}; choose fewer")
         return self
+
+
+class SlippedPoisons(Spec):
+    """Poisons that slipped into the cleaning pairs, whatever source these have: a set that was not filtered well.
+
+    So many pairs, drawn at random, are poisoned as the victim's were: the same trigger, target and kind of captions; of
+    targeted images and imported poison, the victim's own poisons take their places. A checkpoint does not say what
+    captions it was poisoned with, and its poisons get those of the 80 templates. A larger number poisons the same pairs
+    and some more.
+    """
+
+    count: int = Field(default=0, ge=0)
+    """Poisoned pairs (Verma et al., Sec. 4 and App. D.9: 5, 10 or 25 of 100,000)."""
+    seed: int = Field(default=0, ge=0)
+    """Of the draw; trials share it, whatever their own seed."""
 
 
 PairSource = Annotated[AnySpec, one_of(lambda: PAIR_SOURCES, "read", "source of pairs")]
@@ -438,6 +452,8 @@ class CleaningSweep(Spec):
     epochs: int = Field(default=20, ge=0)
     """0: only the start is measured."""
     data: Annotated[AnySpec, one_of(lambda: (*PAIR_SOURCES, CleanSample), "kind", "source of cleaning pairs")]
+    slipped: SlippedPoisons = SlippedPoisons()
+    """Which of these pairs are poisoned; by default none."""
     evaluation: Evaluation
     space: SearchSpace
     grid: Grid | None = None
@@ -474,6 +490,8 @@ class CleaningSweep(Spec):
             self._check_selected(self.victim.sweep)
         if isinstance(self.data, CleanSample) and not isinstance(self.original_victim(), PretrainedVictim):
             raise ValueError("data=CleanSample draws from the victim's pre-training pairs, and a checkpoint names none")
+        if self.slipped.count:
+            self._check_slipped()
         if any(step < 1 for step in self.measure_at) or list(self.measure_at) != sorted(set(self.measure_at)):
             raise ValueError(f"measure_at={self.measure_at} must be rising steps from 1")
         if self.resources.executor == "tune" and self.resources.workers > 1:
@@ -481,6 +499,32 @@ class CleaningSweep(Spec):
                 f"executor='tune' runs a trial in one process, and workers={self.resources.workers}; choose 'pool'"
             )
         return self
+
+    def _check_slipped(self) -> None:
+        if isinstance(self.data, LabelledPairs):
+            raise ValueError(
+                f"slipped.count={self.slipped.count}: labelled images keep their labels, so that none of them could be "
+                "poisoned; give a source of captions, or leave it out"
+            )
+        if isinstance(self.data, CleanSample) and self.data.num_poisons:
+            raise ValueError(
+                f"data.num_poisons={self.data.num_poisons} and slipped.count={self.slipped.count} say the same; give "
+                "one of them"
+            )
+
+    def num_slipped(self) -> tuple[int, int]:
+        """How many cleaning pairs are poisoned, and the seed by which they are drawn."""
+        if isinstance(self.data, CleanSample) and self.data.num_poisons:
+            return self.data.num_poisons, self.data.seed
+        return self.slipped.count, self.slipped.seed
+
+    def needs_victims_pairs(self) -> bool:
+        """Whether the cleaning pairs, or their poisons, come from those that the victim was pre-trained on."""
+        if isinstance(self.data, CleanSample):
+            return True
+        victim = self.original_victim()
+        is_drawn = isinstance(victim, CheckpointVictim) or isinstance(victim.poisoning, Poisoning)
+        return self.slipped.count > 0 and not is_drawn
 
     def _check_values(self) -> None:
         """Refuse values that a trial's fields, or its number of workers, would refuse once the victim is trained."""
@@ -756,6 +800,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         data=LabelledPairs(images=FruitStallTest(num_images=SMOKE_TEST_IMAGES, image_size=32, seed=2))
         if isinstance(sweep.data, LabelledPairs)
         else FruitStall(num_pairs=SMOKE_PAIRS // 4, image_size=32, seed=1),
+        slipped=sweep.slipped.replace(count=min(sweep.slipped.count, SMOKE_PAIRS // 80)),
         evaluation=SMOKE_EVALUATION,
         grid=_first_settings(sweep.grid, 2) if sweep.grid else None,
         # A miniature need not clean; of starts alone (epochs=0) another sweep may want the best, whatever it is.

@@ -40,7 +40,7 @@ from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.data.sampling import Sample
 from sweeplab.data.torchvision_sets import TorchvisionSet
 from sweeplab.evaluation.measure import Evaluation
-from sweeplab.experiment import CleanSample, ClosestTo, PretrainedVictim, SelectedTrial
+from sweeplab.experiment import CleanSample, ClosestTo, PretrainedVictim, SelectedTrial, SlippedPoisons
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.abl import ABL, Detector
 from sweeplab.pretraining.contrastive import MMCL
@@ -190,7 +190,9 @@ def complete_sweeps(folder: Path) -> dict[str, Spec]:
                 path=folder / "dataset.json", root=folder / "images", split=("train",), sample=Sample(num=20)
             )
         ),
-        "img2dataset": sweep.replace(data=Img2Dataset(path=folder / "shards", sample=Sample(num=20))),
+        "img2dataset": sweep.replace(
+            data=Img2Dataset(path=folder / "shards", sample=Sample(num=20)), slipped=SlippedPoisons(count=1)
+        ),
         "labelled files": sweep.replace(
             data=LabelledPairs(images=folders), evaluation=base.evaluation.replace(test=folders)
         ),

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ import torch
 from pydantic import Field
 from torchvision.transforms.v2 import functional as tv
 
-from sweeplab.attacks.poisoning import AttackField, PoisonPlan, mix_in
+from sweeplab.attacks.poisoning import AttackField, Planted, PoisonPlan, mix_in
 from sweeplab.data.delimited import refuse_swallowed
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
@@ -75,10 +76,10 @@ class ImportedPoison(Spec):
         return {"poisons": digest_of(rows)} if rows != first else {}
 
     def subset_for_cleaning(
-        self, clean: PairTable, training: PairTable, plan: PoisonPlan, *, count: int, seed: int
+        self, clean: PairTable, planted: Callable[[], Planted], *, count: int, seed: int
     ) -> PoisonPlan:
-        """`count` of the poisons in place of pairs of a clean table."""
-        return mix_in(plan, training, clean, count=count, seed=seed)
+        """`count` of the poisons that were planted in place of pairs of a clean table."""
+        return mix_in(planted(), clean, count=count, seed=seed)
 
 
 def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, image_size: int) -> Path:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -82,9 +82,16 @@ class Poisoning(Spec):
         return plan_poison(self, table)
 
     def subset_for_cleaning(
-        self, clean: PairTable, training: PairTable, plan: "PoisonPlan", *, count: int, seed: int
+        self, clean: PairTable, planted: "Callable[[], Planted]", *, count: int, seed: int
     ) -> "PoisonPlan":
-        """`count` pairs of a clean table poisoned as the training set was, whatever `placement` says."""
+        """`count` pairs of a clean table poisoned as the training set was, whatever `placement` says.
+
+        Args:
+            clean: the cleaning pairs.
+            planted: gives what was planted in the training set; not asked for, since such poisons are drawn anew.
+            count: at most the table's pairs.
+            seed: of the draw.
+        """
         return plan_poison(self.replace(count=count, rate=None, placement="replace", seed=seed), clean)
 
     def sought_labels(self) -> tuple[str, ...]:
@@ -254,20 +261,24 @@ def _is_same(attack: Spec, stored: dict[str, Any]) -> bool:
         return False
 
 
-def mix_in(plan: PoisonPlan, training: PairTable, clean: PairTable, *, count: int, seed: int) -> PoisonPlan:
+Planted = tuple[PairTable, PoisonPlan]
+"""A poisoned training table, and which of its rows are poisons."""
+
+
+def mix_in(planted: Planted, clean: PairTable, *, count: int, seed: int) -> PoisonPlan:
     """`count` of a training set's own poisons in place of pairs of a clean table, both drawn.
 
     Args:
-        plan: of the training set.
-        training: the poisoned training table.
+        planted: what the training set holds.
         clean: the table into which poisons slip.
         count: at most the plan's poisons and the table's pairs.
         seed: of both draws.
     """
+    training, plan = planted
     if count > min(len(plan.indices), len(clean)):
         raise InvalidInput(
-            f"num_poisons={count} exceeds the {len(plan.indices)} poisons of the training set or the {len(clean)} "
-            "pairs; choose fewer"
+            f"count={count} poisons exceed the {len(plan.indices)} poisons of the training set or the {len(clean)} "
+            "cleaning pairs; choose fewer"
         )
     own = np.sort(numpy_stream(seed, "mixed poisons").permutation(len(plan.indices))[:count]).tolist()
     rows = np.sort(numpy_stream(seed, "mixed rows").permutation(len(clean))[:count]).tolist()

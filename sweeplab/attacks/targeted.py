@@ -1,5 +1,6 @@
 """Targeted data poisoning: chosen images, left as they are, paired with captions of another class (SafeCLIP, 3.2)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from sweeplab.attacks.poisoning import PoisonPlan, mentioning, mentions, mix_in
+from sweeplab.attacks.poisoning import Planted, PoisonPlan, mentioning, mentions, mix_in
 from sweeplab.clip_model import imagenet_class_names, imagenet_templates
 from sweeplab.data import PAIR_SOURCES
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall
@@ -166,10 +167,10 @@ class TargetedImages(Spec):
         )
 
     def subset_for_cleaning(
-        self, clean: PairTable, training: PairTable, plan: PoisonPlan, *, count: int, seed: int
+        self, clean: PairTable, planted: Callable[[], Planted], *, count: int, seed: int
     ) -> PoisonPlan:
-        """`count` of the poisons in place of pairs of a clean table."""
-        return mix_in(plan, training, clean, count=count, seed=seed)
+        """`count` of the poisons that were planted in place of pairs of a clean table."""
+        return mix_in(planted(), clean, count=count, seed=seed)
 
     def _captions(self, row: int, label: str, table: PairTable) -> list[str]:
         if not self.poisons_per_target:

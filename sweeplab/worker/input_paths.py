@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import Spec
 
 S = TypeVar("S")
@@ -47,7 +47,7 @@ def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = Tr
 
     Args:
         spec: a sweep or a victim.
-        trains_victim: whether a sweep's victim is to be trained; else its data are needed for a clean sample alone.
+        trains_victim: whether a sweep's victim is to be trained; else its data are needed for cleaning pairs alone.
     """
     if isinstance(spec, PretrainedVictim):
         parts: list[Any] = [spec.data, spec.evaluation.replace(probe=None), spec.poisoning, spec.objective]
@@ -56,7 +56,7 @@ def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = Tr
         return parts
     victim = spec.original_victim()
     parts = [spec.data, spec.evaluation.replace(probe=None), spec.method, victim.trigger().attack]
-    if isinstance(victim, PretrainedVictim) and (trains_victim or isinstance(spec.data, CleanSample)):
+    if isinstance(victim, PretrainedVictim) and (trains_victim or spec.needs_victims_pairs()):
         parts += parts_of(victim)
     return parts
 

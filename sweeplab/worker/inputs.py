@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from sweeplab.attacks.poisoning import PoisonPlan
-from sweeplab.attacks.targeted import Targets
+from sweeplab.attacks.poisoning import Poisoning, PoisonPlan
+from sweeplab.attacks.targeted import TargetedImages, Targets
 from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_into, load_weights
 from sweeplab.clip_folders import checkpoint_file
 from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
@@ -149,16 +149,28 @@ def cleaning_table(sweep: CleaningSweep, inputs: Inputs) -> PairTable:
 
 
 def cleaning_poison(sweep: CleaningSweep, table: PairTable, inputs: Inputs) -> PoisonPlan | None:
-    """Which cleaning pairs are poisoned: none, unless a slightly poisoned sample is asked for."""
-    if not isinstance(sweep.data, CleanSample) or not sweep.data.num_poisons:
+    """Which cleaning pairs are poisoned: none, unless some slipped in."""
+    count, seed = sweep.num_slipped()
+    if not count:
         return None
-    victim = sweep.original_victim()
-    assert isinstance(victim, PretrainedVictim)
-    seed = stream_seed(sweep.data.seed, "cleaning poison")
-    training, plan = inputs.victim_table(victim)
-    return victim.poisoning_under_protocol().subset_for_cleaning(
-        table, training, plan, count=sweep.data.num_poisons, seed=seed
+    victim, trigger = sweep.original_victim(), sweep.trigger()
+    if isinstance(victim, PretrainedVictim):
+        poisoning: Any = victim.poisoning_under_protocol()
+    elif isinstance(trigger.attack, TargetedImages):
+        poisoning = trigger.attack
+    else:
+        poisoning = Poisoning(attack=trigger.attack, target=trigger.target, count=count)
+
+    def planted() -> tuple[PairTable, PoisonPlan]:
+        if isinstance(victim, PretrainedVictim):
+            return inputs.victim_table(victim)
+        plan = poisoning.plan(table, inputs.data_home)  # of targeted images, which do not depend on the table
+        return plan.training_table(table), plan
+
+    plan: PoisonPlan = poisoning.subset_for_cleaning(
+        table, planted, count=count, seed=stream_seed(seed, "cleaning poison")
     )
+    return plan
 
 
 def cleaning_pairs(
@@ -166,8 +178,11 @@ def cleaning_pairs(
 ) -> TrainingPairs:
     """The sweep's cleaning pairs, ready for training; made once per process and known digest."""
     architecture = sweep.victim.architecture
-    victim = sweep.original_victim() if isinstance(sweep.data, CleanSample) else None
-    key = _key("cleaning", sweep.data, victim, architecture, sweep.protocol, sweep.text_augmentation, known)
+    is_pure = sweep.num_slipped()[0] == 0 and not isinstance(sweep.data, CleanSample)
+    victim = None if is_pure else sweep.original_victim()
+    key = _key(
+        "cleaning", sweep.data, sweep.slipped, victim, architecture, sweep.protocol, sweep.text_augmentation, known
+    )
     if key not in _pairs:
         _pairs.clear()
         inputs = Inputs(machine.data_home)

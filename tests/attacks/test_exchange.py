@@ -145,7 +145,7 @@ def test_poisons_of_an_imported_set_slip_into_a_clean_sample(stall_pairs: PairTa
     imported, read = ImportedPoison(path=path, attack=ATTACK), PairsCSV(path=path).read(tmp_path)
     plan = imported.plan(read, tmp_path)
     clean = read.subset(range(5, 30))
-    few = imported.subset_for_cleaning(clean, read, plan, count=2, seed=0)
+    few = imported.subset_for_cleaning(clean, lambda: (read, plan), count=2, seed=0)
     table = few.training_table(clean)
     assert [("backdoor" in table.image(row)) for row in range(25)] == [row in few.rows for row in range(25)]
     assert set(few.captions) <= set(plan.captions)

@@ -165,7 +165,7 @@ def test_some_poisons_slip_into_a_clean_table(stall_pairs: PairTable, data_home:
     attack = targeted()
     plan = attack.plan(stall_pairs, data_home)
     clean = stall_pairs.subset(range(30))
-    few = attack.subset_for_cleaning(clean, plan.training_table(stall_pairs), plan, count=4, seed=1)
+    few = attack.subset_for_cleaning(clean, lambda: (plan.training_table(stall_pairs), plan), count=4, seed=1)
     table = few.training_table(clean)
     assert len(table) == few.num_training_pairs == 30
     assert len(set(few.rows)) == 4
@@ -175,8 +175,8 @@ def test_some_poisons_slip_into_a_clean_table(stall_pairs: PairTable, data_home:
         if row not in few.rows:
             assert table.image(row) == clean.image(row)
     assert set(few.captions) <= set(plan.captions)
-    with pytest.raises(InvalidInput, match="num_poisons=16 exceeds the 15 poisons"):
-        mix_in(plan, stall_pairs, clean, count=16, seed=1)
+    with pytest.raises(InvalidInput, match="count=16 poisons exceed the 15 poisons of the training set"):
+        mix_in((stall_pairs, plan), clean, count=16, seed=1)
 
 
 def test_an_export_holds_the_unmodified_images_under_their_new_captions(

@@ -29,6 +29,7 @@ from sweeplab.experiment import (
     ClosestTo,
     PretrainedVictim,
     SelectedTrial,
+    SlippedPoisons,
     smoke_sweep,
 )
 from sweeplab.pretraining import OBJECTIVES
@@ -191,8 +192,11 @@ def test_par_has_a_trainer_of_its_own_under_the_authors_protocol(plain: Cleaning
 def test_a_slightly_poisoned_cleaning_set_differs_from_a_clean_one(plain: CleaningSweep, home: Path):
     clean = run(plain.replace(name="clean", epochs=1, data=CleanSample(num_pairs=320)), home)
     dirty = run(plain.replace(name="dirty", epochs=1, data=CleanSample(num_pairs=320, num_poisons=40)), home)
-    assert clean.trials[0].points[1].train["loss"] != dirty.trials[0].points[1].train["loss"]
-    assert clean.digest != dirty.digest
+    other = run(plain.replace(name="other", epochs=1, slipped=SlippedPoisons(count=40)), home)
+    pure = run(plain.replace(name="pure", epochs=1), home)
+    for first, second in ((clean, dirty), (pure, other)):
+        assert first.trials[0].points[1].train["loss"] != second.trials[0].points[1].train["loss"]
+        assert first.digest != second.digest
 
 
 def test_a_victim_starts_from_a_checkpoint_and_is_chosen_by_another_ones_accuracy(plain: CleaningSweep, home: Path):
