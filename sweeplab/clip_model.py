@@ -1,6 +1,7 @@
 """The only door to open_clip: architectures, models, tokens, templates and class names."""
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import math
@@ -213,11 +214,40 @@ def _make(config: dict[str, Any]) -> nn.Module:
     return model
 
 
+SIZES = {
+    "vision_cfg": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"},
+    "text_cfg": {"layers", "width", "heads", "mlp_ratio", "context_length", "vocab_size"},
+}
+"""Fields of the two towers that say how large they are, and not what is computed."""
+
+TRAINED_WITH = {"patch_dropout", "init_logit_scale"}
+"""Fields that make no difference to a trained model."""
+
+
+def unusual_fields(architecture: Architecture) -> list[str]:
+    """What of a configuration makes the model another one than CLIP's own with a ViT, beside sizes and activation."""
+    config = architecture.resolved()
+    found = [f"{name}={value!r}" for name, value in config.items() if value and name not in {"embed_dim", "quick_gelu"}]
+    found = [text for text in found if text.partition("=")[0] not in {*SIZES, *TRAINED_WITH}]
+    for tower, kind in (("vision_cfg", open_clip.CLIPVisionCfg), ("text_cfg", open_clip.CLIPTextCfg)):
+        usual = {field.name: field.default for field in dataclasses.fields(kind)}
+        other = {name: value for name, value in config[tower].items() if name not in {*SIZES[tower], *TRAINED_WITH}}
+        found += [f"{tower}.{name}={value!r}" for name, value in other.items() if value != usual.get(name)]
+    return found
+
+
 def num_parameters(architecture: Architecture) -> int:
     """Parameters of the model, counted without making any."""
     with torch.device("meta"):
         model = _make(architecture.resolved())
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def with_defaults(architecture: Architecture) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of the image and of the text tower, open_clip's defaults included."""
+    config = architecture.resolved()
+    vision, text = open_clip.CLIPVisionCfg(**config["vision_cfg"]), open_clip.CLIPTextCfg(**config["text_cfg"])
+    return dataclasses.asdict(vision), dataclasses.asdict(text)
 
 
 def has_batch_norm(architecture: Architecture) -> bool:
@@ -279,6 +309,13 @@ def _fits(name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
 def _byte_pairs(context_length: int) -> open_clip.SimpleTokenizer:
     """Made once a process: the file of its merges takes a tenth of a second to read."""
     return open_clip.SimpleTokenizer(context_length=context_length)
+
+
+def byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's vocabulary, each token's number, and its merges in the order in which they apply."""
+    tokenize = _byte_pairs(77)
+    merges = sorted(tokenize.bpe_ranks, key=tokenize.bpe_ranks.__getitem__)
+    return dict(tokenize.encoder), merges
 
 
 def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Callable[[list[str]], Tensor]:
