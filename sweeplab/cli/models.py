@@ -183,7 +183,7 @@ def evaluate(
     _say_measurement(evaluate_checkpoint(request), as_json=as_json)
 
 
-@command(app, rich_help_panel=MODELS)
+@command(app, prints_json=True, rich_help_panel=MODELS)
 def examine(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, or folders of a victim or a trial.")],
     script: Annotated[
