@@ -1109,12 +1109,12 @@ def test_quiet_drops_progress_and_keeps_results(run_script: RunScript, capsys: p
 
 def test_news_leave_stdout_to_json_and_only_there():
     """A command that makes its data on the way says so; with --json on stderr, and not for the next command."""
-    news = program.logger
+    program.set_volume(quiet=False, verbose=False)
     group = typer.Typer()
 
     @program.command(group)
     def tell(as_json: program.AsJson = False) -> None:
-        news.info("making something")
+        program.logger.info("making something")
         program.say_json([1])
 
     for words, place in (["--json"], "stderr"), ([], "stdout"):
