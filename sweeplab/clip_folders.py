@@ -1,5 +1,5 @@
 """Folders of CLIP models: open_clip's `local-dir:` layout and Hugging Face's `CLIPModel`, as a configuration and a file
-of weights; and the configuration of an architecture in a file."""
+of weights, read and written; and the configuration of an architecture in a file."""
 
 import json
 import re
@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, LOCAL_CONFIG, LOCAL_WEIGHTS, Architecture
+from sweeplab.clip_model import (
+    IMAGE_MEAN,
+    IMAGE_STD,
+    LOCAL_CONFIG,
+    LOCAL_WEIGHTS,
+    Architecture,
+    byte_pairs,
+    unusual_fields,
+    with_defaults,
+)
 from sweeplab.specs import InvalidInput
 
 OPEN_CLIP, HUGGING_FACE, PREPROCESSOR = LOCAL_CONFIG, "config.json", "preprocessor_config.json"
@@ -222,4 +231,97 @@ def with_open_clips_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _renamed(name: str) -> str:
     for theirs, ours in HUGGING_FACE_NAMES:
         name = name.replace(theirs, ours)
+    return name
+
+
+# --- written for transformers
+
+
+def hugging_face_files(architecture: Architecture) -> dict[str, str]:
+    """What lies beside the weights in a folder that transformers loads as CLIPModel and CLIPProcessor, by file name.
+
+    Raises:
+        InvalidInput: if that has no such model: it is always a ViT, without anything that CLIP's own does not have.
+    """
+    vision, text = with_defaults(architecture)
+    name, remedy = architecture.name or "the architecture", "take open_clip's layout, --format open_clip"
+    if not isinstance(vision["layers"], int):
+        raise InvalidInput(f"--format hf: {name} is a ResNet, and transformers' CLIPModel is always a ViT; {remedy}")
+    size = vision["image_size"] if isinstance(vision["image_size"], int) else set(vision["image_size"])
+    if unusual := unusual_fields(architecture):
+        raise InvalidInput(f"--format hf: transformers' CLIPModel has no {', '.join(unusual)} ({name}); {remedy}")
+    if (isinstance(size, set) and len(size) > 1) or text["vocab_size"] != TEXT_DEFAULTS["vocab_size"]:
+        raise InvalidInput(
+            f"--format hf: {name} has image_size={vision['image_size']}, vocab_size={text['vocab_size']}; of "
+            f"transformers' CLIPModel images are square and CLIP's tokens are {TEXT_DEFAULTS['vocab_size']}; {remedy}"
+        )
+    side = size if isinstance(size, int) else size.pop()
+    vocabulary, merges = byte_pairs()
+    ends = ("<|startoftext|>", "<|endoftext|>")  # its names; they are the last two, as in open_clip
+    numbers = dict(zip([*list(vocabulary)[: -len(ends)], *ends], vocabulary.values(), strict=True))
+    files = {
+        HUGGING_FACE: _to_hugging_face(architecture, vision | {"image_size": side}, text),
+        PREPROCESSOR: {
+            "image_processor_type": "CLIPImageProcessor",
+            **{"do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": side}, "resample": 3},
+            **{"do_center_crop": True, "crop_size": {"height": side, "width": side}},
+            **{"do_rescale": True, "rescale_factor": 1 / 255},
+            **{"do_normalize": True, "image_mean": IMAGE_MEAN, "image_std": IMAGE_STD},
+        },
+        "tokenizer_config.json": {
+            **{"tokenizer_class": "CLIPTokenizer", "model_max_length": text["context_length"], "do_lower_case": True},
+            **{"bos_token": ends[0], "eos_token": ends[1], "unk_token": ends[1], "pad_token": ends[1]},
+        },
+        "vocab.json": numbers,
+    }
+    texts = {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in files.items()}
+    return texts | {"merges.txt": "\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n"}
+
+
+def _to_hugging_face(architecture: Architecture, vision: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `_from_hugging_face`."""
+    width, activation = architecture.resolved()["embed_dim"], architecture.resolved().get("quick_gelu", False)
+    shared = {"hidden_act": "quick_gelu" if activation else "gelu", "projection_dim": width, "layer_norm_eps": 1e-5}
+    start, end = TEXT_DEFAULTS["vocab_size"] - 2, TEXT_DEFAULTS["vocab_size"] - 1
+    return {
+        "model_type": "clip",
+        "architectures": ["CLIPModel"],
+        "projection_dim": width,
+        "text_config": {
+            **{"model_type": "clip_text_model", **shared},
+            **{"vocab_size": text["vocab_size"], "max_position_embeddings": text["context_length"]},
+            **{"hidden_size": text["width"], "intermediate_size": int(text["width"] * text["mlp_ratio"])},
+            **{"num_hidden_layers": text["layers"], "num_attention_heads": text["heads"]},
+            **{"bos_token_id": start, "eos_token_id": end, "pad_token_id": end},
+        },
+        "vision_config": {
+            **{"model_type": "clip_vision_model", **shared},
+            **{"image_size": vision["image_size"], "patch_size": vision["patch_size"], "num_channels": 3},
+            **{"hidden_size": vision["width"], "intermediate_size": int(vision["width"] * vision["mlp_ratio"])},
+            **{"num_hidden_layers": vision["layers"]},
+            **{"num_attention_heads": vision["width"] // vision["head_width"]},
+        },
+    }
+
+
+def with_hugging_faces_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `with_open_clips_names`: open_clip's weights of a ViT by the names of transformers' CLIPModel."""
+    theirs = {ours: name for name, ours in TRANSPOSED.items()}
+    found: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if name in theirs:
+            found[theirs[name]] = tensor.t().contiguous()
+        elif ".attn.in_proj_" in name:
+            place, kind = _renamed_back(name).split(".attn.in_proj_")
+            for part, one in zip("qkv", tensor.chunk(3), strict=True):
+                found[f"{place}.self_attn.{part}_proj.{kind}"] = one.clone()
+        else:
+            found[_renamed_back(name)] = tensor
+    return found
+
+
+def _renamed_back(name: str) -> str:
+    # The longest first: the text tower's names are ends of the image tower's.
+    for theirs, ours in sorted(HUGGING_FACE_NAMES, key=lambda pair: -len(pair[1])):
+        name = name.replace(ours, theirs)
     return name

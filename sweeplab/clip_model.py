@@ -1,6 +1,7 @@
 """The only door to open_clip: architectures, models, tokens, templates and class names."""
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import math
@@ -213,9 +214,38 @@ def _make(config: dict[str, Any]) -> nn.Module:
     return model
 
 
+SIZES = {
+    "vision_cfg": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size"},
+    "text_cfg": {"layers", "width", "heads", "mlp_ratio", "context_length", "vocab_size"},
+}
+"""Fields of the two towers that say how large they are, and not what is computed."""
+
+TRAINED_WITH = {"patch_dropout", "init_logit_scale"}
+"""Fields that make no difference to a trained model."""
+
+
+def unusual_fields(architecture: Architecture) -> list[str]:
+    """What of a configuration makes the model another one than CLIP's own with a ViT, beside sizes and activation."""
+    config = architecture.resolved()
+    found = [f"{name}={value!r}" for name, value in config.items() if value and name not in {"embed_dim", "quick_gelu"}]
+    found = [text for text in found if text.partition("=")[0] not in {*SIZES, *TRAINED_WITH}]
+    for tower, kind in (("vision_cfg", open_clip.CLIPVisionCfg), ("text_cfg", open_clip.CLIPTextCfg)):
+        usual = {field.name: field.default for field in dataclasses.fields(kind)}
+        other = {name: value for name, value in config[tower].items() if name not in {*SIZES[tower], *TRAINED_WITH}}
+        found += [f"{tower}.{name}={value!r}" for name, value in other.items() if value != usual.get(name)]
+    return found
+
+
 def num_parameters(architecture: Architecture) -> int:
     """Parameters of the model, counted without making any."""
     return sum(parameter.numel() for parameter in _without_weights(architecture_json(architecture)).parameters())
+
+
+def with_defaults(architecture: Architecture) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of the image and of the text tower, open_clip's defaults included."""
+    config = architecture.resolved()
+    vision, text = open_clip.CLIPVisionCfg(**config["vision_cfg"]), open_clip.CLIPTextCfg(**config["text_cfg"])
+    return dataclasses.asdict(vision), dataclasses.asdict(text)
 
 
 def has_batch_norm(architecture: Architecture) -> bool:
@@ -243,11 +273,16 @@ def with_directions(embeddings: Tensor, what: str, *, least: float = 1e-12) -> T
     Raises:
         FloatingPointError: if the norm of one is zero or not finite.
     """
-    norms = embeddings.norm(dim=-1)
-    bad = ~((norms > least) & norms.isfinite())
+    bad = ~have_direction(embeddings, least=least)
     if bool(bad.any()):
         raise FloatingPointError(f"{int(bad.sum())} of {bad.numel()} {what} are not finite or have norm zero")
     return embeddings
+
+
+def have_direction(embeddings: Tensor, *, least: float = 1e-12) -> Tensor:
+    """(...) bool, which of (..., D) embeddings have a norm that is finite and above `least`."""
+    norms = embeddings.norm(dim=-1)
+    return (norms > least) & norms.isfinite()
 
 
 def matching_architectures(weights: dict[str, Tensor]) -> list[str]:
@@ -283,6 +318,13 @@ def _fits(name: str, shapes: dict[str, tuple[int, ...]]) -> bool:
 def _byte_pairs(context_length: int) -> open_clip.SimpleTokenizer:
     """Made once a process: the file of its merges takes a tenth of a second to read."""
     return open_clip.SimpleTokenizer(context_length=context_length)
+
+
+def byte_pairs() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's vocabulary, each token's number, and its merges in the order in which they apply."""
+    tokenize = _byte_pairs(77)
+    merges = sorted(tokenize.bpe_ranks, key=tokenize.bpe_ranks.__getitem__)
+    return dict(tokenize.encoder), merges
 
 
 def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Callable[[list[str]], Tensor]:
@@ -423,10 +465,17 @@ def load_local(folder: Path) -> nn.Module:
 
 
 def normalise_pixels(images: Tensor) -> Tensor:
-    """CLIP's input from pixels: (B, 3, H, W) uint8 -> float32, per channel (x / 255 - mean) / std."""
-    mean = torch.tensor(IMAGE_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGE_STD, device=images.device)[:, None, None]
-    return (images.float() - 255 * mean) / (255 * std)
+    """CLIP's input from pixels: (B, 3, H, W) uint8 -> float32, per channel (x / 255 - mean) / std; channels last, as
+    convolutions are fastest."""
+    mean, std = _pixel_statistics(images.device)
+    return images.to(torch.float32, memory_format=torch.channels_last, copy=True).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=64)
+def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) mean and deviation of pixels in [0, 255]. Made once: to bring them to a GPU waits for all it does."""
+    with torch.inference_mode(False):
+        return tuple(255 * torch.tensor(each, device=device)[:, None, None] for each in (IMAGE_MEAN, IMAGE_STD))  # type: ignore[return-value]
 
 
 class CLIPModel(Interface):

@@ -1105,3 +1105,19 @@ def test_quiet_drops_progress_and_keeps_results(run_script: RunScript, capsys: p
     assert run_script(plan, SWEEP) == 0
     assert SWEEP.name in capsys.readouterr().out
     assert not program.logger.isEnabledFor(20)
+
+
+def test_news_leave_stdout_to_json_and_only_there():
+    """A command that makes its data on the way says so; with --json on stderr, and not for the next command."""
+    program.set_volume(quiet=False, verbose=False)
+    group = typer.Typer()
+
+    @program.command(group)
+    def tell(as_json: program.AsJson = False) -> None:
+        program.logger.info("making something")
+        program.say_json([1])
+
+    for words, place in (["--json"], "stderr"), ([], "stdout"):
+        result = CliRunner().invoke(group, words)
+        assert "making something" in getattr(result, place)
+        assert ("making something" in result.stdout) == (place == "stdout")

@@ -8,13 +8,20 @@ import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_into, load_weights, quick_gelu_of
-from sweeplab.clip_folders import architecture_named, checkpoint_file, is_model_folder
-from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture, as_clip, build, tokenizer
+from sweeplab.clip_folders import (
+    architecture_named,
+    checkpoint_file,
+    folder_architecture,
+    hugging_face_files,
+    is_model_folder,
+    with_hugging_faces_names,
+)
+from sweeplab.clip_model import IMAGE_MEAN, IMAGE_STD, Architecture, as_clip, build, byte_pairs, tokenizer
 from sweeplab.specs import InvalidInput
 from sweeplab.worker.inputs import victim_model
 
@@ -262,3 +269,104 @@ def test_an_architecture_is_named_by_a_file(own: Path, tiny: Architecture, tmp_p
     (tmp_path / "mine.json").write_text("{}")
     with pytest.raises(InvalidInput, match=r"mine\.json describes no model .*lacks embed_dim"):
         architecture_named(str(tmp_path / "mine.json"))
+
+
+# --- written for transformers
+
+VIT = {
+    "embed_dim": 20,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 2, "mlp_ratio": 2.0},
+    "text_cfg": {
+        **{"context_length": 16, "vocab_size": 49408, "width": 24, "heads": 3, "layers": 2, "mlp_ratio": 2.0},
+    },
+}
+
+
+def write_for_transformers(folder: Path, config: dict[str, Any] = VIT) -> nn.Module:
+    """A model with random weights, none of them at its initial zero, in the layout of `CLIPModel`."""
+    architecture = Architecture(config=config)
+    model = build(architecture, seed=5).eval()
+    stream = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=stream)
+    folder.mkdir()
+    for name, text in hugging_face_files(architecture).items():
+        (folder / name).write_text(text)
+    save_file(with_hugging_faces_names(model.state_dict()), folder / "model.safetensors", metadata={"format": "pt"})
+    return model
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_what_is_written_for_transformers_is_the_same_model_there_and_here(quick_gelu: bool, tmp_path: Path):
+    model = write_for_transformers(tmp_path / "out", {**VIT, "quick_gelu": quick_gelu})
+    architecture = folder_architecture(tmp_path / "out")
+    again = victim_model(architecture, tmp_path / "out").state_dict()
+    assert model.state_dict().keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert weights.keys() == hugging_face_weights().keys() - {"vision_model.embeddings.position_ids"}
+    theirs = Reference(weights, "quick_gelu" if quick_gelu else "gelu")
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tokens = tokenizer(architecture)(["a banana", "an apple on the stall"])
+    images, texts = embedded(model, pixels, tokens)
+    assert_close(images, theirs.image(pixels), rtol=1e-4, atol=1e-5)
+    assert_close(texts, theirs.text(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_transformers_loads_what_is_written_for_it(tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    model = write_for_transformers(tmp_path / "out")
+    theirs, loading = transformers.CLIPModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    processor = transformers.CLIPProcessor.from_pretrained(tmp_path / "out")
+    captions = ["a banana", "it's 20 % cheaper", "naïve café ÜBER", "x y z " * 20]
+    tokens = tokenizer(Architecture(config=VIT))(captions)
+    made = processor(text=captions, return_tensors="pt", padding="max_length", truncation=True)
+    for ours, other in zip(tokens, made["input_ids"], strict=True):
+        count = int(ours.argmax()) + 1  # what stands behind the end token plays no part
+        assert torch.equal(ours[:count], other[:count])
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = theirs.eval()(pixel_values=pixels, **made)
+    images, texts = embedded(model, pixels, tokens)
+    assert_close(found.image_embeds, F.normalize(images, dim=-1), rtol=1e-4, atol=1e-5)
+    assert_close(found.text_embeds, F.normalize(texts, dim=-1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_vocabulary_is_clips_in_its_order(tmp_path: Path):
+    write_for_transformers(tmp_path / "out")
+    vocabulary = json.loads((tmp_path / "out" / "vocab.json").read_text())
+    merges = (tmp_path / "out" / "merges.txt").read_text().splitlines()
+    assert sorted(vocabulary.values()) == list(range(49408))
+    assert (vocabulary["banana</w>"], vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]) == (
+        *(byte_pairs()[0]["banana</w>"], 49406, 49407),
+    )
+    assert merges[:3] == ["#version: 0.2", "i n", "t h"]
+    assert len(merges) == 1 + 48894
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"vision_cfg": {"layers": [1, 1, 1, 1], "patch_size": None}}, "is a ResNet, and transformers' CLIPModel is"),
+        ({"vision_cfg": {"pool_type": "avg"}}, r"CLIPModel has no vision_cfg\.pool_type='avg'"),
+        ({"text_cfg": {"no_causal_mask": True}}, r"has no text_cfg\.no_causal_mask=True"),
+        ({"custom_text": True}, "has no custom_text=True"),
+        ({"vision_cfg": {"image_size": [32, 48]}}, r"image_size=\[32, 48\].* images are square"),
+        ({"text_cfg": {"vocab_size": 512}}, r"vocab_size=512.* CLIP's tokens are 49408"),
+    ],
+)
+def test_what_has_no_such_form_is_refused_with_the_reason(change: dict[str, Any], match: str):
+    config = {**VIT, **{name: {**VIT[name], **v} if isinstance(v, dict) else v for name, v in change.items()}}
+    with pytest.raises(InvalidInput, match=rf"--format hf: .*{match}.*--format open_clip"):
+        hugging_face_files(Architecture(config=config))
+
+
+def test_fields_that_make_no_difference_to_a_trained_model_are_let_through():
+    vision = {**VIT["vision_cfg"], "patch_dropout": 0.5}
+    config = {**VIT, "vision_cfg": vision, "init_logit_scale": 3.0, "custom_text": False}
+    assert hugging_face_files(Architecture(config=config))
+    assert hugging_face_files(Architecture(name="ViT-L-14-quickgelu"))

@@ -183,7 +183,7 @@ def evaluate(
     _say_measurement(evaluate_checkpoint(request), as_json=as_json)
 
 
-@command(app, rich_help_panel=MODELS)
+@command(app, prints_json=True, rich_help_panel=MODELS)
 def examine(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints, or folders of a victim or a trial.")],
     script: Annotated[
@@ -262,10 +262,15 @@ def promote(
         int | None, typer.Argument(help="Its best cleaned point; by default that of the leaderboard's best.")
     ] = None,
     layout: Annotated[
-        str, typer.Option("--format", help="Weights as `open_clip` (safetensors) or `pt` (torch.save); it loads both.")
+        str,
+        typer.Option(
+            "--format",
+            help="For open_clip: `open_clip`, weights as safetensors, or `pt`, as a state dict by torch.save. For "
+            "transformers' CLIPModel, which is always a ViT: `hf`.",
+        ),
     ] = "open_clip",
 ) -> None:
-    """Take a cleaned model away: a folder that open_clip loads as local-dir:FOLDER, with a model card.
+    """Take a cleaned model away: a folder that open_clip, or transformers, loads, with a model card.
 
     Its accuracy and ASR are measured again from the written files, and must be the sweep's own, image by image; images
     whose two best classes are as good as equal may differ, and are listed.
@@ -276,7 +281,10 @@ def promote(
     _say_measurement(promoted.measurement)
     say_notes(promoted.notes())
     say(f"written and measured again: {to.absolute()}")
-    say(f"load it with open_clip.create_model_and_transforms('local-dir:{to.absolute()}'); README.md is its card")
+    call = f"open_clip.create_model_and_transforms('local-dir:{to.absolute()}')"
+    if layout == "hf":
+        call = f"transformers.CLIPModel.from_pretrained('{to.absolute()}')"
+    say(f"load it with {call}; README.md is its card")
 
 
 def _say_measurement(measurement: "Measurement", *, as_json: bool = False) -> None:

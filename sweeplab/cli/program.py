@@ -55,10 +55,13 @@ def _print(text: str, stream: TextIO) -> None:
 class NewsHandler(logging.Handler):
     """Prints what the steps of a command tell of their progress."""
 
+    is_beside_json = False
+    """Whether stdout is for JSON alone; then news go to stderr."""
+
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record's message as a line."""
         with contextlib.suppress(ValueError, OSError):  # the terminal may be gone
-            say(record.getMessage())
+            _print(record.getMessage(), sys.stderr if self.is_beside_json else sys.stdout)
 
 
 NEWS = NewsHandler()
@@ -177,17 +180,19 @@ P = ParamSpec("P")
 
 
 def command(
-    to: typer.Typer, name: str | None = None, **settings: Any
+    to: typer.Typer, name: str | None = None, *, prints_json: bool = False, **settings: Any
 ) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
     """Make a function a command of a typer app, and leave the function itself as it is.
 
     Its parameters become the command's parameters, and its docstring the help text. The process ends with the exit
-    code that the function returns (None: 0), or that its error means.
+    code that the function returns (None: 0), or that its error means. Where stdout is JSON, because the command prints
+    nothing else or was asked to by its parameter `as_json`, news go to stderr.
     """
 
     def register(work: Callable[P, int | None]) -> Callable[P, int | None]:
         @wraps(work)
         def run_and_end(*arguments: P.args, **named: P.kwargs) -> None:
+            NEWS.is_beside_json = prints_json or bool(named.get("as_json"))
             end(guarded(partial(work, *arguments, **named)))
 
         settings["context_settings"] = {**HELP, **settings.get("context_settings", {})}

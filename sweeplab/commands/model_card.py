@@ -31,13 +31,15 @@ class Evidence:
     """On how they were measured."""
     digests: Mapping[str, str]
     """Sixteen hexadecimal digits of SHA-256 of the checkpoint and of every written file, by name."""
+    for_transformers: bool = False
+    """Whether the files are those of transformers; else of open_clip."""
 
 
 def model_card(evidence: Evidence) -> str:
     """The card in Markdown, with the head that Hugging Face reads."""
     sections = [
         _head(evidence),
-        LOADING,
+        LOADING_WITH_TRANSFORMERS if evidence.for_transformers else LOADING,
         _results(evidence),
         _images(evidence),
         _making(evidence),
@@ -60,6 +62,19 @@ model.eval()  # open_clip gives it in training mode, in which BatchNorm changes 
 ```
 """
 
+LOADING_WITH_TRANSFORMERS = """
+## Loading
+
+```python
+from transformers import CLIPModel, CLIPProcessor
+
+model = CLIPModel.from_pretrained(FOLDER).eval()  # the folder of this file
+processor = CLIPProcessor.from_pretrained(FOLDER)
+```
+
+The results below were measured with these weights in open_clip's model.
+"""
+
 NOT_TESTED = """
 ## What was not tested
 
@@ -75,7 +90,7 @@ def _head(evidence: Evidence) -> str:
     return "\n".join(
         [
             "---",
-            "library_name: open_clip",
+            f"library_name: {'transformers' if evidence.for_transformers else 'open_clip'}",
             "tags: [clip, zero-shot-image-classification, backdoor-cleaning]",
             "---",
             "",

@@ -1,4 +1,4 @@
-"""Promote: a trial's cleaned model as a folder that open_clip loads, measured again from the written files."""
+"""Promote: a trial's cleaned model as a folder that open_clip or transformers loads, measured again from its files."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from typing import Literal, cast, get_args
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from sweeplab.clip_folders import folder_architecture, hugging_face_files, with_hugging_faces_names
 from sweeplab.clip_model import LOCAL_CONFIG, LOCAL_WEIGHTS, Architecture, load_local, local_config
 from sweeplab.commands.model_card import Evidence, model_card
 from sweeplab.evaluation.measure import Measure
@@ -32,11 +33,12 @@ from sweeplab.worker.inputs import measure_for, victim_model
 from sweeplab.worker.jobs import whole_machine
 from sweeplab.worker.run import blaming, prepare_process
 
-Format = Literal["open_clip", "pt"]
-"""How the weights are written: as safetensors, or as a state dict by torch.save. open_clip loads either."""
+Format = Literal["open_clip", "pt", "hf"]
+"""How the model is written: for open_clip with weights as safetensors, or as a state dict by torch.save; or for
+transformers."""
 
-WEIGHTS: dict[Format, str] = {"open_clip": LOCAL_WEIGHTS, "pt": "model.pth"}
-"""The file of weights: names by which open_clip finds it."""
+WEIGHTS: dict[Format, str] = {"open_clip": LOCAL_WEIGHTS, "pt": "model.pth", "hf": "model.safetensors"}
+"""The file of weights: names by which the libraries find it."""
 
 CARD = "README.md"
 
@@ -90,8 +92,9 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
         What was measured from the written files: the ledger's own counts, but for near-ties.
 
     Raises:
-        InvalidInput: if there is no such point, its weights are not kept or not CLIP's alone, the sweep's record does
-            not say how to measure it or its test images are other ones now, or the folder is none to write to.
+        InvalidInput: if there is no such point, its weights are not kept or not CLIP's alone, the format has no such
+            model, the sweep's record does not say how to measure it or its test images are other ones now, or the
+            folder is none to write to.
         Failed: if the written model is not the one that the sweep measured; nothing is left behind.
     """
     if layout not in get_args(Format):
@@ -101,8 +104,9 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
     board = rank_trials(record, folder.outcomes, find_weights(record))
     chosen = choose(record, board, number)
     _check_zero_shot(sweep, chosen)
+    kind, architecture = cast(Format, layout), sweep.victim.architecture
+    files = _files_beside(architecture, kind)
     measure = _measure_of(sweep, chosen.point)
-    architecture = sweep.victim.architecture
     try:
         source = local_copy(chosen.location, content_of(chosen.location), None)
         weights = {
@@ -114,13 +118,13 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
             f"{chosen.location} is gone: the sweep has better points by now; run promote again"
         ) from error
     with _aside(to) as place:
-        _write_model(architecture, weights, place, cast(Format, layout))
+        _write_model(files, weights, place, kind)
         known = folder.outcomes(chosen.trial.number, chosen.point.index)
-        promoted = _measured_again(place, weights, measure, chosen.point.measurement, known)
+        promoted = _measured_again(_loaded(place, kind), weights, measure, chosen, known)
         digests = {"checkpoint": of_source} | {name: file_digest(place / name) for name in os.listdir(place)}
         row = next(row for row in board.rows if row.trial == chosen.trial.number)
         facts = (sweep, folder.header(), record, board, row, chosen.point)
-        evidence = Evidence(*facts, promoted.measurement, promoted.notes(), digests)
+        evidence = Evidence(*facts, promoted.measurement, promoted.notes(), digests, for_transformers=kind == "hf")
         (place / CARD).write_text(model_card(evidence), encoding="utf-8", errors="backslashreplace")
     return promoted
 
@@ -239,14 +243,29 @@ def _as_bad_target(to: Path) -> Iterator[None]:
         raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
 
 
-def _write_model(architecture: Architecture, weights: dict[str, Tensor], place: Path, layout: Format) -> None:
-    text = json.dumps(local_config(architecture), indent=2, allow_nan=False)
-    (place / LOCAL_CONFIG).write_text(text + "\n", encoding="utf-8")
-    if layout == "open_clip":
-        save_file(weights, place / WEIGHTS[layout], metadata={"format": "pt"})
+def _files_beside(architecture: Architecture, layout: Format) -> dict[str, str]:
+    """The files of text beside the weights, by name."""
+    if layout == "hf":
+        return hugging_face_files(architecture)
+    return {LOCAL_CONFIG: json.dumps(local_config(architecture), indent=2, allow_nan=False) + "\n"}
+
+
+def _write_model(files: dict[str, str], weights: dict[str, Tensor], place: Path, layout: Format) -> None:
+    for name, text in files.items():
+        (place / name).write_text(text, encoding="utf-8")
+    named = with_hugging_faces_names(weights) if layout == "hf" else weights
+    if layout == "pt":
+        torch.save(named, place / WEIGHTS[layout])
     else:
-        torch.save(weights, place / WEIGHTS[layout])
-    shutil.copymode(place / LOCAL_CONFIG, place / WEIGHTS[layout])  # safetensors makes files for this user alone
+        save_file(named, place / WEIGHTS[layout], metadata={"format": "pt"})
+    shutil.copymode(place / next(iter(files)), place / WEIGHTS[layout])  # safetensors makes files for this user alone
+
+
+def _loaded(place: Path, layout: Format) -> nn.Module:
+    """The model of a folder: as open_clip loads it, or, of transformers' layout, as SweepLab does."""
+    if layout != "hf":
+        return load_local(place)
+    return victim_model(folder_architecture(place), place).eval()
 
 
 # --- the numbers
@@ -269,30 +288,29 @@ def _measure_of(sweep: CleaningSweep, point: Point) -> Measure:
 
 
 def _measured_again(
-    place: Path, weights: dict[str, Tensor], measure: Measure, known: Measurement, outcomes: Outcomes | None
+    model: nn.Module, weights: dict[str, Tensor], measure: Measure, chosen: Chosen, outcomes: Outcomes | None
 ) -> Promoted:
-    """What the model that open_clip loads from a folder is measured at.
+    """What the model that was loaded from a folder is measured at.
 
     Args:
-        place: the folder.
-        weights: that it must hold.
+        model: in evaluation mode.
+        weights: that it must have.
         measure: the sweep's own.
-        known: what the sweep measured.
-        outcomes: the same image by image; None where they were not kept: then the counts must be equal.
+        chosen: the point, with what the sweep measured.
+        outcomes: that image by image; None where they were not kept: then the counts must be equal.
 
     Raises:
         Failed: if it holds other weights, or another image than a near-tie is classified otherwise.
     """
-    model = load_local(place)
     written = model.state_dict()
     other = [name for name in weights if name not in written or not torch.equal(written[name], weights[name])]
     if other or len(written) != len(weights):
-        raise Failed(f"open_clip reads other weights than were written, first {(other or sorted(written))[0]!r}")
+        raise Failed(f"other weights are read than were written, first {(other or sorted(written))[0]!r}")
     device = prepare_process(whole_machine(home_folder(to_read=True)))
-    with blaming(place):
+    with blaming(chosen.location):
         measured, found = measure(model.to(device))
         names = ("accuracy_k", "accuracy_n", "asr_k", "asr_n")
-        ours, theirs = ([getattr(values, name) for name in names] for values in (measured, known))
+        ours, theirs = ([getattr(values, name) for name in names] for values in (measured, chosen.point.measurement))
         rows = places = np.empty(0, np.int64)
         is_other = ours != theirs
         if outcomes is not None and _counts(outcomes) == theirs and found != outcomes:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,8 @@ from PIL import Image
 from sweeplab.specs import InvalidInput, StorageFault, digest_of, file_digest
 from sweeplab.storage.files import read_object, write_json
 from sweeplab.storage.locks import file_lock, lock_path
+
+logger = logging.getLogger("sweeplab")
 
 LAYOUT = 1
 """Of what is written here, part of the folders' names. Raise it when that changes."""
@@ -196,6 +199,7 @@ def materialise(folder: Path, write: Callable[[Path], None], what: str) -> None:
             if partial.exists():  # left by a maker that was killed: the lock says that it is gone
                 shutil.rmtree(partial)
             partial.mkdir()
+            logger.info(f"making {what}, once: {folder}")
             try:
                 write(partial)
                 os.replace(partial, folder)

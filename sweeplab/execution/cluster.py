@@ -25,6 +25,8 @@ from sweeplab.storage.files import make_private, storage_faults
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, ray_parent
 from sweeplab.worker.jobs import usable_cores
 
+logger = logging.getLogger("sweeplab")
+
 SETTINGS = {
     "RAY_AUTH_MODE": "token",  # said explicitly: the command line and the library differ in their default
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -149,6 +151,8 @@ def _come_up(folder: str, has_ended: threading.Event, *, needs_train: bool) -> N
 def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
     """Start a private cluster."""
     import ray
+
+    logger.info("starting Ray")
 
     with _own_address() as address, _loopback_alone():
         try:

@@ -5,6 +5,7 @@ import dataclasses
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from sweeplab.evaluation.retention import best_cleaned_point, counted
 from sweeplab.records import OVER, Point, SweepRecord, TrialRecord
@@ -23,6 +24,12 @@ class KeptPoint:
     point: Point
     location: str = ""
     """Path or URL of the weights."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, by the names that a trial's have."""
+        values = self.point.measurement
+        numbers = {"epoch": self.point.epoch, "accuracy": values.accuracy, "asr": values.asr}
+        return {"trial": self.trial, **numbers, "checkpoint": self.location}
 
 
 def closest_points(candidates: Iterable[KeptPoint], asr_ceiling: float) -> list[KeptPoint]:

@@ -126,6 +126,7 @@ class Leaderboard:
             "num_choices": self.num_choices,
             "notes": list(self.notes),
             "promote": self.promote,
+            "closest": [kept.to_json() for kept in self.closest],
             "trials": [row.to_json() for row in self.rows],
         }
 
@@ -287,14 +288,13 @@ def result_lines(leaderboard: Leaderboard) -> list[str]:
     if winner is not None:
         best = f"best:   trial {winner.trial}, epoch {winner.epoch:g}: {winner.checkpoint}"
         return [best, f"        {command}"] if command is not None else []
-    if not leaderboard.closest:
-        return []
-    ceiling = percent(leaderboard.asr_ceiling, None)
-    return [
-        f"no trial lies below {ceiling} ASR; these came closest, and their weights are kept:",
-        *(_closest_line(kept) for kept in leaderboard.closest),
-        f"try next: {WHAT_NEXT}",
-    ]
+    if not leaderboard.rows or leaderboard.rows[0].min_asr is None or leaderboard.rows[0].feasible:
+        return []  # nothing was measured yet, or the cleaned trials have all failed since
+    nothing, first = f"no trial lies below {percent(leaderboard.asr_ceiling, None)} ASR", leaderboard.rows[0]
+    found = [f"{nothing}; trial {first.trial} came closest with {percent(first.min_asr)}, and no weights are kept"]
+    if leaderboard.closest:
+        found = [f"{nothing}; these came closest, and their weights are kept:", *map(_line, leaderboard.closest)]
+    return [*found, f"try next: {WHAT_NEXT}"]
 
 
 WHAT_NEXT = (
@@ -303,7 +303,7 @@ WHAT_NEXT = (
 )
 
 
-def _closest_line(kept: KeptPoint) -> str:
+def _line(kept: KeptPoint) -> str:
     values = kept.point.measurement
     return (
         f"  trial {kept.trial}, epoch {kept.point.epoch:g}: ASR {percent(values.asr)}, accuracy "

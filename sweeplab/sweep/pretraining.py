@@ -23,6 +23,7 @@ from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.checks import data_digests, digest_of_victim, machine_for
 from sweeplab.sweep.comparison import compare
+from sweeplab.sweep.progress import duration
 from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.session import Session
 from sweeplab.versions import environment, num_changes, version_of
@@ -175,7 +176,9 @@ class VictimController:
         _keep_checkpoints(self.victim, self.run, point, *best)
         numbers = f"accuracy {percent(point.measurement.accuracy)}, ASR {percent(point.measurement.asr)}"
         seconds = point.train_seconds + point.evaluate_seconds
-        logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s)")
+        last = self.victim.select if isinstance(self.victim.select, int) else self.victim.epochs
+        left = f", {duration((last - point.epoch) * seconds)} left" if 0 < point.epoch < last else ""
+        logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s{left})")
 
     def should_stop(self, number: int) -> bool:
         """Pre-training goes to its end."""

@@ -1,6 +1,7 @@
 """Progress: done, running, best so far, time left; a live line on a terminal, plain lines in a log."""
 
 import contextlib
+import logging
 import sys
 import time
 from typing import Any
@@ -11,6 +12,9 @@ from rich.text import Text
 from sweeplab.evaluation.retention import best_cleaned_point, retention
 from sweeplab.records import OVER, Point, TrialRecord, percent
 from sweeplab.terminal import PatientConsole
+
+QUIET_SECONDS = 300.0
+"""After so long without a line a log is told how far the sweep is."""
 
 
 class SweepProgress:
@@ -28,17 +32,22 @@ class SweepProgress:
         """Begin with the trials that earlier commands have finished or begun."""
         self.total, self.points_per_trial = total, points_per_trial
         self.victim_accuracy, self.asr_ceiling = victim_accuracy, asr_ceiling
-        self.console = PatientConsole(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.trials = {trial.number: trial for trial in trials}
+        is_quiet = not logging.getLogger("sweeplab").isEnabledFor(logging.INFO)
+        self.console = PatientConsole(file=sys.stdout, highlight=False, soft_wrap=True, quiet=is_quiet)
+        self.trials: dict[int, TrialRecord] = {}
+        self._cleaned: dict[int, Point] = {}
+        """The best cleaned point of each trial that has one."""
+        for trial in trials:
+            self._take(trial)
         self.began = time.monotonic()
         self._points_now = 0
         self._live: Live | None = None
-        self._last_line = 0.0
+        self._last_line = time.monotonic()
 
     def __enter__(self) -> "SweepProgress":
         """Begin to show."""
         if self.console.is_terminal:
-            self._live = Live(Text(self.line()), console=self.console, refresh_per_second=4, transient=True)
+            self._live = Live(self._fitting(), console=self.console, refresh_per_second=4, transient=True)
             self._live.__enter__()
         return self
 
@@ -53,12 +62,26 @@ class SweepProgress:
         before = self.trials.get(trial.number)
         if before is not None and len(trial.points) > max(1, len(before.points)):
             self._points_now += 1
+        self._take(trial)
+        if trial.state in OVER:
+            self._say_end(trial)
+        self._refresh()
+
+    def _take(self, trial: TrialRecord) -> None:
         self.trials[trial.number] = trial
-        is_over = trial.state in OVER
-        if is_over:
-            params = "  ".join(f"{name}={short(value)}" for name, value in trial.params.items())
-            self._say(f"trial {trial.number}: {outcome(trial, self.victim_accuracy, self.asr_ceiling)}  |  {params}")
-        self._refresh(force=is_over)
+        best = best_cleaned_point(trial.points, self.asr_ceiling, start_counts=trial.start_counts)
+        if best is not None:
+            self._cleaned[trial.number] = best
+
+    def _say_end(self, trial: TrialRecord) -> None:
+        """One line for a trial that is over, which tells a log how far the sweep is, too."""
+        over = sum(one.state in OVER for one in self.trials.values())
+        best = self._best()
+        mark = " (best so far)" if best is not None and best[0] == trial.number else ""
+        params = "  ".join(f"{name}={short(value)}" for name, value in trial.params.items())
+        came_of_it = outcome(trial, self.victim_accuracy, self.asr_ceiling)
+        left = f"  |  ETA {self.eta()}" if over < self.total else ""
+        self._say(f"{over}/{self.total}  trial {trial.number}: {came_of_it}{mark}  |  {params}{left}")
 
     def line(self) -> str:
         """The state in one line."""
@@ -67,12 +90,16 @@ class SweepProgress:
         parts = [f"{over}/{self.total} trials done", f"{states.count('running')} running"]
         if failed := states.count("failed"):
             parts.append(f"{failed} failed")
-        found = [(point, trial) for trial in self.trials.values() if (point := self._best_of(trial)) is not None]
+        best = self._best()
         best_text = "none cleaned yet"
-        if found:
-            point, trial = max(found, key=lambda pair: pair[0].measurement.accuracy)
-            best_text = f"best {worth(point, self.victim_accuracy)} (trial {trial.number})"
+        if best is not None:
+            number, point = best
+            best_text = f"best {worth(point, self.victim_accuracy)} (trial {number})"
         return " | ".join([*parts, best_text, f"ETA {self.eta()}"])
+
+    def _best(self) -> tuple[int, Point] | None:
+        """The best cleaned point of all trials so far, with its trial's number."""
+        return max(self._cleaned.items(), key=lambda pair: pair[1].measurement.accuracy, default=None)
 
     def eta(self) -> str:
         """Time left at this command's rate of points."""
@@ -88,20 +115,21 @@ class SweepProgress:
         seconds = left * (time.monotonic() - self.began) / self._points_now
         return duration(seconds)
 
-    def _best_of(self, trial: TrialRecord) -> Point | None:
-        return best_cleaned_point(trial.points, self.asr_ceiling, start_counts=trial.start_counts)
-
     def _say(self, text: str) -> None:
+        self._last_line = time.monotonic()
         self.console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False)
+        with contextlib.suppress(OSError):  # its reader is gone
+            sys.stdout.flush()
 
-    def _refresh(self, force: bool = False) -> None:
+    def _refresh(self) -> None:
         if self._live is not None:
-            self._live.update(Text(self.line()))
-        elif force or time.monotonic() - self._last_line > 30:
-            self._last_line = time.monotonic()
+            self._live.update(self._fitting())
+        elif time.monotonic() - self._last_line > QUIET_SECONDS:
             self._say(self.line())
-            with contextlib.suppress(OSError):  # its reader is gone
-                sys.stdout.flush()
+
+    def _fitting(self) -> Text:
+        """The state in one line of the terminal, cut at its end where there is no room."""
+        return Text(self.line(), no_wrap=True, overflow="ellipsis")
 
 
 def outcome(trial: TrialRecord, victim_accuracy: float, asr_ceiling: float) -> str:

@@ -70,6 +70,7 @@ def open_sweep(sweep: CleaningSweep, home: Path, options: Options) -> tuple[Swee
         check_is_there(folder)
     if not options.adopt:
         folder.check_own()
+    logger.info(f"{sweep.name}: reading and checking its data")
     return folder, prepare(sweep, home, fresh=options.fresh)
 
 

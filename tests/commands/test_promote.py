@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from sweeplab.attacks.own import ImageTrigger
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.cli import app
-from sweeplab.clip_model import build, tokenizer
+from sweeplab.clip_folders import folder_architecture
+from sweeplab.clip_model import Architecture, build, tokenizer
 from sweeplab.commands import promote as module
 from sweeplab.commands.promote import Promoted, promote
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
@@ -31,7 +32,7 @@ from sweeplab.specs import Failed, InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_json, write_json
 from sweeplab.sweep_folder import SweepFolder
-from sweeplab.worker.inputs import measure_for
+from sweeplab.worker.inputs import measure_for, victim_model
 from sweeplab.worker.jobs import Machine, whole_machine
 
 RATES = {"learning_rate": LogUniform(low=1e-4, high=1e-1)}
@@ -115,6 +116,44 @@ def test_open_clip_gives_the_embeddings_of_the_checkpoint_bit_by_bit(
     for ours, theirs in zip(embeddings(loaded.eval(), tokens), embeddings(model, tokens), strict=True):
         assert torch.equal(ours, theirs)
     assert preprocess(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
+
+
+VIT = Architecture(
+    config={
+        "embed_dim": 16,
+        "quick_gelu": True,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+)
+
+
+def test_a_vit_is_written_for_transformers_too(finished: Make, measured: Any, tmp_path: Path):
+    model = build(VIT, seed=0).eval()
+    for target in CLASS_NAMES:
+        sweep = PLAIN.replace(victim=PLAIN.victim.replace(target=target, architecture=VIT))
+        values, _ = measure_for(VIT, sweep.evaluation, sweep.trigger(), MACHINE)(model)
+        if values.asr_k == 0 and values.accuracy_k:
+            break
+    folder = finished(dataclasses.asdict(values), spec={"victim": sweep.victim})
+    path = next(folder.trial(0).checkpoints.iterdir())
+    torch.save({"model": model.state_dict(), "epoch": 1}, path)
+    assert promote(folder, 0, tmp_path / "model", "hf").measurement == values
+    names = {"config.json", "model.safetensors", "preprocessor_config.json", "tokenizer_config.json", "vocab.json"}
+    assert {file.name for file in (tmp_path / "model").iterdir()} == names | {"merges.txt", "README.md"}
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+    again = victim_model(folder_architecture(tmp_path / "model"), tmp_path / "model").state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "CLIPProcessor.from_pretrained(FOLDER)" in card
+
+
+def test_a_resnet_is_not_written_for_transformers(finished: Make, tmp_path: Path):
+    with pytest.raises(InvalidInput, match="is a ResNet, and transformers' CLIPModel is always a ViT; take"):
+        promote(finished(), 0, tmp_path / "model", "hf")
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_best_cleaned_trial_is_taken_unless_another_is_named(finished: Make, measured: Any, tmp_path: Path):
@@ -321,7 +360,7 @@ def test_a_record_that_does_not_say_how_to_measure_is_refused(
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(finished: Make, tmp_path: Path):
-    with pytest.raises(InvalidInput, match="--format='onnx' is unknown; known: open_clip, pt"):
+    with pytest.raises(InvalidInput, match="--format='onnx' is unknown; known: open_clip, pt, hf"):
         promote(finished(), 0, tmp_path / "model", "onnx")
 
 

@@ -444,3 +444,14 @@ def test_where_nothing_is_cleaned_what_came_closest_is_named_with_what_to_try():
     ]
     assert lines[3].startswith("try next: higher learning rates")
     assert board.to_json()["promote"] is None
+    assert board.to_json()["closest"] == [
+        {"trial": 0, "epoch": 1.0, "accuracy": 0.2, "asr": 0.06, "checkpoint": "/home/0/weights.pt"},
+        {"trial": 1, "epoch": 1.0, "accuracy": 0.35, "asr": 0.09, "checkpoint": "/home/1/weights.pt"},
+    ]
+
+
+def test_where_nothing_is_cleaned_and_no_weights_are_kept_that_is_said():
+    first, *others = result_lines(rank_trials(sweep(trial(3, START, (200, 60))), no_outcomes))
+    assert first == "no trial lies below 5 % ASR; trial 3 came closest with 6.0 %, and no weights are kept"
+    assert [line[:9] for line in others] == ["try next:"]
+    assert result_lines(rank_trials(sweep(), no_outcomes)) == []
