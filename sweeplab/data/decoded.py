@@ -1,4 +1,4 @@
-"""Decoded and stamped images: files of pixels, made once a node and mapped by all its processes."""
+"""Decoded and stamped images, and what else a node keeps in files that all its processes map, made once."""
 
 import fcntl
 import hashlib
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -67,7 +68,8 @@ class DecodedFiles:
         def decode(rows: range) -> Tensor:
             return load_all(_Rows(images, rows.start, rows.stop), size, workers, squash=squash)
 
-        return self._mapped(f"decoded-{_key(images, size, squash)}", (len(images), 3, size, size), decode)
+        shape = (len(images), 3, size, size)
+        return self._mapped(lambda: f"decoded-{_key(images, size, squash)}", shape, decode)
 
     def changed(
         self, images: Images, size: int, count: int, *, how: str, make: Callable[[range], Tensor]
@@ -81,30 +83,53 @@ class DecodedFiles:
             how: tells what is made of the images.
             make: (b, 3, size, size) uint8 of some of them; the same however they are asked for.
         """
-        key = digest_of([_key(images, size, False), how])
-        return self._mapped(f"changed-{key}", (count, 3, size, size), make)
+        shape = (count, 3, size, size)
+        return self._mapped(lambda: f"changed-{digest_of([_key(images, size, False), how])}", shape, make)
 
-    def _mapped(self, name: str, shape: tuple[int, ...], make: Callable[[range], Tensor]) -> Tensor | None:
-        """The file of that name as a tensor (count, ...) of uint8; None where there is no room for it."""
-        num_bytes = math.prod(shape)
-        if not num_bytes or num_bytes > self.max_bytes:
+    def shared(self, name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray | None:
+        """An array in a file that all processes of the node read and write, zeros at first.
+
+        Args:
+            name: tells what it is for.
+            shape: of the array.
+            kind: of its numbers.
+
+        Returns:
+            The array; None where there is no room for it.
+        """
+        num_bytes = math.prod(shape) * kind.itemsize
+        if not num_bytes or num_bytes > self.max_bytes or (place := self._allocated(name, num_bytes)) is None:
             return None
+        (place / COMPLETE).touch()
+        os.utime(place / "pixels")
+        return np.memmap(place / "pixels", dtype=kind, mode="r+", shape=shape)
+
+    def _allocated(self, name: str, num_bytes: int) -> Path | None:
+        """The folder of that name with a file of that size, filled or not; None where there is no room for it."""
         place = self.folder / name
         if place.exists() and not _is_whole(place, num_bytes):
             with file_lock(lock_path(place)):
                 if place.exists() and not _is_whole(place, num_bytes):  # no other process was quicker
                     _remove(place)
+        return place if (place / COMPLETE).exists() or _allocate(place, num_bytes) else None
+
+    def _mapped(
+        self, name: Callable[[], str], shape: tuple[int, ...], make: Callable[[range], Tensor]
+    ) -> Tensor | None:
+        """The file of that name as a tensor (count, ...) of uint8; None where there is no room for it. The name, which
+        asks for the state of every image's file, is taken only where there may be."""
+        num_bytes = math.prod(shape)
+        if not num_bytes or num_bytes > self.max_bytes or (place := self._allocated(name(), num_bytes)) is None:
+            return None
         if not (place / COMPLETE).exists():
-            if not _allocate(place, num_bytes):
-                return None
             making = _Making(place, shape[0], num_bytes // shape[0], make, self.heartbeat)
             try:
                 making.run()
                 (place / COMPLETE).touch()
             except OSError as error:
                 raise StorageFault(f"cannot write {place} ({error.strerror}); free space, or set TMPDIR") from error
-        for name in (COMPLETE, "pixels"):  # a tidy system removes what seems unused
-            os.utime(place / name)
+        for used in (COMPLETE, "pixels"):  # a tidy system removes what seems unused
+            os.utime(place / used)
         pixels = torch.from_file(str(place / "pixels"), shared=False, size=num_bytes, dtype=torch.uint8)
         return pixels.view(shape)
 

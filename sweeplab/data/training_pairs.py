@@ -3,26 +3,30 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sweeplab.clip_model import trimmed
 from sweeplab.data import eda
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.images import load_all, load_image
+from sweeplab.data.kept_tokens import TOKEN_TYPE, KeptTokens
 from sweeplab.data.tables import PairTable
+from sweeplab.specs import digest_of
 from sweeplab.training.batches import ImageViews, PairBatch
 from sweeplab.training.randomness import stream_seed
 
 CACHE_BYTES = 2 * 2**30
-"""Augmented views are kept in memory up to this size, and decoded images where the node keeps none; tokens up to a
-quarter of it."""
+"""Augmented views are kept in memory up to this size, and decoded images where the node keeps none."""
 OWN_BYTES = 64 * 2**20
 """Decoded images up to this size each process keeps for itself: they are made in seconds. Larger sets are a file of the
 node, where it has room for one."""
-TOKEN_BYTES = 8 * 77
-"""Of a caption."""
+OWN_CAPTIONS = 200_000
+"""Captions up to this number each process tokenises for itself, at once; more are tokenised once a node, as they
+come."""
+PROBE = "word " * 1000
+"""A text that is cut: its tokens tell how a tokeniser does it."""
 
 
 class TrainingPairs(Dataset[PairBatch]):
@@ -77,8 +81,7 @@ class TrainingPairs(Dataset[PairBatch]):
         """With their triggers."""
         self._mapped: Tensor | None = None
         """Without them, in a file."""
-        self._tokens: Tensor | None = None
-        self._token_views: dict[str, Tensor] = {}
+        self._token_views: dict[str, KeptTokens] = {}
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
         self._views_key: object = None
         num_bytes = len(table) * 3 * image_size * image_size
@@ -89,8 +92,7 @@ class TrainingPairs(Dataset[PairBatch]):
         if self._mapped is None and self._images_fit:
             images = load_all(table, image_size, workers=decode_workers)
             self._images = alter(images, range(len(table))) if alter else images
-        if len(table) * TOKEN_BYTES <= CACHE_BYTES // 4:
-            self._tokens = tokenize([self.caption(row) for row in range(len(table))])
+        self._tokens = self._keep_tokens(decoded)
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -147,21 +149,31 @@ class TrainingPairs(Dataset[PairBatch]):
             images = torch.stack([torch.from_numpy(load_image(self.table.image(r), self.image_size)) for r in rows])
         return self._alter(images, rows) if self._alter else images
 
-    def _tokens_of(self, rows: Sequence[int]) -> Tensor:
-        if self._tokens is not None:
-            return self._tokens[torch.as_tensor(rows)]
-        return self.tokenize([self.caption(row) for row in rows])
+    def _keep_tokens(self, decoded: DecodedFiles | None) -> KeptTokens:
+        """The captions' tokens: of few captions all of them now, of many as they come, in a file of the node."""
+        probe = self.tokenize([PROBE])
+        shape = KeptTokens.shape(len(self), probe.shape[1])
+        array: np.ndarray | None = None
+        if len(self) > OWN_CAPTIONS and decoded is not None:
+            content = digest_of([self.table.digest, sorted(self._captions.items()), probe.tolist()])
+            array = decoded.shared(f"tokens-{content}", shape, TOKEN_TYPE)
+        tokens = KeptTokens(
+            np.zeros(shape, TOKEN_TYPE) if array is None else array,
+            lambda rows: self.tokenize([self.caption(row) for row in rows]),
+        )
+        if len(self) <= OWN_CAPTIONS:
+            tokens.make_all()
+        return tokens
 
     def _token_views_of(self, rows: Sequence[int], stream: str = "text view") -> Tensor:
-        def views(wanted: Sequence[int]) -> Tensor:
-            augment = eda.augmenter(self._text_augmentation)
-            return self.tokenize([augment(self.caption(r), stream_seed(self.seed, stream, r)) for r in wanted])
-
-        if self._tokens is None:
-            return views(rows)
         if stream not in self._token_views:
-            self._token_views[stream] = views(range(len(self)))
-        return self._token_views[stream][torch.as_tensor(rows)]
+
+            def make(missing: Sequence[int]) -> Tensor:
+                augment = eda.augmenter(self._text_augmentation)
+                return self.tokenize([augment(self.caption(r), stream_seed(self.seed, stream, r)) for r in missing])
+
+            self._token_views[stream] = KeptTokens(np.zeros(self._tokens.array.shape, TOKEN_TYPE), make)
+        return self._token_views[stream].of(rows)
 
     def _image_views_of(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
         assert self.image_views is not None
@@ -201,8 +213,8 @@ class TrainingPairs(Dataset[PairBatch]):
         if self.image_augmentation is not None:
             seeds = [stream_seed(self.seed, "image", epoch, row) for row in rows]
             images = self.image_augmentation.views(images, seeds)
-        tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens_of(rows)
-        return PairBatch(rows=torch.as_tensor(rows), images=images, tokens=trimmed(tokens))
+        tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens.of(rows)
+        return PairBatch(rows=torch.as_tensor(rows), images=images, tokens=tokens)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
         """The batch of the given (epoch, row) keys, all of one epoch."""
@@ -212,8 +224,9 @@ class TrainingPairs(Dataset[PairBatch]):
         if self.image_views is None:
             return batch
         # Second copies are made from the images as they are, not from augmented first copies.
-        token_views = trimmed(self._token_views_of(rows))
-        return replace(batch, image_views=self._image_views_of(epoch, rows, images), token_views=token_views)
+        return replace(
+            batch, image_views=self._image_views_of(epoch, rows, images), token_views=self._token_views_of(rows)
+        )
 
     def __getitem__(self, key: tuple[int, int]) -> PairBatch:
         """The batch of one (epoch, row) key."""

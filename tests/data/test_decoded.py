@@ -269,7 +269,7 @@ def test_batches_from_the_file_are_those_from_memory(
     monkeypatch: pytest.MonkeyPatch,
 ):
     in_memory = pairs_of(stall_pairs, tokenize, None)
-    monkeypatch.setattr(training_pairs, "CACHE_BYTES", 4 * 64 * training_pairs.TOKEN_BYTES)
+    monkeypatch.setattr(training_pairs, "CACHE_BYTES", 0)
     counting = Counting(monkeypatch)
     mapped = pairs_of(stall_pairs, tokenize, files)
     assert sum(counting.counts) == 64
