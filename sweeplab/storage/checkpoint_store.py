@@ -161,6 +161,19 @@ class Storage:
         with self._opened() as (system, there):
             return bool(system.get_file_info(f"{there}/{name}").type == fs.FileType.File)
 
+    def version(self, name: str) -> str | None:
+        """Tells a file's content from an earlier one of the same name: bytes, and what the object store calls it or,
+        where it says nothing, the time of its change; None where there is no such file."""
+        from pyarrow import fs
+
+        with self._opened(name) as (system, there):
+            found = system.get_file_info(f"{there}/{name}")
+            if found.type != fs.FileType.File:
+                return None
+            with system.open_input_stream(f"{there}/{name}") as stream:
+                tag = (stream.metadata() or {}).get("ETag")
+        return f"{found.size} {tag or found.mtime_ns}"
+
     def remove(self, name: str) -> None:
         """Remove a file; nothing where it is not there."""
         if not self.is_remote:

@@ -12,10 +12,10 @@ from pathlib import Path
 from filelock import Timeout
 
 from sweeplab.specs import InvalidInput, StorageFault, digest_of, file_digest
-from sweeplab.storage.checkpoint_names import Checkpoint
-from sweeplab.storage.checkpoint_store import MARK, Storage
+from sweeplab.storage.checkpoint_store import MARK
 from sweeplab.storage.files import write_atomically
 from sweeplab.storage.locks import file_lock, is_pinned, lock_path
+from sweeplab.storage.remote_files import fetch
 
 COMPLETE = "complete"
 """File in a folder that a node keeps: all is there; its time says when it was used last."""
@@ -61,18 +61,32 @@ def local_copy(location: str, content: str, read: Callable[[], bytes] | None) ->
             raise FileNotFoundError(f"{location} does not exist")
     if not content:
         raise ValueError(f"a copy of {location} needs to be told from others")
-    copy = node_cache() / f"weights-{content}{Path(location).suffix}"
+
+    def make(copy: Path) -> None:
+        if MARK in location:
+            fetch(location, copy)
+        else:
+            assert read is not None
+            write_atomically(copy, read())
+
+    return kept_file(f"weights-{content}{Path(location).suffix}", make)
+
+
+def kept_file(name: str, make: Callable[[Path], object]) -> Path:
+    """A file that this node keeps, made once; its time says when it was used last.
+
+    Args:
+        name: tells its content.
+        make: writes it to the path that it is given, whole or not at all.
+    """
+    copy = node_cache() / name
     # Many processes of a node ask at once, and only the first one fetches.
     with file_lock(lock_path(copy)):
         if copy.exists():
             # Copies are removed by the time of their last use.
             os.utime(copy)
-        elif MARK in location:
-            source = Checkpoint.at(location)
-            Storage(source.storage).download(source.name, copy)
         else:
-            assert read is not None
-            write_atomically(copy, read())
+            make(copy)
     return copy
 
 
