@@ -17,6 +17,7 @@ from sweeplab.attacks.poisoning import AttackField, Planted, PoisonPlan, mix_in
 from sweeplab.data.delimited import refuse_swallowed
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
+from sweeplab.data.tar_members import ImagePlace
 from sweeplab.specs import InvalidInput, Spec, digest_of, regular_file
 
 MARK = "backdoor"
@@ -116,9 +117,19 @@ def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, ima
             writer.writerow([row, os.path.join(images.name, picture), captions[row], 1])
         for row in range(len(table)):
             if row not in poisoned:
-                writer.writerow([row, table.image(row), table.caption(row), 0])
+                writer.writerow([row, _named(table.image(row), row, unfinished), table.caption(row), 0])
     unfinished.rename(folder)
     return folder / name
+
+
+def _named(place: ImagePlace, row: int, folder: Path) -> str:
+    """How the CSV file names a clean image."""
+    if isinstance(place, str):
+        return place
+    (folder / "images").mkdir(exist_ok=True)
+    name = f"images/{row:08d}{os.path.splitext(place.name)[1]}"
+    (folder / name).write_bytes(place.read())
+    return name
 
 
 def poisoned_rows(path: Path) -> np.ndarray:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from sweeplab.attacks.poisoning import Planted, PoisonPlan, mentioning, mentions, mix_in
@@ -189,10 +187,7 @@ class TargetedImages(Spec):
 
     def _refuse_training_images(self, targets: Targets, table: PairTable) -> None:
         chosen = targets.table
-        paths = [chosen.image(row) for row in range(len(chosen))]
-        prefix = table.root.rstrip("/") + "/"
-        names = pa.array([name for path in paths for name in {path, path.removeprefix(prefix)}], pa.large_string())
-        if pc.any(pc.is_in(table.images, value_set=names)).as_py():
+        if table.holds_any(chosen.image(row) for row in range(len(chosen))):
             raise InvalidInput(
                 "a target image is in the training set; give `images` another source (the paper: CC3M's validation set)"
             )

@@ -15,6 +15,7 @@ from sweeplab.attacks.poisoning import mentions
 from sweeplab.clip_model import tokenizer
 from sweeplab.data.images import Images, load_image
 from sweeplab.data.tables import PairTable
+from sweeplab.data.tar_members import content_at, openable
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SelectedTrial
 from sweeplab.specs import InvalidInput
 from sweeplab.worker.inputs import Inputs
@@ -140,8 +141,8 @@ def _images(name: str, images: Images, size: int, track: Track, facts: CaptionFa
         """Row, digest of its file, its size, and what is wrong with it."""
         path = images.image(row)
         try:
-            content = hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
-            with Image.open(path) as file:
+            content = hashlib.blake2b(content_at(path), digest_size=16).digest()
+            with Image.open(openable(path)) as file:
                 measured = f"{file.width} x {file.height}"
             load_image(path, size)
         except InvalidInput as error:
@@ -154,7 +155,7 @@ def _images(name: str, images: Images, size: int, track: Track, facts: CaptionFa
         looked = (found for rows in batched(range(len(images)), AT_A_TIME) for found in pool.map(look, rows))
         for row, content, measured, reason in track(looked, name, len(images)):
             if content is None:
-                broken.append(Broken(row + 1, images.image(row), reason))
+                broken.append(Broken(row + 1, str(images.image(row)), reason))
                 continue
             sizes[measured] += 1
             repeated += content in seen

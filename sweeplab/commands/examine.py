@@ -395,7 +395,7 @@ def _pairs(
         # Retrieval is asked of pairs that belong together; poisoned captions belong to no image.
         clean = np.flatnonzero(~poison)[:RETRIEVAL_PAIRS]
         captions = [pairs.caption(int(row)) for row in clean]
-        paths = [os.path.normpath(pairs.table.image(int(row))) for row in clean]
+        paths = [os.path.normpath(str(pairs.table.image(int(row)))) for row in clean]
         rows = torch.from_numpy(clean)
         found["retrieval"] = _recall(images[rows], texts[rows], paths, pairs.tokenize(captions))
         target = sweep.trigger().target

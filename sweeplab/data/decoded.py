@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sweeplab.data.images import Images, load_all
+from sweeplab.data.tar_members import ImagePlace, TarMember
 from sweeplab.specs import StorageFault, digest_of
 from sweeplab.storage.locks import file_lock, lock_path
 from sweeplab.storage.node_cache import COMPLETE
@@ -139,6 +140,9 @@ def _key(images: Images, size: int, squash: bool) -> str:
     content = hashlib.sha256(f"{DECODING} {size} {squash} {PIL.__version__}".encode())
     for row in range(len(images)):
         path = images.image(row)
+        if isinstance(path, TarMember):
+            content.update(f"\0{path}\0{path.shard.version} {path.offset}".encode(errors="surrogateescape"))
+            continue
         try:
             found = os.stat(path)
             content.update(f"\0{path}\0{found.st_size} {found.st_mtime_ns}".encode(errors="surrogateescape"))
@@ -238,7 +242,7 @@ class _Rows:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def image(self, i: int) -> str:
+    def image(self, i: int) -> ImagePlace:
         return self.images.image(self.start + i)
 
 

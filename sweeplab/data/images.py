@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sweeplab.data.tar_members import ImagePlace, TarMember, openable
 from sweeplab.specs import InvalidInput
 
 MAX_PIXELS = 89_478_485
@@ -24,18 +25,18 @@ NEVER_DEEP = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".avif"
 
 
 class Images(Protocol):
-    """A table whose rows have an image file."""
+    """A table whose rows have an image."""
 
     def __len__(self) -> int:
         """Number of rows."""
         ...
 
-    def image(self, i: int) -> str:
-        """Absolute path of image i."""
+    def image(self, i: int) -> ImagePlace:
+        """Where image i is."""
         ...
 
 
-def load_image(path: str, size: int, *, squash: bool = False) -> np.ndarray:
+def load_image(place: ImagePlace, size: int, *, squash: bool = False) -> np.ndarray:
     """Decode one file: RGB, shorter side resized to `size` (bicubic, antialiased), centre crop.
 
     Agrees with torchvision's Resize(size, BICUBIC) + CenterCrop(size) on the RGB image, pixel by pixel.
@@ -45,7 +46,7 @@ def load_image(path: str, size: int, *, squash: bool = False) -> np.ndarray:
     files too (open_clip turns those white).
 
     Args:
-        path: any file that Pillow reads.
+        place: any file that Pillow reads, by itself or in a tar.
         size: side of the result, pixels.
         squash: resize both sides to `size` instead, ignoring the aspect ratio, as the authors do with triggered images.
 
@@ -57,26 +58,26 @@ def load_image(path: str, size: int, *, squash: bool = False) -> np.ndarray:
             them once it is resized, or holds numbers of which nobody knows what is white (see `to_rgb`).
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(openable(place)) as file:
             width, height = file.size
             if width * height > MAX_PIXELS:
-                raise InvalidInput(f"{path} has {width} x {height} pixels, more than {MAX_PIXELS}; reduce it")
+                raise InvalidInput(f"{place} has {width} x {height} pixels, more than {MAX_PIXELS}; reduce it")
             if not squash and (resized := _resized(width, height, size))[0] * resized[1] > MAX_PIXELS:
                 raise InvalidInput(
-                    f"{path} of {width} x {height} pixels would have {resized[0]} x {resized[1]} with its shorter side "
-                    f"at {size}, more than {MAX_PIXELS}; crop it or remove its row"
+                    f"{place} of {width} x {height} pixels would have {resized[0]} x {resized[1]} with its shorter "
+                    f"side at {size}, more than {MAX_PIXELS}; crop it or remove its row"
                 )
-            image = to_rgb(file, path)
+            image = to_rgb(file, place)
         square = image.resize((size, size), Image.Resampling.BICUBIC) if squash else _square(image, size)
     except InvalidInput:
         raise
     except UNREADABLE as error:
         raise InvalidInput(
-            f"{path} cannot be decoded as an image ({error}); replace the file or remove its row"
+            f"{place} cannot be decoded as an image ({error}); replace the file or remove its row"
         ) from None
     except MemoryError:
         raise InvalidInput(
-            f"{path} does not fit into memory as it is decoded; reduce it, or let fewer processes decode"
+            f"{place} does not fit into memory as it is decoded; reduce it, or let fewer processes decode"
         ) from None
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
@@ -118,25 +119,29 @@ def is_deep_grey(file: Image.Image) -> bool:
     return file.mode.startswith("I;16") or (file.mode == "I" and file.format in ("PPM", "PNG"))
 
 
-def holds_deep_grey(path: str) -> bool:
+def holds_deep_grey(place: ImagePlace) -> bool:
     """Whether a file is a grey picture of more than 8 bits; False where it cannot be read. Decodes nothing.
 
     Told by the content, whatever the suffix says.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY)  # a third of the time that `open` takes
-        try:
-            head = os.read(descriptor, 26)
-        finally:
-            os.close(descriptor)
+        head = place.read()[:26] if isinstance(place, TarMember) else _head_of(place, 26)
         if head.startswith(b"\x89PNG\r\n\x1a\n"):
             return head[24:26] == b"\x10\x00"  # 16 bits; grey without transparency
         if not head.startswith((b"II", b"MM", b"P2", b"P5", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")):
             return False
-        with Image.open(path) as picture:
+        with Image.open(openable(place)) as picture:
             return is_deep_grey(picture)
     except (*UNREADABLE, MemoryError):
         return False
+
+
+def _head_of(path: str, num_bytes: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)  # a third of the time that `open` takes
+    try:
+        return os.read(descriptor, num_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def _resized(width: int, height: int, size: int) -> tuple[int, int]:

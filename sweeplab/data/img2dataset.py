@@ -62,7 +62,7 @@ class Img2Dataset(Spec):
         columns = self._columns(shards)
         table = columns.table(columns.used(self.num_pairs, self.sample))
         needed = [path for shard in shards for path in shard.needed]
-        return list(dict.fromkeys([*needed, *(table.image(row) for row in range(len(table)))]))
+        return list(dict.fromkeys([*needed, *(str(table.image(row)) for row in range(len(table)))]))
 
     def example(self) -> str:
         """Absolute path of the first image that is used; without a sample, reads no more shards than that takes.
@@ -90,9 +90,12 @@ class Img2Dataset(Spec):
             raise InvalidInput(f"path={path} is no folder that can be read; give img2dataset's output_folder") from None
         names = sorted(entry.name for entry in entries if entry.name.isdecimal() and entry.is_dir())
         if not names:
-            tars = any(entry.name.endswith(".tar") for entry in entries)
-            there = "tar shards, img2dataset's layout `webdataset`" if tars else "no folder of a shard (00000)"
-            raise InvalidInput(f"path={path} holds {there}; give the output of img2dataset with output_format='files'")
+            if any(entry.name.endswith(".tar") for entry in entries):
+                raise InvalidInput(f"path={path} holds tar shards, img2dataset's layout `webdataset`; use PairsShards")
+            raise InvalidInput(
+                f"path={path} holds no folder of a shard (00000); give the output of img2dataset with "
+                "output_format='files'"
+            )
         return names
 
     def _shards(self) -> "list[_Shard]":

@@ -57,7 +57,7 @@ class KarpathyJSON(Spec):
             InvalidInput: as `read` does.
         """
         table = self.read(Path())
-        return [str(absolute(self.path)), *dict.fromkeys(table.image(row) for row in range(len(table)))]
+        return [str(absolute(self.path)), *dict.fromkeys(str(table.image(row)) for row in range(len(table)))]
 
     def example(self) -> str:
         """Absolute path of the first image that is used.

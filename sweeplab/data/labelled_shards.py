@@ -13,11 +13,10 @@ from pydantic import Field, field_validator
 from sweeplab.data.labels import check_class_names, check_count, check_numbers, empty_classes, lines_of
 from sweeplab.data.pair_columns import SPLITS
 from sweeplab.data.tables import LabelledImages
+from sweeplab.data.tar_members import IMAGE_MEMBERS, check_end, check_member, in_number_order, key_and_extension
 from sweeplab.data.unpacked import PackedImage, unpacked
 from sweeplab.specs import InvalidInput, Spec
 
-IMAGE_MEMBERS = ("webp", "png", "jpg", "jpeg")
-"""Extensions of images that CLIP_benchmark reads."""
 LONGEST_LABEL = 32
 """Bytes of a `.cls` member."""
 NAMES, TEMPLATES, KIND = "classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"
@@ -108,7 +107,7 @@ class LabelledShards(Spec):
             raise InvalidInput(
                 f"path={root} holds the tars of split {root.name!r}, not of {self.split!r}; give {root.parent}"
             )
-        found = sorted(folder.glob("*.tar"), key=lambda tar: [int(n) if n.isdecimal() else n for n in _parts(tar.name)])
+        found = sorted(folder.glob("*.tar"), key=lambda tar: in_number_order(tar.name))
         if not found:
             raise InvalidInput(
                 f"path={root} holds no .tar files, neither itself nor in {self.split}/; give the folder that "
@@ -150,11 +149,6 @@ class LabelledShards(Spec):
         return tuple(line.replace("{c}", "{}") for line in lines_of(file) if line) if file is not None else ()
 
 
-def _parts(name: str) -> list[str]:
-    """A name cut into numbers and what stands between them, which is first."""
-    return re.split(r"(\d+)", name)
-
-
 def _packed(shards: list[Path]) -> Iterator[PackedImage]:
     """The samples of all tars."""
     for shard in shards:
@@ -164,23 +158,10 @@ def _packed(shards: list[Path]) -> Iterator[PackedImage]:
             with tarfile.open(shard, "r:") as tar:
                 for key, parts in _samples(tar, shard):
                     yield _image(shard, key, parts)
-                _check_end(tar)
+                check_end(tar)
         except (tarfile.TarError, EOFError, OSError, OverflowError) as error:
             last = f"after sample {key!r}" if key else "at its beginning"
             raise InvalidInput(f"{shard} cannot be read {last} ({error}); copy or download it again") from None
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """tarfile takes a tar that breaks off between two members, or inside a header, for a whole one: look for the block
-    of zeros that ends it.
-
-    Raises:
-        tarfile.ReadError: if it is not there.
-    """
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it breaks off before its end")
 
 
 def _samples(tar: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -188,17 +169,14 @@ def _samples(tar: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, dict[str,
     dot."""
     key, parts = "", dict[str, bytes]()
     for member in tar:
-        _check_member(member, shard)
+        check_member(member, shard)
         if not member.isreg():
             continue
-        folder, _, base = member.name.rpartition("/")
-        stem, _, extension = base.partition(".")
-        name = f"{folder}/{stem}" if folder else stem
+        name, extension = key_and_extension(member.name)
         if name != key and parts:
             yield key, parts
             parts = {}
         key = name
-        extension = extension.lower()
         if extension in parts:
             raise InvalidInput(f"{shard}: sample {key!r} has two members .{extension}; write the tar again")
         if extension == "cls" or extension in IMAGE_MEMBERS:
@@ -209,17 +187,6 @@ def _samples(tar: tarfile.TarFile, shard: Path) -> Iterator[tuple[str, dict[str,
             parts.setdefault(extension, b"")  # of no use here: not read, only counted as a part of its sample
     if parts:
         yield key, parts
-
-
-def _check_member(member: tarfile.TarInfo, shard: Path) -> None:
-    """Refuse what an honest writer of samples does not write."""
-    if member.name.startswith("/") or ".." in member.name.split("/"):
-        raise InvalidInput(f"{shard}: member {member.name!r} leads out of the tar; take the tar from its source again")
-    if member.issparse() or not (member.isreg() or member.isdir()):
-        raise InvalidInput(
-            f"{shard}: member {member.name!r} is a link or something else that is no plain file; take the tar from its "
-            "source again"
-        )
 
 
 def _image(shard: Path, key: str, parts: dict[str, bytes]) -> PackedImage:

@@ -76,7 +76,7 @@ class PairsCSV(Spec):
             InvalidInput: as `read` does.
         """
         table = self.read(Path())
-        return [str(absolute(self.path)), *(table.image(row) for row in range(len(table)))]
+        return [str(absolute(self.path)), *(str(table.image(row)) for row in range(len(table)))]
 
     def example(self) -> str:
         """Absolute path of the first image that is used; without a sample, reads no more of the file than that takes.

@@ -82,7 +82,7 @@ class PairsParquet(Spec):
         if self._images()[0] == "bytes":
             return files
         table = self.read(Path())
-        return [*files, *(table.image(row) for row in range(len(table)))]
+        return [*files, *(str(table.image(row)) for row in range(len(table)))]
 
     def example(self) -> str:
         """Absolute path of the first image that is used; where images are bytes, of the first Parquet file.

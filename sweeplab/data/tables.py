@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sweeplab.data.images import NEVER_DEEP, holds_deep_grey
+from sweeplab.data.tar_members import ImagePlace, Members, TarMember
 
 CHUNK_ROWS = 65_536
 """Rows whose paths are Python strings at the same time while the files are looked up."""
@@ -23,14 +24,14 @@ class PairTable:
     root: str
     """Absolute folder that relative images are in."""
     images: pa.LargeStringArray
-    """(N,) paths relative to `root`, or absolute."""
+    """(N,) paths relative to `root`, or absolute; SHARD/MEMBER where the image lies in a tar."""
     captions: pa.LargeStringArray
     """(N,) texts."""
     sizes: np.ndarray
     """(N,) int64, bytes of each image file."""
     digest: str
-    """Sixteen hexadecimal digits of captions, image paths and file sizes, and of `deep_grey` where there is any;
-    independent of the two folders."""
+    """Sixteen hexadecimal digits of captions, image paths and file sizes, and of `deep_grey` and of which rows share a
+    tar where there is any; independent of the two folders, and of where tars lie."""
     deep_grey: np.ndarray
     """(N,) bool, files of greys of more than 8 bits. What is decoded of them has changed since the first release: they
     were white."""
@@ -38,6 +39,8 @@ class PairTable:
     """Absolute folder below which absolute images are in; empty: they are where they say."""
     notes: tuple[str, ...] = ()
     """What a user should look at before anything runs, such as rows that are left out."""
+    members: Members | None = None
+    """Which images lie in tars; None: none of them."""
 
     @classmethod
     def of(
@@ -50,19 +53,35 @@ class PairTable:
         deep_grey: np.ndarray | None = None,
         *,
         notes: tuple[str, ...] = (),
+        members: Members | None = None,
     ) -> Self:
         """The table of these columns, with its digest; looks into the files where `deep_grey` does not tell."""
         deep = _deep_grey(root, images, sizes, absolute_below) if deep_grey is None else deep_grey
-        digest = _content_digest(images, captions, sizes, *_rows_of(deep))
-        return cls(root, images, captions, sizes, digest, deep, absolute_below, notes)
+        # The order of an epoch goes by tars, so that two tables that are cut into tars differently are not the same.
+        cut = [] if members is None else [pa.array(["tars"], pa.large_string()), members.numbers]
+        digest = _content_digest(images, captions, sizes, *_rows_of(deep), *cut)
+        return cls(root, images, captions, sizes, digest, deep, absolute_below, notes, members)
 
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.images)
 
-    def image(self, i: int) -> str:
-        """Absolute path of image i."""
-        return image_path(self.root, self.images[i].as_py(), self.absolute_below)
+    def image(self, i: int) -> ImagePlace:
+        """Absolute path of image i, or the member of a tar that it is."""
+        name = self.images[i].as_py()
+        member = None if self.members is None else self.members.member(i, name, int(self.sizes[i]))
+        return member or image_path(self.root, name, self.absolute_below)
+
+    def holds_any(self, places: Iterable[ImagePlace]) -> bool:
+        """Whether one of these images, by its place, is one of the table's."""
+        sought, prefix = set(places), self.root.rstrip("/") + "/"
+        paths = (place for place in sought if isinstance(place, str))
+        names = [name for path in paths for name in {path, path.removeprefix(prefix)}]
+        if pc.any(pc.is_in(self.images, value_set=pa.array(names, pa.large_string()))).as_py():
+            return True
+        packed = [place.offset for place in sought if isinstance(place, TarMember)]
+        rows = np.flatnonzero(np.isin(self.members.offsets, packed)) if self.members is not None and packed else ()
+        return any(self.image(int(row)) in sought for row in rows)
 
     def caption(self, i: int) -> str:
         """Caption i."""
@@ -80,6 +99,7 @@ class PairTable:
             self.absolute_below,
             self.deep_grey[rows],
             notes=self.notes,
+            members=None if self.members is None else self.members.take(rows),
         )
 
     def joined(self, other: Self) -> Self:
@@ -90,6 +110,10 @@ class PairTable:
         theirs = other._absolute_images()
         ours = self._absolute_images() if self.absolute_below else self.images
         content = hashlib.sha256(f"{self.digest}+{other.digest}".encode()).hexdigest()[:16]
+        members = None
+        if self.members is not None or other.members is not None:
+            first, second = (table.members or Members.none(len(table)) for table in (self, other))
+            members = first.followed_by(second)
         return type(self)(
             self.root,
             pa.concat_arrays([ours, theirs]),
@@ -98,10 +122,14 @@ class PairTable:
             content,
             np.concatenate([self.deep_grey, other.deep_grey]),
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+            members=members,
         )
 
     def _absolute_images(self) -> pa.LargeStringArray:
-        return pa.array([self.image(row) for row in range(len(self))], pa.large_string())
+        """Names of members stay: they are no paths."""
+        places = ((row, self.image(row)) for row in range(len(self)))
+        names = [place if isinstance(place, str) else self.images[row].as_py() for row, place in places]
+        return pa.array(names, pa.large_string())
 
 
 def image_path(root: str, name: str, absolute_below: str = "") -> str:

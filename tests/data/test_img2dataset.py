@@ -105,7 +105,7 @@ def test_pairs_without_captions_are_refused_with_the_option_that_takes_them(tmp_
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ("00000.tar", r"holds tar shards, img2dataset's layout `webdataset`; give .* output_format='files'"),
+        ("00000.tar", r"holds tar shards, img2dataset's layout `webdataset`; use PairsShards"),
         ("train/1.jpg", r"holds no folder of a shard \(00000\); give the output of img2dataset"),
     ],
 )
