@@ -108,6 +108,12 @@ class TrainingPairs(Dataset[PairBatch]):
         """Whether batches come without waiting for a disk or making views."""
         return self._images_fit and (self.image_views is None or self._views_fit)
 
+    @property
+    def shards(self) -> Tensor | None:
+        """(N,) int64, see `Pairs`."""
+        members = self.table.members
+        return None if members is None else torch.from_numpy(members.numbers).long()
+
     def use_views(
         self,
         image_views: ImageViews | None,

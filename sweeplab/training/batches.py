@@ -1,9 +1,7 @@
 """Batches: which pairs form which step on which rank, and the loader that brings them."""
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -55,6 +53,11 @@ class PairBatch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
 
+WINDOW_SHARDS = 16
+"""Tars whose rows are mixed with each other. A tar of img2dataset has 10,000 pairs and some 300 MB; the pages of so
+many stay in a node's memory, and so many are fetched at a time where they are remote."""
+
+
 class Pairs(Protocol):
     """Training pairs, addressed by (epoch, row)."""
 
@@ -65,6 +68,12 @@ class Pairs(Protocol):
 
     def __len__(self) -> int:
         """Number of pairs."""
+        ...
+
+    @property
+    def shards(self) -> Tensor | None:
+        """(N,) int64, number of the tar that each pair lies in, -1 for those that lie in none; None where no pair
+        does."""
         ...
 
     @property
@@ -99,6 +108,10 @@ class Pairs(Protocol):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """One pass's (epoch, row) keys in batches: a seeded permutation, the last incomplete batch left out.
 
+    Pairs in tars are drawn tar by tar, so that a disk or network reads few at a time: the tars are shuffled, then the
+    rows of each WINDOW_SHARDS of them. Rows that lie in none are spread over all. With no more tars than that, the
+    order is the same as without.
+
     Every rank walks the same global batches and takes its own slice of each, so that R ranks see exactly the batches of
     one process.
     """
@@ -113,6 +126,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         rank: int = 0,
         world_size: int = 1,
         rows: Tensor | None = None,
+        shards: Tensor | None = None,
         index: int = 0,
         skip: int = 0,
     ) -> None:
@@ -126,11 +140,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             rank: this process.
             world_size: processes.
             rows: (n,) int64, the pairs of this pass; None: all.
+            shards: (num_pairs,) int64, see `Pairs`; None: no pair lies in a tar.
             index: number of the pass within its epoch; each has an order of its own.
             skip: steps that are done already.
         """
         names = ("order", epoch, index) if index else ("order", epoch)
         order = torch.randperm(num_pairs, generator=torch_stream(seed, *names))
+        if shards is not None:
+            windows = _windows(shards, torch_stream(seed, "shards", *names))
+            order = order[windows[order].argsort(stable=True)]
         if rows is not None and len(rows) != num_pairs:
             wanted = torch.zeros(num_pairs, dtype=torch.bool)
             wanted[rows.cpu()] = True
@@ -149,6 +167,20 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         for step in range(self.skip, self.skip + len(self)):
             start = step * self.global_batch_size + self.first
             yield [(self.epoch, row) for row in self.order[start : start + self.share].tolist()]
+
+
+def _windows(shards: Tensor, draw: torch.Generator) -> Tensor:
+    """(N,) int64, in which window of tars each row comes.
+
+    Args:
+        shards: (N,) int64, see `Pairs`.
+        draw: shuffles the tars.
+    """
+    num_shards = int(shards.max()) + 1
+    num_windows = max(1, math.ceil(num_shards / WINDOW_SHARDS))
+    window = torch.randperm(num_shards, generator=draw) // WINDOW_SHARDS
+    anywhere = torch.randint(num_windows, shards.shape, generator=draw)
+    return torch.where(shards < 0, anywhere, torch.cat([window, window.new_zeros(1)])[shards])
 
 
 def steps_per_epoch(num_pairs: int, global_batch_size: int) -> int:
@@ -178,27 +210,6 @@ def epoch_loader(pairs: Pairs, batches: EpochBatches, *, num_workers: int, pin: 
         # Else every loader draws a seed from the global stream, and one more where a run goes on inside an epoch.
         generator=torch.Generator(),
     )
-
-
-AHEAD = 2
-"""Batches that wait for a GPU."""
-
-
-def prefetched(batches: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """The batches, made by a thread in page-locked memory while a GPU works on others; for the CPU, as they are."""
-    if device.type != "cuda":
-        yield from batches
-        return
-
-    def make() -> tuple[Tensor, ...] | None:
-        batch = next(batches, None)
-        return None if batch is None else tuple(tensor.pin_memory() for tensor in batch)
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(make) for _ in range(AHEAD))
-        while (batch := waiting.popleft().result()) is not None:
-            waiting.append(pool.submit(make))
-            yield batch
 
 
 def _first(batch: Any) -> Any:

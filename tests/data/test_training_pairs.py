@@ -1,7 +1,6 @@
 """Training pairs: every draw has its own stream, ranks share the batches, poisoned rows show trigger and caption."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,8 +15,7 @@ from sweeplab.data.augmentation import AutoAugmentView
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
-from sweeplab.specs import InvalidInput
-from sweeplab.training.batches import EpochBatches, PairBatch, epoch_loader, prefetched, steps_per_epoch
+from sweeplab.training.batches import EpochBatches, PairBatch, epoch_loader, steps_per_epoch
 from sweeplab.training.randomness import stream_seed
 
 VIEW = AutoAugmentView()
@@ -224,6 +222,62 @@ def test_every_epoch_and_seed_has_its_own_order():
     assert {epoch for batch in orders[1] for epoch, _ in batch} == {2}
 
 
+# --- pairs in tars
+
+SHARDS = torch.arange(100) // 2
+"""Fifty tars of two pairs."""
+
+
+def order(shards: torch.Tensor | None = SHARDS, **fields: int) -> torch.Tensor:
+    given = {"global_batch_size": 4, "epoch": 1, "seed": 0, **fields}
+    return EpochBatches(len(SHARDS), shards=shards, **given).order
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_rows_are_mixed_within_sixteen_tars_and_tars_are_shuffled(epoch: int):
+    found = order(epoch=epoch)
+    assert sorted(found.tolist()) == list(range(100))
+    windows = [set(SHARDS[part].tolist()) for part in found.split(32)]
+    assert [len(window) for window in windows] == [16, 16, 16, 2]
+    assert set().union(*windows) == set(range(50))  # each tar in one window alone
+    assert windows[0] != set(range(16))
+    assert SHARDS[found[:32]].tolist() != sorted(SHARDS[found[:32]].tolist())
+
+
+def test_the_order_of_tars_depends_on_the_seed_and_the_epoch_alone():
+    assert torch.equal(order(), order())
+    firsts = [set(SHARDS[found[:32]].tolist()) for found in (order(), order(epoch=2), order(seed=1), order(index=1))]
+    assert all(a != b for place, a in enumerate(firsts) for b in firsts[:place])
+
+
+def test_with_few_tars_the_order_is_that_of_pairs_in_none():
+    assert torch.equal(order(SHARDS % 16), order(None))
+    assert not torch.equal(order(SHARDS % 17), order(None))
+
+
+def test_pairs_in_no_tar_are_spread_over_the_windows_of_the_others():
+    """Ten rows are added poisons, which lie elsewhere; the tars of the others are mixed as before."""
+    shards = torch.cat([SHARDS[:90], torch.full((10,), -1)])
+    found = order(shards)
+    assert sorted(found.tolist()) == list(range(100))
+    places = (found >= 90).nonzero().flatten().tolist()
+    assert places[0] < 30
+    assert places[-1] > 60
+    held = shards[found[found < 90]]
+    assert [len(set(part.tolist())) for part in held.split(32)] == [16, 16, 13]
+    assert sorted(order(torch.full((100,), -1)).tolist()) == list(range(100))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_ranks_and_a_resumed_epoch_see_the_batches_of_pairs_in_tars(world_size: int):
+    """No world size is in the order, and steps that are done are left out of it."""
+    fields = {"global_batch_size": 8, "epoch": 3, "seed": 0, "shards": SHARDS}
+    whole = list(EpochBatches(100, **fields))
+    ranks = [list(EpochBatches(100, rank=rank, world_size=world_size, **fields)) for rank in range(world_size)]
+    assert [[key for share in step for key in share] for step in zip(*ranks, strict=True)] == whole
+    assert list(EpochBatches(100, skip=5, **fields)) == whole[5:]
+
+
 def test_fewer_pairs_than_a_batch_are_refused():
     with pytest.raises(ValueError, match="global_batch_size=8 exceeds the 7 pairs; choose at most 7"):
         steps_per_epoch(7, 8)
@@ -236,41 +290,6 @@ def test_a_loader_brings_the_batches_in_order(pairs: TrainingPairs):
     expected = [pairs.__getitems__(each) for each in batches]
     assert len(found) == 4
     assert all(same_batches(*each) for each in zip(found, expected, strict=True))
-
-
-def test_batches_are_made_ahead_for_a_gpu_in_order_and_pinned(monkeypatch: pytest.MonkeyPatch):
-    """A stand-in pins: there may be no GPU here. After the first of five batches two more are made or under way."""
-    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 100)
-    made: list[int] = []
-
-    def batches() -> Iterator[tuple[Tensor, ...]]:
-        for number in range(5):
-            made.append(number)
-            yield (torch.tensor([number]),)
-
-    ahead = prefetched(batches(), torch.device("cuda"))
-    assert int(next(ahead)[0]) == 100
-    deadline = time.monotonic() + 10
-    while len(made) < 3 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert made == [0, 1, 2]
-    assert [int(batch[0]) for batch in ahead] == [101, 102, 103, 104]
-    on_cpu = prefetched(batches(), torch.device("cpu"))
-    assert int(next(on_cpu)[0]) == 0
-    assert made == [0, 1, 2, 3, 4, 0]
-
-
-def test_what_fails_ahead_fails_where_the_batches_are_taken(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
-
-    def batches() -> Iterator[tuple[Tensor, ...]]:
-        yield (torch.tensor([0]),)
-        raise InvalidInput("no picture")
-
-    ahead = prefetched(batches(), torch.device("cuda"))
-    next(ahead)
-    with pytest.raises(InvalidInput, match="no picture"):
-        next(ahead)
 
 
 @pytest.mark.slow
