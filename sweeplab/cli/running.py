@@ -16,7 +16,7 @@ from sweeplab.records import SweepRecord
 from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
-from sweeplab.tracking import SERVER_COMMAND, page_address
+from sweeplab.tracking import page_address, server_command
 
 if TYPE_CHECKING:
     from sweeplab.experiment import Experiment
@@ -184,7 +184,8 @@ def show_results(home: Path, name: str) -> None:
     say_table(lambda width: render_table(board, width=width))
     say_result(board)
     say(f"page:   {write_page(folder, record, board)}")
-    say(f"MLflow: `{SERVER_COMMAND}`, then {page_address(home, name)}")
+    say(f"MLflow: {server_command(home)}")
+    say(f"        then open {page_address(home, name)}")
 
 
 def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> Path:
@@ -192,7 +193,7 @@ def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> 
     from dashboards.build import Places, build_page
 
     has_runs = (folder.home / "mlflow.db").exists() and folder.journal.exists()
-    places = Places(SERVER_COMMAND, page_address(folder.home, folder.name)) if has_runs else Places()
+    places = Places(server_command(folder.home), page_address(folder.home, folder.name)) if has_runs else Places()
     return build_page(record, board, folder.page, places)
 
 
@@ -244,7 +245,8 @@ def _missing(experiments: "Sequence[Experiment]") -> dict[str, str]:
     missing: dict[str, str] = {}
     for experiment in experiments:
         for field, owner, path in _paths(experiment, "victim" if isinstance(experiment, PretrainedVictim) else ""):
-            if not os.path.exists(path):  # False too for a path that this user may not look at
+            is_pattern = getattr(owner, "kind", "") == "shards" and "{" in str(path)  # the source looks for its files
+            if not os.path.exists(path) and not is_pattern:  # False too for a path that this user may not look at
                 what = FOLDERS.get(field.rpartition(".")[2]) or WHAT_BELONGS.get(getattr(owner, "kind", ""), "a file")
                 missing.setdefault(str(path), f"{what}; field `{field}` of {experiment.name}")
     return missing
@@ -266,6 +268,7 @@ WHAT_BELONGS = {
     "parquet": "a Parquet file, or a folder of them, with the columns image (a path, or bytes) and caption",
     "karpathy": "Karpathy's JSON file, such as dataset_coco.json",
     "img2dataset": "the output_folder of img2dataset with output_format='files'",
+    "shards": "tar files of images and captions: a folder of them, or a pattern such as {00000..00331}.tar",
     "class-folders": "a folder with one folder of images per class",
     "imagenet-flat": "ImageNet's validation images in one folder, or the file of their labels",
     "labelled-table": "a .csv, .tsv or .parquet file with the columns image and label, or the folder of its images",

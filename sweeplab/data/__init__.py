@@ -6,5 +6,6 @@ from sweeplab.data.karpathy import KarpathyJSON
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.pairs_parquet import PairsParquet
+from sweeplab.data.pairs_shards import PairsShards
 
-PAIR_SOURCES = (PairsCSV, PairsParquet, KarpathyJSON, Img2Dataset, FruitStall, LabelledPairs)
+PAIR_SOURCES = (PairsCSV, PairsParquet, KarpathyJSON, Img2Dataset, PairsShards, FruitStall, LabelledPairs)

@@ -98,7 +98,7 @@ class PairColumns:
         )
 
 
-def used_rows(available: int, path: Path, num_pairs: int | None, sample: Sample | None) -> np.ndarray:
+def used_rows(available: int, path: Path | str, num_pairs: int | None, sample: Sample | None) -> np.ndarray:
     """See `PairColumns.used`; `available` rows are in `path`."""
     if num_pairs is not None and num_pairs > available:
         raise InvalidInput(

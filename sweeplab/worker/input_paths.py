@@ -67,13 +67,15 @@ NO_PATHS = InputPaths({}, ())
 def input_paths_of(parts: list[Any]) -> InputPaths:
     """The files that parts of a spec read. They have been looked at before: a fault is a bug."""
     places = {str(path): absolute_path(path) for path in _paths_in(parts)}
-    return InputPaths(places, tuple(sorted({*places.values(), *_examples_in(parts)})))
+    there = filter(os.path.exists, places.values())  # a pattern of several files is no file itself
+    return InputPaths(places, tuple(sorted({*there, *_examples_in(parts)})))
 
 
 def _examples_in(value: Any) -> Iterator[str]:
     """One file of each kind that a spec reads: a folder may be there and be an empty mount point."""
     if isinstance(value, Spec) and hasattr(value, "example"):
-        yield value.example()
+        if (example := value.example()) is not None:
+            yield example
     elif isinstance(value, Path) and os.path.isdir(absolute_path(value)):
         yield from islice(files_of(value), 1)
     else:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from sweeplab.data.karpathy import KarpathyJSON
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.pairs_parquet import PairsParquet
+from sweeplab.data.pairs_shards import PairsShards
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import PairTable
+from sweeplab.data.tar_members import content_at
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.worker.input_paths import files_of, input_paths_of
@@ -115,6 +118,35 @@ def write_img2dataset(folder: Path) -> Img2Dataset:
     return Img2Dataset(path=folder)
 
 
+def write_tar(file: Path, members: list[tuple[str, bytes]]) -> None:
+    """As webdataset's TarWriter does."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def write_shards(folder: Path) -> PairsShards:
+    """Two tars as img2dataset writes them, a failed download in the first."""
+    for name, numbers in (("00000", (0, 1)), ("00001", (2, 3))):
+        members = []
+        for number in numbers:
+            key = f"{name}{number:04d}"
+            members.append((f"{key}.json", json.dumps({"caption": CAPTIONS[number], "key": key}).encode()))
+            members.append((f"{key}.png", picture(number)))
+            members.append((f"{key}.txt", CAPTIONS[number].encode()))
+        write_tar(folder / f"{name}.tar", members)
+        (folder / f"{name}_stats.json").write_text(json.dumps({"failed_to_download": 1 - int(name)}))
+    return PairsShards(path=folder)
+
+
+def write_pattern(folder: Path) -> PairsShards:
+    write_shards(folder / "deep")
+    return PairsShards(path=folder / "deep" / "{00000..00001}.tar")
+
+
 def of_stall(folder: Path) -> FruitStall:
     return FruitStall(num_pairs=4, image_size=32)
 
@@ -128,6 +160,7 @@ WRITERS: dict[type[Spec], tuple[Callable[[Path], Spec], ...]] = {
     PairsParquet: (write_parquet, write_bytes),
     KarpathyJSON: (write_karpathy,),
     Img2Dataset: (write_img2dataset,),
+    PairsShards: (write_shards, write_pattern),
     FruitStall: (of_stall,),
     LabelledPairs: (of_labelled,),
 }
@@ -146,7 +179,7 @@ def captions(table: PairTable) -> list[str]:
 
 
 def pictures(table: PairTable) -> list[bytes]:
-    return [Path(table.image(row)).read_bytes() for row in range(len(table))]
+    return [content_at(table.image(row)) for row in range(len(table))]
 
 
 @pytest.mark.parametrize("write", OF_FILES)
@@ -236,9 +269,13 @@ def test_a_place_where_nothing_is_is_refused_with_what_belongs_there(write: Writ
     assert source.kind in WHAT_BELONGS
 
 
-@pytest.mark.parametrize("write", [writer for writer in OF_FILES if writer.values[0] is not write_bytes])
+PACKED = (write_bytes, write_shards, write_pattern)
+"""Images that are no files of the user's."""
+
+
+@pytest.mark.parametrize("write", [writer for writer in OF_FILES if writer.values[0] not in PACKED])
 def test_a_missing_image_is_named_with_its_row(write: Write, tmp_path: Path):
     source = write(tmp_path / "data")
-    Path(source.read(tmp_path).image(2)).unlink()
+    Path(str(source.read(tmp_path).image(2))).unlink()
     with pytest.raises(InvalidInput, match=r"1 of 4 images are missing or empty files, the first in row 3"):
         source.read(tmp_path)

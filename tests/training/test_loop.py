@@ -1,7 +1,9 @@
 """The training loop on a tiny model: it learns, repeats itself, resumes exactly, and says when it cannot go on."""
 
 import copy
+import io
 import math
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -14,7 +16,9 @@ from torch.testing import assert_close
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.clip_model import MAX_LOG_SCALE, Architecture, Encoder, build, tokenizer
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
+from sweeplab.data.pairs_shards import PairsShards
 from sweeplab.data.tables import LabelledImages, PairTable
+from sweeplab.data.tar_members import content_at
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
@@ -58,6 +62,22 @@ def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, O
 def pairs(tiny: Architecture, stall_pairs: PairTable) -> TrainingPairs:
     """64 pairs: four steps of 16."""
     return TrainingPairs(stall_pairs, 32, tokenize=tokenizer(tiny), seed=0)
+
+
+@pytest.fixture(scope="module")
+def in_tars(tiny: Architecture, stall_pairs: PairTable, tmp_path_factory: pytest.TempPathFactory) -> TrainingPairs:
+    """The same pairs in 32 tars of two, more than one window."""
+    folder = tmp_path_factory.mktemp("tars")
+    for number in range(32):
+        with tarfile.open(folder / f"{number:05d}.tar", "w") as tar:
+            for row in (2 * number, 2 * number + 1):
+                image = content_at(stall_pairs.image(row))
+                for name, content in ((f"{row}.png", image), (f"{row}.txt", stall_pairs.caption(row).encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    table = PairsShards(path=folder).read(folder / "home")
+    return TrainingPairs(table, 32, tokenize=tokenizer(tiny), seed=0)
 
 
 def trained(tiny: Architecture, pairs: TrainingPairs, **fields: object) -> tuple[nn.Module, list[Point]]:
@@ -316,6 +336,28 @@ def test_a_cut_between_points_inside_an_epoch_goes_on_between_them(
     ]
 
 
+def test_a_run_on_pairs_in_tars_that_was_cut_inside_an_epoch_goes_on_with_the_same_step(
+    tiny: Architecture, in_tars: TrainingPairs, tmp_path: Path
+):
+    common = {"log_every": 1, "checkpoint_minutes": EAGER}
+    whole, points = trained(tiny, in_tars, checkpoint_folder=tmp_path / "whole", **common)
+    written, saved = cut_after(6)
+    with pytest.raises(Cut):
+        trained(tiny, in_tars, checkpoint_folder=tmp_path / "cut", saved=saved, **common)
+    resumed, later = trained(tiny, in_tars, model=build(tiny, seed=77), resume_from=written[-1], **common)
+    assert same_weights(resumed, whole)
+    assert [(point.step, point.train, point.curve) for point in later] == [
+        (point.step, point.train, point.curve) for point in points[2:]
+    ]
+
+
+def test_pairs_in_tars_take_the_order_of_their_tars(tiny: Architecture, in_tars: TrainingPairs, pairs: TrainingPairs):
+    """Their pixels are the same, so that another order alone makes another model."""
+    rows = list(range(64))
+    assert torch.equal(in_tars.images_of(rows), pairs.images_of(rows))
+    assert not same_weights(trained(tiny, in_tars, epochs=1)[0], trained(tiny, pairs, epochs=1)[0])
+
+
 def test_of_the_checkpoints_inside_an_epoch_only_the_newest_stays_and_is_named_to_the_uploads(
     tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
 ):
@@ -396,21 +438,6 @@ def test_bfloat16_stays_close_to_float32(tiny: Architecture, pairs: TrainingPair
     _, full = trained(tiny, pairs, epochs=1)
     _, half = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(precision="bfloat16"))
     assert half[-1].train["loss"] == pytest.approx(full[-1].train["loss"], rel=0.05)
-
-
-def test_tf32_holds_in_the_steps_and_not_after_them(tiny: Architecture, pairs: TrainingPairs):
-    seen: list[str] = []
-
-    class Watching(Notebook):
-        def heartbeat(self) -> None:
-            seen.append(torch.get_float32_matmul_precision())
-
-    for precision in ("tf32", "float32"):
-        run = Run(MMCL(), OPTIMIZATION.replace(precision=precision), epochs=1, seed=0)
-        train(build(tiny, seed=0), pairs, run, measure=measure, context=Watching())
-    half = len(seen) // 2
-    assert (set(seen[:half]), set(seen[half:])) == ({"high"}, {"highest"})
-    assert torch.get_float32_matmul_precision() == "highest"
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
