@@ -25,6 +25,14 @@ chaos kills="100" seed="1":
 bench:
     python benchmarks/overhead.py
 
+# docs/experiments.md, from the rows in sweeplab/commands/papers.py.
+experiments:
+    python docs/make_experiments.py
+
+# Every sweep and victim of the papers' scripts in miniature, in this process: about two hours on two cores.
+smoke-all *words:
+    python benchmarks/smoke_table.py {{words}}
+
 # How much code there is, beside an older commit.
 size base="HEAD":
     python benchmarks/code_size.py --base {{base}}

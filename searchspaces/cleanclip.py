@@ -35,6 +35,24 @@ CC6M = SearchSpace(
     source="ranges of Verma et al., App. D.4 (learning rate), D.12 (decay), D.13 (shrink, perturb), D.16 (SSL weight)",
 )
 
+# Bansal et al., App. C.2: one setting, rate 1e-5 with weights 1 and 1.
+CC3M_DEFAULT = Grid(axes={"learning_rate": (1e-5,)}, source="Bansal et al., App. C.2")
+
+# C.4: accuracy and ASR against the SSL weight at rate 1e-5; 5 weights, chosen here, since the text states none: those
+# of C.5, and half of the smallest.
+CC3M_SSL_WEIGHTS = Grid(
+    axes={"ssl_weight": (0.5, 1.0, 2.0, 4.0, 8.0)}, source="chosen here, around Bansal et al., App. C.5"
+)
+
+# C.5: 3 rates x 4 SSL weights on pairs of another source.
+OTHER_PAIRS = Grid(
+    axes={"learning_rate": (1e-4, 5e-4, 1e-5), "ssl_weight": (1.0, 2.0, 4.0, 8.0)},
+    source="Bansal et al., App. C.5",
+)
+
+# C.3: one setting of supervised finetuning, rate 1e-4 after 500 warm-up steps.
+SUPERVISED = Grid(axes={"learning_rate": (1e-4,)}, source="Bansal et al., App. C.3")
+
 # The window in which a 4.6 M parameter victim is cleaned in four epochs lies above its pre-training rate of 2e-3.
 FRUIT_STALL = SearchSpace(
     dimensions={

@@ -30,6 +30,23 @@ CC3M_MMCL_SSL = Grid(
     source="Verma et al., App. D.2",
 )
 
+# Not in App. D: MMCL alone ("MMCL cleaning" of Figs. 2 and 10), 4 rates of the authors' scripts, batch 128.
+MMCL_ALONE = Grid(
+    axes={"learning_rate": (1e-4, 5e-4, 1e-3, 5e-3)},
+    source="attack-cleanclip's scripts for MMCL cleaning; not in Verma et al., App. D",
+)
+
+# Not in App. D: Fig. 4's ViT victims. Chosen here: the 24 rates of D.3 and D.4 together, the same for both victims.
+VIT = Grid(
+    axes={
+        "learning_rate": (
+            *(1e-9, 5e-9, 1e-8, 5e-8, 1e-7, 3e-7, 7e-7, 1e-6, 3e-6, 7e-6, 1e-5, 3e-5),
+            *(4e-5, 5e-5, 6e-5, 7e-5, 9e-5, 1e-4, 3e-4, 4e-4, 5e-4, 6e-4, 1e-3, 3e-3),
+        ),
+    },
+    source="chosen here: the rates of Verma et al., App. D.3 and D.4; the paper states none for ViT",
+)
+
 # D.5: OpenAI's model, poisoned by finetuning with MMCL; 69 rates.
 FINETUNED_MMCL = Grid(
     axes={

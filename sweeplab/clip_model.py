@@ -238,9 +238,7 @@ def unusual_fields(architecture: Architecture) -> list[str]:
 
 def num_parameters(architecture: Architecture) -> int:
     """Parameters of the model, counted without making any."""
-    with torch.device("meta"):
-        model = _make(architecture.resolved())
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in _without_weights(architecture_json(architecture)).parameters())
 
 
 def with_defaults(architecture: Architecture) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -252,9 +250,15 @@ def with_defaults(architecture: Architecture) -> tuple[dict[str, Any], dict[str,
 
 def has_batch_norm(architecture: Architecture) -> bool:
     """Whether the model has BatchNorm layers, as CLIP's ResNets have; a ViT has none."""
+    modules = _without_weights(architecture_json(architecture)).modules()
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
+
+
+@lru_cache(maxsize=8)
+def _without_weights(architecture: str) -> nn.Module:
+    """The model of a resolved architecture, given as JSON, of parameters that have shapes and no memory."""
     with torch.device("meta"):
-        model = _make(architecture.resolved())
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+        return _make(json.loads(architecture))
 
 
 def with_directions(embeddings: Tensor, what: str, *, least: float = 1e-12) -> Tensor:
@@ -269,11 +273,16 @@ def with_directions(embeddings: Tensor, what: str, *, least: float = 1e-12) -> T
     Raises:
         FloatingPointError: if the norm of one is zero or not finite.
     """
-    norms = embeddings.norm(dim=-1)
-    bad = ~((norms > least) & norms.isfinite())
+    bad = ~have_direction(embeddings, least=least)
     if bool(bad.any()):
         raise FloatingPointError(f"{int(bad.sum())} of {bad.numel()} {what} are not finite or have norm zero")
     return embeddings
+
+
+def have_direction(embeddings: Tensor, *, least: float = 1e-12) -> Tensor:
+    """(...) bool, which of (..., D) embeddings have a norm that is finite and above `least`."""
+    norms = embeddings.norm(dim=-1)
+    return (norms > least) & norms.isfinite()
 
 
 def matching_architectures(weights: dict[str, Tensor]) -> list[str]:
@@ -456,10 +465,17 @@ def load_local(folder: Path) -> nn.Module:
 
 
 def normalise_pixels(images: Tensor) -> Tensor:
-    """CLIP's input from pixels: (B, 3, H, W) uint8 -> float32, per channel (x / 255 - mean) / std."""
-    mean = torch.tensor(IMAGE_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGE_STD, device=images.device)[:, None, None]
-    return (images.float() - 255 * mean) / (255 * std)
+    """CLIP's input from pixels: (B, 3, H, W) uint8 -> float32, per channel (x / 255 - mean) / std; channels last, as
+    convolutions are fastest."""
+    mean, std = _pixel_statistics(images.device)
+    return images.to(torch.float32, memory_format=torch.channels_last, copy=True).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=64)
+def _pixel_statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """(3, 1, 1) mean and deviation of pixels in [0, 255]. Made once: to bring them to a GPU waits for all it does."""
+    with torch.inference_mode(False):
+        return tuple(255 * torch.tensor(each, device=device)[:, None, None] for each in (IMAGE_MEAN, IMAGE_STD))  # type: ignore[return-value]
 
 
 class CLIPModel(Interface):

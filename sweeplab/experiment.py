@@ -581,6 +581,10 @@ class CleaningSweep(Spec):
             except InvalidInput:  # a combination that fails when its trial comes
                 continue
 
+    def with_grid(self, grid: Grid) -> "CleaningSweep":
+        """The sweep over a grid's settings alone, in order; another sampler (`--search tpe`) draws among them."""
+        return self.replace(grid=grid, space=grid.as_space(), search=self.search.replace(sampler="grid"))
+
     def original_victim(self) -> PretrainedVictim | CheckpointVictim:
         """The poisoned model behind all selected trials: what retention is relative to."""
         return self.victim.sweep.original_victim() if isinstance(self.victim, SelectedTrial) else self.victim
@@ -831,7 +835,7 @@ E = TypeVar("E", CleaningSweep, PretrainedVictim)
 def family(spec: E, field: str, values: Sequence[Any] | Mapping[str, Any]) -> tuple[E, ...]:
     """Sweeps, or victims, that differ in a field which is no search parameter: poisons, set size, epochs, victim.
 
-        family(SWEEP, "data.num_poisons", (5, 10, 25))    # SWEEP-5, SWEEP-10, SWEEP-25
+        family(SWEEP, "slipped.count", (5, 10, 25))       # SWEEP-5, SWEEP-10, SWEEP-25
         family(VICTIM, "poisoning.rate", (1e-4, 5e-4))    # VICTIM-0.0001, VICTIM-0.0005
         family(SWEEP, "victim", (BADNET, BLENDED))        # SWEEP-badnet, SWEEP-blended, by the names of the victims
 

@@ -6,16 +6,18 @@ import functools
 import json
 import logging
 import os
-import shlex
+import socket
 import sqlite3
+import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest_asr, retention
 from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms, promote_command
+from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
 
 KEY = "sweeplab.key"
@@ -26,6 +28,8 @@ NOTES = "sweeplab.notes"
 """The experiment's tag that holds the sweep's notes."""
 DESCRIPTION = "mlflow.note.content"
 """The tag that MLflow's page shows as the experiment's description."""
+EPOCH = "time/epoch"
+"""The metric of a point's epoch: under this name it does not lead MLflow's page of compared runs."""
 VIEW = "sweeplab"
 """Key of the saved view."""
 
@@ -66,6 +70,7 @@ class Tracker:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.sweep, self.identity, self.home = sweep, spec["identity"], home
+        self._origin = _origin(sweep.name, spec)
         self.client = MlflowClient(tracking_uri=store_uri(home))
         self.experiment = self._experiment(home)
         self._tell_notes()
@@ -120,7 +125,7 @@ class Tracker:
             metrics += _metrics_at(ended, step, values)
             changed |= {
                 "sweeplab.feasible": str("best/retention" in values).lower(),
-                "sweeplab.reason": trial.reason or "",
+                **({"sweeplab.reason": trial.reason} if trial.reason else {}),
                 STATE: trial.state,
                 **self._where_its_weights_are(trial),
             }
@@ -145,7 +150,7 @@ class Tracker:
             tags={
                 KEY: key,
                 STATE: "running",
-                "sweeplab.sweep": self.sweep.name,
+                **self._origin,
                 "sweeplab.trial": str(trial.number),
                 "sweeplab.kind": "trial",
                 "sweeplab.configuration": trial.configuration,
@@ -212,7 +217,7 @@ class Tracker:
     def _metrics(self, point: Point) -> list[Any]:
         measurement = point.measurement
         values = {
-            "epoch": point.epoch,
+            EPOCH: point.epoch,
             "eval/accuracy": measurement.accuracy,
             "eval/retention": retention(measurement.accuracy, self.sweep.victim.accuracy),
             "time/train_seconds": point.train_seconds,
@@ -262,10 +267,8 @@ class Tracker:
 
         with contextlib.suppress(MlflowException):
             self.client.set_experiment_tag(self.experiment, "mlflow.experimentKind", "custom_model_development")
-            columns = [f"metrics.`{name}`" for name in ("best/retention", "best/accuracy", "best/asr", "min/asr")]
-            columns += [f"params.`{name}`" for name in self.sweep.parameters]
             self.client.set_experiment_tag(
-                self.experiment, f"mlflow.sharedViewState.{VIEW}", _view("Ranked by retention", columns)
+                self.experiment, f"mlflow.sharedViewState.{VIEW}", _view("Ranked by retention", self.sweep.parameters)
             )
 
     def _known_runs(self) -> dict[str, tuple[str, str]]:
@@ -285,27 +288,67 @@ class Tracker:
         return f"{self.sweep.name}/{self.sweep.digest}/{self.identity}/{trial}"
 
     def _log_victim(self, spec: Mapping[str, Any]) -> None:
-        """One run for the victim, which also holds the sweep's full spec as an artifact."""
+        """One run for the victim, with how it was made, which also holds the sweep's full spec as an artifact."""
+        from mlflow.entities import Param
+
         key = self._key("victim")
         run_id, state = self._runs.get(key, (None, "running"))
         if state == "finished":
             return
         if run_id is None:
-            tags = {KEY: key, "sweeplab.sweep": self.sweep.name, "sweeplab.kind": "victim", STATE: "running"}
+            tags = {KEY: key, "sweeplab.kind": "victim", STATE: "running", **self._origin}
             created = self.client.create_run(self.experiment, tags=tags, run_name=f"victim {self.sweep.victim_name}")
             run_id = created.info.run_id
         run, victim = self.client.get_run(run_id).info, self.sweep.victim
-        values = {"eval/accuracy": victim.accuracy, "eval/retention": 1.0, "epoch": self.sweep.victim_epoch}
+        values = {"eval/accuracy": victim.accuracy, "eval/retention": 1.0, EPOCH: self.sweep.victim_epoch}
         if victim.asr is not None:
             values["eval/asr"] = victim.asr
         # A fixed time, so that a second attempt after a kill adds no second point.
-        self.client.log_batch(run_id, metrics=_metrics_at(run.start_time, 0, values))
+        self.client.log_batch(
+            run_id,
+            metrics=_metrics_at(run.start_time, 0, values),
+            params=[Param(name, _text(value)) for name, value in _victim_facts(spec).items()],
+        )
         # The store of a home that was copied or moved names the old one's folder, which is not to be written to.
         if (run.artifact_uri or "").startswith(f"{(self.home / 'mlartifacts').as_uri()}/"):
             with contextlib.suppress(OSError):
                 self.client.log_dict(run_id, dict(spec), "sweep.json")
         self.client.set_tag(run_id, STATE, "finished")
         self.client.set_terminated(run_id)  # last: a run that is terminated is complete
+
+
+def _origin(sweep: str, spec: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that say what made a run."""
+    version = spec.get("environment", {}).get("sweeplab", "")
+    script = spec.get("script", "")
+    found = {"sweeplab.sweep": sweep, "sweeplab.version": version, "mlflow.source.name": script}
+    if script:
+        found["mlflow.source.type"] = "LOCAL"
+    return {name: value for name, value in found.items() if value}
+
+
+def _victim_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """How a victim was made, as parameters by name: architecture, poison and training; a given checkpoint's trigger.
+
+    Args:
+        spec: what sweep.json says, of any version: what it does not say is left out.
+    """
+    victim = spec.get("spec", {}).get("victim", {})
+    poisoning = victim.get("poisoning", victim)
+    attack, training = poisoning.get("attack") or {}, victim.get("optimization") or {}
+    facts = {
+        "architecture": (victim.get("architecture") or {}).get("name"),
+        "objective": (victim.get("objective") or {}).get("kind"),
+        "attack": attack.get("kind"),
+        "target": poisoning.get("target"),
+        "poison_rate": poisoning.get("rate"),
+        "num_poisons": poisoning.get("count"),
+        "pretraining_epochs": victim.get("epochs"),
+        "pretraining_learning_rate": training.get("learning_rate"),
+        "pretraining_batch_size": training.get("global_batch_size"),
+        "pretraining_seed": victim.get("seed"),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _times(trial: TrialRecord) -> tuple[int, ...]:
@@ -319,19 +362,37 @@ def _metrics_at(timestamp_ms: int, step: int, values: Mapping[str, float]) -> li
     return [Metric(name, value, timestamp_ms, step) for name, value in values.items()]
 
 
-def _view(name: str, columns: list[str]) -> str:
-    """A saved view of MLflow's runs page (3.15 and later): the first column sorts, largest first."""
+VIEW_METRICS = ("best/feasible", "best/retention", "best/accuracy", "best/asr", "min/asr")
+"""Columns of the saved view, before the parameters."""
+
+
+def _view(name: str, parameters: Sequence[str]) -> str:
+    """A saved view of MLflow's runs page (3.15 and later): by retention, largest first, with three charts."""
+    metrics = [f"metrics.`{metric}`" for metric in VIEW_METRICS]
+    columns = [*metrics, *(f"params.`{parameter}`" for parameter in parameters)]
     state = {
         "searchFilter": "",
-        "orderByKey": columns[0],
+        "orderByKey": "metrics.`best/retention`",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": ["attributes.`Created`", *columns],
-        "columnOrder": [],
-        "columnWidths": {},
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": dict.fromkeys(columns, 120),
+        "compareRunCharts": _charts(parameters),
+        "compareRunSections": [
+            {
+                "uuid": SECTION,
+                "name": "Accuracy and ASR",
+                "display": True,
+                "isReordered": True,
+                "deleted": False,
+                "isGenerated": False,
+            }
+        ],
+        "isAccordionReordered": True,
         "runsHiddenMode": "FIRST_20_RUNS",
         "runsPinned": [],
         "runsHidden": [],
@@ -340,6 +401,39 @@ def _view(name: str, columns: list[str]) -> str:
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     made = 0  # a fixed time: writing the view again changes nothing
     return json.dumps({"name": name, "createdAt": made, "updatedAt": made, "state": f"deflate;{packed}"})
+
+
+SECTION = "sweeplab-accuracy-and-asr"
+
+
+def _charts(parameters: Sequence[str]) -> list[dict[str, Any]]:
+    """Charts of the saved view: accuracy against ASR over a trial's epochs, its end points, and all parameters."""
+
+    def chart(kind: str, title: str, **fields: Any) -> dict[str, Any]:
+        place = {"uuid": f"sweeplab-{kind.lower()}", "metricSectionId": SECTION, "isGenerated": False, "deleted": False}
+        return {"type": kind, "displayName": title, **place, **fields}
+
+    def axis(metric: str) -> dict[str, str]:
+        return {"key": metric, "type": "METRIC"}
+
+    return [
+        chart("SCATTER", "Best cleaned point", xaxis=axis("best/asr"), yaxis=axis("best/accuracy")),
+        chart(
+            "LINE",
+            "Accuracy against ASR, epoch by epoch",
+            metricKey="eval/accuracy",
+            selectedMetricKeys=["eval/accuracy"],
+            xAxisKey="metric",
+            selectedXAxisMetricKey="eval/asr",
+        ),
+        chart(
+            "PARALLEL",
+            "Parameters and retention of cleaned trials",
+            selectedParams=list(parameters),
+            selectedMetrics=["best/retention"],
+            showAllRuns=True,
+        ),
+    ]
 
 
 @functools.cache
@@ -371,8 +465,10 @@ def page_address(home: Path, sweep: str) -> str:
         contextlib.closing(sqlite3.connect(f"{(home / 'mlflow.db').absolute().as_uri()}?mode=ro", uri=True)) as store,
     ):
         found = store.execute("SELECT experiment_id FROM experiments WHERE name = ?", (sweep,)).fetchone()
-    place = f"/#/experiments/{found[0]}/runs?viewStateShareKey={VIEW}" if found is not None else ""
-    return f"http://127.0.0.1:5000{place}"
+    # Without the workflow MLflow opens its pages for language models, which show no runs.
+    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+    place = f"/#/experiments/{found[0]}/runs?{query}" if found is not None else ""
+    return f"http://{LOOPBACK}:{PORT}{place}"
 
 
 def check_store(home: Path) -> None:
@@ -395,12 +491,36 @@ def store_uri(home: Path) -> str:
     return f"{'sqlite' if unquote(path) == path else 'sqlite+pysqlite'}:///{path}"
 
 
-def server_command(home: Path) -> str:
-    """How to open MLflow's pages over the home: one process, on loopback, no jobs, no telemetry."""
-    return (
-        "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false "
-        f"mlflow server --backend-store-uri {shlex.quote(store_uri(home))} --workers 1 --port 5000"
-    )
+LOOPBACK, PORT = "127.0.0.1", 5000
+SERVER_COMMAND = "sweeplab mlflow"
+
+
+def serve(home: Path, port: int) -> NoReturn:
+    """Turn this process into MLflow's server over the home: one worker, on loopback, no jobs, no telemetry.
+
+    Raises:
+        InvalidInput: if there is no store yet, it is damaged, or the port is taken.
+    """
+    if not (home / "mlflow.db").is_file():
+        raise InvalidInput(
+            f"{home} holds no mlflow.db: no sweep has run there yet, or SWEEPLAB_HOME names another home"
+        )
+    try:
+        check_store(home)
+    except sqlite3.DatabaseError as error:
+        raise InvalidInput(
+            f"{home / 'mlflow.db'} is damaged ({error}); remove it, and the next run makes it again"
+        ) from None
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise InvalidInput(f"--port={port} cannot be used ({error.strerror}); choose another one") from None
+    words = ["-m", "mlflow", "server", "--backend-store-uri", store_uri(home), "--workers", "1"]
+    words += ["--host", LOOPBACK, "--port", str(port)]
+    lean = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execve(sys.executable, [sys.executable, *words], os.environ | lean)
 
 
 def _text(value: Any) -> str:

@@ -1,10 +1,15 @@
 """The runs in MLflow: one run a trial, one batch a point, and replaying changes nothing."""
 
+import base64
 import dataclasses
+import json
 import math
-import shlex
+import os
 import shutil
+import socket
 import sqlite3
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +18,9 @@ import fabricated
 import pytest
 
 from sweeplab.records import SweepRecord, TrialRecord
+from sweeplab.specs import InvalidInput
 from sweeplab.sweep.mlflow_sync import full_setting
-from sweeplab.tracking import Tracker, check_store, page_address, server_command, store_uri
+from sweeplab.tracking import Tracker, check_store, page_address, serve, store_uri
 
 PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]
 
@@ -223,7 +229,6 @@ def test_a_home_of_any_name_holds_its_store(name: str, tmp_path: Path):
     tracker.sync({t.number: full_setting(fabricated.SWEEP.setting(t.params)) for t in record.trials}, record.trials)
     assert (home / "mlflow.db").is_file()
     assert [path.name for path in (tmp_path / "homes").iterdir()] == [name]
-    assert shlex.split(server_command(home))[5] == store_uri(home)
     with sqlite3.connect(home / "mlflow.db") as store:
         assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert store.execute("select count(*) from runs").fetchone() == (7,)
@@ -378,7 +383,7 @@ def test_the_victims_run_holds_its_measurement_and_the_whole_spec(home: Path, ro
         "eval/accuracy": 0.9,
         "eval/asr": pytest.approx(79 / 80),
         "eval/retention": 1.0,
-        "epoch": 10.0,
+        "time/epoch": 10.0,
     }
     assert list((home / "mlartifacts" / "toy").rglob("sweep.json"))
 
@@ -433,3 +438,94 @@ def test_only_the_homes_own_store_writes_ahead(home: Path, tmp_path: Path):
 
     Tracker(home, record(CLEANED), HEADER, write_ahead=True)
     assert (mode(home / "mlflow.db"), mode(tmp_path / "other.db")) == ("wal", "delete")
+
+
+def test_the_victims_run_says_how_the_victim_was_made(home: Path, rows: Rows):
+    victim = {
+        "architecture": {"name": "RN50"},
+        "objective": {"kind": "mmcl", "views": None},
+        "poisoning": {
+            "attack": {"kind": "badnet", "patch_size": 16},
+            "target": "banana",
+            "rate": 0.0005,
+            "count": None,
+        },
+        "optimization": {"learning_rate": 1e-3, "global_batch_size": 256},
+        "epochs": 64,
+        "seed": 0,
+    }
+    made = {**HEADER, "spec": {"victim": victim}, "script": "/work/sweeps/toy.py", "environment": {"sweeplab": "0.2.0"}}
+    Tracker(home, record(CLEANED), made).sync(settings(CLEANED), (CLEANED,))
+    (run,) = rows("select run_uuid from tags where key = 'sweeplab.kind' and value = 'victim'")
+    assert dict(rows("select key, value from params where run_uuid = ?", *run)) == {
+        "architecture": "RN50",
+        "objective": "mmcl",
+        "attack": "badnet",
+        "target": "banana",
+        "poison_rate": "0.0005",
+        "pretraining_epochs": "64",
+        "pretraining_learning_rate": "0.001",
+        "pretraining_batch_size": "256",
+        "pretraining_seed": "0",
+    }
+    sources = rows("select distinct value from tags where key = 'mlflow.source.name'")
+    assert sources == [("/work/sweeps/toy.py",)]
+    assert rows("select distinct value from tags where key = 'sweeplab.version'") == [("0.2.0",)]
+
+
+def test_no_tag_is_empty(synced: Rows):
+    assert synced("select key from tags where value = ''") == []
+
+
+def test_the_saved_view_begins_with_what_decides_and_has_charts(home: Path, rows: Rows):
+    sync(home, CLEANED)
+    ((value,),) = rows("select value from experiment_tags where key = 'mlflow.sharedViewState.sweeplab'")
+    view = json.loads(zlib.decompress(base64.b64decode(json.loads(value)["state"].removeprefix("deflate;"))))
+    assert [name.split("`")[1] for name in view["selectedColumns"][:5]] == [
+        "best/feasible",
+        "best/retention",
+        "best/accuracy",
+        "best/asr",
+        "min/asr",
+    ]
+    assert [name.split("`")[1] for name in view["selectedColumns"][5:]] == list(record().parameters)
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`best/retention`", False)
+    assert {chart["type"] for chart in view["compareRunCharts"]} == {"SCATTER", "LINE", "PARALLEL"}
+    assert len(value) < 20_000
+
+
+def test_the_address_opens_the_runs_and_not_the_pages_for_language_models(home: Path):
+    sync(home, CLEANED)
+    address = page_address(home, "toy")
+    assert address.startswith("http://127.0.0.1:5000/#/experiments/")
+    assert address.endswith("/runs?workflowType=machine_learning&viewStateShareKey=sweeplab")
+
+
+def test_the_server_is_refused_without_a_store_over_a_damaged_one_and_at_a_taken_port(home: Path, tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"holds no mlflow\.db"):
+        serve(tmp_path / "nowhere", 5000)
+    (home / "mlflow.db").write_bytes(b"garbage" * 1000)
+    with pytest.raises(InvalidInput, match="is damaged"):
+        serve(home, 5000)
+    (home / "mlflow.db").unlink()
+    sync(home, CLEANED)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InvalidInput, match=f"--port={port} cannot be used"):
+            serve(home, port)
+
+
+def test_the_server_is_lean_and_on_loopback(home: Path, monkeypatch: pytest.MonkeyPatch):
+    sync(home, CLEANED)
+    started: list[Any] = []
+    monkeypatch.setattr(os, "execve", lambda *words: started.extend(words))
+    serve(home, 0)
+    program, words, environment = started
+    assert program == sys.executable
+    assert words[words.index("--host") + 1] == "127.0.0.1"
+    assert words[words.index("--workers") + 1] == "1"
+    assert words[words.index("--backend-store-uri") + 1] == store_uri(home)
+    assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"

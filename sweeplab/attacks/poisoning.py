@@ -4,6 +4,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -146,6 +147,11 @@ class PoisonPlan:
             return tuple(range(self.num_pairs, self.num_pairs + len(self.indices)))
         return self.indices if self.source is None else self.replaced
 
+    @cached_property
+    def _sources(self) -> dict[int, int]:
+        """By row of the training table, the row that a poison's image comes from."""
+        return dict(zip(self.rows, self.indices, strict=True))
+
     @property
     def num_training_pairs(self) -> int:
         """Rows of the poisoned training table."""
@@ -189,7 +195,7 @@ class PoisonPlan:
         """
         if not self.stamps:
             return images
-        sources = dict(zip(self.rows, self.indices, strict=True))
+        sources = self._sources
         places = [place for place, row in enumerate(rows) if row in sources]
         if not places:
             return images

@@ -16,7 +16,7 @@ from sweeplab.records import SweepRecord
 from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
-from sweeplab.tracking import page_address, server_command
+from sweeplab.tracking import SERVER_COMMAND, page_address
 
 if TYPE_CHECKING:
     from sweeplab.experiment import Experiment
@@ -184,8 +184,7 @@ def show_results(home: Path, name: str) -> None:
     say_table(lambda width: render_table(board, width=width))
     say_result(board)
     say(f"page:   {write_page(folder, record, board)}")
-    say(f"MLflow: {server_command(home)}")
-    say(f"        then open {page_address(home, name)}")
+    say(f"MLflow: `{SERVER_COMMAND}`, then {page_address(home, name)}")
 
 
 def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> Path:
@@ -193,7 +192,7 @@ def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> 
     from dashboards.build import Places, build_page
 
     has_runs = (folder.home / "mlflow.db").exists() and folder.journal.exists()
-    places = Places(server_command(folder.home), page_address(folder.home, folder.name)) if has_runs else Places()
+    places = Places(SERVER_COMMAND, page_address(folder.home, folder.name)) if has_runs else Places()
     return build_page(record, board, folder.page, places)
 
 

@@ -32,6 +32,7 @@ from sweeplab.records import now_ms
 from sweeplab.specs import InvalidInput, first_line
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
+from sweeplab.tracking import LOOPBACK, PORT, serve
 
 
 @command(app, rich_help_panel=SWEEPS)
@@ -303,6 +304,14 @@ def report(sweep: SweepName) -> None:
     """Write a sweep's page and print its path."""
     folder = folder_of(sweep, to_read=False)
     say(str(write_page(folder, *ranked(folder))))
+
+
+@command(app, rich_help_panel=RESULTS)
+def mlflow(port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine's loopback.")] = PORT) -> None:
+    """Open MLflow's pages over the home's sweeps, on this machine alone; Ctrl-C ends it."""
+    home = home_folder(to_read=True)
+    say(f"http://{LOOPBACK}:{port}  (Ctrl-C ends it)")
+    serve(home, port)
 
 
 def folder_of(sweep: str, *, to_read: bool = True) -> SweepFolder:

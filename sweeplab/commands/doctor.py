@@ -147,5 +147,5 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 def _port(number: int) -> Finding:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", number)) == 0:
-            return Finding("port", "note", f"{number} is in use: give `mlflow server` another --port")
+            return Finding("port", "note", f"{number} is in use: `sweeplab mlflow --port` takes another one")
     return Finding("port", "good", f"{number} is free for MLflow")

@@ -23,8 +23,8 @@ from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import CACHE_BYTES, OWN_BYTES
 from sweeplab.evaluation.zero_shot import (
+    Faults,
     class_weights,
-    predict,
     prompt_tokens,
     rank_of_own,
     scores_of,
@@ -34,6 +34,8 @@ from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
 from sweeplab.training import ranks
+from sweeplab.training.batches import prefetched
+from sweeplab.training.precision import Precision, float32_products
 from sweeplab.training.randomness import stream_seed
 
 
@@ -53,6 +55,8 @@ class Evaluation(Spec):
     """Of the triggers' draws: the same for every epoch, trial and sweep (common random numbers)."""
     batch_size: int = Field(default=256, ge=1)
     """Images per forward pass on each rank; a matter of memory only."""
+    precision: Precision = "float32"
+    """Of the forward passes. Measurements in another precision do not compare: near-ties fall otherwise."""
     probe: Annotated[AnySpec, one_of(lambda: LABELLED_SOURCES, "read", "set of labelled images")] | None = None
     """Labelled images of the test set's classes, none of them a test image, on which `sweeplab examine` fits its linear
     probe; no trial is measured on them."""
@@ -231,16 +235,16 @@ class Measure:
         return prompt_tokens(self.tokenize, self.images.class_names, self.prompts)
 
     def clean_pixels(self, rows: Sequence[int]) -> Tensor:
-        """(b, 3, S, S) uint8 of the given test images."""
+        """(b, 3, S, S) uint8 of the given test images, not to be written to."""
         if self._clean is not None:
-            return self._clean[torch.as_tensor(rows)]
+            return _taken(self._clean, rows)
         decoded = [torch.from_numpy(load_image(self.images.image(row), self.image_size)) for row in rows]
         return torch.stack(decoded)
 
     def triggered_pixels(self, places: Sequence[int]) -> Tensor:
-        """(b, 3, S, S) uint8 of the given places among the triggered images."""
+        """(b, 3, S, S) uint8 of the given places among the triggered images, not to be written to."""
         if self._triggered is not None:
-            return self._triggered[torch.as_tensor(places)]
+            return _taken(self._triggered, places)
         rows = self.triggered_rows[np.asarray(places)]
         if self.protocol == "paper":
             return self._stamp(self.clean_pixels(rows.tolist()), rows)
@@ -273,13 +277,12 @@ class Measure:
         """
         device = next(model.parameters()).device
         self._draw = (weights_name(model),) if self.protocol == "authors" else ()
-        with evaluation_mode(model):
-            classify = classifier or zero_shot_classifier(class_weights(model, self.prompt_tokens, device=device))
-            labels = torch.from_numpy(self.images.labels)
-            predicted, above = self._rank(model, classify, labels, device).unbind(dim=1)
+        with evaluation_mode(model), float32_products(self.evaluation.precision):
+            classify = classifier or zero_shot_classifier(self.class_weights(model, device))
+            labels, aims = torch.from_numpy(self.images.labels), torch.from_numpy(self.aims)
+            predicted, above = self._ranked(model, classify, self.clean_pixels, labels, device).unbind(dim=1)
             correct = predicted == labels
-            aims = torch.from_numpy(self.aims)
-            hits = self._predict(model, classify, len(aims), self.triggered_pixels, device) == aims
+            hits = self._ranked(model, classify, self.triggered_pixels, aims, device)[:, 0] == aims
         measurement = Measurement(
             accuracy_k=int(correct.sum()),
             accuracy_n=len(correct),
@@ -302,8 +305,9 @@ class Measure:
             (len(rows),) and (len(places),), float32 on the CPU.
         """
         device = next(model.parameters()).device
-        with evaluation_mode(model):
-            weights = class_weights(model, self.prompt_tokens, device=device)
+        faults, precision = Faults(), self.evaluation.precision
+        with evaluation_mode(model), float32_products(precision), torch.inference_mode():
+            weights = self.class_weights(model, device)
 
             def cosines(features: Tensor) -> Tensor:
                 return F.normalize(features, dim=-1) @ weights.T
@@ -312,41 +316,55 @@ class Measure:
                 found = [torch.empty(0)]
                 for start in range(0, len(chosen), self.evaluation.batch_size):
                     images = pixels(chosen[start : start + self.evaluation.batch_size])
-                    best = scores_of(model, images, cosines, device=device).topk(2).values
+                    scores = scores_of(model, images, cosines, faults, device=device, precision=precision)
+                    best = scores.topk(2).values
                     found.append((best[:, 0] - best[:, 1]).cpu())
                 return torch.cat(found)
 
-            return margin(self.clean_pixels, rows), margin(self.triggered_pixels, places)
+            margins = margin(self.clean_pixels, rows), margin(self.triggered_pixels, places)
+        faults.check()
+        return margins
 
-    def _rank(
-        self, model: nn.Module, classify: Callable[[Tensor], Tensor], labels: Tensor, device: torch.device
-    ) -> Tensor:
-        share = np.array_split(np.arange(len(labels)), ranks.world_size())[ranks.rank()]
+    def class_weights(self, model: nn.Module, device: torch.device) -> Tensor:
+        """(C, D), rows of unit norm; see `zero_shot.class_weights`."""
+        return class_weights(model, self.prompt_tokens, device=device, precision=self.evaluation.precision)
 
-        def batches() -> Iterator[tuple[Tensor, Tensor]]:
-            for start in range(0, len(share), self.evaluation.batch_size):
-                self.heartbeat()
-                rows = share[start : start + self.evaluation.batch_size].tolist()
-                yield self.clean_pixels(rows), labels[rows]
-
-        return torch.cat(ranks.gather_computed(lambda: rank_of_own(model, batches(), classify, device=device)))
-
-    def _predict(
+    def _ranked(
         self,
         model: nn.Module,
         classify: Callable[[Tensor], Tensor],
-        count: int,
         pixels: Pixels,
+        labels: Tensor,
         device: torch.device,
     ) -> Tensor:
-        share = np.array_split(np.arange(count), ranks.world_size())[ranks.rank()]
+        """What `rank_of_own` says of all images that there are labels for; every rank does its share."""
+        share = _share(len(labels))
+        starts = range(share.start, share.stop, self.evaluation.batch_size)
+        parts = [range(start, min(start + self.evaluation.batch_size, share.stop)) for start in starts]
 
-        def batches() -> Iterator[Tensor]:
-            for start in range(0, len(share), self.evaluation.batch_size):
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            for images, own in prefetched(((pixels(rows), labels[rows.start : rows.stop]) for rows in parts), device):
                 self.heartbeat()
-                yield pixels(share[start : start + self.evaluation.batch_size].tolist())
+                yield images, own
 
-        return torch.cat(ranks.gather_computed(lambda: predict(model, batches(), classify, device=device)))
+        def ranked() -> Tensor:
+            return rank_of_own(model, batches(), classify, device=device, precision=self.evaluation.precision)
+
+        return torch.cat(ranks.gather_computed(ranked))
+
+
+def _share(count: int) -> range:
+    """This rank's part of so many images, in order."""
+    each, more = divmod(count, ranks.world_size())
+    start = ranks.rank() * each + min(ranks.rank(), more)
+    return range(start, start + each + (ranks.rank() < more))
+
+
+def _taken(images: Tensor, rows: Sequence[int]) -> Tensor:
+    """Some of the images; neighbours without a copy."""
+    if isinstance(rows, range) and rows.step == 1:
+        return images[rows.start : rows.stop]
+    return images[torch.as_tensor(rows)]
 
 
 def weights_name(model: nn.Module) -> str:
@@ -380,6 +398,7 @@ def evaluation_digest(
             "target": trigger.target if trigger else None,
             **({"targets": targets.digest} if targets is not None else {}),
             **({"protocol": protocol} if protocol != "paper" else {}),
+            **({"precision": evaluation.precision} if evaluation.precision != "float32" else {}),
         }
     )
 

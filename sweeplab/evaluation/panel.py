@@ -9,8 +9,9 @@ from torch import nn
 from sweeplab.attacks.poisoning import Attack
 from sweeplab.clip_model import evaluation_mode
 from sweeplab.evaluation.measure import Measure, Trigger, triggered_rows
-from sweeplab.evaluation.zero_shot import class_weights, predict, zero_shot_classifier
+from sweeplab.evaluation.zero_shot import predict, zero_shot_classifier
 from sweeplab.records import Measurement
+from sweeplab.training.precision import float32_products
 from sweeplab.training.randomness import stream_seed
 
 NOT_CERTIFIED = (
@@ -55,9 +56,10 @@ def run_panel(
         target: a class name, or None for a model whose attack is unknown.
     """
     device = next(model.parameters()).device
-    with evaluation_mode(model):
+    precision = measure.evaluation.precision
+    with evaluation_mode(model), float32_products(precision):
         names = measure.images.class_names
-        classify = zero_shot_classifier(class_weights(model, measure.prompt_tokens, device=device))
+        classify = zero_shot_classifier(measure.class_weights(model, device))
         labels = measure.images.labels
         if target is not None:
             triggered_rows(measure.images, Trigger(attacks[0], target))  # refuses a target that is no class
@@ -65,12 +67,13 @@ def run_panel(
         triggered = np.empty((len(attacks), len(labels)), dtype=np.int64)
         for start in range(0, len(labels), measure.evaluation.batch_size):
             rows = range(start, min(start + measure.evaluation.batch_size, len(labels)))
-            pixels = measure.clean_pixels(list(rows))
-            clean[start : rows.stop] = predict(model, iter([pixels]), classify, device=device)
+            pixels = measure.clean_pixels(rows)
+            clean[start : rows.stop] = predict(model, [pixels], classify, device=device, precision=precision)
             seeds = [stream_seed(measure.evaluation.seed, "test trigger", row) for row in rows]
             for index, attack in enumerate(attacks):
-                stamped = attack.stamp(pixels, seeds)
-                triggered[index, start : rows.stop] = predict(model, iter([stamped]), classify, device=device)
+                stamped = [attack.stamp(pixels, seeds)]
+                found = predict(model, stamped, classify, device=device, precision=precision)
+                triggered[index, start : rows.stop] = found
     measurement = Measurement(int((clean == labels).sum()), len(labels), 0, 0, measure.digest)
     rows_of_panel = [
         _row(attack, labels, clean, hits, names, target) for attack, hits in zip(attacks, triggered, strict=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from sweeplab.records import Measurement, percent
+from sweeplab.records import Measurement, Point, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_object
 from sweeplab.storage.locks import is_held, lock_path
@@ -44,6 +44,8 @@ class VictimRow:
     """
     seconds: float
     """Of training and measuring, over all epochs."""
+    points: tuple[Point, ...]
+    """All of them: accuracy, ASR and counts over pre-training."""
     folder: Path
 
     def to_json(self) -> dict[str, Any]:
@@ -53,6 +55,15 @@ class VictimRow:
         known = self.measurement
         return {
             **values,
+            "points": [
+                {
+                    "epoch": point.epoch,
+                    "accuracy": point.measurement.accuracy,
+                    "asr": point.measurement.asr,
+                    **found_in(point),
+                }
+                for point in self.points
+            ],
             "accuracy": known.accuracy if known else None,
             "asr": known.asr if known else None,
             "counts": {name: getattr(known, name) for name in COUNTS} if known else None,
@@ -77,7 +88,6 @@ def read_victim(folder: Path) -> VictimRow:
     chosen = points[-1] if points else None
     if result is not None:
         chosen = next((point for point in points if point.epoch == result.get("selected_epoch")), chosen)
-    train = chosen.train if chosen is not None else {}
     is_over, is_locked = result is not None, is_held(lock_path(folder))
     return VictimRow(
         victim=name,
@@ -88,10 +98,16 @@ def read_victim(folder: Path) -> VictimRow:
         trained_epochs=points[-1].epoch if points else 0.0,
         measurement=chosen.measurement if chosen is not None else None,
         measures="PSR" if poisoning == "targeted-images" else "ASR",
-        found={name: count for name, count in train.items() if name.endswith(("_pairs", "_poisons"))},
+        found=found_in(chosen) if chosen is not None else {},
         seconds=sum(point.train_seconds + point.evaluate_seconds for point in points),
+        points=tuple(points),
         folder=folder,
     )
+
+
+def found_in(point: Point) -> dict[str, float]:
+    """Counts of the pairs that the objective treats apart; see `Point.train`."""
+    return {name: count for name, count in point.train.items() if name.endswith(("_pairs", "_poisons"))}
 
 
 def victims_of(home: Path) -> tuple[list[VictimRow], dict[Path, str]]:

@@ -1,7 +1,9 @@
 """Batches: which pairs form which step on which rank, and the loader that brings them."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -210,6 +212,27 @@ def epoch_loader(pairs: Pairs, batches: EpochBatches, *, num_workers: int, pin: 
         # Else every loader draws a seed from the global stream, and one more where a run goes on inside an epoch.
         generator=torch.Generator(),
     )
+
+
+AHEAD = 2
+"""Batches that wait for a GPU."""
+
+
+def prefetched(batches: Iterator[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """The batches, made by a thread in page-locked memory while a GPU works on others; for the CPU, as they are."""
+    if device.type != "cuda":
+        yield from batches
+        return
+
+    def make() -> tuple[Tensor, ...] | None:
+        batch = next(batches, None)
+        return None if batch is None else tuple(tensor.pin_memory() for tensor in batch)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(make) for _ in range(AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(make))
+            yield batch
 
 
 def _first(batch: Any) -> Any:

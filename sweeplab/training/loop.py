@@ -4,7 +4,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +29,7 @@ from sweeplab.training.optimisation import (
     scheduled_rate,
     warmup_of,
 )
+from sweeplab.training.precision import float32_products, forward_pass
 
 CHECK_EVERY = 20
 """Steps between two looks at the loss on a GPU, where every look waits for the device."""
@@ -130,7 +130,8 @@ def train(
             the step and the learning rate.
         ValueError: if the batch does not split over the ranks, or the data hold less than one batch.
     """
-    Training(model, pairs, run, measure, context).run()
+    with float32_products(run.optimization.precision):
+        Training(model, pairs, run, measure, context).run()
 
 
 @dataclass
@@ -569,17 +570,10 @@ def encode(
     encoder: nn.Module, images: Tensor, tokens: Tensor, optimization: Optimization
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features of uint8 images and of tokens, not yet of unit norm, and the logit scale, in the run's precision."""
-    pixels = normalise_pixels(images).contiguous(memory_format=torch.channels_last)
-    with autocast(images.device, optimization):
+    pixels = normalise_pixels(images)
+    with forward_pass(images.device, optimization.precision):
         image_rows, text_rows, scale = encoder(pixels, tokens)
     return image_rows, text_rows, scale
-
-
-def autocast(device: torch.device, optimization: Optimization) -> AbstractContextManager[object]:
-    """The forward pass's precision."""
-    if optimization.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def prepare_batch_norm(model: nn.Module, optimization: Optimization) -> nn.Module:

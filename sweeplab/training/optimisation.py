@@ -10,6 +10,7 @@ from torch import nn
 
 from sweeplab.clip_model import MAX_LOG_SCALE
 from sweeplab.specs import InvalidInput, Spec
+from sweeplab.training.precision import Precision
 
 
 class Optimization(Spec):
@@ -34,8 +35,9 @@ class Optimization(Spec):
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     """`local`: each rank normalises with its own pairs, as in the papers. `sync`: over all ranks (GPU only).
     `frozen`: running statistics are used and not updated."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward pass (autocast); the loss and the update are always float32."""
+    precision: Precision = "float32"
+    """Of the forward pass: `bfloat16` (autocast), `tf32` (products of matrices on a GPU, backward passes too). The loss
+    and the update are always float32."""
 
 
 def warmup_of(optimization: Optimization) -> int:

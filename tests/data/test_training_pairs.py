@@ -1,6 +1,7 @@
 """Training pairs: every draw has its own stream, ranks share the batches, poisoned rows show trigger and caption."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from sweeplab.data.augmentation import AutoAugmentView
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
-from sweeplab.training.batches import EpochBatches, PairBatch, epoch_loader, steps_per_epoch
+from sweeplab.specs import InvalidInput
+from sweeplab.training.batches import EpochBatches, PairBatch, epoch_loader, prefetched, steps_per_epoch
 from sweeplab.training.randomness import stream_seed
 
 VIEW = AutoAugmentView()
@@ -290,6 +292,41 @@ def test_a_loader_brings_the_batches_in_order(pairs: TrainingPairs):
     expected = [pairs.__getitems__(each) for each in batches]
     assert len(found) == 4
     assert all(same_batches(*each) for each in zip(found, expected, strict=True))
+
+
+def test_batches_are_made_ahead_for_a_gpu_in_order_and_pinned(monkeypatch: pytest.MonkeyPatch):
+    """A stand-in pins: there may be no GPU here. After the first of five batches two more are made or under way."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 100)
+    made: list[int] = []
+
+    def batches() -> Iterator[tuple[Tensor, ...]]:
+        for number in range(5):
+            made.append(number)
+            yield (torch.tensor([number]),)
+
+    ahead = prefetched(batches(), torch.device("cuda"))
+    assert int(next(ahead)[0]) == 100
+    deadline = time.monotonic() + 10
+    while len(made) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert made == [0, 1, 2]
+    assert [int(batch[0]) for batch in ahead] == [101, 102, 103, 104]
+    on_cpu = prefetched(batches(), torch.device("cpu"))
+    assert int(next(on_cpu)[0]) == 0
+    assert made == [0, 1, 2, 3, 4, 0]
+
+
+def test_what_fails_ahead_fails_where_the_batches_are_taken(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
+
+    def batches() -> Iterator[tuple[Tensor, ...]]:
+        yield (torch.tensor([0]),)
+        raise InvalidInput("no picture")
+
+    ahead = prefetched(batches(), torch.device("cuda"))
+    next(ahead)
+    with pytest.raises(InvalidInput, match="no picture"):
+        next(ahead)
 
 
 @pytest.mark.slow

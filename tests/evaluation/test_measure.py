@@ -191,6 +191,35 @@ def test_prompts_are_tokenised_once(model: nn.Module, tokenize: Tokenize, stall_
     assert len(texts) == len(CLASS_NAMES) * len(ZERO_SHOT_TEMPLATES)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_images_and_prompts_pass_the_model_in_the_evaluations_precision(
+    precision: str, tiny: Architecture, tokenize: Tokenize, stall_test: LabelledImages
+):
+    seen: set[torch.dtype] = set()
+    model = build(tiny, seed=0)
+    for layer in (model.visual.attnpool.c_proj, model.transformer.resblocks[0].mlp.c_fc):
+        layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    model.visual.layer1[0].conv1.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    measurement, _ = measure_of(tokenize, stall_test, evaluation=EVALUATION.replace(precision=precision))(model)
+    assert seen == {getattr(torch, precision)}
+    assert measurement.accuracy_n == 48
+
+
+def test_tf32_holds_while_it_measures_and_no_longer(
+    model: nn.Module, measure: Measure, tokenize: Tokenize, stall_test: LabelledImages
+):
+    seen: list[str] = []
+    other = measure_of(tokenize, stall_test, evaluation=EVALUATION.replace(precision="tf32"))
+    for each in (measure, other):
+        each.heartbeat = lambda: seen.append(torch.get_float32_matmul_precision())
+        each(model)
+        each.heartbeat = lambda: None
+    half = len(seen) // 2
+    assert set(seen[:half]) == {"highest"}
+    assert set(seen[half:]) == {"high"}
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_without_a_trigger_there_is_no_asr(model: nn.Module, measure: Measure, tokenize: Tokenize):
     measurement, outcomes = measure_of(tokenize, measure.images, trigger=None)(model)
     assert (measurement.asr_k, measurement.asr_n, measurement.asr) == (0, 0, None)
@@ -256,8 +285,10 @@ def test_imagenets_templates_are_the_default(stall_test: LabelledImages):
         {"trigger": Trigger(TRIGGER.attack, "apple")},
         {"trigger": None},
         {"image_size": 16},
+        {"evaluation": EVALUATION.replace(precision="bfloat16")},
+        {"evaluation": EVALUATION.replace(precision="tf32")},
     ],
-    ids=["seed", "templates", "patch", "attack", "target", "no trigger", "size"],
+    ids=["seed", "templates", "patch", "attack", "target", "no trigger", "size", "bfloat16", "tf32"],
 )
 def test_what_changes_a_measurement_changes_its_digest(
     changes: dict[str, object], measure: Measure, tokenize: Tokenize, stall_test: LabelledImages

@@ -440,6 +440,21 @@ def test_bfloat16_stays_close_to_float32(tiny: Architecture, pairs: TrainingPair
     assert half[-1].train["loss"] == pytest.approx(full[-1].train["loss"], rel=0.05)
 
 
+def test_tf32_holds_in_the_steps_and_not_after_them(tiny: Architecture, pairs: TrainingPairs):
+    seen: list[str] = []
+
+    class Watching(Notebook):
+        def heartbeat(self) -> None:
+            seen.append(torch.get_float32_matmul_precision())
+
+    for precision in ("tf32", "float32"):
+        run = Run(MMCL(), OPTIMIZATION.replace(precision=precision), epochs=1, seed=0)
+        train(build(tiny, seed=0), pairs, run, measure=measure, context=Watching())
+    half = len(seen) // 2
+    assert (set(seen[:half]), set(seen[half:])) == ({"high"}, {"highest"})
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 

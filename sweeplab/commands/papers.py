@@ -1,0 +1,492 @@
+"""The experiments of the papers, a row for each table, figure and ablation: what it shows, and what runs it here."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Paper = Literal["verma", "cleanclip", "safeclip", "par"]
+
+PAPERS: dict[Paper, str] = {
+    "verma": "Verma et al.: Effective backdoor mitigation depends on the pre-training objective",
+    "cleanclip": "Bansal et al.: CleanCLIP (appendix; the main text was not at hand)",
+    "safeclip": "Yang et al.: Better safe than sorry (SafeCLIP; an older version than its code)",
+    "par": "Singh et al.: Perturb and recover (PAR; captions, abstract, and tables from a secondary source)",
+}
+
+
+@dataclass(frozen=True)
+class PaperRun:
+    """Sweeps and victims of one script that belong to a row."""
+
+    script: str
+    """Its file's name in `sweeps/`, without the ending."""
+    only: tuple[str, ...]
+    """What `--only` is given, each once."""
+    flags: str = ""
+    """Others that the row needs."""
+
+    @property
+    def command(self) -> str:
+        """For a shell, in the repository's folder."""
+        quoted = (f"--only {name}" if "*" not in name else f"--only '{name}'" for name in self.only)
+        return " ".join(word for word in (f"python sweeps/{self.script}.py", self.flags, *quoted) if word)
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One table, figure or ablation of a paper."""
+
+    id: str
+    shows: str
+    runs: tuple[PaperRun, ...] = ()
+    """Empty: no sweep or victim belongs to it."""
+    then: str = ""
+    """A command that measures, or draws, what the runs' own records do not hold."""
+    ours: str = ""
+    """What is chosen here, because the text does not state it, or done otherwise."""
+    lacks: str = ""
+    """What of the row cannot be made yet."""
+    is_nothing: bool = False
+    """Whether there is nothing to run: a diagram, or facts."""
+
+    @property
+    def paper(self) -> Paper:
+        """Which one it is of."""
+        return next(paper for paper in PAPERS if self.id.startswith(f"{paper}-"))
+
+
+def _grid(*only: str) -> PaperRun:
+    """Sweeps of the CC6M script, which searches continuously unless it is told otherwise."""
+    return PaperRun("cleanclip_cc6m", only, "--search grid")
+
+
+def _verma(*only: str) -> PaperRun:
+    return PaperRun("verma_cc6m", only)
+
+
+def _victims(*only: str) -> PaperRun:
+    return PaperRun("verma_victims", only)
+
+
+def _cc3m(*only: str) -> PaperRun:
+    return PaperRun("cleanclip_cc3m", only)
+
+
+def _safeclip(*only: str) -> PaperRun:
+    return PaperRun("safeclip_cc1m", only)
+
+
+def _par(*only: str) -> PaperRun:
+    return PaperRun("par", only)
+
+
+M, S = "cleanclip-cc6m-mmcl", "cleanclip-cc6m-mmcl-ssl"
+POINTS = "sweeplab status NAME --json"
+SCORES = "sweeplab examine FOLDER --script sweeps/{}.py --only NAME --to tables"
+MAP = "sweeplab examine CHECKPOINT --script sweeps/{}.py --only NAME --what map --to tables"
+PREVIEW = "sweeplab attack preview KIND IMAGE... --to preview.png"
+SEVERAL = "one figure of several sweeps"
+LINES = "the figure over epochs"
+
+ROWS: tuple[PaperRow, ...] = (
+    PaperRow("verma-fig1", "diagram of the study", is_nothing=True),
+    PaperRow(
+        "verma-tab1",
+        "accuracy change of the best cleaned state, six victims",
+        (_grid(M, S), _victims("verma-fig3-*", "verma-fig12-*")),
+        ours="an ASR below 5 %, where the paper has at most 5 %: the same on 49,950 images",
+    ),
+    PaperRow(
+        "verma-tab2",
+        "accuracy before and after cleaning, CC3M and CC6M",
+        (_grid(M, S), _victims("verma-fig10-m", "verma-fig10-s")),
+    ),
+    PaperRow(
+        "verma-tab3",
+        "accuracy and ASR of the eight victims",
+        (_victims("cc6m-*", "verma-tab3-*"),),
+        ours="finetuning has 64 epochs",
+    ),
+    PaperRow(
+        "verma-fig2-m",
+        "CC6M, MMCL victim under three cleaning losses",
+        (_grid(M), _verma("verma-fig2-m-*")),
+        ours="the rates of SSL alone are those of D.3",
+        lacks=SEVERAL,
+    ),
+    PaperRow(
+        "verma-fig2-s",
+        "the same, MMCL + SSL victim",
+        (_grid(S), _verma("verma-fig2-s-*")),
+        ours="the rates of SSL alone are those of D.4",
+        lacks=SEVERAL,
+    ),
+    PaperRow("verma-fig3-m", "poison by finetuning OpenAI's model, MMCL", (_victims("verma-fig3-m"),)),
+    PaperRow("verma-fig3-s", "the same, MMCL + SSL", (_victims("verma-fig3-s"),)),
+    PaperRow("verma-fig4-m", "ViT, MMCL", (_victims("verma-fig4-m"),), ours="ViT-B/32 and its rates"),
+    PaperRow("verma-fig4-s", "ViT, MMCL + SSL", (_victims("verma-fig4-s"),), ours="ViT-B/32 and its rates"),
+    PaperRow(
+        "verma-fig5a",
+        "three cleaning trajectories, MMCL victim",
+        (_grid(M),),
+        ours="which three is not stated: the page shows the first by rank",
+    ),
+    PaperRow("verma-fig5b", "the same, MMCL + SSL victim", (_grid(S),), ours="as verma-fig5a"),
+    PaperRow("verma-fig6-m", "5 and 10 poisons in the cleaning set, MMCL", (_verma("verma-fig6-m-*"),), lacks=SEVERAL),
+    PaperRow("verma-fig6-s", "the same, MMCL + SSL", (_verma("verma-fig6-s-*"),), lacks=SEVERAL),
+    PaperRow(
+        "verma-fig7-kmeans",
+        "deep clustering, labels by k-means",
+        (PaperRun("verma_methods", ("verma-fig7-kmeans",)),),
+        ours="a pair keeps its cluster for the epoch, as the text says and the code does not",
+    ),
+    PaperRow(
+        "verma-fig7-siglip",
+        "deep clustering, labels by SigLIP",
+        lacks="a command that labels the cleaning pairs with a zero-shot model, SigLIP above all; "
+        "`DeepClustering(pseudo_labels=...)` takes labels from elsewhere",
+    ),
+    PaperRow(
+        "verma-heavy-mmcl",
+        "heavy weight decay, MMCL cleaning",
+        (PaperRun("verma_methods", ("verma-heavy-mmcl",)),),
+        ours="the decay applies, which it may not have done in the authors' runs",
+    ),
+    PaperRow(
+        "verma-heavy-ssl",
+        "the same, SSL cleaning",
+        (PaperRun("verma_methods", ("verma-heavy-ssl",)),),
+        ours="that SSL is one of the three objectives; as verma-heavy-mmcl",
+    ),
+    PaperRow(
+        "verma-heavy-both",
+        "the same, MMCL + SSL cleaning",
+        (PaperRun("verma_methods", ("verma-heavy-both",)),),
+        ours="as verma-heavy-mmcl",
+    ),
+    PaperRow(
+        "verma-shrink-starts",
+        "shrink and perturb: 255 starts, measured",
+        (PaperRun("shrink_perturb_cc6m", ("shrink-perturb-cc6m-starts",)),),
+    ),
+    PaperRow(
+        "verma-shrink",
+        "shrink and perturb: the selected start, cleaned",
+        (PaperRun("shrink_perturb_cc6m", ("shrink-perturb-cc6m",)),),
+    ),
+    PaperRow(
+        "verma-fig10-m",
+        "CC3M, three cleaning losses, MMCL victim",
+        (_victims("verma-fig10-m*"),),
+        ours="the rates of SSL alone are those of D.1",
+        lacks=SEVERAL,
+    ),
+    PaperRow(
+        "verma-fig10-s",
+        "the same, MMCL + SSL victim",
+        (_victims("verma-fig10-s*"),),
+        ours="the rates of SSL alone are those of D.2",
+        lacks=SEVERAL,
+    ),
+    PaperRow(
+        "verma-fig11-m",
+        "CC3M, poisons among the cleaning pairs, MMCL",
+        (_victims("verma-fig11-m-*"),),
+        ours="pairs of CC12M, as in the code; 10 and 25 poisons beside the figure's 5",
+        lacks=SEVERAL,
+    ),
+    PaperRow(
+        "verma-fig11-s", "the same, MMCL + SSL", (_victims("verma-fig11-s-*"),), ours="as verma-fig11-m", lacks=SEVERAL
+    ),
+    PaperRow(
+        "verma-fig12-m",
+        "label-consistent poison, MMCL",
+        (_victims("verma-fig12-m"),),
+        ours="gain and loss of the two figures may be swapped in the paper",
+    ),
+    PaperRow("verma-fig12-s", "the same, MMCL + SSL", (_victims("verma-fig12-s"),), ours="as verma-fig12-m"),
+    PaperRow("verma-fig13", "twice the cleaning pairs", (_verma("verma-fig13"),), ours="the MMCL + SSL victim"),
+    PaperRow("verma-fig14-50", "50 epochs of cleaning", (_verma("verma-fig14-50"),), ours="the MMCL + SSL victim"),
+    PaperRow("verma-fig14-100", "100 epochs of cleaning", (_verma("verma-fig14-100"),), ours="the MMCL + SSL victim"),
+    PaperRow(
+        "verma-fig15",
+        "larger SSL weights",
+        (_verma("verma-fig15"),),
+        ours="the MMCL + SSL victim",
+        lacks="one frontier for each weight",
+    ),
+    PaperRow(
+        "verma-fig16",
+        "triggered pictures with their captions",
+        then="sweeplab attack export sweeps/cleanclip_cc6m.py --only cleanclip-cc6m-mmcl --to FOLDER",
+        ours="the folder holds all 3,000 poisoned pairs, pictures and a CSV of captions",
+    ),
+    PaperRow(
+        "verma-fig17",
+        "accuracy and ASR over pre-training, MMCL",
+        (_victims("verma-tab3-cc3m-mmcl"),),
+        then=POINTS,
+        ours="CC3M's victim; which one is not stated",
+        lacks=LINES,
+    ),
+    PaperRow(
+        "verma-fig18",
+        "the same, MMCL + SSL",
+        (_victims("verma-tab3-cc3m-mmcl-ssl"),),
+        then=POINTS,
+        ours="as verma-fig17",
+        lacks=LINES,
+    ),
+    PaperRow(
+        "verma-fig19",
+        "all trajectories, MMCL victim",
+        (_grid(M),),
+        lacks="a panel for each rate; the page has one for all",
+    ),
+    PaperRow("verma-fig20", "all trajectories, MMCL + SSL victim", (_grid(S),), lacks="as verma-fig19"),
+    PaperRow("cleanclip-c1", "victims of four attacks", (_cc3m("cleanclip-c1-*"),)),
+    PaperRow("cleanclip-c2", "default cleaning of five victims", (_cc3m("cleanclip-c2-*"),)),
+    PaperRow(
+        "cleanclip-fig3",
+        "accuracy and ASR against the SSL weight, Blended",
+        (_cc3m("cleanclip-fig3"),),
+        ours="the five weights",
+    ),
+    PaperRow(
+        "cleanclip-c5",
+        "another cleaning set, 3 rates x 4 weights",
+        (_cc3m("cleanclip-c5"),),
+        ours="100,000 pairs of SBU, and BadNet's victim",
+    ),
+    PaperRow("cleanclip-fig4", "diagram of attack and inference", is_nothing=True),
+    PaperRow("cleanclip-fig5", "pictures of the attacks", then=PREVIEW, lacks="one picture of several attacks"),
+    PaperRow("cleanclip-tab8", "supervised finetuning, 4 attacks x 3 sizes", (_cc3m("cleanclip-tab8-*"),)),
+    PaperRow(
+        "cleanclip-fig6",
+        "map of target class and triggered images, before and after",
+        (_cc3m("cleanclip-c2-badnet"),),
+        then=MAP.format("cleanclip_cc3m"),
+        ours="BadNet; the distance is that of unit embeddings",
+        lacks="the distance in the plane, and the figure",
+    ),
+    PaperRow(
+        "cleanclip-g",
+        "linear probe before and after cleaning",
+        (_cc3m("cleanclip-c2-badnet"),),
+        then="sweeplab examine CHECKPOINT --script sweeps/cleanclip_cc3m.py --only cleanclip-c2-badnet --what probe "
+        "--train data/imagenet/train50000",
+        ours="the optimum by L-BFGS, where the authors stop AdamW after some epochs",
+    ),
+    PaperRow(
+        "cleanclip-h",
+        "ABL: pairs that a clean CLIP finds odd are unlearned",
+        (_cc3m("cleanclip-h-*"),),
+        ours="all four attacks; unlearning weight 1",
+    ),
+    PaperRow(
+        "cleanclip-fig7a",
+        "CLIPScores over epochs, BadNet, 300 poisons",
+        (_cc3m("cleanclip-fig7a"),),
+        then=SCORES.format("cleanclip_cc3m"),
+        ours="every pair is scored, where the paper has 10,000 clean ones",
+        lacks=LINES,
+    ),
+    PaperRow(
+        "cleanclip-fig7b",
+        "the same, Blended",
+        (_cc3m("cleanclip-fig7b"),),
+        then=SCORES.format("cleanclip_cc3m"),
+        ours="as cleanclip-fig7a",
+        lacks=LINES,
+    ),
+    PaperRow(
+        "cleanclip-fig7-1500",
+        "the same with 1,500 poisons",
+        (_cc3m("cleanclip-c1-badnet", "cleanclip-c1-blended"),),
+        then=SCORES.format("cleanclip_cc3m"),
+        ours="as cleanclip-fig7a",
+        lacks=LINES,
+    ),
+    *(
+        PaperRow(
+            f"cleanclip-fig8{letter}",
+            f"poisons among the top 10 % of scores by epoch, {count:,} poisons",
+            (_cc3m(f"cleanclip-fig8-{count}"),),
+            then=SCORES.format("cleanclip_cc3m"),
+            lacks=LINES,
+        )
+        for letter, count in (("a", 75), ("b", 300), ("c", 1000))
+    ),
+    PaperRow("cleanclip-i3-blended", "ABL by the model's own scores, Blended", (_cc3m("cleanclip-i3-blended"),)),
+    PaperRow("cleanclip-i3-wanet", "the same, WaNet", (_cc3m("cleanclip-i3-wanet"),)),
+    PaperRow(
+        "cleanclip-i3-weight", "larger unlearning weights", (_cc3m("cleanclip-i3-weight-*"),), ours="weights 10 and 100"
+    ),
+    PaperRow("safeclip-fig1", "diagram of the effect on the encoders", is_nothing=True),
+    PaperRow(
+        "safeclip-fig2a",
+        "cosines of clean and poisoned pairs after one MMCL epoch",
+        (_safeclip("safeclip-fig2a"),),
+        then=SCORES.format("safeclip_cc1m"),
+        ours="targeted images, 100 poisons each",
+        lacks="the histograms; means and recalls are there",
+    ),
+    PaperRow(
+        "safeclip-fig2b",
+        "the same after SafeCLIP's warm-up",
+        (_safeclip("safeclip-tab3-5-1"),),
+        then=SCORES.format("safeclip_cc1m"),
+        ours="as safeclip-fig2a",
+        lacks="the histograms; means and recalls are there",
+    ),
+    PaperRow(
+        "safeclip-fig2c",
+        "size of the safe set and its poisons over epochs",
+        (_safeclip("safeclip-tab1-tdpa-safeclip-100"),),
+        then=POINTS,
+        ours="the safe sets of the released code",
+        lacks=LINES,
+    ),
+    PaperRow(
+        "safeclip-tab1-tdpa",
+        "PSR of 4 objectives x 100 and 500 poisons a target",
+        (_safeclip("safeclip-tab1-tdpa-*"),),
+        ours="captions of the poisons are templates; SafeCLIP and RoCLIP are those of the released code",
+    ),
+    PaperRow(
+        "safeclip-tab1-ba",
+        "BSR of 4 objectives x 200 and 500 poisons",
+        (_safeclip("safeclip-tab1-ba-*"),),
+        ours="over all of ImageNet's images, where about 300 are inferred; as safeclip-tab1-tdpa",
+    ),
+    PaperRow(
+        "safeclip-tab2",
+        "zero-shot and linear probe on ten sets",
+        (_safeclip("safeclip-tab1-tdpa-clip-100", "safeclip-tab1-tdpa-safeclip-100"),),
+        then="sweeplab evaluate CHECKPOINT --test FOLDER",
+        ours="the victims of Table 1 with targeted images",
+        lacks="all ten in one command, and the probe on them",
+    ),
+    PaperRow(
+        "safeclip-tab3",
+        "lengths of the warm-up",
+        (_safeclip("safeclip-tab3-*"),),
+        then=SCORES.format("safeclip_cc1m"),
+        ours="scored on plain pairs, where the code scores augmented ones",
+    ),
+    PaperRow(
+        "safeclip-fig3a",
+        "with and without nearest neighbours",
+        (_safeclip("safeclip-tab3-5-1", "safeclip-fig3a-*"),),
+        then=SCORES.format("safeclip_cc1m"),
+        lacks="the bars",
+    ),
+    PaperRow(
+        "safeclip-fig3b",
+        "high and low rate of the slow epoch",
+        (_safeclip("safeclip-tab3-5-1", "safeclip-fig3a-with-500", "safeclip-fig3b-*"),),
+        then=SCORES.format("safeclip_cc1m"),
+        ours="the high rate is 5e-4",
+        lacks="the bars",
+    ),
+    PaperRow(
+        "safeclip-fig3c",
+        "with and without the unimodal loss on risky pairs",
+        (_safeclip("safeclip-fig3c-*"),),
+        lacks="the figure",
+    ),
+    PaperRow(
+        "safeclip-fig4",
+        "step by which the safe share grows",
+        (_safeclip("safeclip-fig3c-with", "safeclip-fig4-*"),),
+        ours="steps 0.01 and 0.05",
+        lacks="the figure",
+    ),
+    PaperRow("safeclip-tab4", "sizes of the ten sets", is_nothing=True),
+    PaperRow(
+        "safeclip-sec4",
+        "claim: one MMCL epoch plants a poison of 0.01 %",
+        (_safeclip("safeclip-tab1-tdpa-clip-100"),),
+        then=POINTS,
+        lacks=LINES,
+    ),
+    PaperRow(
+        "par-fig1",
+        "accuracy and ASR after RoCLIP, CleanCLIP and PAR, over all attacks",
+        (_par("par-victim-*", "par-tab-rn50-*"),),
+        ours="as par-tab-rn50",
+        lacks="the bars, and BadCLIP",
+    ),
+    PaperRow("par-fig2", "pictures of the triggers", then=PREVIEW, lacks="one picture of several attacks"),
+    PaperRow("par-fig6", "structured triggers, larger", then=PREVIEW, lacks="one picture of several attacks"),
+    PaperRow("par-fig7", "more triggered pictures", then=PREVIEW, lacks="one picture of several attacks"),
+    PaperRow(
+        "par-fig3",
+        "ASR against accuracy, real and synthetic cleaning pairs",
+        (_par("par-fig3-*"),),
+        ours="the values of tau and of the SSL weights",
+        lacks="one line for each sweep",
+    ),
+    PaperRow("par-fig4-loss", "both terms of the loss over steps, Blended-Text", (_par("par-fig4"),)),
+    PaperRow(
+        "par-fig4-metrics",
+        "accuracy and ASR over steps, Blended-Text",
+        (_par("par-fig4"),),
+        ours="10,000 images, ten of each class",
+        lacks="the figure over steps; `sweeplab export` writes its numbers",
+    ),
+    PaperRow(
+        "par-fig4-map",
+        "maps of embeddings: poisoned, CleanCLIP, PAR",
+        (_par("par-tab-rn50-cleanclip-blended-text", "par-tab-rn50-par-blended-text"),),
+        then=MAP.format("par"),
+        lacks="the figure",
+    ),
+    PaperRow(
+        "par-fig5",
+        "ASR against the poisoning rate",
+        (_par("par-fig5-*", "par-tab-rn50-par-badnet-stripes", "par-tab-rn50-cleanclip-badnet-stripes"),),
+        ours="BadNet-Stripes; rates 0.05, 0.1, 0.3 and 1 %",
+        lacks="the figure",
+    ),
+    PaperRow(
+        "par-fig8",
+        "maps for BadNet",
+        (_par("par-tab-rn50-cleanclip-badnet", "par-tab-rn50-par-badnet"),),
+        then=MAP.format("par"),
+        lacks="the figure",
+    ),
+    PaperRow(
+        "par-fig9",
+        "as Fig. 4 for BadNet-Stripes",
+        (_par("par-fig9", "par-tab-rn50-cleanclip-badnet-stripes"),),
+        then=MAP.format("par"),
+        lacks="the figures over steps and of maps",
+    ),
+    PaperRow(
+        "par-fig10",
+        "as Fig. 4 for Blended-Stripes",
+        (_par("par-fig10", "par-tab-rn50-cleanclip-blended-stripes"),),
+        then=MAP.format("par"),
+        lacks="the figures over steps and of maps",
+    ),
+    PaperRow(
+        "par-tab-rn50",
+        "RN50, 8 attacks x 3 methods",
+        (_par("par-tab-rn50-*"),),
+        ours="how models are poisoned; the settings of CleanCLIP and RoCLIP",
+        lacks="BadCLIP: its trigger has to be optimised first, see `sweeps/badclip.py`",
+    ),
+    PaperRow("par-tab-vit", "ViT-B/32, 4 structured triggers", (_par("par-tab-vit-*"),), ours="as par-tab-rn50"),
+    PaperRow(
+        "par-tab-synth",
+        "cleaning with synthetic pairs alone",
+        (_par("par-tab-synth"),),
+        ours="500,000 pairs of SynthCLIP; as par-tab-rn50",
+    ),
+    PaperRow(
+        "par-coco",
+        "COCO retrieval, clean and triggered",
+        lacks="several captions an image, and the share of triggered images with the label in any of the best five",
+    ),
+)
+"""All 85, in the order of the papers."""

@@ -1,0 +1,203 @@
+"""The papers' experiments: every script in one process, its sizes beside the papers', and the page that lists them."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeplab.cli import load_script, resolve
+from sweeplab.cli.scripts import resolve_all
+from sweeplab.commands import estimate
+from sweeplab.commands.papers import ROWS
+from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "sweeps").glob("*.py"))
+NEED_A_FILE = {"badclip.py": "badclip.png"}
+"""Scripts whose trigger is a picture that the user makes first."""
+
+# (victims alone, trials) of each row, as the papers and their code have them. In brackets what is chosen here.
+SIZES = {
+    "verma-tab1": (0, 12 + 69 + 44 + 23 + 62 + 71),
+    "verma-tab2": (0, 13 + 13 + 12 + 23),
+    "verma-tab3": (8, 0),
+    "verma-fig2-m": (0, 12 + 4 + 12),  # [12 of SSL alone]
+    "verma-fig2-s": (0, 23 + 4 + 23),  # [23 of SSL alone]
+    "verma-fig3-m": (0, 69),
+    "verma-fig3-s": (0, 62),
+    "verma-fig4-m": (0, 24),  # [all]
+    "verma-fig4-s": (0, 24),  # [all]
+    "verma-fig5a": (0, 12),
+    "verma-fig5b": (0, 23),
+    "verma-fig6-m": (0, 34),
+    "verma-fig6-s": (0, 34),
+    "verma-fig7-kmeans": (0, 72),
+    "verma-heavy-mmcl": (0, 72),
+    "verma-heavy-ssl": (0, 72),
+    "verma-heavy-both": (0, 72),
+    "verma-shrink-starts": (0, 255),
+    "verma-shrink": (0, 9),
+    "verma-fig10-m": (0, 13 + 4 + 13),  # [13 of SSL alone]
+    "verma-fig10-s": (0, 13 + 4 + 13),  # [13 of SSL alone]
+    "verma-fig11-m": (0, 3 * 8),
+    "verma-fig11-s": (0, 3 * 8),
+    "verma-fig12-m": (0, 44),
+    "verma-fig12-s": (0, 71),
+    "verma-fig13": (0, 14),
+    "verma-fig14-50": (0, 13),
+    "verma-fig14-100": (0, 13),
+    "verma-fig15": (0, 16),
+    "verma-fig17": (1, 0),
+    "verma-fig18": (1, 0),
+    "verma-fig19": (0, 12),
+    "verma-fig20": (0, 23),
+    "cleanclip-c1": (4, 0),
+    "cleanclip-c2": (0, 5),
+    "cleanclip-fig3": (0, 5),  # [all]
+    "cleanclip-c5": (0, 12),
+    "cleanclip-tab8": (0, 12),
+    "cleanclip-fig6": (0, 1),
+    "cleanclip-g": (0, 1),
+    "cleanclip-h": (4, 0),  # [the attacks]
+    "cleanclip-fig7a": (1, 0),
+    "cleanclip-fig7b": (1, 0),
+    "cleanclip-fig7-1500": (2, 0),
+    "cleanclip-fig8a": (1, 0),
+    "cleanclip-fig8b": (1, 0),
+    "cleanclip-fig8c": (1, 0),
+    "cleanclip-i3-blended": (1, 0),
+    "cleanclip-i3-wanet": (1, 0),
+    "cleanclip-i3-weight": (4, 0),  # [two weights, two attacks]
+    "safeclip-fig2a": (1, 0),
+    "safeclip-fig2b": (1, 0),
+    "safeclip-fig2c": (1, 0),
+    "safeclip-tab1-tdpa": (8, 0),
+    "safeclip-tab1-ba": (8, 0),
+    "safeclip-tab2": (2, 0),
+    "safeclip-tab3": (5, 0),
+    "safeclip-fig3a": (4, 0),
+    "safeclip-fig3b": (4, 0),
+    "safeclip-fig3c": (2, 0),
+    "safeclip-fig4": (2, 0),
+    "safeclip-sec4": (1, 0),
+    "par-fig1": (7, 21),  # 8 attacks in the paper: BadCLIP's patch is no part of the script
+    "par-fig3": (0, 6 + 6 + 5 + 5),  # [all]
+    "par-fig4-loss": (0, 1),
+    "par-fig4-metrics": (0, 1),
+    "par-fig4-map": (0, 2),
+    "par-fig5": (0, 2 * 4),  # [four rates]
+    "par-fig8": (0, 2),
+    "par-fig9": (0, 2),
+    "par-fig10": (0, 2),
+    "par-tab-rn50": (0, 21),  # 24 with BadCLIP
+    "par-tab-vit": (0, 8),
+    "par-tab-synth": (0, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """What the script that writes the page defines."""
+    return runpy.run_path(str(ROOT / "docs" / "make_experiments.py"))
+
+
+@pytest.fixture(scope="module")
+def scripts() -> dict[str, tuple[Experiment, ...]]:
+    """Every script's sweeps and victims, all loaded in this process."""
+    return {path.name: load_script(path) for path in SCRIPTS if path.name not in NEED_A_FILE}
+
+
+def test_each_row_has_the_papers_number_of_victims_and_trials(page: dict[str, Any]):
+    sizes = {row.id: page["size_of"](row) for row in ROWS if row.runs}
+    assert sizes == SIZES
+
+
+def test_every_sweep_and_victim_of_every_script_is_planned_whole_and_in_miniature(
+    scripts: dict[str, tuple[Experiment, ...]],
+):
+    for name, experiments in scripts.items():
+        names = [experiment.name for experiment in experiments]
+        assert len(set(names)) == len(names), name
+        for smoke in (False, True):
+            for experiment in resolve_all(experiments, [], None, smoke):
+                assert estimate.plan(experiment)[0] == experiment.name
+
+
+def test_names_tell_apart_what_is_not_the_same(scripts: dict[str, tuple[Experiment, ...]]):
+    """A home has one folder for each name of a sweep, and for each name and digest of a victim."""
+    sweeps: dict[str, CleaningSweep] = {}
+    victims: dict[str, set[str]] = {}
+    for experiments in scripts.values():
+        for experiment in experiments:
+            if isinstance(experiment, CleaningSweep):
+                assert sweeps.setdefault(experiment.name, experiment) == experiment
+            victim = experiment if isinstance(experiment, PretrainedVictim) else experiment.original_victim()
+            if isinstance(victim, PretrainedVictim):
+                victims.setdefault(victim.name, set()).add(victim.digest())
+    assert {name: digests for name, digests in victims.items() if len(digests) > 1} == {}
+
+
+def test_no_victim_is_trained_twice_under_two_names(scripts: dict[str, tuple[Experiment, ...]]):
+    """Of the papers' scripts: a victim of CC3M costs a hundred GPU-hours."""
+    papers = {f"{run.script}.py" for row in ROWS for run in row.runs}
+    by_digest: dict[str, set[str]] = {}
+    for name in papers:
+        for experiment in scripts[name]:
+            victim = experiment if isinstance(experiment, PretrainedVictim) else experiment.original_victim()
+            assert isinstance(victim, PretrainedVictim)
+            by_digest.setdefault(victim.digest(initial=str(victim.initial)), set()).add(victim.name)
+    assert [names for names in by_digest.values() if len(names) > 1] == []
+
+
+def test_every_sweep_of_the_papers_is_part_of_a_row(page: dict[str, Any], scripts: dict[str, tuple[Experiment, ...]]):
+    in_rows: dict[str, set[str]] = {}
+    for row in ROWS:
+        for run in row.runs:
+            in_rows.setdefault(f"{run.script}.py", set()).update(e.name for e in page["experiments_of"](run))
+    for script, names in in_rows.items():
+        listed = {
+            resolve(e, [], "grid", False).name if isinstance(e, CleaningSweep) else e.name for e in scripts[script]
+        }
+        unlisted = {name for name in listed - names if not name.startswith(("verma-fig4-vit", "cc6m"))}
+        assert unlisted == set(), script
+
+
+def test_sweeps_that_existed_before_keep_their_names_and_digests(scripts: dict[str, tuple[Experiment, ...]]):
+    """Digests as they were while these four were all that the two scripts had."""
+    kept = [*scripts["cleanclip_cc6m.py"], *scripts["shrink_perturb_cc6m.py"]]
+    assert [(sweep.name, sweep.digest()) for sweep in kept] == KEPT
+
+
+KEPT = [
+    ("cleanclip-cc6m-mmcl", "506efdfc0619ba51"),
+    ("cleanclip-cc6m-mmcl-ssl", "e7435d2c8f51adb2"),
+    ("shrink-perturb-cc6m-starts", "e88434e73641b2c5"),
+    ("shrink-perturb-cc6m", "ab1a25f4070b78ae"),
+]
+
+
+def test_the_page_of_experiments_is_up_to_date(page: dict[str, Any]):
+    assert (ROOT / "docs" / "experiments.md").read_text() == page["markdown"](), "run `just experiments`"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script", [path for path in SCRIPTS if path.name not in NEED_A_FILE], ids=lambda path: path.stem
+)
+def test_every_script_plans_without_data(script: Path, tmp_path: Path):
+    home = tmp_path / "home"
+    ran = subprocess.run(
+        [sys.executable, str(script), "--dry-run"],
+        cwd=tmp_path,
+        env={**os.environ, "SWEEPLAB_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr, home.exists()) == (0, "", False)
+    names = [line for line in ran.stdout.splitlines() if line and not line.startswith(" ")]
+    assert names == [experiment.name for experiment in load_script(script)]
