@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import exp, inf, log, nextafter
@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 
-from sweeplab.evaluation.retention import lowest_asr, score
+from sweeplab.evaluation.retention import best_cleaned_point, counted, lowest_asr, score
 from sweeplab.experiment import CleaningSweep, Search, models_conditions
 from sweeplab.records import Point
 from sweeplab.search.pruner import Goal
@@ -247,13 +247,35 @@ def tell(
     # A resume tells all ended trials again, since a kill may have come before any of them.
     if frozen.state.is_finished():
         return
+    trial = optuna.Trial(study, frozen._trial_id)
     with quiet_optuna():
         # Optuna calls a value of 0 feasible, and an ASR equal to the ceiling is not: hence the next float.
         if constrained and CONSTRAINT not in frozen.constraints:  # a kill may have come between this and what follows
             lowest = lowest_asr(points, start_counts=start_counts)
-            optuna.Trial(study, frozen._trial_id).set_constraint(CONSTRAINT, nextafter(lowest - goal.asr_ceiling, inf))
+            trial.set_constraint(CONSTRAINT, nextafter(lowest - goal.asr_ceiling, inf))
+        if constrained:
+            # After a kill in between, some are there.
+            _tell_viewers(trial, frozen.intermediate_values, points, goal, start_counts=start_counts)
         value = score(points, goal.victim_accuracy, goal.asr_ceiling, start_counts=start_counts)
         study.tell(number, value if constrained else max(0.0, value), skip_if_finished=True)
+
+
+def _tell_viewers(
+    trial: optuna.Trial, known: Container[int], points: tuple[Point, ...], goal: Goal, *, start_counts: bool
+) -> None:
+    """What those see who open the study in Optuna Dashboard; no sampler reads it.
+
+    The point that decides (the best cleaned one, else that of lowest ASR) as attributes, and as a value of each point
+    what the trial would have scored by it alone.
+    """
+    candidates = counted(points, start_counts=start_counts)
+    best = best_cleaned_point(candidates, goal.asr_ceiling, start_counts=start_counts)
+    shown = best or min(candidates, key=lambda point: point.measurement.asr or 0.0)
+    facts = {"feasible": best is not None, "accuracy": shown.measurement.accuracy, "asr": shown.measurement.asr}
+    for name, value in (*facts.items(), ("epoch", shown.epoch)):
+        trial.set_user_attr(name, value)
+    for point in (point for point in candidates if point.index not in known):
+        trial.report(score([point], goal.victim_accuracy, goal.asr_ceiling, start_counts=start_counts), point.index)
 
 
 def ask_again(study: optuna.Study, plan: Plan, number: int) -> optuna.Trial:

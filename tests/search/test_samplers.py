@@ -10,7 +10,8 @@ from fabricated import SWEEP, Player, open_controller
 from optuna.trial import TrialState
 
 from sweeplab.experiment import CleaningSweep, Search, chosen_startup_trials
-from sweeplab.search.samplers import CONSTRAINT, UNUSED, Plan, Sobol, ask, by_configuration
+from sweeplab.search.pruner import Goal
+from sweeplab.search.samplers import CONSTRAINT, UNUSED, Plan, Sobol, ask, by_configuration, tell
 from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
 from sweeplab.specs import InvalidInput, changes_of
 from sweeplab.sweep_folder import SweepFolder
@@ -403,3 +404,22 @@ def test_a_sweep_draws_with_the_chosen_number(tmp_path: Path):
     left_out = SWEEP.replace(search=Search(trials=6))
     given = SWEEP.replace(search=Search(trials=6, startup_trials=3))
     assert params_of(tmp_path / "left out", left_out) == params_of(tmp_path / "given", given)
+
+
+# --- what viewers of the study see
+
+
+def test_a_told_trial_says_its_deciding_point_and_its_course():
+    """Victim 90 %, ceiling 5 %. Points of 80 % accuracy at 50 % ASR, 72 % at 2.5 %, 70 % at 0: by itself the first is
+    worth 0.05 - 0.5, the others 72 / 90 and 70 / 90; the untouched start may not win and is not shown."""
+    study = optuna.create_study(direction="maximize")
+    goal = Goal(victim_accuracy=0.9, victim_asr=0.99, asr_ceiling=0.05)
+    courses = {"cleaned": [(90, 0), (80, 40), (72, 2), (70, 0)], "not cleaned": [(90, 79), (80, 60), (85, 40)]}
+    for course in courses.values():
+        points = tuple(fabricated.point(index, *rates) for index, rates in enumerate(course))
+        tell(study, study.ask().number, points, goal, start_counts=False)
+    cleaned, other = study.get_trials()
+    assert cleaned.user_attrs == {"feasible": True, "accuracy": 0.72, "asr": 0.025, "epoch": 2.0}
+    assert cleaned.intermediate_values == pytest.approx({1: 0.05 - 0.5, 2: 0.8, 3: 70 / 90})
+    assert other.user_attrs == {"feasible": False, "accuracy": 0.85, "asr": 0.5, "epoch": 2.0}
+    assert (cleaned.value, other.value) == (pytest.approx(0.8), pytest.approx(0.05 - 0.5))
