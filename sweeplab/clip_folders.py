@@ -100,12 +100,12 @@ def folder_architecture(folder: Path) -> Architecture:
     """
     if (folder / OPEN_CLIP).is_file():
         file = folder / OPEN_CLIP
-        content = _json_object(file)
+        content = json_object(file)
         _check_preprocessing(content.get("preprocess_cfg", {}), file, "mean", "std")
         return _architecture(content, file)
-    config, file = _json_object(folder / HUGGING_FACE), folder / HUGGING_FACE
+    config, file = json_object(folder / HUGGING_FACE), folder / HUGGING_FACE
     if (folder / PREPROCESSOR).is_file():
-        _check_preprocessing(_json_object(folder / PREPROCESSOR), folder / PREPROCESSOR, "image_mean", "image_std")
+        _check_preprocessing(json_object(folder / PREPROCESSOR), folder / PREPROCESSOR, "image_mean", "image_std")
     return _described(_from_hugging_face(config, file), file)
 
 
@@ -117,7 +117,7 @@ def architecture_named(text: str) -> Architecture:
     """
     if not text.endswith(".json"):
         return Architecture(name=text)
-    return _architecture(_json_object(Path(text)), Path(text))
+    return _architecture(json_object(Path(text)), Path(text))
 
 
 def _architecture(content: dict[str, Any], file: Path) -> Architecture:
@@ -131,7 +131,12 @@ def _described(config: Any, file: Path) -> Architecture:
         raise InvalidInput(f"{file} describes no model that can be built: {error}") from None
 
 
-def _json_object(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
+    """What a configuration's file holds.
+
+    Raises:
+        InvalidInput: if it cannot be read, or holds no JSON object.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

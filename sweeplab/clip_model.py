@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Protocol as Interface
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import TextTransformer
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
@@ -210,6 +211,7 @@ def _make(config: dict[str, Any]) -> nn.Module:
     """open_clip's model of a configuration, freshly initialised from the global random stream."""
     made = dict(config)
     make = open_clip.CustomTextCLIP if made.pop("custom_text", False) else open_clip.CLIP
+    make = open_clip.CoCa if "multimodal_cfg" in made else make
     model: nn.Module = make(**made)
     return model
 
@@ -234,6 +236,85 @@ def unusual_fields(architecture: Architecture) -> list[str]:
         other = {name: value for name, value in config[tower].items() if name not in {*SIZES[tower], *TRAINED_WITH}}
         found += [f"{tower}.{name}={value!r}" for name, value in other.items() if value != usual.get(name)]
     return found
+
+
+def build_any(config: Mapping[str, Any]) -> nn.Module:
+    """A model of any of open_clip's kinds, towers of timm and CoCa among them, in evaluation mode; downloads nothing.
+
+    Victims are CLIP's own kinds alone, see `Architecture`; this is for models that only look at images.
+
+    Args:
+        config: in the layout of open_clip's model_configs.
+
+    Raises:
+        InvalidInput: if open_clip makes no model of it, or its text tower is one of transformers', whose configuration
+            would have to be downloaded.
+    """
+    made = copy.deepcopy(dict(config))
+    try:
+        if "hf_model_name" in made["text_cfg"]:
+            raise InvalidInput(
+                f"text_cfg.hf_model_name={made['text_cfg']['hf_model_name']!r} is a tower of transformers, whose "
+                "configuration would be downloaded; give a model with a text tower of open_clip's"
+            )
+        if "timm_model_name" in made["vision_cfg"]:
+            made["vision_cfg"]["timm_model_pretrained"] = False
+        with torch.random.fork_rng(devices=[]):
+            model = _make(made)
+    except InvalidInput:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"open_clip makes no model of the configuration ({type(error).__name__}: {first_line(error)}); give the "
+            "content of one of its model_configs files"
+        ) from None
+    return model.eval()
+
+
+def any_config(name: str) -> dict[str, Any]:
+    """open_clip's configuration of that name, of whatever kind.
+
+    Raises:
+        InvalidInput: if there is none.
+    """
+    if name not in open_clip.list_models():
+        raise InvalidInput(f"unknown architecture name={name!r}; {_suggest(name)}")
+    config: dict[str, Any] = open_clip.get_model_config(name)
+    return config
+
+
+def own_tokenizer(config: Mapping[str, Any], folder: Path) -> Callable[[list[str]], Tensor]:
+    """The tokeniser that a configuration names, from local files: list of texts -> (N, context_length) int64.
+
+    Args:
+        config: in the layout of open_clip's model_configs.
+        folder: that holds the tokeniser's files, where it is none of open_clip's own.
+
+    Raises:
+        InvalidInput: if there are no such files, or transformers, which reads them, is not installed.
+    """
+    text, context_length = config["text_cfg"], _context_length(dict(config))
+    options = dict(text.get("tokenizer_kwargs") or {})
+    if not text.get("hf_tokenizer_name"):
+        return open_clip.SimpleTokenizer(context_length=context_length, **options)
+    try:
+        return HFTokenizer(
+            folder,
+            context_length=context_length,
+            tokenizer_mode=text.get("tokenizer_mode"),
+            # Whatever a folder of somebody else's asks for: it brings no code, and nothing is downloaded.
+            **{**options, "trust_remote_code": False, "local_files_only": True},
+        )
+    except ImportError as error:
+        raise InvalidInput(
+            f"the tokeniser {text['hf_tokenizer_name']!r} is read by transformers, which is not installed ({error}); "
+            "pip install transformers"
+        ) from None
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"{folder} holds no tokeniser that can be read ({first_line(error)}); copy the model's tokenizer.json and "
+            "tokenizer_config.json there"
+        ) from None
 
 
 def num_parameters(architecture: Architecture) -> int:

@@ -19,6 +19,7 @@ TOOLS = (
     "clip_model",
     "clip_folders",
     "clip_checkpoints",
+    "clip_labeller",
     "terminal",
     "storage",
     "training",

@@ -1,5 +1,7 @@
 """CleanCLIP with a clustering head: pseudo-labels from k-means beside the contrastive losses (Verma et al., Sec. 5)."""
 
+import io
+import json
 from pathlib import Path
 from typing import ClassVar, Literal
 from zipfile import BadZipFile
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 
 from sweeplab.data.augmentation import AutoAugmentView, ViewField
 from sweeplab.pretraining.contrastive import weighted_mmcl_ssl
-from sweeplab.specs import InvalidInput, Spec, regular_file
+from sweeplab.specs import InvalidInput, Spec, file_digest, regular_file
+from sweeplab.storage.files import write_atomically, write_json
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, TrainingFacts
 from sweeplab.training.randomness import stream_seed, torch_stream
 
@@ -36,7 +39,8 @@ class DeepClustering(Spec):
     num_clusters: int = Field(default=1_000, ge=2)
     kmeans_iterations: int = Field(default=20, ge=1)
     pseudo_labels: Path | None = None
-    """A .npy file with one int64 label in 0 .. num_clusters - 1 for each cleaning pair, in order; None: k-means."""
+    """A .npy file with one int64 label in 0 .. num_clusters - 1 for each cleaning pair, in order; None: k-means.
+    `sweeplab data label` writes one by a zero-shot model, and beside it for which pairs it was made."""
     views: ViewField = AutoAugmentView()
 
     @model_validator(mode="after")
@@ -62,6 +66,12 @@ class DeepClustering(Spec):
             )
         if self.pseudo_labels is not None:
             read_pseudo_labels(self.pseudo_labels, facts.num_pairs, self.num_clusters)
+            known = pairs_of_labels(self.pseudo_labels)
+            if known and facts.pairs_digest and known != facts.pairs_digest:
+                raise InvalidInput(
+                    f"pseudo_labels={self.pseudo_labels} was made for other cleaning pairs (digest {known}, and these "
+                    f"have {facts.pairs_digest}), whose labels are others; make it anew with `sweeplab data label`"
+                )
 
     def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
         """The head, and each pair's cluster.
@@ -160,3 +170,24 @@ def read_pseudo_labels(path: Path, num_pairs: int, num_labels: int) -> Tensor:
             f"0 to {num_labels - 1}; raise num_clusters or mend the labels"
         )
     return torch.from_numpy(labels.astype(np.int64))
+
+
+def write_pseudo_labels(path: Path, labels: np.ndarray, pairs_digest: str) -> None:
+    """Write labels, (N,) int64, and beside them, in PATH.json, the digest of the pairs that they were made for."""
+    content = io.BytesIO()
+    np.save(content, labels)
+    write_atomically(path, content.getvalue())
+    write_json(_note_of(path), {"labels": file_digest(path), "pairs": pairs_digest})
+
+
+def pairs_of_labels(path: Path) -> str | None:
+    """The digest of the pairs that a file of labels was made for; None where nothing says it, or it changed."""
+    try:
+        note = json.loads(_note_of(path).read_text(encoding="utf-8"))
+        return str(note["pairs"]) if note["labels"] == file_digest(path) else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # none, or somebody else's file
+        return None
+
+
+def _note_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
+from sweeplab.cli.models import OwnArchitecture
 from sweeplab.cli.program import SURROUNDINGS, AsJson, Only, Overrides, Script, Smoke, app, command, say, say_json
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
@@ -17,7 +19,7 @@ from sweeplab.storage.home import home_folder
 
 T = TypeVar("T")
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at the data that a script's sweep would read.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at the data that a script's sweep would read, and label them.")
 app.add_typer(data_app, name="data", rich_help_panel=SURROUNDINGS)
 
 
@@ -38,6 +40,41 @@ def data_check(
             say(line)
     if count := sum(len(report.broken) for report in reports):
         raise InvalidInput(f"{count:,} images cannot be decoded, see above; replace the files or remove their rows")
+
+
+@command(data_app, "label")
+def data_label(
+    script: Script,
+    model: Annotated[
+        Path, typer.Option(help="The labeller: a folder of open_clip's (local-dir:) or of CLIPModel, or its weights.")
+    ],
+    to: Annotated[Path, typer.Option(help="The .npy file to write, for method.pseudo_labels.")],
+    overrides: Overrides = None,
+    only: Only = None,
+    architecture: OwnArchitecture = None,
+    classes: Annotated[str, typer.Option(help="`imagenet`, or a text file of names, one a line.")] = "imagenet",
+    templates: Annotated[
+        str, typer.Option(help="`imagenet`: OpenAI's 80; or a text file, one a line, {} for the name.")
+    ] = "imagenet",
+    smoke: Smoke = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label a sweep's cleaning pairs by a zero-shot model, such as SigLIP, for deep clustering.
+
+    All of it is read from local files. The model may be of any kind of open_clip's; one with a tokeniser of its own
+    brings the tokeniser's files in its folder.
+    """
+    from sweeplab.commands.label import LabelRequest, label_pairs
+
+    sweep = one_sweep(script, only, overrides or [], smoke)
+    request = LabelRequest(sweep, model, to, architecture, classes, templates)
+    report = label_pairs(request, home_folder(), _bar)
+    if as_json:
+        say_json(report.to_json())
+    else:
+        for line in report.lines():
+            say(line)
+        say(f"written: {report.path}; set method.pseudo_labels to it")
 
 
 def _bar(items: Iterable[T], what: str, total: int) -> Iterable[T]:

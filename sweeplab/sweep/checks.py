@@ -70,7 +70,7 @@ def check_training(optimization: Any, num_pairs: int, epochs: int, name: str, me
 def check_objective(
     objective: Any,
     optimization: Optimization,
-    num_pairs: int,
+    pairs: PairTable,
     epochs: int,
     sweep: CleaningSweep,
     labelled: LabelledImages | None = None,
@@ -81,8 +81,9 @@ def check_objective(
     """
     if epochs:
         metadata = TrainingFacts(
-            num_pairs=num_pairs,
-            steps_per_epoch=steps_per_epoch(num_pairs, optimization.global_batch_size),
+            num_pairs=len(pairs),
+            pairs_digest=pairs.digest,
+            steps_per_epoch=steps_per_epoch(len(pairs), optimization.global_batch_size),
             epochs=epochs,
             global_batch_size=optimization.global_batch_size,
             embed_dim=int(sweep.victim.architecture.resolved()["embed_dim"]),

@@ -83,7 +83,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         setting = sweep.setting(params)
         check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
         if params or not _searches_counts(sweep):
-            check_objective(setting.method, setting.optimization, len(pairs), sweep.epochs, sweep, labelled)
+            check_objective(setting.method, setting.optimization, trained, sweep.epochs, sweep, labelled)
     is_begun = not fresh and SweepFolder(home / "sweeps" / sweep.name).exists()
     if sweep.search.sampler != "grid" and not is_begun:  # a begun one goes on, and such trials fail by themselves
         _check_extremes(sweep, len(pairs))

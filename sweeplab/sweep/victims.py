@@ -167,7 +167,7 @@ class TrainedVictim(MeasuredVictim[PretrainedVictim]):
             prompts = trained.evaluation.prompts(seen)
             check_prompts(trained.architecture, seen.class_names, prompts, trained.protocol)
         check_training(spec.optimization, len(table), spec.epochs, spec.name)
-        check_objective(spec.objective, spec.optimization, len(table), spec.epochs, self.sweep)
+        check_objective(spec.objective, spec.optimization, table, spec.epochs, self.sweep)
         return digest_of_victim(spec, inputs), (*test.notes, *table.notes)
 
     def weights(self, digest: str, session: Session) -> Weights:

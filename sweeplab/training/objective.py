@@ -59,6 +59,8 @@ class TrainingFacts:
     """(num_pairs,) int64, each pair's class, where the pairs come from labelled images."""
     num_classes: int = 0
     """Classes of those labels; 0 where there are none."""
+    pairs_digest: str = ""
+    """Of the table of pairs, where the driver checks them before a run; empty in the run itself."""
 
 
 @dataclass(frozen=True)
