@@ -275,7 +275,7 @@ def _lowest(leaderboard: Leaderboard) -> float | None:
 
 
 def _footer(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
-    latest = max((trial.points[-1].timestamp_ms for trial in sweep.trials if trial.points), default=0)
+    latest = max((trial.last_ms for trial in sweep.trials), default=0)
     when = f"Last epoch measured {datetime.fromtimestamp(latest / 1000, UTC):%Y-%m-%d %H:%M} UTC. " if latest else ""
     ceiling = style.ceiling_text(sweep.asr_ceiling)
     bound = escape(bound_text(leaderboard))

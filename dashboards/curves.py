@@ -32,9 +32,9 @@ def curve_points(sweep: SweepRecord, leaderboard: Leaderboard, most: int = MOST_
     trials = {trial.number: trial for trial in sweep.trials}
     drawn = 0
     for row in leaderboard.rows:
-        entries = [entry for point in trials[row.trial].points for entry in point.curve]
-        if not entries:
+        if not trials[row.trial].has_curve:
             continue
+        entries = [entry for point in trials[row.trial].points for entry in point.curve]
         if drawn == most:
             break
         drawn += 1

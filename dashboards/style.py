@@ -32,6 +32,11 @@ CLEANED_LINE = "#00724f"
 LABEL_PAPER = "rgba(255,255,255,0.88)"
 """Behind labels that stand in a panel."""
 CLEANED_DENSITY = ((0.0, "#8dbde0"), (0.5, "#2f86c1"), (1.0, "#0a3f66"))
+CELL = "#d9dde2"
+"""Of a cell of a heat map in which nothing was cleaned."""
+ON_LIGHT = "#10202f"
+ON_DARK = "#fdfeff"
+"""Of texts on the light and on the dark end of a scale."""
 OTHER_DENSITY = ((0.0, "#d5d9de"), (0.5, "#a3abb4"), (1.0, "#5d6873"))
 
 DARK = {
@@ -51,6 +56,9 @@ DARK = {
     CLEANED_FILL: "rgba(47, 197, 151, 0.12)",
     CLEANED_LINE: "#4fd6aa",
     LABEL_PAPER: "rgba(22,27,33,0.88)",
+    CELL: "#39434d",
+    ON_LIGHT: "#f4f8fb",
+    ON_DARK: "#0b1621",
     "#8dbde0": "#1d4f77",
     "#2f86c1": "#3f94d1",
     "#0a3f66": "#c4e4fa",
@@ -124,7 +132,9 @@ def axis_id(letter: str, index: int) -> str:
     return f"{letter}{index + 1 if index else ''}"
 
 
-def panels(count: int, columns: int, *, panel: int, top: int = 52, gap: int = 84, y_title: str) -> dict[str, Any]:
+def panels(
+    count: int, columns: int, *, panel: int, top: int = 52, gap: int = 84, between: float = 0.055, y_title: str
+) -> dict[str, Any]:
     """Where the axes of `count` panels lie, as plotly relayout paths.
 
     Args:
@@ -133,11 +143,12 @@ def panels(count: int, columns: int, *, panel: int, top: int = 52, gap: int = 84
         panel: pixels, height of one panel's plot area.
         top: pixels above the first row: plotly's buttons and the label of the ceiling.
         gap: pixels between two rows (tick labels and axis title).
+        between: two panels of a row, a share of the whole width.
         y_title: on the first panel of each row.
     """
     rows = -(-count // columns)
     area = rows * panel + (rows - 1) * gap
-    between = 0.055 if columns > 1 else 0.0
+    between = between if columns > 1 else 0.0
     width = (1 - between * (columns - 1)) / columns
     bottom = 56
     height = area + top + bottom
@@ -265,6 +276,38 @@ def dotted_line(figure: go.Figure, height: float, index: int) -> None:
         line={"color": FAINT, "width": 1, "dash": "dot"},
         layer="below",
     )
+
+
+def upright_line(figure: go.Figure, place: float, index: int) -> None:
+    """The ceiling as a dashed line in the panel `index` at `place`, in units of its horizontal axis."""
+    figure.add_shape(
+        type="line",
+        xref=axis_id("x", index),
+        yref=f"{axis_id('y', index)} domain",
+        x0=place,
+        x1=place,
+        y0=0,
+        y1=1,
+        line={"color": CLEANED_LINE, "width": 1.3, "dash": "dash"},
+        layer="below",
+    )
+
+
+def side_by_side(figure: go.Figure, *, count: int = 2, panel: int = 270, y_title: str = "") -> go.Figure:
+    """Lay a figure's `count` panels out beside each other, and below each other where it is narrow.
+
+    Args:
+        figure: whose axes have titles of their own, or one for each row's first.
+        count: panels.
+        panel: pixels, height of one.
+        y_title: on the first panel of each row; empty: each axis keeps its own.
+    """
+    figure.update_layout(template=TEMPLATE, margin={"l": 58, "r": 18})
+    wide = panels(count, min(count, 2), panel=panel, between=0.055 if y_title else 0.11, y_title=y_title)
+    narrow = panels(count, 1, panel=220, top=30, y_title=y_title)
+    if not y_title:
+        wide, narrow = ({key: value for key, value in one.items() if ".title" not in key} for one in (wide, narrow))
+    return responsive(figure, wide=wide, narrow=narrow)
 
 
 def accuracy_range(accuracies: Sequence[float] | np.ndarray) -> tuple[float, float]:

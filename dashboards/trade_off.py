@@ -5,7 +5,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from sweeplab.evaluation.retention import counted, is_cleaned
 from sweeplab.ranking.leaderboard import Leaderboard
 from sweeplab.records import SweepRecord
 
@@ -26,25 +25,28 @@ def trade_off_points(sweep: SweepRecord, leaderboard: Leaderboard) -> pd.DataFra
     victim), `epoch`, `accuracy`, `asr` (fractions), `cleaned`, `frontier` (no point of lower or equal ASR is
     as accurate). Points without a measured ASR are left out.
     """
-    columns = ["kind", "trial", "epoch", "accuracy", "asr", "cleaned"]
-    rows: list[tuple[str, int, float, float, float, bool]] = []
+    columns = sweep.columns()
+    chosen = columns.may_win & (columns.asr_n > 0)
+    frame = pd.DataFrame(
+        {
+            "kind": "epoch",
+            "trial": columns.trial[chosen],
+            "epoch": columns.epoch[chosen],
+            "accuracy": columns.accuracy[chosen],
+            "asr": columns.asr[chosen],
+        }
+    )
     best = {row.trial: row for row in leaderboard.rows if row.feasible}
-    for trial in sweep.trials:
-        row = best.get(trial.number)
-        for point in counted(trial.points, start_counts=trial.start_counts):
-            measurement = point.measurement
-            if measurement.asr is None:
-                continue
-            kind = "epoch"
-            here = (point.epoch, measurement.accuracy, measurement.asr)
-            if row and here == (row.epoch, row.accuracy, row.asr):
-                kind = "winner" if row.rank == 1 else "best"
-            cleaned = is_cleaned(measurement, sweep.asr_ceiling)
-            rows.append((kind, trial.number, point.epoch, measurement.accuracy, measurement.asr, cleaned))
+    places = pd.Series({row.trial: row.epoch for row in best.values()}, dtype=float)
+    is_best = (frame["trial"].map(places) == frame["epoch"]).to_numpy(dtype=bool)
+    frame.loc[is_best, "kind"] = "best"
+    if best and leaderboard.rows[0].feasible:
+        frame.loc[is_best & (frame["trial"] == leaderboard.rows[0].trial), "kind"] = "winner"
     if sweep.victim.asr is not None:
-        cleaned = is_cleaned(sweep.victim, sweep.asr_ceiling)
-        rows.append(("victim", -1, 0.0, sweep.victim.accuracy, sweep.victim.asr, cleaned))
-    frame = pd.DataFrame(rows, columns=columns)
+        victim = {"kind": "victim", "trial": -1, "epoch": 0.0}
+        rates = {"accuracy": sweep.victim.accuracy, "asr": sweep.victim.asr}
+        frame = pd.concat([frame, pd.DataFrame([victim | rates])], ignore_index=True)
+    frame["cleaned"] = frame["asr"] < sweep.asr_ceiling
     frame["frontier"] = _on_frontier(frame)
     return frame
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import shlex
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, cast
 
@@ -172,6 +173,36 @@ class Victim:
 
 
 @dataclass(frozen=True)
+class TrialSummary:
+    """What ranking, status and page ask of a trial's points, so that they need not be read again."""
+
+    num_points: int
+    num_choices: int
+    """Points that may win."""
+    last_epoch: float | None
+    """Of all points; None: there is none."""
+    last_ms: int
+    """When the last point was made, milliseconds since 1970; 0: there is none."""
+    seconds: float
+    """Wall seconds spent in training and evaluation, over all points."""
+    has_curve: bool
+    """Whether the loss was recorded at some steps."""
+    lowest_asr: float | None
+    """Of the points that may win, a fraction; None where there is none, or no trigger was measured."""
+    is_cleaned: bool
+    """Whether one of them is cleaned."""
+    worth_keeping: tuple[Point, ...]
+    """The best cleaned point, else those that came closest; without losses and times."""
+    report: Measurement | None
+    """Of the point chosen on one half of the images, on the other half; None: there is none."""
+
+    @property
+    def best(self) -> Point | None:
+        """The best cleaned point; None: there is none."""
+        return self.worth_keeping[0] if self.is_cleaned else None
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One hyperparameter setting of a sweep and everything that was measured for it."""
 
@@ -184,7 +215,7 @@ class TrialRecord:
     """Digest of the parameters: trials with equal configuration differ in their seed alone."""
     seed: int
     attempts: int
-    points: tuple[Point, ...]
+    points: Sequence[Point]
     reason: str | None = None
     """Why it failed or was pruned."""
     start_counts: bool = False
@@ -193,11 +224,75 @@ class TrialRecord:
     """The trial whose setting and seed were tried once more."""
     storage: str = ""
     """Path or URL of the folder of its checkpoints; empty where none is known."""
+    summary: TrialSummary | None = field(default=None, compare=False, repr=False)
+    """Of its points, where it is known already."""
+
+    @property
+    def last_epoch(self) -> float | None:
+        """Of its points; None: there is none."""
+        return self.summary.last_epoch if self.summary else max((point.epoch for point in self.points), default=None)
+
+    @property
+    def last_ms(self) -> int:
+        """When its last point was made, milliseconds since 1970; 0: there is none."""
+        return self.summary.last_ms if self.summary else max((point.timestamp_ms for point in self.points), default=0)
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether the loss was recorded at some steps."""
+        return self.summary.has_curve if self.summary else any(point.curve for point in self.points)
 
     @property
     def seconds(self) -> float:
         """Wall seconds spent in training and evaluation, over the points that were kept."""
+        if self.summary:
+            return self.summary.seconds
         return sum(point.train_seconds + point.evaluate_seconds for point in self.points)
+
+
+@dataclass(frozen=True)
+class PointColumns:
+    """The points of many trials, in order, as columns of equal length: (N,) each."""
+
+    trial: np.ndarray
+    epoch: np.ndarray
+    may_win: np.ndarray
+    """Boolean; see `evaluation.retention.counted`."""
+    accuracy_k: np.ndarray
+    accuracy_n: np.ndarray
+    asr_k: np.ndarray
+    asr_n: np.ndarray
+    """0 where no trigger is known."""
+    timestamp_ms: np.ndarray
+    train_seconds: np.ndarray
+    evaluate_seconds: np.ndarray
+
+    @classmethod
+    def of(cls, trials: "Iterable[TrialRecord]") -> Self:
+        """The points of trials."""
+        rows = [
+            (
+                *(trial.number, point.epoch, trial.start_counts or point.epoch > 0),
+                *(point.measurement.accuracy_k, point.measurement.accuracy_n),
+                *(point.measurement.asr_k, point.measurement.asr_n),
+                *(point.timestamp_ms, point.train_seconds, point.evaluate_seconds),
+            )
+            for trial in trials
+            for point in trial.points
+        ]
+        kinds = (np.int64, np.float64, bool, *[np.int64] * 5, np.float64, np.float64)
+        values = zip(*rows, strict=True) if rows else [()] * len(kinds)
+        return cls(*(np.array(column, dtype=kind) for column, kind in zip(values, kinds, strict=True)))
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """(N,) fractions."""
+        return self.accuracy_k / self.accuracy_n
+
+    @property
+    def asr(self) -> np.ndarray:
+        """(N,) fractions; NaN where no trigger is known."""
+        return self.asr_k / np.where(self.asr_n > 0, self.asr_n, np.nan)
 
 
 @dataclass(frozen=True)
@@ -259,6 +354,14 @@ class SweepRecord:
     keep_checkpoints: int = 0
     """So many cleaned trials keep their weights; 0: not known, in tables from elsewhere."""
     origin: Origin = Origin()
+    read_columns: Callable[[], PointColumns] | None = field(default=None, compare=False, repr=False)
+    """Gives all its points, where they need not be made of the trials' own."""
+    certified_hits: Mapping[tuple[int, int], int] = field(default_factory=dict, compare=False, repr=False)
+    """By triggered images and choices: the most hits that are certified, as far as it is known already."""
+
+    def columns(self) -> PointColumns:
+        """All points of all trials, in the order of the trials."""
+        return self.read_columns() if self.read_columns else PointColumns.of(self.trials)
 
     @property
     def measures_what_was_planted(self) -> bool:

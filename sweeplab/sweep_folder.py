@@ -8,15 +8,20 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 from filelock import Timeout
 
-from sweeplab.evaluation.retention import missing_backdoor
+from sweeplab.evaluation.retention import missing_backdoor, num_choices
+from sweeplab.ranking.intervals import most_certified_hits
+from sweeplab.ranking.summary import VERSION as SUMMARY_VERSION
+from sweeplab.ranking.summary import even_images, summarize
 from sweeplab.records import (
     OVER,
     MeasuredImages,
@@ -24,17 +29,19 @@ from sweeplab.records import (
     Origin,
     Outcomes,
     Point,
+    PointColumns,
     SweepRecord,
     SweepState,
     TrialRecord,
     Victim,
     now_ms,
 )
-from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, own_code
+from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, digest_of, own_code
 from sweeplab.storage.files import append_line, make_private, read_object, write_json
 from sweeplab.storage.locks import file_lock, is_held, process_facts
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
-from sweeplab.storage.run_folder import RunFolder
+from sweeplab.storage.run_folder import RunFolder, StoredPoints
+from sweeplab.storage.summary_file import LAYOUT, SummaryFile, is_settled, marks_of, now_ns, num_points, record_of
 from sweeplab.storage.sweep_records import read_events, read_header
 from sweeplab.versions import environment, made_by_older_version, num_changes, started_script, version_of
 
@@ -52,6 +59,21 @@ HEARTBEAT_SECONDS = 10.0
 
 SET_ASIDE = r"\.\d{8}-\d{6}\.\d+"
 """What `--fresh` adds to a sweep's name, as a pattern."""
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """What was found of a sweep's trials."""
+
+    trials: tuple[TrialRecord, ...]
+    losses: list[str]
+    """A sentence on every damaged history."""
+    summary: SummaryFile | None
+    """What is known of them; None where nothing can be summarized."""
+    is_new: bool
+    """Whether it differs from what is stored."""
+    columns: Callable[[], PointColumns]
+    """Of all their points."""
 
 
 class SweepFolder:
@@ -283,10 +305,16 @@ class SweepFolder:
 
     def trial_numbers(self) -> list[int]:
         """Trials whose parameters are on the disk, ascending."""
-        found = (self.path / "trials").glob("[0-9]*/trial.json")
-        return sorted(
-            int(path.parent.name) for path in found if TRIAL_NAME.fullmatch(path.parent.name) and path.stat().st_size
-        )
+        trials = f"{self.path}/trials"
+        return [number for number, name in self._trial_names() if _size(f"{trials}/{name}/trial.json")]
+
+    def _trial_names(self) -> list[tuple[int, str]]:
+        """Number and name of every trial's folder, ascending."""
+        try:
+            names = os.listdir(self.path / "trials")
+        except FileNotFoundError:
+            return []
+        return sorted((int(name), name) for name in filter(TRIAL_NAME.fullmatch, names))
 
     def write_trial(
         self,
@@ -354,8 +382,12 @@ class SweepFolder:
         """All lines of events.jsonl, in order."""
         return read_events(self.path / "events.jsonl")
 
-    def record(self) -> SweepRecord:
-        """Everything the ledger holds, read from its files alone.
+    def record(self, *, keep_summary: bool = False) -> SweepRecord:
+        """Everything the ledger holds: of trials whose files have not changed since they were summarized, the summary
+        and, where somebody asks for them, the points.
+
+        Args:
+            keep_summary: summarize what has changed, and write it beside the ledger where the sweep is this home's own.
 
         Raises:
             InvalidInput: if there is no such sweep, or its victim has not been measured yet.
@@ -369,7 +401,10 @@ class SweepFolder:
             )
         images = measured_images(header, victim[0])
         locked = self.is_locked()
-        trials, losses = self.trial_records(is_driven=locked)
+        found = self._trials(header, victim[0], is_driven=locked, summarizes=keep_summary)
+        if keep_summary and found.summary is not None and found.is_new and self.is_own():
+            found.summary.write(self._summary, found.columns())
+        trials, losses = found.trials, found.losses
         finished = sum(trial.state in OVER for trial in trials)
         state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
         return SweepRecord(
@@ -393,6 +428,8 @@ class SweepFolder:
             notes=(*self.notes(), *losses),
             keep_checkpoints=header["spec"].get("resources", {}).get("keep_checkpoints", 0),
             origin=origin_of(header),
+            read_columns=found.columns,
+            certified_hits=found.summary.certified_hits if found.summary else {},
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -435,9 +472,77 @@ class SweepFolder:
         Args:
             is_driven: whether a driver is at work on the sweep.
         """
-        runs = {number: self.trial(number) for number in self.trial_numbers()}
-        trials = tuple(self.trial_record(number, is_driven=is_driven, run=run) for number, run in runs.items())
-        return trials, [line for run in runs.values() for line in run.losses()]
+        victim = self.victim_point()
+        found = self._trials(self.header(), victim[0] if victim else None, is_driven=is_driven)
+        return found.trials, found.losses
+
+    @property
+    def _summary(self) -> Path:
+        return self.path / "summary.npz"
+
+    def _trials(
+        self, header: dict[str, Any], victim: Measurement | None, *, is_driven: bool, summarizes: bool = False
+    ) -> "_Trials":
+        """All trials, those from the summary that have not changed since, the others from their files.
+
+        Args:
+            header: of the sweep.
+            victim: its measurement; None: not yet.
+            is_driven: whether a driver is at work on the sweep.
+            summarizes: give a summary to the others too.
+        """
+        numbers: list[int] = []
+        base = f"{self.path}/trials"
+        ceiling, images = header["spec"]["search"]["asr_ceiling"], None
+        stored, marks, taken = None, np.zeros((0, 0, 0), dtype=np.int64), now_ns()
+        if victim is not None and victim.asr is not None:
+            images = measured_images(header, victim)
+            names = self._trial_names()
+            marks = marks_of(base, [name for _, name in names])
+            is_begun = marks[:, 0, 0] > 0  # trial.json holds something
+            marks, numbers = (
+                marks[is_begun],
+                [number for (number, _), begun in zip(names, is_begun, strict=True) if begun],
+            )
+            key = digest_of([SUMMARY_VERSION, LAYOUT, ceiling, dataclasses.astuple(victim), header.get("images")])
+            stored = SummaryFile.read(self._summary, key) or SummaryFile.empty(key)
+        else:
+            numbers = self.trial_numbers()
+        rows = stored.rows_of(numbers, marks) if stored else [-1] * len(numbers)
+        chooses = even_images(images, victim.accuracy_n) if images and victim and summarizes else None
+        trials: list[TrialRecord] = []
+        losses: list[str] = []
+        is_damaged = np.zeros(len(numbers), dtype=bool)
+        for place, (number, row) in enumerate(zip(numbers, rows, strict=True)):
+            if stored and row >= 0:
+                part = stored.parts[row]
+                points = StoredPoints(f"{base}/{TRIAL_FORMAT.format(number)}", num_points(part))
+                trials.append(record_of(number, part, points, is_driven=is_driven))
+                continue
+            run = self.trial(number)
+            trial = self.trial_record(number, is_driven=is_driven, run=run)
+            if summarizes and stored:
+                trial = dataclasses.replace(trial, summary=summarize(trial, ceiling, self.outcomes, chooses))
+            trials.append(trial)
+            losses += run.losses()
+            is_damaged[place] = bool(run.losses())
+        if stored is None or victim is None:
+            return _Trials(tuple(trials), losses, None, False, lambda: PointColumns.of(trials))
+        changed = [place for place, row in enumerate(rows) if row < 0]
+        is_new = bool(changed) or len(stored.numbers) > len(numbers)
+
+        def columns() -> PointColumns:
+            return stored.columns_of(rows, [trials[place] for place in changed])
+
+        summary = None
+        if summarizes:
+            hits = dict(stored.certified_hits)
+            if victim.is_counted and is_new:
+                choices = num_choices(trials)
+                hits = {(victim.asr_n, choices): most_certified_hits(victim.asr_n, choices, ceiling)}
+            keep = is_settled(marks, taken) & ~is_damaged
+            summary = stored.replaced(np.array(numbers), marks, trials, keep, hits)
+        return _Trials(tuple(trials), losses, summary or stored, is_new, columns)
 
     def trial_record(self, number: int, *, is_driven: bool, run: RunFolder | None = None) -> TrialRecord:
         """One trial; without a result it runs where a driver is at work on it, else it waits.
@@ -511,6 +616,14 @@ def _in_words(part: dict[str, Any]) -> str:
     )
     fields = ", ".join(plain)
     return part.get("kind", "") + (f" ({fields})" if fields else "")
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 TRIAL_FIELDS = {"params": dict, "configuration": str, "seed": int, "start_counts": bool}

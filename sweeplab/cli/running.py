@@ -180,7 +180,7 @@ def _sweeps_within(experiment: "Experiment") -> list[str]:
 def show_results(home: Path, name: str) -> None:
     """Print a sweep's leaderboard, write its page, and say how to open MLflow."""
     folder = SweepFolder.of(home, name)
-    record, board = ranked(folder)  # read once: the table and the page then show the same
+    record, board = ranked(folder, keep_summary=True)  # read once: the table and the page then show the same
     say_table(lambda width: render_table(board, width=width))
     say_result(board)
     say(f"page:   {write_page(folder, record, board)}")
@@ -202,9 +202,14 @@ def say_result(board: Leaderboard) -> None:
         say(line)
 
 
-def ranked(folder: SweepFolder) -> tuple[SweepRecord, Leaderboard]:
-    """A sweep's record and the ranking of its trials."""
-    record = folder.record()
+def ranked(folder: SweepFolder, *, keep_summary: bool = False) -> tuple[SweepRecord, Leaderboard]:
+    """A sweep's record and the ranking of its trials.
+
+    Args:
+        folder: the sweep's.
+        keep_summary: as in `SweepFolder.record`; for commands that write in the home.
+    """
+    record = folder.record(keep_summary=keep_summary)
     return record, rank_trials(record, folder.outcomes, find_weights(record))
 
 

@@ -142,10 +142,10 @@ def leaderboard(
     if by not in ("trial", "configuration"):
         raise InvalidInput(f"--by={by!r} is unknown; known: trial, configuration")
     _, board = ranked(folder_of(sweep))
-    groups = group_by_configuration(board)
     if as_json:
-        say_json({**board.to_json(), "configurations": [group.to_json() for group in groups]})
+        say_json({**board.to_json(), "configurations": [group.to_json() for group in group_by_configuration(board)]})
     elif by == "configuration":
+        groups = group_by_configuration(board)
         say_table(lambda width: render_configurations(board, groups, limit, width=width))
     else:
         say_table(lambda width: render_table(board, limit, width=width))
@@ -303,7 +303,7 @@ def export(sweep: SweepName, to: Annotated[Path, typer.Option(help="Folder to wr
 def report(sweep: SweepName) -> None:
     """Write a sweep's page and print its path."""
     folder = folder_of(sweep, to_read=False)
-    say(str(write_page(folder, *ranked(folder))))
+    say(str(write_page(folder, *ranked(folder, keep_summary=True))))
 
 
 @command(app, rich_help_panel=RESULTS)

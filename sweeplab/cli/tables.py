@@ -38,7 +38,7 @@ def import_(
         victim_asr=victim_asr,
         asr_ceiling=asr_ceiling,
     )
-    record = folder.record()
+    record = folder.record(keep_summary=True)
     points = sum(len(trial.points) for trial in record.trials)
     names = ", ".join(record.parameters) or "none"
     say(f"{sweep}: {len(record.trials)} trials, {points} points, parameters {names}")

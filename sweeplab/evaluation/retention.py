@@ -1,5 +1,6 @@
 """When a point is cleaned, how much accuracy it kept, and the one number a search maximises."""
 
+import math
 from collections.abc import Iterable
 
 from sweeplab.records import Measurement, Point, TrialRecord, percent
@@ -42,7 +43,10 @@ def num_choices(trials: Iterable[TrialRecord]) -> int:
     All that were evaluated and may win (see `counted`), cleaned or not, of trials in every state: pruned, failed and
     running ones are ranked too.
     """
-    return sum(len(counted(trial.points, start_counts=trial.start_counts)) for trial in trials)
+    return sum(
+        trial.summary.num_choices if trial.summary else len(counted(trial.points, start_counts=trial.start_counts))
+        for trial in trials
+    )
 
 
 def missing_backdoor(victim: Measurement, asr_ceiling: float, num_classes: int | None = None) -> str | None:
@@ -61,17 +65,27 @@ def missing_backdoor(victim: Measurement, asr_ceiling: float, num_classes: int |
     rule = ""
     if is_cleaned(victim, asr_ceiling):
         rule = f"lies below the ceiling of {percent(asr_ceiling, None)} before any cleaning"
-    elif num_classes and victim.is_counted:
-        from scipy.stats import binomtest  # takes a second to import, and the workers do without
-
-        if binomtest(victim.asr_k, victim.asr_n, 1 / num_classes, alternative="greater").pvalue > 0.05:
-            rule = f"is not above chance, 1 of {num_classes} classes"
+    elif num_classes and victim.is_counted and not _is_above(victim.asr_k, victim.asr_n, 1 / num_classes):
+        rule = f"is not above chance, 1 of {num_classes} classes"
     if not rule:
         return None
     return (
         f"the victim's own ASR of {percent(victim.asr, 2)} {rule}: there is no backdoor to clean, or it has "
         "another trigger or target than was named; no trial is certified"
     )
+
+
+def _is_above(k: int, n: int, rate: float) -> bool:
+    """Whether k of n are significantly more than a rate gives (one-sided binomial test at 0.05)."""
+    share = k / n
+    if rate < share < 1:
+        # Chernoff's bound of the p value: where it suffices, SciPy, which takes a second to import, is not asked.
+        divergence = share * math.log(share / rate) + (1 - share) * math.log((1 - share) / (1 - rate))
+        if math.exp(-n * divergence) <= 0.05:
+            return True
+    from scipy.stats import binomtest
+
+    return bool(binomtest(k, n, rate, alternative="greater").pvalue <= 0.05)
 
 
 def best_cleaned_point(points: Iterable[Point], asr_ceiling: float, *, start_counts: bool = False) -> Point | None:

@@ -95,7 +95,6 @@ def costs_of(events: Iterable[Mapping[str, Any]], trials: Iterable[TrialRecord],
     for attempt in attempts_of(events):
         record = known.get(attempt.trial)
         ended = attempt.ended if attempt.ended is not None else until_ms
-        stands = [point.timestamp_ms for point in record.points] if record is not None else []
         seconds = max(0, ended - attempt.began) / 1000 * attempt.workers
         total += seconds
         gpu += seconds * attempt.gpus
@@ -106,10 +105,11 @@ def costs_of(events: Iterable[Mapping[str, Any]], trials: Iterable[TrialRecord],
         elif state == "pruned":
             pruned += seconds
         elif attempt.is_broken:
+            stands = [point.timestamp_ms for point in record.points] if record is not None else []
             last = max((stamp for stamp in stands if attempt.began <= stamp <= ended), default=attempt.began)
             repeated += max(0, ended - last) / 1000 * attempt.workers
     for record in known.values():
         if record.state == "finished":
             useful += record.seconds * workers_of.get(record.number, 1)
-    epochs = sum(max((point.epoch for point in record.points), default=0.0) for record in known.values())
+    epochs = sum(record.last_epoch or 0.0 for record in known.values())
     return Costs(epochs, total, gpu, useful, failed, pruned, repeated)

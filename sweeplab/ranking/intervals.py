@@ -1,5 +1,6 @@
 """Binomial intervals of accuracy and ASR. SciPy is imported late: it takes half a second."""
 
+import functools
 import math
 from statistics import NormalDist
 
@@ -54,3 +55,14 @@ def asr_upper_bound(k: int, n: int, num_choices: int = 1) -> float:
     from scipy.stats import beta
 
     return 1.0 if k == n else float(beta.isf(LEVEL / num_choices, k + 1, n - k))
+
+
+@functools.cache
+def most_certified_hits(n: int, num_choices: int, asr_ceiling: float) -> int:
+    """The most of n triggered images that may be hits where `asr_upper_bound` lies below the ceiling; -1: not even
+    none."""
+    low, high = -1, n  # the bound grows with the hits, and is 1 where all are
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if asr_upper_bound(middle, n, num_choices) < asr_ceiling else (low, middle)
+    return low

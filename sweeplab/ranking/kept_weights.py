@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sweeplab.evaluation.retention import best_cleaned_point, counted
+from sweeplab.evaluation.retention import best_cleaned_point, counted, is_cleaned
 from sweeplab.records import OVER, Point, SweepRecord, TrialRecord
 from sweeplab.specs import StorageFault
 from sweeplab.storage.checkpoint_store import Storage
@@ -62,6 +62,8 @@ def worth_keeping(trial: TrialRecord, asr_ceiling: float) -> tuple[Point, ...]:
         trial: in any state.
         asr_ceiling: a fraction.
     """
+    if trial.summary is not None:
+        return trial.summary.worth_keeping
     best = best_cleaned_point(trial.points, asr_ceiling, start_counts=trial.start_counts)
     if best is not None:
         return (best,)
@@ -98,10 +100,9 @@ class KeptWeights:
         """
         if trial.state == "failed":
             return {trial.number: ()}
-        best = best_cleaned_point(trial.points, self._asr_ceiling, start_counts=trial.start_counts)
-        if best is not None:
-            return self._take_cleaned(trial.number, best)
         points = worth_keeping(trial, self._asr_ceiling)
+        if points and is_cleaned(points[0].measurement, self._asr_ceiling):
+            return self._take_cleaned(trial.number, points[0])
         if self._best or not points:
             return {trial.number: ()}
         before = [*self._closest, *(KeptPoint(trial.number, point) for point in points)]
@@ -143,10 +144,10 @@ def find_weights(sweep: SweepRecord) -> list[KeptPoint]:
 
     Files are looked for, and links are none; an object store is not asked.
     """
-    storages = {trial.number: Storage(trial.storage) for trial in sweep.trials}
+    places = {trial.number: trial.storage for trial in sweep.trials}
     found = []
     for kept in kept_points(sweep.trials, sweep.asr_ceiling, sweep.keep_checkpoints):
-        storage, name = storages[kept.trial], str(kept.point.checkpoint)
+        storage, name = Storage(places[kept.trial]), str(kept.point.checkpoint)
         with contextlib.suppress(StorageFault):  # a folder of others, which this user may not look into
             if storage.is_remote or name in storage.names():
                 found.append(dataclasses.replace(kept, location=(storage / name).location))

@@ -3,39 +3,27 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from sweeplab.evaluation.retention import (
-    best_cleaned_point,
-    counted,
-    lowest_asr,
-    missing_backdoor,
-    num_choices,
-    retention,
-)
-from sweeplab.ranking.intervals import asr_upper_bound, wilson
+from sweeplab.evaluation.retention import missing_backdoor, num_choices, retention
+from sweeplab.ranking.intervals import most_certified_hits, wilson
 from sweeplab.ranking.kept_weights import KeptPoint, closest_points
+from sweeplab.ranking.summary import ReadOutcomes, even_images, summarize
 from sweeplab.records import (
-    MeasuredImages,
     Measurement,
-    Outcomes,
-    Point,
     SweepRecord,
     TrialRecord,
     TrialState,
+    TrialSummary,
     percent,
     promote_command,
 )
-
-ReadOutcomes = Callable[[int, int], Outcomes | None]
-"""Trial number and point index to the outcomes per image; None where they were not kept."""
 
 
 @dataclass(frozen=True)
@@ -152,121 +140,76 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes, weights: Sequence[Ke
     has_backdoor = fault is None and sweep.measures_what_was_planted
     chooses = even_images(sweep.images, sweep.victim.accuracy_n) if sweep.images else None
     places = {(kept.trial, kept.point.epoch): kept.location for kept in weights}
+    found = [(t, t.summary or summarize(t, sweep.asr_ceiling, outcomes, chooses)) for t in sweep.trials]
+    found.sort(key=lambda one: _order(*one))
     rows = []
-    for trial in sweep.trials:
-        reported = _report(trial, outcomes, sweep.asr_ceiling, chooses) if chooses is not None else None
-        row = _row(sweep, trial, reported, choices if has_backdoor else None)
-        place = None if row.epoch is None else places.get((trial.number, row.epoch))
-        rows.append(dataclasses.replace(row, checkpoint=place))
-    rows.sort(key=_order)
-    ranked = tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, start=1))
+    for rank, (trial, summary) in enumerate(found, start=1):
+        place = None if summary.best is None else places.get((trial.number, summary.best.epoch))
+        rows.append(_row(sweep, trial, summary, choices if has_backdoor else None, rank=rank, checkpoint=place))
+    ranked = tuple(rows)
     nothing_cleaned = not any(row.feasible for row in rows)
     closest = tuple(closest_points(weights, sweep.asr_ceiling)) if nothing_cleaned else ()
     return Leaderboard(sweep.name, sweep.asr_ceiling, sweep.victim, ranked, choices, has_backdoor, sweep.notes, closest)
 
 
-def even_images(images: MeasuredImages, count: int) -> np.ndarray:
-    """Which test images an epoch is chosen on; the others report on it.
-
-    Triggered images alternate, and the picture behind each lies on its side, so that no picture takes part in both;
-    the pictures of the target class alternate among themselves. Under targeted poisoning the target images are no test
-    images: both sorts alternate, each by itself.
-
-    Args:
-        images: of the sweep.
-        count: N, test images.
-
-    Returns:
-        (N,) boolean.
-    """
-    is_target = np.zeros(count, dtype=bool)
-    is_target[list(images.target_rows)] = True
-    even = np.empty(count, dtype=bool)
-    for rows in (np.flatnonzero(is_target), np.flatnonzero(~is_target)):
-        even[rows] = np.arange(len(rows)) % 2 == 0
-    return even
+def _order(trial: TrialRecord, summary: TrialSummary) -> tuple[int, float, float, int]:
+    best = summary.best
+    if best is not None and best.measurement.asr is not None:
+        return 0, -best.measurement.accuracy, best.measurement.asr, trial.number
+    if summary.lowest_asr is not None:
+        return 1, summary.lowest_asr, 0.0, trial.number
+    return 2, 0.0, 0.0, trial.number
 
 
-def _order(row: LeaderboardRow) -> tuple[int, float, float, int]:
-    if row.retention is not None and row.asr is not None:
-        return 0, -row.retention, row.asr, row.trial
-    if row.min_asr is not None:
-        return 1, row.min_asr, 0.0, row.trial
-    return 2, 0.0, 0.0, row.trial
-
-
-def _row(sweep: SweepRecord, trial: TrialRecord, reported: Measurement | None, choices: int | None) -> LeaderboardRow:
-    """A trial's row without its rank; with `choices` None nothing is certified."""
-    candidates = counted(trial.points, start_counts=trial.start_counts)
-    best = best_cleaned_point(candidates, sweep.asr_ceiling, start_counts=trial.start_counts)
+def _row(
+    sweep: SweepRecord,
+    trial: TrialRecord,
+    summary: TrialSummary,
+    choices: int | None,
+    *,
+    rank: int,
+    checkpoint: str | None,
+) -> LeaderboardRow:
+    """A trial's row; with `choices` None nothing is certified."""
+    best, reported = summary.best, summary.report
     low = high = asr_low = asr_high = None
     if best is not None and best.measurement.is_counted:
         low, high = wilson(best.measurement.accuracy_k, best.measurement.accuracy_n)
         asr_low, asr_high = wilson(best.measurement.asr_k, best.measurement.asr_n)
     victim_accuracy = sweep.victim.accuracy
     return LeaderboardRow(
-        rank=0,
+        rank=rank,
         trial=trial.number,
         state=trial.state,
         feasible=best is not None,
         certified=best is not None
         and choices is not None
         and best.measurement.is_counted
-        and asr_upper_bound(best.measurement.asr_k, best.measurement.asr_n, choices) < sweep.asr_ceiling,
+        and best.measurement.asr_k <= _most_hits(sweep, best.measurement.asr_n, choices),
         epoch=best.epoch if best else None,
         accuracy=best.measurement.accuracy if best else None,
         asr=best.measurement.asr if best else None,
         retention=retention(best.measurement.accuracy, victim_accuracy) if best else None,
         retention_low=None if low is None else retention(low, victim_accuracy),
         retention_high=None if high is None else retention(high, victim_accuracy),
-        min_asr=lowest_asr(candidates, start_counts=trial.start_counts) if candidates else None,
+        min_asr=summary.lowest_asr,
         configuration=trial.configuration,
         seed=trial.seed,
         params=dict(trial.params),
-        epochs=max((point.epoch for point in trial.points), default=None),
-        seconds=trial.seconds,
+        epochs=summary.last_epoch,
+        seconds=summary.seconds,
         accuracy_report=reported.accuracy if reported else None,
         asr_report=reported.asr if reported else None,
+        checkpoint=checkpoint,
         asr_low=asr_low,
         asr_high=asr_high,
     )
 
 
-def _report(trial: TrialRecord, outcomes: ReadOutcomes, asr_ceiling: float, chooses: np.ndarray) -> Measurement | None:
-    """Choose the best cleaned point on the even images, measure it on the odd ones; None: there is none.
-
-    Args:
-        trial: whose points are chosen among.
-        outcomes: see `rank_trials`.
-        asr_ceiling: a fraction.
-        chooses: of `even_images`.
-    """
-    even: list[Point] = []
-    odd: dict[int, Measurement] = {}
-    for point in counted(trial.points, start_counts=trial.start_counts):
-        if not _may_be_cleaned_on_half(point.measurement, asr_ceiling):
-            continue
-        kept = outcomes(trial.number, point.index)
-        if kept is None or kept.num_images != len(chooses) or chooses.all() or kept.num_triggered < 2:
-            continue
-        correct, hits = kept.correct_mask(), kept.hit_mask()
-        digest = point.measurement.evaluation_digest
-        first = _measured(correct[chooses], hits[0::2], f"{digest}:even")
-        even.append(dataclasses.replace(point, measurement=first))
-        odd[point.index] = _measured(correct[~chooses], hits[1::2], f"{digest}:odd")
-    best = best_cleaned_point(even, asr_ceiling, start_counts=trial.start_counts)
-    return odd[best.index] if best else None
-
-
-def _may_be_cleaned_on_half(measurement: Measurement, asr_ceiling: float) -> bool:
-    """False where the even half is not cleaned even with every odd image hit: skip its outcomes."""
-    num_odd = measurement.asr_n // 2
-    num_even = measurement.asr_n - num_odd
-    return num_even > 0 and (measurement.asr_k - num_odd) / num_even < asr_ceiling
-
-
-def _measured(correct: np.ndarray, hits: np.ndarray, digest: str) -> Measurement:
-    return Measurement(int(correct.sum()), correct.size, int(hits.sum()), hits.size, digest)
+def _most_hits(sweep: SweepRecord, n: int, choices: int) -> int:
+    """See `most_certified_hits`; a sweep's record may know it already."""
+    known = sweep.certified_hits.get((n, choices))
+    return most_certified_hits(n, choices, sweep.asr_ceiling) if known is None else known
 
 
 def _json_value(value: object) -> Any:

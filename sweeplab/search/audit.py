@@ -63,7 +63,7 @@ def audit(sweep: SweepRecord, pruning: Pruning) -> dict[str, Any]:
 
 def _replayed(trial: TrialRecord, pruner: Pruner) -> tuple[Trajectory, Stop | None]:
     """Show a whole trial to the pruner point by point; what the trial had made when it was stopped, or at its end."""
-    row = Row(trial.params, trial.points, trial.start_counts)
+    row = Row(trial.params, tuple(trial.points), trial.start_counts)
     for points, trajectory in row.prefixes:
         is_complete = len(points) == len(row.points)
         pruner.saw(trial.number, trajectory, is_complete=is_complete)

@@ -144,7 +144,7 @@ def table_of(sweep: SweepRecord, space: SearchSpace | None) -> Table:
     trials = list(chosen.values())
     space = space or spanned_space([trial.params for trial in trials], sweep.log_parameters)
     rows = [
-        Row({name: trial.params[name] for name in space.dimensions if name in trial.params}, trial.points,
+        Row({name: trial.params[name] for name in space.dimensions if name in trial.params}, tuple(trial.points),
             trial.start_counts)
         for trial in trials
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import exp, inf, log, nextafter
@@ -224,7 +224,7 @@ def _filled_in(plan: Plan, configuration: int, setting: dict[str, Any], unused: 
 def tell(
     study: optuna.Study,
     number: int,
-    points: tuple[Point, ...],
+    points: Sequence[Point],
     goal: Goal,
     *,
     start_counts: bool,

@@ -6,8 +6,10 @@ import itertools
 import json
 import os
 import zlib
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 from zipfile import BadZipFile
 
 import numpy as np
@@ -381,3 +383,35 @@ class RunFolder:
         known = {point.checkpoint for point in self.points()} | {self._rolling()}
         for name in self.storage.names() - known:
             self.remove_checkpoint(name)
+
+
+class StoredPoints(Sequence[Point]):
+    """A run's points, read where somebody asks for one of them."""
+
+    def __init__(self, path: str, count: int) -> None:
+        """Of the run in folder `path`, its first `count`: more may have come since they were counted."""
+        self._path, self._count = path, count
+
+    @cached_property
+    def _points(self) -> tuple[Point, ...]:
+        return tuple(RunFolder(Path(self._path)).points()[: self._count])
+
+    @overload
+    def __getitem__(self, index: int) -> Point: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Point, ...]: ...
+    def __getitem__(self, index: int | slice) -> Point | tuple[Point, ...]:
+        """One or several of them."""
+        return self._points[index]
+
+    def __len__(self) -> int:
+        """Their number, for which none is read."""
+        return self._count
+
+    def __eq__(self, other: object) -> bool:
+        """As a tuple of the same points."""
+        return isinstance(other, Sequence) and self._points == tuple(other)
+
+    def __hash__(self) -> int:
+        """As a tuple of the same points."""
+        return hash(self._points)

@@ -1,0 +1,255 @@
+"""The summary beside a sweep's ledger: what was worked out of each trial's files, so that they need not be read again.
+
+It is derived and can be removed at any time. A trial's part is believed only while all its files are, by size, times
+and place on the disk, those that it was made of.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from sweeplab.records import Measurement, Point, PointColumns, TrialRecord, TrialSummary
+from sweeplab.specs import StorageFault
+from sweeplab.storage.files import write_atomically
+
+FILES = ("trial.json", "history.jsonl", "result.json", "attempts.json", "outcomes")
+"""What a trial's part is made of, in its folder. Outcomes are written under names of their own, which changes their
+folder, and never again."""
+
+LAYOUT = [[field.name for field in dataclasses.fields(kind)] for kind in (TrialSummary, PointColumns, Measurement)]
+"""Part of the key: what was stored under other fields is worked out anew."""
+
+TICK_NS = 50_000_000
+"""Files that changed this shortly before they were looked at may change again without another time."""
+
+COARSE_NS = 2_000_000_000
+"""The same where a file system keeps whole seconds."""
+
+
+def marks_of(trials: str, names: Sequence[str]) -> np.ndarray:
+    """Size, time of the last change of content and of any change, and number on the disk, of each file of trials.
+
+    Args:
+        trials: the folder of all.
+        names: T, of their own folders.
+
+    Returns:
+        (T, files, 4) integers; zeros where there is no such file.
+    """
+    marks = np.zeros((len(names), len(FILES), 4), dtype=np.int64)
+    for row, name in enumerate(names):
+        for place, file in enumerate(FILES):
+            try:
+                found = os.stat(f"{trials}/{name}/{file}")
+            except FileNotFoundError:
+                continue
+            marks[row, place] = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return marks
+
+
+def is_settled(marks: np.ndarray, taken_ns: int) -> np.ndarray:
+    """(T,) boolean: whether a change after the marks were taken would have shown in them."""
+    times = marks[:, :, 1:3]
+    patience = np.where(times % 1_000_000_000 == 0, COARSE_NS, TICK_NS)
+    return np.asarray((times + patience < taken_ns).all(axis=(1, 2)))
+
+
+@dataclass
+class SummaryFile:
+    """A stored summary."""
+
+    key: str
+    """Digest of what all parts depend on beside their own files."""
+    numbers: np.ndarray
+    """(T,), of the trials, ascending."""
+    marks: np.ndarray
+    """Of their files, see `marks_of`."""
+    parts: list[list[Any]]
+    """T, what TrialRecord and TrialSummary hold."""
+    certified_hits: dict[tuple[int, int], int]
+    """See `SweepRecord.certified_hits`."""
+    archive: Any = None
+    """Holds the columns of their points, which are read where somebody asks for them."""
+
+    @cached_property
+    def columns(self) -> PointColumns:
+        """Of all points of its trials."""
+        if self.archive is None:
+            return PointColumns.of(())
+        return PointColumns(*(_wide(self.archive[field.name]) for field in dataclasses.fields(PointColumns)))
+
+    @classmethod
+    def empty(cls, key: str) -> "SummaryFile":
+        """One of no trial."""
+        return cls(key, np.zeros(0, dtype=np.int64), np.zeros((0, len(FILES), 4), dtype=np.int64), [], {})
+
+    def rows_of(self, numbers: Sequence[int], marks: np.ndarray) -> list[int]:
+        """Which of its parts is each trial's; -1 where it has none that may be believed.
+
+        Args:
+            numbers: T, ascending.
+            marks: theirs now.
+        """
+        if not len(self.numbers):
+            return [-1] * len(numbers)
+        rows = np.searchsorted(self.numbers, numbers).clip(max=len(self.numbers) - 1)
+        same = (self.numbers[rows] == numbers) & (self.marks[rows] == marks).all(axis=(1, 2))
+        found: list[int] = np.where(same, rows, -1).tolist()
+        return found
+
+    def columns_of(self, rows: Sequence[int], others: Sequence[TrialRecord]) -> PointColumns:
+        """Columns of the points of all trials, in the order of their numbers.
+
+        Args:
+            rows: of `rows_of`.
+            others: the trials that have no part.
+        """
+        kept = [row for row in rows if row >= 0]
+        if not others and len(kept) == len(self.numbers):
+            return self.columns
+        chosen = np.isin(self.columns.trial, self.numbers[kept])
+        new = PointColumns.of(others)
+        order = np.argsort(np.concatenate([self.columns.trial[chosen], new.trial]), kind="stable")
+        names = [field.name for field in dataclasses.fields(PointColumns)]
+        return PointColumns(
+            *(np.concatenate([getattr(self.columns, name)[chosen], getattr(new, name)])[order] for name in names)
+        )
+
+    def replaced(
+        self,
+        numbers: np.ndarray,
+        marks: np.ndarray,
+        trials: Sequence[TrialRecord],
+        keep: np.ndarray,
+        certified_hits: dict[tuple[int, int], int],
+    ) -> "SummaryFile":
+        """What is to be stored now.
+
+        Args:
+            numbers: T, of all trials.
+            marks: theirs.
+            trials: T, all summarized.
+            keep: T booleans, which of them may be stored.
+            certified_hits: see there.
+        """
+        parts = [part_of(trial) for trial, kept in zip(trials, keep, strict=True) if kept]
+        return SummaryFile(self.key, numbers[keep], marks[keep], parts, certified_hits)
+
+    @classmethod
+    def read(cls, path: Path, key: str) -> "SummaryFile | None":
+        """A stored summary; None where there is none, or it is damaged or depends on something else."""
+        try:
+            archive = np.load(path, allow_pickle=False)
+            head = json.loads(archive["head"].tobytes())
+            if head["key"] != key:
+                return None
+            hits = {(n, choices): most for n, choices, most in head["certified_hits"]}
+            found = cls(key, archive["numbers"], archive["marks"], head["parts"], hits, archive)
+            return found if len(found.parts) == len(found.numbers) == len(found.marks) else None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+            return None
+
+    def write(self, path: Path, columns: PointColumns) -> None:
+        """Store it; where that fails nothing is lost.
+
+        Args:
+            path: of the file.
+            columns: of the points of all trials, those among them that it has no part of.
+        """
+        head = {
+            "key": self.key,
+            "parts": self.parts,
+            "certified_hits": [[*of, most] for of, most in self.certified_hits.items()],
+        }
+        chosen = np.isin(columns.trial, self.numbers)
+        arrays = {field.name: _narrow(getattr(columns, field.name)[chosen]) for field in dataclasses.fields(columns)}
+        text = np.frombuffer(json.dumps(head, separators=(",", ":"), allow_nan=False).encode(), np.uint8)
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, head=text, numbers=self.numbers, marks=self.marks, **arrays)
+        try:
+            write_atomically(path, buffer.getvalue(), durable=False)
+        except StorageFault:
+            path.unlink(missing_ok=True)
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """Whole numbers in 32 bits where they fit."""
+    fits = values.dtype == np.int64 and (not len(values) or np.abs(values).max() < 2**31)
+    return values.astype(np.int32) if fits else values
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    """The inverse of `_narrow`."""
+    return values.astype(np.int64) if values.dtype == np.int32 else values
+
+
+def part_of(trial: TrialRecord) -> list[Any]:
+    """A summarized trial as plain JSON values."""
+    summary = trial.summary
+    assert summary is not None
+    kept = [_point_values(point) for point in summary.worth_keeping]
+    report = None if summary.report is None else list(vars(summary.report).values())
+    known = [*list(vars(summary).values())[:-2], kept, report]
+    over = trial.state if trial.state not in ("running", "waiting") else None
+    head = [trial.params, trial.configuration, trial.seed, trial.attempts, trial.reason, trial.start_counts]
+    return [over, *head, trial.rerun_of, trial.storage, known]
+
+
+def _point_values(point: Point) -> list[Any]:
+    measurement = list(vars(point.measurement).values())
+    return [point.index, point.epoch, point.step, point.attempt, measurement, point.timestamp_ms, point.checkpoint]
+
+
+def _point(values: Sequence[Any]) -> Point:
+    index, epoch, step, attempt, measurement, timestamp_ms, checkpoint = values
+    return Point(
+        index, epoch, step, attempt, Measurement(*measurement), timestamp_ms=timestamp_ms, checkpoint=checkpoint
+    )
+
+
+def record_of(number: int, part: Sequence[Any], points: Sequence[Point], *, is_driven: bool) -> TrialRecord:
+    """The inverse of `part_of`.
+
+    Args:
+        number: of the trial.
+        part: its part.
+        points: its own.
+        is_driven: whether a driver is at work on it, should it not be over.
+    """
+    over, params, configuration, seed, attempts, reason, start_counts, rerun_of, storage, known = part
+    *plain, kept, report = known
+    return TrialRecord(
+        number=number,
+        state=over or ("running" if is_driven else "waiting"),
+        params=params,
+        configuration=configuration,
+        seed=seed,
+        attempts=attempts,
+        points=points,
+        reason=reason,
+        start_counts=start_counts,
+        rerun_of=rerun_of,
+        storage=storage,
+        summary=TrialSummary(*[*plain, tuple(map(_point, kept)), None if report is None else Measurement(*report)]),
+    )
+
+
+def num_points(part: Sequence[Any]) -> int:
+    """Of a trial, by its part."""
+    count: int = part[-1][0]
+    return count
+
+
+def now_ns() -> int:
+    """Nanoseconds since 1970, as marks have them."""
+    return time.time_ns()
