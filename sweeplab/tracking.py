@@ -6,18 +6,20 @@ import functools
 import json
 import logging
 import os
+import re
 import socket
 import sqlite3
 import sys
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import quote, unquote
 
 from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest_asr, retention
 from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms, promote_command
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import Failed, InvalidInput, first_line
 from sweeplab.storage.checkpoint_store import Storage
 
 KEY = "sweeplab.key"
@@ -59,19 +61,11 @@ class Tracker:
         Raises:
             sqlite3.DatabaseError: if the store's file is no database.
         """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("DO_NOT_TRACK", "true")
-        from mlflow.tracking import MlflowClient
-
-        check_store(home)
         if write_ahead:
             _write_ahead(os.path.realpath(home / "mlflow.db"))
-        # What the store raises is raised to the caller, who tells it in a line; MLflow would print each as a traceback.
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self.client = _client(home)
         self.sweep, self.identity, self.home = sweep, spec["identity"], home
         self._origin = _origin(sweep.name, spec)
-        self.client = MlflowClient(tracking_uri=store_uri(home))
         self.experiment = self._experiment(home)
         self._tell_notes()
         self._offer_view()
@@ -285,7 +279,7 @@ class Tracker:
                 return runs
 
     def _key(self, trial: int | str) -> str:
-        return f"{self.sweep.name}/{self.sweep.digest}/{self.identity}/{trial}"
+        return _key(self.sweep, self.identity, trial)
 
     def _log_victim(self, spec: Mapping[str, Any]) -> None:
         """One run for the victim, with how it was made, which also holds the sweep's full spec as an artifact."""
@@ -309,8 +303,7 @@ class Tracker:
             metrics=_metrics_at(run.start_time, 0, values),
             params=[Param(name, _text(value)) for name, value in _victim_facts(spec).items()],
         )
-        # The store of a home that was copied or moved names the old one's folder, which is not to be written to.
-        if (run.artifact_uri or "").startswith(f"{(self.home / 'mlartifacts').as_uri()}/"):
+        if _is_of_home(run.artifact_uri, self.home):
             with contextlib.suppress(OSError):
                 self.client.log_dict(run_id, dict(spec), "sweep.json")
         self.client.set_tag(run_id, STATE, "finished")
@@ -349,6 +342,131 @@ def _victim_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
         "pretraining_seed": victim.get("seed"),
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+ALIAS = re.compile(r"(?!latest$|v\d+$)[\w-]{1,255}", re.ASCII | re.IGNORECASE)
+"""What MLflow takes for an alias."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Under which name a model is registered in MLflow."""
+
+    name: str
+    alias: str | None = None
+    """Moves to the new version; None: none does."""
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or set("/:") & set(self.name) or not self.name.isprintable() or len(self.name) > 256:
+            raise InvalidInput(
+                f"--register {self.name!r} is no name of a model in MLflow: it has at most 256 characters, and neither "
+                "'/' nor ':'"
+            )
+        if self.alias is not None and not ALIAS.fullmatch(self.alias):
+            raise InvalidInput(
+                f"--alias {self.alias!r} is no alias in MLflow: it has letters, digits, '_' and '-', and is neither "
+                "'latest' nor a 'v' with a number"
+            )
+
+
+class Registry:
+    """Registers models in the home's MLflow store, as versions of a name, each with the run of its trial."""
+
+    def __init__(self, home: Path, sweep: SweepRecord, identity: str, trial: int) -> None:
+        """Find the trial's run.
+
+        Raises:
+            InvalidInput: if MLflow has none, its store is damaged, or the store came from elsewhere.
+        """
+        from mlflow.exceptions import MlflowException
+
+        self.sweep, self.trial = sweep, trial
+        store, what = home / "mlflow.db", f"trial {trial} of {sweep.name}"
+        runs: list[Any] = []
+        try:
+            if store.exists():
+                self.client = _client(home)
+                experiment = self.client.get_experiment_by_name(sweep.name)
+                wanted = f"tags.`{KEY}` = '{_key(sweep, identity, trial)}'"
+                runs = self.client.search_runs([experiment.experiment_id], wanted) if experiment is not None else []
+        except (MlflowException, sqlite3.DatabaseError) as error:
+            raise InvalidInput(f"--register: MLflow's store {store} fails: {first_line(error)}") from error
+        if not runs:
+            raise InvalidInput(
+                f"--register: MLflow holds no run of {what}; the sweep's command brings MLflow up to date"
+            )
+        self.run = runs[0].info
+        if not _is_of_home(self.run.artifact_uri, home):
+            raise InvalidInput(
+                f"--register: the run of {what} keeps its files in {self.run.artifact_uri}, which is not this home's; "
+                "promote in the home that ran the sweep"
+            )
+
+    def register(self, folder: Path, registration: Registration, facts: Mapping[str, str]) -> int:
+        """Copy a folder among the run's files, and make it the newest version of a model.
+
+        Args:
+            folder: of the model.
+            registration: its name, and the alias that moves to it.
+            facts: tags of the version.
+
+        Returns:
+            The version's number.
+
+        Raises:
+            Failed: if MLflow does not take it.
+        """
+        from mlflow.exceptions import ErrorCode, MlflowException
+        from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS
+
+        place = f"promoted/{facts['sweeplab.weights']}"
+        try:
+            self.client.log_artifacts(self.run.run_id, str(folder), place)
+            try:
+                self.client.create_registered_model(registration.name)
+            except MlflowException as error:
+                if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                    raise
+            made = self.client.create_model_version(
+                registration.name,
+                source=f"{self.run.artifact_uri}/{place}",
+                run_id=self.run.run_id,
+                tags=dict(facts),
+                description=f"Trial {self.trial} of {self.sweep.name}; README.md among the files is its card.",
+            )
+            if registration.alias is not None:
+                self.client.set_registered_model_alias(registration.name, registration.alias, made.version)
+        except (MlflowException, OSError) as error:
+            raise Failed(
+                f"{folder} is written and measured, but MLflow did not take it: {first_line(error)}"
+            ) from error
+        return int(made.version)
+
+
+def _client(home: Path) -> Any:
+    """MLflow's client of a home's store.
+
+    Raises:
+        sqlite3.DatabaseError: if the store's file is no database.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    from mlflow.tracking import MlflowClient
+
+    check_store(home)
+    # What the store raises is raised to the caller, who tells it in a line; MLflow would print each as a traceback.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient(tracking_uri=store_uri(home))
+
+
+def _key(sweep: SweepRecord, identity: str, trial: int | str) -> str:
+    return f"{sweep.name}/{sweep.digest}/{identity}/{trial}"
+
+
+def _is_of_home(artifact_uri: str | None, home: Path) -> bool:
+    """Whether a run keeps its files in the home: the store of one that was copied names the old one's folders."""
+    return (artifact_uri or "").startswith(f"{(home / 'mlartifacts').as_uri()}/")
 
 
 def _times(trial: TrialRecord) -> tuple[int, ...]:

@@ -16,11 +16,12 @@ from typing import Any
 
 import fabricated
 import pytest
+from mlflow.tracking import MlflowClient
 
 from sweeplab.records import SweepRecord, TrialRecord
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import Failed, InvalidInput
 from sweeplab.sweep.mlflow_sync import full_setting
-from sweeplab.tracking import Tracker, check_store, page_address, serve, store_uri
+from sweeplab.tracking import Registration, Registry, Tracker, check_store, page_address, serve, store_uri
 
 PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]
 
@@ -529,3 +530,80 @@ def test_the_server_is_lean_and_on_loopback(home: Path, monkeypatch: pytest.Monk
     assert words[words.index("--backend-store-uri") + 1] == store_uri(home)
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+# --- registered models
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """What `promote` has written."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    return folder
+
+
+FACTS = {"sweeplab.weights": "0123456789abcdef", "accuracy": "80/100"}
+
+
+def test_a_model_is_registered_as_a_version_of_its_trials_run(home: Path, model_folder: Path, rows: Rows):
+    """The second one of the name takes its alias over; the files lie in the home, and the folder may go."""
+    sync(home, CLEANED, NOT_CLEANED)
+    registration = Registration("our clip", "cleaned")
+    registry = Registry(home, record(CLEANED), "first", 0)
+    assert registry.register(model_folder, registration, FACTS) == 1
+    assert registry.register(model_folder, registration, FACTS) == 2
+    shutil.rmtree(model_folder)
+    client = MlflowClient(tracking_uri=store_uri(home))
+    found = client.get_model_version_by_alias("our clip", "cleaned")
+    assert (int(found.version), found.run_id, found.tags) == (2, run_of(rows, 0), FACTS)
+    files = Path(found.source.removeprefix("file://"))
+    assert files.is_relative_to(home / "mlartifacts")
+    assert (files / "weights.safetensors").read_bytes() == b"weights"
+
+
+def test_a_trial_without_a_run_is_not_registered(home: Path, tmp_path: Path):
+    sync(home, CLEANED)
+    message = r"MLflow holds no run of trial 1 of toy; the sweep's command brings MLflow up to date"
+    for where, identity, number in ((home, "first", 1), (home, "second", 1), (tmp_path / "none", "first", 1)):
+        with pytest.raises(InvalidInput, match=message):
+            Registry(where, record(CLEANED), identity, number)
+    assert not (tmp_path / "none").exists()
+
+
+def test_nothing_is_written_beside_the_store_of_another_home(home: Path, tmp_path: Path):
+    sync(home, CLEANED)
+    (tmp_path / "moved").mkdir()
+    shutil.copy(home / "mlflow.db", tmp_path / "moved")
+    with pytest.raises(InvalidInput, match="which is not this home's; promote in the home that ran the sweep"):
+        Registry(tmp_path / "moved", record(CLEANED), "first", 0)
+
+
+def test_a_store_that_is_none_is_named(home: Path):
+    (home / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(InvalidInput, match=r"MLflow's store .*mlflow\.db fails"):
+        Registry(home, record(CLEANED), "first", 0)
+
+
+def test_what_mlflow_does_not_take_is_said_and_the_folder_stays(home: Path, model_folder: Path):
+    sync(home, CLEANED)
+    registry = Registry(home, record(CLEANED), "first", 0)
+    (home / "mlartifacts").rename(home / "elsewhere")
+    (home / "mlartifacts").write_text("in the way")
+    with pytest.raises(Failed, match="is written and measured, but MLflow did not take it"):
+        registry.register(model_folder, Registration("clip"), FACTS)
+    assert model_folder.exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "a\nb", "x" * 257])
+def test_a_name_that_mlflow_would_refuse_is_refused_first(name: str):
+    with pytest.raises(InvalidInput, match="is no name of a model in MLflow"):
+        Registration(name)
+
+
+@pytest.mark.parametrize("alias", ["", "latest", "Latest", "v2", "a b", "x" * 256])
+def test_an_alias_that_mlflow_would_refuse_is_refused_first(alias: str):
+    with pytest.raises(InvalidInput, match="is no alias in MLflow"):
+        Registration("clip", alias)
+    assert Registration("clip", "v2-cleaned").alias == "v2-cleaned"

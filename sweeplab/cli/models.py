@@ -269,6 +269,12 @@ def promote(
             "transformers' CLIPModel, which is always a ViT: `hf`.",
         ),
     ] = "open_clip",
+    register: Annotated[
+        str | None, typer.Option(help="Also register it in MLflow, as the newest version of this name.")
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="With --register: moves to that version, such as `cleaned`.")
+    ] = None,
 ) -> None:
     """Take a cleaned model away: a folder that open_clip, or transformers, loads, with a model card.
 
@@ -276,8 +282,13 @@ def promote(
     whose two best classes are as good as equal may differ, and are listed.
     """
     from sweeplab.commands.promote import promote as write
+    from sweeplab.tracking import Registration
 
-    promoted = write(SweepFolder.of(home_folder(to_read=True), sweep), trial, to, layout)
+    if alias is not None and register is None:
+        raise InvalidInput("--alias names a version that is registered; give --register NAME too")
+    registration = Registration(register, alias) if register is not None else None
+    home = home_folder(to_read=registration is None)
+    promoted = write(SweepFolder.of(home, sweep), trial, to, layout, registration)
     _say_measurement(promoted.measurement)
     say_notes(promoted.notes())
     say(f"written and measured again: {to.absolute()}")
@@ -285,6 +296,9 @@ def promote(
     if layout == "hf":
         call = f"transformers.CLIPModel.from_pretrained('{to.absolute()}')"
     say(f"load it with {call}; README.md is its card")
+    if registration is not None:
+        named = f", models:/{register}@{alias}" if alias is not None else ""
+        say(f"registered in MLflow: models:/{register}/{promoted.version}{named}")
 
 
 def _say_measurement(measurement: "Measurement", *, as_json: bool = False) -> None:

@@ -1,5 +1,6 @@
 """Promote: a trial's cleaned model as a folder that open_clip or transformers loads, measured again from its files."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from sweeplab.specs import Failed, InvalidInput, file_digest
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.tracking import Registration, Registry
 from sweeplab.training.objective import has_classifier
 from sweeplab.worker.input_paths import recorded_sweep
 from sweeplab.worker.inputs import measure_for, victim_model
@@ -56,6 +58,8 @@ class Promoted:
     """Rows of the test images that this machine classifies otherwise than the one that ran the sweep: near-ties all."""
     other_triggered: tuple[int, ...] = ()
     """The same of triggered images; under targeted poisoning the target images count."""
+    version: int | None = None
+    """In MLflow, where it was registered."""
 
     def notes(self) -> list[str]:
         """A sentence on each kind of image that was classified otherwise."""
@@ -79,7 +83,13 @@ class Chosen:
     """Path or URL of its weights."""
 
 
-def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "open_clip") -> Promoted:
+def promote(
+    folder: SweepFolder,
+    number: int | None,
+    to: Path,
+    layout: str = "open_clip",
+    registration: Registration | None = None,
+) -> Promoted:
     """Write a trial's model and its card to a folder, and measure it from there.
 
     Args:
@@ -87,6 +97,7 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
         number: the trial, whose best cleaned point is taken; None: the leaderboard's best.
         to: a folder that is not there yet, or empty.
         layout: see `Format`.
+        registration: under which name the folder is registered in the home's MLflow too; None: it is not.
 
     Returns:
         What was measured from the written files: the ledger's own counts, but for near-ties.
@@ -95,7 +106,8 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
         InvalidInput: if there is no such point, its weights are not kept or not CLIP's alone, the format has no such
             model, the sweep's record does not say how to measure it or its test images are other ones now, or the
             folder is none to write to.
-        Failed: if the written model is not the one that the sweep measured; nothing is left behind.
+        Failed: if the written model is not the one that the sweep measured; nothing is left behind. If MLflow does not
+            take it; then the folder stays.
     """
     if layout not in get_args(Format):
         raise InvalidInput(f"--format={layout!r} is unknown; known: {', '.join(get_args(Format))}")
@@ -104,6 +116,9 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
     board = rank_trials(record, folder.outcomes, find_weights(record))
     chosen = choose(record, board, number)
     _check_zero_shot(sweep, chosen)
+    registry = None
+    if registration is not None:
+        registry = Registry(folder.home, record, str(folder.header()["identity"]), chosen.trial.number)
     kind, architecture = cast(Format, layout), sweep.victim.architecture
     files = _files_beside(architecture, kind)
     measure = _measure_of(sweep, chosen.point)
@@ -126,7 +141,28 @@ def promote(folder: SweepFolder, number: int | None, to: Path, layout: str = "op
         facts = (sweep, folder.header(), record, board, row, chosen.point)
         evidence = Evidence(*facts, promoted.measurement, promoted.notes(), digests, for_transformers=kind == "hf")
         (place / CARD).write_text(model_card(evidence), encoding="utf-8", errors="backslashreplace")
+    if registry is not None and registration is not None:
+        tags = _tags(record, chosen, promoted.measurement, kind, digests)
+        version = registry.register(to.absolute(), registration, tags)
+        promoted = dataclasses.replace(promoted, version=version)
     return promoted
+
+
+def _tags(
+    record: SweepRecord, chosen: Chosen, measured: Measurement, layout: Format, digests: dict[str, str]
+) -> dict[str, str]:
+    """What MLflow tells of a registered version."""
+    return {
+        "sweeplab.sweep": record.name,
+        "sweeplab.trial": str(chosen.trial.number),
+        "sweeplab.epoch": f"{chosen.point.epoch:g}",
+        "sweeplab.victim": record.victim_name,
+        "sweeplab.target": str(record.target),
+        "sweeplab.format": layout,
+        "sweeplab.weights": digests[WEIGHTS[layout]],
+        "accuracy": f"{measured.accuracy_k}/{measured.accuracy_n}",
+        "asr": f"{measured.asr_k}/{measured.asr_n}",
+    }
 
 
 def choose(record: SweepRecord, board: Leaderboard, number: int | None) -> Chosen:

@@ -12,6 +12,7 @@ import fabricated
 import open_clip
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -32,6 +33,7 @@ from sweeplab.specs import Failed, InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_json, write_json
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.tracking import Tracker, store_uri
 from sweeplab.worker.inputs import measure_for, victim_model
 from sweeplab.worker.jobs import Machine, whole_machine
 
@@ -116,6 +118,10 @@ def test_open_clip_gives_the_embeddings_of_the_checkpoint_bit_by_bit(
     for ours, theirs in zip(embeddings(loaded.eval(), tokens), embeddings(model, tokens), strict=True):
         assert torch.equal(ours, theirs)
     assert preprocess(Image.new("RGB", (50, 40))).shape == (3, 32, 32)
+    if layout == "pt":
+        alone = build(fabricated.ARCHITECTURE, seed=1)
+        open_clip.load_checkpoint(alone, str(to / weights))
+        assert all(torch.equal(tensor, alone.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 VIT = Architecture(
@@ -220,6 +226,24 @@ def test_the_command_says_what_was_measured_and_how_to_load_it(
     ran = CliRunner().invoke(app, ["promote", "made-up", "1", "--to", str(tmp_path / "other")])
     assert ran.exit_code == 1
     assert not (tmp_path / "other").exists()
+
+
+def test_the_command_registers_the_model_in_mlflow(
+    finished: Make, measured: Any, tmp_path: Path, mlflow_is_there: None, own_home: Path
+):
+    folder = finished()
+    (own_home / "sweeps").symlink_to(folder.path.parent)
+    Tracker(own_home, folder.record(), folder.header()).sync({0: {"learning_rate": 1e-3}}, folder.record().trials)
+    words = ["promote", "made-up", "--to", str(tmp_path / "model"), "--register", "clip", "--alias", "cleaned"]
+    ran = CliRunner().invoke(app, words)
+    assert ran.exit_code == 0
+    assert ran.output.splitlines()[-1] == "registered in MLflow: models:/clip/1, models:/clip@cleaned"
+    (files,) = own_home.glob("mlartifacts/made-up/*/artifacts/promoted/*")
+    assert {path.name for path in files.iterdir()} == {path.name for path in (tmp_path / "model").iterdir()}
+    found = MlflowClient(tracking_uri=store_uri(own_home)).get_model_version_by_alias("clip", "cleaned")
+    assert found.tags["accuracy"] == f"{measured[1].accuracy_k}/48"
+    ran = CliRunner().invoke(app, ["promote", "made-up", "--to", str(tmp_path / "other"), "--alias", "cleaned"])
+    assert ran.exit_code == 2
 
 
 # --- what is refused
