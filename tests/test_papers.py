@@ -36,6 +36,7 @@ SIZES = {
     "verma-fig6-m": (0, 34),
     "verma-fig6-s": (0, 34),
     "verma-fig7-kmeans": (0, 72),
+    "verma-fig7-siglip": (0, 72),
     "verma-heavy-mmcl": (0, 72),
     "verma-heavy-ssl": (0, 72),
     "verma-heavy-both": (0, 72),

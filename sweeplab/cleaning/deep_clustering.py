@@ -73,6 +73,12 @@ class DeepClustering(Spec):
                     f"have {facts.pairs_digest}), whose labels are others; make it anew with `sweeplab data label`"
                 )
 
+    def contents(self) -> dict[str, str]:
+        """For a digest: labels by content, where it is said for which pairs they were made; of others the first release
+        knew the place alone."""
+        path = self.pseudo_labels
+        return {"labels": file_digest(path)} if path is not None and pairs_of_labels(path) is not None else {}
+
     def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
         """The head, and each pair's cluster.
 

@@ -281,7 +281,7 @@ WHAT_BELONGS = {
     "imported": "the CSV file of poisoned pairs that victim.data reads",
     "checkpoint": "a checkpoint of the poisoned model (.pt, .safetensors, or a folder of open_clip or CLIPModel)",
     "pretrained": "a checkpoint of the same architecture (.pt or .safetensors)",
-    "deep-clustering": "a .npy file with one label for each pair",
+    "deep-clustering": "a .npy file with one label for each pair, as `sweeplab data label` writes it",
 }
 """What a path in a spec names, by the spec's kind."""
 

@@ -142,8 +142,8 @@ ROWS: tuple[PaperRow, ...] = (
     PaperRow(
         "verma-fig7-siglip",
         "deep clustering, labels by SigLIP",
-        lacks="a command that labels the cleaning pairs with a zero-shot model, SigLIP above all; "
-        "`DeepClustering(pseudo_labels=...)` takes labels from elsewhere",
+        (PaperRun("verma_methods", ("verma-fig7-siglip",)),),
+        ours="labels of the code's model, made by `sweeplab data label` first; the text names another",
     ),
     PaperRow(
         "verma-heavy-mmcl",

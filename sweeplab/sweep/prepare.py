@@ -73,6 +73,8 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     contents = {**sweep.evaluation.contents(test), "victim": victim_digest}
     if targets is not None:
         contents["targets"] = targets.digest
+    if hasattr(sweep.method, "contents"):  # labels from outside
+        contents |= sweep.method.contents()
     if sweep.text_augmentation != "swap+delete":
         contents["captions"] = sweep.text_augmentation
     if not isinstance(sweep.data, CleanSample):

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 from typer.testing import CliRunner
 
 from sweeplab import cli
-from sweeplab.cleaning.deep_clustering import DeepClustering, pairs_of_labels
+from sweeplab.cleaning.deep_clustering import DeepClustering, pairs_of_labels, write_pseudo_labels
 from sweeplab.clip_labeller import labeller_at
 from sweeplab.clip_model import build, local_config
 from sweeplab.commands.label import LabelReport, LabelRequest, _pictures, label_pairs
@@ -212,6 +212,22 @@ def test_a_sweep_takes_the_labels_of_its_own_pairs_and_refuses_those_of_others(
     np.save(request.to, (np.load(request.to) + 1) % 16)  # somebody's own by now
     assert pairs_of_labels(request.to) is None
     assert prepare(others, home).num_pairs == 24
+
+
+def test_a_sweep_does_not_go_on_with_other_labels(clustering: CleaningSweep, home: Path, tmp_path: Path):
+    """Labels that say for which pairs they are count by content; those of older sweeps count by their place."""
+    path, pairs = tmp_path / "labels.npy", Inputs(home / "data").pairs(clustering.data)
+    labelled = clustering.replace(method=DeepClustering(num_clusters=16, pseudo_labels=path))
+    found: list[str] = []
+    for label, digest in ((0, pairs.digest), (1, pairs.digest), (0, pairs.digest), (0, ""), (1, "")):
+        write_pseudo_labels(path, np.full(24, label), digest)
+        if not digest:
+            (tmp_path / "labels.npy.json").unlink()
+        found.append(prepare(labelled, home).digest)
+    first, other, again, old, old_too = found
+    assert first == again != other
+    assert old == old_too
+    assert old not in (first, other)
 
 
 @pytest.mark.parametrize("note", ["", "[1]", '{"labels": 1}', "{" * 10])
