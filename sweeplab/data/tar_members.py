@@ -1,6 +1,7 @@
 """Tar members: images that lie in tar files, read where they are, and the rules that members must keep."""
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -93,7 +94,7 @@ class TarMember:
             file.seek(self.offset)
             content = file.read(self.size)
         if len(content) < self.size:
-            raise OSError(f"{self.shard.location} breaks off")
+            raise OSError(errno.EIO, f"{self.shard.location} breaks off")
         return content
 
 

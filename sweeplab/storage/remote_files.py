@@ -10,6 +10,8 @@ from sweeplab.storage.checkpoint_store import Storage
 
 WEB = ("https", "http")
 """Schemes of web addresses, which are fetched one file at a time: nobody lists what is there."""
+SILENT_SECONDS = 60.0
+"""A web server that sends nothing for so long is given up."""
 
 
 def check_file_url(url: str) -> str:
@@ -76,10 +78,12 @@ def fetch(url: str, to: Path) -> None:
 def _web_faults(url: str) -> Iterator[Any]:
     """fsspec's file system; what a server answers becomes a fault of ours."""
     import fsspec
-    from aiohttp import ClientError
+    from aiohttp import ClientError, ClientTimeout
 
+    # aiohttp ends a transfer after five minutes, however large it is, and heeds no proxy of the environment.
+    patience = ClientTimeout(total=None, sock_connect=SILENT_SECONDS, sock_read=SILENT_SECONDS)
     try:
-        yield fsspec.filesystem("https")
+        yield fsspec.filesystem("https", client_kwargs={"timeout": patience, "trust_env": True})
     except FileNotFoundError as error:  # what fsspec says of a server that does not answer, too
         cause = error.__cause__
         if isinstance(cause, FileNotFoundError | None) or 400 <= getattr(cause, "status", 0) < 500:

@@ -393,8 +393,9 @@ def test_deep_greys_are_found_in_tars_as_in_files(tmp_path: Path):
 
 
 @pytest.fixture
-def web(shards: Path) -> Iterator[str]:
+def web(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address under which a server of this process has the shards."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *words: object) -> None:
@@ -462,6 +463,7 @@ def test_shards_of_a_web_server_are_read(web: str, shards: Path, tmp_path: Path)
         PairsShards(path=web).read(tmp_path / "home")
 
 
-def test_a_server_that_does_not_answer_is_no_fault_of_the_input(tmp_path: Path):
+def test_a_server_that_does_not_answer_is_no_fault_of_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(StorageFault, match=r"http://127\.0\.0\.1:9/a\.tar cannot be read"):
         PairsShards(path="http://127.0.0.1:9/a.tar").read(tmp_path / "home")
