@@ -261,7 +261,7 @@ def tell(
 
 
 def _tell_viewers(
-    trial: optuna.Trial, known: Container[int], points: tuple[Point, ...], goal: Goal, *, start_counts: bool
+    trial: optuna.Trial, known: Container[int], points: Sequence[Point], goal: Goal, *, start_counts: bool
 ) -> None:
     """What those see who open the study in Optuna Dashboard; no sampler reads it.
 
