@@ -29,6 +29,10 @@ bench:
 experiments:
     python docs/make_experiments.py
 
+# docs/reference.md, from the docstrings.
+reference:
+    python docs/make_reference.py
+
 # Every sweep and victim of the papers' scripts in miniature, in this process: about two hours on two cores.
 smoke-all *words:
     python benchmarks/smoke_table.py {{words}}

@@ -206,11 +206,17 @@ class PretrainedVictim(Spec):
 
     kind: Literal["pretrained"] = "pretrained"
     name: Name
+    """Of its folder, together with the digest."""
     architecture: Architecture
+    """An open_clip name, or a configuration of your own."""
     data: PairSource
+    """Image-caption pairs, before they are poisoned."""
     poisoning: AnyPoisoning
+    """Which pairs carry what, towards which class."""
     objective: Annotated[AnySpec, one_of(lambda: OBJECTIVES, "loss", "objective")] = MMCL()
+    """What is trained for."""
     optimization: Optimization
+    """Its `learning_rate` is the peak of the schedule."""
     epochs: int = Field(ge=1)
     """Of the schedule."""
     initial: Path | None = None
@@ -222,12 +228,15 @@ class PretrainedVictim(Spec):
     protocol: Protocol = "paper"
     """See `sweeplab.protocol`."""
     evaluation: Evaluation
+    """What every epoch is measured on."""
     text_augmentation: TextAugmentation = "auto"
     """How captions are augmented. What `auto` came to is recorded and part of the identity, by content."""
     seed: int = Field(default=0, ge=0)
+    """Of fresh weights, the order of the pairs, and views; the poisoning has its own."""
     keep_epochs: Literal["all"] | tuple[int, ...] = ()
     """Epochs whose weights stay beside the selected one's, for `sweeplab examine` over epochs."""
     resources: Resources = Resources()
+    """Of its training."""
 
     @model_validator(mode="after")
     def _check(self) -> "PretrainedVictim":
@@ -445,21 +454,31 @@ class CleaningSweep(Spec):
     CHANGES: ClassVar[tuple[str, ...]] = (CAPTIONS_CHANGE,)
 
     name: Name
+    """Of its folder and of the experiment in MLflow: letters, digits, `.`, `_` and `-`."""
     victim: Annotated[PretrainedVictim | CheckpointVictim | SelectedTrial, Field(discriminator="kind")]
+    """The model that is cleaned."""
     method: Annotated[AnySpec, one_of(lambda: METHODS, "loss", "cleaning method")]
+    """With the values that the space does not search."""
     start: Start = Start()
+    """What is done to the victim before the first step."""
     optimization: Optimization
+    """With the values that the space does not search."""
     epochs: int = Field(default=20, ge=0)
     """0: only the start is measured."""
     data: Annotated[AnySpec, one_of(lambda: (*PAIR_SOURCES, CleanSample), "kind", "source of cleaning pairs")]
+    """Image-caption pairs to clean with."""
     slipped: SlippedPoisons = SlippedPoisons()
     """Which of these pairs are poisoned; by default none."""
     evaluation: Evaluation
+    """What every point is measured on."""
     space: SearchSpace
+    """What samplers draw from; names are fields of the method, of `start` or of `optimization`."""
     grid: Grid | None = None
     """What `--search grid` runs."""
     search: Search = Search()
+    """How many trials, by which sampler, below which ASR ceiling."""
     resources: Resources = Resources()
+    """Of one trial."""
     seed: int = Field(default=0, ge=0, le=LARGEST // 2)
     """Of every trial: order of the pairs, views, fresh initialisation. Trials share it, so that they compare in
     pairs."""
@@ -473,6 +492,7 @@ class CleaningSweep(Spec):
     """`paper`: as the papers state it, defects of the authors' code mended. `authors`: as their code does it; see
     `sweeplab.protocol`."""
     notes: str = ""
+    """Of the author, kept with the record."""
 
     @model_validator(mode="after")
     def _check(self) -> "CleaningSweep":
