@@ -1,11 +1,15 @@
-"""docs/reference.md is what the docstrings say, and names every class of the tuples."""
+"""The docs say what the code says: the reference, the messages on the page on trouble, the README's sweep."""
 
+import re
 import runpy
 from pathlib import Path
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.cleaning import METHODS
+from sweeplab.cli import load_script
+from sweeplab.commands.estimate import plan
 from sweeplab.data import PAIR_SOURCES
+from sweeplab.experiment import CleaningSweep
 from sweeplab.pretraining import OBJECTIVES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -25,3 +29,21 @@ def test_every_member_has_its_place_and_says_what_it_is():
         assert f"from {member.__module__} import {member.__name__}" in said
         assert all(f"| `{name}` |" in said for name in member.model_fields if name != "kind")
         assert len(said.split("\n\n")[2]) > 20, member
+
+
+def test_messages_of_the_page_on_trouble_are_those_of_the_code():
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS.parent / "sweeplab").rglob("*.py"))
+    lines = [line for line in (DOCS / "troubleshooting.md").read_text(encoding="utf-8").splitlines() if "| " in line]
+    quoted = [text for line in lines for text in re.findall("`([^`]+)`", line.split("|")[1])]
+    assert len(quoted) > 10
+    assert [text for text in quoted if text not in sources] == []
+
+
+def test_the_sweep_of_the_readme_is_one(tmp_path: Path):
+    """The block is a script as it stands: it plans without data."""
+    (block,) = re.findall("```python\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "clean_mine.py").write_text(block)
+    (sweep,) = load_script(tmp_path / "clean_mine.py")
+    assert isinstance(sweep, CleaningSweep)
+    assert (sweep.name, sweep.search.trials) == ("clean-mine", 64)
+    assert "64, 20 epochs each" in "\n".join(plan(sweep))

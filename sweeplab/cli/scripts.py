@@ -40,7 +40,7 @@ def main(*experiments: "Experiment") -> None:
     Args:
         experiments: sweeps; a victim among them is trained and measured for its own sake.
     """
-    if _handed is not None:  # a command reads the script's sweeps; see `_handed_to_main`
+    if _handed is not None:  # a command reads the script's sweeps; see `_taken_down`
         _handed.extend(experiments)
         raise SystemExit(DONE)
 
@@ -108,7 +108,9 @@ def load_script(path: Path) -> "tuple[Experiment, ...]":
 
     _check_exists(path)
     sys.path.insert(0, str(path.parent.resolve()))
-    variables = runpy.run_path(str(path), run_name="sweeplab_script")
+    variables, handed = _taken_down(path, "sweeplab_script")
+    if handed:  # by a `main` that no `if __name__ == "__main__"` guards
+        return tuple(handed)
     named = variables.get("EXPERIMENTS", variables.get("SWEEPS"))
     found: list[Experiment]
     if named is not None:
@@ -118,7 +120,7 @@ def load_script(path: Path) -> "tuple[Experiment, ...]":
         # `isinstance` would read each object's `__class__`, at which some, such as torch's, warn of their deprecation.
         others = {id(v) for names in modules for v in list(names.values()) if issubclass(type(v), CleaningSweep)}
         every = [value for value in variables.values() if isinstance(value, CleaningSweep)]
-        found = [value for value in every if id(value) not in others] or _handed_to_main(path) or [*every]
+        found = [value for value in every if id(value) not in others] or _taken_down(path, "__main__")[1] or [*every]
     by_name = {(type(value), value.name): value for value in found}
     if not by_name:
         raise InvalidInput(f"script {path} defines no CleaningSweep, and hands no victim to `main`")
@@ -130,18 +132,26 @@ def _check_exists(script: Path) -> None:
         raise InvalidInput(f"script {script} does not exist")
 
 
-def _handed_to_main(path: Path) -> "list[Experiment]":
-    """What a script hands to `main`: it runs as if by `python SCRIPT`, and `main` only takes them down."""
+def _taken_down(path: Path, name: str) -> "tuple[dict[str, Any], list[Experiment]]":
+    """A script's variables, and what it hands to `main`, which takes that down and runs nothing. Where `main` is called
+    the script ends there, without its variables.
+
+    Args:
+        path: the script.
+        name: that it runs under; `__main__`: as if by `python SCRIPT`.
+    """
     global _handed
     before, words = _handed, sys.argv
     _handed, sys.argv = [], [str(path)]
+    variables: dict[str, Any] = {}
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        variables = runpy.run_path(str(path), run_name=name)
     except SystemExit:
-        pass
+        if not _handed and name != "__main__":
+            raise
     finally:
         found, _handed, sys.argv = _handed, before, words
-    return found
+    return variables, found
 
 
 _handed: "list[Experiment] | None" = None
