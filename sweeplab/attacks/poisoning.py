@@ -2,19 +2,21 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.clip_model import imagenet_templates
-from sweeplab.data.tables import PairTable
+from sweeplab.data.tables import CHUNK_ROWS, PairTable
 from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
 from sweeplab.storage.files import read_object
 from sweeplab.training.randomness import numpy_stream, stream_seed
@@ -145,7 +147,7 @@ class PoisonPlan:
         """Rows of the poisoned training table that are poisons, in the order of `indices`."""
         if self.placement == "add":
             return tuple(range(self.num_pairs, self.num_pairs + len(self.indices)))
-        return self.indices if self.source is None else self.replaced
+        return self.replaced or self.indices
 
     @cached_property
     def _sources(self) -> dict[int, int]:
@@ -221,6 +223,35 @@ class PoisonPlan:
             **({"labels": list(self.labels)} if self.labels else {}),
         }
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], attack: Spec, source: PairTable | None = None) -> Self:
+        """The inverse of `to_json`.
+
+        Args:
+            values: what it gave.
+            attack: must be the one that the plan was made for; it may lie in another place since.
+            source: where the poisons' images come from; None: of a plan that has such a source all is there but that.
+
+        Raises:
+            InvalidInput: if the attack is another one.
+        """
+        if not _is_same(attack, values["attack"]):
+            raise InvalidInput(f"it was made for attack {values['attack']}, not {attack.to_json()}")
+        return cls(
+            attack=attack,
+            target=values["target"],
+            indices=tuple(values["indices"]),
+            captions=tuple(values["captions"]),
+            seed=values["seed"],
+            num_pairs=values["num_pairs"],
+            table_digest=values["table_digest"],
+            placement=values.get("placement", "replace"),
+            stamps=values.get("stamps", True),
+            source=source,
+            replaced=tuple(values.get("replaced", ())),
+            labels=tuple(values.get("labels", ())),
+        )
+
 
 def load_plan(path: Path, attack: Spec, source: PairTable | None = None) -> PoisonPlan:
     """Read a plan that `PoisonPlan.to_json` described.
@@ -234,28 +265,17 @@ def load_plan(path: Path, attack: Spec, source: PairTable | None = None) -> Pois
         InvalidInput: if the file is damaged, or the attack or the source is another one.
     """
     values = read_object(path, attack=dict, indices=list, captions=list, seed=int, num_pairs=int, table_digest=str)
-    if not _is_same(attack, values["attack"]):
-        raise InvalidInput(f"poison plan {path} was made for attack {values['attack']}, not {attack.to_json()}")
+    try:
+        plan = PoisonPlan.from_json(values, attack, source)
+    except InvalidInput as error:
+        raise InvalidInput(f"poison plan {path}: {error}") from None
     digest = source.digest if source is not None else None
     if values.get("source_digest") != digest:
         raise InvalidInput(
             f"poison plan {path} takes its images from a source of digest {values.get('source_digest')}, and the one "
             f"given has {digest}; restore it, or make the plan anew"
         )
-    return PoisonPlan(
-        attack=attack,
-        target=values["target"],
-        indices=tuple(values["indices"]),
-        captions=tuple(values["captions"]),
-        seed=values["seed"],
-        num_pairs=values["num_pairs"],
-        table_digest=values["table_digest"],
-        placement=values.get("placement", "replace"),
-        stamps=values.get("stamps", True),
-        source=source,
-        replaced=tuple(values.get("replaced", ())),
-        labels=tuple(values.get("labels", ())),
-    )
+    return plan
 
 
 def _is_same(attack: Spec, stored: dict[str, Any]) -> bool:
@@ -358,7 +378,23 @@ def _captions(poisoning: Poisoning, table: PairTable, rows: np.ndarray) -> tuple
 
 def mentioning(table: PairTable, label: str) -> np.ndarray:
     """Rows whose caption mentions the label, ascending."""
-    return np.array([row for row in range(len(table)) if mentions(table.caption(row), label)], dtype=np.int64)
+    word = _word(label)
+    return np.array(
+        [row for row, caption in _may_mention(table.captions, label) if word.search(caption)], dtype=np.int64
+    )
+
+
+def _may_mention(captions: pa.LargeStringArray, label: str) -> Iterator[tuple[int, str]]:
+    """Rows, ascending, and captions; all others cannot mention the label: Arrow looks through millions of them for what
+    all its forms begin with. (Of letters beyond ASCII Python knows more cases than Arrow does.)"""
+    stem = label[:-2] if plurals_with_another_stem(label) else label
+    for start in range(0, len(captions), CHUNK_ROWS):
+        some = captions[start : start + CHUNK_ROWS]
+        rows = np.arange(len(some))
+        if stem.isascii():
+            may = pc.or_(pc.match_substring(some, stem, ignore_case=True), pc.invert(pc.string_is_ascii(some)))
+            rows = np.flatnonzero(may.to_numpy(zero_copy_only=False))
+        yield from zip((start + rows).tolist(), some.take(pa.array(rows)).to_pylist(), strict=True)
 
 
 def mentions(caption: str, label: str) -> bool:
@@ -366,8 +402,12 @@ def mentions(caption: str, label: str) -> bool:
 
     (CleanCLIP's code looks for a case-sensitive substring: "bananarama" matches there and "Banana" does not.)
     """
+    return _word(label).search(caption) is not None
+
+
+def _word(label: str) -> re.Pattern[str]:
     forms = [rf"{re.escape(label)}(?:e?s)?", *map(re.escape, plurals_with_another_stem(label))]
-    return re.search(rf"\b(?:{'|'.join(forms)})\b", caption, flags=re.IGNORECASE) is not None
+    return re.compile(rf"\b(?:{'|'.join(forms)})\b", flags=re.IGNORECASE)
 
 
 def plurals_with_another_stem(label: str) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from sweeplab.attacks import poisoning as poisoning_module
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
-from sweeplab.attacks.poisoning import Poisoning, load_plan, mentions, plan_poison
+from sweeplab.attacks.poisoning import Poisoning, load_plan, mentioning, mentions, plan_poison
 from sweeplab.clip_model import imagenet_templates
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import InvalidInput, Spec
@@ -300,3 +301,15 @@ def test_a_damaged_plan_is_named(text: str, tmp_path: Path):
     (tmp_path / "poison.json").write_text(text)
     with pytest.raises(InvalidInput, match=r"poison\.json is damaged"):
         load_plan(tmp_path / "poison.json", ATTACK)
+
+
+def test_of_many_captions_those_that_mention_a_label_are_found_as_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    """Python takes the long s for an s, the Kelvin sign for a k, and the i without a dot for an i."""
+    monkeypatch.setattr(poisoning_module, "CHUNK_ROWS", 5)
+    words = ["Knives", "\u212aNIFE", "knife", "\u212aıves", "bananas", "BANANA\u017f", "bananarama", "a kn.fe", ""]
+    texts = [f"{before}{word}{after}" for word in words for before in ("", "a ", "é") for after in ("", "s", " é", "1")]
+    table = table_of(texts)
+    for label in ("knife", "banana", "kn.fe", "k", "banane é", "if"):
+        expected = [row for row, text in enumerate(texts) if mentions(text, label)]
+        assert mentioning(table, label).tolist() == expected, label
+    assert len(mentioning(table, "knife")) > 8
