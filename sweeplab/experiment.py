@@ -99,7 +99,7 @@ class Resources(Spec):
             "gpus_per_worker",
             "concurrent_trials",
             "loader_workers",
-            "decoded_gigabytes",
+            "node_cache_gigabytes",
             "keep_checkpoints",
             "max_attempts",
             "storage",
@@ -107,6 +107,7 @@ class Resources(Spec):
             "stall_minutes",
         }
     )
+    RENAMED: ClassVar[Mapping[str, str]] = {"decoded_gigabytes": "node_cache_gigabytes"}
 
     executor: Literal["auto", "inline", "tune", "train", "pool"] = "auto"
     """`tune`: a trial is a function in a reused Tune actor. `pool`: trials are served one after the other by long-lived
@@ -123,11 +124,13 @@ class Resources(Spec):
     """Trials at a time; None: as many as the cluster holds."""
     loader_workers: int = Field(default=0, ge=0, le=MOST_CORES)
     """Decoding processes of each worker, for data that do not fit into memory."""
-    decoded_gigabytes: float = Field(default=64.0, ge=0)
-    """A set of more than 64 MiB of decoded images is decoded once a node, into a file of the node's temporary folder
-    that all its processes map, where that file is no larger than this, nor than half of the free space; so are test
-    images with their triggers. Without a file each process holds up to 2 GiB in memory and decodes what is larger anew
-    in every epoch and measurement. 0: no file."""
+    node_cache_gigabytes: float = Field(default=128.0, ge=0)
+    """What a node may keep for its processes in its temporary folder: sets of more than 64 MiB of decoded images, each
+    made once, and test images with their triggers; tables of many pairs; copies of files and weights that it does not
+    see. Beyond this, what was unused longest goes; what a process uses stays. Half of the free space is a limit too,
+    but for files without which the node could not work. Without room each process holds up to 2 GiB of images in
+    memory and decodes what is larger anew in every epoch and measurement, and reads tables by itself. 0: so it is for
+    all sets and tables."""
     keep_checkpoints: int = Field(default=5, ge=1)
     """Trials of a sweep whose best cleaned weights are kept, best first."""
     max_attempts: int = Field(default=3, ge=1)
@@ -917,6 +920,7 @@ def _override(spec: Any, names: list[str], value: Any, path: str, behind: str | 
         behind: what follows the name of every spec on the way that has one; None: names stay.
     """
     first, rest = names[0], names[1:]
+    first = spec.RENAMED.get(first, first) if isinstance(spec, Spec) else first
     if not isinstance(spec, Spec) or first not in type(spec).model_fields:
         known = ", ".join(type(spec).model_fields) if isinstance(spec, Spec) else "none (a plain value)"
         raise InvalidInput(f"override {path!r}: unknown field {first!r}; known: {known}")

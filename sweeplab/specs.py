@@ -20,6 +20,7 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
     field_validator,
+    model_validator,
 )
 from pydantic_core import CoreSchema
 
@@ -107,6 +108,8 @@ class Spec(BaseModel):
     digest of every spec that holds such a value, so that no run continues under another recipe than it began with."""
     FIRST_DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     """Defaults that have changed since, as they were at first: a digest leaves out the first default, not today's."""
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """Today's names of fields by those that scripts and records of older versions have for them."""
     CODE: ClassVar[str | None] = None
     """Digest of the source of a class that a user's script defines, part of every digest; None for the classes here."""
 
@@ -123,6 +126,14 @@ class Spec(BaseModel):
         schema = handler(source)
         _narrow(schema)
         return schema
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        if not cls.RENAMED or not isinstance(values, Mapping):
+            return values
+        old = {new: values[name] for name, new in cls.RENAMED.items() if name in values}
+        return {**{name: value for name, value in values.items() if name not in cls.RENAMED}, **old}
 
     @field_validator("*")
     @classmethod

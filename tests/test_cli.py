@@ -456,14 +456,21 @@ def test_the_plan_of_the_cc6m_sweeps_needs_no_data(
 
 
 @pytest.mark.parametrize(
-    ("limit", "shown"), [(64, "30.1 GB of decoded images"), (10, "15.1 GB of"), (0, "checkpoints\n")]
+    ("limit", "shown"),
+    [
+        (64, "30.1 GB of decoded images"),
+        (23, "22.6 GB of"),
+        (22, "15.1 GB of"),
+        (10, "7.5 GB of"),
+        (0, "checkpoints\n"),
+    ],
 )
 def test_a_plan_says_what_is_decoded_to_disk(
     limit: int, shown: str, run_script: RunScript, capsys: pytest.CaptureFixture[str]
 ):
     """100,000 cleaning pairs of 224 pixels are 15.1 GB, 50,000 test images 7.5, as many again with their triggers; six
     million pairs are too many."""
-    words = ["--dry-run", "--only", "cleanclip-cc6m-mmcl", f"resources.decoded_gigabytes={limit}"]
+    words = ["--dry-run", "--only", "cleanclip-cc6m-mmcl", f"resources.node_cache_gigabytes={limit}"]
     assert run_script(words, *cli.load_script(CC6M)) == 0
     assert shown in capsys.readouterr().out
 

@@ -559,3 +559,14 @@ def test_a_smoke_sweep_may_run_the_same_optimizer_on_fewer_pairs(sweep: Cleaning
     smoke = smoke_sweep(sweep.replace(optimization=Optimization(learning_rate=0.25, warmup_steps=10_000)))
     assert smoke.optimization.learning_rate == 0.25
     assert smoke.optimization.warmup_steps < smoke.data.num_pairs // smoke.optimization.global_batch_size
+
+
+def test_the_nodes_budget_has_its_old_name_too(sweep: CleaningSweep):
+    """In scripts, in records of 0.1.0, and on the command line; it is no part of any digest."""
+    new = Resources(node_cache_gigabytes=7.0)
+    assert Resources(decoded_gigabytes=7.0) == new
+    assert Resources.model_validate({"workers": 1, "decoded_gigabytes": 7.0}) == new
+    assert "decoded_gigabytes" not in new.to_json()
+    changed = apply_overrides(sweep, ["resources.decoded_gigabytes=7"])
+    assert changed == apply_overrides(sweep, ["resources.node_cache_gigabytes=7"])
+    assert (changed.resources.node_cache_gigabytes, changed.digest()) == (7.0, sweep.digest())

@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import CHECKPOINT
 from sweeplab.storage.files import read_object
 from sweeplab.storage.locks import RAY_FOLDER, UPLOAD_FOLDER, abandoned_folders, is_held, lock_path, ray_parent
-from sweeplab.storage.node_cache import kept_copies, remove_copy
+from sweeplab.storage.node_cache import Kept, kept_copies, node_cache, remove_copy
 from sweeplab.storage.ownership import link_in
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
@@ -38,8 +39,8 @@ class Removable:
     path: Path
     bytes: int
     why: str
-    is_copy: bool = False
-    """Whether this node keeps it for its processes, one of which may read it now."""
+    copies: tuple[Kept, ...] = ()
+    """What goes of the folder that this node keeps for its processes; empty: all that is at the path."""
 
 
 def size_of(path: Path) -> int:
@@ -63,8 +64,15 @@ def disk_table(home: Path) -> list[dict[str, Any]]:
         older = older_victim(path)  # so that it is clear which of two victims of one name is no longer used
         what = f"{path.relative_to(home)}" + (f" ({older})" if older is not None else "")
         rows.append({"what": what, "bytes": size_of(path)})
-    rows += [{"what": f"{path} (this node)", "bytes": count} for path, count, _ in kept_copies()]
+    if kept := kept_copies():
+        rows.append({"what": f"{node_cache()} (this node: {_kinds(kept)})", "bytes": sum(copy.bytes for copy in kept)})
     return sorted(rows, key=lambda row: -row["bytes"])
+
+
+def _kinds(kept: Sequence[Kept]) -> str:
+    """How many of each kind a node keeps, by the beginning of their names: data, decoded, table."""
+    counts = Counter(copy.path.name.lstrip(".").partition("-")[0] for copy in kept)
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
 
 
 def older_victim(path: Path) -> str | None:
@@ -92,7 +100,7 @@ def find_removable(
         home: the home.
         set_aside: sweeps that were begun anew under the same name too.
         victims: victims that no sweep of the home names too; none where a sweep's record is damaged.
-        copies: decoded images, and copies of another node's files, that this node did not use for a day too.
+        copies: what this node keeps for its processes and did not use for a day too.
     """
     known, damaged = sweeps_of(home)
     # A link in a folder that was lent out may lead to files of others.
@@ -108,9 +116,9 @@ def find_removable(
         unneeded += [(path, why) for path in unused if not is_held(lock_path(path))]
     found = [Removable(path, size_of(path), why) for path, why in unneeded]
     if copies:
-        why = "kept by this node, not used for a day"
-        old = ((path, count) for path, count, seconds in kept_copies() if seconds > 86_400)
-        found += [Removable(path, count, why, is_copy=True) for path, count in old]
+        old = tuple(copy for copy in kept_copies() if copy.unused_seconds > 86_400)
+        why = f"kept by this node, not used for a day ({_kinds(old)})"
+        found += [Removable(node_cache(), sum(copy.bytes for copy in old), why, old)] if old else []
     return found
 
 
@@ -194,9 +202,10 @@ def remove(removable: list[Removable]) -> int:
     """Remove it; returns the bytes that were freed."""
     freed = 0
     for item in removable:
-        if item.is_copy:
-            remove_copy(item.path)
-        elif item.path.is_dir():
+        if item.copies:
+            freed += sum(copy.bytes for copy in item.copies if remove_copy(copy.path))
+            continue
+        if item.path.is_dir():
             shutil.rmtree(item.path, ignore_errors=True)
         else:
             item.path.unlink(missing_ok=True)

@@ -133,14 +133,17 @@ def _fields(spec: Spec, sweep: CleaningSweep | None = None) -> str:
 
 def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> float:
     """Of the files of pixels that a node keeps: training images, test images, and these with their triggers, where
-    there are many of them and no file is larger than allowed. Sets whose size is not declared are left out."""
+    there are many of them, and together within the node's budget. Sets whose size is not declared are left out."""
     each = 3 * sweep.victim.architecture.image_size**2
     sample = sweep.evaluation.sample
     test = getattr(sweep.evaluation.test, "num_images", None) if sample is None else sample.num
     sizes = [each * count for count in pairs if count is not None and each * count > OWN_BYTES]
     if test is not None and 2 * each * test > OWN_BYTES:
         sizes += [each * test, each * test]
-    return sum(size / 1e9 for size in sizes if size <= 1e9 * sweep.resources.decoded_gigabytes)
+    kept = 0
+    for size in sizes:
+        kept += size if kept + size <= 1e9 * sweep.resources.node_cache_gigabytes else 0
+    return kept / 1e9
 
 
 def _declared(source: Any) -> int | None:

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from sweeplab.data.images import Images, load_all
+from sweeplab.data.tables import PairTable
 from sweeplab.data.tar_members import ImagePlace, TarMember
 from sweeplab.specs import StorageFault, digest_of
-from sweeplab.storage.locks import file_lock, lock_path
-from sweeplab.storage.node_cache import COMPLETE
+from sweeplab.storage.locks import lock_path, locked_with_retry
+from sweeplab.storage.node_cache import COMPLETE, make_room, use
 
 CHUNK_BYTES = 16 * 2**20
 """Pixels that a process decodes at a time."""
@@ -43,7 +44,8 @@ class DecodedFiles:
     folder: Path
     """On a disk of this node."""
     max_bytes: float
-    """Of one file; half of the free space is a limit too. Larger sets are decoded anew every time."""
+    """Of all that the node keeps; see `make_room`. At most half of the free space is taken too. Sets for which that
+    leaves no room are decoded anew every time."""
     heartbeat: Callable[[], None] = lambda: None
     """Called now and then while images are decoded."""
 
@@ -108,11 +110,11 @@ class DecodedFiles:
     def _allocated(self, name: str, num_bytes: int) -> Path | None:
         """The folder of that name with a file of that size, filled or not; None where there is no room for it."""
         place = self.folder / name
-        if place.exists() and not _is_whole(place, num_bytes):
-            with file_lock(lock_path(place)):
-                if place.exists() and not _is_whole(place, num_bytes):  # no other process was quicker
-                    _remove(place)
-        return place if (place / COMPLETE).exists() or _allocate(place, num_bytes) else None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked_with_retry(lock_path(place), self.heartbeat):
+            if place.exists() and not _is_whole(place, num_bytes):
+                _remove(place)
+            return place if _allocate(place, num_bytes, self.max_bytes) and use(place) else None
 
     def _mapped(
         self, name: Callable[[], str], shape: tuple[int, ...], make: Callable[[range], Tensor]
@@ -136,8 +138,12 @@ class DecodedFiles:
 
 
 def _key(images: Images, size: int, squash: bool) -> str:
-    """Sixteen hexadecimal digits of the files, as they lie there now, and of what is made of them."""
+    """Sixteen hexadecimal digits of the files, as they lie there now or as the table knows them, and of what is made of
+    them."""
     content = hashlib.sha256(f"{DECODING} {size} {squash} {PIL.__version__}".encode())
+    if isinstance(images, PairTable) and images.is_looked_up:  # to look up all files again may take minutes
+        content.update(images.state.encode())
+        return content.hexdigest()[:16]
     for row in range(len(images)):
         path = images.image(row)
         if isinstance(path, TarMember):
@@ -166,12 +172,11 @@ def _remove(place: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _allocate(place: Path, num_bytes: int) -> bool:
+def _allocate(place: Path, num_bytes: int, budget: float) -> bool:
     """Make the file at its full size, so that a full disk shows now; whether there is room for it."""
     if (place / "pixels").exists():
         return True
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if 2 * num_bytes > shutil.disk_usage(place.parent).free:
+    if not make_room(num_bytes, budget=budget, share=0.5, folder=place.parent):
         return False
     unfinished = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
@@ -184,7 +189,7 @@ def _allocate(place: Path, num_bytes: int) -> bool:
         unfinished.rename(place)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
-        return (place / "pixels").exists()  # another process was quicker; else the disk took less than it promised
+        return False  # the disk took less than it promised
     return True
 
 

@@ -57,8 +57,8 @@ class PairColumns:
         refuse_blank(images, rows, self.path, self.names[0], "the path of an image")
         refuse_blank(captions, rows, self.path, self.names[1], "a caption")
         root, images, below = self._placed(images)
-        sizes = _file_sizes(root, images, below)
-        table = PairTable.of(root, images, captions, sizes, below, notes=self.notes)
+        sizes, times = _looked_up(root, images, below)
+        table = PairTable.of(root, images, captions, sizes, below, notes=self.notes, times=times)
         self._refuse_missing(table, rows)
         return table
 
@@ -198,28 +198,28 @@ def _without_prefix(images: pa.LargeStringArray, prefix: str) -> pa.LargeStringA
     return pc.if_else(starts, pc.utf8_slice_codeunits(images, len(prefix)), images)
 
 
-def _file_sizes(root: str, images: pa.LargeStringArray, absolute_below: str) -> np.ndarray:
-    """(N,) bytes of each file, 0 where there is none.
+def _looked_up(root: str, images: pa.LargeStringArray, absolute_below: str) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) bytes of each file, 0 where there is none, and (N,) when it was changed last, nanoseconds since 1970.
 
     One stat a file: measured at 2.5-5 us, cheaper than a scan of the folder (which needs the
     stat for the size too) and than threads.
     """
-    sizes = np.zeros(len(images), dtype=np.int64)
+    found = np.zeros((2, len(images)), dtype=np.int64)
     for start in range(0, len(images), CHUNK_ROWS):
         names = images[start : start + CHUNK_ROWS].to_pylist()
-        sizes[start : start + len(names)] = list(_sizes_in(root, names, absolute_below))
-    return sizes
+        found[:, start : start + len(names)] = np.array(list(_sizes_and_times(root, names, absolute_below))).T
+    return found[0], found[1]
 
 
-def _sizes_in(root: str, names: list[str], absolute_below: str) -> Iterator[int]:
+def _sizes_and_times(root: str, names: list[str], absolute_below: str) -> Iterator[tuple[int, int]]:
     for name in names:
         file = image_path(root, name, absolute_below)
         try:
             found = os.stat(file)
         except (OSError, ValueError):  # ValueError: a null character in the path
-            yield 0
+            yield 0, 0
         else:
-            yield found.st_size if stat.S_ISREG(found.st_mode) else 0
+            yield found.st_size if stat.S_ISREG(found.st_mode) else 0, found.st_mtime_ns
 
 
 SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")

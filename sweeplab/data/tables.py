@@ -1,6 +1,7 @@
 """Tables: image-caption pairs and labelled images as compact, picklable columns with a digest by content."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ class PairTable:
     """What a user should look at before anything runs, such as rows that are left out."""
     members: Members | None = None
     """Which images lie in tars; None: none of them."""
+    times: np.ndarray | None = None
+    """(N,) int64, nanoseconds since 1970, when each file was changed last before it was looked up; None: not known. No
+    part of the digest: a copy of the files is as good as they are."""
 
     @classmethod
     def of(
@@ -54,13 +58,29 @@ class PairTable:
         *,
         notes: tuple[str, ...] = (),
         members: Members | None = None,
+        times: np.ndarray | None = None,
     ) -> Self:
         """The table of these columns, with its digest; looks into the files where `deep_grey` does not tell."""
         deep = _deep_grey(root, images, sizes, absolute_below) if deep_grey is None else deep_grey
         # The order of an epoch goes by tars, so that two tables that are cut into tars differently are not the same.
         cut = [] if members is None else [pa.array(["tars"], pa.large_string()), members.numbers]
         digest = _content_digest(images, captions, sizes, *_rows_of(deep), *cut)
-        return cls(root, images, captions, sizes, digest, deep, absolute_below, notes, members)
+        return cls(root, images, captions, sizes, digest, deep, absolute_below, notes, members, times)
+
+    @property
+    def is_looked_up(self) -> bool:
+        """Whether the table knows of every image as of what time it is: tars have versions, and files times."""
+        return self.times is not None or (self.members is not None and bool((self.members.numbers >= 0).all()))
+
+    @property
+    def state(self) -> str:
+        """Sixteen hexadecimal digits of all that the table says, places and times of its files among it: names what a
+        node keeps of it."""
+        tars = [] if self.members is None else [[shard.location, shard.version] for shard in self.members.shards]
+        plain = [self.digest, self.root, self.absolute_below, self.notes, self.times is not None, tars]
+        numbers = [] if self.members is None else [self.members.numbers, self.members.offsets]
+        columns = _content_digest(*numbers, *([] if self.times is None else [self.times]))
+        return hashlib.sha256(json.dumps([*plain, columns]).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -100,6 +120,7 @@ class PairTable:
             self.deep_grey[rows],
             notes=self.notes,
             members=None if self.members is None else self.members.take(rows),
+            times=None if self.times is None else self.times[rows],
         )
 
     def joined(self, other: Self) -> Self:
@@ -110,10 +131,14 @@ class PairTable:
         theirs = other._absolute_images()
         ours = self._absolute_images() if self.absolute_below else self.images
         content = hashlib.sha256(f"{self.digest}+{other.digest}".encode()).hexdigest()[:16]
-        members = None
+        members = times = None
         if self.members is not None or other.members is not None:
             first, second = (table.members or Members.none(len(table)) for table in (self, other))
             members = first.followed_by(second)
+        if self.is_looked_up and other.is_looked_up:
+            known = [table.times for table in (self, other)]
+            both = zip(known, (len(self), len(other)), strict=True)
+            times = np.concatenate([np.zeros(count, np.int64) if one is None else one for one, count in both])
         return type(self)(
             self.root,
             pa.concat_arrays([ours, theirs]),
@@ -123,6 +148,7 @@ class PairTable:
             np.concatenate([self.deep_grey, other.deep_grey]),
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
             members=members,
+            times=times,
         )
 
     def _absolute_images(self) -> pa.LargeStringArray:

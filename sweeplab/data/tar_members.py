@@ -13,11 +13,13 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-from sweeplab.specs import InvalidInput, digest_of
+from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.storage.checkpoint_store import MARK
 from sweeplab.storage.node_cache import kept_file, node_cache
 from sweeplab.storage.remote_files import fetch, remote_version
 
+TRIES = 3
+"""Times that a tar is fetched which is gone before it is opened."""
 IMAGE_MEMBERS = ("webp", "png", "jpg", "jpeg")
 """Extensions of images."""
 
@@ -57,7 +59,7 @@ class Shard:
 
         Raises:
             OSError: if it cannot be read.
-            StorageFault: if it cannot be fetched.
+            StorageFault: if it cannot be fetched, or this node does not keep it for long enough to open it.
         """
         if MARK not in self.location:
             return open(self.location, "rb", buffering=0)
@@ -66,7 +68,10 @@ class Shard:
             file = open(node_cache() / name, "rb", buffering=0)  # noqa: SIM115 - whoever asked closes it
             os.utime(node_cache() / name)
             return file
-        return open(kept_file(name, lambda copy: fetch(self.location, copy)), "rb", buffering=0)
+        for _ in range(TRIES):
+            with contextlib.suppress(FileNotFoundError):  # another process has made room before it was opened
+                return open(kept_file(name, lambda copy: fetch(self.location, copy)), "rb", buffering=0)
+        raise StorageFault(f"{node_cache()} has no room for {self.location}; raise resources.node_cache_gigabytes")
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class TrainingPairs(Dataset[PairBatch]):
     def shards(self) -> Tensor | None:
         """(N,) int64, see `Pairs`."""
         members = self.table.members
-        return None if members is None else torch.from_numpy(members.numbers).long()
+        return None if members is None else torch.tensor(members.numbers, dtype=torch.long)
 
     def use_views(
         self,

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -20,8 +21,8 @@ from sweeplab.execution.nodes import is_alive, on_node
 from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.files import storage_faults
-from sweeplab.storage.locks import lock_path, locked_with_retry, pin
-from sweeplab.storage.node_cache import COMPLETE, node_cache, remove_old_copies
+from sweeplab.storage.locks import lock_path, locked_with_retry
+from sweeplab.storage.node_cache import COMPLETE, make_room, node_cache, tidy, use
 from sweeplab.worker.failures import root_cause
 from sweeplab.worker.input_paths import absolute_path, files_of, with_paths
 
@@ -138,8 +139,8 @@ def open_sender(parts: bytes) -> Any:
     return ray.remote(**options, scheduling_strategy=on_node())(DataSender).remote(parts)
 
 
-_pinned: dict[Path, int] = {}
-"""Descriptors of the copies that this process reads: it pins them for the rest of its life."""
+_brought: set[Path] = set()
+"""Copies that this process reads."""
 
 
 def node_copy(sender: Any, heartbeat: Callable[[], None] = lambda: None) -> Path:
@@ -156,11 +157,12 @@ def node_copy(sender: Any, heartbeat: Callable[[], None] = lambda: None) -> Path
     """
     listing: Listing = _get(sender.listing.remote(), heartbeat)
     folder = node_cache() / f"data-{listing.digest}"
-    if folder in _pinned:
+    if folder in _brought:
         return folder / "files"
     with storage_faults(f"{folder} of node {socket.gethostname()}"), locked_with_retry(lock_path(folder), heartbeat):
         _fill(folder, listing, lambda number: _get(sender.tar.remote(number), heartbeat))
-        _pinned[folder] = pin(folder)
+        use(folder)
+    _brought.add(folder)
     return folder / "files"
 
 
@@ -187,8 +189,8 @@ def _fill(folder: Path, listing: Listing, tar_of: Callable[[int], tuple[bytes, s
         if files:
             lacking[number] = files
     needed = sum(size + BLOCK_BYTES for files in lacking.values() for _, size in files)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    if not make_room(needed):  # this node cannot work without: the budget is kept by what it can do without
+        free = shutil.disk_usage(folder).free
         raise StorageFault(
             f"{folder.parent} of node {socket.gethostname()} has {free / 1e9:.1f} GB free, and the data that it lacks "
             f"are {needed / 1e9:.1f} GB; free space, start that node's Ray with TMPDIR on a larger disk, or put the "
@@ -203,7 +205,7 @@ def _fill(folder: Path, listing: Listing, tar_of: Callable[[int], tuple[bytes, s
             archive.extractall(root, [member for member in archive if member.name in wanted], filter="data")
         os.sync()  # before the marker, which must not outlive what it speaks of
         (folder / f"unpacked-{number}").touch()
-    (folder / COMPLETE).touch()
+    (folder / COMPLETE).write_text(str(listing.num_bytes + BLOCK_BYTES * listing.num_files))
 
 
 def _size_of(path: Path) -> int:
@@ -215,7 +217,7 @@ def _size_of(path: Path) -> int:
 
 def receive_data(sender: Any) -> None:
     """A Ray task: have this node get its copies of all files."""
-    remove_old_copies()
+    tidy(math.inf)
     node_copy(sender)
 
 

@@ -9,8 +9,8 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,8 @@ def abandoned_folders(prefix: str, parent: Path | None = None) -> list[Path]:
 
 
 def pin(folder: Path) -> int:
-    """Have others know that this process needs a folder, until the descriptor is closed or the process dies; a system
-    that tidies temporary folders minds it too (systemd-tmpfiles)."""
+    """Have others know that this process needs a folder, or a file, until the descriptor is closed or the process dies;
+    a system that tidies temporary folders minds it too (systemd-tmpfiles)."""
     descriptor = os.open(folder, os.O_RDONLY)
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -97,14 +97,22 @@ def pin(folder: Path) -> int:
 
 def is_pinned(folder: Path) -> bool:
     """Whether a living process needs it."""
+    with unpinned(folder) as is_free:
+        return not is_free
+
+
+@contextmanager
+def unpinned(folder: Path) -> Iterator[bool]:
+    """Whether no living process needs it; if so, none can pin it until the context ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # a file system without locks, too: what nobody can be asked about is left alone
-        return True
+        yield False
+    else:
+        yield True
     finally:
         os.close(descriptor)
-    return False
 
 
 def lock_path(path: Path) -> Path:

@@ -24,7 +24,7 @@ def machine_for(sweep_or_victim: CleaningSweep | PretrainedVictim, home: Path) -
     """What a worker process may use."""
     resources = sweep_or_victim.resources
     return Machine(
-        home / "data", resources.cpus_per_worker, use_cuda=False, decoded_gigabytes=resources.decoded_gigabytes
+        home / "data", resources.cpus_per_worker, use_cuda=False, node_cache_gigabytes=resources.node_cache_gigabytes
     )
 
 

@@ -13,13 +13,14 @@ import torch
 
 from sweeplab.clip_model import Architecture
 from sweeplab.data.decoded import DecodedFiles
+from sweeplab.data.table_files import TableFiles
 from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.protocol import Protocol
 from sweeplab.records import Victim
 from sweeplab.specs import StorageFault
 from sweeplab.storage.checkpoint_names import Checkpoint
-from sweeplab.storage.node_cache import node_cache, remove_old_copies
+from sweeplab.storage.node_cache import node_cache, tidy
 from sweeplab.training.loop import Context
 from sweeplab.worker.input_paths import NO_PATHS, InputPaths
 
@@ -38,26 +39,38 @@ class Machine:
     threads: int
     """Of torch, in this process, where there are so many cores."""
     use_cuda: bool
-    decoded_gigabytes: float = 0.0
-    """Decoded images are kept on the node's disk up to this size of a set."""
+    node_cache_gigabytes: float = 0.0
+    """What the node may keep for its processes on its disk: tables, decoded images."""
 
     @property
     def cores(self) -> int:
         """Those of the threads that have a core: more of them spin while they wait for each other."""
         return min(self.threads, usable_cores())
 
+    @property
+    def node_cache_bytes(self) -> float:
+        """The node's budget."""
+        return 1e9 * self.node_cache_gigabytes
+
     def decoded_files(self, heartbeat: Callable[[], None]) -> DecodedFiles | None:
         """Where decoded images are kept, None: nowhere; `heartbeat` is called while they are being made."""
-        if not self.decoded_gigabytes:
+        if not self.node_cache_gigabytes:
             return None
-        _tidy_node()
-        return DecodedFiles(node_cache(), 1e9 * self.decoded_gigabytes, heartbeat)
+        _tidy_node(self.node_cache_bytes)
+        return DecodedFiles(node_cache(), self.node_cache_bytes, heartbeat)
+
+    def table_files(self) -> TableFiles | None:
+        """Where tables of pairs are kept; None: nowhere."""
+        if not self.node_cache_gigabytes:
+            return None
+        _tidy_node(self.node_cache_bytes)
+        return TableFiles(node_cache(), self.node_cache_bytes)
 
 
 @cache
-def _tidy_node() -> None:
-    """Once a process: what this node keeps and did not use for long goes."""
-    remove_old_copies()
+def _tidy_node(budget: float) -> None:
+    """Once a process: what this node keeps and did not use for long goes, and so does what exceeds the budget."""
+    tidy(budget)
 
 
 class WorkerContext(Context, Interface):
@@ -96,6 +109,12 @@ class DataDigests:
     """Digest of the table of training pairs, poisons that come with the data included."""
     evaluation: str = ""
     """Of the evaluation: see `evaluation_digest`."""
+    training: str = ""
+    """Names the training set that the driver has put together, see `TrainingSet.state`; empty where every process reads
+    it for itself."""
+
+
+NO_DIGESTS = DataDigests()
 
 
 def check_same_data(what: str, known: str, found: str) -> None:

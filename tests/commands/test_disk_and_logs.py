@@ -321,11 +321,12 @@ def test_what_the_node_keeps_is_shown_and_goes_on_request_after_a_day(used: Path
         mark = write(cache / name / "complete", 0)
         os.utime(mark, (time.time() - 3600 * hours,) * 2)
     shown = {row["what"]: row["bytes"] for row in disk_table(used)}
-    assert shown[f"{cache / 'decoded-1'} (this node)"] >= 10_000
+    assert shown[f"{cache} (this node: 1 data, 1 decoded)"] >= 20_000
     assert find_removable(used) == []
-    found = find_removable(used, copies=True)
-    assert [item.path for item in found] == [cache / "decoded-1"]
-    assert remove(found) >= 10_000
+    (item,) = find_removable(used, copies=True)
+    assert (item.path, item.why) == (cache, "kept by this node, not used for a day (1 decoded)")
+    assert 10_000 <= item.bytes < 20_000
+    assert remove([item]) == item.bytes
     assert [path.name for path in cache.iterdir() if path.name[0] != "."] == ["data-2"]
 
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import shutil
@@ -215,7 +216,7 @@ def same(root: Path, paths: list[str]) -> bool:
 
 def copied(sender: MadeUpSender) -> Path:
     """What a new process of the node gets."""
-    node_data._pinned.clear()
+    node_data._brought.clear()
     return node_copy(sender)
 
 
@@ -374,10 +375,10 @@ def test_copies_that_nobody_used_for_weeks_are_removed_and_others_stay(tmp_path:
     past = time.time() - 15 * 86_400
     for path in (old.parent / COMPLETE, cache / "victim-old.pt"):
         os.utime(path, (past, past))
-    node_cache.remove_old_copies()  # as other processes see it, this one reads there
+    node_cache.tidy(math.inf)  # as other processes see it, this one reads there
     assert same(old, [str(tmp_path / "old" / "000")])
-    os.close(node_data._pinned.pop(old.parent))
-    node_cache.remove_old_copies()
+    node_cache.let_go(old.parent)
+    node_cache.tidy(math.inf)
     assert {path.name for path in cache.iterdir() if path.name[0] != "."} == {new.parent.name, "victim-new.pt"}
 
 
@@ -392,7 +393,7 @@ def moved(tmp_path: Path, node: Path, at_once: None) -> Callable[[Any], Any]:
         places = {str(path): input_paths.absolute_path(path) for path in input_paths._paths_in(spec)}
         known, sender = InputPaths(places, tuple(places.values())), DataSender(pickle.dumps([spec]))
         made_up = SimpleNamespace(listing=Remote(sender.listing), tar=Remote(sender.tar))
-        node_data._pinned.clear()
+        node_data._brought.clear()
         root = node_copy(made_up)
         for folder in tmp_path.iterdir():
             if folder != node:
