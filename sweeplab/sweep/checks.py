@@ -18,6 +18,7 @@ from sweeplab.training.objective import TrainingFacts
 from sweeplab.training.optimisation import Optimization, check_schedule, warmup_of
 from sweeplab.worker.inputs import Inputs, victim_model
 from sweeplab.worker.jobs import DataDigests, Machine
+from sweeplab.worker.training_sets import TrainingSet
 
 
 def machine_for(sweep_or_victim: CleaningSweep | PretrainedVictim, home: Path) -> Machine:
@@ -31,13 +32,13 @@ def machine_for(sweep_or_victim: CleaningSweep | PretrainedVictim, home: Path) -
 def data_digests(
     spec: CleaningSweep | PretrainedVictim,
     architecture: Architecture,
-    pairs: PairTable,
+    training: TrainingSet,
     inputs: Inputs,
 ) -> DataDigests:
-    """Digests of what workers must find."""
+    """Digests of what workers must find; has this node keep the training set for them."""
     size, trigger, test = architecture.image_size, spec.trigger(), inputs.test(spec.evaluation)
     evaluation = evaluation_digest(spec.evaluation, test, size, trigger, spec.protocol, inputs.targets(trigger))
-    return DataDigests(pairs.digest, evaluation)
+    return DataDigests(training.table.digest, evaluation, inputs.keep(spec, training))
 
 
 def digest_of_victim(victim: PretrainedVictim, inputs: Inputs) -> str:

@@ -13,11 +13,12 @@ from sweeplab.evaluation.measure import Trigger, triggered_rows, wanted_classes
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.records import MeasuredImages
 from sweeplab.specs import InvalidInput
-from sweeplab.sweep.checks import check_objective, check_training, data_digests
+from sweeplab.sweep.checks import check_objective, check_training, data_digests, machine_for
 from sweeplab.sweep.victims import victim_of
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.inputs import Inputs, cleaning_poison, cleaning_table
 from sweeplab.worker.jobs import DataDigests
+from sweeplab.worker.training_sets import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     sweep = with_shared_storage(sweep.with_text_augmentation_resolved())
     sweep = with_startup_trials(sweep, None if fresh else SweepFolder(home / "sweeps" / sweep.name))
     # The test set comes first: every number depends on it, and a wrong class or prompt is the commonest fault.
-    inputs, trigger = inputs or Inputs(home / "data"), sweep.trigger()
+    inputs, trigger = inputs or Inputs(home / "data", machine_for(sweep, home).table_files()), sweep.trigger()
     test, targets = inputs.test(sweep.evaluation), inputs.targets(trigger)
     wanted_classes(test, trigger, targets)
     prompts = sweep.evaluation.prompts(test)
@@ -68,7 +69,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     victim_digest, victim_notes = victim_of(sweep).read(inputs, lambda other: prepare(other, home, inputs=inputs))
     pairs = cleaning_table(sweep, inputs)
     poison = cleaning_poison(sweep, pairs, inputs)
-    trained = poison.training_table(pairs) if poison is not None else pairs
+    training = TrainingSet(poison.training_table(pairs) if poison is not None else pairs, poison)
     # What the digest is over beside the spec: data by content, so that files may be moved.
     contents = {**sweep.evaluation.contents(test), "victim": victim_digest}
     if targets is not None:
@@ -85,7 +86,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         setting = sweep.setting(params)
         check_training(setting.optimization, len(pairs), sweep.epochs, sweep.name, sweep.measure_at)
         if params or not _searches_counts(sweep):
-            check_objective(setting.method, setting.optimization, trained, sweep.epochs, sweep, labelled)
+            check_objective(setting.method, setting.optimization, training.table, sweep.epochs, sweep, labelled)
     is_begun = not fresh and SweepFolder(home / "sweeps" / sweep.name).exists()
     if sweep.search.sampler != "grid" and not is_begun:  # a begun one goes on, and such trials fail by themselves
         _check_extremes(sweep, len(pairs))
@@ -94,7 +95,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
         sweep,
         sweep.digest(**contents),
         contents,
-        data_digests(sweep, sweep.victim.architecture, trained, inputs),
+        data_digests(sweep, sweep.victim.architecture, training, inputs),
         victim_digest,
         len(pairs),
         _measured_images(test, trigger),

@@ -31,6 +31,7 @@ from sweeplab.worker.failures import Failure
 from sweeplab.worker.input_paths import absolute_path, parts_of
 from sweeplab.worker.jobs import DataDigests, Machine, PretrainingJob
 from sweeplab.worker.run import pretrain
+from sweeplab.worker.training_sets import TrainingSet
 
 logger = logging.getLogger("sweeplab")
 
@@ -74,7 +75,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     table, plan = inputs.victim_table(victim)
     _begin_victim(victim, digest, run, session.home, plan, len(table))
     logger.info(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
-    contents = data_digests(victim, victim.architecture, table, inputs)
+    contents = data_digests(victim, victim.architecture, TrainingSet(table, plan), inputs)
     controller = VictimController(victim, run, machine, contents)
     if session.inline:
         run_inline(controller)

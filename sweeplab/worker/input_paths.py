@@ -95,6 +95,11 @@ def _inside(value: Any) -> Iterable[Any]:
     return value if isinstance(value, (tuple, list)) else ()
 
 
+def paths_of(value: Any) -> list[str]:
+    """Absolute paths that a spec, or parts of one, names, sorted, each once."""
+    return sorted({absolute_path(path) for path in _paths_in(value)})
+
+
 def _paths_in(value: Any) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_i
 from sweeplab.clip_folders import checkpoint_file
 from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
 from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.data.table_files import FEW_ROWS, TableFiles
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
@@ -21,7 +23,9 @@ from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 from sweeplab.protocol import Protocol
 from sweeplab.specs import InvalidInput, Spec, digest_of
 from sweeplab.training.randomness import numpy_stream, stream_seed
-from sweeplab.worker.jobs import Machine, check_same_data
+from sweeplab.worker.input_paths import paths_of
+from sweeplab.worker.jobs import NO_DIGESTS, DataDigests, Machine, check_same_data
+from sweeplab.worker.training_sets import TrainingSet, keep_training_set, kept_training_set
 
 T = TypeVar("T")
 
@@ -36,13 +40,22 @@ _weights: dict[str, dict[str, torch.Tensor]] = {}
 class Inputs:
     """Reads what specs name, each table, test set and poison plan once."""
 
-    def __init__(self, data_home: Path) -> None:
-        self.data_home = data_home
+    def __init__(
+        self, data_home: Path, tables: TableFiles | None = None, heartbeat: Callable[[], None] = lambda: None
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            data_home: the home's folder of data.
+            tables: where this node keeps tables of many rows; None: they lie in this process's memory.
+            heartbeat: called now and then while another process reads what this one waits for.
+        """
+        self.data_home, self._tables, self._heartbeat = data_home, tables, heartbeat
         self._known: dict[str, Any] = {}
 
     def pairs(self, source: Any) -> PairTable:
-        """The table of a source of pairs."""
-        return self._once("pairs", [source], lambda: source.read(self.data_home))
+        """The table of a source of pairs, which is read, and its files looked up."""
+        return self._once("pairs", [source], lambda: self._mapped(source.read(self.data_home)))
 
     def test(self, evaluation: Evaluation) -> LabelledImages:
         """The test images of an evaluation."""
@@ -63,9 +76,56 @@ class Inputs:
         def read() -> tuple[PairTable, PoisonPlan]:
             table = self.pairs(victim.data)
             plan = poisoning.plan(table, self.data_home)
-            return plan.training_table(table), plan
+            training = plan.training_table(table)
+            return training if training is table else self._mapped(training), plan
 
         return self._once("poisoned", [victim.data, poisoning], read)
+
+    def training_set(self, spec: PretrainedVictim | CleaningSweep, known: DataDigests = NO_DIGESTS) -> TrainingSet:
+        """What a run trains on, poisons that come with the data included.
+
+        Where the driver has put it together, and this node keeps tables, it is put together once a node, and the other
+        processes map it: they neither read the source nor look up its files. Whether these are still what they were is
+        asked once, when a command begins.
+
+        Args:
+            spec: of the run.
+            known: what the driver has read, if anything.
+
+        Raises:
+            StorageFault: if it is not what the driver has read.
+        """
+
+        def make() -> TrainingSet:
+            if isinstance(spec, PretrainedVictim):
+                training = TrainingSet(*self.victim_table(spec))
+            else:
+                table = cleaning_table(spec, self)
+                plan = cleaning_poison(spec, table, self)
+                training = TrainingSet(plan.training_table(table) if plan is not None else table, plan)
+            check_same_data("training pairs", known.pairs, training.table.digest)
+            return training
+
+        if self._tables is None or not known.training:
+            return make()
+        name, attack = self._name(spec, known.training), spec.trigger().attack
+        return kept_training_set(self._tables, name, attack, make, self._heartbeat)  # type: ignore[arg-type]
+
+    def keep(self, spec: PretrainedVictim | CleaningSweep, training: TrainingSet) -> str:
+        """Have this node keep what a run trains on, for its workers; what names it to them (`DataDigests.training`)."""
+        if self._tables is None or len(training.table) < FEW_ROWS:
+            return ""
+        keep_training_set(self._tables, self._name(spec, training.state), training)
+        return training.state
+
+    def _name(self, spec: PretrainedVictim | CleaningSweep, state: str) -> str:
+        """Of a training set on this node, which may have copies of the files in several places."""
+        victim = spec if isinstance(spec, PretrainedVictim) else spec.original_victim()
+        parts = [spec.data, *([victim.data, victim.poisoning] if isinstance(victim, PretrainedVictim) else [])]
+        return digest_of([state, str(self.data_home), paths_of(parts)])
+
+    def _mapped(self, table: PairTable) -> PairTable:
+        return table if self._tables is None else self._tables.mapped(table)
 
     def forget(self) -> None:
         """Let go of all tables; what is asked for later is read again."""
@@ -87,36 +147,37 @@ def _key(*values: Any) -> str:
 
 def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable, PoisonPlan]:
     """See `Inputs.victim_table`."""
-    return Inputs(machine.data_home).victim_table(victim)
+    return Inputs(machine.data_home, machine.table_files()).victim_table(victim)
 
 
 def victim_pairs(
-    victim: PretrainedVictim, machine: Machine, *, known: str = "", heartbeat: Callable[[], None] = lambda: None
+    victim: PretrainedVictim,
+    machine: Machine,
+    *,
+    known: DataDigests = NO_DIGESTS,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> TrainingPairs:
-    """The victim's poisoned training pairs, which must have a known digest, if any."""
-    table, plan = victim_table(victim, machine)
-    check_same_data("training pairs", known, table.digest)
-    key = digest_of(
-        ["victim", plan.digest, victim.architecture.canonical(), victim.seed, victim.protocol, victim.text_augmentation]
-    )
+    """The victim's poisoned training pairs, those that the driver knows, if any."""
+    training = Inputs(machine.data_home, machine.table_files(), heartbeat).training_set(victim, known)
+    key = _key("victim", training.state, victim.architecture, victim.seed, victim.protocol, victim.text_augmentation)
     if key not in _pairs:
         _pairs.clear()
-        _pairs[key] = _training_pairs(victim, victim.architecture, table, plan, None, machine, heartbeat)
+        _pairs[key] = _training_pairs(victim, victim.architecture, training, None, machine, heartbeat)
     return _pairs[key]
 
 
 def _training_pairs(
     spec: PretrainedVictim | CleaningSweep,
     architecture: Architecture,
-    table: PairTable,
-    plan: PoisonPlan | None,
+    training: TrainingSet,
     labelled: LabelledImages | None,
     machine: Machine,
     heartbeat: Callable[[], None],
 ) -> TrainingPairs:
-    """The pairs of a table, some poisoned as a plan says, or with the labels of labelled pictures."""
+    """The pairs of a training set, or with the labels of labelled pictures."""
+    plan = training.plan
     return TrainingPairs(
-        table,
+        training.table,
         architecture.image_size,
         tokenize=tokenizer(architecture, spec.protocol),
         seed=spec.seed,
@@ -137,15 +198,14 @@ def cleaning_table(sweep: CleaningSweep, inputs: Inputs) -> PairTable:
     victim = sweep.original_victim()
     assert isinstance(victim, PretrainedVictim)
     table, plan = inputs.victim_table(victim)
-    poisoned = set(plan.rows)
-    clean_rows = [row for row in range(len(table)) if row not in poisoned]
+    clean_rows = np.setdiff1d(np.arange(len(table)), plan.rows)
     if sweep.data.num_pairs > len(clean_rows):
         raise InvalidInput(
             f"data.num_pairs={sweep.data.num_pairs} exceeds the {len(clean_rows)} unpoisoned pairs of the victim; "
             "choose fewer"
         )
     order = numpy_stream(sweep.data.seed, "clean sample").permutation(len(clean_rows))[: sweep.data.num_pairs]
-    return table.subset(sorted(clean_rows[i] for i in order))
+    return table.subset(np.sort(clean_rows[order]))
 
 
 def cleaning_poison(sweep: CleaningSweep, table: PairTable, inputs: Inputs) -> PoisonPlan | None:
@@ -174,26 +234,27 @@ def cleaning_poison(sweep: CleaningSweep, table: PairTable, inputs: Inputs) -> P
 
 
 def cleaning_pairs(
-    sweep: CleaningSweep, machine: Machine, *, known: str = "", heartbeat: Callable[[], None] = lambda: None
+    sweep: CleaningSweep,
+    machine: Machine,
+    *,
+    known: DataDigests = NO_DIGESTS,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> TrainingPairs:
-    """The sweep's cleaning pairs, ready for training; made once per process and known digest."""
+    """The sweep's cleaning pairs, ready for training; made once per process and known digests."""
     architecture = sweep.victim.architecture
     is_pure = sweep.num_slipped()[0] == 0 and not isinstance(sweep.data, CleanSample)
     victim = None if is_pure else sweep.original_victim()
+    read = (known.pairs, known.training)
     key = _key(
-        "cleaning", sweep.data, sweep.slipped, victim, architecture, sweep.protocol, sweep.text_augmentation, known
+        "cleaning", sweep.data, sweep.slipped, victim, architecture, sweep.protocol, sweep.text_augmentation, read
     )
     if key not in _pairs:
         _pairs.clear()
-        inputs = Inputs(machine.data_home)
+        inputs = Inputs(machine.data_home, machine.table_files(), heartbeat)
         labelled = inputs.labelled(sweep.data) if isinstance(sweep.data, LabelledPairs) else None
-        table = cleaning_table(sweep, inputs)
-        plan = cleaning_poison(sweep, table, inputs)
-        if plan is not None:
-            table = plan.training_table(table)
         # The driver digested the pairs before it began: a file changed since would mix two data sets in one sweep.
-        check_same_data("training pairs", known, table.digest)
-        _pairs[key] = _training_pairs(sweep, architecture, table, plan, labelled, machine, heartbeat)
+        training = inputs.training_set(sweep, known)
+        _pairs[key] = _training_pairs(sweep, architecture, training, labelled, machine, heartbeat)
     _pairs[key].use_seed(sweep.seed)  # of trials that share their configuration: each has its own
     return _pairs[key]
 
