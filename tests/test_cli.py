@@ -35,6 +35,7 @@ from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.pairs_parquet import PairsParquet
+from sweeplab.data.pairs_shards import PairsShards
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
 from sweeplab.records import MeasuredImages
 from sweeplab.search.study import open_study
@@ -260,6 +261,13 @@ def test_a_missing_folder_of_images_is_called_one(sweep: CleaningSweep, refusal,
     message = refusal(["--inline"], sweep.replace(data=data))
     assert "pairs.parquet: a Parquet file, or a folder of them, with the columns" in message
     assert "images: the folder that the images are in; field `data.root` of made-up" in message
+
+
+def test_of_a_pattern_the_shards_that_are_missing_are_counted(sweep: CleaningSweep, refusal, tmp_path: Path):
+    message = refusal(["--inline"], sweep.replace(data=PairsShards(path=tmp_path / "{0..2}.tar")))
+    assert "{0..2}.tar is not all there: 3 of 3 shards are missing, the first" in message
+    message = refusal(["--inline"], sweep.replace(data=PairsShards(path=tmp_path / "cc3m")))
+    assert "cc3m: tar files of images and captions: a folder of them, or a pattern" in message
 
 
 def test_only_with_an_unknown_name_is_refused_with_the_known_ones(sweep: CleaningSweep, refusal):

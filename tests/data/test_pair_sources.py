@@ -245,6 +245,7 @@ def test_what_files_names_is_enough_to_read_the_same_elsewhere(write: Write, sam
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
     found = input_paths_of([source])
+    assert found.on_this_node(source, lambda: pytest.fail("nothing is lacking here")) == source
     shutil.rmtree(tmp_path / "data")
     moved = found.on_this_node(source, lambda: tmp_path / "copy")
     assert moved.read(tmp_path / "other").digest == here

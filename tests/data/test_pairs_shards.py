@@ -6,7 +6,9 @@ import os
 import shutil
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -21,7 +23,7 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.exchange import ImportedPoison, export_poisoned_csv
 from sweeplab.attacks.poisoning import Poisoning, plan_poison
 from sweeplab.attacks.targeted import TargetedImages
-from sweeplab.data import shard_index
+from sweeplab.data import shard_index, tar_members
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.images import load_all, load_image
 from sweeplab.data.pairs import PairsCSV
@@ -437,6 +439,25 @@ def test_a_shard_that_made_room_or_never_came_to_this_node_is_fetched_when_an_im
         copy.unlink()
     assert levels(table.subset([4, 5])) == [4, 5]
     assert len(list(node.glob("shard-*.tar"))) == 1
+
+
+def test_processes_that_want_a_remote_shard_at_once_fetch_it_once(
+    bucket: str, shards: Path, node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    upload(shards, bucket)
+    table = PairsShards(path=f"{bucket}/pairs/0.tar").read(tmp_path / "home")
+    next(node.glob("shard-*.tar")).unlink()
+    plain, fetched = tar_members.fetch, []
+
+    def slow(url: str, to: Path) -> None:
+        fetched.append(url)
+        time.sleep(0.1)
+        plain(url, to)
+
+    monkeypatch.setattr(tar_members, "fetch", slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda row: load_image(table.image(row), 8).max(), [0, 1, 0, 1])) == [0, 1, 0, 1]
+    assert fetched == [f"{bucket}/pairs/0.tar"]
 
 
 @pytest.mark.usefixtures("node")
