@@ -30,6 +30,7 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.cli import program
+from sweeplab.cli import sweeps as sweeps_module
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
@@ -37,7 +38,7 @@ from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.data.pairs_shards import PairsShards
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
-from sweeplab.records import MeasuredImages
+from sweeplab.records import MeasuredImages, TrialRecord, now_ms, percent
 from sweeplab.search.study import open_study
 from sweeplab.search_space import Choice, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput, Spec, Unfinished
@@ -1136,3 +1137,56 @@ def test_news_leave_stdout_to_json_and_only_there():
         result = CliRunner().invoke(group, words)
         assert "making something" in getattr(result, place)
         assert ("making something" in result.stdout) == (place == "stdout")
+
+
+# --- status for people -------------------------------------------------------------------------------------------------
+
+
+def test_status_says_the_best_the_victim_the_cost_and_what_comes_next(at_finished: Path):
+    code, out, _ = command("status", "made-up")
+    board, status = json_of("leaderboard", "made-up"), json_of("status", "made-up")
+    best = next(row for row in board["trials"] if row["feasible"])
+    assert code == 0
+    assert status["best"] == {name: best[name] for name in ("trial", "epoch", "retention", "asr")}
+    assert status["victim"] == {"name": "made-up-victim", **board["victim"]}
+    lines = [line.strip() for line in out.splitlines()]
+    assert lines[0] == "made-up: finished"
+    assert lines[1] == "trials: 6 of 6 over (6 finished)"
+    kept = f"keeps {percent(best['retention'])} at ASR {percent(best['asr'])}"
+    assert f"best: {kept} (trial {best['trial']}, epoch {best['epoch']:g})" in lines
+    assert any(line.startswith("cost: 12 trial-epochs, ") for line in lines)
+    assert lines[-1] == "next: sweeplab leaderboard made-up"
+
+
+def test_list_says_the_best_and_how_long_ago_the_last_point_was_made(at_finished: Path):
+    best = json_of("status", "made-up")["best"]["retention"]
+    line = next(line for line in command("list")[1].splitlines() if line.startswith("made-up"))
+    assert f"6/6 trials, best keeps {percent(best)}, last point " in line
+    assert line.endswith(" ago")
+
+
+def test_status_of_an_interrupted_sweep_names_the_command_that_goes_on(own_home: Path):
+    folder = fabricated.prepared_folder(own_home / "sweeps")
+    controller = fabricated.open_controller(folder)
+    fabricated.Player(controller, lambda params, index: (90, 70 - index)).play(controller.next_job())
+    with folder.lock():
+        running = json_of("status", "made-up")
+    assert (running["next"], running["best"]) == ("sweeplab logs made-up --follow", None)
+    lines = [line.strip() for line in command("status", "made-up")[1].splitlines()]
+    assert lines[0] == "made-up: interrupted"
+    assert lines[1] == "trials: 1 of 6 over (1 finished, 5 waiting)"
+    assert f"best: none cleaned yet, lowest ASR {percent(running['min_asr'])}" in lines
+    assert lines[-1] == "next: sweeplab resume made-up"
+
+
+def test_the_time_left_follows_the_trials_that_ended_since_the_command_began(own_home: Path):
+    """Two trials in the 10 s since then leave four of six for 20 s; one that ended before does not count."""
+    events = [
+        {"event": "trial ended", "time_ms": now_ms() - 90_000},
+        {"event": "driver began", "time_ms": now_ms() - 10_000},
+        *({"event": "trial ended", "time_ms": now_ms()} for _ in range(2)),
+    ]
+    over = [TrialRecord(number, "finished", {}, "", 0, 1, ()) for number in range(3)]
+    left = sweeps_module._seconds_left({"planned_trials": 7}, over, events)
+    assert left == pytest.approx(20.0, abs=0.5)
+    assert sweeps_module._seconds_left({"planned_trials": 7}, over, events[:2]) is None

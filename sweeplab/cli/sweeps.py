@@ -1,6 +1,7 @@
 """Commands on sweeps that a home holds."""
 
 import ast
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +25,16 @@ from sweeplab.cli.program import (
 )
 from sweeplab.cli.running import ranked, say_result, start, write_page
 from sweeplab.commands import logs as logs_module
+from sweeplab.evaluation.retention import retention
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.leaderboard import render_table
+from sweeplab.ranking.summary import summarize
 from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
-from sweeplab.records import now_ms
+from sweeplab.records import OVER, TrialRecord, now_ms, percent
 from sweeplab.specs import InvalidInput, first_line
 from sweeplab.storage.home import home_folder
+from sweeplab.sweep.progress import duration
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 from sweeplab.tracking import LOOPBACK, PORT, serve
 
@@ -166,25 +170,44 @@ def status(sweep: SweepName, as_json: AsJson = False) -> None:
     if as_json:
         say_json(values)
         return
-    trials = "  ".join(f"{state} {count}" for state, count in values["trials"].items())
-    state = values["state"]
-    if state == "finished":
-        succeeded = values["trials"]["finished"] + values["trials"]["pruned"]
-        state += f", {succeeded} of {values['planned_trials']} succeeded"
-    say(f"{values['sweep']}: {state}\n  trials: {trials} (of {values['planned_trials']})")
-    say(f"  {values['trial_epochs']:g} trial-epochs in {values['seconds']:.0f} s of work")
-    for note in values["notes"]:
-        say(f"  {note}")
+    for line in _status_lines(values):
+        say(line)
+
+
+def _status_lines(values: dict[str, Any]) -> list[str]:
+    """How `status` shows what `sweep_status` gives."""
+    name, state, trials, planned = values["sweep"], values["state"], values["trials"], values["planned_trials"]
+    over = trials["finished"] + trials["pruned"] + trials["failed"]
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in trials.items() if count)
+    head = f"{name}: {state}"
+    if values["holder"] is not None:
+        head += f" by process {values['holder']['process']} on {values['holder']['host']}"
+    if values["seconds_left"] is not None:
+        head += f", about {duration(values['seconds_left'])} left"
+    victim, best = values["victim"], values["best"]
+    lines = [head, f"  trials: {over:,} of {planned:,} over ({counts})"]
+    if victim is not None:
+        lines.append(
+            f"  victim: {victim['name']}, accuracy {percent(victim['accuracy'])}, ASR {percent(victim['asr'])}"
+        )
+    if best is not None:
+        kept = f"keeps {percent(best['retention'])} at ASR {percent(best['asr'])}"
+        lines.append(f"  best: {kept} (trial {best['trial']}, epoch {best['epoch']:g})")
+    elif over:
+        lines.append(f"  best: none cleaned yet, lowest ASR {percent(values['min_asr'])}")
     costs = values["costs"]
-    say(
-        f"  {costs['worker_seconds']:.0f} worker-seconds, {costs['gpu_seconds']:.0f} GPU-seconds; "
-        f"wasted by failure {costs['wasted_by_failure']:.0f}, by pruning {costs['wasted_by_pruning']:.0f}, "
-        f"by repetition {costs['wasted_by_repetition']:.0f}"
+    wasted = {cause: costs[f"wasted_by_{cause}"] for cause in ("failure", "pruning", "repetition")}
+    lost = ", ".join(f"{duration(seconds)} by {cause}" for cause, seconds in wasted.items() if seconds >= 1)
+    gpus = f", {duration(costs['gpu_seconds'])} of GPUs" if costs["gpu_seconds"] else ""
+    lines.append(
+        f"  cost: {values['trial_epochs']:,g} trial-epochs, {duration(costs['worker_seconds'])} of workers{gpus}"
+        + (f"; lost {lost}" if lost else "")
     )
-    for failure in values["failures"]:
-        say(f"  trial {failure['trial']} failed: {failure['reason']}")
+    lines += [f"  {note}" for note in values["notes"]]
+    lines += [f"  trial {failure['trial']} failed: {failure['reason']}" for failure in values["failures"]]
     if not values["own"]:
-        say("  it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
+        lines.append("  it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
+    return [*lines, f"  next: {values['next']}"]
 
 
 def names_of(row: VictimRow) -> tuple[str, str]:
@@ -208,24 +231,76 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
     over = counts["finished"] + counts["pruned"] + counts["failed"]
     counts["waiting"] += max(0, header["planned_trials"] - len(trials))
     done = over >= header["planned_trials"]
-    costs = costs_of(folder.events(), trials, now_ms()).to_json()
+    events = folder.events()
+    costs = costs_of(events, trials, now_ms()).to_json()
+    state = "running" if locked else "finished" if done else "interrupted"
+    older = folder.older()
     return {
         "sweep": folder.name,
-        "state": "running" if locked else "finished" if done else "interrupted",
+        "state": state,
         "planned_trials": header["planned_trials"],
-        "notes": [*folder.notes(), *losses],
-        "older": folder.older(),
+        "notes": [*(() if older is None else (older,)), *folder.victim_notes(), *losses],
+        "older": older,
         "damage": losses,
         "trials": counts,
+        **_best_so_far(folder, header, trials),
         "trial_epochs": costs["trial_epochs"],
         "seconds": sum(trial.seconds for trial in trials),
+        "seconds_left": _seconds_left(header, trials, events) if locked else None,
+        "last_ms": max((trial.last_ms for trial in trials), default=0),
         "attempts": sum(trial.attempts for trial in trials),
         "costs": costs,
         "holder": folder.holder() if locked else None,
         "failures": [{"trial": t.number, "reason": t.reason} for t in trials if t.state == "failed"],
         "own": folder.is_own(to_read=True),
         "folder": str(folder.path),
+        "next": _next_command(folder.name, header, state),
     }
+
+
+def _best_so_far(folder: SweepFolder, header: dict[str, Any], trials: Sequence[TrialRecord]) -> dict[str, Any]:
+    """The victim, the best cleaned point of all trials, and the lowest ASR; each None where there is none."""
+    point = folder.victim_point()
+    if point is None:
+        return {"victim": None, "best": None, "min_asr": None}
+    victim, ceiling = point[0], header["spec"]["search"]["asr_ceiling"]
+    found = [
+        (trial.number, trial.summary or summarize(trial, ceiling, lambda *_: None, None))
+        for trial in trials
+        if trial.state != "failed"
+    ]
+    cleaned = [(number, summary.best) for number, summary in found if summary.best is not None]
+    best: dict[str, Any] | None = None
+    if cleaned:
+        number, top = max(cleaned, key=lambda pair: (pair[1].measurement.accuracy, -pair[0]))
+        kept = retention(top.measurement.accuracy, victim.accuracy)
+        best = {"trial": number, "epoch": top.epoch, "retention": kept, "asr": top.measurement.asr}
+    return {
+        "victim": {"name": header["victim_name"], "accuracy": victim.accuracy, "asr": victim.asr},
+        "best": best,
+        "min_asr": min((one.lowest_asr for _, one in found if one.lowest_asr is not None), default=None),
+    }
+
+
+def _seconds_left(
+    header: dict[str, Any], trials: Sequence[TrialRecord], events: Sequence[dict[str, Any]]
+) -> float | None:
+    """Of a sweep that runs, at the rate of trials since its command began; None before the first of them is over."""
+    began = max((event["time_ms"] for event in events if event["event"] == "driver began"), default=None)
+    if began is None:
+        return None
+    ended = sum(event["event"] == "trial ended" and event["time_ms"] >= began for event in events)
+    left = header["planned_trials"] - sum(trial.state in OVER for trial in trials)
+    return None if not ended else max(0, left) * (now_ms() - began) / 1000 / ended
+
+
+def _next_command(name: str, header: dict[str, Any], state: str) -> str:
+    """What a user would type next."""
+    if state == "running":
+        return f"sweeplab logs {name} --follow"
+    if state == "finished" or "imported" in header:
+        return f"sweeplab leaderboard {name}"
+    return f"sweeplab resume {name}"
 
 
 @command(app, "list", rich_help_panel=SWEEPS)
@@ -273,9 +348,13 @@ def _lines_of_list(row: dict[str, Any]) -> list[str]:
     """How `list` shows a sweep's status."""
     if row["state"] == "damaged":
         return [f"{row['sweep']:40s} {'damaged':12s} {row['reason']}"]
-    done = f"{row['trials']['finished']}/{row['planned_trials']} trials"
+    trials = row["trials"]
+    over = trials["finished"] + trials["pruned"] + trials["failed"]
+    best = "" if row["best"] is None else f", best keeps {percent(row['best']['retention'])}"
+    left = "" if row["seconds_left"] is None else f", {duration(row['seconds_left'])} left"
+    age = f", last point {duration((now_ms() - row['last_ms']) / 1000)} ago" if row["last_ms"] else ""
     origin = "" if row["own"] else ", from elsewhere"
-    line = f"{row['sweep']:40s} {row['state']:12s} {done}{origin}"
+    line = f"{row['sweep']:40s} {row['state']:12s} {over}/{row['planned_trials']} trials{best}{left}{age}{origin}"
     older = [] if row["older"] is None else [row["older"]]
     return [line, *(f"  {note}" for note in [*older, *row["damage"]])]
 
