@@ -1139,7 +1139,7 @@ def test_news_leave_stdout_to_json_and_only_there():
         assert ("making something" in result.stdout) == (place == "stdout")
 
 
-# --- status for people -------------------------------------------------------------------------------------------------
+# --- status for people
 
 
 def test_status_says_the_best_the_victim_the_cost_and_what_comes_next(at_finished: Path):
