@@ -37,6 +37,7 @@ from sweeplab.records import (
     now_ms,
 )
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, digest_of, own_code
+from sweeplab.storage.broken_rows import FILE, in_words, read_broken, sweep_owner, victim_owner
 from sweeplab.storage.files import append_line, make_private, read_object, write_json
 from sweeplab.storage.locks import file_lock, is_held, process_facts
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
@@ -433,9 +434,20 @@ class SweepFolder:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What every look at the sweep says beside its numbers: which older version made it, what its victim lacks."""
+        """What every look at the sweep says beside its numbers: which older version made it, what its victim lacks, how
+        many pairs others stand in for."""
         older = self.older()
-        return (*(() if older is None else (older,)), *self.victim_notes())
+        return (*(() if older is None else (older,)), *self.victim_notes(), *self.broken_notes())
+
+    def broken_notes(self) -> tuple[str, ...]:
+        """How many cleaning pairs are broken, and training pairs of the victim, and which files list them."""
+        header = self.header()
+        trained = self.home / "victims" / f"{header['victim_name']}-{header.get('contents', {}).get('victim', '')}"
+        notes = []
+        for folder, owner in ((trained, victim_owner(header["victim_name"])), (self.path, sweep_owner(self.name))):
+            if (found := read_broken(folder)) is not None and found.rows:
+                notes.append(f"{in_words(owner)}: {found.summary()}; {folder / FILE} lists them")
+        return tuple(notes)
 
     def planted_target(self) -> str | None:
         """The class towards which the victim's weights say that they were poisoned; None where they say nothing."""

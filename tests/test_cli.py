@@ -113,7 +113,8 @@ def test_a_csv_without_a_caption_column_is_refused(sweep: CleaningSweep, refusal
 def test_a_missing_image_is_refused_with_its_row(sweep: CleaningSweep, refusal, tmp_path: Path):
     path = pairs_csv(tmp_path, missing=4)
     message = refusal(["--inline"], sweep.replace(data=PairsCSV(path=path)))
-    assert "1 of 32 images are missing or empty files, the first in row 5" in message
+    assert "1 of 32 pairs are broken" in message
+    assert f"row 5: {tmp_path / '4.png'} is missing or empty" in message
 
 
 def test_a_target_that_is_no_class_is_refused_with_close_names(sweep: CleaningSweep, refusal):

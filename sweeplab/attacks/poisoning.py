@@ -326,6 +326,9 @@ def mix_in(planted: Planted, clean: PairTable, *, count: int, seed: int) -> Pois
 def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
     """Choose rows and captions; the same poisoning and table give the same plan.
 
+    Broken rows are passed over: of a row that turns out to be broken before anything is trained, the next of the draw
+    takes the place, and the other poisons stay.
+
     Raises:
         InvalidInput: if there are fewer pairs than poisons, or no training caption mentions the target.
     """
@@ -334,13 +337,15 @@ def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
     candidates = np.arange(len(table))
     if poisoning.captions == "label-consistent":
         candidates = mentioning(table, poisoning.target)
-        if len(candidates) < count:
-            raise InvalidInput(
-                f"count={count} poisons are asked for, and {len(candidates)} captions mention "
-                f"target={poisoning.target!r}; "
-                "choose fewer, or captions='templates'"
-            )
-    rows = np.sort(candidates[draw_rows.permutation(len(candidates))[:count]])
+    order = candidates[draw_rows.permutation(len(candidates))]
+    order = order[~np.isin(order, list(table.reasons()))]
+    if len(order) < count:
+        which = "captions mention" if poisoning.captions == "label-consistent" else "pairs can be poisoned with"
+        raise InvalidInput(
+            f"count={count} poisons are asked for, and {len(order)} {which} target={poisoning.target!r}; "
+            "choose fewer, or captions='templates'"
+        )
+    rows = np.sort(order[:count])
     captions = _captions(poisoning, table, rows)
     return PoisonPlan(
         attack=poisoning.attack,

@@ -38,8 +38,11 @@ def data_check(
     else:
         for line in [line for report in reports for line in report.lines()]:
             say(line)
-    if count := sum(len(report.broken) for report in reports):
-        raise InvalidInput(f"{count:,} images cannot be decoded, see above; replace the files or remove their rows")
+    if refused := [report for report in reports if report.is_refused]:
+        counts = ", ".join(f"{len(report.broken):,} of {report.name}" for report in refused)
+        raise InvalidInput(
+            f"too many rows are broken ({counts}), see above; mend them, remove them or raise max_broken"
+        )
 
 
 @command(data_app, "label")

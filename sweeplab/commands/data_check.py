@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from PIL import Image
 
 from sweeplab.attacks.poisoning import mentions
 from sweeplab.clip_model import tokenizer
-from sweeplab.data.images import Images, load_image
+from sweeplab.data.broken import num_tolerated
+from sweeplab.data.images import BrokenImage, Images, load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.data.tar_members import content_at, openable
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SelectedTrial
@@ -33,7 +34,7 @@ TOKENISED = 4096
 
 @dataclass(frozen=True)
 class Broken:
-    """An image that cannot be decoded."""
+    """A row whose image is missing or cannot be decoded, or that has no caption."""
 
     row: int
     """From 1."""
@@ -69,6 +70,13 @@ class SetReport:
     """How many files have each of the most frequent sizes, "500 x 375"."""
     captions: CaptionFacts | None = None
     """None for labelled images."""
+    num_tolerated: int = 0
+    """Rows that may be broken: see `max_broken` of sources of pairs."""
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a sweep would not run on this set."""
+        return len(self.broken) > self.num_tolerated
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -78,8 +86,8 @@ class SetReport:
         """For people."""
         most = ", ".join(f"{size} ({count:,})" for size, count in self.sizes.items())
         lines = [
-            f"{self.name}: {self.num_rows:,} rows, {len(self.broken):,} broken, {self.num_repeated:,} with the content "
-            f"of an earlier row; sizes: {most or 'none'}"
+            f"{self.name}: {self.num_rows:,} rows, {len(self.broken):,} broken ({self.num_tolerated:,} tolerated), "
+            f"{self.num_repeated:,} with the content of an earlier row; sizes: {most or 'none'}"
         ]
         if (found := self.captions) is not None:
             low, middle, high = found.tokens
@@ -110,10 +118,11 @@ def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetR
         sweep = sweep.victim.sweep
     architecture, protocol = sweep.victim.architecture, sweep.protocol
     sets: dict[str, PairTable | Images] = {}
+    tolerated: dict[str, float] = {}
     if isinstance(sweep.victim, PretrainedVictim):
-        sets["victim.data"] = inputs.pairs(sweep.victim.data)
+        sets["victim.data"], tolerated["victim.data"] = _pairs(sweep.victim.data, inputs)
     if not isinstance(sweep.data, CleanSample):
-        sets["data"] = inputs.pairs(sweep.data)
+        sets["data"], tolerated["data"] = _pairs(sweep.data, inputs)
     sets["evaluation.test"] = inputs.test(sweep.evaluation)
     tokenize = tokenizer(architecture, protocol)
     reports = []
@@ -121,8 +130,17 @@ def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetR
         facts = None
         if isinstance(images, PairTable):
             facts = _captions(images, tokenize, sweep.victim.trigger().target)
-        reports.append(_images(name, images, architecture.image_size, track, facts))
+        found = _images(name, images, architecture.image_size, track, facts)
+        reports.append(replace(found, num_tolerated=num_tolerated(tolerated.get(name, 0.0), len(images))))
     return reports
+
+
+def _pairs(source: Any, inputs: Inputs) -> tuple[PairTable, float]:
+    """All pairs of a source, however many are missing, and which share of them may be broken."""
+    tolerated = getattr(source, "max_broken", None)
+    if tolerated is None:
+        return inputs.pairs(source), 0.0
+    return inputs.pairs(source.replace(max_broken=1.0)), tolerated
 
 
 def batched(rows: range, size: int) -> Iterable[range]:
@@ -136,15 +154,20 @@ def _images(name: str, images: Images, size: int, track: Track, facts: CaptionFa
     sizes: Counter[str] = Counter()
     broken: list[Broken] = []
     repeated = 0
+    known = images.reasons() if isinstance(images, PairTable) else {}
 
     def look(row: int) -> tuple[int, bytes | None, str, str]:
         """Row, digest of its file, its size, and what is wrong with it."""
+        if row in known:
+            return row, None, "", known[row]
         path = images.image(row)
         try:
             content = hashlib.blake2b(content_at(path), digest_size=16).digest()
             with Image.open(openable(path)) as file:
                 measured = f"{file.width} x {file.height}"
             load_image(path, size)
+        except BrokenImage as error:
+            return row, None, "", error.args[0]
         except InvalidInput as error:
             return row, None, "", str(error)
         except Exception as error:  # noqa: BLE001 - Pillow's decoders raise many kinds; each is told with its row

@@ -17,10 +17,11 @@ import PIL
 import torch
 from torch import Tensor
 
-from sweeplab.data.images import Images, load_all
+from sweeplab.data.images import Images, decode_all, refuse_broken
 from sweeplab.data.tables import PairTable
 from sweeplab.data.tar_members import ImagePlace, TarMember
 from sweeplab.specs import StorageFault, digest_of
+from sweeplab.storage.files import append_line, read_lines
 from sweeplab.storage.locks import lock_path, locked_with_retry
 from sweeplab.storage.node_cache import COMPLETE, make_room, use
 
@@ -28,6 +29,8 @@ CHUNK_BYTES = 16 * 2**20
 """Pixels that a process decodes at a time."""
 WAIT_SECONDS = 0.2
 """Between two looks whether the others have finished what they decode."""
+BROKEN = "broken.jsonl"
+"""Beside the pixels: the rows that could not be decoded, and why."""
 DECODING = 2
 """Counts up when files come to be decoded differently: what a node keeps from before is then made anew."""
 
@@ -64,15 +67,37 @@ class DecodedFiles:
             (N, 3, size, size) uint8, not to be written to; None where there is no room for it.
 
         Raises:
-            InvalidInput: if a file cannot be decoded.
+            InvalidInput: if a file cannot be decoded; all are looked at, and several named.
             StorageFault: if the disk fails.
         """
+        if (found := self.decoded(images, size, squash=squash, workers=workers)) is None:
+            return None
+        refuse_broken(found[1], len(images))
+        return found[0]
 
-        def decode(rows: range) -> Tensor:
-            return load_all(_Rows(images, rows.start, rows.stop), size, workers, squash=squash)
+    def decoded(
+        self, images: Images, size: int, *, squash: bool = False, workers: int = 1
+    ) -> tuple[Tensor, dict[int, str]] | None:
+        """As `tensor`, where images may be broken.
+
+        Returns:
+            The pixels, and by row, ascending, why an image could not be decoded; it is black.
+        """
+
+        def decode(rows: range, place: Path) -> Tensor:
+            some = _Rows(images, rows.start, rows.stop)
+            pixels, broken = decode_all(some, size, workers, squash=squash)
+            for row, reason in broken.items():
+                append_line(place / BROKEN, {"row": rows.start + row, "reason": reason}, durable=False)
+            return pixels
 
         shape = (len(images), 3, size, size)
-        return self._mapped(lambda: f"decoded-{_key(images, size, squash)}", shape, decode)
+        found = self._mapped(lambda: f"decoded-{_key(images, size, squash)}", shape, decode)
+        if found is None:
+            return None
+        pixels, place = found
+        broken = {line["row"]: line["reason"] for line in read_lines(place / BROKEN)}
+        return pixels, dict(sorted(broken.items()))
 
     def changed(
         self, images: Images, size: int, count: int, *, how: str, make: Callable[[range], Tensor]
@@ -87,7 +112,10 @@ class DecodedFiles:
             make: (b, 3, size, size) uint8 of some of them; the same however they are asked for.
         """
         shape = (count, 3, size, size)
-        return self._mapped(lambda: f"changed-{digest_of([_key(images, size, False), how])}", shape, make)
+        found = self._mapped(
+            lambda: f"changed-{digest_of([_key(images, size, False), how])}", shape, lambda rows, place: make(rows)
+        )
+        return None if found is None else found[0]
 
     def shared(self, name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray | None:
         """An array in a file that all processes of the node read and write, zeros at first.
@@ -117,10 +145,10 @@ class DecodedFiles:
             return place if _allocate(place, num_bytes, self.max_bytes) and use(place) else None
 
     def _mapped(
-        self, name: Callable[[], str], shape: tuple[int, ...], make: Callable[[range], Tensor]
-    ) -> Tensor | None:
-        """The file of that name as a tensor (count, ...) of uint8; None where there is no room for it. The name, which
-        asks for the state of every image's file, is taken only where there may be."""
+        self, name: Callable[[], str], shape: tuple[int, ...], make: Callable[[range, Path], Tensor]
+    ) -> tuple[Tensor, Path] | None:
+        """The file of that name as a tensor (count, ...) of uint8, and its folder; None where there is no room for it.
+        The name, which asks for the state of every image's file, is taken only where there may be."""
         num_bytes = math.prod(shape)
         if not num_bytes or num_bytes > self.max_bytes or (place := self._allocated(name(), num_bytes)) is None:
             return None
@@ -134,7 +162,7 @@ class DecodedFiles:
         for used in (COMPLETE, "pixels"):  # a tidy system removes what seems unused
             os.utime(place / used)
         pixels = torch.from_file(str(place / "pixels"), shared=False, size=num_bytes, dtype=torch.uint8)
-        return pixels.view(shape)
+        return pixels.view(shape), place
 
 
 def _key(images: Images, size: int, squash: bool) -> str:
@@ -198,7 +226,12 @@ class _Making:
     process dies."""
 
     def __init__(
-        self, place: Path, count: int, row_bytes: int, make: Callable[[range], Tensor], heartbeat: Callable[[], None]
+        self,
+        place: Path,
+        count: int,
+        row_bytes: int,
+        make: Callable[[range, Path], Tensor],
+        heartbeat: Callable[[], None],
     ) -> None:
         self.place, self.count, self.row_bytes, self.make, self.heartbeat = place, count, row_bytes, make, heartbeat
         self.rows = max(1, CHUNK_BYTES // row_bytes)
@@ -227,7 +260,7 @@ class _Making:
             if os.pread(done, 1, chunk) == b"1":
                 return True
             rows = range(chunk * self.rows, min(self.count, (chunk + 1) * self.rows))
-            _write(pixels, self.make(rows).numpy(), rows.start * self.row_bytes)
+            _write(pixels, self.make(rows, self.place).numpy(), rows.start * self.row_bytes)
             os.fsync(pixels)
             os.pwrite(done, b"1", chunk)
             self.heartbeat()

@@ -94,7 +94,9 @@ class FruitStall(Spec):
         """
         folder = _folder("fruit-stall", self.replace(sample=None), data_home)
         materialise(folder, self._write, "the fruit stall")
-        return PairsCSV(path=folder / "pairs.csv", num_pairs=self.num_pairs, sample=self.sample).read(data_home)
+        return PairsCSV(path=folder / "pairs.csv", num_pairs=self.num_pairs, sample=self.sample, max_broken=0.0).read(
+            data_home
+        )
 
     def _write(self, folder: Path) -> None:
         (folder / "images").mkdir()

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -22,6 +23,18 @@ WHITE_IS_FULL_SCALE = ("PNG", "PPM", "TIFF", "JPEG2000")
 """Formats whose 16-bit greys end at white. In others (FITS, McIdas) they are measurements."""
 NEVER_DEEP = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".avif")
 """Suffixes of formats that have no 16-bit greys: such files need not be opened to know."""
+
+REPLACE = "replace the file or remove its row"
+SHOWN = 8
+"""Faults that a message names of many."""
+
+
+class BrokenImage(InvalidInput):
+    """A file whose content no machine can decode: empty, cut short, of another kind, or too large; raised with what is
+    wrong and what to do."""
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
 
 
 class Images(Protocol):
@@ -54,27 +67,30 @@ def load_image(place: ImagePlace, size: int, *, squash: bool = False) -> np.ndar
         (3, size, size) uint8.
 
     Raises:
-        InvalidInput: if the file cannot be decoded, does not fit into memory, has more than MAX_PIXELS or would have
-            them once it is resized, or holds numbers of which nobody knows what is white (see `to_rgb`).
+        BrokenImage: if the file cannot be decoded, has more than MAX_PIXELS or would have them once it is resized, or
+            holds numbers of which nobody knows what is white (see `to_rgb`).
+        InvalidInput: if it does not fit into memory, or cannot be read.
     """
     try:
         with Image.open(openable(place)) as file:
             width, height = file.size
             if width * height > MAX_PIXELS:
-                raise InvalidInput(f"{place} has {width} x {height} pixels, more than {MAX_PIXELS}; reduce it")
+                raise BrokenImage(f"{place} has {width} x {height} pixels, more than {MAX_PIXELS}", "reduce it")
             if not squash and (resized := _resized(width, height, size))[0] * resized[1] > MAX_PIXELS:
-                raise InvalidInput(
+                raise BrokenImage(
                     f"{place} of {width} x {height} pixels would have {resized[0]} x {resized[1]} with its shorter "
-                    f"side at {size}, more than {MAX_PIXELS}; crop it or remove its row"
+                    f"side at {size}, more than {MAX_PIXELS}",
+                    "crop it or remove its row",
                 )
             image = to_rgb(file, place)
         square = image.resize((size, size), Image.Resampling.BICUBIC) if squash else _square(image, size)
     except InvalidInput:
         raise
     except UNREADABLE as error:
-        raise InvalidInput(
-            f"{place} cannot be decoded as an image ({error}); replace the file or remove its row"
-        ) from None
+        fault = f"{place} cannot be decoded as an image ({error})"
+        if isinstance(error, OSError) and error.errno is not None:  # the system's: of a disk that is gone, say
+            raise InvalidInput(f"{fault}; {REPLACE}") from None
+        raise BrokenImage(fault, REPLACE) from None
     except MemoryError:
         raise InvalidInput(
             f"{place} does not fit into memory as it is decoded; reduce it, or let fewer processes decode"
@@ -90,7 +106,7 @@ def to_rgb(file: Image.Image, path: object) -> Image.Image:
         path: for messages.
 
     Raises:
-        InvalidInput: if it holds greys of 32 bits or real numbers, or of 16 bits in a format of measurements: nobody
+        BrokenImage: if it holds greys of 32 bits or real numbers, or of 16 bits in a format of measurements: nobody
             knows which of them is white, and Pillow clips them at 255.
     """
     if file.mode not in ("I", "F") and not file.mode.startswith("I;16"):
@@ -98,9 +114,10 @@ def to_rgb(file: Image.Image, path: object) -> Image.Image:
         file.info.pop("transparency", None)  # else Pillow warns that it is dropped
         return file.convert("RGB")
     if not is_deep_grey(file):
-        raise InvalidInput(
+        raise BrokenImage(
             f"{path} holds {'real numbers' if file.mode == 'F' else 'grey values'} whose white is not known "
-            f"({file.format}, mode {file.mode}); save it with 8 or 16 bits a pixel"
+            f"({file.format}, mode {file.mode})",
+            "save it with 8 or 16 bits a pixel",
         )
     values = np.asarray(file).astype(np.int32)
     if file.format == "TIFF":  # where Pillow leaves greys as they are stored
@@ -163,6 +180,20 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 
 
 def load_all(table: Images, size: int, workers: int = 1, *, squash: bool = False) -> Tensor:
+    """Decode every image of a table into memory; see `decode_all`.
+
+    Raises:
+        InvalidInput: if a file cannot be decoded (all are looked at, and several named), or the images do not fit into
+            memory.
+    """
+    pixels, broken = decode_all(table, size, workers, squash=squash)
+    refuse_broken(broken, len(table))
+    return pixels
+
+
+def decode_all(
+    table: Images, size: int, workers: int = 1, *, squash: bool = False, skip: Collection[int] = ()
+) -> tuple[Tensor, dict[int, str]]:
     """Decode every image of a table into memory.
 
     Args:
@@ -170,12 +201,14 @@ def load_all(table: Images, size: int, workers: int = 1, *, squash: bool = False
         size: side of the result, pixels.
         workers: threads; Pillow decodes and resizes outside the interpreter's lock.
         squash: see `load_image`.
+        skip: rows that are left black.
 
     Returns:
-        (N, 3, size, size) uint8: 3 * size**2 bytes an image.
+        (N, 3, size, size) uint8: 3 * size**2 bytes an image. And by row, ascending, why an image could not be decoded;
+        it is black.
 
     Raises:
-        InvalidInput: if a file cannot be decoded, or the images do not fit into memory.
+        InvalidInput: if the images do not fit into memory, or one cannot be read.
     """
     try:
         pixels = np.empty((len(table), 3, size, size), dtype=np.uint8)
@@ -188,11 +221,58 @@ def load_all(table: Images, size: int, workers: int = 1, *, squash: bool = False
     def decode(row: int) -> None:
         pixels[row] = load_image(table.image(row), size, squash=squash)
 
-    if workers <= 1:
-        for row in range(len(table)):
+    pixels[list(skip)] = 0
+    broken = faults_of((row for row in range(len(table)) if row not in skip), decode, workers)
+    pixels[list(broken)] = 0
+    return torch.from_numpy(pixels), broken
+
+
+def undecodable(table: Images, rows: Iterable[int], size: int, workers: int) -> dict[int, str]:
+    """Why images of some rows cannot be decoded, by row, ascending; those that can are left out.
+
+    Raises:
+        InvalidInput: if one does not fit into memory, or one cannot be read.
+    """
+    return faults_of(rows, lambda row: load_image(table.image(row), size), workers)
+
+
+def faults_of(rows: Iterable[int], decode: Callable[[int], object], workers: int) -> dict[int, str]:
+    """What `decode` says of the rows, ascending, whose images are broken."""
+
+    def fault(row: int) -> tuple[int, str] | None:
+        try:
             decode(row)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(decode, range(len(table))):
-                pass
-    return torch.from_numpy(pixels)
+        except BrokenImage as error:
+            return row, error.args[0]
+        return None
+
+    if workers <= 1:
+        return dict(found for row in rows if (found := fault(row)) is not None)
+    with ThreadPoolExecutor(workers) as pool:
+        return dict(found for found in pool.map(fault, rows) if found is not None)
+
+
+def refuse_broken(broken: Mapping[int, str], num_rows: int) -> None:
+    """Refuse images of which some are broken, where none may be.
+
+    Raises:
+        InvalidInput: naming the first ones, and how many there are.
+    """
+    if len(broken) == 1:
+        raise InvalidInput(f"{next(iter(broken.values()))}; {REPLACE}")
+    if broken:
+        listed = first_faults(broken)
+        raise InvalidInput(f"{len(broken):,} of {num_rows:,} images are broken, and none may be:\n{listed}\n{REPLACE}")
+
+
+def first_faults(broken: Mapping[int, str], count: int | None = None) -> str:
+    """The first faults, a line each, and the command that lists all where there are more.
+
+    Args:
+        broken: why, by row from 0.
+        count: of all rows that are broken; None: as many as are given.
+    """
+    lines = [f"  row {row + 1}: {reason}" for row, reason in list(broken.items())[:SHOWN]]
+    if left := (len(broken) if count is None else count) - len(lines):
+        lines.append(f"  and {left:,} more; `sweeplab data check SCRIPT` lists all")
+    return "\n".join(lines)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from sweeplab.data.broken import MaxBroken
 from sweeplab.data.class_folders import IMAGE_SUFFIXES
 from sweeplab.data.pair_columns import PairColumns, absolute, below, refuse_outside, strings
 from sweeplab.data.sampling import Sample
@@ -28,7 +29,7 @@ class Img2Dataset(Spec):
     What was not downloaded, and what has no caption, is left out, and counted in a note.
     """
 
-    NOT_IN_DIGEST = frozenset({"path"})
+    NOT_IN_DIGEST = frozenset({"path", "max_broken"})
 
     kind: Literal["img2dataset"] = "img2dataset"
     path: Path
@@ -37,6 +38,8 @@ class Img2Dataset(Spec):
     """Pairs to use, from the top; None: all."""
     sample: Sample | None = None
     """A random part of these pairs; None: all of them."""
+    max_broken: MaxBroken = 0.01
+    """Share of these rows, a fraction, that may be broken: others stand in for them. See `MaxBroken`."""
 
     def read(self, data_home: Path) -> PairTable:
         """Read the pairs; looks up every image file, decodes none.
@@ -50,7 +53,7 @@ class Img2Dataset(Spec):
                 downloaded is missing or empty.
         """
         columns = self._columns(self._shards())
-        return columns.table(columns.used(self.num_pairs, self.sample))
+        return columns.table(columns.used(self.num_pairs, self.sample), self.max_broken)
 
     def files(self) -> list[str]:
         """Absolute paths of all that `read` needs: tables of statuses, captions, and the images that are used.
@@ -60,9 +63,9 @@ class Img2Dataset(Spec):
         """
         shards = self._shards()
         columns = self._columns(shards)
-        table = columns.table(columns.used(self.num_pairs, self.sample))
+        table = columns.table(columns.used(self.num_pairs, self.sample), self.max_broken)
         needed = [path for shard in shards for path in shard.needed]
-        return list(dict.fromkeys([*needed, *(str(table.image(row)) for row in range(len(table)))]))
+        return list(dict.fromkeys([*needed, *table.files()]))
 
     def example(self) -> str:
         """Absolute path of the first image that is used; without a sample, reads no more shards than that takes.
@@ -73,9 +76,10 @@ class Img2Dataset(Spec):
         if self.sample is None:
             for name in self._names():
                 if (shard := _read_shard(absolute(self.path), name)).images:
-                    return str(absolute(self.path) / shard.images[0])
+                    paths = [str(absolute(self.path) / image) for image in shard.images]
+                    return next(filter(os.path.isfile, paths), paths[0])
         columns = self._columns(self._shards())
-        return columns.image(int(columns.used(self.num_pairs, self.sample)[0]))
+        return columns.example(columns.used(self.num_pairs, self.sample))
 
     def below(self, root: Path) -> Self:
         """The same pairs in a copy of all files that lies below `root`: /data/1.jpg at root/data/1.jpg."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from sweeplab.data.broken import MaxBroken
 from sweeplab.data.pair_columns import PairColumns, absolute, below, refuse_outside, strings
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import PairTable
@@ -18,7 +19,7 @@ class KarpathyJSON(Spec):
     """A file such as `dataset_coco.json`, `dataset_flickr30k.json` or `dataset_flickr8k.json` (Karpathy and Fei-Fei,
     CVPR 2015): its images lie at `filepath`/`filename`, or `filename` where the file has no `filepath`."""
 
-    NOT_IN_DIGEST = frozenset({"path", "root"})
+    NOT_IN_DIGEST = frozenset({"path", "root", "max_broken"})
 
     kind: Literal["karpathy"] = "karpathy"
     path: Path
@@ -35,6 +36,8 @@ class KarpathyJSON(Spec):
     """Rows to use, from the top; None: all."""
     sample: Sample | None = None
     """A random part of these rows; None: all of them."""
+    max_broken: MaxBroken = 0.01
+    """Share of these rows, a fraction, that may be broken: others stand in for them. See `MaxBroken`."""
 
     def read(self, data_home: Path) -> PairTable:
         """Read the pairs; looks up every image file, decodes none.
@@ -44,11 +47,11 @@ class KarpathyJSON(Spec):
 
         Raises:
             InvalidInput: if the file cannot be read or is of another layout, has no such split, names images outside of
-                `root`, there are fewer rows than `num_pairs` or the sample, a sentence is empty, or an image file is
-                missing or empty.
+                `root`, there are fewer rows than `num_pairs` or the sample, or more than `max_broken` of them has
+                no sentence, or an image file that is missing or empty.
         """
         columns = self._columns()
-        return columns.table(columns.used(self.num_pairs, self.sample))
+        return columns.table(columns.used(self.num_pairs, self.sample), self.max_broken)
 
     def files(self) -> list[str]:
         """Absolute paths of all that `read` needs: the file, and the images of the rows that are used.
@@ -57,7 +60,7 @@ class KarpathyJSON(Spec):
             InvalidInput: as `read` does.
         """
         table = self.read(Path())
-        return [str(absolute(self.path)), *dict.fromkeys(str(table.image(row)) for row in range(len(table)))]
+        return [str(absolute(self.path)), *dict.fromkeys(table.files())]
 
     def example(self) -> str:
         """Absolute path of the first image that is used.
@@ -66,7 +69,7 @@ class KarpathyJSON(Spec):
             InvalidInput: if the file cannot be read, is of another layout, or has no such split.
         """
         columns = self._columns()
-        return columns.image(int(columns.used(self.num_pairs, self.sample)[0]))
+        return columns.example(columns.used(self.num_pairs, self.sample))
 
     def below(self, root: Path) -> Self:
         """The same pairs in a copy of all files that lies below `root`: /data/1.jpg at root/data/1.jpg."""

@@ -48,6 +48,10 @@ class KeptTokens:
             self.array[wanted[missing], 0] = _check(made)
         return trimmed(torch.from_numpy(found[:, 1:].astype(np.int64)))
 
+    def forget(self, rows: Sequence[int]) -> None:
+        """Make these rows anew when they are asked for."""
+        self.array[list(rows)] = 0
+
     def make_all(self) -> None:
         """Make all rows that are missing."""
         for start in range(0, len(self.array), CHUNK):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sweeplab.data.images import SHOWN, first_faults
 from sweeplab.specs import InvalidInput
 
 WORDNET_ID = re.compile(r"\s*n\d{8}\s*", re.IGNORECASE)
@@ -122,10 +123,11 @@ def file_sizes(root: str, names: Sequence[str], where: str) -> np.ndarray:
     sizes = np.array([os.stat(path).st_size if os.path.isfile(path) else 0 for path in paths], dtype=np.int64)
     missing = np.flatnonzero(sizes == 0)
     if len(missing):
+        shown = {int(row): f"{paths[row]} is missing or empty" for row in missing[:SHOWN]}
         raise InvalidInput(
-            f"{where}: {len(missing)} of {len(names)} images are missing or empty files, the first in row "
-            f"{missing[0] + 1}: {paths[missing[0]]}; mend the paths, which are relative to {root}, or copy the files "
-            "there"
+            f"{where}: {len(missing):,} of {len(names):,} images are broken, and none may be:\n"
+            f"{first_faults(shown, len(missing))}\n"
+            f"mend the paths, which are relative to {root}, or copy the files there"
         )
     return sizes
 

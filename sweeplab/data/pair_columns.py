@@ -11,10 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sweeplab.data.broken import num_tolerated, too_many
+from sweeplab.data.images import SHOWN
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import CHUNK_ROWS, PairTable, image_path
 from sweeplab.specs import InvalidInput
 
+EXAMPLES = 256
+"""Rows among which one with an image is looked for."""
 WEB_ADDRESS = ("http://", "https://", "ftp://")
 
 
@@ -45,27 +49,54 @@ class PairColumns:
         """
         return used_rows(len(self.captions), self.path, num_pairs, sample)
 
-    def table(self, rows: np.ndarray) -> PairTable:
+    def table(self, rows: np.ndarray, max_broken: float) -> PairTable:
         """The rows, ascending, as a table; looks up every image file, decodes none.
 
         Raises:
-            InvalidInput: if a caption or path is empty, or an image is missing or an empty file; rows count from 1.
+            InvalidInput: if more than that share of the rows has no caption or path, or an image that is missing or an
+                empty file; rows count from 1.
         """
         images, captions = self.images, self.captions
         if len(rows) < len(captions):  # to take all of them would copy hundreds of megabytes
             images, captions = images.take(rows), captions.take(rows)
-        refuse_blank(images, rows, self.path, self.names[0], "the path of an image")
-        refuse_blank(captions, rows, self.path, self.names[1], "a caption")
+        unnamed, wordless = _blank(images), _blank(captions)
+        if unnamed.any():
+            images = pc.if_else(pa.array(unnamed), "", images)
         root, images, below = self._placed(images)
         sizes, times = _looked_up(root, images, below)
         table = PairTable.of(root, images, captions, sizes, below, notes=self.notes, times=times)
-        self._refuse_missing(table, rows)
-        return table
+
+        def reason(row: int) -> str:
+            if unnamed[row]:
+                return f"it has no {self.names[0]!r}"
+            return f"{table.image(row)} {'is missing or empty' if not sizes[row] else f'has no {self.names[1]!r}'}"
+
+        broken = np.flatnonzero(unnamed | wordless | (sizes == 0)).tolist()
+        if len(broken) > num_tolerated(max_broken, len(table)):
+            name = table.images[broken[0]].as_py()
+            if name.startswith(WEB_ADDRESS):
+                raise InvalidInput(
+                    f"{self.path}: the images are web addresses, as in row {rows[broken[0]] + 1}: {name}; download "
+                    "them first (img2dataset does it, and Img2Dataset reads what it writes), or name the files in "
+                    "another column"
+                )
+            shown = {int(rows[row]): reason(row) for row in broken[:SHOWN]}
+            raise too_many(shown, len(broken), len(table), max_broken, str(self.path), self._places())
+        return table.with_broken({row: reason(row) for row in broken})
+
+    def _places(self) -> str:
+        where = "" if self.absolute_below is None else f", which are below absolute_below={self.absolute_below}"
+        return f"paths are relative to {self.folder} unless absolute{where}; "
 
     def image(self, row: int) -> str:
         """Absolute path of a row's image, which may not be there."""
         root, images, below = self._placed(self.images[row : row + 1])
         return image_path(root, images[0].as_py(), below)
+
+    def example(self, rows: np.ndarray) -> str:
+        """Absolute path of the first image that is there, of the first rows of these; else of the first row."""
+        paths = [self.image(int(row)) for row in rows[:EXAMPLES]]
+        return next(filter(os.path.isfile, paths), paths[0])
 
     def _placed(self, images: pa.LargeStringArray) -> tuple[str, pa.LargeStringArray, str]:
         """The folder that the images are in, their paths relative to it where they have one (see `_relative`), and the
@@ -78,24 +109,6 @@ class PairColumns:
         origin = str(Path("/") / self.folder.relative_to(below)) if is_inside else folder
         root, images = _relative(origin, images)
         return (below + root if is_inside or root != origin else root), images, below
-
-    def _refuse_missing(self, table: PairTable, rows: np.ndarray) -> None:
-        missing = np.flatnonzero(table.sizes == 0)
-        if not len(missing):
-            return
-        first = int(missing[0])
-        name = table.images[first].as_py()
-        if name.startswith(WEB_ADDRESS):
-            raise InvalidInput(
-                f"{self.path}: the images are web addresses, as in row {rows[first] + 1}: {name}; download them first "
-                "(img2dataset does it, and Img2Dataset reads what it writes), or name the files in another column"
-            )
-        where = "" if self.absolute_below is None else f", which are below absolute_below={self.absolute_below}"
-        raise InvalidInput(
-            f"{self.path}: {len(missing)} of {len(table)} images are missing or empty files, the first in row "
-            f"{rows[first] + 1}: {table.image(first)}; paths are relative to {self.folder} unless absolute{where}: "
-            "mend the paths or remove the rows"
-        )
 
 
 def used_rows(available: int, path: Path | str, num_pairs: int | None, sample: Sample | None) -> np.ndarray:
@@ -154,26 +167,29 @@ def strings(values: list[str], path: Path) -> pa.LargeStringArray:
         raise InvalidInput(f"{path} holds the text {error.object!r}, which is not Unicode; mend or remove it") from None
 
 
-def refuse_blank(column: pa.LargeStringArray, rows: np.ndarray, path: Path, name: str, what: str) -> None:
-    """Refuse empty texts.
+def refuse_wordless(captions: pa.LargeStringArray, rows: np.ndarray, max_broken: float, path: Path, name: str) -> None:
+    """Refuse captions of which too many are empty, before anything is done for their images.
 
     Args:
-        column: (n,) texts.
+        captions: (n,) texts.
         rows: (n,) their rows in the source, from 0.
-        path: the source.
-        name: of the column there.
-        what: every row needs.
+        max_broken: of the source.
+        path: of the source.
+        name: how it calls its captions.
 
     Raises:
-        InvalidInput: naming the first row.
+        InvalidInput: naming the first ones.
     """
-    blank = pc.equal(pc.utf8_trim_whitespace(column), "")
-    if count := pc.sum(blank).as_py():
-        first = int(rows[pc.index(blank, True).as_py()]) + 1
-        raise InvalidInput(
-            f"{path}: {count} of {len(column)} rows have no {name!r}, the first is row {first}; "
-            f"every row needs {what}: fill it in or remove the row"
-        )
+    wordless = np.flatnonzero(_blank(captions))
+    if len(wordless) > num_tolerated(max_broken, len(captions)):
+        shown = {int(rows[row]): f"it has no {name!r}" for row in wordless[:SHOWN]}
+        raise too_many(shown, len(wordless), len(captions), max_broken, str(path))
+
+
+def _blank(column: pa.LargeStringArray) -> np.ndarray:
+    """(N,) bool, which texts hold nothing but blanks."""
+    blank: np.ndarray = pc.equal(pc.utf8_trim_whitespace(column), "").to_numpy(zero_copy_only=False)
+    return blank
 
 
 def _relative(root: str, images: pa.LargeStringArray) -> tuple[str, pa.LargeStringArray]:
@@ -184,9 +200,10 @@ def _relative(root: str, images: pa.LargeStringArray) -> tuple[str, pa.LargeStri
     """
     prefix = os.path.join(root, "")
     images = _without_prefix(images, prefix)
-    if not pc.all(pc.starts_with(images, "/")).as_py():
+    named = images.filter(pc.not_equal(images, ""))
+    if not len(named) or not pc.all(pc.starts_with(named, "/")).as_py():
         return root, images
-    folders = pc.unique(pc.replace_substring_regex(images, pattern="[^/]*$", replacement=""))
+    folders = pc.unique(pc.replace_substring_regex(named, pattern="[^/]*$", replacement=""))
     common = os.path.commonpath(folders.to_pylist())
     return common, _without_prefix(images, os.path.join(common, ""))
 

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from pydantic import Field, model_validator
 
+from sweeplab.data.broken import MaxBroken
 from sweeplab.data.delimited import SEPARATORS, Dialect, find_dialect, refuse_swallowed
 from sweeplab.data.pair_columns import PairColumns, absolute, below, texts
 from sweeplab.data.sampling import Sample
@@ -23,7 +25,7 @@ class PairsCSV(Spec):
     Of open_clip's default layout the columns are `filepath` and `title`, separated by tabs.
     """
 
-    NOT_IN_DIGEST = frozenset({"path", "root", "absolute_below", "separator", "columns", "quoted"})
+    NOT_IN_DIGEST = frozenset({"path", "root", "absolute_below", "separator", "columns", "quoted", "max_broken"})
 
     kind: Literal["csv"] = "csv"
     path: Path
@@ -47,6 +49,8 @@ class PairsCSV(Spec):
     """Rows to use, from the top; None: all."""
     sample: Sample | None = None
     """A random part of these rows; None: all of them."""
+    max_broken: MaxBroken = 0.01
+    """Share of these rows, a fraction, that may be broken: others stand in for them. See `MaxBroken`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -63,11 +67,12 @@ class PairsCSV(Spec):
 
         Raises:
             InvalidInput: if the file cannot be read, a column is missing, there are fewer rows than
-                `num_pairs` or the sample, a caption is empty, an image file is missing or empty, or a quote that is not
-                closed swallows rows. Rows count from 1 after the header, without blank lines.
+                `num_pairs` or the sample, more than `max_broken` of them has no caption, or an image file that is
+                missing or empty, or a quote that is not closed swallows rows. Rows count from 1 after the header,
+                without blank lines.
         """
         columns = self._columns()
-        return columns.table(columns.used(self.num_pairs, self.sample))
+        return columns.table(columns.used(self.num_pairs, self.sample), self.max_broken)
 
     def files(self) -> list[str]:
         """Absolute paths of all that `read` needs: the file, and the images of the rows that are used.
@@ -76,7 +81,7 @@ class PairsCSV(Spec):
             InvalidInput: as `read` does.
         """
         table = self.read(Path())
-        return [str(absolute(self.path)), *(str(table.image(row)) for row in range(len(table)))]
+        return [str(absolute(self.path)), *table.files()]
 
     def example(self) -> str:
         """Absolute path of the first image that is used; without a sample, reads no more of the file than that takes.
@@ -86,13 +91,14 @@ class PairsCSV(Spec):
         """
         if self.sample is not None:
             columns = self._columns()
-            return columns.image(int(columns.used(self.num_pairs, self.sample)[0]))
+            return columns.example(columns.used(self.num_pairs, self.sample))
         path = absolute(self.path)
         with self._options(path) as (options, _), pyarrow.csv.open_csv(path, **options) as reader:
             first = next((batch for batch in reader if len(batch)), None)
         if first is None:
             raise InvalidInput(_no_rows(path))
-        return self._located(path, pa.Table.from_batches([first[:1]])).image(0)
+        columns = self._located(path, pa.Table.from_batches([first]))
+        return columns.example(np.arange(len(first)))
 
     def below(self, root: Path) -> Self:
         """The same pairs in a copy of all files that lies below `root`: /data/1.jpg at root/data/1.jpg."""

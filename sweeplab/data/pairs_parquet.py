@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from sweeplab.data.pair_columns import PairColumns, absolute, below, refuse_blank, splits_among, texts, used_rows
+from sweeplab.data.broken import MaxBroken
+from sweeplab.data.pair_columns import PairColumns, absolute, below, refuse_wordless, splits_among, texts, used_rows
 from sweeplab.data.pictures import Pictures
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import CHUNK_ROWS, PairTable
@@ -31,7 +32,7 @@ class PairsParquet(Spec):
     two the bytes count, where the first row has any). Bytes are unpacked once, into the home's `data/pictures`.
     """
 
-    NOT_IN_DIGEST = frozenset({"path", "pattern", "root", "absolute_below"})
+    NOT_IN_DIGEST = frozenset({"path", "pattern", "root", "absolute_below", "max_broken"})
 
     kind: Literal["parquet"] = "parquet"
     path: Path
@@ -48,6 +49,8 @@ class PairsParquet(Spec):
     """Rows to use, from the top; None: all."""
     sample: Sample | None = None
     """A random part of these rows; None: all of them."""
+    max_broken: MaxBroken = 0.01
+    """Share of these rows, a fraction, that may be broken: others stand in for them. See `MaxBroken`."""
 
     def read(self, data_home: Path) -> PairTable:
         """Read the pairs; looks up every image file, or unpacks the images that are used, and decodes none.
@@ -57,20 +60,22 @@ class PairsParquet(Spec):
 
         Raises:
             InvalidInput: if a file cannot be read, a column is missing or of another type, there are fewer rows than
-                `num_pairs` or the sample, or a row has no caption or image. Rows count from 1, over all files.
+                `num_pairs` or the sample, or more than `max_broken` of them has no caption or image. Rows count from 1,
+                over all files.
             StorageFault: if the disk does not hold the unpacked images.
         """
         held, field = self._images()
         if held == "paths":
             columns = self._columns(field)
-            return columns.table(columns.used(self.num_pairs, self.sample))
+            return columns.table(columns.used(self.num_pairs, self.sample), self.max_broken)
         captions, names = self._texts(self.caption_column), (self.image_column, self.caption_column)
         rows, pictures = self._used(len(captions)), Pictures(data_home)
-        refuse_blank(captions.take(rows), rows, absolute(self.path), self.caption_column, "a caption")
+        refuse_wordless(captions.take(rows), rows, self.max_broken, absolute(self.path), self.caption_column)
         found = pictures.unpacked(self._key(rows), lambda: self._contents(field, rows), str(self.path))
         images = pa.nulls(len(captions), pa.large_string()).fill_null("")
         images = pc.replace_with_mask(images, np.isin(np.arange(len(captions)), rows), found)
-        return PairColumns(absolute(self.path), images, captions, pictures.folder, names=names).table(rows)
+        columns = PairColumns(absolute(self.path), images, captions, pictures.folder, names=names)
+        return columns.table(rows, self.max_broken)
 
     def files(self) -> list[str]:
         """Absolute paths of all that `read` needs: the Parquet files, and the images of the rows that are used.
@@ -82,7 +87,7 @@ class PairsParquet(Spec):
         if self._images()[0] == "bytes":
             return files
         table = self.read(Path())
-        return [*files, *(str(table.image(row)) for row in range(len(table)))]
+        return [*files, *table.files()]
 
     def example(self) -> str:
         """Absolute path of the first image that is used; where images are bytes, of the first Parquet file.
@@ -94,7 +99,7 @@ class PairsParquet(Spec):
         if held == "bytes":
             return str(self._files()[0])
         columns = self._columns(field)
-        return columns.image(int(columns.used(self.num_pairs, self.sample)[0]))
+        return columns.example(columns.used(self.num_pairs, self.sample))
 
     def below(self, root: Path) -> Self:
         """The same pairs in a copy of all files that lies below `root`: /data/1.jpg at root/data/1.jpg."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field
 
+from sweeplab.data.broken import MaxBroken, refuse_too_many
 from sweeplab.data.pair_columns import absolute, below, texts, used_rows
 from sweeplab.data.sampling import Sample
 from sweeplab.data.shard_index import ShardIndex, indexes_of
@@ -47,7 +48,7 @@ class PairsShards(Spec):
     in a note. An epoch takes the shards in a random order, see `EpochBatches`.
     """
 
-    NOT_IN_DIGEST = frozenset({"path"})
+    NOT_IN_DIGEST = frozenset({"path", "max_broken"})
 
     kind: Literal["shards"] = "shards"
     path: Place | tuple[Place, ...]
@@ -57,6 +58,8 @@ class PairsShards(Spec):
     """Pairs to use, from the top; None: all."""
     sample: Sample | None = None
     """A random part of these pairs; None: all of them."""
+    max_broken: MaxBroken = 0.01
+    """Share of these rows, a fraction, that may be broken: others stand in for them. See `MaxBroken`."""
 
     def read(self, data_home: Path) -> PairTable:
         """Read the pairs; decodes no image.
@@ -65,8 +68,8 @@ class PairsShards(Spec):
             data_home: where the index of each shard is kept, so that a shard is read through once.
 
         Raises:
-            InvalidInput: if there is no shard, one is damaged or holds what does not belong there, or there are fewer
-                pairs than `num_pairs` or the sample.
+            InvalidInput: if there is no shard, one is damaged or holds what does not belong there, there are fewer
+                pairs than `num_pairs` or the sample, or the images of more than `max_broken` of them are empty.
             StorageFault: if an object store or server does not answer, or the disk is full.
         """
         with ThreadPoolExecutor(16) as pool:
@@ -88,13 +91,12 @@ class PairsShards(Spec):
             table, numbers = table.take(rows), numbers[rows]
         sizes = table["size"].to_numpy()
         names = texts(table["name"].chunks)
-        if (empty := np.flatnonzero(sizes == 0)).size:
-            first = int(empty[0])
-            raise InvalidInput(
-                f"{what}: {len(empty)} of {len(table)} images are empty, the first in row {rows[first] + 1}: "
-                f"{shards[numbers[first]].location}/{names[first]}; write the shard again without them"
-            )
-        return PairTable.of(
+        empty = {
+            int(row): f"{shards[numbers[row]].location}/{names[int(row)]} is empty"
+            for row in np.flatnonzero(sizes == 0)
+        }
+        refuse_too_many(empty, len(table), self.max_broken, what)
+        pairs = PairTable.of(
             "",
             _with_shards(names, shards, numbers),
             texts(table["caption"].chunks),
@@ -103,6 +105,7 @@ class PairsShards(Spec):
             notes=notes,
             members=Members.of(shards, numbers, table["offset"].to_numpy()),
         )
+        return pairs.with_broken(empty)
 
     def files(self) -> list[str]:
         """Absolute paths of all that `read` needs: the shards, but for those that every node fetches itself.

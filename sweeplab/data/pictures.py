@@ -81,12 +81,15 @@ class Pictures:
         try:
             table = pq.read_table(index)
             names, sizes = table["name"].combine_chunks(), table["size"].to_numpy()
-            if not all(name is not None and NAME.fullmatch(name) for name in names.to_pylist()):
+            if not all(name is not None and (not name or NAME.fullmatch(name)) for name in names.to_pylist()):
                 return None
-            found = np.fromiter((os.stat(self.folder / name).st_size for name in names.to_pylist()), np.int64)
+            found = np.fromiter((self._size(name) for name in names.to_pylist()), np.int64)
         except (OSError, pa.ArrowInvalid, KeyError, TypeError):
             return None
         return names.cast(pa.large_string()) if np.array_equal(found, sizes) else None
+
+    def _size(self, name: str) -> int:
+        return os.stat(self.folder / name).st_size if name else 0
 
     def _write(self, content: bytes | None) -> tuple[str, int]:
         """Name and bytes of one image."""

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,14 +35,14 @@ class TableFiles:
         if len(table) < FEW_ROWS:
             return table
         if (found := self.find(table.state)) is not None:
-            return found
+            return replace(found, broken=table.broken)
         batch = _batch_of(table)
         if not make_room(batch.nbytes, budget=self.budget, share=0.5, folder=self.folder):
             return table
         with contextlib.suppress(OSError):  # the disk took less than it promised
             replace_atomically(self._place(table.state), _opened, lambda file: _write(batch, file))
         found = self.find(table.state)
-        return table if found is None else found
+        return table if found is None else replace(found, broken=table.broken)
 
     def find(self, state: str) -> PairTable | None:
         """The table of that state; None where the node does not keep it, or what it keeps is damaged."""

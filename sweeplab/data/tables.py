@@ -1,9 +1,10 @@
 """Tables: image-caption pairs and labelled images as compact, picklable columns with a digest by content."""
 
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from sweeplab.data.images import NEVER_DEEP, holds_deep_grey
 from sweeplab.data.tar_members import ImagePlace, Members, TarMember
+from sweeplab.storage.broken_rows import BrokenRow, BrokenRows
 
 CHUNK_ROWS = 65_536
 """Rows whose paths are Python strings at the same time while the files are looked up."""
@@ -45,6 +47,8 @@ class PairTable:
     times: np.ndarray | None = None
     """(N,) int64, nanoseconds since 1970, when each file was changed last before it was looked up; None: not known. No
     part of the digest: a copy of the files is as good as they are."""
+    broken: tuple[BrokenRow, ...] = ()
+    """Rows, ascending, that others stand in for, as far as that is known; no part of the digest."""
 
     @classmethod
     def of(
@@ -103,6 +107,10 @@ class PairTable:
         rows = np.flatnonzero(np.isin(self.members.offsets, packed)) if self.members is not None and packed else ()
         return any(self.image(int(row)) in sought for row in rows)
 
+    def files(self) -> list[str]:
+        """Absolute paths of the images, without those that were missing."""
+        return [str(self.image(row)) for row in np.flatnonzero(self.sizes).tolist()]
+
     def caption(self, i: int) -> str:
         """Caption i."""
         text: str = self.captions[i].as_py()
@@ -111,7 +119,7 @@ class PairTable:
     def subset(self, indices: Sequence[int] | np.ndarray) -> Self:
         """The rows `indices`, in that order, with the digest that a file of these rows alone would have."""
         rows = np.asarray(indices, dtype=np.int64)
-        return self.of(
+        taken = self.of(
             self.root,
             self.images.take(rows),
             self.captions.take(rows),
@@ -122,6 +130,55 @@ class PairTable:
             members=None if self.members is None else self.members.take(rows),
             times=None if self.times is None else self.times[rows],
         )
+        known = self.reasons()
+        places = np.flatnonzero(np.isin(rows, list(known))) if known else ()
+        return taken.with_broken({int(place): known[int(rows[place])] for place in places})
+
+    def with_broken(self, reasons: Mapping[int, str]) -> Self:
+        """The table in which these rows are broken too; the digest stays."""
+        known = {one.row: one for one in self.broken}
+        known |= {row: self.broken_row(row, reason) for row, reason in reasons.items() if row not in known}
+        return dataclasses.replace(self, broken=tuple(known[row] for row in sorted(known)))
+
+    def reasons(self) -> dict[int, str]:
+        """Why, by row, ascending, of the rows that are known to be broken."""
+        return {one.row: one.reason for one in self.broken}
+
+    def broken_row(self, row: int, reason: str) -> BrokenRow:
+        """What is to be recorded of a broken row."""
+        image, size, deep = self.images[row].as_py(), int(self.sizes[row]), bool(self.deep_grey[row])
+        return BrokenRow(row, image, self.caption(row), size, deep, reason)
+
+    def frozen(self, record: BrokenRows) -> Self | None:
+        """The table in which recorded rows are broken and are as they were then, whatever has become of them.
+
+        Returns:
+            None where the record is of another table.
+        """
+        then = {one.row: one for one in record.rows}
+        if len(self) != record.num_rows or not all(0 <= row < len(self) for row in then):
+            return None
+        table = self
+        if self.digest != record.table:  # some have changed since
+            rows, sizes, deep = list(then), self.sizes.copy(), self.deep_grey.copy()
+            sizes[rows] = [one.size for one in then.values()]
+            deep[rows] = [one.deep_grey for one in then.values()]
+            unnamed = {row: "" for row, one in then.items() if not one.image}
+            table = self.of(
+                self.root,
+                _with_texts(self.images, unnamed),
+                _with_texts(self.captions, {row: one.caption for row, one in then.items()}),
+                sizes,
+                self.absolute_below,
+                deep,
+                notes=self.notes,
+                members=self.members,
+                times=self.times,
+            )
+        if table.digest != record.table:
+            return None
+        known = {one.row: one for one in self.broken} | then
+        return dataclasses.replace(table, broken=tuple(known[row] for row in sorted(known)))
 
     def joined(self, other: Self) -> Self:
         """These rows and then those of another table, which may lie in another folder (its images become absolute).
@@ -149,6 +206,7 @@ class PairTable:
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
             members=members,
             times=times,
+            broken=(*self.broken, *(dataclasses.replace(one, row=len(self) + one.row) for one in other.broken)),
         )
 
     def _absolute_images(self) -> pa.LargeStringArray:
@@ -228,6 +286,15 @@ class LabelledImages:
             notes=self.notes,
             templates=self.templates,
         )
+
+
+def _with_texts(column: pa.LargeStringArray, texts: Mapping[int, str]) -> pa.LargeStringArray:
+    """A column in which some rows have other texts."""
+    if not texts:
+        return column
+    mask = np.zeros(len(column), dtype=bool)
+    mask[list(texts)] = True
+    return pc.replace_with_mask(column, mask, pa.array([texts[row] for row in sorted(texts)], pa.large_string()))
 
 
 def _deep_grey(root: str, images: pa.LargeStringArray, sizes: np.ndarray, absolute_below: str = "") -> np.ndarray:

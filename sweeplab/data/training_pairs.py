@@ -1,19 +1,21 @@
 """Training pairs: decoded, stamped, tokenised, with augmented views; every draw from a stream named by its own row."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from sweeplab.data import eda
+from sweeplab.data.broken import StandIns
 from sweeplab.data.decoded import DecodedFiles
-from sweeplab.data.images import load_all, load_image
+from sweeplab.data.images import BrokenImage, decode_all, load_image, refuse_broken
 from sweeplab.data.kept_tokens import TOKEN_TYPE, KeptTokens
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import digest_of
+from sweeplab.storage.broken_rows import BrokenRow
 from sweeplab.training.batches import ImageViews, PairBatch
 from sweeplab.training.randomness import stream_seed
 
@@ -36,6 +38,9 @@ class TrainingPairs(Dataset[PairBatch]):
     text views once. Images are decoded once: by each process where they are few, else once a node, where there is room
     for that. Views of past epochs are held in memory where they are few, so that the trials of a sweep, which share the
     seed, make them once.
+
+    Another pair stands in for one that is broken, image and caption, in its place of every batch. Which one depends on
+    (seed, row) alone, so that all ranks and attempts take the same, whoever of them finds the broken one first.
     """
 
     def __init__(
@@ -52,11 +57,14 @@ class TrainingPairs(Dataset[PairBatch]):
         text_augmentation: eda.TextAugmentation = "swap+delete",
         decode_workers: int = 1,
         decoded: DecodedFiles | None = None,
+        poisoned: Collection[int] = (),
+        broken: Sequence[BrokenRow] = (),
+        report: Callable[[tuple[BrokenRow, ...]], None] | None = None,
     ) -> None:
         """Prepare the pairs; decodes all images now, into memory or a file of the node, where there is room for them.
 
         Args:
-            table: images and captions.
+            table: images and captions, and which rows are known to be broken.
             image_size: side of the square model input, pixels.
             tokenize: list of texts -> (N, context_length) int64.
             seed: of the views.
@@ -68,6 +76,12 @@ class TrainingPairs(Dataset[PairBatch]):
             decode_workers: threads that decode.
             decoded: where the node keeps decoded images; None: nowhere, and those that do not fit into memory are
                 decoded anew in every epoch.
+            poisoned: rows that never stand in for another, and for which none stands in.
+            broken: what is recorded beside what the table knows; rows that are poisoned are others by now, and sound.
+            report: told of rows that turn out to be broken; None: they are refused.
+
+        Raises:
+            InvalidInput: if a poisoned row is broken, or any that is not known to be and nobody is told of.
         """
         self.labels, self.num_classes = labels, num_classes
         self._text_augmentation = text_augmentation
@@ -76,6 +90,12 @@ class TrainingPairs(Dataset[PairBatch]):
         self.table, self.image_size, self.tokenize, self.seed = table, image_size, tokenize, seed
         self.image_views: ImageViews | None = None
         self._captions = dict(captions or {})
+        self.report = report
+        poisons = frozenset(poisoned)
+        recorded = {one.row: one.reason for one in broken if one.row not in poisons}
+        self._stand_ins = StandIns(len(table), table.reasons() | recorded, poisons)
+        self._untold: list[BrokenRow] = []
+        """Rows that a process which makes batches has found to be broken, and the main one does not know of."""
         self._alter = alter
         self._images: Tensor | None = None
         """With their triggers."""
@@ -87,10 +107,15 @@ class TrainingPairs(Dataset[PairBatch]):
         num_bytes = len(table) * 3 * image_size * image_size
         self._views_fit = num_bytes <= CACHE_BYTES // 8
         self._images_fit = num_bytes <= CACHE_BYTES
+        mapped = None
         if decoded is not None and num_bytes > min(OWN_BYTES, CACHE_BYTES):
-            self._mapped = decoded.tensor(table, image_size, workers=decode_workers)
+            mapped = decoded.decoded(table, image_size, workers=decode_workers)
+        if mapped is not None:
+            self._mapped, faults = mapped
+            self._found(faults)
         if self._mapped is None and self._images_fit:
-            images = load_all(table, image_size, workers=decode_workers)
+            images, faults = decode_all(table, image_size, decode_workers, skip=self._stand_ins.broken)
+            self._found(faults)
             self._images = alter(images, range(len(table))) if alter else images
         self._tokens = self._keep_tokens(decoded)
 
@@ -141,19 +166,69 @@ class TrainingPairs(Dataset[PairBatch]):
             self._views.clear()
             self._token_views.clear()
 
+    def use_broken(self, rows: Sequence[BrokenRow], report: Callable[[tuple[BrokenRow, ...]], None] | None) -> None:
+        """Have others stand in for what is recorded by now, and tell somebody else of what is not."""
+        self.report = report
+        self._count(one for one in rows if one.row not in self._stand_ins.poisoned)  # a poison from elsewhere is sound
+
+    def found_broken(self, rows: Sequence[BrokenRow]) -> None:
+        """Have others stand in for these rows from now on, and tell of them.
+
+        Raises:
+            InvalidInput: if one is poisoned, or nobody is told.
+        """
+        if self.report is None:
+            refuse_broken({one.row: one.reason for one in rows}, len(self))
+        new = tuple(one for one in rows if one.row not in self._stand_ins.broken)
+        self._stand_ins.refuse_poisoned({one.row: one.reason for one in new})
+        if get_worker_info() is not None:
+            self._untold += new
+        elif new and self.report is not None:
+            self.report(new)  # which ends the work where they are too many
+        self._count(new)
+
+    def _count(self, rows: Iterable[BrokenRow]) -> None:
+        """Have others stand in for these rows."""
+        new = [one for one in rows if one.row not in self._stand_ins.broken]
+        if new:
+            places = [one.row for one in new]
+            self._stand_ins.add({one.row: one.reason for one in new})
+            self._views.clear()
+            for views in self._token_views.values():
+                views.forget(places)
+
+    def _found(self, broken: Mapping[int, str]) -> None:
+        self.found_broken([self.table.broken_row(row, reason) for row, reason in broken.items()])
+
+    def _sources(self, rows: Sequence[int]) -> Sequence[int]:
+        """The rows whose pairs are used in the places of these."""
+        return [self._stand_ins.of(self.seed, row) for row in rows] if self._stand_ins.broken else rows
+
     def caption(self, row: int) -> str:
         """The caption that is trained on: the poisoned one where there is one."""
+        return self._own_caption(self._stand_ins.of(self.seed, row))
+
+    def _own_caption(self, row: int) -> str:
         return self._captions.get(row) or self.table.caption(row)
 
     def images_of(self, rows: Sequence[int]) -> Tensor:
         """(b, 3, S, S) uint8 of the given rows, stamped where the plan says so."""
         if self._images is not None:
-            return self._images[torch.as_tensor(rows)]
+            return self._images[torch.as_tensor(self._sources(rows))]
         if self._mapped is not None:
-            images = self._mapped[torch.as_tensor(rows)]
+            images = self._mapped[torch.as_tensor(self._sources(rows))]
         else:
-            images = torch.stack([torch.from_numpy(load_image(self.table.image(r), self.image_size)) for r in rows])
+            images = torch.stack([self._decoded(row) for row in rows])
         return self._alter(images, rows) if self._alter else images
+
+    def _decoded(self, row: int) -> Tensor:
+        """(3, S, S) uint8 of one row, or of the first one in its stead that can be decoded."""
+        while True:
+            source = self._stand_ins.of(self.seed, row)
+            try:
+                return torch.from_numpy(load_image(self.table.image(source), self.image_size))
+            except BrokenImage as error:
+                self._found({source: error.args[0]})
 
     def _keep_tokens(self, decoded: DecodedFiles | None) -> KeptTokens:
         """The captions' tokens: of few captions all of them now, of many as they come, in a file of the node."""
@@ -165,7 +240,7 @@ class TrainingPairs(Dataset[PairBatch]):
             array = decoded.shared(f"tokens-{content}", shape, TOKEN_TYPE)
         tokens = KeptTokens(
             np.zeros(shape, TOKEN_TYPE) if array is None else array,
-            lambda rows: self.tokenize([self.caption(row) for row in rows]),
+            lambda rows: self.tokenize([self._own_caption(row) for row in rows]),
         )
         if len(self) <= OWN_CAPTIONS:
             tokens.make_all()
@@ -219,7 +294,7 @@ class TrainingPairs(Dataset[PairBatch]):
         if self.image_augmentation is not None:
             seeds = [stream_seed(self.seed, "image", epoch, row) for row in rows]
             images = self.image_augmentation.views(images, seeds)
-        tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens.of(rows)
+        tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens.of(self._sources(rows))
         return PairBatch(rows=torch.as_tensor(rows), images=images, tokens=tokens)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
@@ -227,6 +302,8 @@ class TrainingPairs(Dataset[PairBatch]):
         epoch, rows = keys[0][0], [row for _, row in keys]
         images = self.images_of(rows)
         batch = self._with_first_copies(epoch, rows, images)
+        if self._untold:
+            batch, self._untold = replace(batch, broken=tuple(self._untold)), []
         if self.image_views is None:
             return batch
         # Second copies are made from the images as they are, not from augmented first copies.

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from sweeplab.experiment import Resources
 from sweeplab.records import Outcomes, Point
+from sweeplab.storage.broken_rows import BrokenRow
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.jobs import Job
 
@@ -32,6 +33,9 @@ class Controller(Protocol):
 
     def point(self, number: int, point: Point, outcomes: Outcomes) -> None:
         """Commit a point."""
+
+    def found_broken(self, number: int, rows: tuple[BrokenRow, ...]) -> None:
+        """Record training pairs that turned out to be broken; ends the work where they are too many."""
 
     def should_stop(self, number: int) -> bool:
         """Whether the attempt is to end after its last point."""

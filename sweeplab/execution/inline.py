@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sweeplab.execution.controller import Controller
 from sweeplab.records import Outcomes, Point
+from sweeplab.storage.broken_rows import BrokenRow
 from sweeplab.storage.node_cache import local_copy
 from sweeplab.worker.failures import failure_of
 from sweeplab.worker.jobs import Weights
@@ -25,6 +26,10 @@ class InlineContext:
     def should_stop(self) -> bool:
         """What the controller decided after the last point."""
         return self._controller.should_stop(self._number)
+
+    def found_broken(self, rows: tuple[BrokenRow, ...]) -> None:
+        """Record them."""
+        self._controller.found_broken(self._number, rows)
 
     def heartbeat(self) -> None:
         """Nobody watches."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sweeplab.records import Outcomes, Point
+    from sweeplab.storage.broken_rows import BrokenRow
     from sweeplab.worker.failures import Failure
     from sweeplab.worker.jobs import Weights
 
@@ -44,6 +45,15 @@ class Report:
 
 
 @dataclass(frozen=True)
+class FoundBroken:
+    """Training pairs of an attempt turned out to be broken; the answer says that they are recorded."""
+
+    number: int
+    attempt: int
+    rows: "tuple[BrokenRow, ...]"
+
+
+@dataclass(frozen=True)
 class Ended:
     """An attempt came to its end, or ended early."""
 
@@ -53,11 +63,11 @@ class Ended:
     """What each rank met: the failure, and its traceback. Empty: the attempt came to its end."""
 
 
-Message = Ready | Report | Ended
+Message = Ready | Report | FoundBroken | Ended
 
 
 class MailboxContext:
-    """A worker's context: rank 0 speaks, and waits until the driver has taken in what it says."""
+    """A worker's context: rank 0 speaks of points, and waits until the driver has taken in what it says."""
 
     def __init__(self, mailbox: Any, number: int, attempt: int, rank: int = 0) -> None:
         self.attempt = attempt
@@ -70,6 +80,11 @@ class MailboxContext:
         if self._rank == 0:
             self._stop = self._ask(Report(self._number, self.attempt, point, outcomes))
             self._last_heartbeat = time.monotonic()
+
+    def found_broken(self, rows: "tuple[BrokenRow, ...]") -> None:
+        """Tell of broken pairs, whatever the rank: each meets others."""
+        self._ask(FoundBroken(self._number, self.attempt, rows))
+        self._last_heartbeat = time.monotonic()
 
     def should_stop(self) -> bool:
         """What the driver answered to the last point; rank 0 knows."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from sweeplab.execution.cluster import is_private, resources_per_worker
 from sweeplab.execution.controller import Controller, Workload
-from sweeplab.execution.mailbox import Ended, Mailbox, Ready, Report
+from sweeplab.execution.mailbox import Ended, FoundBroken, Mailbox, Ready, Report
 from sweeplab.execution.node_data import packed
 from sweeplab.execution.nodes import on_node
 from sweeplab.execution.watchdog import Watchdog
@@ -79,7 +79,7 @@ class Pump:
                 self.mailbox.answer.remote(question, answer)
         return asking
 
-    def _pass_on(self, message: Report | Ended) -> bool:
+    def _pass_on(self, message: Report | FoundBroken | Ended) -> bool:
         """Tell the controller; whether the worker is to stop."""
         number = message.number
         if self._attempts.get(number) != message.attempt:  # from a worker that was given up
@@ -87,6 +87,9 @@ class Pump:
         if isinstance(message, Report):
             self.controller.point(number, message.point, message.outcomes)
             return self.controller.should_stop(number)
+        if isinstance(message, FoundBroken):
+            self.controller.found_broken(number, message.rows)
+            return False
         del self._attempts[number]
         if message.failures:
             failure = most_telling([failure for failure, _ in message.failures])

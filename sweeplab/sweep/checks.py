@@ -38,7 +38,7 @@ def data_digests(
     """Digests of what workers must find; has this node keep the training set for them."""
     size, trigger, test = architecture.image_size, spec.trigger(), inputs.test(spec.evaluation)
     evaluation = evaluation_digest(spec.evaluation, test, size, trigger, spec.protocol, inputs.targets(trigger))
-    return DataDigests(training.table.digest, evaluation, inputs.keep(spec, training))
+    return DataDigests(training.table.digest, evaluation, inputs.keep(spec, training), dict(inputs.broken))
 
 
 def digest_of_victim(victim: PretrainedVictim, inputs: Inputs) -> str:

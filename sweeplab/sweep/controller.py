@@ -17,7 +17,9 @@ from sweeplab.search.pruner import Goal, Pruner
 from sweeplab.search.samplers import Plan, ask, ask_again, tell
 from sweeplab.search.study import BegunTrial, add_lost_trial, ask_for, begun_trials, open_study, tell_failed
 from sweeplab.specs import InvalidInput, StorageFault, digest_of
+from sweeplab.storage.broken_rows import BrokenRow
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.sweep.broken_ledger import BrokenLedger
 from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
 from sweeplab.sweep_folder import SweepFolder
@@ -69,7 +71,7 @@ class SweepController:
         """
         self.sweep, self.folder, self.victim, self.machine = sweep, folder, victim, machine
         self.listeners = listeners
-        self._contents, self._work = contents, work
+        self._broken, self._work = BrokenLedger(folder.path, sweep, contents), work
         self.fault: StorageFault | InvalidInput | None = None
         """Why the controller takes nothing in any more: the storage failed, or every trial meets the same."""
         self.study = open_study(folder, sweep.name)
@@ -191,7 +193,7 @@ class SweepController:
                 machine=self.machine,
                 checkpoints=run.storage.location,
                 resume_from=run.latest_checkpoint(),
-                contents=self._contents,
+                contents=self._broken.contents,
                 work=self._work,
             )
 
@@ -303,6 +305,19 @@ class SweepController:
             self._judge(record)
             for hear in self.listeners:
                 hear(record)
+
+    def found_broken(self, number: int, rows: tuple[BrokenRow, ...]) -> None:
+        """Record pairs that turned out to be broken.
+
+        Raises:
+            InvalidInput: if too many are by now; the controller is closed, since every trial would meet them.
+        """
+        with self._intake():
+            try:
+                self._broken.add(rows)
+            except InvalidInput as error:
+                self.fault, self._closed = error, True
+                raise
 
     def _judge(self, record: TrialRecord) -> None:
         """Decide whether the trial ends early, and record the decision before anyone acts on it."""

@@ -13,6 +13,7 @@ from sweeplab.evaluation.measure import Trigger, triggered_rows, wanted_classes
 from sweeplab.experiment import CleaningSweep, CleanSample, ClosestTo, PretrainedVictim
 from sweeplab.records import MeasuredImages
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.broken_rows import in_words, sweep_owner
 from sweeplab.sweep.checks import check_objective, check_training, data_digests, machine_for
 from sweeplab.sweep.victims import victim_of
 from sweeplab.sweep_folder import SweepFolder
@@ -60,7 +61,10 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     sweep = with_shared_storage(sweep.with_text_augmentation_resolved())
     sweep = with_startup_trials(sweep, None if fresh else SweepFolder(home / "sweeps" / sweep.name))
     # The test set comes first: every number depends on it, and a wrong class or prompt is the commonest fault.
-    inputs, trigger = inputs or Inputs(home / "data", machine_for(sweep, home).table_files()), sweep.trigger()
+    if inputs is None:
+        anew = (sweep_owner(sweep.name),) if fresh else ()
+        inputs = Inputs(home / "data", machine_for(sweep, home).table_files(), anew=anew)
+    trigger = sweep.trigger()
     test, targets = inputs.test(sweep.evaluation), inputs.targets(trigger)
     wanted_classes(test, trigger, targets)
     prompts = sweep.evaluation.prompts(test)
@@ -91,6 +95,7 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     if sweep.search.sampler != "grid" and not is_begun:  # a begun one goes on, and such trials fail by themselves
         _check_extremes(sweep, len(pairs))
     notes = [*test.notes, *victim_notes, *pairs.notes, *(labelled.notes if labelled is not None else ())]
+    notes += [f"{in_words(owner)}: {found.summary()}" for owner, found in inputs.broken.items() if found.rows]
     return Prepared(
         sweep,
         sweep.digest(**contents),

@@ -16,11 +16,13 @@ from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import ClosestTo, PretrainedVictim
 from sweeplab.records import Outcomes, Point, now_ms, percent
 from sweeplab.specs import Failed, InvalidInput, StorageFault
+from sweeplab.storage.broken_rows import BrokenRow, victim_owner
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import append_line, read_object, write_json
 from sweeplab.storage.locks import exclusively
 from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.sweep.broken_ledger import BrokenLedger, begin_record
 from sweeplab.sweep.checks import data_digests, digest_of_victim, machine_for
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.progress import duration
@@ -73,9 +75,10 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     machine = machine_for(victim, session.home)
     inputs = session.inputs
     table, plan = inputs.victim_table(victim)
+    contents = data_digests(victim, victim.architecture, TrainingSet(table, plan), inputs)
+    begin_record(run.path, victim_owner(victim.name), contents)
     _begin_victim(victim, digest, run, session.home, plan, len(table))
     logger.info(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
-    contents = data_digests(victim, victim.architecture, TrainingSet(table, plan), inputs)
     controller = VictimController(victim, run, machine, contents)
     if session.inline:
         run_inline(controller)
@@ -142,7 +145,10 @@ class VictimController:
     """Hands out the attempts of one victim's pre-training, and commits its points."""
 
     def __init__(self, victim: PretrainedVictim, run: RunFolder, machine: Machine, contents: DataDigests) -> None:
-        self.victim, self.run, self._machine, self._contents = victim, run, machine, contents
+        self.victim, self.run, self._machine = victim, run, machine
+        self._broken = BrokenLedger(run.path, victim, contents)
+        self._fault: InvalidInput | None = None
+        """Too many pairs are broken."""
         self._retries = Retries(victim.resources.max_attempts)
         self._state: Literal["waiting", "running", "over"] = "waiting"
         self._not_before = 0.0
@@ -163,7 +169,7 @@ class VictimController:
             machine=self._machine,
             checkpoints=self.run.storage.location,
             resume_from=self.run.latest_checkpoint(),
-            contents=self._contents,
+            contents=self._broken.contents,
             initial=_initial_weights(self.victim),
             work=pretrain,
         )
@@ -180,6 +186,18 @@ class VictimController:
         last = self.victim.select if isinstance(self.victim.select, int) else self.victim.epochs
         left = f", {duration((last - point.epoch) * seconds)} left" if 0 < point.epoch < last else ""
         logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s{left})")
+
+    def found_broken(self, number: int, rows: tuple[BrokenRow, ...]) -> None:
+        """Record pairs that turned out to be broken.
+
+        Raises:
+            InvalidInput: if too many are by now.
+        """
+        try:
+            self._broken.add(rows)
+        except InvalidInput as error:
+            self._fault = error
+            raise
 
     def should_stop(self, number: int) -> bool:
         """Pre-training goes to its end."""
@@ -200,6 +218,8 @@ class VictimController:
             InvalidInput: if the user's input breaks a rule that a worker alone could check.
             Failed: if another attempt does not help.
         """
+        if self._fault is not None:
+            raise self._fault
         event = describe(self.run, failure)
         append_line(self.run.path / "events.jsonl", {"time_ms": now_ms(), "event": "attempt failed", **event})
         reason, pause = self._retries.after(number, self.run, failure, event)

@@ -19,7 +19,9 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial, 
 from sweeplab.records import SweepRecord, Victim
 from sweeplab.search.samplers import quiet_optuna
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
+from sweeplab.storage.broken_rows import sweep_owner
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.sweep.broken_ledger import begin_record
 from sweeplab.sweep.checks import digest_of_victim, machine_for
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep.mlflow_sync import (
@@ -236,6 +238,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
         check_same_storage(f"sweep {sweep.name}", begun, sweep.resources.storage)
     with storage_faults_as_unfinished(sweep):
         check_storages(prepared, home)
+        begin_record(folder.path, sweep_owner(sweep.name), prepared.expected)
         folder.write_header(sweep, prepared.digest, prepared.contents, prepared.images)
     if isinstance(sweep.victim, SelectedTrial):
         logger.info(f"{sweep.name} cleans the best trial of {sweep.victim.sweep.name}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sweeplab.storage.broken_rows import BrokenRow
 from sweeplab.training.randomness import torch_stream
 
 
@@ -36,6 +37,8 @@ class PairBatch:
     """(b, 3, S, S) uint8, augmented copies; None where no method asks for views."""
     token_views: Tensor | None = None
     """(b, l) int64 of augmented captions."""
+    broken: tuple[BrokenRow, ...] = ()
+    """Rows that turned out to be broken as the batch was made in another process."""
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
         return PairBatch(
@@ -44,6 +47,7 @@ class PairBatch:
             change(self.tokens),
             None if self.image_views is None else change(self.image_views),
             None if self.token_views is None else change(self.token_views),
+            self.broken,
         )
 
     def pin_memory(self) -> "PairBatch":
@@ -100,6 +104,10 @@ class Pairs(Protocol):
 
     def first_copies(self, epoch: int, rows: Sequence[int]) -> PairBatch:
         """The rows as the epoch sees them, without second copies."""
+        ...
+
+    def found_broken(self, rows: Sequence[BrokenRow]) -> None:
+        """Rows turned out to be broken, in this process or in one that makes batches."""
         ...
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:

@@ -318,6 +318,8 @@ class Training:
             if len(order):
                 workers, pin = self.settings.loader_workers, self.device.type == "cuda"
                 for batch in epoch_loader(self.pairs, order, num_workers=workers, pin=pin):
+                    if batch.broken:
+                        self.pairs.found_broken(batch.broken)
                     yield walk, batch
 
     def step(self, epoch: int, walk: Pass, batch: PairBatch) -> dict[str, Tensor]:

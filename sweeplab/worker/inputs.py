@@ -1,7 +1,7 @@
 """Inputs: tables, pairs, test images and weights that a worker reads, made once a process and kept by digest."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,17 +14,20 @@ from sweeplab.attacks.targeted import TargetedImages, Targets
 from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_into, load_weights
 from sweeplab.clip_folders import checkpoint_file
 from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
+from sweeplab.data.broken import StandIns, refuse_too_many
+from sweeplab.data.images import undecodable
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.table_files import FEW_ROWS, TableFiles
 from sweeplab.data.tables import LabelledImages, PairTable
-from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.data.training_pairs import CACHE_BYTES, TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 from sweeplab.protocol import Protocol
 from sweeplab.specs import InvalidInput, Spec, digest_of
+from sweeplab.storage.broken_rows import BrokenRow, BrokenRows, in_words, recorded_in, sweep_owner, victim_owner
 from sweeplab.training.randomness import numpy_stream, stream_seed
 from sweeplab.worker.input_paths import paths_of
-from sweeplab.worker.jobs import NO_DIGESTS, DataDigests, Machine, check_same_data
+from sweeplab.worker.jobs import NO_DIGESTS, DataDigests, Machine, check_same_data, usable_cores
 from sweeplab.worker.training_sets import TrainingSet, keep_training_set, kept_training_set
 
 T = TypeVar("T")
@@ -41,7 +44,13 @@ class Inputs:
     """Reads what specs name, each table, test set and poison plan once."""
 
     def __init__(
-        self, data_home: Path, tables: TableFiles | None = None, heartbeat: Callable[[], None] = lambda: None
+        self,
+        data_home: Path,
+        tables: TableFiles | None = None,
+        heartbeat: Callable[[], None] = lambda: None,
+        *,
+        recorded: Mapping[str, BrokenRows] | None = None,
+        anew: tuple[str, ...] = (),
     ) -> None:
         """Nothing is read yet.
 
@@ -49,9 +58,15 @@ class Inputs:
             data_home: the home's folder of data.
             tables: where this node keeps tables of many rows; None: they lie in this process's memory.
             heartbeat: called now and then while another process reads what this one waits for.
+            recorded: what the driver knows of broken rows, by owner, in a worker; None: the home's records say it, and
+                what is not recorded yet is looked for.
+            anew: owners that begin anew, whatever is recorded of them.
         """
         self.data_home, self._tables, self._heartbeat = data_home, tables, heartbeat
         self._known: dict[str, Any] = {}
+        self._recorded, self._anew = recorded, anew
+        self.broken: dict[str, BrokenRows] = {}
+        """What there is to record of the tables that were settled, by owner."""
 
     def pairs(self, source: Any) -> PairTable:
         """The table of a source of pairs, which is read, and its files looked up."""
@@ -70,16 +85,73 @@ class Inputs:
         return self._once("targets", [trigger.attack], lambda: trigger.targets(self.data_home))
 
     def victim_table(self, victim: PretrainedVictim) -> tuple[PairTable, PoisonPlan]:
-        """The victim's pre-training pairs, added poisons included, and which of them are poisoned."""
-        poisoning = victim.poisoning_under_protocol()
+        """The victim's pre-training pairs, added poisons included, and which of them are poisoned.
+
+        Raises:
+            InvalidInput: if a poisoned pair is broken, and the poisoning does not choose another one.
+        """
+        poisoning, size = victim.poisoning_under_protocol(), victim.architecture.image_size
+        owner = victim_owner(victim.name)
 
         def read() -> tuple[PairTable, PoisonPlan]:
-            table = self.pairs(victim.data)
+            table, is_new = self._settled(owner, victim.data, self.pairs(victim.data), size)
             plan = poisoning.plan(table, self.data_home)
+            while is_new and plan.source is None:  # none stands in for a poison, so the plan passes over broken rows
+                found = undecodable(table, plan.indices, size, usable_cores())
+                if not found.keys() - {one.row for one in table.broken}:
+                    break
+                table = self._noted(owner, victim.data, table.with_broken(found))
+                plan = poisoning.plan(table, self.data_home)
             training = plan.training_table(table)
+            StandIns(len(training), training.reasons(), plan.rows)
             return training if training is table else self._mapped(training), plan
 
-        return self._once("poisoned", [victim.data, poisoning], read)
+        return self._once("poisoned", [victim.data, poisoning, owner, size], read)
+
+    def settled(self, owner: str, source: Any, table: PairTable, image_size: int) -> PairTable:
+        """The table with its broken rows: as they were recorded when the run began, whatever has become of them since,
+        else as they are now.
+
+        What is not recorded yet is decoded now where that takes little, so that no GPU waits for it: sets that fit into
+        memory. Of larger ones workers tell.
+
+        Args:
+            owner: who records them: a sweep, of its cleaning pairs, or a victim, of its training pairs.
+            source: of the table; one without `max_broken` tolerates nothing, and is not looked at.
+            table: as it was read.
+            image_size: at which it is decoded, pixels.
+
+        Raises:
+            InvalidInput: if more is broken than the source tolerates.
+        """
+        return self._settled(owner, source, table, image_size)[0]
+
+    def _settled(self, owner: str, source: Any, table: PairTable, image_size: int) -> tuple[PairTable, bool]:
+        """Also whether broken rows are still to be looked for."""
+        if getattr(source, "max_broken", None) is None:
+            return table, False
+        records = self._records(owner)
+        for record in records or ():
+            if (frozen := table.frozen(record)) is not None:
+                return self._noted(owner, source, frozen if frozen is table else self._mapped(frozen)), False
+        is_new = records is not None
+        if is_new and len(table) * 3 * image_size**2 <= CACHE_BYTES:
+            found = self._once(
+                "looked", [source, table.digest, image_size], lambda: _all_undecodable(table, image_size)
+            )
+            table, is_new = table.with_broken(found), False
+        return self._noted(owner, source, table), is_new
+
+    def _noted(self, owner: str, source: Any, table: PairTable) -> PairTable:
+        refuse_too_many(table.reasons(), len(table), source.max_broken, in_words(owner))
+        self.broken[owner] = BrokenRows(table.digest, len(table), table.broken)
+        return table
+
+    def _records(self, owner: str) -> list[BrokenRows] | None:
+        """None where nothing is recorded, and nothing is to be looked for."""
+        if self._recorded is not None:
+            return [self._recorded[owner]] if owner in self._recorded else None
+        return [] if owner in self._anew else recorded_in(self.data_home.parent, owner)
 
     def training_set(self, spec: PretrainedVictim | CleaningSweep, known: DataDigests = NO_DIGESTS) -> TrainingSet:
         """What a run trains on, poisons that come with the data included.
@@ -139,6 +211,12 @@ class Inputs:
         return found
 
 
+def _all_undecodable(table: PairTable, image_size: int) -> dict[int, str]:
+    known = table.reasons()
+    rows = [row for row in range(len(table)) if row not in known]
+    return undecodable(table, rows, image_size, usable_cores())
+
+
 def _key(*values: Any) -> str:
     """Of specs and plain values, by all that they say: digests leave places out."""
     plain = [value.to_json() if isinstance(value, Spec) else value for value in values]
@@ -150,19 +228,33 @@ def victim_table(victim: PretrainedVictim, machine: Machine) -> tuple[PairTable,
     return Inputs(machine.data_home, machine.table_files()).victim_table(victim)
 
 
+Report = Callable[[tuple[BrokenRow, ...]], None]
+"""Told of pairs that turn out to be broken."""
+
+
+def _inputs_of(machine: Machine, known: DataDigests, heartbeat: Callable[[], None]) -> Inputs:
+    """A worker's; where no driver has read the data, those of a command that works alone."""
+    recorded = known.broken if known.pairs else None
+    return Inputs(machine.data_home, machine.table_files(), heartbeat, recorded=recorded)
+
+
 def victim_pairs(
     victim: PretrainedVictim,
     machine: Machine,
     *,
     known: DataDigests = NO_DIGESTS,
     heartbeat: Callable[[], None] = lambda: None,
+    report: Report | None = None,
 ) -> TrainingPairs:
     """The victim's poisoned training pairs, those that the driver knows, if any."""
-    training = Inputs(machine.data_home, machine.table_files(), heartbeat).training_set(victim, known)
-    key = _key("victim", training.state, victim.architecture, victim.seed, victim.protocol, victim.text_augmentation)
+    record = known.broken.get(victim_owner(victim.name))
+    training = _inputs_of(machine, known, heartbeat).training_set(victim, known)
+    specs = (victim.architecture, victim.seed, victim.protocol, victim.text_augmentation)
+    key = _key("victim", training.state, *specs, victim.name if record and record.rows else "")
     if key not in _pairs:
         _pairs.clear()
-        _pairs[key] = _training_pairs(victim, victim.architecture, training, None, machine, heartbeat)
+        _pairs[key] = _training_pairs(victim, victim.architecture, training, None, machine, heartbeat, record, report)
+    _pairs[key].use_broken(record.rows if record else (), report if record is not None else None)
     return _pairs[key]
 
 
@@ -173,8 +265,11 @@ def _training_pairs(
     labelled: LabelledImages | None,
     machine: Machine,
     heartbeat: Callable[[], None],
+    record: BrokenRows | None,
+    report: Report | None,
 ) -> TrainingPairs:
-    """The pairs of a training set, or with the labels of labelled pictures."""
+    """The pairs of a training set, or with the labels of labelled pictures; `report` is told of what is broken and not
+    recorded, where there is a record."""
     plan = training.plan
     return TrainingPairs(
         training.table,
@@ -188,13 +283,17 @@ def _training_pairs(
         text_augmentation=spec.text_augmentation,
         decode_workers=machine.cores,
         decoded=machine.decoded_files(heartbeat),
+        poisoned=plan.rows if plan is not None else (),
+        broken=record.rows if record is not None else (),
+        report=report if record is not None else None,
     )
 
 
 def cleaning_table(sweep: CleaningSweep, inputs: Inputs) -> PairTable:
     """The sweep's cleaning pairs."""
+    owner, size = sweep_owner(sweep.name), sweep.victim.architecture.image_size
     if not isinstance(sweep.data, CleanSample):
-        return inputs.pairs(sweep.data)
+        return inputs.settled(owner, sweep.data, inputs.pairs(sweep.data), size)
     victim = sweep.original_victim()
     assert isinstance(victim, PretrainedVictim)
     table, plan = inputs.victim_table(victim)
@@ -205,7 +304,7 @@ def cleaning_table(sweep: CleaningSweep, inputs: Inputs) -> PairTable:
             "choose fewer"
         )
     order = numpy_stream(sweep.data.seed, "clean sample").permutation(len(clean_rows))[: sweep.data.num_pairs]
-    return table.subset(np.sort(clean_rows[order]))
+    return inputs.settled(owner, victim.data, table.subset(np.sort(clean_rows[order])), size)
 
 
 def cleaning_poison(sweep: CleaningSweep, table: PairTable, inputs: Inputs) -> PoisonPlan | None:
@@ -239,23 +338,25 @@ def cleaning_pairs(
     *,
     known: DataDigests = NO_DIGESTS,
     heartbeat: Callable[[], None] = lambda: None,
+    report: Report | None = None,
 ) -> TrainingPairs:
     """The sweep's cleaning pairs, ready for training; made once per process and known digests."""
-    architecture = sweep.victim.architecture
+    architecture, record = sweep.victim.architecture, known.broken.get(sweep_owner(sweep.name))
     is_pure = sweep.num_slipped()[0] == 0 and not isinstance(sweep.data, CleanSample)
     victim = None if is_pure else sweep.original_victim()
-    read = (known.pairs, known.training)
+    read = (known.pairs, known.training, sweep.name if record and record.rows else "")
     key = _key(
         "cleaning", sweep.data, sweep.slipped, victim, architecture, sweep.protocol, sweep.text_augmentation, read
     )
     if key not in _pairs:
         _pairs.clear()
-        inputs = Inputs(machine.data_home, machine.table_files(), heartbeat)
+        inputs = _inputs_of(machine, known, heartbeat)
         labelled = inputs.labelled(sweep.data) if isinstance(sweep.data, LabelledPairs) else None
         # The driver digested the pairs before it began: a file changed since would mix two data sets in one sweep.
         training = inputs.training_set(sweep, known)
-        _pairs[key] = _training_pairs(sweep, architecture, training, labelled, machine, heartbeat)
+        _pairs[key] = _training_pairs(sweep, architecture, training, labelled, machine, heartbeat, record, report)
     _pairs[key].use_seed(sweep.seed)  # of trials that share their configuration: each has its own
+    _pairs[key].use_broken(record.rows if record else (), report if record is not None else None)
     return _pairs[key]
 
 

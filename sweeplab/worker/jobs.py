@@ -2,8 +2,8 @@
 
 import os
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.protocol import Protocol
 from sweeplab.records import Victim
 from sweeplab.specs import StorageFault
+from sweeplab.storage.broken_rows import BrokenRow, BrokenRows
 from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.node_cache import node_cache, tidy
 from sweeplab.training.loop import Context
@@ -82,6 +83,10 @@ class WorkerContext(Context, Interface):
     def node_copy(self) -> Path:
         """The folder of this node below which copies of the driver's data lie."""
 
+    def found_broken(self, rows: tuple[BrokenRow, ...]) -> None:
+        """Training pairs turned out to be broken: on every rank, for those that this rank met. Returns once they are
+        recorded; where they are too many, the driver ends the work."""
+
 
 def whole_machine(home: Path) -> Machine:
     """This machine for one process: as many threads as torch chose, which minds OMP_NUM_THREADS, and a GPU if any.
@@ -112,6 +117,8 @@ class DataDigests:
     training: str = ""
     """Names the training set that the driver has put together, see `TrainingSet.state`; empty where every process reads
     it for itself."""
+    broken: Mapping[str, BrokenRows] = field(default_factory=dict)
+    """What is recorded of broken rows, by who recorded it: see `Inputs.settled`."""
 
 
 NO_DIGESTS = DataDigests()

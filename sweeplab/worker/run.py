@@ -61,7 +61,9 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
     # The files may lie elsewhere on this node; checkpoints still record the spec as it was written.
     victim, device = job.input_paths.on_this_node(job.victim, context.node_copy), prepare_process(job.machine)
-    pairs = victim_pairs(victim, job.machine, known=job.contents, heartbeat=context.heartbeat)
+    pairs = victim_pairs(
+        victim, job.machine, known=job.contents, heartbeat=context.heartbeat, report=context.found_broken
+    )
     measure = _measure_of(victim, victim.architecture, job, context)
     model = build(victim.architecture, stream_seed(victim.seed, "initial weights"))
     if job.initial is not None:
@@ -89,7 +91,9 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
     # 1. The inputs. Files may lie elsewhere on this node; checkpoints record the spec as it was written.
     sweep, device = job.input_paths.on_this_node(job.sweep, context.node_copy), prepare_process(job.machine)
     setting = sweep.setting(job.params)
-    pairs = cleaning_pairs(sweep, job.machine, known=job.contents, heartbeat=context.heartbeat)
+    pairs = cleaning_pairs(
+        sweep, job.machine, known=job.contents, heartbeat=context.heartbeat, report=context.found_broken
+    )
     measure = _measure_of(sweep, sweep.victim.architecture, job, context)
     # 2. The model to start from: the victim, changed as the setting says.
     checkpoint = context.bring(job.victim.checkpoint, job.weights)

@@ -71,10 +71,10 @@ def test_the_command_lists_all_and_exits_with_2(
     monkeypatch.setattr("sweeplab.cli.data.check_sources", lambda sweeps: None)
     ran = CliRunner().invoke(cli.app, ["data", "check", "script.py"])
     assert ran.exit_code == 2
-    assert "data: 10 rows, 3 broken, 1 with the content of an earlier row" in ran.stdout
+    assert "data: 10 rows, 3 broken (0 tolerated), 1 with the content of an earlier row" in ran.stdout
     assert [line.split(":")[0].strip() for line in ran.stdout.splitlines() if "row " in line[:8]] == [
         *("row 3", "row 5", "row 7")
     ]
-    assert "3 images cannot be decoded" in ran.stderr
+    assert "too many rows are broken (3 of data), see above" in ran.stderr
     told = CliRunner().invoke(cli.app, ["data", "check", "script.py", "--json"])
     assert [len(report["broken"]) for report in json.loads(told.stdout)] == [3, 0]

@@ -20,7 +20,7 @@ from sweeplab.data import training_pairs
 from sweeplab.data.augmentation import AutoAugmentView
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
-from sweeplab.data.images import load_all
+from sweeplab.data.images import decode_all, load_all
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation import measure as measure_module
@@ -41,18 +41,18 @@ def files(tmp_path: Path) -> DecodedFiles:
 
 
 class Counting:
-    """Stands in for `load_all`; remembers how many images it was asked for, and can die."""
+    """Stands in for `decode_all`; remembers how many images it was asked for, and can die."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, dies_after: int = 10**9) -> None:
         self.counts: list[int] = []
         self.dies_after = dies_after
-        monkeypatch.setattr(module, "load_all", self)
+        monkeypatch.setattr(module, "decode_all", self)
 
-    def __call__(self, images: Any, *arguments: Any, **options: Any) -> Tensor:
+    def __call__(self, images: Any, *arguments: Any, **options: Any) -> tuple[Tensor, dict[int, str]]:
         if len(self.counts) >= self.dies_after:
             raise KeyboardInterrupt
         self.counts.append(len(images))
-        return load_all(images, *arguments, **options)
+        return decode_all(images, *arguments, **options)
 
 
 @pytest.mark.parametrize("squash", [False, True])
@@ -188,6 +188,28 @@ def test_a_file_that_cannot_be_decoded_is_named_every_time(tmp_path: Path, files
     for _ in range(2):
         with pytest.raises(InvalidInput, match="cannot be decoded as an image"):
             files.tensor(images, 32)
+    Path(images.image(40)).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(
+            InvalidInput, match=r"2 of 48 images are broken, and none may be:\n  row 21: .*\n  row 41: .*"
+        ):
+            files.tensor(images, 32)
+
+
+def test_what_is_broken_is_black_and_known_to_all_processes(tmp_path: Path, files: DecodedFiles):
+    images = FruitStallTest(num_images=48, image_size=32, seed=7).read(tmp_path / "data")
+    whole = load_all(images, 32)
+    for row in (20, 3):
+        Path(images.image(row)).write_bytes(b"no image")
+    for _ in range(2):  # the second time from the file
+        found = files.decoded(images, 32)
+        assert found is not None
+        pixels, broken = found
+        assert list(broken) == [3, 20]
+        assert all("cannot be decoded as an image" in reason for reason in broken.values())
+        assert not pixels[[3, 20]].any()
+        others = [row for row in range(48) if row not in broken]
+        assert torch.equal(pixels[others], whole[others])
 
 
 def test_it_says_that_it_is_alive(stall_test: LabelledImages, tmp_path: Path):
@@ -205,7 +227,7 @@ from sweeplab.data.fruit_stall import FruitStallTest
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 decoded.CHUNK_BYTES = 3 * 32 * 32
 images = FruitStallTest(num_images=48, image_size=32).read(folder / "data")
-plain, count = decoded.load_all, 0
+plain, count = decoded.decode_all, 0
 
 def slow(*arguments, **options):
     global count
@@ -213,7 +235,7 @@ def slow(*arguments, **options):
     time.sleep(seconds)
     return plain(*arguments, **options)
 
-decoded.load_all = slow
+decoded.decode_all = slow
 found = decoded.DecodedFiles(folder / "node", 1e9).tensor(images, 32)
 print(count, int(found.long().sum()))
 """
@@ -356,7 +378,7 @@ def test_sets_that_would_fit_into_memory_are_decoded_once_a_node_too(
 ):
     monkeypatch.setattr(training_pairs, "OWN_BYTES", 0)
     counting = Counting(monkeypatch)
-    monkeypatch.setattr(training_pairs, "load_all", lambda *arguments, **options: pytest.fail("decoded for itself"))
+    monkeypatch.setattr(training_pairs, "decode_all", lambda *arguments, **options: pytest.fail("decoded for itself"))
     first, second = pairs_of(stall_pairs, tokenize, files), pairs_of(stall_pairs, tokenize, files)
     assert sum(counting.counts) == 64
     assert first.is_in_memory

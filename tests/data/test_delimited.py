@@ -147,7 +147,7 @@ def test_web_addresses_in_place_of_files_are_told_with_the_remedy(tmp_path: Path
         ("image\tcaption\n0.png\ta\tb\n", {}, r"not readable as TSV .*save it as tab-separated UTF-8 with a header"),
         ("0.png\ta\n0.png\n", {"columns": ("image", "caption")}, r"as TSV .*tab-separated UTF-8 with 2 cells in each"),
         ("image\tcaption\n", {}, r"has a header but no rows"),
-        ("image\tcaption\n0.png\t \n", {}, r"1 of 1 rows have no 'caption', the first is row 1"),
+        ("image\tcaption\n0.png\t \n", {}, r"1 of 1 pairs are broken.*\n  row 1: .*0\.png has no 'caption'"),
         ("image,caption\n0.png,a\n", {"separator": "\t"}, r"columns found: 'image,caption'"),
     ],
 )
@@ -167,7 +167,7 @@ def test_rows_in_messages_count_in_the_file_where_a_sample_is_drawn(tmp_path: Pa
     assert data.example() == table.image(0)
     assert data.files() == [str(tmp_path / "pairs.csv"), *(table.image(row) for row in range(20))]
     (tmp_path / f"{third}.png").unlink()
-    with pytest.raises(InvalidInput, match=rf"1 of 20 images are missing .*, the first in row {third + 1}:"):
+    with pytest.raises(InvalidInput, match=rf"1 of 20 pairs are broken.*\n  row {third + 1}: "):
         data.read(tmp_path)
 
 

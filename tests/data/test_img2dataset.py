@@ -85,7 +85,7 @@ def test_without_the_table_of_statuses_files_tell(tmp_path: Path, kept: str):
 def test_an_image_that_is_gone_is_missing(tmp_path: Path):
     write_shard(tmp_path, "00000", GOOD)
     (tmp_path / "00000" / "000000002.jpg").unlink()
-    with pytest.raises(InvalidInput, match=r"1 of 2 images are missing .* in row 2: .*00000/000000002\.jpg"):
+    with pytest.raises(InvalidInput, match=r"1 of 2 pairs .*\n  row 2: .*00000/000000002\.jpg is missing or empty"):
         Img2Dataset(path=tmp_path).read(tmp_path)
 
 

@@ -96,5 +96,5 @@ def test_files_of_another_layout_are_refused(tmp_path: Path, content: str, messa
 
 
 def test_an_empty_sentence_is_refused_with_its_row(tmp_path: Path):
-    with pytest.raises(InvalidInput, match=r"1 of 2 rows have no 'raw', the first is row 2"):
+    with pytest.raises(InvalidInput, match=r"1 of 2 pairs are broken.*\n  row 2: .*1\.jpg has no 'raw'"):
         write(tmp_path, image("1.jpg", "train", "one", " ")).read(tmp_path)

@@ -278,5 +278,5 @@ PACKED = (write_bytes, write_shards, write_pattern)
 def test_a_missing_image_is_named_with_its_row(write: Write, tmp_path: Path):
     source = write(tmp_path / "data")
     Path(str(source.read(tmp_path).image(2))).unlink()
-    with pytest.raises(InvalidInput, match=r"1 of 4 images are missing or empty files, the first in row 3"):
+    with pytest.raises(InvalidInput, match=r"1 of 4 pairs are broken.*\n  row 3: .* is missing or empty"):
         source.read(tmp_path)

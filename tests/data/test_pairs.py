@@ -183,12 +183,12 @@ def test_a_header_without_rows_is_refused(tmp_path: Path):
 @pytest.mark.parametrize("blank", ["", "  \t "])
 def test_the_first_row_without_a_caption_is_named(tmp_path: Path, blank: str):
     path = write_pairs(tmp_path, [*good_rows(), ("a.png", blank), ("b.png", blank)])
-    with pytest.raises(InvalidInput, match=r"2 of 6 rows have no 'caption', the first is row 5"):
+    with pytest.raises(InvalidInput, match=r"2 of 6 pairs are broken.*\n  row 5: .*a\.png has no 'caption'\n  row 6: "):
         read(path)
 
 
 def test_a_row_without_an_image_path_is_named(tmp_path: Path):
-    with pytest.raises(InvalidInput, match=r"1 of 5 rows have no 'image', the first is row 5"):
+    with pytest.raises(InvalidInput, match=r"1 of 5 pairs are broken.*\n  row 5: it has no 'image'"):
         read(write_pairs(tmp_path, [*good_rows(), (" ", "a pear")]))
 
 
@@ -196,14 +196,17 @@ def test_the_first_missing_image_is_named_and_all_are_counted(tmp_path: Path):
     path = write_pairs(tmp_path, good_rows())
     for number in (1, 3):
         (tmp_path / "images" / f"{number}.png").unlink()
-    with pytest.raises(InvalidInput, match=r"2 of 4 images are missing .* row 2: /.*images/1\.png; .*mend the paths"):
+    with pytest.raises(
+        InvalidInput,
+        match=r"2 of 4 .*\n  row 2: /.*images/1\.png is missing or empty\n  row 4: .*\npaths are .*; mend them",
+    ):
         read(path)
 
 
 def test_an_empty_image_file_counts_as_missing(tmp_path: Path):
     path = write_pairs(tmp_path, good_rows())
     (tmp_path / "images" / "2.png").write_bytes(b"")
-    with pytest.raises(InvalidInput, match=r"1 of 4 images are missing or empty files, the first in row 3"):
+    with pytest.raises(InvalidInput, match=r"1 of 4 pairs are broken.*\n  row 3: .*2\.png is missing or empty"):
         read(path)
 
 
@@ -211,7 +214,7 @@ def test_a_pipe_in_place_of_an_image_counts_as_missing(tmp_path: Path):
     path = write_pairs(tmp_path, good_rows())
     (tmp_path / "images" / "0.png").unlink()
     os.mkfifo(tmp_path / "images" / "0.png")
-    with pytest.raises(InvalidInput, match=r"1 of 4 images are missing"):
+    with pytest.raises(InvalidInput, match=r"1 of 4 pairs are broken.*\n  row 1: .*0\.png is missing or empty"):
         read(path)
 
 
@@ -219,7 +222,7 @@ def test_a_folder_in_place_of_an_image_counts_as_missing(tmp_path: Path):
     path = write_pairs(tmp_path, good_rows())
     (tmp_path / "images" / "0.png").unlink()
     (tmp_path / "images" / "0.png").mkdir()
-    with pytest.raises(InvalidInput, match=r"1 of 4 images are missing"):
+    with pytest.raises(InvalidInput, match=r"1 of 4 pairs are broken.*\n  row 1: .*0\.png is missing or empty"):
         read(path)
 
 

@@ -98,13 +98,13 @@ def test_columns_may_have_other_names_and_types(tmp_path: Path):
 
 def test_a_row_without_bytes_is_named(tmp_path: Path):
     data = write(tmp_path / "a.parquet", held([encoded(1), None, b""]))
-    with pytest.raises(InvalidInput, match=r"2 of 3 rows have no 'image', the first is row 2"):
+    with pytest.raises(InvalidInput, match=r"2 of 3 pairs are broken.*\n  row 2: it has no 'image'\n  row 3: "):
         data.read(tmp_path)
 
 
 def test_a_null_caption_is_an_empty_one(tmp_path: Path):
     data = write(tmp_path / "a.parquet", held([encoded(1), encoded(2)]), caption=["a fruit", None])
-    with pytest.raises(InvalidInput, match=r"1 of 2 rows have no 'caption', the first is row 2"):
+    with pytest.raises(InvalidInput, match=r"1 of 2 pairs are broken.*\n  row 2: it has no 'caption'"):
         data.read(tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_texts_that_are_no_utf8_are_refused(tmp_path: Path):
 
 def test_empty_captions_are_found_before_anything_is_unpacked(tmp_path: Path):
     data = write(tmp_path / "a.parquet", held([encoded(1), encoded(2)]), caption=["a", ""])
-    with pytest.raises(InvalidInput, match="the first is row 2"):
+    with pytest.raises(InvalidInput, match=r"\n  row 2: it has no .caption."):
         data.read(tmp_path)
     assert names(tmp_path) == []
 

@@ -172,7 +172,7 @@ def test_a_pickled_member_is_not_read(tmp_path: Path):
         ([("1.png", picture(1)), ("1.json", b'{"caption": "\\ud800"}')], r"a\.tar holds the text .* not Unicode"),
         ([("1.png", b"x"), ("1.jpg", b"x"), ("1.txt", b"a")], r"sample '1' has 2 images \(\.png, \.jpg\)"),
         ([("1.txt", b"a"), ("1.png", b"x"), ("1.txt", b"b")], r"sample '1' has two members \.txt"),
-        ([("1.png", b""), ("1.txt", b"a")], r"1 of 1 images are empty, the first in row 1: .*a\.tar/1\.png"),
+        ([("1.png", b""), ("1.txt", b"a")], r"1 of 1 pairs are broken.*\n  row 1: .*a\.tar/1\.png is empty"),
         ([("1.png", picture(1)), ("2.txt", b"a")], r"holds no image with a caption: 1 of the 2 samples .* no image"),
         ([], r"holds no image with a caption; a sample is"),
     ],

@@ -260,7 +260,7 @@ def test_what_is_missing_is_named_with_its_remedy(name: str, tmp_path: Path):
 def test_an_image_that_is_missing_is_named(made, tmp_path: Path):
     root = made("dtd")
     (root / "dtd" / "dtd" / "images" / "banded" / "banded_2.jpg").unlink()
-    with pytest.raises(InvalidInput, match=r"1 of 2 images are missing .*banded_2\.jpg"):
+    with pytest.raises(InvalidInput, match=r"1 of 2 images are broken.*\n  row 1: .*banded_2\.jpg"):
         TorchvisionSet(dataset="dtd", path=root).read(tmp_path)
 
 
