@@ -3,7 +3,8 @@
     python sweeps/own_model.py --dry-run    # the plan; needs no data
     python sweeps/own_model.py              # on this machine, or with `ray job submit` on a cluster
 
-Needed: a poisoned open_clip checkpoint and its trigger, clean image-caption pairs, and labelled test images.
+docs/own_model.md goes through it step by step. Needed: a poisoned open_clip checkpoint and its trigger, clean
+image-caption pairs, and labelled test images.
 """
 
 from pathlib import Path
