@@ -137,7 +137,8 @@ class SweepController:
                 self._tell(self.record(trial.number))
             if trial.number not in ended:
                 self.folder.event("trial ended", trial=trial.number, made_up_for=True, **result)
-            self._settle_checkpoints(self.record(trial.number))
+            if self._may_keep(record := self.record(trial.number)):
+                self._settle_checkpoints(record)
 
     def _take_up(self, number: int) -> None:
         """Count a trial that was begun, and note whose rerun it is."""
@@ -419,9 +420,6 @@ class SweepController:
 
     def _settle_checkpoints(self, record: TrialRecord) -> None:
         """Of all ended trials, only those that `KeptWeights` names keep weights, and no optimizer beside them."""
-        if not self._may_keep(record):
-            self._runs.pop(record.number, None)
-            return
         changed = self._kept_weights.take(record)
         for number, points in changed.items():
             run = self._run(number) if number == record.number else self.folder.trial(number)
@@ -430,13 +428,13 @@ class SweepController:
         self._runs.pop(record.number, None)
 
     def _may_keep(self, record: TrialRecord) -> bool:
-        """Whether the trial is cleaned, or has weights: of trials that are not, older versions kept none, and those
-        must not push out weights that are there."""
+        """Whether an earlier command's trial is cleaned, or has weights: of trials that are not, older versions kept
+        none, and those must not push out weights that are there."""
         goal = self._goal
         if best_cleaned_point(record.points, goal.asr_ceiling, start_counts=record.start_counts) is not None:
             return True
         try:
-            return bool(self._run(record.number).storage.names())
+            return bool(self.folder.trial(record.number).storage.names())
         except StorageFault:
             return True
 
