@@ -920,9 +920,12 @@ def _override(spec: Any, names: list[str], value: Any, path: str, behind: str | 
         behind: what follows the name of every spec on the way that has one; None: names stay.
     """
     first, rest = names[0], names[1:]
-    first = spec.RENAMED.get(first, first) if isinstance(spec, Spec) else first
-    if not isinstance(spec, Spec) or first not in type(spec).model_fields:
-        known = ", ".join(type(spec).model_fields) if isinstance(spec, Spec) else "none (a plain value)"
+    if not isinstance(spec, Spec):
+        owner = path.removesuffix("." + ".".join(names))
+        raise InvalidInput(f"override {path!r}: {owner} has no fields of its own; give all of it, as {owner}=JSON")
+    first = spec.RENAMED.get(first, first)
+    if first not in type(spec).model_fields:
+        known = ", ".join(type(spec).model_fields)
         raise InvalidInput(f"override {path!r}: unknown field {first!r}; known: {known}")
     current = getattr(spec, first)
     changes = {first: _override(current, rest, value, path, behind) if rest else value}

@@ -493,9 +493,17 @@ def test_an_unknown_override_lists_the_known_fields(sweep: CleaningSweep):
         apply_overrides(sweep, ["optimization.lr=1"])
 
 
-def test_an_override_below_a_plain_value_is_refused(sweep: CleaningSweep):
-    with pytest.raises(InvalidInput, match=r"'epochs.more': unknown field 'more'; known: none"):
-        apply_overrides(sweep, ["epochs.more=1"])
+@pytest.mark.parametrize(
+    ("override", "owner"),
+    [
+        ("epochs.more=1", "epochs"),
+        ("space.dimensions.learning_rate.low=1", "space.dimensions"),
+        ("grid.axes.x=1", "grid.axes"),
+    ],
+)
+def test_an_override_below_a_value_without_fields_says_what_to_give(sweep: CleaningSweep, override: str, owner: str):
+    with pytest.raises(InvalidInput, match=rf"{owner} has no fields of its own; give all of it, as {owner}=JSON"):
+        apply_overrides(sweep, [override])
 
 
 @pytest.mark.parametrize("override", ["epochs", "=3", "epochs 3", "--epochs=3"])
