@@ -205,6 +205,21 @@ def test_what_read_needs_is_in_files(name: str, made, tmp_path: Path):
     assert there.read(tmp_path / "there").digest == spec.read(tmp_path / "home").digest
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_stl10_is_read_without_its_unlabelled_images(split: str, made, tmp_path: Path):
+    """2.6 GB of which nothing is read; what is read keeps its checksums."""
+    root = made("stl10")
+    spec = TorchvisionSet(dataset="stl10", path=root, split=split)
+    digest = spec.read(tmp_path / "home").digest
+    assert not [file for file in spec.files() if "unlabeled" in file]
+    (root / "stl10_binary" / "unlabeled_X.bin").unlink()
+    assert spec.read(tmp_path / "other home").digest == digest
+    with (root / "stl10_binary" / f"{split}_y.bin").open("ab") as file:
+        file.write(b"\1")
+    with pytest.raises(InvalidInput, match="damaged where they have checksums"):
+        spec.read(tmp_path / "third home")
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_path_of_a_data_set_is_told_from_its_folder(name: str, made):
     root, split = made(name), next(iter(EXPECTED[name][1]))
