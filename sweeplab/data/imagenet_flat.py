@@ -161,7 +161,7 @@ def _of_table(file: Path) -> dict[str, str]:
             image, ids = row["ImageId"] or "", set((row["PredictionString"] or "").split()[::5])
             if len(ids) != 1:
                 raise InvalidInput(f"{file}: row {number} ({image}) names {len(ids)} classes; give Kaggle's {TABLE}")
-            found[Path(image).stem] = ids.pop()
+            _add(found, image, ids.pop(), file)
     return found
 
 
@@ -181,8 +181,14 @@ def _of_list(file: Path, sorted_ids: list[str]) -> dict[str, str]:
                 f"the sorted WordNet ids, 0 ... {len(sorted_ids) - 1}, or the id (ImageSets/CLS-LOC/val.txt of "
                 f"Kaggle's archive counts images and holds no classes: there it is {TABLE})"
             )
-        found[Path(image).stem] = label
+        _add(found, image, label, file)
     return found
+
+
+def _add(found: dict[str, str], image: str, label: str, file: Path) -> None:
+    """Note an image's class, of which a file may say one alone."""
+    if (other := found.setdefault(Path(image).stem, label)) != label:
+        raise InvalidInput(f"{file} names {image} as {other} and as {label}; keep the right one of the two")
 
 
 def _of_devkit(file: Path) -> dict[str, str]:

@@ -127,11 +127,21 @@ def test_several_files_of_labels_are_not_chosen_from(root: Path, tmp_path: Path)
         ("val.txt", "ILSVRC2012_val_00000001 1000\n", r"line 1 .* 0 \.\.\. 999, .*counts images and holds no classes"),
         ("val.txt", "".join(f"ILSVRC2012_val_{n:08d} 1\n" for n in range(1, 8)), "2 of the 7 images that .* names"),
         ("val.txt", b"\xff\xfe\x00", "is no text"),
+        (
+            "val.txt",
+            "ILSVRC2012_val_00000001.JPEG 1\nILSVRC2012_val_00000001 2\n",
+            "names ILSVRC2012_val_00000001 as n01443537 and as n01484850; keep the right one",
+        ),
         ("LOC_val_solution.csv", "a,b\n", "lacks the columns ImageId and PredictionString"),
         (
             "LOC_val_solution.csv",
             "ImageId,PredictionString\nx,n01440764 1 2 3 4 n02123045 1 2 3 4\n",
             "names 2 classes",
+        ),
+        (
+            "LOC_val_solution.csv",
+            "ImageId,PredictionString\nx,n01440764 1 2 3 4\nx,n02123045 1 2 3 4\n",
+            "names x as n01440764 and as n02123045",
         ),
         (GROUND_TRUTH, "1\n2\n", r"meta\.mat does not exist, without which"),
     ],
