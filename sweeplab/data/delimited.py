@@ -1,5 +1,6 @@
 """Delimited text: which character separates the cells of a CSV or TSV file, and quotes that swallow rows."""
 
+import contextlib
 import csv
 import io
 from collections.abc import Callable
@@ -85,7 +86,16 @@ def refuse_swallowed(
     Raises:
         InvalidInput: naming the row in which the cell begins.
     """
-    if not dialect.quoted or _num_lines(path) == num_rows + (dialect.columns is None):
+    if not dialect.quoted:
+        return
+    hint = ", or set quoted=False if quotes are plain characters" if dialect.separator == "\t" else ""
+    num_lines, last = _lines(path)
+    if num_lines == num_rows + (dialect.columns is None):
+        if (num_used is None or num_used >= num_rows) and _is_open(last, dialect):
+            raise InvalidInput(
+                f"{path}: a quote in the last row, line {num_lines}, is not closed; close it, or write a quote inside "
+                f'a cell twice (""){hint}'
+            )
         return
     with open_text(path) as lines:
         rows = csv.reader(lines, strict=True, delimiter=dialect.separator)
@@ -106,20 +116,29 @@ def refuse_swallowed(
                 raise InvalidInput(
                     f"{path}: row {count}, which begins in line {line + 1}, runs on to line {rows.line_num}: a quote "
                     "there is not closed, or is closed by a later row's, and the rows between are lost; close it, or "
-                    'write a quote inside a cell twice ("")'
-                    + (", or set quoted=False if quotes are plain characters" if dialect.separator == "\t" else "")
+                    f'write a quote inside a cell twice (""){hint}'
                 )
             line = rows.line_num
             header = header or row
             count += bool(row)
 
 
-def _num_lines(path: Path) -> int:
+def _lines(path: Path) -> tuple[int, str]:
+    """How many lines a file has, and its last one, or the end of it."""
     with pa.input_stream(str(path)) as content:
-        ends, last = 0, b"\n"
+        ends, tail = 0, b""
         while chunk := content.read(2**20):
-            ends, last = ends + chunk.count(b"\n"), chunk[-1:]
-    return ends + (last != b"\n")
+            ends, tail = ends + chunk.count(b"\n"), (tail + chunk)[-LONGEST_LINE:]
+    last = tail.removesuffix(b"\n").rpartition(b"\n")[2]
+    return ends + (not tail.endswith(b"\n") and bool(tail)), last.decode(errors="surrogateescape")
+
+
+def _is_open(line: str, dialect: Dialect) -> bool:
+    """Whether a quote that begins a cell of a line is not closed in it."""
+    rows = csv.reader([line, ""], delimiter=dialect.separator)
+    with contextlib.suppress(csv.Error):
+        next(rows, None)
+    return rows.line_num > 1
 
 
 def _cells(line: str, dialect: Dialect) -> list[str]:

@@ -86,6 +86,24 @@ def test_a_quote_that_swallows_rows_of_a_tsv_is_found(tmp_path: Path, later: str
         PairsCSV(path=tmp_path / "pairs.tsv").read(tmp_path)
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_quote_that_is_open_in_the_last_row_is_found(tmp_path: Path, end: str):
+    images(tmp_path, 3)
+    rows = ["image,caption", '0.png,"red, green"', '1.png,a 7" disc', '2.png,"no end']
+    (tmp_path / "pairs.csv").write_text("\n".join(rows) + end)
+    data = PairsCSV(path=tmp_path / "pairs.csv")
+    with pytest.raises(InvalidInput, match=r"pairs\.csv: a quote in the last row, line 4, is not closed"):
+        data.read(tmp_path)
+    assert captions(data.replace(num_pairs=2).read(tmp_path)) == ["red, green", 'a 7" disc']
+
+
+@pytest.mark.parametrize("last", ['a 7" disc', '"a ""b"" c"', 'x"', '"a, b"'])
+def test_quotes_in_the_last_row_that_are_closed_or_plain_are_let_through(tmp_path: Path, last: str):
+    images(tmp_path, 2)
+    (tmp_path / "pairs.csv").write_text(f"caption,image\nplain,0.png\n{last},1.png\n")
+    assert captions(PairsCSV(path=tmp_path / "pairs.csv").read(tmp_path)) == ["plain", next(csv.reader([last]))[0]]
+
+
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
 def test_packed_files_are_read(tmp_path: Path, suffix: str, pack):
     with (tmp_path / "pairs.csv").open("w", newline="", encoding="utf-8-sig") as file:
