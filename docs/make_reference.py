@@ -53,7 +53,7 @@ SECTIONS: dict[str, tuple[type[Spec], ...]] = {
     ),
     "Models and training": (Architecture, SmallCLIP, Optimization, Start),
     "Evaluation": (Evaluation,),
-    "Pairs": (*PAIR_SOURCES, Sample, experiment.CleanSample),
+    "Pairs": (*PAIR_SOURCES, Sample, experiment.CleanSample, experiment.SlippedPoisons),
     "Labelled images": LABELLED_SOURCES,
     "Poisonings": (Poisoning, TargetedImages, ImportedPoison),
     "Attacks": ATTACKS,
