@@ -1,5 +1,6 @@
 """The tables that the scripts in benchmarks/ print."""
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from fabricated import SWEEP, VICTIM, finished_sweep, point, prepared_folder
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.targeted import TargetedImages
-from sweeplab.data.fruit_stall import FruitStall
+from sweeplab.clip_model import SmallCLIP
+from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, SweepRecord, TrialRecord
 from sweeplab.specs import InvalidInput
@@ -32,6 +34,7 @@ def script(name: str) -> ModuleType:
 
 
 attack_table, method_table, surfaces = script("attack_table"), script("method_table"), script("surfaces")
+speed = script("speed")
 
 
 def cells(line: str) -> list[str]:
@@ -151,3 +154,58 @@ def test_small_simulated_tables_have_12_to_16_configurations_of_20_epochs():
         assert 12 <= len(table.rows) <= 16
         assert table.trial_epochs == 20 * len(table.rows)
         assert table.best_retention is not None
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def test_contestants_take_turns_in_changing_order_and_the_first_round_does_not_count():
+    turns: list[tuple[str, int]] = []
+    seconds = speed.take_turns({name: lambda number, name=name: turns.append((name, number)) for name in "ab"}, 2)
+    assert turns == [("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("b", 3)]
+    assert [len(found) for found in seconds.values()] == [2, 2]
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios():
+    """2/1, 3/3 and 12/2: the median is 2, whereas the ratio of the medians is 3/2."""
+    assert speed.ratio([2.0, 3.0, 12.0], [1.0, 3.0, 2.0]) == 2.0
+
+
+def test_the_table_of_speeds_says_what_was_not_run():
+    rows = [speed.Row("MMCL", {"small": 2.114, "RN50": 1.5}, {"small": 1.01, "RN50": 1.02}), speed.Row("CleanCLIP")]
+    assert [cells(line) for line in speed.markdown(rows, ["small", "RN50"]).splitlines()] == [
+        ["", "small: peer / ours", "RN50: peer / ours", "ours / floor (small; RN50)"],
+        ["---"] * 4,
+        ["MMCL", "2.11", "1.50", "1.01; 1.02"],
+        ["CleanCLIP", "not run", "not run", ""],
+    ]
+
+
+@pytest.mark.slow
+def test_speed_is_measured_of_the_loop_and_of_the_evaluation(tmp_path: Path):
+    """In miniature: which is faster cannot be said of it."""
+    setting = dataclasses.replace(
+        speed.small(tmp_path),
+        architecture=SmallCLIP(width=8, embed_dim=16, text_width=16, text_layers=1).architecture(),
+        table=FruitStall(num_pairs=32, image_size=48).read(tmp_path),
+        test=FruitStallTest(num_images=16, image_size=48).read(tmp_path),
+        batch_size=16,
+        rounds=1,
+    )
+    pairs = speed.pairs_of(setting)
+    seconds = speed.contest_cleaning(setting, tmp_path, pairs, None)
+    assert {name: len(found) for name, found in seconds.items()} == {"ours": 1, "floor": 1}
+    rows = [speed.Row(name) for name in ("prompts", "images", "full")]
+    speed.contest_evaluation(setting, *rows)
+    assert all(row.peer["small"] > 0 and row.floor["small"] > 0 for row in rows)
+    assert "| full |" in speed.markdown(rows, ["small"])
+
+
+@pytest.mark.slow
+def test_speed_is_measured_of_open_clips_trainer(tmp_path: Path):
+    pytest.importorskip("braceexpand")
+    setting = dataclasses.replace(
+        speed.small(tmp_path), table=FruitStall(num_pairs=32, image_size=48).read(tmp_path), batch_size=16, rounds=1
+    )
+    seconds = speed.contest_mmcl(setting, tmp_path, speed.pairs_of(setting))
+    assert seconds.keys() == {"ours", "peer", "floor"}

@@ -25,6 +25,7 @@ from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
 from sweeplab.training import checkpoints
+from sweeplab.training.batches import EpochBatches
 from sweeplab.training.loop import Run, set_training_mode, train, train_step
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, TrainingFacts
 from sweeplab.training.optimisation import Optimization, build_optimizer, learning_rate_at
@@ -438,6 +439,18 @@ def test_bfloat16_stays_close_to_float32(tiny: Architecture, pairs: TrainingPair
     _, full = trained(tiny, pairs, epochs=1)
     _, half = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(precision="bfloat16"))
     assert half[-1].train["loss"] == pytest.approx(full[-1].train["loss"], rel=0.05)
+
+
+def test_a_step_encodes_no_more_tokens_than_its_longest_caption_or_view_has(tiny: Architecture, pairs: TrainingPairs):
+    """Four steps of 16 pairs and 16 views; the context of 16 tokens is longer than most batches."""
+    model, lengths = build(tiny, seed=0), []
+    model.token_embedding.register_forward_pre_hook(lambda module, inputs: lengths.append(tuple(inputs[0].shape)))
+    trained(tiny, pairs, epochs=1, objective=CleanCLIP(), model=model)
+    batches = [pairs.__getitems__(keys) for keys in EpochBatches(64, global_batch_size=16, epoch=1, seed=0)]
+    longest = [max(batch.tokens.shape[1], batch.token_views.shape[1]) for batch in batches]
+    pairs.use_views(None)
+    assert lengths[1:] == [(32, length) for length in longest]  # the first looks how wide an embedding is
+    assert max(longest) < 16
 
 
 def test_tf32_holds_in_the_steps_and_not_after_them(tiny: Architecture, pairs: TrainingPairs):
