@@ -17,7 +17,8 @@ from typing import Any
 import optuna
 
 from sweeplab.experiment import Search
-from sweeplab.search.samplers import Plan, ask, quiet_optuna
+from sweeplab.search.quiet import quiet_optuna
+from sweeplab.search.samplers import Plan, ask
 from sweeplab.search_space import Choice, LogUniform, SearchSpace, Uniform
 
 SPACE = SearchSpace(

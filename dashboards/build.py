@@ -4,59 +4,89 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 import shlex
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from dashboards import style
+from dashboards.budget import budget_points, describe_budget, draw_budget
+from dashboards.ceilings import ceiling_points, describe_ceilings, draw_ceilings
 from dashboards.columns import Columns
 from dashboards.curves import curve_points, describe_curves, draw_curves
-from dashboards.parameters import describe_parameters, draw_parameters, parameter_points
+from dashboards.image_by_image import compared_trials, describe_comparison, draw_comparison
+from dashboards.importance import describe_importance, draw_importance, importance_table
+from dashboards.pairs import describe_pair, draw_pair, most_telling_pair, pair_cells
+from dashboards.parallel import describe_parallel, draw_parallel, parallel_points
+from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, value_table
+from dashboards.pretraining import describe_pretraining, draw_pretraining, pretraining_points
+from dashboards.pruning import describe_pruning, draw_pruning, pruned_trials
+from dashboards.seeds import describe_seeds, draw_seeds, seed_points
 from dashboards.table import describe_table, draw_table, duration, leaderboard_table, small_table
+from dashboards.timeline import attempt_bars, cost_table, describe_timeline, draw_timeline
 from dashboards.trade_off import describe_trade_off, draw_trade_off, frontier_table, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
+from sweeplab.ranking.costs import Attempt, Costs
 from sweeplab.ranking.leaderboard import Leaderboard, bound_text, column_words, result_lines
-from sweeplab.records import SweepRecord
+from sweeplab.ranking.summary import ReadOutcomes
+from sweeplab.records import Point, SweepRecord
 from sweeplab.storage.files import write_atomically
 
 
+def _no_outcomes(trial: int, index: int) -> None:
+    return None
+
+
 @dataclass(frozen=True)
-class Places:
-    """Where else the sweep is to be seen; empty: nowhere."""
+class Extras:
+    """What the page shows that neither the sweep's record nor its leaderboard holds; empty: not known."""
 
     mlflow_command: str = ""
     """Starts MLflow's server."""
     mlflow_address: str = ""
     """Of the sweep, once it runs."""
+    importances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By question and parameter."""
+    attempts: Sequence[Attempt] = ()
+    costs: Costs | None = None
+    until_ms: int = 0
+    """The end of attempts that run now, milliseconds since 1970."""
+    pretraining: Sequence[Point] = ()
+    """Of the victim's training."""
+    outcomes: ReadOutcomes = _no_outcomes
 
 
-def build_page(sweep: SweepRecord, leaderboard: Leaderboard, path: Path, places: Places = Places()) -> Path:
+def build_page(sweep: SweepRecord, leaderboard: Leaderboard, path: Path, extras: Extras = Extras()) -> Path:
     """Write the report of a sweep as one self-contained file; a reader never sees half of it.
 
     Args:
         sweep: the ledger's record.
         leaderboard: of the same sweep.
         path: file to write; its folder is made if it is missing.
-        places: which the page links to.
+        extras: what else it shows.
 
     Returns:
         The path itself.
     """
-    write_atomically(path, render_page(sweep, leaderboard, places).encode(), durable=False)
+    write_atomically(path, render_page(sweep, leaderboard, extras).encode(), durable=False)
     return path
 
 
-def render_page(sweep: SweepRecord, leaderboard: Leaderboard, places: Places = Places()) -> str:
+def render_page(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extras()) -> str:
     """The report as text."""
     columns = Columns((sweep.victim.accuracy_n, sweep.victim.asr_n))
-    views = "\n".join(_section(view, columns) for view in views_of(sweep, leaderboard))
+    all_views = views_of(sweep, leaderboard, extras)
+    views = "\n".join(_section(view, columns) for view in all_views)
+    links = "".join(f'<a href="#{view.name}-section">{escape(view.short)}</a>' for view in all_views)
     scripts = [get_plotlyjs(), _asset("page.js")]
     look = _asset("page.css")
     allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
@@ -77,7 +107,8 @@ def render_page(sweep: SweepRecord, leaderboard: Leaderboard, places: Places = P
 <style>{look}</style>
 </head>
 <body data-state="{escape(sweep.state)}">
-{_header(sweep, leaderboard, places)}
+{_header(sweep, leaderboard, extras)}
+<nav aria-label="Views">{links}</nav>
 <main>
 <noscript><p class="empty">The charts need JavaScript; the tables do not.</p></noscript>
 {views}
@@ -100,6 +131,8 @@ class View:
     name: str
     """Of the chart, in addresses and files."""
     title: str
+    short: str
+    """The title in the list of all views."""
     finding: str
     """What it shows of this sweep, in one sentence."""
     figure: go.Figure | None = None
@@ -109,14 +142,25 @@ class View:
     """Why there is no chart, and what makes one."""
 
 
-def views_of(sweep: SweepRecord, leaderboard: Leaderboard) -> list[View]:
+def views_of(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extras()) -> list[View]:
     """All sections, in the order of the page."""
+    points = parameter_points(sweep, leaderboard)
     return [
         _trade_off_view(sweep, leaderboard),
         _leaderboard_view(leaderboard),
+        _ceilings_view(sweep),
         _trajectories_view(sweep, leaderboard),
-        _parameters_view(sweep, leaderboard),
+        _parameters_view(sweep, points),
+        _importance_view(sweep, extras),
+        _pair_view(points, extras),
+        _parallel_view(points),
+        _seeds_view(leaderboard),
+        _comparison_view(sweep, leaderboard, extras),
+        _budget_view(sweep),
+        _pruning_view(sweep, leaderboard),
         _curves_view(sweep, leaderboard),
+        _pretraining_view(sweep, extras),
+        _timeline_view(sweep, extras),
     ]
 
 
@@ -173,7 +217,7 @@ def best_sentence(leaderboard: Leaderboard) -> str:
     return sentence
 
 
-def _header(sweep: SweepRecord, leaderboard: Leaderboard, places: Places) -> str:
+def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
     states = Counter(row.state for row in leaderboard.rows)
     feasible = sum(row.feasible for row in leaderboard.rows)
     certified = sum(row.certified for row in leaderboard.rows)
@@ -247,11 +291,11 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, places: Places) -> str
 <h1>{escape(sweep.name)} <span class="state {escape(sweep.state)}">{escape(sweep.state)}</span></h1>
 <p class="lead">{escape(best_sentence(leaderboard))}</p>
 {_notes(leaderboard)}<dl class="tiles">{tile_html}</dl>
-{_result(sweep, leaderboard, places)}<dl class="facts">{fact_html}</dl>
+{_result(sweep, leaderboard, extras)}<dl class="facts">{fact_html}</dl>
 </header>"""
 
 
-def _result(sweep: SweepRecord, leaderboard: Leaderboard, places: Places) -> str:
+def _result(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
     """Where the winner's weights are and the commands that measure them and take them away, or what came closest; where
     MLflow shows the sweep."""
     lines = [escape(line) for line in result_lines(leaderboard)]
@@ -259,9 +303,9 @@ def _result(sweep: SweepRecord, leaderboard: Leaderboard, places: Places) -> str
     if winner is not None and winner.checkpoint is not None and script.endswith(".py"):
         weights = shlex.quote(winner.checkpoint)
         lines.append(escape(f"        sweeplab evaluate {weights} --script {shlex.quote(script)}"))
-    if places.mlflow_address:
-        address = escape(places.mlflow_address)
-        lines += [f"MLflow: {escape(places.mlflow_command)}", f'        then <a href="{address}">{address}</a>']
+    if extras.mlflow_address:
+        address = escape(extras.mlflow_address)
+        lines += [f"MLflow: {escape(extras.mlflow_command)}", f'        then <a href="{address}">{address}</a>']
     text = "\n".join(lines)
     return f'<pre class="result">{text}</pre>\n' if lines else ""
 
@@ -295,7 +339,9 @@ triggered copies, and measured on the other.</p>
 def _section(view: View, columns: Columns) -> str:
     content = _chart(view, columns) if view.figure is not None else ""
     if view.missing:
-        content = f'<p class="empty">{escape(view.missing)}</p>'
+        # Commands stand between back quotes.
+        text = re.sub("`([^`]*)`", r"<code>\1</code>", escape(view.missing))
+        content = f'<p class="empty">{text}</p>'
     return f"""<section aria-label="{escape(view.title)}" id="{view.name}-section">
 <h2>{escape(view.title)}</h2>
 <p class="summary">{escape(view.finding)}</p>
@@ -326,55 +372,170 @@ _NOT_YET = "No epoch has been evaluated yet."
 
 
 def _trade_off_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
-    name, title = "trade-off", "Accuracy against ASR, every epoch"
+    head = ("trade-off", "Accuracy against ASR, every epoch", "Accuracy and ASR")
     frame = trade_off_points(sweep, leaderboard)
     if (frame["kind"] == "victim").all():
-        return View(name, title, _NOT_YET, missing=_NOTHING)
+        return View(*head, _NOT_YET, missing=_NOTHING)
     figure = draw_trade_off(frame, asr_ceiling=sweep.asr_ceiling)
     heads = {"asr": "At or below ASR %", "accuracy": "Best accuracy %", "trial": "Trial", "epoch": "Epoch"}
     table = small_table(frontier_table(frame), heads)
-    return View(name, title, describe_trade_off(frame, sweep.asr_ceiling), figure, table)
-
-
-def _trajectories_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
-    name, title = "trajectories", "Trajectories, markers growing with the epoch"
-    frame = trajectory_points(sweep, leaderboard)
-    if frame.empty:
-        return View(name, title, _NOT_YET, missing=_NOTHING)
-    figure = draw_trajectories(frame, asr_ceiling=sweep.asr_ceiling)
-    heads = {"trial": "Trial", "epoch": "Epoch", "accuracy": "Accuracy %", "asr": "ASR %"}
-    return View(name, title, describe_trajectories(frame), figure, small_table(frame, heads))
-
-
-def _parameters_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
-    name, title = "parameters", "Retention against each searched parameter"
-    frame = parameter_points(sweep, leaderboard)
-    if frame.empty:
-        finding = "No parameter was searched." if not sweep.parameters else _NOT_YET
-        return View(name, title, finding, missing=_NOTHING if sweep.parameters else "Nothing to compare.")
-    return View(name, title, describe_parameters(frame), draw_parameters(frame))
-
-
-def _curves_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
-    name, title = "curves", "Loss and its parts over the steps"
-    frame = curve_points(sweep, leaderboard)
-    if frame.empty:
-        return View(
-            name,
-            title,
-            "The sweep recorded no losses.",
-            missing="A sweep with log_every=10 records the loss and its parts at every 10th step.",
-        )
-    return View(name, title, describe_curves(frame), draw_curves(frame))
+    return View(*head, describe_trade_off(frame, sweep.asr_ceiling), figure, table)
 
 
 def _leaderboard_view(leaderboard: Leaderboard) -> View:
-    name, title = "leaderboard", "Leaderboard"
+    head = ("leaderboard", "Leaderboard", "Leaderboard")
     if not leaderboard.rows:
-        return View(name, title, "The sweep has no trials yet.", missing="No trials yet.")
+        return View(*head, "The sweep has no trials yet.", missing="No trials yet.")
     frame = leaderboard_table(leaderboard)
     table = draw_table(frame, leaderboard, caption="Leaderboard of all trials")
-    return View(name, title, describe_table(frame, leaderboard), table=table)
+    return View(*head, describe_table(frame, leaderboard), table=table)
+
+
+def _ceilings_view(sweep: SweepRecord) -> View:
+    head = ("ceilings", "Best retention against the ASR ceiling", "ASR ceilings")
+    frame = ceiling_points(sweep)
+    if frame.empty:
+        return View(*head, _NOT_YET, missing=_NOTHING)
+    heads = {"ceiling": "Ceiling %", "retention": "Best retention %", "asr": "Its ASR %", "trial": "Trial"}
+    heads |= {"epoch": "Epoch", "cleaned": "Cleaned trials"}
+    table = small_table(frame, heads, most=len(frame))
+    figure = draw_ceilings(frame, asr_ceiling=sweep.asr_ceiling)
+    return View(*head, describe_ceilings(frame, sweep.asr_ceiling), figure, table)
+
+
+def _trajectories_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
+    head = ("trajectories", "Trajectories, markers growing with the epoch", "Trajectories")
+    frame = trajectory_points(sweep, leaderboard)
+    if frame.empty:
+        return View(*head, _NOT_YET, missing=_NOTHING)
+    figure = draw_trajectories(frame, asr_ceiling=sweep.asr_ceiling)
+    heads = {"trial": "Trial", "epoch": "Epoch", "accuracy": "Accuracy %", "asr": "ASR %"}
+    return View(*head, describe_trajectories(frame), figure, small_table(frame, heads))
+
+
+def _parameters_view(sweep: SweepRecord, points: pd.DataFrame) -> View:
+    head = ("parameters", "Retention against each searched parameter", "Parameters")
+    if points.empty:
+        finding = "No parameter was searched." if not sweep.parameters else _NOT_YET
+        return View(*head, finding, missing=_NOTHING if sweep.parameters else "Nothing to compare.")
+    heads = {"parameter": "Parameter", "values": "Values", "trials": "Trials", "cleaned": "Cleaned"}
+    heads |= {"retention": "Best retention %", "lowest_asr": "Lowest ASR %"}
+    table = small_table(value_table(points), heads, most=200)
+    return View(*head, describe_parameters(points), draw_parameters(points, asr_ceiling=sweep.asr_ceiling), table)
+
+
+def _importance_view(sweep: SweepRecord, extras: Extras) -> View:
+    head = ("importance", "Which parameter matters", "Importance")
+    if not extras.importances:
+        finding = "Too few trials to tell: five are needed on either side of each question."
+        return View(*head, finding, missing=f"`sweeplab resume {sweep.name} search.trials=...` runs more trials.")
+    frame = importance_table(extras.importances)
+    heads = {"parameter": "Parameter", **{question: f"For {question} %" for question in extras.importances}}
+    return View(*head, describe_importance(frame), draw_importance(frame), small_table(frame, heads))
+
+
+def _pair_view(points: pd.DataFrame, extras: Extras) -> View:
+    head = ("pair", "Two parameters together", "Two parameters")
+    weights = {name: value for question in extras.importances.values() for name, value in question.items()}
+    names = most_telling_pair(points, weights) if len(points) else None
+    if names is None:
+        missing = "A space of two parameters or more; `sweeplab run SCRIPT --dry-run` shows a sweep's."
+        return View(*head, "Fewer than two parameters take two values.", missing=missing)
+    frame = pair_cells(points, names)
+    if frame.empty:
+        return View(*head, f"No trial has both {names[0]} and {names[1]}.", missing="Nothing to compare.")
+    heads = {"x_word": names[0], "y_word": names[1], "trials": "Trials", "cleaned": "Cleaned"}
+    heads |= {"retention": "Best retention %", "lowest_asr": "Lowest ASR %"}
+    table = small_table(frame, heads, most=len(frame))
+    return View(*head, describe_pair(frame, names), draw_pair(frame, names), table)
+
+
+def _parallel_view(points: pd.DataFrame) -> View:
+    head = ("parallel", "Every setting as a line, to what it kept", "Settings as lines")
+    if points.empty:
+        return View(*head, _NOT_YET, missing=_NOTHING)
+    frame = parallel_points(points)
+    heads = {"trial": "Trial", "axis": "Axis", "word": "Value"}
+    return View(*head, describe_parallel(frame), draw_parallel(frame), small_table(frame, heads))
+
+
+def _seeds_view(leaderboard: Leaderboard) -> View:
+    head = ("seeds", "Seeds of one setting", "Seeds")
+    frame = seed_points(leaderboard)
+    if frame.empty:
+        finding = "Every setting was run with one seed, so nothing tells how far chance carries."
+        missing = "`python SCRIPT search.seeds_per_configuration=3`, under another name, runs each setting three times."
+        return View(*head, finding, missing=missing)
+    heads = {"setting": "Setting", "trial": "Trial", "seed": "Seed", "retention": "Retention %"}
+    heads |= {"lowest_asr": "Lowest ASR %", "mean": "Mean retention %", "sd": "Deviation %"}
+    return View(*head, describe_seeds(frame), draw_seeds(frame), small_table(frame, heads, most=60))
+
+
+def _comparison_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> View:
+    head = ("comparison", "The best trials image by image", "Image by image")
+    frame = compared_trials(sweep, leaderboard, extras.outcomes)
+    if frame.empty:
+        finding = "Outcomes per image of two cleaned trials are not there."
+        missing = "Sweeps that `sweeplab run` makes keep them; imported tables have none."
+        return View(*head, finding, missing=missing)
+    heads = {"trial": "Trial", "only_best": "Correct only in the best", "only_other": "Correct only in it"}
+    heads |= {"p_accuracy": "p (McNemar)", "hits_only_best": "Hits only in the best"}
+    heads |= {"hits_only_other": "Hits only in it", "p_asr": "p (McNemar), hits"}
+    return View(*head, describe_comparison(frame), draw_comparison(frame), small_table(frame, heads))
+
+
+def _budget_view(sweep: SweepRecord) -> View:
+    head = ("budget", "Best retention against what was spent", "Budget")
+    frame = budget_points(sweep)
+    if frame.empty:
+        return View(*head, _NOT_YET, missing=_NOTHING)
+    heads = {"spent": "Trial-epochs", "hours": "Hours", "retention": "Best retention %", "trial": "Trial"}
+    return View(*head, describe_budget(frame), draw_budget(frame), small_table(frame, heads, most=60))
+
+
+def _pruning_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
+    head = ("pruning", "Trials that were stopped early", "Stopped trials")
+    frame = pruned_trials(sweep, leaderboard)
+    if frame.empty:
+        missing = f"`sweeplab audit {sweep.name} --pruning default` says what rules would have saved and cost."
+        return View(*head, "No trial was stopped early.", missing=missing)
+    heads = {"trial": "Trial", "epoch": "Stopped after epoch", "saved": "Epochs saved"}
+    heads |= {"lowest_asr": "Lowest ASR %", "retention": "Retention %", "reason": "Reason"}
+    figure = draw_pruning(frame, epochs=sweep.epochs)
+    return View(*head, describe_pruning(frame, sweep), figure, small_table(frame, heads))
+
+
+def _curves_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
+    head = ("curves", "Loss and its parts over the steps", "Loss")
+    frame = curve_points(sweep, leaderboard)
+    if frame.empty:
+        missing = "A sweep with log_every=10 records the loss and its parts at every 10th step."
+        return View(*head, "The sweep recorded no losses.", missing=missing)
+    heads = {"trial": "Trial", "part": "Part", "step": "Last step", "value": "Value there"}
+    table = small_table(frame.groupby(["rank", "trial", "part"], as_index=False).last(), heads)
+    return View(*head, describe_curves(frame), draw_curves(frame), table)
+
+
+def _pretraining_view(sweep: SweepRecord, extras: Extras) -> View:
+    head = ("pretraining", "The victim's training", "Pre-training")
+    frame = pretraining_points(extras.pretraining)
+    if frame.empty:
+        missing = "A victim that is trained here, as `sweeplab pretrain SCRIPT` does, has its epochs here."
+        return View(*head, "The victim was not trained in this home.", missing=missing)
+    heads = {"epoch": "Epoch", "accuracy": "Accuracy %", "asr": "ASR %", "loss": "Loss, nats"}
+    figure = draw_pretraining(frame, sweep.victim_epoch)
+    return View(*head, describe_pretraining(frame, sweep.victim_epoch), figure, small_table(frame, heads, most=60))
+
+
+def _timeline_view(sweep: SweepRecord, extras: Extras) -> View:
+    head = ("timeline", "When trials ran, and what they cost", "Time and cost")
+    if not extras.attempts or extras.costs is None:
+        missing = "Sweeps that `sweeplab run` makes write down when each attempt began and ended; tables do not say it."
+        return View(*head, "It is not known when trials ran.", missing=missing)
+    states = {trial.number: trial.state for trial in sweep.trials}
+    frame = attempt_bars(extras.attempts, states, extras.until_ms)
+    table = small_table(cost_table(extras.costs), {"what": "What", "hours": "Hours"})
+    return View(*head, describe_timeline(frame, extras.costs), draw_timeline(frame), table)
 
 
 def _asset(name: str) -> str:

@@ -325,6 +325,10 @@ async function begin() {
   scheme.addEventListener("change", () => { for (const chart of drawn.keys()) draw(chart); });
   showChosen();
 }
+for (const link of document.querySelectorAll("nav a")) link.addEventListener("click", (event) => {
+  event.preventDefault(); // what the reader has set stands where the address would name the place
+  $(link.hash.slice(1)).scrollIntoView();
+});
 table();
 if (document.body.dataset.state === "running") reloads();
 begin();

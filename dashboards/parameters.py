@@ -73,48 +73,94 @@ def describe_parameters(frame: pd.DataFrame) -> str:
     return f"{head}, {len(feasible):,} of them cleaned; the best has {values}."
 
 
-def draw_parameters(frame: pd.DataFrame, *, most_markers: int = MOST_MARKERS) -> go.Figure:
-    """One panel a parameter; trials without a cleaned epoch stand as a rug below the axis' lowest tick.
+def value_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """What came of each value of a parameter, or of each quarter of the trials where it has more than eight.
+
+    Columns: `parameter`, `values` (in words), `trials`, `cleaned` (trials), `retention` (the best; missing where
+    nothing is cleaned), `lowest_asr` (fractions).
+    """
+    rows = []
+    for name, side in frame.groupby("parameter", sort=False):
+        is_few = side["value"].nunique() <= 8
+        groups = side["value"] if is_few else pd.qcut(side["value"], 4, duplicates="drop")
+        for _, part in side.groupby(groups, observed=True):
+            ends = part.sort_values("value")["word"]
+            words = ends.iloc[0] if is_few or len(part) == 1 else f"{ends.iloc[0]} to {ends.iloc[-1]}"
+            counts = (len(part), int(part["feasible"].sum()))
+            rows.append((name, words, *counts, part["retention"].max(), part["min_asr"].min()))
+    return pd.DataFrame(rows, columns=["parameter", "values", "trials", "cleaned", "retention", "lowest_asr"])
+
+
+def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float, most_markers: int = MOST_MARKERS) -> go.Figure:
+    """One panel a parameter; trials without a cleaned epoch stand in a strip below, by their lowest ASR.
 
     Args:
         frame: of `parameter_points`, not empty.
+        asr_ceiling: a fraction; the upper end of the strip, whose lower one is an ASR of 100 %.
         most_markers: over all panels.
     """
     figure = go.Figure()
     names = list(dict.fromkeys(frame["parameter"]))
-    kept = 100 * frame.loc[frame["feasible"], "retention"]
-    low, high = style.accuracy_range([*(kept / 100), 1.0] if len(kept) else [0.0, 1.0])
-    rug = low - 0.1 * (high - low)
+    kept = frame.loc[frame["feasible"], "retention"].tolist()
+    low, high = style.accuracy_range([*kept, 1.0] if kept else [0.0, 1.0])
+    height = high - low
+    strip = None if frame["feasible"].all() else (low - 0.34 * height, low - 0.08 * height)
+    bottom = low if strip is None else strip[0] - 0.05 * height
     for index, name in enumerate(names):
         points = thinned(frame[frame["parameter"] == name], max(2, most_markers // len(names)))
         x, y = style.axis_id("x", index), style.axis_id("y", index)
         for chosen, kind in (
-            (points[~points["feasible"]], "rug"),
+            (points[~points["feasible"]], "strip"),
             (points[points["feasible"] & (points["rank"] > 1)], "cleaned"),
             (points[points["feasible"] & (points["rank"] == 1)], "best"),
         ):
-            _add_trials(figure, chosen, kind, x=x, y=y, rug=rug)
+            heights = 100 * chosen["retention"].to_numpy()
+            if kind == "strip" and strip is not None:
+                heights = strip_heights(chosen["min_asr"].to_numpy(), strip, asr_ceiling)
+            _add_trials(figure, chosen, kind, x=x, y=y, heights=heights)
         style.dotted_line(figure, 100.0, index)
+        y_axis: dict[str, object] = {"anchor": x, "range": [bottom, high + 0.02 * height], "nticks": 6}
+        if strip is not None:
+            y_axis |= _strip_ticks((low, high), strip, asr_ceiling)
+            figure.add_shape(
+                type="rect",
+                xref=f"{x} domain",
+                yref=y,
+                x0=0,
+                x1=1,
+                y0=bottom,
+                y1=strip[1] + 0.03 * height,
+                fillcolor=style.STRIP,
+                line_width=0,
+                layer="below",
+            )
+        x_axis = _x_axis(points) | {"title": {"text": style.label(name), "font": {"color": style.INK}}}
         figure.update_layout(
-            {
-                style.axis_name("x", index): {"anchor": y, **_x_axis(points)}
-                | {"title": {"text": style.label(name), "font": {"color": style.INK}}},
-                style.axis_name("y", index): {
-                    "anchor": x,
-                    "range": [rug - 0.06 * (high - low), high + 0.02 * (high - low)],
-                    "nticks": 6,
-                    "tick0": 0,
-                },
-            }
+            {style.axis_name("x", index): {"anchor": y, **x_axis}, style.axis_name("y", index): y_axis}
         )
-    figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18})
+    figure.update_layout(template=style.TEMPLATE, margin={"l": 76, "r": 18})
     title = "retention (%)"
     columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
     return style.responsive(
         figure,
-        wide=style.panels(len(names), columns, panel=230, y_title=title),
-        narrow=style.panels(len(names), 1, panel=210, top=30, y_title=title),
+        wide=style.panels(len(names), columns, panel=250, between=0.075, y_title=title),
+        narrow=style.panels(len(names), 1, panel=230, top=30, y_title=title),
     )
+
+
+def strip_heights(lowest_asr: np.ndarray, strip: tuple[float, float], asr_ceiling: float) -> np.ndarray:
+    """(trials,) where trials without a cleaned epoch stand: the higher in the strip, the closer to the ceiling."""
+    share = (lowest_asr - asr_ceiling) / (1 - asr_ceiling)
+    return np.asarray(strip[1] - share.clip(0, 1) * (strip[1] - strip[0]))
+
+
+def _strip_ticks(ends: tuple[float, float], strip: tuple[float, float], asr_ceiling: float) -> dict[str, object]:
+    """Ticks of retention above the strip, and of the lowest ASR at its ends."""
+    low, high = ends
+    step = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100) if (high - low) / step <= 5)
+    values = [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    texts = ["ASR 100", f"ASR {100 * asr_ceiling:g}", *(f"{value:g}" for value in values)]
+    return {"tickvals": [*strip, *values], "ticktext": texts}
 
 
 def thinned(points: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -129,9 +175,9 @@ def thinned(points: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 _MARKERS: dict[str, tuple[str, dict[str, object]]] = {
-    "rug": (
-        "no cleaned epoch (rug)",
-        {"symbol": "line-ns-open", "size": 11, "color": style.MUTED, "line": {"width": 1.4}},
+    "strip": (
+        "no cleaned epoch: by its lowest ASR",
+        {"symbol": "circle-open", "size": 7, "color": style.FAINT, "line": {"width": 1.2}},
     ),
     "cleaned": (
         "cleaned trial",
@@ -144,19 +190,18 @@ _MARKERS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def _add_trials(figure: go.Figure, points: pd.DataFrame, kind: str, *, x: str, y: str, rug: float) -> None:
+def _add_trials(figure: go.Figure, points: pd.DataFrame, kind: str, *, x: str, y: str, heights: np.ndarray) -> None:
     if points.empty:
         return
     name, marker = _MARKERS[kind]
     if kind == "cleaned" and len(points) > 300:
         marker = marker | {"size": 5, "opacity": 0.6, "line": {"width": 0}}
-    if kind == "rug" and len(points) > 100:
-        marker = marker | {"opacity": 0.3}
+    if kind == "strip" and len(points) > 300:
+        marker = marker | {"size": 5, "opacity": 0.6}
     values = points["value"].to_numpy(dtype=float)
     if (points["scale"] == "category").all():
         # Trials with one word would lie on top of each other: the golden ratio of their number spreads them.
         values = values + 0.44 * ((points["trial"].to_numpy() * 0.618034) % 1 - 0.5)
-    heights = np.full(len(points), rug) if kind == "rug" else 100 * points["retention"].to_numpy()
     figure.add_scatter(
         x=values,
         y=heights,

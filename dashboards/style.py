@@ -32,6 +32,8 @@ CLEANED_LINE = "#00724f"
 LABEL_PAPER = "rgba(255,255,255,0.88)"
 """Behind labels that stand in a panel."""
 CLEANED_DENSITY = ((0.0, "#8dbde0"), (0.5, "#2f86c1"), (1.0, "#0a3f66"))
+STRIP = "rgba(120, 130, 142, 0.10)"
+"""Behind what stands below an axis of retention."""
 CELL = "#d9dde2"
 """Of a cell of a heat map in which nothing was cleaned."""
 ON_LIGHT = "#10202f"
@@ -56,6 +58,7 @@ DARK = {
     CLEANED_FILL: "rgba(47, 197, 151, 0.12)",
     CLEANED_LINE: "#4fd6aa",
     LABEL_PAPER: "rgba(22,27,33,0.88)",
+    STRIP: "rgba(150, 162, 175, 0.13)",
     CELL: "#39434d",
     ON_LIGHT: "#f4f8fb",
     ON_DARK: "#0b1621",

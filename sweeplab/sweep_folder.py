@@ -367,6 +367,13 @@ class SweepFolder:
         """Where the victim's measurement lies."""
         return RunFolder(self.path / "victim")
 
+    def pretraining_points(self) -> list[Point]:
+        """The points of the victim's own training, where this home holds it; else none."""
+        header = self.header()
+        digest = header["contents"].get("victim")
+        run = self.home / "victims" / f"{header['victim_name']}-{digest}"
+        return RunFolder(run).points() if digest and run.is_dir() else []
+
     def outcomes(self, trial: int, index: int) -> Outcomes | None:
         """Outcomes per image of one point; None where there are none, or they are damaged, which is said."""
         try:
@@ -546,15 +553,15 @@ class SweepFolder:
         def columns() -> PointColumns:
             return stored.columns_of(rows, [trials[place] for place in changed])
 
-        summary = None
-        if summarizes:
-            hits = dict(stored.certified_hits)
-            if victim.is_counted and is_new:
+        summary = stored
+        if summarizes and is_new:
+            hits = {}
+            if victim.is_counted:
                 choices = num_choices(trials)
                 hits = {(victim.asr_n, choices): most_certified_hits(victim.asr_n, choices, ceiling)}
             keep = is_settled(marks, taken) & ~is_damaged
             summary = stored.replaced(np.array(numbers), marks, trials, keep, hits)
-        return _Trials(tuple(trials), losses, summary or stored, is_new, columns)
+        return _Trials(tuple(trials), losses, summary, is_new, columns)
 
     def trial_record(self, number: int, *, is_driven: bool, run: RunFolder | None = None) -> TrialRecord:
         """One trial; without a result it runs where a driver is at work on it, else it waits.

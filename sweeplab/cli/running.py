@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from sweeplab.cli.program import exit_code, explained, interrupted, say, say_notes, say_table, worst
 from sweeplab.commands.supervise import committed, supervise
+from sweeplab.ranking.costs import attempts_of, costs_of
 from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table, result_lines
 from sweeplab.ranking.victims import VictimRow, read_victim, render_victims
-from sweeplab.records import SweepRecord
+from sweeplab.records import SweepRecord, now_ms
 from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
@@ -188,12 +189,23 @@ def show_results(home: Path, name: str) -> None:
 
 
 def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> Path:
-    """Write a sweep's page, which names MLflow where the home has it; returns its path."""
-    from dashboards.build import Places, build_page
+    """Write a sweep's page; returns its path."""
+    from dashboards.build import Extras, build_page
+    from sweeplab.search.importance import importances
 
+    events, now = folder.events(), now_ms()
     has_runs = (folder.home / "mlflow.db").exists() and folder.journal.exists()
-    places = Places(SERVER_COMMAND, page_address(folder.home, folder.name)) if has_runs else Places()
-    return build_page(record, board, folder.page, places)
+    extras = Extras(
+        mlflow_command=SERVER_COMMAND if has_runs else "",
+        mlflow_address=page_address(folder.home, folder.name) if has_runs else "",
+        importances=importances(board, record.log_parameters),
+        attempts=attempts_of(events),
+        costs=costs_of(events, record.trials, now),
+        until_ms=now,
+        pretraining=folder.pretraining_points(),
+        outcomes=folder.outcomes,
+    )
+    return build_page(record, board, folder.page, extras)
 
 
 def say_result(board: Leaderboard) -> None:

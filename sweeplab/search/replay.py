@@ -13,7 +13,8 @@ from sweeplab.experiment import Search
 from sweeplab.ranking.stopping import Pruning, Trajectory
 from sweeplab.records import Point, SweepRecord, TrialRecord
 from sweeplab.search.pruner import Goal, Pruner
-from sweeplab.search.samplers import Plan, ask, quiet_optuna, tell
+from sweeplab.search.quiet import quiet_optuna
+from sweeplab.search.samplers import Plan, ask, tell
 from sweeplab.search_space import Choice, Dimension, LogUniform, SearchSpace, Uniform
 from sweeplab.specs import InvalidInput
 from sweeplab.sweep_folder import SweepFolder

@@ -1,9 +1,6 @@
 """Samplers: which setting comes next, and what Optuna is told of a trial. Sweeps and replays share it."""
 
-import logging
-import warnings
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf, log, nextafter
 from typing import Any
@@ -19,6 +16,7 @@ from sweeplab.evaluation.retention import best_cleaned_point, counted, lowest_as
 from sweeplab.experiment import CleaningSweep, Search, models_conditions
 from sweeplab.records import Point
 from sweeplab.search.pruner import Goal
+from sweeplab.search.quiet import quiet_optuna
 from sweeplab.search_space import Choice, SearchSpace
 from sweeplab.training.randomness import stream_seed
 
@@ -85,22 +83,6 @@ class Plan:
         while number in self.reruns:
             number = self.reruns[number]
         return number
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Without Optuna's log lines and its notes on experimental arguments."""
-    before = optuna.logging.get_verbosity()
-    if before >= logging.ERROR:  # quiet already; setting it again would empty the caches of every logger
-        yield
-        return
-    optuna.logging.set_verbosity(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def ask(study: optuna.Study, plan: Plan, number: int, adjust: Adjust | None = None) -> optuna.Trial:

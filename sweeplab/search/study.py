@@ -13,7 +13,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import TrialState
 
 from sweeplab.records import now_ms
-from sweeplab.search.samplers import quiet_optuna
+from sweeplab.search.quiet import quiet_optuna
 from sweeplab.search_space import SearchSpace
 from sweeplab.storage.files import drop_torn_line, open_private, storage_faults
 from sweeplab.sweep_folder import SweepFolder

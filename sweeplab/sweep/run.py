@@ -17,7 +17,7 @@ from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial, measured_alone
 from sweeplab.records import SweepRecord, Victim
-from sweeplab.search.samplers import quiet_optuna
+from sweeplab.search.quiet import quiet_optuna
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.broken_rows import sweep_owner
 from sweeplab.storage.run_folder import RunFolder

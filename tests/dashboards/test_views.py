@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dashboards import style
-from dashboards.build import Places, best_sentence, build_page, render_page
+from dashboards.build import Extras, best_sentence, build_page, render_page
 from dashboards.columns import Columns
 from dashboards.curves import curve_points, describe_curves, draw_curves
 from dashboards.curves import thinned as thinned_curve
@@ -233,7 +233,7 @@ class TestParameters:
 
     def test_drawing_has_one_panel_a_parameter_and_a_legend_without_repeats(self):
         frame = self.table(mixed())
-        figure = draw_parameters(frame)
+        figure = draw_parameters(frame, asr_ceiling=0.05)
         assert {trace.xaxis for trace in figure.data} == {"x", "x2", "x3"}
         shown = [trace.name for trace in figure.data if trace.showlegend]
         assert len(shown) == len(set(shown)) == 3
@@ -261,7 +261,7 @@ def curved(record, parts, steps=3):
 class TestCurves:
     def test_without_recorded_steps_there_is_no_view(self):
         assert curve_points(mixed(), ranked(mixed())).empty
-        assert 'id="curves"' not in render_page(mixed(), ranked(mixed()))
+        assert 'id="curves-data"' not in render_page(mixed(), ranked(mixed()))
 
     def test_one_row_a_step_and_part_of_the_best_trials(self):
         record = curved(mixed(), ("loss", "mmcl"))
@@ -283,7 +283,7 @@ class TestCurves:
         assert len(figure.data) == 9
         assert sum(bool(trace.showlegend) for trace in figure.data) == 3
         page = render_page(record, ranked(record))
-        assert 'id="curves"' in page
+        assert 'id="curves-data"' in page
         assert "<b>own" not in page
 
     def test_long_curves_are_thinned_and_keep_their_ends(self):
@@ -365,9 +365,11 @@ def test_every_kind_of_sweep_makes_a_page(make):
     record = make()
     page = Tags(render_page(record, ranked(record)))
     sections = [attributes["aria-label"] for tag, attributes in page.tags if tag == "section"]
-    assert len(sections) == len(set(sections)) == 5
+    assert len(sections) == len(set(sections)) == 15
     assert ("html", {"lang": "en"}) in page.tags
-    assert page.addresses == []
+    links = [address for address in page.addresses if address.startswith("#")]
+    assert page.addresses == links
+    assert {link[1:] for link in links} == {attributes["id"] for tag, attributes in page.tags if tag == "section"}
 
 
 def test_the_page_forbids_the_network_and_scripts_from_elsewhere(mixed_page):
@@ -416,7 +418,7 @@ def figures_of(page):
 
 def test_the_figures_data_are_json_without_nan(mixed_page):
     figures = figures_of(mixed_page)
-    assert list(figures) == ["trade-off", "trajectories", "parameters"]
+    assert list(figures) == ["trade-off", "ceilings", "trajectories", "parameters", "pair", "parallel", "budget"]
     for figure in figures.values():
         assert {"wide", "narrow"} <= set(figure["layout"]["meta"])
 
@@ -582,11 +584,12 @@ def test_the_page_says_what_was_attacked_how_and_where_to_go_on():
     record = sweep(trial(0, START, (350, 40)), origin=origin)
     best = dataclasses.replace(record.trials[0].points[1], checkpoint="1.pt")
     board = rank_trials(record, lambda number, index: None, [KeptPoint(0, best, "/home/1.pt")])
-    page = render_page(record, board, Places("mlflow server", "http://127.0.0.1:5000/#/experiments/1"))
+    page = render_page(record, board, Extras("mlflow server", "http://127.0.0.1:5000/#/experiments/1"))
     for text in ("badnet (patch_size 6)", "5\u00a0% of the pairs", "trained with mmcl", "torch 2.14", "mlflow server"):
         assert text in page
     assert "sweeplab evaluate /home/1.pt --script &#x27;sweeps/&lt;mine&gt;.py&#x27;" in page
-    assert Tags(page).addresses == ["http://127.0.0.1:5000/#/experiments/1"]
+    addresses = [address for address in Tags(page).addresses if not address.startswith("#")]
+    assert addresses == ["http://127.0.0.1:5000/#/experiments/1"]
 
 
 def test_the_page_carries_the_sweeps_notes():

@@ -1,0 +1,91 @@
+"""The best trials compared image by image: on how many images does one succeed where the other fails?"""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards import style
+from sweeplab.ranking.leaderboard import Leaderboard
+from sweeplab.ranking.paired import paired
+from sweeplab.ranking.summary import ReadOutcomes
+from sweeplab.records import SweepRecord
+
+MOST_OTHERS = 5
+"""Trials that the best one is compared with."""
+
+
+def compared_trials(
+    sweep: SweepRecord, leaderboard: Leaderboard, outcomes: ReadOutcomes, most: int = MOST_OTHERS
+) -> pd.DataFrame:
+    """One row a trial that follows the best one, at the best cleaned point of each.
+
+    Columns: `best`, `trial` (numbers), `images` (clean test images), `only_best`, `only_other` (images that one alone
+    classifies correctly), `p_accuracy` (McNemar's exact test, two-sided), `hits_only_best`, `hits_only_other`
+    (triggered images that hit in one alone), `p_asr`. Empty where outcomes of two cleaned trials are not there.
+    """
+    columns = ["best", "trial", "images", "only_best", "only_other", "p_accuracy"]
+    columns += ["hits_only_best", "hits_only_other", "p_asr"]
+    trials = {trial.number: trial for trial in sweep.trials}
+    found = []
+    for row in leaderboard.rows[: most + 1]:
+        if not row.feasible:
+            break
+        index = next(point.index for point in trials[row.trial].points if point.epoch == row.epoch)
+        if (kept := outcomes(row.trial, index)) is not None and kept.num_images:
+            found.append((row.trial, kept))
+    rows = []
+    for trial, other in found[1:]:
+        best, first = found[0]
+        if (first.num_images, first.num_triggered) != (other.num_images, other.num_triggered):
+            continue
+        accuracy = paired(first.correct_mask(), other.correct_mask())
+        hits = paired(first.hit_mask(), other.hit_mask())
+        rows.append((best, trial, first.num_images, *accuracy, *hits))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def describe_comparison(frame: pd.DataFrame) -> str:
+    """The figure in one sentence."""
+    told = frame[frame["p_accuracy"] < 0.05]
+    best = frame["best"].iloc[0]
+    if told.empty:
+        return (
+            f"On these images trial {best} is not told from the next {len(frame)} by accuracy (McNemar, p from 0.05 "
+            "on): choose among them by ASR or cost."
+        )
+    same = len(frame) - len(told)
+    rest = f"; of {same} other{'s' if same != 1 else ''} it is not told" if same else ""
+    return f"By accuracy trial {best} is told from {len(told)} of the next {len(frame)} (McNemar, p below 0.05){rest}."
+
+
+def draw_comparison(frame: pd.DataFrame) -> go.Figure:
+    """Two bars a trial: the images that only the best one, and only it, classifies correctly.
+
+    Args:
+        frame: of `compared_trials`, not empty.
+    """
+    figure = go.Figure()
+    names = [f"trial {number}" for number in frame["trial"]]
+    for column, name, colour, sign in (
+        ("only_best", f"correct only in trial {frame['best'].iloc[0]}, the best", style.ORANGE, -1),
+        ("only_other", "correct only in the other", style.BLUE, 1),
+    ):
+        figure.add_bar(
+            y=names,
+            x=(sign * frame[column]).tolist(),
+            text=frame[column].tolist(),
+            orientation="h",
+            marker={"color": colour},
+            customdata=frame["trial"].to_numpy(),
+            name=name,
+            hovertemplate="%{text:,} images<br>%{hovertext}<extra></extra>",
+        )
+    most = max(1, int(frame[["only_best", "only_other"]].to_numpy().max()))
+    figure.update_layout(
+        template=style.TEMPLATE,
+        margin={"l": 84, "r": 18},
+        barmode="relative",
+        xaxis={"title": {"text": "images"}, "range": [-1.15 * most, 1.15 * most], "showticklabels": False},
+        yaxis={"autorange": "reversed"},
+    )
+    layout = {"margin.t": 30, "margin.b": 46, "height": 110 + 40 * len(frame)}
+    return style.responsive(figure, wide=layout, narrow=layout)

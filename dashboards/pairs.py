@@ -1,0 +1,156 @@
+"""Two parameters together: the best retention in each cell of a grid."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards import style
+
+MOST_CELLS = 8
+"""Cells along a parameter of more values than that."""
+
+
+def pair_cells(points: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
+    """One row a cell in which a trial lies.
+
+    Columns: `x`, `y` (the cell's place along either parameter), `x_word`, `y_word` (its values, in words), `trials`,
+    `cleaned` (trials), `retention` (the best; missing where nothing is cleaned), `lowest_asr` (fractions).
+
+    Args:
+        points: of `parameters.parameter_points`.
+        names: of the two.
+    """
+    sides = [points[points["parameter"] == name].set_index("trial") for name in names]
+    both = sides[0].join(sides[1][["scale", "value", "word"]], rsuffix="_y", how="inner")
+    x_place, x_words = _cells(both["value"], both["word"], both["scale"])
+    y_place, y_words = _cells(both["value_y"], both["word_y"], both["scale_y"])
+    frame = both.assign(x=x_place, y=y_place)
+    rows = []
+    for _, cell in frame.groupby(["x", "y"]):
+        x, y = int(cell["x"].iloc[0]), int(cell["y"].iloc[0])
+        counts = (len(cell), int(cell["feasible"].sum()))
+        rows.append((x, y, x_words[x], y_words[y], *counts, cell["retention"].max(), cell["min_asr"].min()))
+    columns = ["x", "y", "x_word", "y_word", "trials", "cleaned", "retention", "lowest_asr"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _cells(values: pd.Series, words: pd.Series, scales: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Each value's cell, and the cells' words: one a value where there are few, else of equal width on its scale."""
+    distinct = sorted(set(values))
+    if scales.iloc[0] == "category" or len(distinct) <= MOST_CELLS:
+        names = dict(zip(values, words, strict=True))
+        return np.searchsorted(distinct, values), [str(names[value]) for value in distinct]
+    is_log = scales.iloc[0] == "log"
+    along = np.log10(values) if is_log else values.to_numpy(dtype=float)
+    edges = np.linspace(along.min(), along.max(), MOST_CELLS + 1)
+    place = np.clip(np.searchsorted(edges, along, side="right") - 1, 0, MOST_CELLS - 1)
+    ends = [style.plain_number(float(f"{10**edge if is_log else edge:.2g}")) for edge in edges]
+    return place, [f"{low} to {high}" for low, high in pairwise(ends)]
+
+
+def most_telling_pair(points: pd.DataFrame, importances: dict[str, float]) -> tuple[str, str] | None:
+    """The two most important parameters with two values at least; where nothing is known, the first two; None: there
+    are not two.
+
+    Args:
+        points: of `parameters.parameter_points`.
+        importances: by parameter.
+    """
+    counts = points.groupby("parameter", sort=False)["value"].nunique()
+    names = sorted(counts[counts > 1].index, key=lambda name: -importances.get(name, 0.0))
+    return next(iter(combinations(names[:2], 2)), None)
+
+
+def describe_pair(frame: pd.DataFrame, names: tuple[str, str]) -> str:
+    """The figure in one sentence."""
+    cleaned = frame.dropna(subset="retention")
+    if cleaned.empty:
+        return f"No cell of {names[0]} and {names[1]} holds a cleaned trial."
+    best = cleaned.sort_values("retention").iloc[-1]
+    return (
+        f"{len(cleaned)} of {len(frame)} cells that were tried hold a cleaned trial; the best is {names[0]} "
+        f"{best['x_word']} with {names[1]} {best['y_word']}: {style.percent(best['retention'])} kept, "
+        f"{best['cleaned']} of {best['trials']} trials cleaned."
+    )
+
+
+def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
+    """A cell for each pair of values; those without a cleaned trial are grey and say their lowest ASR.
+
+    Args:
+        frame: of `pair_cells`, not empty.
+        names: of the parameters, along x and y.
+    """
+    width, height = int(frame["x"].max()) + 1, int(frame["y"].max()) + 1
+    kept = np.full((height, width), np.nan, dtype=np.float32)
+    none = np.full((height, width), np.nan, dtype=np.float32)
+    text = [["" for _ in range(width)] for _ in range(height)]
+    for row in frame.to_dict("records"):
+        x, y, count = row["x"], row["y"], f"{row['cleaned']} of {row['trials']}"
+        if row["cleaned"]:
+            kept[y, x] = 100 * row["retention"]
+            text[y][x] = f"{100 * row['retention']:.1f}<br>{count}"
+        else:
+            none[y, x] = 100 * row["lowest_asr"]
+            text[y][x] = f"ASR {100 * row['lowest_asr']:.0f}<br>{count}"
+    figure = go.Figure()
+    low = float(np.nanmin(kept)) if np.isfinite(kept).any() else 0.0
+    for values, colours, name, what in (
+        (none, ((0.0, style.CELL), (1.0, style.CELL)), "no cleaned trial: lowest ASR, %", "lowest ASR %{z:.1f} %"),
+        (
+            kept,
+            style.CLEANED_DENSITY,
+            "best retention, % (darker: higher); cleaned of all trials",
+            "retention %{z:.1f} %",
+        ),
+    ):
+        if not np.isfinite(values).any():
+            continue
+        figure.add_heatmap(
+            z=values,
+            zmin=low if name.startswith("best") else 0.0,
+            zmax=max(float(np.nanmax(values)), low + 1e-3),
+            colorscale=[list(stop) for stop in colours],
+            showscale=False,
+            xgap=2,
+            ygap=2,
+            name=name,
+            showlegend=True,
+            meta={"colour": colours[-1][1] if len(colours) < 3 else colours[1][1]},
+            text=[
+                [cell if np.isfinite(z) else "" for cell, z in zip(*row, strict=True)]
+                for row in zip(text, values, strict=True)
+            ],
+            hovertemplate=what + "<extra></extra>",
+        )
+        for y in range(height):
+            for x in range(width):
+                if np.isfinite(values[y, x]):
+                    is_dark = name.startswith("best") and values[y, x] > (low + np.nanmax(values)) / 2
+                    figure.add_annotation(
+                        x=x,
+                        y=y,
+                        text=text[y][x],
+                        showarrow=False,
+                        font={"size": 11, "color": style.ON_DARK if is_dark else style.ON_LIGHT},
+                    )
+    words = [frame.drop_duplicates(axis).sort_values(axis) for axis in ("x", "y")]
+    for letter, name, side in zip("xy", names, words, strict=True):
+        figure.update_layout(
+            {
+                f"{letter}axis": {
+                    "tickvals": side[letter].tolist(),
+                    "ticktext": [style.label(word, 18) for word in side[f"{letter}_word"]],
+                    "title": {"text": style.label(name)},
+                    "showgrid": False,
+                    "automargin": True,
+                    "range": [-0.5, (width if letter == "x" else height) - 0.5],
+                }
+            }
+        )
+    figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18})
+    size = max(220, 46 * height)
+    layout = {"margin.t": 30, "margin.b": 80}
+    return style.responsive(figure, wide={**layout, "height": size + 110}, narrow={**layout, "height": size + 110})

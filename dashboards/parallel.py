@@ -1,0 +1,124 @@
+"""Parallel coordinates: every trial as a line through its setting, to what it kept."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards import style
+from dashboards.parameters import thinned
+
+MOST_LINES = 300
+"""Trials drawn: the better half by rank, and an even sample of the others."""
+
+BANDS = 4
+"""Of retention, each with a colour of its own."""
+
+
+def parallel_points(points: pd.DataFrame, most: int = MOST_LINES) -> pd.DataFrame:
+    """One row a trial and axis: the searched parameters, then the outcome.
+
+    Columns: `trial`, `rank`, `axis` (its name; the last is `retention`), `place` (0 at the axis' lower end, 1 at its
+    upper one), `word`, `band` (0: not cleaned; 1 to 4: a quarter of the cleaned trials each, the last the best).
+
+    Args:
+        points: of `parameters.parameter_points`.
+        most: trials.
+    """
+    trials = thinned(points.drop_duplicates("trial"), most)
+    frame = points[points["trial"].isin(trials["trial"])]
+    kept = trials.dropna(subset="retention").sort_values("rank", ascending=False)
+    bands = dict(zip(kept["trial"], 1 + np.arange(len(kept)) * BANDS // max(len(kept), 1), strict=True))
+    pieces = []
+    for name, side in frame.groupby("parameter", sort=False):
+        along = np.log10(side["value"]) if side["scale"].iloc[0] == "log" else side["value"]
+        span = along.max() - along.min()
+        place = (along - along.min()) / span if span else along * 0 + 0.5
+        pieces.append(side[["trial", "rank", "word"]].assign(axis=name, place=place))
+    low, high = kept["retention"].min(), kept["retention"].max()
+    # Trials without a cleaned epoch end below the axis of retention.
+    ends = ((trials["retention"] - low) / (high - low if high > low else 1)).fillna(-0.12)
+    words = [style.percent(value if value == value else None) for value in trials["retention"]]
+    pieces.append(trials[["trial", "rank"]].assign(word=words, axis="retention", place=ends))
+    result = pd.concat(pieces, ignore_index=True)
+    return result.assign(band=result["trial"].map(bands).fillna(0).astype(int))
+
+
+def describe_parallel(frame: pd.DataFrame) -> str:
+    """The figure in one sentence: where the best quarter lies closer together than all trials."""
+    counts = frame.groupby("axis", sort=False)["place"].nunique()
+    names = [str(name) for name in counts[counts > 1].index if name != "retention"]
+    best = frame[frame["band"] == BANDS]
+    if best["trial"].nunique() < 3 or not names:
+        return f"{frame['trial'].nunique():,} trials; too few are cleaned to tell where the good ones lie."
+    widths = {name: best.loc[best["axis"] == name, "place"] for name in names}
+    spans = {name: float(places.max() - places.min()) for name, places in widths.items()}
+    narrow = min(spans, key=lambda name: spans[name])
+    if spans[narrow] > 0.8:
+        return "The best quarter of the cleaned trials is spread over the whole range of every parameter."
+    side = best[best["axis"] == narrow].sort_values("place")
+    return (
+        f"The best quarter of the cleaned trials lies closest together in {narrow}: from {side['word'].iloc[0]} to "
+        f"{side['word'].iloc[-1]}, {100 * spans[narrow]:.0f}\u00a0% of its range."
+    )
+
+
+def draw_parallel(frame: pd.DataFrame) -> go.Figure:
+    """A line a trial, the best quarter on top.
+
+    Args:
+        frame: of `parallel_points`, not empty.
+    """
+    figure = go.Figure()
+    names = list(dict.fromkeys(frame["axis"]))
+    order = {name: place for place, name in enumerate(names)}
+    colours = (style.OTHERS, style.SKY, style.GREEN, style.BLUE, style.ORANGE)
+    shares = ("not cleaned", "lowest quarter of the cleaned", "second quarter", "third quarter", "best quarter")
+    for band, (colour, name) in enumerate(zip(colours, shares, strict=True)):
+        mine = frame[frame["band"] == band].assign(order=lambda part: part["axis"].map(order))
+        mine = mine.sort_values(["trial", "order"])
+        if mine.empty:
+            continue
+        # One trace a band, its trials told apart by gaps.
+        gaps = mine.drop_duplicates("trial").assign(order=len(names), place=np.nan)
+        line = pd.concat([mine, gaps]).sort_values(["trial", "order"])
+        figure.add_scatter(
+            x=line["order"].clip(upper=len(names) - 1).to_numpy(dtype=float),
+            y=line["place"].to_numpy(dtype=float),
+            customdata=line["trial"].to_numpy(),
+            mode="lines+markers",
+            line={"color": colour, "width": 2 if band == BANDS else 1},
+            marker={"color": colour, "size": 4},
+            opacity=1.0 if band == BANDS else 0.45,
+            name=name,
+            hovertemplate="%{hovertext}<extra></extra>",
+        )
+    for name in names:
+        side = frame[frame["axis"] == name].sort_values("place")
+        side = side[side["place"] >= 0]
+        ends = ((side.head(1), "top"), (side.tail(1), "bottom"))
+        for end, anchor in ends if side["place"].nunique() > 1 else ends[:1]:
+            for word, place in zip(end["word"], end["place"], strict=True):
+                figure.add_annotation(
+                    x=order[name],
+                    y=place,
+                    yshift=-6 if anchor == "top" else 6,
+                    text=style.label(str(word), 12),
+                    showarrow=False,
+                    yanchor=anchor,
+                    bgcolor=style.LABEL_PAPER,
+                    font={"size": 11, "color": style.MUTED},
+                )
+    figure.update_layout(
+        template=style.TEMPLATE,
+        margin={"l": 40, "r": 40},
+        xaxis={
+            "tickvals": list(range(len(names))),
+            "ticktext": [style.label(name, 16).replace("_", "_<br>") for name in names],
+            "range": [-0.4, len(names) - 0.6],
+            "tickangle": 0,
+        },
+        yaxis={"visible": False, "range": [-0.2, 1.12]},
+    )
+    layout = {"margin.t": 24, "margin.b": 70}
+    # A narrow page shows the axes from the top down, for which there is room.
+    return style.responsive(figure, wide={**layout, "height": 420}, narrow={**layout, "height": 420})

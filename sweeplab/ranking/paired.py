@@ -1,0 +1,23 @@
+"""Paired comparison of two models on the same images: McNemar's exact test."""
+
+import numpy as np
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
+    """Count what one alone does, and how likely so uneven a split is if both were equally good.
+
+    Args:
+        first: (N,) boolean, one an image.
+        second: (N,) boolean, of the same images.
+
+    Returns:
+        Images of the first alone, images of the second alone, and the two-sided p value of McNemar's exact test (1
+        where they differ on no image).
+    """
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    differing = only_first + only_second
+    if not differing:
+        return 0, 0, 1.0
+    from scipy.stats import binomtest
+
+    return only_first, only_second, float(binomtest(only_first, differing, 0.5).pvalue)
