@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, read without executing anything, stripped once their run is over."""
 
 import pickle
+import threading
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict
+from typing import Any, BinaryIO, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,60 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         StorageFault: if the disk is full or the folder cannot be written.
     """
     _write(dict(checkpoint), path)
+
+
+class Writing:
+    """A checkpoint on its way to the disk, in a thread of its own: what is trained or measured meanwhile does not wait.
+
+    What is written was copied before, so that the next step may change it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, path: Path) -> None:
+        self.path = path
+        self._fault: StorageFault | None = None
+        content = copied(checkpoint)
+        self._thread = threading.Thread(target=self._run, args=(content,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def is_done(self) -> bool:
+        """Whether `wait` would return at once."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Return once the file is there.
+
+        Raises:
+            StorageFault: if the disk is full or the folder cannot be written.
+        """
+        self._thread.join()
+        if self._fault is not None:
+            raise self._fault
+
+    def abandon(self) -> None:
+        """Leave no file behind."""
+        self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+    def _run(self, content: Checkpoint) -> None:
+        try:
+            save(content, self.path)
+        except StorageFault as fault:
+            self._fault = fault
+
+
+C = TypeVar("C")
+
+
+def copied(value: C) -> C:
+    """Containers with copies of their tensors on the CPU."""
+    if isinstance(value, Tensor):
+        # A copy from the device has come when this returns; one of the CPU's own is made.
+        return value.detach().to("cpu", copy=True)  # type: ignore[return-value]
+    if isinstance(value, dict):
+        return type(value)((key, copied(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(copied, value))
+    return value
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

@@ -131,7 +131,13 @@ def train(
         ValueError: if the batch does not split over the ranks, or the data hold less than one batch.
     """
     with float32_products(run.optimization.precision):
-        Training(model, pairs, run, measure, context).run()
+        training = Training(model, pairs, run, measure, context)
+        try:
+            training.run()
+            training.end_save()
+        except BaseException:
+            training.abandon_save()  # the last whole one counts
+            raise
 
 
 @dataclass
@@ -216,6 +222,10 @@ class Training:
         self.saved_at = time.perf_counter()
         self.rolling: Path | None = None
         """The checkpoint inside this epoch."""
+        self.writing: checkpoints.Writing | None = None
+        """The checkpoint on its way to the disk."""
+        self.replaces: Path | None = None
+        """The one that goes once it is there."""
         self.tally: RunningMeans | None = None
         """What was seen since the last point before this attempt began."""
 
@@ -228,7 +238,8 @@ class Training:
             began = time.perf_counter()
             measurement, outcomes = run.start or self.measured()
             seconds = time.perf_counter() - began
-            name = self.write_checkpoint() if run.keep_start else None
+            name = self.begin_checkpoint() if run.keep_start else None
+            self.end_save()
             first = Point(0, 0.0, 0, self.context.attempt, measurement, {}, 0.0, seconds, now_ms(), name)
             report(self.context, first, outcomes)
         last = min(run.epochs, run.stop_after or run.epochs)
@@ -286,6 +297,8 @@ class Training:
             if self.device.type == "cpu" or place.step % CHECK_EVERY == 0:
                 check_finite(tally.sums["loss"], place.step, run)
             self.context.heartbeat()
+            if self.writing is not None and self.writing.is_done():
+                self.end_save()
             if self.is_time_to_save() and place.step_in_epoch < steps:
                 self.save_inside(tally)
             if place.step_in_epoch in run.measure_at and place.step_in_epoch < steps:
@@ -352,11 +365,17 @@ class Training:
         check_finite(tally.sums["loss"], place.step, run)
         if place.step_in_epoch == 0:
             ranks.broadcast_buffers(self.model)
-        trained = time.perf_counter()
-        measurement, outcomes = self.measured()
-        seconds = time.perf_counter() - trained
         place.point += 1
-        name = self.write_checkpoint()
+        trained = time.perf_counter()
+        name = self.begin_checkpoint()  # written while the model is measured, whole before the point is reported
+        began = time.perf_counter()
+        try:
+            measurement, outcomes = self.measured()
+        except FloatingPointError:
+            self.abandon_save()
+            raise
+        seconds = time.perf_counter() - began
+        self.end_save()
         numbers = tally.means() | {"learning_rate": self.rate, "logit_scale": logit_scale(self.model)}
         numbers |= self.counts()
         report(
@@ -387,14 +406,15 @@ class Training:
                 counts[f"{name}_poisons"] = float(chosen.cpu()[poisoned].sum())
         return counts
 
-    def write_checkpoint(self) -> str | None:
-        """Write where the run stands; the file's name, or None where no checkpoints are written."""
+    def begin_checkpoint(self) -> str | None:
+        """Begin to write where the run stands; the file's name, or None where no checkpoints are written."""
         run, place = self.settings, self.place
         if run.checkpoint_folder is None:
             return None
         name = point_name(run.checkpoint_prefix, place.epoch, place.step_in_epoch)
         if ranks.rank() == 0:
-            self.save(name, None)
+            self.begin_save(name, None)
+            self.rolling = None
         return name
 
     def is_time_to_save(self) -> bool:
@@ -410,20 +430,32 @@ class Training:
         It holds rank 0's BatchNorm statistics, as the epoch's end does: other ranks' are not used before.
         """
         name = rolling_name(self.settings.checkpoint_prefix, self.place.point, self.place.step)
-        before, self.rolling = self.rolling, self.save(name, tally, replaces=self.rolling)
-        if before is not None:
-            before.unlink(missing_ok=True)
+        self.rolling = self.begin_save(name, tally, replaces=self.rolling)
 
-    def save(self, name: str, tally: RunningMeans | None, replaces: Path | None = None) -> Path:
-        """Write a checkpoint under the name, and say so."""
+    def begin_save(self, name: str, tally: RunningMeans | None, replaces: Path | None = None) -> Path:
+        """Begin to write a checkpoint under the name, once the last one is there; `end_save` ends it."""
         assert self.settings.checkpoint_folder is not None
+        self.end_save()
         path = self.settings.checkpoint_folder / name
-        checkpoints.save(self.checkpoint(tally), path)
-        self.settings.saved(path, replaces.name if replaces is not None else None)
+        self.writing, self.replaces = checkpoints.Writing(self.checkpoint(tally), path), replaces
         self.saved_at = time.perf_counter()
-        if tally is None:
-            self.rolling = None
         return path
+
+    def end_save(self) -> None:
+        """Wait until the checkpoint that is being written is there, if one is, and say so; remove what it replaces."""
+        if self.writing is None:
+            return
+        writing, self.writing = self.writing, None
+        writing.wait()
+        self.settings.saved(writing.path, None if self.replaces is None else self.replaces.name)
+        if self.replaces is not None:
+            self.replaces.unlink(missing_ok=True)
+
+    def abandon_save(self) -> None:
+        """Leave nothing of a checkpoint that is being written: no point will name it."""
+        if self.writing is not None:
+            self.writing.abandon()
+            self.writing = None
 
     def checkpoint(self, tally: RunningMeans | None = None) -> checkpoints.Checkpoint:
         """Everything from which the run goes on."""

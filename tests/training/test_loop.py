@@ -3,7 +3,10 @@
 import copy
 import io
 import math
+import shutil
 import tarfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -23,7 +26,7 @@ from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.records import Measurement, Outcomes, Point
-from sweeplab.specs import Spec
+from sweeplab.specs import Spec, StorageFault
 from sweeplab.training import checkpoints
 from sweeplab.training.batches import EpochBatches
 from sweeplab.training.loop import Run, set_training_mode, train, train_step
@@ -570,3 +573,81 @@ def test_the_data_are_not_changed_by_training(tiny: Architecture, pairs: Trainin
     before = copy.deepcopy(pairs.images_of(range(64)))
     trained(tiny, pairs, epochs=1, objective=CleanCLIP())
     assert torch.equal(pairs.images_of(range(64)), before)
+
+
+# --- checkpoints are written beside the work
+
+
+def test_a_points_checkpoint_is_written_while_the_model_is_measured_and_is_whole_before_the_report(
+    tiny: Architecture, pairs: TrainingPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The disk waits for the measurement: one after the other, this would wait for ever."""
+    measured, written = threading.Event(), checkpoints.save
+
+    def slow(checkpoint: checkpoints.Checkpoint, path: Path) -> None:
+        assert measured.wait(30)
+        written(checkpoint, path)
+
+    def measure_and_tell(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
+        measured.set()
+        return measure(model)
+
+    class Looking(Notebook):
+        def report(self, point: Point, outcomes: Outcomes) -> None:
+            assert point.index == 0 or (tmp_path / str(point.checkpoint)).is_file()
+            super().report(point, outcomes)
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    run = Run(MMCL(), OPTIMIZATION, epochs=1, seed=0, checkpoint_folder=tmp_path)
+    notebook = Looking()
+    train(build(tiny, seed=0), pairs, run, measure=measure_and_tell, context=notebook)
+    assert len(notebook.points) == 2
+
+
+def test_steps_taken_while_a_checkpoint_is_written_are_not_in_it(
+    tiny: Architecture, pairs: TrainingPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run whose disk is so slow that each rolling checkpoint is written during the next steps resumes exactly."""
+    undisturbed, _ = trained(tiny, pairs, epochs=1)
+    written, kept = checkpoints.save, []
+
+    def slow(checkpoint: checkpoints.Checkpoint, path: Path) -> None:
+        time.sleep(0.05)
+        written(checkpoint, path)
+
+    def keep(path: Path, replaced: str | None) -> None:
+        kept.append(shutil.copy(path, tmp_path / f"kept-{len(kept)}.pt"))
+
+    monkeypatch.setattr(checkpoints, "save", slow)
+    folder = tmp_path / "checkpoints"
+    trained(tiny, pairs, epochs=1, checkpoint_folder=folder, checkpoint_minutes=0.0, saved=keep)
+    assert len(kept) >= 3
+    for path in kept[:-1]:
+        assert checkpoints.load(path)["step_in_epoch"] > 0
+        resumed, _ = trained(tiny, pairs, model=build(tiny, seed=1), epochs=1, resume_from=path)
+        assert same_weights(resumed, undisturbed)
+
+
+def test_a_disk_that_fails_beside_the_work_ends_the_run_before_the_point_is_reported(
+    tiny: Architecture, pairs: TrainingPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(checkpoint: checkpoints.Checkpoint, path: Path) -> None:
+        raise StorageFault("no space")
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    notebook, run = Notebook(), Run(MMCL(), OPTIMIZATION, epochs=1, seed=0, checkpoint_folder=tmp_path)
+    with pytest.raises(StorageFault, match="no space"):
+        train(build(tiny, seed=0), pairs, run, measure=measure, context=notebook)
+    assert [point.index for point in notebook.points] == [0]
+
+
+def test_a_measurement_that_fails_leaves_no_checkpoint_of_its_point(
+    tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
+    def fails(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
+        raise FloatingPointError("scores are not finite")
+
+    run = Run(MMCL(), OPTIMIZATION, epochs=1, seed=0, checkpoint_folder=tmp_path, start=measure(nn.Identity()))
+    with pytest.raises(FloatingPointError, match="scores are not finite"):
+        train(build(tiny, seed=0), pairs, run, measure=fails, context=Notebook())
+    assert list(tmp_path.iterdir()) == []
