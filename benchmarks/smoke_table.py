@@ -20,7 +20,7 @@ from sweeplab.commands.papers import ROWS
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [ROOT / "sweeps" / f"{name}.py" for name in dict.fromkeys(run.script for row in ROWS for run in row.runs)]
-RESULT = re.compile(r"(accuracy .*|victim .*: accuracy .*|error: .*)")
+RESULT = re.compile(r"error: |: finished|epoch \d+/\d+: accuracy|is there already")
 
 
 def run_in_miniature(script: Path, name: str) -> str:

@@ -27,11 +27,13 @@ target, BSR at 200 / 500 poisons):
     fig3c    12.5 points less PSR with the loss on risky pairs
     fig4     37.5 points more PSR with the larger step
 
-The safe set's size and its poisons stand in every point (Fig. 2c). What differs from the paper: the objective is that
-of the released code (a mixture of two Gaussians, alternating passes), and target images get OpenAI's templates as
+The safe set's size and its poisons stand in every point (Fig. 2c). SafeCLIP is the paper's here (eq. 4); its first
+share of 15 %, step of 0.01 and scoring in every epoch are the released code's, since the paper's are lost in the text
+at hand. The code's own form, a mixture of two Gaussians and alternating passes, is `SafeCLIP()`; RoCLIP is that of its
+release (`victim.objective.lookups=both` for what SafeCLIP's paper describes). Target images get OpenAI's templates as
 captions, as in RoCLIP's script: most of ImageNet's 1,000 classes are mentioned by no caption of a million. ASR is
-measured over all of ImageNet's validation images. Chosen here, since the values are lost in the text at hand: the high
-rate of Fig. 3b (5e-4), the larger step of Fig. 4 (0.05).
+measured over all of ImageNet's validation images. Chosen here, since the values are lost: the high rate of Fig. 3b
+(5e-4), the larger step of Fig. 4 (0.05).
 """
 
 from pathlib import Path
@@ -59,7 +61,9 @@ TARGETED = TargetedImages(
     images=PairsCSV(path=Path("data/cc3m/validation.csv")), num_targets=16, poisons_per_target=100
 )
 BACKDOOR = Poisoning(attack=BadNet(patch_size=16), target="mushroom", placement="add", captions="training", count=200)
-OBJECTIVES = {"clip": MMCL(), "safeclip": SafeCLIP(), "roclip": RoCLIP(), "cleanclip": MMCLWithSSL()}
+# As the paper states it: both losses in one step (eq. 4), the top share of the cosines as safe.
+PAPERS = SafeCLIP(safe_rule="top-share", mixing="sum")
+OBJECTIVES = {"clip": MMCL(), "safeclip": PAPERS, "roclip": RoCLIP(), "cleanclip": MMCLWithSSL()}
 
 VICTIM = PretrainedVictim(
     name="safeclip",
@@ -90,16 +94,16 @@ FIG2A = VICTIM.replace(name="safeclip-fig2a", select=1)
 TAB3 = tuple(
     VICTIM.replace(
         name=f"safeclip-tab3-{warmup}-{slow}",
-        objective=SafeCLIP(warmup_epochs=warmup, slow_epochs=slow),
+        objective=PAPERS.replace(warmup_epochs=warmup, slow_epochs=slow),
         select=warmup + slow,
     )
     for warmup, slow in ((5, 1), (1, 1), (10, 1), (5, 0), (5, 2))
 )
 
 # Of each ablation at 100 poisons a target one half is `safeclip-tab3-5-1`, and at 500 `safeclip-fig3a-with-500`.
-WARMED_UP = VICTIM.replace(objective=SafeCLIP(), select=6)
+WARMED_UP = VICTIM.replace(objective=PAPERS, select=6)
 MANY = WARMED_UP.replace(poisoning=TARGETED.replace(poisons_per_target=500))
-WITHOUT_NEIGHBOURS, AT_THE_HIGH_RATE = SafeCLIP(nearest_neighbours=False), SafeCLIP(slow_learning_rate=5e-4)
+WITHOUT_NEIGHBOURS, AT_THE_HIGH_RATE = PAPERS.replace(nearest_neighbours=False), PAPERS.replace(slow_learning_rate=5e-4)
 FIG3 = (
     WARMED_UP.replace(name="safeclip-fig3a-without-100", objective=WITHOUT_NEIGHBOURS),
     MANY.replace(name="safeclip-fig3a-with-500"),
@@ -109,11 +113,11 @@ FIG3 = (
 )
 
 # 100,000 pairs and 30 poisons a target. Of Fig. 4 the smaller step, 0.01, is `safeclip-fig3c-with`.
-SMALL = VICTIM.replace(data=CC100K, poisoning=TARGETED.replace(poisons_per_target=30), objective=SafeCLIP())
+SMALL = VICTIM.replace(data=CC100K, poisoning=TARGETED.replace(poisons_per_target=30), objective=PAPERS)
 FIG3C_AND_4 = (
     SMALL.replace(name="safeclip-fig3c-with"),
-    SMALL.replace(name="safeclip-fig3c-without", objective=SafeCLIP(unimodal_on_risky=False)),
-    SMALL.replace(name="safeclip-fig4-0.05", objective=SafeCLIP(share_step=0.05)),
+    SMALL.replace(name="safeclip-fig3c-without", objective=PAPERS.replace(unimodal_on_risky=False)),
+    SMALL.replace(name="safeclip-fig4-0.05", objective=PAPERS.replace(share_step=0.05)),
 )
 
 EXPERIMENTS = (*TAB1, FIG2A, *TAB3, *FIG3, *FIG3C_AND_4)

@@ -31,12 +31,23 @@ SETTINGS = {
     "safeclip-top": SafeCLIP(
         warmup_epochs=0, slow_epochs=0, safe_rule="top-share", first_share=0.5, nearest_neighbours=False
     ),
+    "safeclip-sum": SafeCLIP(
+        warmup_epochs=0,
+        slow_epochs=0,
+        safe_rule="top-share",
+        first_share=0.5,
+        mixing="sum",
+        rescore_every=2,
+        rescore_share=0.5,
+        pool_size=32,
+    ),
     "roclip": RoCLIP(pool_size=40),
+    "roclip-both": RoCLIP(pool_size=40, break_every=1, lookups="both"),
     "abl": ABL(detect_at=2, num_flagged=20, remove_at=(2,), remove_share=0.1),
     "deep-clustering": DeepClustering(num_clusters=5),
 }
 EVERY = {member().kind: SETTINGS.get(member().kind, member()) for member in (*OBJECTIVES, *METHODS)}
-EVERY["safeclip-top"] = SETTINGS["safeclip-top"]
+EVERY |= {name: SETTINGS[name] for name in ("safeclip-top", "safeclip-sum", "roclip-both")}
 every = pytest.mark.parametrize("objective", EVERY.values(), ids=EVERY.keys())
 
 

@@ -343,14 +343,15 @@ ROWS: tuple[PaperRow, ...] = (
         "size of the safe set and its poisons over epochs",
         (_safeclip("safeclip-tab1-tdpa-safeclip-100"),),
         then=POINTS,
-        ours="the safe sets of the released code",
+        ours="the first share and the step of the released code",
         lacks=LINES,
     ),
     PaperRow(
         "safeclip-tab1-tdpa",
         "PSR of 4 objectives x 100 and 500 poisons a target",
         (_safeclip("safeclip-tab1-tdpa-*"),),
-        ours="captions of the poisons are templates; SafeCLIP and RoCLIP are those of the released code",
+        ours="captions of the poisons are templates; SafeCLIP is the paper's (eq. 4) with the released code's shares, "
+        "RoCLIP that of its release",
     ),
     PaperRow(
         "safeclip-tab1-ba",

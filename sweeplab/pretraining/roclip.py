@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sweeplab.data.augmentation import ViewField
-from sweeplab.losses import mmcl, nearest_rows
+from sweeplab.losses import info_nce, mmcl, nearest_rows
 from sweeplab.pretraining.pool import Pool
 from sweeplab.specs import Spec
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, TrainingFacts
@@ -17,15 +17,19 @@ class RoCLIP(Spec):
     """MMCL; in every `break_every`-th epoch each image faces its nearest caption of a pool, not its own.
 
     That breaks the tie between a poisoned image and its planted caption. For pre-training, and as a cleaning method
-    on clean pairs (PAR, Fig. 1). The SafeCLIP paper describes lookups in both directions; the released code, which is
-    followed here, queries the text pool with the image.
+    on clean pairs (PAR, Fig. 1). The released code, which is the default, queries the text pool with the image; the
+    SafeCLIP paper describes lookups in both pools (`lookups="both"`).
     """
 
     kind: Literal["roclip"] = "roclip"
     break_every: int = Field(default=2, ge=1)
     """In epochs divisible by it captions are replaced; 2 in the release, 5 in the development fork."""
     pool_size: int = Field(default=21_845, ge=1)
-    """Captions in the pool."""
+    """Captions in the pool; as many images where both are looked up."""
+    lookups: Literal["captions", "both"] = "captions"
+    """`captions`: each image faces the pooled caption nearest to the image (code). `both`: each image faces the pooled
+    caption nearest to its own caption, and each caption the pooled image nearest to its own image (as SafeCLIP's paper
+    describes RoCLIP); both ways averaged."""
     augmentation: ViewField | None = None
     """What changes the images (the release's `--cross_aug` uses `SimCLRView()`); captions are then augmented too.
     None: both stay as they are."""
@@ -41,8 +45,9 @@ class RoCLIP(Spec):
         return self.augmentation is not None
 
     def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
-        """The pool of captions."""
-        return RoCLIPState(Pool(self.pool_size, facts.embed_dim, seed=facts.seed, name="texts"))
+        """The pool of captions, and that of images where it is asked for."""
+        names = ("texts", "images") if self.lookups == "both" else ("texts",)
+        return RoCLIPState(*(Pool(self.pool_size, facts.embed_dim, seed=facts.seed, name=name) for name in names))
 
     def start_epoch(self, state: nn.Module | None, facts: EpochFacts) -> None:
         """Whether this epoch breaks pairs."""
@@ -50,22 +55,28 @@ class RoCLIP(Spec):
         state.breaks.fill_(facts.epoch % self.break_every == 0)
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
-        """MMCL against own or against pooled captions."""
+        """MMCL against own captions, or against what the pools hold."""
         assert isinstance(state, RoCLIPState)
-        texts = batch.texts
-        if bool(state.breaks):
-            texts = nearest_rows(batch.images, state.texts.rows)
+        if not bool(state.breaks):
+            value = mmcl(batch.images, batch.texts, batch.logit_scale)
+        elif state.images is None:
+            value = mmcl(batch.images, nearest_rows(batch.images, state.texts.rows), batch.logit_scale)
             state.texts.push(batch.texts)
-        value = mmcl(batch.images, texts, batch.logit_scale)
+        else:
+            texts, images = nearest_rows(batch.texts, state.texts.rows), nearest_rows(batch.images, state.images.rows)
+            scale = batch.logit_scale
+            value = (info_nce(batch.images, texts, scale) + info_nce(batch.texts, images, scale)) / 2
+            state.texts.push(batch.texts)
+            state.images.push(batch.images)
         return Loss(value, {"mmcl": value})
 
 
 class RoCLIPState(nn.Module):
-    """The pool, and whether the epoch under way breaks pairs."""
+    """The pools, and whether the epoch under way breaks pairs."""
 
-    def __init__(self, texts: Pool) -> None:
+    def __init__(self, texts: Pool, images: Pool | None = None) -> None:
         super().__init__()
-        self.texts = texts
+        self.texts, self.images = texts, images
         self.register_buffer("breaks", torch.zeros((), dtype=torch.bool))
 
     breaks: Tensor

@@ -26,9 +26,10 @@ class SafeCLIP(Spec):
        over the risky pairs, then one pass of CLIP over the safe ones.
 
     Paper (Alg. 1, eq. 4) and released code differ: the paper takes the top share of scores as safe and adds both
-    losses; the code fits a mixture of two Gaussians and alternates passes. `safe_rule` offers both rules; the passes
-    alternate as in the code. The learning rate follows the stated schedule through all phases; in the authors' code
-    the mixed phase enters its schedule in the middle, so that the rate oscillates.
+    losses; the code fits a mixture of two Gaussians and alternates passes. `safe_rule` and `mixing` offer both: the
+    defaults are the code's, `SafeCLIP(safe_rule="top-share", mixing="sum")` is the paper's. The learning rate follows
+    the stated schedule through all phases; in the authors' code the mixed phase enters its schedule in the middle, so
+    that the rate oscillates.
     """
 
     CHANGES: ClassVar[tuple[str, ...]] = ("safe sets: pairs of equal posterior are ordered by their cosine",)
@@ -50,7 +51,14 @@ class SafeCLIP(Spec):
     """Growth of the safe share, a fraction of all pairs, at every later scoring."""
     max_share: float = Field(default=0.85, gt=0, le=1)
     rescore_every: int = Field(default=1, ge=1)
-    """Epochs between two scorings; 1 in the code, several in the paper."""
+    """Epochs between two scorings of all pairs; 1 in the code, several in the paper."""
+    rescore_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the pairs that is scored in the epochs between, those of the highest last scores; the others keep
+    theirs. 0: none, and the safe set stays as it is until all are scored."""
+    mixing: Literal["alternate", "sum"] = "alternate"
+    """`alternate`: a mixed epoch walks over the risky pairs by the unimodal loss, then over the safe ones by CLIP's
+    (code). `sum`: it walks over all pairs once, and every step minimises CLIP's loss over the safe pairs of its batch
+    plus the unimodal loss over the risky ones (paper, eq. 4)."""
     pool_size: int = Field(default=256, ge=1)
     """Past embeddings of each modality among which neighbours are looked up; 256, one batch, in the code."""
     nearest_neighbours: bool = True
@@ -83,15 +91,27 @@ class SafeCLIP(Spec):
 
     def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
         """Pools, and which pairs are safe."""
-        return SafeCLIPState(self.pool_size, facts)
+        return SafeCLIPState(self.pool_size, facts, keeps_scores=self._scores_in_part())
+
+    def _scores_in_part(self) -> bool:
+        """Whether some scorings are of a part of the pairs."""
+        return self.rescore_share > 0 and self.rescore_every > 1
 
     def start_epoch(self, state: nn.Module | None, facts: EpochFacts) -> None:
         """Score the pairs where a mixed epoch asks for it."""
         assert isinstance(state, SafeCLIPState)
         mixed = facts.epoch - self.warmup_epochs - self.slow_epochs  # 1 is the first mixed epoch
-        if mixed < 1 or (mixed - 1) % self.rescore_every:
+        in_part = (mixed - 1) % self.rescore_every > 0
+        if mixed < 1 or (in_part and not self._scores_in_part()):
             return
-        scores = facts.cosines()
+        if in_part:
+            scores = state.scores.cpu()
+            rows = top_share(scores, self.rescore_share).nonzero().flatten()
+            scores[rows] = facts.cosines(rows=rows)
+        else:
+            scores = facts.cosines()
+        if self._scores_in_part():
+            state.scores.copy_(scores)
         first = float(state.share) < 0
         share = None if first else min(self.max_share, float(state.share) + self.share_step)
         if self.safe_rule == "top-share":
@@ -111,6 +131,8 @@ class SafeCLIP(Spec):
         if epoch <= self.warmup_epochs + self.slow_epochs:
             return (Pass(everything, "clip", self.slow_learning_rate),)
         safe = state.safe.cpu()
+        if self.mixing == "sum":
+            return (Pass(everything if self.unimodal_on_risky else everything[safe], "sum"),)
         risky = (Pass(everything[~safe], "unimodal"),) if self.unimodal_on_risky else ()
         return (*risky, Pass(everything[safe], "clip"))
 
@@ -120,16 +142,27 @@ class SafeCLIP(Spec):
         return {"safe": state.safe} if float(state.share) >= 0 else {}
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
-        """The unimodal or the cross-modal loss, as the pass says."""
+        """The unimodal or the cross-modal loss, or both over their shares of the batch, as the pass says."""
         assert isinstance(state, SafeCLIPState)
+        if batch.stage == "clip":
+            value = cross_modal(batch)
+            return Loss(value, {"clip": value})
+        if batch.stage != "sum":
+            value = self._unimodal(state, batch)
+            return Loss(value, {"unimodal": value})
+        assert batch.rows is not None
+        safe = state.safe[batch.rows]
+        parts = {}
+        if bool(safe.any()):
+            parts["clip"] = cross_modal(some_of(batch, safe))
+        if not bool(safe.all()):
+            parts["unimodal"] = self._unimodal(state, some_of(batch, ~safe))
+        return Loss(torch.stack([*parts.values()]).sum(), parts)
+
+    def _unimodal(self, state: "SafeCLIPState", batch: EmbeddedBatch) -> Tensor:
+        """Second views against the first ones, or against their nearest neighbours in the pools."""
         assert batch.image_views is not None
         assert batch.text_views is not None
-        scale = batch.logit_scale
-        if batch.stage == "clip":
-            value = (
-                info_nce(batch.images, batch.text_views, scale) + info_nce(batch.texts, batch.image_views, scale)
-            ) / 2
-            return Loss(value, {"clip": value})
         if self.nearest_neighbours:
             image_keys = nearest_rows(batch.images, state.images.rows)
             text_keys = nearest_rows(batch.texts, state.texts.rows)
@@ -137,24 +170,54 @@ class SafeCLIP(Spec):
             state.texts.push(batch.texts)
         else:
             image_keys, text_keys = batch.images, batch.texts
-        value = (info_nce(batch.image_views, image_keys, scale) + info_nce(batch.text_views, text_keys, scale)) / 2
-        return Loss(value, {"unimodal": value})
+        scale = batch.logit_scale
+        return (info_nce(batch.image_views, image_keys, scale) + info_nce(batch.text_views, text_keys, scale)) / 2
+
+
+def cross_modal(batch: EmbeddedBatch) -> Tensor:
+    """CLIP's loss of first views against second views of the other modality, both ways averaged."""
+    assert batch.image_views is not None
+    assert batch.text_views is not None
+    scale = batch.logit_scale
+    return (info_nce(batch.images, batch.text_views, scale) + info_nce(batch.texts, batch.image_views, scale)) / 2
+
+
+def some_of(batch: EmbeddedBatch, chosen: Tensor) -> EmbeddedBatch:
+    """The batch with some of its pairs alone.
+
+    Args:
+        batch: B pairs with their views.
+        chosen: (B,) bool.
+    """
+    assert batch.image_views is not None
+    assert batch.text_views is not None
+    return EmbeddedBatch(
+        batch.images[chosen],
+        batch.texts[chosen],
+        batch.logit_scale,
+        image_views=batch.image_views[chosen],
+        text_views=batch.text_views[chosen],
+    )
 
 
 class SafeCLIPState(nn.Module):
-    """Pools of both modalities, the safe set and its planned share."""
+    """Pools of both modalities, the safe set and its planned share, and the last scores where they are needed."""
 
     safe: Tensor
     """(N,) bool."""
     share: Tensor
     """Planned share of safe pairs; -1 before the first scoring."""
+    scores: Tensor
+    """(N,) float32, where a part of the pairs is scored between two scorings of all."""
 
-    def __init__(self, pool_size: int, facts: TrainingFacts) -> None:
+    def __init__(self, pool_size: int, facts: TrainingFacts, *, keeps_scores: bool = False) -> None:
         super().__init__()
         self.images = Pool(pool_size, facts.embed_dim, seed=facts.seed, name="images")
         self.texts = Pool(pool_size, facts.embed_dim, seed=facts.seed, name="texts")
         self.register_buffer("safe", torch.zeros(facts.num_pairs, dtype=torch.bool))
         self.register_buffer("share", torch.tensor(-1.0))
+        if keeps_scores:
+            self.register_buffer("scores", torch.zeros(facts.num_pairs))
 
 
 def top_share(scores: Tensor, share: float, *, ties: Tensor | None = None) -> Tensor:

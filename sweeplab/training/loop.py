@@ -501,7 +501,7 @@ class Training:
             epoch,
             self.facts,
             embed=lambda other=None: self.embed_all(epoch, other),
-            cosines=lambda other=None: self.cosines_of_all(epoch, other),
+            cosines=lambda other=None, rows=None: self.cosines_of(epoch, other, rows),
             forget=self.forget,
         )
 
@@ -511,21 +511,28 @@ class Training:
         Returns:
             (N, D) image embeddings and (N, D) text embeddings, unit norm, float32, on the CPU.
         """
-        images, texts = zip(*self.over_all_pairs(epoch, other, lambda images, texts: (images, texts)), strict=True)
+        images, texts = zip(*self.over_pairs(epoch, other, lambda images, texts: (images, texts)), strict=True)
         return torch.cat(images), torch.cat(texts)
 
-    def cosines_of_all(self, epoch: int, other: nn.Module | None = None) -> Tensor:
-        """The cosine of image and caption of all pairs as the epoch sees them, (N,) on the CPU; as `embed_all`."""
-        scores = self.over_all_pairs(epoch, other, lambda images, texts: ((images * texts).sum(dim=1),))
+    def cosines_of(self, epoch: int, other: nn.Module | None = None, rows: Tensor | None = None) -> Tensor:
+        """The cosine of image and caption as the epoch sees them, of all pairs or of some rows, (N,) on the CPU; as
+        `embed_all`."""
+        scores = self.over_pairs(epoch, other, lambda images, texts: ((images * texts).sum(dim=1),), rows)
         return torch.cat([score for (score,) in scores])
 
     @torch.no_grad()
-    def over_all_pairs(
-        self, epoch: int, other: nn.Module | None, keep: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+    def over_pairs(
+        self,
+        epoch: int,
+        other: nn.Module | None,
+        keep: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+        wanted: Tensor | None = None,
     ) -> list[tuple[Tensor, ...]]:
-        """What `keep` makes of every chunk's unit embeddings, in the pairs' order, on the CPU of every rank."""
+        """What `keep` makes of every chunk's unit embeddings, in the order of the wanted rows (None: of all pairs), on
+        the CPU of every rank."""
         model = self.model if other is None else other.to(self.device)
-        share = torch.arange(len(self.pairs)).tensor_split(ranks.world_size())[ranks.rank()]
+        wanted = torch.arange(len(self.pairs)) if wanted is None else wanted.cpu()
+        share = wanted.tensor_split(ranks.world_size())[ranks.rank()]
         rows: list[tuple[Tensor, ...]] = []
         try:
             with evaluation_mode(model):

@@ -76,7 +76,7 @@ class EpochFacts:
     gradients; images and captions as this epoch will see them. Takes 8 x num_pairs x D bytes on every rank."""
     cosines: Callable[..., Tensor]
     """`cosines()` or `cosines(other)`: the cosine of each pair, (num_pairs,), in the same way, without keeping the
-    embeddings: 4 x num_pairs bytes."""
+    embeddings: 4 x num_pairs bytes. `cosines(rows=...)`: of these pairs alone, in their order."""
     forget: Callable[[Iterable[nn.Parameter]], None]
     """Drops the optimizer's moments of parameters that were made anew."""
 

@@ -1,22 +1,41 @@
 """SafeCLIP's safe sets, ABL's flags and the pool, by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sweeplab.losses import mmcl, nearest_rows, unlearning
 from sweeplab.pretraining.abl import ABL
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.pretraining.pool import Pool
+from sweeplab.pretraining.roclip import RoCLIP
 from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior, top_share
 from sweeplab.specs import InvalidInput, changes_of
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, TrainingFacts, chosen
 
 FACTS = TrainingFacts(num_pairs=10, steps_per_epoch=2, epochs=9, global_batch_size=4, embed_dim=2, seed=0)
+
+
+def unit_rows(count: int, seed: int) -> Tensor:
+    return F.normalize(torch.randn(count, 4, generator=torch.Generator().manual_seed(seed)).double(), dim=1)
+
+
+def finding(queries: Tensor, keys: Tensor, scale: float) -> float:
+    """Mean over the queries of -log of the softmax of the own key, in loops."""
+    total = 0.0
+    for i, query in enumerate(queries):
+        scores = [math.exp(scale * float((query * key).sum())) for key in keys]
+        total -= math.log(scores[i] / sum(scores))
+    return total / len(queries)
+
+
+def nearest(query: Tensor, pool: Tensor) -> Tensor:
+    return max(pool, key=lambda row: float((query * row).sum()))
 
 
 def facts_of(epoch: int, cosines: list[float]) -> EpochFacts:
@@ -25,7 +44,10 @@ def facts_of(epoch: int, cosines: list[float]) -> EpochFacts:
     def never(other: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         raise AssertionError("embeddings of millions of pairs would not fit into memory")
 
-    return EpochFacts(epoch, FACTS, never, lambda other=None: torch.tensor(cosines), lambda parameters: None)
+    def scored(other: nn.Module | None = None, rows: Tensor | None = None) -> Tensor:
+        return torch.tensor(cosines) if rows is None else torch.tensor(cosines)[rows]
+
+    return EpochFacts(epoch, FACTS, never, scored, lambda parameters: None)
 
 
 RISING = [i / 10 for i in range(10)]
@@ -129,6 +151,115 @@ def test_the_phases_walk_over_the_right_pairs():
     risky, safe = method.passes(state, 3)
     assert (risky.stage, risky.rows.tolist()) == ("unimodal", [0, 1, 2, 3, 4, 5, 6])
     assert (safe.stage, safe.rows.tolist()) == ("clip", [7, 8, 9])
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_the_sum_is_clip_over_safe_pairs_plus_the_unimodal_loss_over_risky_ones(neighbours: bool):
+    """SafeCLIP, eq. 4, in loops: rows 0 and 3 of the batch are safe, 1, 2 and 4 risky; each loss sees its own alone."""
+    images, texts, image_views, text_views = (unit_rows(5, seed) for seed in range(4))
+    method = SafeCLIP(safe_rule="top-share", mixing="sum", pool_size=6, nearest_neighbours=neighbours)
+    state = method.init_state(nn.Identity(), replace(FACTS, embed_dim=4)).double()
+    state.safe[torch.tensor([7, 2])] = True
+    pools = state.images.rows.clone(), state.texts.rows.clone()
+    rows = torch.tensor([7, 1, 5, 2, 9])
+    batch = EmbeddedBatch(
+        images, texts, torch.tensor(3.0), image_views=image_views, text_views=text_views, rows=rows, stage="sum"
+    )
+    loss = method.loss(state, batch)
+    safe, risky = [0, 3], [1, 2, 4]
+    clip = (finding(images[safe], text_views[safe], 3.0) + finding(texts[safe], image_views[safe], 3.0)) / 2
+    image_keys, text_keys = images[risky], texts[risky]
+    if neighbours:
+        image_keys = torch.stack([nearest(query, pools[0]) for query in images[risky]])
+        text_keys = torch.stack([nearest(query, pools[1]) for query in texts[risky]])
+    unimodal = (finding(image_views[risky], image_keys, 3.0) + finding(text_views[risky], text_keys, 3.0)) / 2
+    assert {name: float(part) for name, part in loss.parts.items()} == pytest.approx(
+        {"clip": clip, "unimodal": unimodal}
+    )
+    assert float(loss.total) == pytest.approx(clip + unimodal)
+    if neighbours:  # the pools take in what the unimodal loss saw
+        assert torch.equal(state.images.rows[:3], images[risky])
+
+
+def test_a_batch_of_safe_or_of_risky_pairs_alone_has_one_loss():
+    method = SafeCLIP(mixing="sum", pool_size=6)
+    state = method.init_state(nn.Identity(), replace(FACTS, embed_dim=4)).double()
+    views = [unit_rows(2, seed) for seed in range(4)]
+    batch = EmbeddedBatch(*views[:2], torch.tensor(3.0), *views[2:], rows=torch.tensor([0, 1]), stage="sum")
+    assert list(method.loss(state, batch).parts) == ["unimodal"]
+    state.safe.fill_(True)
+    assert list(method.loss(state, batch).parts) == ["clip"]
+
+
+def test_the_sum_walks_over_all_pairs_once_or_over_the_safe_ones_alone():
+    for risky, rows in ((True, list(range(10))), (False, [7, 8, 9])):
+        method = SafeCLIP(
+            warmup_epochs=0,
+            slow_epochs=0,
+            safe_rule="top-share",
+            first_share=0.3,
+            mixing="sum",
+            unimodal_on_risky=risky,
+        )
+        state = method.init_state(nn.Identity(), FACTS)
+        method.start_epoch(state, facts_of(1, RISING))
+        (walk,) = method.passes(state, 1)
+        assert (walk.stage, walk.rows.tolist()) == ("sum", rows)
+
+
+def test_between_two_scorings_of_all_only_the_highest_are_scored_anew():
+    """First all: 9, 8, 7 are safe. Then pairs 5 to 9, half of them, get scores in reverse, so that 5, 6, 7 and 8 come
+    before 9; pair 0, whose score would be the highest by now, keeps its old one until all are scored again."""
+    method = SafeCLIP(
+        warmup_epochs=0,
+        slow_epochs=0,
+        safe_rule="top-share",
+        first_share=0.3,
+        share_step=0.1,
+        rescore_every=2,
+        rescore_share=0.5,
+    )
+    state = method.init_state(nn.Identity(), FACTS)
+    scores = [RISING, [5.0, *RISING[1:5], 0.9, 0.8, 0.7, 0.6, 0.5], [5.0, *RISING[1:]]]
+    safe = []
+    for epoch, cosines in enumerate(scores, start=1):
+        method.start_epoch(state, facts_of(epoch, cosines))
+        safe.append(state.safe.nonzero().flatten().tolist())
+    assert safe == [[7, 8, 9], [5, 6, 7, 8], [0, 6, 7, 8, 9]]
+
+
+def test_without_a_share_nothing_is_scored_between_and_the_safe_set_stays():
+    method = SafeCLIP(warmup_epochs=0, slow_epochs=0, safe_rule="top-share", first_share=0.3, rescore_every=2)
+    state = method.init_state(nn.Identity(), FACTS)
+    for epoch, cosines in enumerate((RISING, RISING[::-1]), start=1):
+        method.start_epoch(state, facts_of(epoch, cosines))
+    assert state.safe.nonzero().flatten().tolist() == [7, 8, 9]
+    assert "scores" not in state.state_dict()
+
+
+def test_lookups_in_both_pools_by_the_own_modality():
+    """RoCLIP as SafeCLIP's paper describes it, in loops."""
+    images, texts = unit_rows(3, 0), unit_rows(3, 1)
+    method = RoCLIP(break_every=1, pool_size=5, lookups="both")
+    state = method.init_state(nn.Identity(), replace(FACTS, embed_dim=4)).double()
+    method.start_epoch(state, facts_of(1, RISING))
+    assert state.images is not None
+    near_texts = torch.stack([nearest(text, state.texts.rows) for text in texts])
+    near_images = torch.stack([nearest(image, state.images.rows) for image in images])
+    expected = (finding(images, near_texts, 2.0) + finding(texts, near_images, 2.0)) / 2
+    value = float(method.loss(state, EmbeddedBatch(images, texts, torch.tensor(2.0))).total)
+    assert value == pytest.approx(expected)
+    assert torch.equal(state.images.rows[:3], images)
+    assert torch.equal(state.texts.rows[:3], texts)
+
+
+def test_fields_of_the_papers_forms_change_no_digest_at_their_defaults():
+    assert SafeCLIP(safe_rule="top-share").digest() == "d5b775bb1709f9b2"
+    assert RoCLIP().digest() == ROCLIP_DIGEST
+    assert RoCLIP(lookups="both").digest() != ROCLIP_DIGEST
+
+
+ROCLIP_DIGEST = "5822d95f174c23dd"
 
 
 def test_the_safe_set_is_told_from_the_first_scoring_on():

@@ -38,7 +38,11 @@ OBJECTIVES = {
     "deep-clustering": DeepClustering(num_clusters=3),
     "supervised": SupervisedFinetuning(),
     "roclip": RoCLIP(break_every=2, pool_size=32),
+    "roclip-both": RoCLIP(break_every=1, pool_size=32, lookups="both"),
     "safeclip-unimodal": SafeCLIP(warmup_epochs=1, pool_size=32),
+    "safeclip-sum": SafeCLIP(
+        warmup_epochs=0, slow_epochs=0, safe_rule="top-share", first_share=0.5, mixing="sum", pool_size=32
+    ),
     "safeclip-clip": SafeCLIP(warmup_epochs=0, slow_epochs=2, pool_size=32),
     "abl": ABL(detect_at=1, num_flagged=6),
 }
