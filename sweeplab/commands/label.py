@@ -17,11 +17,12 @@ from sweeplab.attacks.poisoning import PoisonPlan
 from sweeplab.cleaning.deep_clustering import DeepClustering, write_pseudo_labels
 from sweeplab.clip_labeller import Labeller, labeller_at
 from sweeplab.clip_model import imagenet_class_names, imagenet_templates, with_directions
-from sweeplab.data.images import load_image
+from sweeplab.data.broken import StandIns, refuse_too_many
+from sweeplab.data.images import BrokenImage, load_image
 from sweeplab.data.labels import check_class_names, lines_of
 from sweeplab.data.tables import PairTable
 from sweeplab.evaluation.zero_shot import class_weights, prompt_tokens
-from sweeplab.experiment import CleaningSweep
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.worker.inputs import Inputs, cleaning_poison, cleaning_table
@@ -93,7 +94,8 @@ class LabelReport:
 def label_pairs(request: LabelRequest, home: Path, track: Track) -> LabelReport:
     """Write the file that `DeepClustering(pseudo_labels=...)` reads, and beside it for which pairs it was made.
 
-    The pairs are those that the sweep trains on, in their order; poisoned ones carry their triggers.
+    The pairs are those that the sweep trains on, in their order; poisoned ones carry their triggers, and a broken one
+    has the label of the pair that stands in for it under the sweep's own seed.
 
     Raises:
         InvalidInput: if the sweep clusters nothing, the number of classes is not that of its clusters, or a file cannot
@@ -122,7 +124,11 @@ def label_pairs(request: LabelRequest, home: Path, track: Track) -> LabelReport:
         weights = class_weights(labeller.model, _prompts(labeller, names, templates), device=device)
         pictures = _pictures(pairs, poison, sweep.victim.architecture.image_size, labeller)
         tracked = track(pictures, "labels", len(pairs))
-        labels, probabilities = _classified(labeller, iter(tracked), weights, device)
+        labels, probabilities, broken = _classified(labeller, iter(tracked), weights, device)
+    if broken:
+        refuse_too_many(broken, len(pairs), _max_broken(sweep), f"the cleaning pairs of {sweep.name}")
+        stand_ins = StandIns(len(pairs), broken, poison.rows if poison is not None else ())
+        labels[list(broken)] = [labels[stand_ins.of(sweep.seed, row)] for row in broken]
     write_pseudo_labels(request.to, labels, pairs.digest)
     counts = tuple(np.bincount(labels, minlength=len(names)).tolist())
     return LabelReport(str(request.to.absolute()), names, counts, float(probabilities.mean()))
@@ -174,15 +180,30 @@ def _prompts(labeller: Labeller, names: Sequence[str], templates: Sequence[str])
     return prompts
 
 
-def _pictures(pairs: PairTable, poison: PoisonPlan | None, victims_size: int, labeller: Labeller) -> Iterator[Tensor]:
-    """(3, S, S) uint8 of every row, in order, as the labeller takes them."""
-    stamped = set(poison.rows) if poison is not None and poison.stamps else set()
+def _max_broken(sweep: CleaningSweep) -> float:
+    """The share of the cleaning pairs that may be broken."""
+    victim = sweep.original_victim()
+    source = victim.data if isinstance(sweep.data, CleanSample) and isinstance(victim, PretrainedVictim) else sweep.data
+    return getattr(source, "max_broken", None) or 0.0
 
-    def picture(row: int) -> Tensor:
-        if row not in stamped:
-            return torch.from_numpy(load_image(pairs.image(row), labeller.image_size, squash=labeller.squash))
+
+def _pictures(
+    pairs: PairTable, poison: PoisonPlan | None, victims_size: int, labeller: Labeller
+) -> Iterator[Tensor | str]:
+    """(3, S, S) uint8 of every row, in order, as the labeller takes them; of broken ones the reason."""
+    stamped = set(poison.rows) if poison is not None and poison.stamps else set()
+    known = pairs.reasons()
+
+    def picture(row: int) -> Tensor | str:
+        if row in known:
+            return known[row]
+        try:
+            if row not in stamped:
+                return torch.from_numpy(load_image(pairs.image(row), labeller.image_size, squash=labeller.squash))
+            pixels = torch.from_numpy(load_image(pairs.image(row), victims_size))[None]
+        except BrokenImage as error:
+            return str(error)
         # A trigger is made for the victim's input, and belongs to what the labeller has to look at.
-        pixels = torch.from_numpy(load_image(pairs.image(row), victims_size))[None]
         assert poison is not None
         size = [labeller.image_size, labeller.image_size]
         resized: Tensor = tv.resize(poison.stamp_rows(pixels, [row]), size, tv.InterpolationMode.BICUBIC)
@@ -195,14 +216,25 @@ def _pictures(pairs: PairTable, poison: PoisonPlan | None, victims_size: int, la
 
 @torch.inference_mode()
 def _classified(
-    labeller: Labeller, pictures: Iterator[Tensor], weights: Tensor, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) int64 classes, and (N,) float32 probabilities of them."""
-    labels, probabilities = [], []
+    labeller: Labeller, pictures: Iterator[Tensor | str], weights: Tensor, device: torch.device
+) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """(N,) int64 classes, 0 for broken rows; (n,) float32 probabilities of those of the others; and why, by row, of the
+    broken ones."""
+    labels: list[int] = []
+    probabilities: list[float] = []
+    broken: dict[int, str] = {}
     while batch := list(islice(pictures, BATCH_SIZE)):
-        features = with_directions(labeller.embed(torch.stack(batch).to(device)), "image embeddings")
+        place = len(labels)
+        broken |= {place + i: picture for i, picture in enumerate(batch) if isinstance(picture, str)}
+        labels += [0] * len(batch)
+        whole = {place + i: picture for i, picture in enumerate(batch) if not isinstance(picture, str)}
+        if not whole:
+            continue
+        pixels = torch.stack(list(whole.values())).to(device)
+        features = with_directions(labeller.embed(pixels), "image embeddings")
         logits = labeller.scale * F.normalize(features, dim=-1) @ weights.T
         chances, classes = logits.softmax(dim=1).max(dim=1)
-        labels.append(classes.cpu().numpy())
-        probabilities.append(chances.cpu().numpy())
-    return np.concatenate(labels), np.concatenate(probabilities)
+        probabilities += chances.tolist()
+        for row, label in zip(whole, classes.tolist(), strict=True):
+            labels[row] = label
+    return np.array(labels, dtype=np.int64), np.array(probabilities, dtype=np.float32), broken

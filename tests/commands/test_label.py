@@ -27,7 +27,8 @@ from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, SlippedPoisons
 from sweeplab.specs import InvalidInput
 from sweeplab.sweep.prepare import prepare
-from sweeplab.worker.inputs import Inputs, cleaning_poison, cleaning_table
+from sweeplab.worker.inputs import Inputs, cleaning_pairs, cleaning_poison, cleaning_table
+from sweeplab.worker.jobs import Machine
 
 SIGLIP: dict[str, Any] = {
     "embed_dim": 64,
@@ -195,6 +196,30 @@ def test_poisoned_rows_are_looked_at_with_their_trigger(clustering: CleaningSwee
     pixels = torch.from_numpy(load_image(table.image(row), 32))[None]
     expected = tv.resize(plan.stamp_rows(pixels, [row]), [64, 64], tv.InterpolationMode.BICUBIC)[0]
     assert torch.equal(seen[5][row], expected)
+
+
+def test_broken_pairs_have_the_label_of_the_pair_in_their_stead(
+    request_of: Callable[..., LabelRequest], clustering: CleaningSweep, home: Path, tmp_path: Path
+):
+    """As training sees them: the same rows stand in."""
+    table = FruitStall(num_pairs=24, image_size=32).read(home / "data")
+    (tmp_path / "pairs.csv").write_text("image,caption\n" + "".join(f"{row}.png,a fruit\n" for row in range(24)))
+    for row in range(24):
+        (tmp_path / f"{row}.png").write_bytes(Path(str(table.image(row))).read_bytes())
+    sweep = clustering.replace(data=PairsCSV(path=tmp_path / "pairs.csv", max_broken=0.1))
+    label_pairs(request_of(sweep=sweep, to=tmp_path / "whole.npy"), home, quiet)
+    whole = np.load(tmp_path / "whole.npy")
+    for row in (3, 20):
+        (tmp_path / f"{row}.png").write_bytes(b"no picture")
+    label_pairs(request_of(sweep=sweep), home, quiet)
+    found = np.load(tmp_path / "labels.npy")
+    pairs = cleaning_pairs(sweep, Machine(home / "data", threads=1, use_cuda=False))
+    sources = pairs._sources(range(24))
+    assert [row for row in range(24) if sources[row] != row] == [3, 20]
+    assert found.tolist() == whole[list(sources)].tolist()
+    (tmp_path / "9.png").unlink()
+    with pytest.raises(InvalidInput, match=r"3 of 24 pairs are broken, and max_broken=0\.1 tolerates 2"):
+        label_pairs(request_of(sweep=sweep), home, quiet)
 
 
 def test_a_sweep_takes_the_labels_of_its_own_pairs_and_refuses_those_of_others(
