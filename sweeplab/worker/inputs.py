@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -197,7 +198,11 @@ class Inputs:
         return digest_of([state, str(self.data_home), paths_of(parts)])
 
     def _mapped(self, table: PairTable) -> PairTable:
-        return table if self._tables is None else self._tables.mapped(table)
+        if self._tables is None or (mapped := self._tables.mapped(table)) is table:
+            return table
+        del table
+        pa.default_memory_pool().release_unused()  # Arrow keeps what millions of rows took
+        return mapped
 
     def forget(self) -> None:
         """Let go of all tables; what is asked for later is read again."""
