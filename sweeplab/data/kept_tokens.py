@@ -21,11 +21,12 @@ class KeptTokens:
     same tokens as any other, and a row counts as made once its check is there.
     """
 
-    def __init__(self, array: np.ndarray, make: Callable[[Sequence[int]], Tensor]) -> None:
+    def __init__(self, array: np.ndarray | None, make: Callable[[Sequence[int]], Tensor]) -> None:
         """Take the array over.
 
         Args:
-            array: (N, 1 + context_length) uint16, zeros or what others have made; the first column is the check.
+            array: (N, 1 + context_length) uint16, zeros or what others have made; the first column is the check. None:
+                nothing is kept.
             make: rows -> (b, context_length) int64, the same tokens of a row every time.
         """
         self.array, self.make = array, make
@@ -37,6 +38,8 @@ class KeptTokens:
 
     def of(self, rows: Sequence[int]) -> Tensor:
         """(b, l) int64, l tokens in the longest text."""
+        if self.array is None:
+            return trimmed(self.make(list(rows)))
         wanted = np.asarray(rows, dtype=np.int64)
         found = self.array[wanted]
         missing = np.flatnonzero(found[:, 0] != _check(found[:, 1:]))
@@ -50,10 +53,12 @@ class KeptTokens:
 
     def forget(self, rows: Sequence[int]) -> None:
         """Make these rows anew when they are asked for."""
-        self.array[list(rows)] = 0
+        if self.array is not None:
+            self.array[list(rows)] = 0
 
     def make_all(self) -> None:
         """Make all rows that are missing."""
+        assert self.array is not None
         for start in range(0, len(self.array), CHUNK):
             self.of(range(start, min(start + CHUNK, len(self.array))))
 

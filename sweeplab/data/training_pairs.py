@@ -1,5 +1,6 @@
 """Training pairs: decoded, stamped, tokenised, with augmented views; every draw from a stream named by its own row."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -27,6 +28,9 @@ node, where it has room for one."""
 OWN_CAPTIONS = 200_000
 """Captions up to this number each process tokenises for itself, at once; more are tokenised once a node, as they
 come."""
+OWN_TOKEN_BYTES = 128 * 2**20
+"""Tokens up to this size each process keeps for itself: of augmented captions, and of others where the node keeps none.
+More are made whenever they are asked for, as with millions of captions every decoding process would hold a gigabyte."""
 PROBE = "word " * 1000
 """A text that is cut: its tokens tell how a tokeniser does it."""
 
@@ -238,8 +242,9 @@ class TrainingPairs(Dataset[PairBatch]):
         if len(self) > OWN_CAPTIONS and decoded is not None:
             content = digest_of([self.table.digest, sorted(self._captions.items()), probe.tolist()])
             array = decoded.shared(f"tokens-{content}", shape, TOKEN_TYPE)
+        self._token_shape = shape
         tokens = KeptTokens(
-            np.zeros(shape, TOKEN_TYPE) if array is None else array,
+            _own_array(shape) if array is None else array,
             lambda rows: self.tokenize([self._own_caption(row) for row in rows]),
         )
         if len(self) <= OWN_CAPTIONS:
@@ -253,7 +258,7 @@ class TrainingPairs(Dataset[PairBatch]):
                 augment = eda.augmenter(self._text_augmentation)
                 return self.tokenize([augment(self.caption(r), stream_seed(self.seed, stream, r)) for r in missing])
 
-            self._token_views[stream] = KeptTokens(np.zeros(self._tokens.array.shape, TOKEN_TYPE), make)
+            self._token_views[stream] = KeptTokens(_own_array(self._token_shape), make)
         return self._token_views[stream].of(rows)
 
     def _image_views_of(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
@@ -314,3 +319,8 @@ class TrainingPairs(Dataset[PairBatch]):
     def __getitem__(self, key: tuple[int, int]) -> PairBatch:
         """The batch of one (epoch, row) key."""
         return self.__getitems__([key])
+
+
+def _own_array(shape: tuple[int, int]) -> np.ndarray | None:
+    """Zeros for tokens of this process; None for more than it keeps."""
+    return np.zeros(shape, TOKEN_TYPE) if math.prod(shape) * TOKEN_TYPE.itemsize <= OWN_TOKEN_BYTES else None

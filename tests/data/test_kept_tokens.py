@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sweeplab.data import training_pairs
+from sweeplab.data.augmentation import AutoAugmentView
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.kept_tokens import TOKEN_TYPE, KeptTokens
 from sweeplab.data.tables import PairTable
@@ -109,3 +110,31 @@ def test_without_a_file_many_captions_are_tokenised_once_a_process(
     for _ in range(2):
         pairs.__getitems__([(1, 3), (1, 4)])
     assert len(texts) == 2
+
+
+def test_without_an_array_rows_are_made_whenever_they_are_asked_for():
+    making = Making()
+    kept = KeptTokens(None, making)
+    for _ in range(2):
+        assert kept.of([2, 0]).tolist() == [tokens_of(2), [*tokens_of(0), 0]]
+    kept.forget([2])
+    assert making.rows == [2, 0, 2, 0]
+
+
+def test_tokens_of_more_captions_than_a_process_keeps_are_the_same(
+    stall_pairs: PairTable, tokenize: Callable[[list[str]], Tensor], monkeypatch: pytest.MonkeyPatch
+):
+    """Plain and augmented ones: neither is kept where the node keeps nothing."""
+    rows, found = [5, 63, 0, 5], []
+    for limit in (64 * 17 * 2, 64 * 17 * 2 - 1):
+        monkeypatch.setattr(training_pairs, "OWN_CAPTIONS", 63)
+        monkeypatch.setattr(training_pairs, "OWN_TOKEN_BYTES", limit)
+        pairs = TrainingPairs(stall_pairs, 32, tokenize=tokenize, seed=3)
+        assert (pairs._tokens.array is not None) == (limit == 64 * 17 * 2)
+        pairs.use_views(AutoAugmentView())
+        found += [pairs.__getitems__([(1, row) for row in rows]) for _ in range(2)]
+    for other in found[1:]:
+        assert torch.equal(other.tokens, found[0].tokens)
+        assert other.token_views is not None
+        assert found[0].token_views is not None
+        assert torch.equal(other.token_views, found[0].token_views)
