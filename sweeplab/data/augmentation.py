@@ -42,26 +42,77 @@ class _AutoAugmentOnPlanes(v2.AutoAugment):
 
     PIL's operations are what the papers used, and faster than tensor ones on one image. They work on the tensor's
     planes as grey images, without a copy: to interleave the channels and back would cost as much as most operations.
+    Operations that look every value up in a table are done without PIL, which makes the table value by value in Python.
     """
 
-    ONE_TABLE = ("Posterize", "Solarize", "Invert", "Brightness")
-    """The same function of every value, whatever its channel."""
-    ALL_CHANNELS = ("Color", "Contrast")
-    """What they do depends on the grey image."""
+    def _apply_image_or_video_transform(
+        self, image: Tensor, transform_id: str, magnitude: float, interpolation: Any, fill: Any
+    ) -> Tensor:
+        planes = np.ascontiguousarray(image.numpy())
+        if transform_id in ONE_TABLE:
+            return torch.from_numpy(_looked_up(planes, ONE_TABLE[transform_id](magnitude)))
+        if transform_id in TABLE_OF_A_PLANE:
+            table = TABLE_OF_A_PLANE[transform_id]
+            return torch.from_numpy(np.stack([_looked_up(plane, table(plane)) for plane in planes]))
+        apply = super()._apply_image_or_video_transform
 
-    def _apply_image_or_video_transform(self, image: Tensor, transform_id: str, *args: Any, **kwargs: Any) -> Tensor:
-        operation = super()._apply_image_or_video_transform
-        planes = image.numpy()
-        if transform_id in self.ONE_TABLE:
-            stacked = Image.fromarray(planes.reshape(-1, planes.shape[-1]))
-            changed = np.array(operation(stacked, transform_id, *args, **kwargs)).reshape(planes.shape)
-        elif transform_id in self.ALL_CHANNELS:
-            whole = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
-            changed = np.stack([np.asarray(band) for band in operation(whole, transform_id, *args, **kwargs).split()])
+        def changed(picture: Image.Image) -> Image.Image:
+            done: Image.Image = apply(picture, transform_id, magnitude, interpolation, fill)
+            return done
+
+        if transform_id == "Brightness":  # the same function of every value, whatever its channel
+            stacked = changed(Image.fromarray(planes.reshape(-1, planes.shape[-1])))
+            return torch.from_numpy(np.array(stacked).reshape(planes.shape))
+        if transform_id in ("Color", "Contrast"):  # which depend on the grey image
+            bands = changed(Image.merge("RGB", [Image.fromarray(plane) for plane in planes])).split()
         else:
-            each = [operation(Image.fromarray(plane), transform_id, *args, **kwargs) for plane in planes]
-            changed = np.stack([np.asarray(plane) for plane in each])
-        return torch.from_numpy(changed)
+            bands = tuple(changed(Image.fromarray(plane)) for plane in planes)
+        return torch.from_numpy(np.stack([np.asarray(band) for band in bands]))
+
+
+def _looked_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Every value of a contiguous uint8 array in a table of 256; no other look-up from Python is as fast."""
+    return np.frombuffer(bytearray(values.data.cast("B")).translate(table.tobytes()), dtype=np.uint8).reshape(
+        values.shape
+    )
+
+
+def _equalising(plane: np.ndarray) -> np.ndarray:
+    """The table of PIL's `ImageOps.equalize`, (256,) uint8."""
+    counts = np.array(Image.fromarray(plane).histogram())
+    step = (plane.size - counts[counts > 0][-1]) // 255
+    if not step:
+        return np.arange(256, dtype=np.uint8)
+    return ((step // 2 + counts.cumsum() - counts) // step).clip(0, 255).astype(np.uint8)
+
+
+def _stretching(plane: np.ndarray) -> np.ndarray:
+    """The table of PIL's `ImageOps.autocontrast`, (256,) uint8."""
+    low, high = int(plane.min()), int(plane.max())
+    if high == low:
+        return np.arange(256, dtype=np.uint8)
+    scale = 255.0 / (high - low)
+    return (np.arange(256) * scale - low * scale).astype(np.int64).clip(0, 255).astype(np.uint8)
+
+
+def _solarising(magnitude: float) -> np.ndarray:
+    """The table of PIL's `ImageOps.solarize`, (256,) uint8; the magnitude is a share of white."""
+    values = np.arange(256)
+    return np.where(values < 255 * magnitude, values, 255 - values).astype(np.uint8)
+
+
+def _posterising(magnitude: float) -> np.ndarray:
+    """The table of PIL's `ImageOps.posterize`, (256,) uint8; the magnitude is the number of bits that stay."""
+    return (np.arange(256) >> (8 - int(magnitude)) << (8 - int(magnitude))).astype(np.uint8)
+
+
+def _inverting(magnitude: float) -> np.ndarray:
+    """The table of PIL's `ImageOps.invert`, (256,) uint8."""
+    return np.arange(255, -1, -1, dtype=np.uint8)
+
+
+ONE_TABLE = {"Solarize": _solarising, "Posterize": _posterising, "Invert": _inverting}
+TABLE_OF_A_PLANE = {"Equalize": _equalising, "AutoContrast": _stretching}
 
 
 class SimCLRView(Spec):

@@ -141,13 +141,24 @@ def noise(size: int = 40) -> Tensor:
     return torch.randint(256, (3, size, size + 6), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
 
 
+PICTURES = {
+    "noise": noise(),
+    "dim": 90 + noise() // 8,
+    "one colour": torch.full((3, 20, 26), 70, dtype=torch.uint8),
+    "fewer pixels than values": noise(9),
+    "two values": (noise() > 250).to(torch.uint8) * 200,
+}
+
+
+@pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.parametrize("policy", ["imagenet", "cifar10", "svhn"])
-def test_autoaugment_is_torchvisions_on_pil_images_bit_for_bit(policy: str):
+def test_autoaugment_is_torchvisions_on_pil_images_bit_for_bit(policy: str, picture: str):
     """Enough draws that every operation of the policy comes up; pictures that are not square."""
-    images = noise().expand(200, -1, -1, -1)
+    draws = 200 if picture == "noise" else 60
+    images = PICTURES[picture].expand(draws, -1, -1, -1)
     transform = v2.AutoAugment(v2.AutoAugmentPolicy(policy), interpolation=InterpolationMode.NEAREST)
-    made = AutoAugmentView(policy=policy).views(images, range(200))
-    for seed in range(200):
+    made = AutoAugmentView(policy=policy).views(images, range(draws))
+    for seed in range(draws):
         torch.manual_seed(seed)
         assert torch.equal(made[seed], tv.pil_to_tensor(transform(tv.to_pil_image(images[seed])))), seed
 
