@@ -27,9 +27,9 @@ Expected, where the texts at hand state a number (accuracy / ASR in %):
 
 Figs. 7 and 8 are CLIPScores over the epochs: `sweeplab examine FOLDER` computes them from the epochs that their
 victims keep, the first and every second (about 40 GB; `victim.keep_epochs=all` for every epoch; for 1,500 poisons the
-victims are `cleanclip-c1-badnet` and `-blended`). It embeds all pairs, which is 2.7 M images an epoch for CC3M. App. F
-and G are `sweeplab examine CHECKPOINT --what map --what probe --train data/imagenet/train50000` before and after
-cleaning.
+victims are `cleanclip-c1-badnet` and `-blended`). Fig. 7 has 10,000 clean pairs (`--clean-pairs 10000`); detection
+(Fig. 8) scores all, 1.5 M images an epoch. App. F and G are `sweeplab examine CHECKPOINT --what map --what probe
+--train data/imagenet/train50000` before and after cleaning.
 
 Chosen here, since the texts do not say it: the attacks of App. H (all four), the victim of C.5 (BadNet) and its pairs'
 source and number (100,000 of SBU; the authors have a script for it), the weights of C.4, and the larger unlearning

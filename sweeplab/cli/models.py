@@ -204,7 +204,16 @@ def examine(
     train: Annotated[
         Path | None, typer.Option(help="Labelled images to fit the linear probe on, in the layouts of --test.")
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Folder to write tables to (detection, map, dynamics).")] = None,
+    clean_pairs: Annotated[
+        int | None,
+        typer.Option(
+            help="Score so many random clean pairs and all poisons, instead of all pairs: for millions of them. Shares "
+            "of all pairs (detection, safe set) are then left out."
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder to write tables to (cosines, detection, map, dynamics).")
+    ] = None,
 ) -> None:
     """Examine checkpoints beyond accuracy and ASR; prints JSON.
 
@@ -215,7 +224,9 @@ def examine(
     if script is not None:
         if architecture is not None or test is not None:
             raise InvalidInput("--architecture and --test go without --script, which names both; leave them out")
-        found = _examined_with(one_sweep(script, only, [], smoke), checkpoints, what, to, train)
+        found = _examined_with(one_sweep(script, only, [], smoke), checkpoints, what, to, train, clean_pairs)
+    elif clean_pairs is not None:
+        raise InvalidInput("--clean-pairs is for the pairs of a sweep's victim; give --script SCRIPT")
     elif train is not None:
         raise InvalidInput("--train is for the linear probe, which needs a sweep's test set; give --script SCRIPT")
     elif len(checkpoints) > 1 or _is_run(checkpoints[0]):
@@ -238,7 +249,12 @@ def _is_run(path: Path) -> bool:
 
 
 def _examined_with(
-    sweep: "CleaningSweep", checkpoints: list[Path], what: list[str] | None, to: Path | None, train: Path | None
+    sweep: "CleaningSweep",
+    checkpoints: list[Path],
+    what: list[str] | None,
+    to: Path | None,
+    train: Path | None,
+    clean_pairs: int | None,
 ) -> dict[str, Any]:
     """What is found in checkpoints with the data and the trigger of a sweep."""
     from sweeplab.commands.examine import examine_checkpoint, examine_checkpoints
@@ -250,8 +266,8 @@ def _examined_with(
         names = "folders"
     own = source_at(train, names, "train") if train is not None else None
     if len(checkpoints) == 1 and not _is_run(checkpoints[0]):
-        return examine_checkpoint(sweep, checkpoints[0], what, to, own)
-    return examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own)
+        return examine_checkpoint(sweep, checkpoints[0], what, to, own, clean_pairs)
+    return examine_checkpoints(sweep, checkpoints, what or ["pairs"], to, own, clean_pairs)
 
 
 @command(app, rich_help_panel=MODELS)

@@ -21,6 +21,7 @@ from sweeplab.clip_folders import is_model_folder
 from sweeplab.clip_model import Encoder, as_clip, normalise_pixels
 from sweeplab.commands.evaluate import EvaluationRequest, architecture_of, evaluation_of
 from sweeplab.data.images import load_image
+from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation import similarity
 from sweeplab.evaluation.linear_probe import linear_probe
@@ -58,6 +59,7 @@ def examine_checkpoint(
     wants: Iterable[str] | None = None,
     to: Path | None = None,
     train: Any = None,
+    clean_pairs: int | None = None,
 ) -> dict[str, Any]:
     """Measure a checkpoint with the data and the trigger of a sweep.
 
@@ -66,8 +68,11 @@ def examine_checkpoint(
         checkpoint: the weights.
         wants: some of WANTS; None: all for which the sweep has what they need, `left_out` tells why the others are not
             there.
-        to: folder for tables (`map.csv`, `detection.csv`); None: they are not written.
+        to: folder for tables (`map.csv`, `detection_highest.csv`, `detection_lowest.csv`, `cosines.csv`); None: they
+            are not written.
         train: source of labelled images on which the linear probe is fitted; None: `sweep.evaluation.probe`.
+        clean_pairs: so many of the clean pairs, drawn at random, stand for all of them beside all poisons. What is a
+            share of all pairs (detection, the safe set) is then left out. None: all.
 
     Returns:
         Plain JSON values by what was wanted. Targeted poisoning stamps no trigger: the panel then guesses the targets
@@ -104,7 +109,7 @@ def examine_checkpoint(
             if "map" in wanted and trigger.target is not None:
                 found["map"] = _map(seen, trigger.target, to)
         if "pairs" in wanted or "retrieval" in wanted:
-            found |= _pairs(model, sweep, machine, wanted, to, seen)
+            found |= _pairs(model, sweep, machine, wanted, to, seen, clean_pairs)
     return found
 
 
@@ -145,6 +150,7 @@ def examine_checkpoints(
     wants: Iterable[str] = ("pairs",),
     to: Path | None = None,
     train: Any = None,
+    clean_pairs: int | None = None,
 ) -> dict[str, Any]:
     """Measure several states of a model, such as the epochs of a victim (CleanCLIP, App. H and I; SafeCLIP, Fig. 2).
 
@@ -153,7 +159,7 @@ def examine_checkpoints(
         places: checkpoints, or folders that hold some (a victim's, a trial's).
         wants: some of WANTS.
         to: folder for tables: `dynamics.csv`, and those of each checkpoint in a folder named after it.
-        train: as for `examine_checkpoint`.
+        train, clean_pairs: as for `examine_checkpoint`.
 
     Returns:
         `checkpoints`: what `examine_checkpoint` gives for each, with its epoch. `dynamics`: with `pairs` wanted, one
@@ -162,7 +168,7 @@ def examine_checkpoints(
     states, wanted, found = states_in(places), _known(wants), []
     for path, epoch in states:
         inside = to / path.stem if to is not None else None
-        found.append({**examine_checkpoint(sweep, path, wanted, inside, train), "epoch": epoch})
+        found.append({**examine_checkpoint(sweep, path, wanted, inside, train, clean_pairs), "epoch": epoch})
     result: dict[str, Any] = {"checkpoints": found}
     if "pairs" in wanted:
         table = dynamics_table(found)
@@ -186,8 +192,9 @@ def dynamics_table(found: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
     Returns:
         Columns `epoch` (None where a checkpoint does not say), `checkpoint`, `clean_score`, `poisoned_score`,
-        `modality_gap`, `safe_size`, `safe_share`, `safe_poisons`, `safe_poison_share`, and for each share of the pairs
-        looked at `recall_highest@SHARE` and `recall_lowest@SHARE`; by epoch, those without one last.
+        `modality_gap`; where all pairs were scored, `safe_size`, `safe_share`, `safe_poisons`, `safe_poison_share`, and
+        for each share of the pairs looked at `recall_highest@SHARE` and `recall_lowest@SHARE`; by epoch, those without
+        one last.
     """
     rows = []
     for one in found:
@@ -363,7 +370,13 @@ def _probe(seen: Seen, train: LabelledImages, target: str | None) -> dict[str, A
 
 
 def _pairs(
-    model: nn.Module, sweep: CleaningSweep, machine: Machine, wanted: list[str], to: Path | None, seen: Seen | None
+    model: nn.Module,
+    sweep: CleaningSweep,
+    machine: Machine,
+    wanted: list[str],
+    to: Path | None,
+    seen: Seen | None,
+    clean_pairs: int | None,
 ) -> dict[str, Any]:
     victim = sweep.original_victim()
     assert isinstance(victim, PretrainedVictim)
@@ -371,31 +384,35 @@ def _pairs(
     pairs = victim_pairs(victim, machine)
     # Pairs as the victim saw them: views are the objective's own changes.
     pairs.use_views(None)
-    images, texts = _embed_pairs(model, pairs)
     poison = np.zeros(len(pairs), dtype=bool)
     poison[list(plan.rows)] = True
+    examined = scored_rows(poison, clean_pairs)
+    poison, is_whole = poison[examined], len(examined) == len(pairs)
+    images, texts = _embed_pairs(model, pairs, examined)
     found: dict[str, Any] = {}
     if "pairs" in wanted:
         scores = similarity.clip_scores(images, texts).numpy()
         tables = {
             word: similarity.detection_recall(scores, poison, SHARES, word)
-            for word in (("highest", "lowest") if poison.any() else ())
+            for word in (("highest", "lowest") if poison.any() and is_whole else ())
         }
         found["pairs"] = {
             "clean_score": float(scores[~poison].mean()),
             "poisoned_score": float(scores[poison].mean()) if poison.any() else None,
             "modality_gap": similarity.modality_gap(images[~poison], texts[~poison]),
-            "safe": dataclasses.asdict(_safe_set(scores, poison)),
+            "num_clean": int((~poison).sum()),
+            "safe": dataclasses.asdict(_safe_set(scores, poison)) if is_whole else {},
             "detection": {word: table.to_dict("records") for word, table in tables.items()},
         }
         for word, table in tables.items():
             _write(table, to, f"detection_{word}.csv")
+        _write(similarity.histogram(scores, poison), to, "cosines.csv")
     if "retrieval" in wanted:
         assert seen is not None
         # Retrieval is asked of pairs that belong together; poisoned captions belong to no image.
         clean = np.flatnonzero(~poison)[:RETRIEVAL_PAIRS]
-        captions = [pairs.caption(int(row)) for row in clean]
-        paths = [os.path.normpath(str(pairs.table.image(int(row)))) for row in clean]
+        captions = [pairs.caption(int(row)) for row in examined[clean]]
+        paths = [os.path.normpath(str(pairs.table.image(int(row)))) for row in examined[clean]]
         rows = torch.from_numpy(clean)
         found["retrieval"] = _recall(images[rows], texts[rows], paths, pairs.tokenize(captions))
         target = sweep.trigger().target
@@ -403,6 +420,27 @@ def _pairs(
             triggered = F.normalize(seen.triggered, dim=1)
             found["retrieval"] |= _retrieval_asr(triggered, texts[rows], captions, target)
     return found
+
+
+def scored_rows(poison: np.ndarray, clean_pairs: int | None) -> np.ndarray:
+    """Rows that are scored: all, or all poisons and so many of the others, drawn at random.
+
+    Args:
+        poison: (N,) bool.
+        clean_pairs: see `examine_checkpoint`; more than there are: all.
+
+    Returns:
+        Ascending row numbers.
+
+    Raises:
+        InvalidInput: if fewer than one clean pair is asked for.
+    """
+    clean = np.flatnonzero(~poison)
+    if clean_pairs is None or clean_pairs >= len(clean):
+        return np.arange(len(poison))
+    if clean_pairs < 1:
+        raise InvalidInput(f"--clean-pairs {clean_pairs} must be 1 at least; leave it out for all pairs")
+    return np.sort(np.concatenate([np.flatnonzero(poison), clean[Sample(num=clean_pairs).rows(len(clean))]]))
 
 
 def _recall(images: Tensor, texts: Tensor, paths: Sequence[str], tokens: Tensor) -> dict[str, Any]:
@@ -462,10 +500,10 @@ def _features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
 
 
 @torch.inference_mode()
-def _embed_pairs(model: nn.Module, pairs: Any) -> tuple[Tensor, Tensor]:
+def _embed_pairs(model: nn.Module, pairs: Any, examined: np.ndarray) -> tuple[Tensor, Tensor]:
     device = next(model.parameters()).device
     images, texts = [], []
-    for rows in torch.arange(len(pairs)).split(BATCH):
+    for rows in torch.from_numpy(examined).split(BATCH):
         batch = pairs.first_copies(1, rows.tolist()).to(device)
         image_rows, text_rows, _ = Encoder(model)(normalise_pixels(batch.images), batch.tokens)
         images.append(F.normalize(image_rows, dim=1).cpu())

@@ -31,6 +31,29 @@ def clip_scores(images: Tensor, texts: Tensor) -> Tensor:
     return (with_directions(images, "image embeddings") * with_directions(texts, "caption embeddings")).sum(dim=1)
 
 
+def histogram(scores: np.ndarray, is_poison: np.ndarray, bins: int = 200) -> pd.DataFrame:
+    """How the cosines of clean and of poisoned pairs are spread (SafeCLIP, Fig. 2).
+
+    Args:
+        scores: (N,) cosines in [-1, 1].
+        is_poison: (N,) bool.
+        bins: of equal width over [-1, 1].
+
+    Returns:
+        A row per bin, from the lowest that holds a pair to the highest: `from`, `to` (the last bin holds its upper end
+        too), `clean`, `poisoned` (counts).
+    """
+    edges = np.linspace(-1, 1, bins + 1)
+    inside = np.clip(scores, -1, 1)  # rounding may lead a little out
+    counts = {
+        "clean": np.histogram(inside[~is_poison], edges)[0],
+        "poisoned": np.histogram(inside[is_poison], edges)[0],
+    }
+    table = pd.DataFrame({"from": edges[:-1], "to": edges[1:], **counts})
+    held = np.flatnonzero(counts["clean"] + counts["poisoned"])
+    return table[held[0] : held[-1] + 1].reset_index(drop=True)
+
+
 def detection_recall(
     scores: np.ndarray, is_poison: np.ndarray, shares: Sequence[float], suspicious: Literal["highest", "lowest"]
 ) -> pd.DataFrame:

@@ -4,6 +4,8 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.clip_model import build
 from sweeplab.commands import examine
-from sweeplab.commands.examine import WANTS, examine_checkpoint, examine_checkpoints
+from sweeplab.commands.examine import WANTS, examine_checkpoint, examine_checkpoints, scored_rows
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
@@ -209,3 +211,36 @@ def test_a_probe_needs_the_test_sets_classes(write: Write, stall_test: LabelledI
 def test_the_probes_images_are_no_part_of_a_sweeps_identity():
     """No trial is measured on them, and no node needs them."""
     assert EXAMINED.digest() == EXAMINED.replace(evaluation=EVALUATION.replace(probe=None)).digest()
+
+
+def test_a_sample_of_clean_pairs_is_scored_beside_all_poisons(write: Write, tmp_path: Path):
+    """Six of 64 pairs are poisoned. What of the sample is clean is scored as it is among all pairs, and shares of all
+    pairs are left out."""
+    whole = examine_checkpoint(EXAMINED, write(), ["pairs"], tmp_path / "whole")["pairs"]
+    part = examine_checkpoint(EXAMINED, write(), ["pairs"], tmp_path / "part", clean_pairs=20)["pairs"]
+    assert (whole["num_clean"], part["num_clean"]) == (58, 20)
+    assert part["poisoned_score"] == pytest.approx(whole["poisoned_score"], abs=1e-6)
+    assert (part["safe"], part["detection"]) == ({}, {})
+    tables = {name: pd.read_csv(tmp_path / name / "cosines.csv") for name in ("whole", "part")}
+    assert tables["whole"][["clean", "poisoned"]].sum().tolist() == [58, 6]
+    assert tables["part"][["clean", "poisoned"]].sum().tolist() == [20, 6]
+    joined = tables["part"].merge(tables["whole"], on="from", how="left", suffixes=("", "_of_all"))
+    assert (joined["clean"] <= joined["clean_of_all"]).all()
+    assert not (tmp_path / "part" / "detection_highest.csv").exists()
+
+
+def test_dynamics_of_a_sample_have_no_shares(write: Write):
+    (row,) = examine_checkpoints(EXAMINED, [write()], clean_pairs=20)["dynamics"]
+    assert set(row) == {"epoch", "checkpoint", "clean_score", "poisoned_score", "modality_gap"}
+
+
+def test_the_rows_that_are_scored():
+    poison = np.array([False, True, False, False, True, False])
+    assert scored_rows(poison, None).tolist() == scored_rows(poison, 4).tolist() == [0, 1, 2, 3, 4, 5]
+    drawn = scored_rows(poison, 2)
+    assert len(drawn) == 4
+    assert {1, 4} < set(drawn.tolist())
+    assert drawn.tolist() == sorted(drawn.tolist())
+    assert set(drawn) < set(scored_rows(poison, 3))
+    with pytest.raises(InvalidInput, match="--clean-pairs 0 must be 1 at least"):
+        scored_rows(poison, 0)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from sweeplab.evaluation.similarity import (
     clip_scores,
     detection_recall,
+    histogram,
     modality_gap,
     safe_set,
     target_distance,
@@ -47,6 +48,26 @@ def test_detection_by_chance_finds_the_share_that_is_looked_at():
 def test_detection_without_poisons_is_refused():
     with pytest.raises(ValueError, match="no pair is poisoned"):
         detection_recall(np.zeros(3), np.zeros(3, dtype=bool), (0.1,), "highest")
+
+
+def test_a_histogram_by_hand():
+    """Two bins of width 0.5 on either side of 0: -0.1 and -0.5 lie in the second, 0 and 0.2 in the third, 1 (and what
+    rounding made a little more than 1) in the last; the first holds nothing and is left out."""
+    scores = np.array([-0.1, 0.0, 0.2, 1.0, 1.0 + 1e-7, -0.5])
+    table = histogram(scores, np.array([False, True, False, False, True, False]), bins=4)
+    assert table.to_dict("list") == {
+        "from": [-0.5, 0.0, 0.5],
+        "to": [0.0, 0.5, 1.0],
+        "clean": [2, 1, 1],
+        "poisoned": [0, 1, 1],
+    }
+
+
+def test_every_pair_is_in_one_bin():
+    draw = np.random.default_rng(0)
+    scores, poison = draw.uniform(-1, 1, 1000), draw.random(1000) < 0.1
+    table = histogram(scores, poison)
+    assert (table["clean"].sum(), table["poisoned"].sum()) == ((~poison).sum(), poison.sum())
 
 
 def test_a_safe_set_by_hand():
