@@ -17,7 +17,7 @@ from sweeplab.attacks.poisoning import PoisonPlan
 from sweeplab.cleaning.deep_clustering import DeepClustering, write_pseudo_labels
 from sweeplab.clip_labeller import Labeller, labeller_at
 from sweeplab.clip_model import imagenet_class_names, imagenet_templates, with_directions
-from sweeplab.data.broken import StandIns, refuse_too_many
+from sweeplab.data.broken import refuse_too_many
 from sweeplab.data.images import BrokenImage, load_image
 from sweeplab.data.labels import check_class_names, lines_of
 from sweeplab.data.tables import PairTable
@@ -94,8 +94,8 @@ class LabelReport:
 def label_pairs(request: LabelRequest, home: Path, track: Track) -> LabelReport:
     """Write the file that `DeepClustering(pseudo_labels=...)` reads, and beside it for which pairs it was made.
 
-    The pairs are those that the sweep trains on, in their order; poisoned ones carry their triggers, and a broken one
-    has the label of the pair that stands in for it under the sweep's own seed.
+    The pairs are those that the sweep trains on, in their order; poisoned ones carry their triggers. Broken ones have
+    the label 0, which nothing learns: the pair that stands in for one comes with its own label.
 
     Raises:
         InvalidInput: if the sweep clusters nothing, the number of classes is not that of its clusters, or a file cannot
@@ -127,10 +127,8 @@ def label_pairs(request: LabelRequest, home: Path, track: Track) -> LabelReport:
         labels, probabilities, broken = _classified(labeller, iter(tracked), weights, device)
     if broken:
         refuse_too_many(broken, len(pairs), _max_broken(sweep), f"the cleaning pairs of {sweep.name}")
-        stand_ins = StandIns(len(pairs), broken, poison.rows if poison is not None else ())
-        labels[list(broken)] = [labels[stand_ins.of(sweep.seed, row)] for row in broken]
     write_pseudo_labels(request.to, labels, pairs.digest)
-    counts = tuple(np.bincount(labels, minlength=len(names)).tolist())
+    counts = tuple(np.bincount(np.delete(labels, list(broken)), minlength=len(names)).tolist())
     return LabelReport(str(request.to.absolute()), names, counts, float(probabilities.mean()))
 
 

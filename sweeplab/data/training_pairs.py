@@ -299,8 +299,9 @@ class TrainingPairs(Dataset[PairBatch]):
         if self.image_augmentation is not None:
             seeds = [stream_seed(self.seed, "image", epoch, row) for row in rows]
             images = self.image_augmentation.views(images, seeds)
-        tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens.of(self._sources(rows))
-        return PairBatch(rows=torch.as_tensor(rows), images=images, tokens=tokens)
+        sources = self._sources(rows)
+        tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens.of(sources)
+        return PairBatch(rows=torch.as_tensor(sources), images=images, tokens=tokens)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
         """The batch of the given (epoch, row) keys, all of one epoch."""

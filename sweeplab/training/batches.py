@@ -28,7 +28,7 @@ class PairBatch:
     """One rank's share of a batch, on the CPU."""
 
     rows: Tensor
-    """(b,) int64 row numbers of the pair table."""
+    """(b,) int64 row numbers of the pair table: where others stand in for broken pairs, theirs."""
     images: Tensor
     """(b, 3, S, S) uint8."""
     tokens: Tensor

@@ -198,10 +198,10 @@ def test_poisoned_rows_are_looked_at_with_their_trigger(clustering: CleaningSwee
     assert torch.equal(seen[5][row], expected)
 
 
-def test_broken_pairs_have_the_label_of_the_pair_in_their_stead(
+def test_what_stands_in_for_broken_pairs_comes_with_its_own_label(
     request_of: Callable[..., LabelRequest], clustering: CleaningSweep, home: Path, tmp_path: Path
 ):
-    """As training sees them: the same rows stand in."""
+    """Under any seed: which rows stand in depends on it."""
     table = FruitStall(num_pairs=24, image_size=32).read(home / "data")
     (tmp_path / "pairs.csv").write_text("image,caption\n" + "".join(f"{row}.png,a fruit\n" for row in range(24)))
     for row in range(24):
@@ -211,12 +211,17 @@ def test_broken_pairs_have_the_label_of_the_pair_in_their_stead(
     whole = np.load(tmp_path / "whole.npy")
     for row in (3, 20):
         (tmp_path / f"{row}.png").write_bytes(b"no picture")
-    label_pairs(request_of(sweep=sweep), home, quiet)
+    report = label_pairs(request_of(sweep=sweep), home, quiet)
     found = np.load(tmp_path / "labels.npy")
-    pairs = cleaning_pairs(sweep, Machine(home / "data", threads=1, use_cuda=False))
-    sources = pairs._sources(range(24))
-    assert [row for row in range(24) if sources[row] != row] == [3, 20]
-    assert found.tolist() == whole[list(sources)].tolist()
+    assert report.counts == tuple(np.bincount(np.delete(whole, [3, 20]), minlength=16))
+    for seed in (0, 1):
+        pairs = cleaning_pairs(sweep.replace(seed=seed), Machine(home / "data", threads=1, use_cuda=False))
+        batch = pairs.__getitems__([(1, row) for row in range(24)])
+        assert [row for row in range(24) if batch.rows[row] != row] == [3, 20]
+        expected = [pairs.table.image(int(row)) for row in batch.rows]
+        images = torch.stack([torch.from_numpy(load_image(place, batch.images.shape[-1])) for place in expected])
+        assert torch.equal(batch.images, images)
+        assert found[batch.rows].tolist() == whole[batch.rows].tolist()
     (tmp_path / "9.png").unlink()
     with pytest.raises(InvalidInput, match=r"3 of 24 pairs are broken, and max_broken=0\.1 tolerates 2"):
         label_pairs(request_of(sweep=sweep), home, quiet)

@@ -256,7 +256,7 @@ def test_image_and_caption_of_the_stand_in_are_used_in_the_place_of_a_broken_pai
     pairs = pairs_of(damaged, tokenize, seed=5)
     other = StandIns(40, {3: "", 17: ""}).of(5, 3)
     batch = pairs.__getitems__([(1, 3), (1, other)])
-    assert batch.rows.tolist() == [3, other]
+    assert batch.rows.tolist() == [other, other], "labels go by rows: those of the stand-in belong to its image"
     assert torch.equal(batch.images[0], batch.images[1])
     assert torch.equal(batch.tokens[0], trimmed(tokenize([damaged.caption(other)]))[0])
     assert pairs.caption(3) == damaged.caption(other)
