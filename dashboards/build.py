@@ -138,6 +138,8 @@ class View:
     figure: go.Figure | None = None
     table: str = ""
     """HTML under the chart."""
+    least_width: int = 0
+    """Pixels; where the page is narrower, the chart is moved under it."""
     missing: str = ""
     """Why there is no chart, and what makes one."""
 
@@ -361,8 +363,9 @@ def _chart(view: View, columns: Columns) -> str:
     }
     return (
         f'<p class="legend" id="{view.name}-legend"></p>\n'
-        f'<div class="chart" id="{view.name}" role="figure" aria-label="{escape(view.title)}" '
-        f'style="min-height:{height}px" data-config="{escape(json.dumps(config))}"></div>\n'
+        f'<div class="moved"><div class="chart" id="{view.name}" role="figure" aria-label="{escape(view.title)}" '
+        f'style="min-height:{height}px;min-width:{view.least_width}px" '
+        f'data-config="{escape(json.dumps(config))}"></div></div>\n'
         f'<script type="application/json" id="{view.name}-data">{data}</script>\n'
     )
 
@@ -447,7 +450,8 @@ def _pair_view(points: pd.DataFrame, extras: Extras) -> View:
     heads = {"x_word": names[0], "y_word": names[1], "trials": "Trials", "cleaned": "Cleaned"}
     heads |= {"retention": "Best retention %", "lowest_asr": "Lowest ASR %"}
     table = small_table(frame, heads, most=len(frame))
-    return View(*head, describe_pair(frame, names), draw_pair(frame, names), table)
+    width = 90 + 84 * (1 + int(frame["x"].max()))
+    return View(*head, describe_pair(frame, names), draw_pair(frame, names), table, least_width=width)
 
 
 def _parallel_view(points: pd.DataFrame) -> View:
@@ -456,7 +460,9 @@ def _parallel_view(points: pd.DataFrame) -> View:
         return View(*head, _NOT_YET, missing=_NOTHING)
     frame = parallel_points(points)
     heads = {"trial": "Trial", "axis": "Axis", "word": "Value"}
-    return View(*head, describe_parallel(frame), draw_parallel(frame), small_table(frame, heads))
+    width = 90 + 84 * frame["axis"].nunique()
+    table = small_table(frame, heads)
+    return View(*head, describe_parallel(frame), draw_parallel(frame), table, least_width=width)
 
 
 def _seeds_view(leaderboard: Leaderboard) -> View:

@@ -102,7 +102,7 @@ def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
         (
             kept,
             style.CLEANED_DENSITY,
-            "best retention, % (darker: higher); cleaned of all trials",
+            "best retention, % (the stronger, the higher); cleaned of all trials",
             "retention %{z:.1f} %",
         ),
     ):
@@ -123,19 +123,10 @@ def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
                 [cell if np.isfinite(z) else "" for cell, z in zip(*row, strict=True)]
                 for row in zip(text, values, strict=True)
             ],
+            texttemplate="%{text}",  # plotly chooses light or dark, as the cell asks for
+            textfont={"size": 11},
             hovertemplate=what + "<extra></extra>",
         )
-        for y in range(height):
-            for x in range(width):
-                if np.isfinite(values[y, x]):
-                    is_dark = name.startswith("best") and values[y, x] > (low + np.nanmax(values)) / 2
-                    figure.add_annotation(
-                        x=x,
-                        y=y,
-                        text=text[y][x],
-                        showarrow=False,
-                        font={"size": 11, "color": style.ON_DARK if is_dark else style.ON_LIGHT},
-                    )
     words = [frame.drop_duplicates(axis).sort_values(axis) for axis in ("x", "y")]
     for letter, name, side in zip("xy", names, words, strict=True):
         figure.update_layout(

@@ -36,9 +36,6 @@ STRIP = "rgba(120, 130, 142, 0.10)"
 """Behind what stands below an axis of retention."""
 CELL = "#d9dde2"
 """Of a cell of a heat map in which nothing was cleaned."""
-ON_LIGHT = "#10202f"
-ON_DARK = "#fdfeff"
-"""Of texts on the light and on the dark end of a scale."""
 OTHER_DENSITY = ((0.0, "#d5d9de"), (0.5, "#a3abb4"), (1.0, "#5d6873"))
 
 DARK = {
@@ -60,8 +57,6 @@ DARK = {
     LABEL_PAPER: "rgba(22,27,33,0.88)",
     STRIP: "rgba(150, 162, 175, 0.13)",
     CELL: "#39434d",
-    ON_LIGHT: "#f4f8fb",
-    ON_DARK: "#0b1621",
     "#8dbde0": "#1d4f77",
     "#2f86c1": "#3f94d1",
     "#0a3f66": "#c4e4fa",

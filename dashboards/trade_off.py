@@ -180,8 +180,8 @@ def _add_density(
     x_edges = cell_edges(100 * points["asr"].to_numpy(), 0.0, min(right, 100.0), most=120)
     y_edges = cell_edges(100 * points["accuracy"].to_numpy(), *accuracy, most=90)
     for cleaned, name, colours in (
-        (False, "epochs, not cleaned (darker: more)", style.OTHER_DENSITY),
-        (True, "epochs, cleaned (darker: more)", style.CLEANED_DENSITY),
+        (False, "epochs, not cleaned (the stronger, the more)", style.OTHER_DENSITY),
+        (True, "epochs, cleaned (the stronger, the more)", style.CLEANED_DENSITY),
     ):
         chosen = points[points["cleaned"] == cleaned]
         counts, _, _ = np.histogram2d(100 * chosen["asr"], 100 * chosen["accuracy"], bins=(x_edges, y_edges))

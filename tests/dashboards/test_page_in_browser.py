@@ -128,7 +128,8 @@ CONTRASTS = """(() => {
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
     if (!text || ["SCRIPT", "STYLE", "NOSCRIPT"].includes(element.tagName)) continue;
-    if (!element.getClientRects().length) continue;
+    // Plotly itself chooses the colour of what stands on a bar or a cell.
+    if (!element.getClientRects().length || element.closest(".heatmap-label, .bartext")) continue;
     const style = getComputedStyle(element), colour = element instanceof SVGElement ? style.fill : style.color;
     const [one, other] = [luminance(numbers(colour)), luminance(paper(element))];
     const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
