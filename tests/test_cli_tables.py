@@ -1,15 +1,41 @@
 """The commands over tables: import, replay, audit, the leaderboard by configuration."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import fabricated
 import pytest
 from fabricated import SWEEP
+from PIL import Image
 from test_cli import command, refused
 
+from sweeplab.cli import sweeps
+from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.stopping import BackdoorStays, Pruning
+from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
+from sweeplab.sweep_folder import SweepFolder
+
+POINTS = tuple(Point(index, float(index), index, 1, Measurement(9, 10, 9 - 4 * index, 10, "e")) for index in range(2))
+TRIAL = TrialRecord(0, "running", {}, "c", 1, 1, POINTS)
+RECORD = SweepRecord(
+    name="toy",
+    digest="",
+    state="running",
+    asr_ceiling=0.05,
+    epochs=1,
+    protocol="paper",
+    method="cleanclip",
+    victim_name="victim",
+    victim=Measurement(9, 10, 9, 10, "e"),
+    victim_epoch=1,
+    target="banana",
+    trials=(),
+    planned_trials=1,
+    parameters=(),
+)
 
 
 @pytest.fixture
@@ -173,3 +199,48 @@ def test_status_and_page_show_pruned_trials(home: Path):
     code, stdout, _ = command("report", "made-up")
     assert code == 0
     assert "6 pruned" in Path(stdout.strip()).read_text()
+
+
+def test_report_opens_the_page(home: Path, table: Path, monkeypatch: pytest.MonkeyPatch):
+    command("import", str(table), "--sweep", "elsewhere")
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    assert command("report", "elsewhere", "--open")[0] == 0
+    assert opened == [(home / "sweeps" / "elsewhere" / "report.html").as_uri()]
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    code, _, stderr = command("report", "elsewhere", "--open")
+    assert code == 0
+    assert "no browser was found" in stderr
+
+
+def test_a_picture_needs_a_browser(home: Path, table: Path, monkeypatch: pytest.MonkeyPatch):
+    command("import", str(table), "--sweep", "elsewhere")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "--png needs a browser, one of chromium" in refused("report", "elsewhere", "--png")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_a_picture_shows_the_whole_page(home: Path, table: Path):
+    command("import", str(table), "--sweep", "elsewhere")
+    code, stdout, _ = command("report", "elsewhere", "--png")
+    assert code == 0
+    with Image.open(stdout.split()[-1]) as picture:
+        width, height = picture.size
+        assert width == 1440
+        assert 2_000 < height < 12_000
+
+
+def test_a_watched_page_is_written_when_something_has_changed_until_the_sweep_ends(monkeypatch: pytest.MonkeyPatch):
+    """Begun with one point; nothing new; a second point; the end."""
+    one, two = (dataclasses.replace(TRIAL, points=POINTS[:count]) for count in (1, 2))
+    looks = [
+        dataclasses.replace(RECORD, state=state, trials=(trial,))
+        for state, trial in (("running", one), ("running", one), ("running", two), ("finished", two))
+    ]
+    boards = iter([(look, rank_trials(look, lambda trial, index: None)) for look in looks[1:]])
+    written: list[str] = []
+    monkeypatch.setattr(sweeps, "ranked", lambda folder, keep_summary: next(boards))
+    monkeypatch.setattr(sweeps, "write_page", lambda folder, record, board: written.append(record.state))
+    assert list(sweeps.watched(SweepFolder(Path("toy")), looks[0], seconds=0)) == [1, 1]
+    assert written == ["running", "finished"]

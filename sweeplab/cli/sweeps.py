@@ -1,7 +1,9 @@
 """Commands on sweeps that a home holds."""
 
 import ast
-from collections.abc import Sequence
+import time
+import webbrowser
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,12 +33,11 @@ from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.leaderboard import render_table
 from sweeplab.ranking.summary import summarize
 from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
-from sweeplab.records import OVER, TrialRecord, now_ms, percent
+from sweeplab.records import OVER, SweepRecord, TrialRecord, now_ms, percent
 from sweeplab.specs import InvalidInput, first_line
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep.progress import duration
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
-from sweeplab.tracking import LOOPBACK, PORT, serve
 
 
 @command(app, rich_help_panel=SWEEPS)
@@ -379,18 +380,55 @@ def export(sweep: SweepName, to: Annotated[Path, typer.Option(help="Folder to wr
 
 
 @command(app, rich_help_panel=RESULTS)
-def report(sweep: SweepName) -> None:
+def report(
+    sweep: SweepName,
+    opens: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    png: Annotated[bool, typer.Option("--png", help="Write a picture of the page beside it; needs Chromium.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Write the page again every half minute while the sweep runs.")
+    ] = False,
+) -> None:
     """Write a sweep's page and print its path."""
     folder = folder_of(sweep, to_read=False)
-    say(str(write_page(folder, *ranked(folder, keep_summary=True))))
+    record, board = ranked(folder, keep_summary=True)
+    page = write_page(folder, record, board)
+    say(str(page))
+    if opens and not webbrowser.open(page.absolute().as_uri()):
+        say_notes([f"no browser was found; open {page}"])
+    if watch:
+        for points in watched(folder, record):
+            say(f"{time.strftime('%H:%M:%S')} {points:,} points")
+    if png:
+        from sweeplab.commands.page_picture import take_picture
+
+        say(str(take_picture(page, page.with_suffix(".png"))))
 
 
-@command(app, rich_help_panel=RESULTS)
-def mlflow(port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine's loopback.")] = PORT) -> None:
-    """Open MLflow's pages over the home's sweeps, on this machine alone; Ctrl-C ends it."""
-    home = home_folder(to_read=True)
-    say(f"http://{LOOPBACK}:{port}  (Ctrl-C ends it)")
-    serve(home, port)
+WATCH_SECONDS = 30.0
+"""Between two looks at a sweep that runs."""
+
+
+def watched(folder: SweepFolder, record: SweepRecord, seconds: float = WATCH_SECONDS) -> Iterator[int]:
+    """Write a sweep's page again whenever it has changed, until it runs no more; gives the points of each page.
+
+    Args:
+        folder: of the sweep.
+        record: what the page shows so far.
+        seconds: between two looks.
+    """
+    shown = _progress_of(record)
+    while record.state == "running":
+        time.sleep(seconds)
+        record, board = ranked(folder, keep_summary=True)
+        if _progress_of(record) != shown:
+            shown = _progress_of(record)
+            write_page(folder, record, board)
+            yield board.num_choices
+
+
+def _progress_of(record: SweepRecord) -> list[Any]:
+    """What changes while a sweep runs."""
+    return [record.state, *((trial.state, len(trial.points)) for trial in record.trials)]
 
 
 def folder_of(sweep: str, *, to_read: bool = True) -> SweepFolder:

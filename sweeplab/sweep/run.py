@@ -32,6 +32,7 @@ from sweeplab.sweep.mlflow_sync import (
     full_setting,
     synced_tracking,
 )
+from sweeplab.sweep.page_writer import PageWriter
 from sweeplab.sweep.prepare import Prepared, prepare
 from sweeplab.sweep.pretraining import check_same_storage, pretrain_victim, victim_folder
 from sweeplab.sweep.progress import SweepProgress
@@ -300,7 +301,8 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, session
         trials=folder.record().trials,
     )
     sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params))) if tracking is not None else None
-    listeners = (progress.hear,) if sync is None else (progress.hear, sync.hear)
+    page = PageWriter(folder)
+    listeners = (progress.hear, page.hear) if sync is None else (progress.hear, page.hear, sync.hear)
     resources = sweep.resources
     folder.event(
         "driver began",
@@ -317,7 +319,7 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, session
     )
     reason, patience = "finished", LEAVING_SECONDS
     try:
-        with progress, folder.heartbeats():
+        with progress, folder.heartbeats(), page:
             execute(controller, session)
         patience = SYNC_SECONDS
     except BaseException as error:
