@@ -45,7 +45,7 @@ from sweeplab.sweep import pretraining
 from sweeplab.sweep.checks import digest_of_victim, machine_for
 from sweeplab.sweep.prepare import prepare
 from sweeplab.sweep.session import Session
-from sweeplab.training.batches import EpochBatches, epoch_loader
+from sweeplab.training.batches import EpochBatches, Loader
 from sweeplab.training.optimisation import Optimization
 from sweeplab.worker import run as worker
 from sweeplab.worker.jobs import CleaningJob, Weights
@@ -241,7 +241,7 @@ def measure_worker(job_file: str, folder: Path) -> dict[str, Any]:
 
     def first_batch(pairs: Any) -> None:
         batches = EpochBatches(len(pairs), global_batch_size=2, epoch=1, seed=0)
-        next(iter(epoch_loader(pairs, batches, num_workers=0, pin=False)))
+        next(iter(Loader(pairs, num_workers=0, pin=False).batches(batches)))
         found["trial"] = meter.stop()
 
     with followed(first_batch):

@@ -122,8 +122,9 @@ class Resources(Spec):
     the cluster has GPUs, else 0."""
     concurrent_trials: int | None = Field(default=None, ge=1)
     """Trials at a time; None: as many as the cluster holds."""
-    loader_workers: int = Field(default=0, ge=0, le=MOST_CORES)
-    """Decoding processes of each worker, for data that do not fit into memory."""
+    loader_workers: int | None = Field(default=None, ge=0, le=MOST_CORES)
+    """Processes of each worker that decode and make views, for data that do not fit into memory. None: as many as it
+    has cores where a GPU trains, else none."""
     node_cache_gigabytes: float = Field(default=128.0, ge=0)
     """What a node may keep for its processes in its temporary folder: sets of more than 64 MiB of decoded images, each
     made once, and test images with their triggers; tables of many pairs; copies of files and weights that it does not

@@ -207,19 +207,53 @@ def steps_per_epoch(num_pairs: int, global_batch_size: int) -> int:
     return steps
 
 
-def epoch_loader(pairs: Pairs, batches: EpochBatches, *, num_workers: int, pin: bool) -> DataLoader[PairBatch]:
-    """Batches in order; made in worker processes unless the pairs are held in memory."""
-    workers = 0 if pairs.is_in_memory else num_workers
-    return DataLoader(
-        cast(Dataset[PairBatch], pairs),
-        batch_sampler=batches,
-        collate_fn=_first,  # the data set makes whole batches
-        num_workers=workers,
-        pin_memory=pin,
-        prefetch_factor=4 if workers else None,
-        # Else every loader draws a seed from the global stream, and one more where a run goes on inside an epoch.
-        generator=torch.Generator(),
-    )
+class Loader:
+    """Brings the batches of one pass after the other; its worker processes stay from pass to pass.
+
+    Where the pairs are held in memory there are none: they would only cost.
+    """
+
+    def __init__(self, pairs: Pairs, *, num_workers: int, pin: bool) -> None:
+        """Start nothing yet.
+
+        Args:
+            pairs: as they are when the first batch is asked for; views are said before.
+            num_workers: processes that make batches.
+            pin: whether batches come in page-locked memory, for a GPU.
+        """
+        workers = 0 if pairs.is_in_memory else num_workers
+        self._order = _Order()
+        self._loader = DataLoader(
+            cast(Dataset[PairBatch], pairs),
+            batch_sampler=self._order,
+            collate_fn=_first,  # the data set makes whole batches
+            num_workers=workers,
+            pin_memory=pin,
+            prefetch_factor=4 if workers else None,
+            persistent_workers=workers > 0,
+            # Else every pass draws a seed from the global stream, and one more where a run goes on inside an epoch.
+            generator=torch.Generator(),
+        )
+
+    def batches(self, order: EpochBatches) -> Iterator[PairBatch]:
+        """The batches of a pass, in order."""
+        self._order.batches = order
+        yield from self._loader
+
+
+class _Order(Sampler[list[tuple[int, int]]]):
+    """The order of the pass that is under way."""
+
+    batches: EpochBatches
+
+    def __init__(self) -> None:
+        """None is under way yet."""
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
 
 
 AHEAD = 2

@@ -19,7 +19,7 @@ from sweeplab.records import Measurement, Outcomes, Point, now_ms
 from sweeplab.storage.checkpoint_names import point_name, rolling_name
 from sweeplab.training import checkpoints, ranks
 from sweeplab.training import objective as hooks
-from sweeplab.training.batches import EpochBatches, PairBatch, Pairs, epoch_loader, steps_per_epoch
+from sweeplab.training.batches import EpochBatches, Loader, PairBatch, Pairs, steps_per_epoch
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Objective, Pass, TrainingFacts
 from sweeplab.training.optimisation import (
     Optimization,
@@ -217,6 +217,7 @@ class Training:
         self.state = hooks.init_state(self.objective, self.model, self.facts)
         beside = hooks.trained_parameters(self.state)
         self.optimizer = build_optimizer(self.model, self.optimization, beside, carried=run.optimizer_state)
+        self.loader = Loader(pairs, num_workers=run.loader_workers, pin=self.device.type == "cuda")
         self.place = Position()
         self.rate = 0.0
         self.saved_at = time.perf_counter()
@@ -329,8 +330,7 @@ class Training:
             order.skip = min(skip, steps)
             skip -= order.skip
             if len(order):
-                workers, pin = self.settings.loader_workers, self.device.type == "cuda"
-                for batch in epoch_loader(self.pairs, order, num_workers=workers, pin=pin):
+                for batch in self.loader.batches(order):
                     if batch.broken:
                         self.pairs.found_broken(batch.broken)
                     yield walk, batch

@@ -12,7 +12,7 @@ from sweeplab.cleaning.start import recalibrate_batch_norm
 from sweeplab.clip_checkpoints import load_into, load_weights
 from sweeplab.clip_model import Architecture, build
 from sweeplab.evaluation.measure import Measure
-from sweeplab.experiment import CleaningSweep, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, PretrainedVictim, Resources
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.checkpoint_names import attempt_prefix
@@ -29,7 +29,7 @@ from sweeplab.worker.inputs import (
     victim_model,
     victim_pairs,
 )
-from sweeplab.worker.jobs import CleaningJob, Job, Machine, MeasuringJob, PretrainingJob, WorkerContext
+from sweeplab.worker.jobs import CleaningJob, Job, Machine, MeasuringJob, PretrainingJob, WorkerContext, usable_cores
 
 
 @contextmanager
@@ -57,6 +57,14 @@ def checkpoint_target(job: Job, minutes: float | None) -> Iterator[dict[str, Any
         uploads.close()
 
 
+def loader_workers(resources: Resources, device: torch.device) -> int:
+    """Processes that make batches beside this one: as asked for, else as many as it has cores where a GPU trains; on a
+    CPU they would take the cores that train."""
+    if resources.loader_workers is not None:
+        return resources.loader_workers
+    return min(resources.cpus_per_worker, usable_cores()) if device.type == "cuda" else 0
+
+
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
     """data -> attack -> pre-training -> evaluation: train a victim, reporting every epoch."""
     # The files may lie elsewhere on this node; checkpoints still record the spec as it was written.
@@ -78,7 +86,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
             stop_after=victim.select if isinstance(victim.select, int) else None,
             seed=victim.seed,
             config=checkpoint_config(victim.architecture, {"victim": job.victim.to_json()}),
-            loader_workers=victim.resources.loader_workers,
+            loader_workers=loader_workers(victim.resources, device),
             schedule_shift=1 if victim.protocol == "authors" else 0,
             poisoned_rows=pairs.poisoned_rows,
             **places,
@@ -120,7 +128,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
             config=checkpoint_config(sweep.victim.architecture, facts),
             start=known_start,
             keep_start=sweep.start_counts(setting),
-            loader_workers=sweep.resources.loader_workers,
+            loader_workers=loader_workers(sweep.resources, device),
             measure_at=sweep.measure_at,
             log_every=sweep.log_every,
             schedule_shift=1 if as_cleanclip else 0,

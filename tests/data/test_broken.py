@@ -22,7 +22,7 @@ from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.broken_rows import BrokenRow, BrokenRows
-from sweeplab.training.batches import EpochBatches, PairBatch, epoch_loader
+from sweeplab.training.batches import EpochBatches, Loader, PairBatch
 from sweeplab.training.randomness import numpy_stream
 
 Tokenize = Callable[[list[str]], Tensor]
@@ -319,12 +319,12 @@ def test_what_a_loading_process_finds_is_told_by_the_main_one(
     told: list[BrokenRow] = []
     pairs = pairs_of(damaged, tokenize, report=told.extend)
     places = {"global_batch_size": 10, "epoch": 1, "seed": 0}
-    batches = list(epoch_loader(pairs, EpochBatches(40, **places), num_workers=1, pin=False))
+    batches = list(Loader(pairs, num_workers=1, pin=False).batches(EpochBatches(40, **places)))
     assert not told
     for batch in batches:
         pairs.found_broken(batch.broken)
     assert sorted(one.row for one in told) == [3, 17]
-    again = list(epoch_loader(pairs, EpochBatches(40, **places), num_workers=1, pin=False))
+    again = list(Loader(pairs, num_workers=1, pin=False).batches(EpochBatches(40, **places)))
     assert not any(batch.broken for batch in again)
     for first, second in zip(batches, again, strict=True):
         assert_same(first, second)

@@ -1,5 +1,6 @@
 """Training pairs: every draw has its own stream, ranks share the batches, poisoned rows show trigger and caption."""
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 
@@ -17,7 +18,7 @@ from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.specs import InvalidInput
-from sweeplab.training.batches import EpochBatches, PairBatch, epoch_loader, prefetched, steps_per_epoch
+from sweeplab.training.batches import EpochBatches, Loader, PairBatch, prefetched, steps_per_epoch
 from sweeplab.training.randomness import stream_seed
 
 VIEW = AutoAugmentView()
@@ -288,7 +289,7 @@ def test_fewer_pairs_than_a_batch_are_refused():
 def test_a_loader_brings_the_batches_in_order(pairs: TrainingPairs):
     pairs.use_views(VIEW)
     batches = EpochBatches(64, global_batch_size=16, epoch=1, seed=0)
-    found = list(epoch_loader(pairs, batches, num_workers=0, pin=False))
+    found = list(Loader(pairs, num_workers=0, pin=False).batches(batches))
     expected = [pairs.__getitems__(each) for each in batches]
     assert len(found) == 4
     assert all(same_batches(*each) for each in zip(found, expected, strict=True))
@@ -339,7 +340,7 @@ def test_decoding_processes_bring_the_same_batches(
     streamed = pairs_of(tokenize, pairs.table)
     streamed.use_views(VIEW)
     assert (pairs.is_in_memory, streamed.is_in_memory) == (True, False)
-    found = list(epoch_loader(streamed, batches, num_workers=2, pin=False))
+    found = list(Loader(streamed, num_workers=2, pin=False).batches(batches))
     assert all(same_batches(a, pairs.__getitems__(b)) for a, b in zip(found, batches, strict=True))
 
 
@@ -353,3 +354,24 @@ def test_a_batch_moves_as_a_whole(pairs: TrainingPairs):
 
 def test_rows_may_be_numpy_numbers(pairs: TrainingPairs):
     assert torch.equal(pairs.images_of(np.array([3, 4])), pairs.images_of([3, 4]))
+
+
+@pytest.mark.slow
+def test_worker_processes_stay_from_pass_to_pass_and_bring_the_same_batches(
+    pairs: TrainingPairs, tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch
+):
+    """Three passes, the second left in its middle; each as one process makes it."""
+    monkeypatch.setattr(training_pairs, "CACHE_BYTES", 0)
+    streamed = pairs_of(tokenize, pairs.table)
+    pairs.use_views(VIEW)
+    streamed.use_views(VIEW)
+    loader = Loader(streamed, num_workers=1, pin=False)
+    processes = set()
+    for epoch in (1, 2, 3):
+        order = EpochBatches(64, global_batch_size=16, epoch=epoch, seed=3)
+        for step, (batch, keys) in enumerate(zip(loader.batches(order), order, strict=True)):
+            if epoch == 2 and step == 1:
+                break
+            assert same_batches(batch, pairs.__getitems__(keys))
+        processes |= {process.pid for process in multiprocessing.active_children()}
+    assert len(processes) == 1
