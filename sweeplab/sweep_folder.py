@@ -453,7 +453,7 @@ class SweepFolder:
         notes = []
         for folder, owner in ((trained, victim_owner(header["victim_name"])), (self.path, sweep_owner(self.name))):
             if (found := read_broken(folder)) is not None and found.rows:
-                notes.append(f"{in_words(owner)}: {found.summary()}; {folder / FILE} lists them")
+                notes.append(f"{in_words(owner)}: {found.summary()} ({folder / FILE} lists them)")
         return tuple(notes)
 
     def planted_target(self) -> str | None:

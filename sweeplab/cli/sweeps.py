@@ -240,7 +240,7 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
         "sweep": folder.name,
         "state": state,
         "planned_trials": header["planned_trials"],
-        "notes": [*(() if older is None else (older,)), *folder.victim_notes(), *losses],
+        "notes": [*(() if older is None else (older,)), *folder.victim_notes(), *folder.broken_notes(), *losses],
         "older": older,
         "damage": losses,
         "trials": counts,

@@ -17,7 +17,10 @@ from sweeplab.specs import InvalidInput
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (a quarter of a GiB as RGB): larger files are refused unread, as decompression bombs. It holds for
 the resized image too: a line of pixels becomes a wide square's height."""
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError),
+    *(RuntimeError, TypeError),  # of AVIF, and of TIFF's tags
+)
 """What Pillow raises for damaged files."""
 WHITE_IS_FULL_SCALE = ("PNG", "PPM", "TIFF", "JPEG2000")
 """Formats whose 16-bit greys end at white. In others (FITS, McIdas) they are measurements."""

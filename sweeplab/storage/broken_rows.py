@@ -42,8 +42,8 @@ class BrokenRows:
 
     def summary(self) -> str:
         """How many there are, in words."""
-        verb = "is broken and is" if len(self.rows) == 1 else "are broken and are"
-        return f"{len(self.rows):,} of {self.num_rows:,} pairs {verb} stood in for by others"
+        what = "is broken; another stands in for it" if len(self.rows) == 1 else "are broken; others stand in for them"
+        return f"{len(self.rows):,} of {self.num_rows:,} pairs {what}"
 
 
 def write_broken(folder: Path, broken: BrokenRows) -> None:

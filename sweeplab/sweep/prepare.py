@@ -95,7 +95,12 @@ def prepare(sweep: CleaningSweep, home: Path, *, fresh: bool = False, inputs: In
     if sweep.search.sampler != "grid" and not is_begun:  # a begun one goes on, and such trials fail by themselves
         _check_extremes(sweep, len(pairs))
     notes = [*test.notes, *victim_notes, *pairs.notes, *(labelled.notes if labelled is not None else ())]
-    notes += [f"{in_words(owner)}: {found.summary()}" for owner, found in inputs.broken.items() if found.rows]
+    unused = None if sweep.epochs else sweep_owner(sweep.name)  # where only a start is measured
+    notes += [
+        f"{in_words(owner)}: {found.summary()}"
+        for owner, found in inputs.broken.items()
+        if found.rows and owner != unused
+    ]
     return Prepared(
         sweep,
         sweep.digest(**contents),

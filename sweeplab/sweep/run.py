@@ -265,7 +265,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
             check_batch_norm(sweep)
             make_ready_nodes(prepared, session, runs_trials=True)
         victim = victim_kind.ensure(prepared.victim_digest, prepared.expected, folder, session)
-        for note in folder.notes():
+        for note in folder.victim_notes():
             logger.info(f"  note: {note}")
         check_weights(victim, victim_kind.weights_remedy)
         session.inputs.forget()  # millions of rows need not lie in the driver's memory while trials run

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from sweeplab.data import images
-from sweeplab.data.images import holds_deep_grey, load_all, load_image, to_rgb
+from sweeplab.data.images import BrokenImage, decode_all, holds_deep_grey, load_all, load_image, to_rgb, undecodable
 from sweeplab.specs import InvalidInput
 
 
@@ -220,12 +220,43 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes):
         load_image(str(path), 16)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif"])
-def test_a_file_that_ends_too_early_is_named(tmp_path: Path, suffix: str):
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "avif"])
+def test_a_file_that_ends_too_early_is_broken(tmp_path: Path, suffix: str):
+    if suffix == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
     path = Path(saved(noise(64, 64), tmp_path / f"cut.{suffix}"))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InvalidInput, match=r"cut\.\w+ cannot be decoded as an image"):
+    with pytest.raises(BrokenImage, match=r"cut\.\w+ cannot be decoded as an image"):
         load_image(str(path), 16)
+
+
+def test_what_the_system_cannot_read_is_no_broken_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A disk that is gone for a while must not be recorded as thousands of broken files."""
+    path = saved(noise(8, 8), tmp_path / "a.png")
+
+    def fail(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    for place in (str(tmp_path / "gone.png"), path):
+        with pytest.raises(InvalidInput, match="cannot be decoded as an image") as raised:
+            load_image(place, 8)
+        assert not isinstance(raised.value, BrokenImage)
+        monkeypatch.setattr(Image, "open", fail)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_broken_images_are_found_and_left_black(tmp_path: Path, workers: int):
+    table = Files([Path(saved(noise(8 + row, 8), tmp_path / f"{row}.png")) for row in range(6)])
+    whole = load_all(table, 8)
+    for row in (1, 4):
+        Path(table.image(row)).write_bytes(b"<html>")
+    pixels, broken = decode_all(table, 8, workers, skip={2})
+    assert list(broken) == [1, 4]
+    assert not pixels[[1, 2, 4]].any()
+    assert torch.equal(pixels[[0, 3, 5]], whole[[0, 3, 5]])
+    assert list(undecodable(table, [4, 5], 8, workers)) == [4]
+    with pytest.raises(InvalidInput, match=r"2 of 6 images are broken, and none may be:\n  row 2: .*\n  row 5: "):
+        load_all(table, 8, workers)
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

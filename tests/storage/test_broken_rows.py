@@ -42,9 +42,9 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: str):
 
 
 def test_one_and_several_are_summed_up_in_words():
-    assert RECORD.summary() == "1 of 1,000 pairs is broken and is stood in for by others"
+    assert RECORD.summary() == "1 of 1,000 pairs is broken; another stands in for it"
     several = dataclasses.replace(RECORD, rows=(ROW,) * 1200)
-    assert several.summary() == "1,200 of 1,000 pairs are broken and are stood in for by others"
+    assert several.summary() == "1,200 of 1,000 pairs are broken; others stand in for them"
 
 
 def test_a_home_knows_the_records_of_a_sweep_and_of_all_victims_of_a_name(tmp_path: Path):

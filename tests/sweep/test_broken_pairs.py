@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sweeplab.cli.sweeps import sweep_status
 from sweeplab.commands.data_check import check_data
 from sweeplab.data import training_pairs
 from sweeplab.data.pairs import PairsCSV
@@ -17,6 +18,7 @@ from sweeplab.specs import InvalidInput
 from sweeplab.storage.broken_rows import read_broken, write_broken
 from sweeplab.sweep import controller, prepare, pretraining, run
 from sweeplab.sweep.run import Options
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker import inputs
 from sweeplab.worker.inputs import Inputs
 
@@ -79,9 +81,10 @@ def test_a_sweep_runs_says_how_many_are_broken_and_lists_them(
 ):
     record = finished(sweep, tmp_path / "home")
     folder = tmp_path / "home" / "sweeps" / sweep.name
-    text = "the cleaning pairs of made-up: 8 of 1,000 pairs are broken and are stood in for by others"
+    text = "the cleaning pairs of made-up: 8 of 1,000 pairs are broken; others stand in for them"
     assert f"note: {text}" in news()
-    assert f"{text}; {folder / 'broken.jsonl'} lists them" in record.notes
+    for notes in (record.notes, sweep_status(SweepFolder(folder))["notes"]):
+        assert f"{text} ({folder / 'broken.jsonl'} lists them)" in notes
     found = read_broken(folder)
     assert found is not None
     assert [one.row for one in found.rows] == list(BROKEN)
@@ -90,6 +93,7 @@ def test_a_sweep_runs_says_how_many_are_broken_and_lists_them(
     assert "77.png cannot be decoded as an image" in found.rows[1].reason
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_unchanged_once_one_is_mended(
     sweep: CleaningSweep, finished: Run, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -224,14 +228,15 @@ def test_no_poison_is_broken_and_a_mended_victim_stays_what_it_is(
     assert again.expected.broken["victims/own"] == record
 
 
+@pytest.mark.slow
 def test_a_victim_is_trained_with_its_record_and_every_look_at_the_sweep_says_so(
     poisoned: CleaningSweep, finished: Run, tmp_path: Path
 ):
     record = finished(poisoned, tmp_path / "home")
     (folder,) = (tmp_path / "home" / "victims").glob("own-*")
     assert (
-        "the training pairs of victim own: 8 of 1,000 pairs are broken and are stood in for by others; "
-        f"{folder / 'broken.jsonl'} lists them"
+        "the training pairs of victim own: 8 of 1,000 pairs are broken; others stand in for them "
+        f"({folder / 'broken.jsonl'} lists them)"
     ) in record.notes
 
 
