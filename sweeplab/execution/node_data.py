@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import math
 import os
 import pickle
 import shutil
@@ -22,7 +21,7 @@ from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.files import storage_faults
 from sweeplab.storage.locks import lock_path, locked_with_retry
-from sweeplab.storage.node_cache import COMPLETE, make_room, node_cache, tidy, use
+from sweeplab.storage.node_cache import COMPLETE, make_room, node_cache, remove_old_copies, use
 from sweeplab.worker.failures import root_cause
 from sweeplab.worker.input_paths import absolute_path, files_of, with_paths
 
@@ -217,7 +216,7 @@ def _size_of(path: Path) -> int:
 
 def receive_data(sender: Any) -> None:
     """A Ray task: have this node get its copies of all files."""
-    tidy(math.inf)
+    remove_old_copies()
     node_copy(sender)
 
 

@@ -150,6 +150,13 @@ def let_go(place: Path) -> None:
         os.close(descriptor)
 
 
+def remove_old_copies() -> None:
+    """Remove what was not used for KEPT_DAYS and no process uses, or makes now."""
+    for copy in kept_copies():
+        if copy.unused_seconds > 86_400 * KEPT_DAYS:
+            remove_copy(copy.path)
+
+
 def tidy(budget: float) -> None:
     """Remove what was not used for KEPT_DAYS, and then, what was unused longest first, what exceeds the budget; nothing
     that a process uses, or makes now.
@@ -159,9 +166,7 @@ def tidy(budget: float) -> None:
     """
     global _budget
     _budget = budget
-    for copy in kept_copies():
-        if copy.unused_seconds > 86_400 * KEPT_DAYS:
-            remove_copy(copy.path)
+    remove_old_copies()
     make_room(0, budget=budget)
 
 

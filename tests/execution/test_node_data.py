@@ -5,7 +5,6 @@ import errno
 import hashlib
 import io
 import json
-import math
 import os
 import pickle
 import shutil
@@ -375,10 +374,10 @@ def test_copies_that_nobody_used_for_weeks_are_removed_and_others_stay(tmp_path:
     past = time.time() - 15 * 86_400
     for path in (old.parent / COMPLETE, cache / "victim-old.pt"):
         os.utime(path, (past, past))
-    node_cache.tidy(math.inf)  # as other processes see it, this one reads there
+    node_cache.remove_old_copies()  # as other processes see it, this one reads there
     assert same(old, [str(tmp_path / "old" / "000")])
     node_cache.let_go(old.parent)
-    node_cache.tidy(math.inf)
+    node_cache.remove_old_copies()
     assert {path.name for path in cache.iterdir() if path.name[0] != "."} == {new.parent.name, "victim-new.pt"}
 
 
