@@ -82,7 +82,8 @@ def _plan_of_sweep(sweep: CleaningSweep) -> list[str]:
     disk = f"about {kept * _checkpoint_bytes(sweep) / 1e9:,.1f} GB of checkpoints"
     if decoded := _decoded_gigabytes(sweep, (victim_pairs, pairs)):
         disk += f", and {decoded:,.1f} GB of decoded images in each node's temporary folder"
-    costs = "  hours             known after the first trial (own architecture)"
+    why = "own architecture" if victim.architecture.name is None else "num_pairs is not declared"
+    costs = f"  hours             known after the first trial ({why})"
     if victim_hours is not None or hours is not None:
         costs = (
             f"  GPU-hours         about {(victim_hours or 0) + (hours or 0):,.0f} (victim {victim_hours or 0:,.0f}, "

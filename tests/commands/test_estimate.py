@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from searchspaces import fruit_stall
+from sweeplab.attacks.badnet import BadNet
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR, PAR_OPTIMIZATION
 from sweeplab.clip_model import Architecture, num_parameters
 from sweeplab.commands.estimate import plan
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.sampling import Sample
-from sweeplab.experiment import CleaningSweep
+from sweeplab.experiment import CheckpointVictim, CleaningSweep
 from sweeplab.search_space import Choice, SearchSpace
 from sweeplab.sweep.resume import warnings_of
 
@@ -114,3 +115,18 @@ def test_kept_weights_need_a_third_where_they_are_stripped(
     wanted = (3000 * kept * 4 + 5 * 12) * parameters / 1e9
     (line,) = [line for line in plan(par.replace(protocol=protocol, resources=resources)) if "  disk" in line]
     assert f"about {wanted:,.1f} GB of checkpoints" in line
+
+
+def test_a_plan_says_why_it_gives_no_hours(par: CleaningSweep, tmp_path: Path):
+    """The rate that hours are taken from was measured on the papers' models, and needs a number of pairs."""
+    known = par.replace(victim=par.victim.replace(architecture=Architecture(name="RN50-quickgelu")))
+    for sweep, why in ((par, "own architecture"), (known, "num_pairs is not declared")):
+        given = CheckpointVictim(
+            name="given",
+            path=tmp_path / "model.pt",
+            architecture=sweep.victim.architecture,
+            attack=BadNet(patch_size=4),
+            target="banana",
+        )
+        lines = plan(sweep.replace(victim=given, data=PairsCSV(path=tmp_path / "pairs.csv")))
+        assert f"  hours             known after the first trial ({why})" in lines
