@@ -80,6 +80,7 @@ def test_a_victim_alone_is_trained_tabled_and_found_again(
     assert shown.splitlines()[-3:] == again.splitlines()[-3:]
     assert run_script(["--plan"], VICTIM) == 0
     assert "victim alone: is there and is reused" in capsys.readouterr().out
+    assert "a victim that no sweep names" not in command("gc", "--victims", "--dry-run")[1]
     # Other commands know it by its name and by its folder's, and commands on a sweep take it from its script.
     code, listed, _ = command("list", "--victims", "--json")
     assert (code, json.loads(listed)) == (0, [row.to_json()])

@@ -89,7 +89,9 @@ def _bar(items: Iterable[T], what: str, total: int) -> Iterable[T]:
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
     set_aside: Annotated[bool, typer.Option("--set-aside", help="Also remove sweeps that --fresh set aside.")] = False,
-    victims: Annotated[bool, typer.Option("--victims", help="Also remove victims that no sweep uses.")] = False,
+    victims: Annotated[
+        bool, typer.Option("--victims", help="Also remove victims that no sweep uses and no script ran alone.")
+    ] = False,
     copies: Annotated[
         bool, typer.Option("--copies", help="Also remove this node's copies of data that were not used for a day.")
     ] = False,

@@ -64,7 +64,9 @@ def _run(experiment: "Experiment", home: Path, options: "Options", victims: list
     if isinstance(experiment, PretrainedVictim):
         if options.fresh:
             say(f"note: --fresh leaves victim {experiment.name} as it is, since sweeps go on from its weights")
-        victims.append(read_victim(run_victim(experiment, home, options).path))
+        run = run_victim(experiment, home, options)
+        run.mark_run_alone()
+        victims.append(read_victim(run.path))
         return
     sweep = experiment
     try:

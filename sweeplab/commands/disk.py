@@ -99,7 +99,8 @@ def find_removable(
     Args:
         home: the home.
         set_aside: sweeps that were begun anew under the same name too.
-        victims: victims that no sweep of the home names too; none where a sweep's record is damaged.
+        victims: victims that no sweep of the home names too, but for those that a script ran alone; none where a
+            sweep's record is damaged.
         copies: what this node keeps for its processes and did not use for a day too.
     """
     known, damaged = sweeps_of(home)
@@ -113,6 +114,7 @@ def find_removable(
     if victims and not damaged:  # which may name any of them
         named, why = {_victim_of(folder) for folder in known}, "a victim that no sweep names"
         unused = (path for path in _victims(home, own=True) if path.name not in named)
+        unused = (path for path in unused if not RunFolder(path).was_run_alone())
         unneeded += [(path, why) for path in unused if not is_held(lock_path(path))]
     found = [Removable(path, size_of(path), why) for path, why in unneeded]
     if copies:

@@ -35,6 +35,10 @@ STRIPPED = "stripped.json"
 WORKED_OUT = "restore it, or remove it: the run then ends once more"
 
 
+ALONE = "alone"
+"""Name of the empty file that marks a victim's folder; see `RunFolder.was_run_alone`."""
+
+
 class RunFolder:
     """Files of one training run. Only the driver writes here, except checkpoints, whose names no other attempt uses.
 
@@ -266,6 +270,14 @@ class RunFolder:
         if type(result.get("points", 0)) is not int:
             raise InvalidInput(f"{path} is damaged (points={result['points']!r}); {WORKED_OUT}")
         return result
+
+    def mark_run_alone(self) -> None:
+        """Remember that a script ran this victim for its own sake."""
+        write_atomically(self.path / ALONE, b"")
+
+    def was_run_alone(self) -> bool:
+        """Whether a script ran this victim for its own sake: then it stays, even where no sweep names it."""
+        return (self.path / ALONE).exists()
 
     def append_log(self, text: str) -> None:
         """Keep an attempt's traceback.

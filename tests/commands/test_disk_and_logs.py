@@ -25,6 +25,7 @@ from sweeplab.storage import locks, node_cache
 from sweeplab.storage.files import write_json
 from sweeplab.storage.locks import lock_path, process_facts
 from sweeplab.storage.ownership import write_signed
+from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 
@@ -364,8 +365,9 @@ def test_a_victim_goes_only_where_no_sweep_names_it_and_nobody_makes_it(used: Pa
     """A sweep names its victim from its beginning, long before the victim is finished and measured."""
     write_signed(folder.path / "sweep.json", {**folder.header(), "contents": {"victim": "d1"}}, used)
     (folder.path / "victim" / "victim.json").unlink()
-    for name in ("made-up-victim-d1", "made-up-victim-d2", "under-way-d3"):
+    for name in ("made-up-victim-d1", "made-up-victim-d2", "under-way-d3", "run-alone-d4"):
         write_signed(used / "victims" / name / "victim.json", {"spec": {}, "digest": name[-2:]}, used)
+    RunFolder(used / "victims" / "run-alone-d4").mark_run_alone()
     with FileLock(lock_path(used / "victims" / "under-way-d3")):
         found = find_removable(used, victims=True)
     assert [item.path.name for item in found] == ["made-up-victim-d2"]
