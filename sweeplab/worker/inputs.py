@@ -68,6 +68,8 @@ class Inputs:
         self._recorded, self._anew = recorded, anew
         self.broken: dict[str, BrokenRows] = {}
         """What there is to record of the tables that were settled, by owner."""
+        self._unlooked: dict[str, Any] = {}
+        """Sources whose tables are too large to be looked at before workers are, by owner."""
 
     def pairs(self, source: Any) -> PairTable:
         """The table of a source of pairs, which is read, and its files looked up."""
@@ -95,14 +97,8 @@ class Inputs:
         owner = victim_owner(victim.name)
 
         def read() -> tuple[PairTable, PoisonPlan]:
-            table, is_new = self._settled(owner, victim.data, self.pairs(victim.data), size)
-            plan = poisoning.plan(table, self.data_home)
-            while is_new and plan.source is None:  # none stands in for a poison, so the plan passes over broken rows
-                found = undecodable(table, plan.indices, size, usable_cores())
-                if not found.keys() - {one.row for one in table.broken}:
-                    break
-                table = self._noted(owner, victim.data, table.with_broken(found))
-                plan = poisoning.plan(table, self.data_home)
+            table = self.settled(owner, victim.data, self.pairs(victim.data), size)
+            table, plan = self.planned(owner, table, size, lambda whole: poisoning.plan(whole, self.data_home))
             training = plan.training_table(table)
             StandIns(len(training), training.reasons(), plan.rows)
             return training if training is table else self._mapped(training), plan
@@ -125,23 +121,39 @@ class Inputs:
         Raises:
             InvalidInput: if more is broken than the source tolerates.
         """
-        return self._settled(owner, source, table, image_size)[0]
-
-    def _settled(self, owner: str, source: Any, table: PairTable, image_size: int) -> tuple[PairTable, bool]:
-        """Also whether broken rows are still to be looked for."""
         if getattr(source, "max_broken", None) is None:
-            return table, False
+            return table
         records = self._records(owner)
         for record in records or ():
             if (frozen := table.frozen(record)) is not None:
-                return self._noted(owner, source, frozen if frozen is table else self._mapped(frozen)), False
-        is_new = records is not None
-        if is_new and len(table) * 3 * image_size**2 <= CACHE_BYTES:
-            found = self._once(
-                "looked", [source, table.digest, image_size], lambda: _all_undecodable(table, image_size)
-            )
-            table, is_new = table.with_broken(found), False
-        return self._noted(owner, source, table), is_new
+                return self._noted(owner, source, self._mapped(frozen))
+        if records is not None and len(table) * 3 * image_size**2 <= CACHE_BYTES:
+            what = [source, table.digest, image_size]
+            table = table.with_broken(self._once("looked", what, lambda: _all_undecodable(table, image_size)))
+        elif records is not None:
+            self._unlooked[owner] = source
+        return self._noted(owner, source, table)
+
+    def planned(
+        self, owner: str, table: PairTable, image_size: int, plan: Callable[[PairTable], PoisonPlan]
+    ) -> tuple[PairTable, PoisonPlan]:
+        """A poison plan for a settled table, and the table with what was found to be broken on the way: none stands in
+        for a poison, so of a table that was too large to be looked at, the poisons are, until the plan has sound ones.
+
+        Args:
+            owner: of the table.
+            table: that is poisoned.
+            image_size: at which it is decoded, pixels.
+            plan: poisons a table, and passes over what is broken where it chooses the rows.
+        """
+        made = plan(table)
+        while owner in self._unlooked and made.source is None:
+            found = undecodable(table, made.indices, image_size, usable_cores())
+            if not found.keys() - table.reasons().keys():
+                break
+            table = self._noted(owner, self._unlooked[owner], table.with_broken(found))
+            made = plan(table)
+        return table, made
 
     def _noted(self, owner: str, source: Any, table: PairTable) -> PairTable:
         refuse_too_many(table.reasons(), len(table), source.max_broken, in_words(owner))
@@ -331,10 +343,14 @@ def cleaning_poison(sweep: CleaningSweep, table: PairTable, inputs: Inputs) -> P
         plan = poisoning.plan(table, inputs.data_home)  # of targeted images, which do not depend on the table
         return plan.training_table(table), plan
 
-    plan: PoisonPlan = poisoning.subset_for_cleaning(
-        table, planted, count=count, seed=stream_seed(seed, "cleaning poison")
-    )
-    return plan
+    def slip_into(clean: PairTable) -> PoisonPlan:
+        plan: PoisonPlan = poisoning.subset_for_cleaning(
+            clean, planted, count=count, seed=stream_seed(seed, "cleaning poison")
+        )
+        return plan
+
+    owner, size = sweep_owner(sweep.name), sweep.victim.architecture.image_size
+    return inputs.planned(owner, table, size, slip_into)[1]
 
 
 def cleaning_pairs(

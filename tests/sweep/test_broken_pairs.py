@@ -12,7 +12,7 @@ from sweeplab.cli.sweeps import sweep_status
 from sweeplab.commands.data_check import check_data
 from sweeplab.data import training_pairs
 from sweeplab.data.pairs import PairsCSV
-from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SlippedPoisons
 from sweeplab.records import SweepRecord
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.broken_rows import read_broken, write_broken
@@ -20,7 +20,7 @@ from sweeplab.sweep import controller, prepare, pretraining, run
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker import inputs
-from sweeplab.worker.inputs import Inputs
+from sweeplab.worker.inputs import Inputs, cleaning_poison, cleaning_table
 
 Run = Callable[[CleaningSweep, Path], SweepRecord]
 BROKEN = (3, 77, 200, 201, 450, 640, 801, 999)
@@ -181,6 +181,24 @@ def test_too_many_that_workers_find_end_the_sweep_and_record_nothing(
     assert len(found.rows) <= 10
     (trial,) = [path for path in (tmp_path / "home" / "sweeps" / sweep.name / "trials").iterdir() if path.is_dir()]
     assert not (trial / "result.json").exists()
+
+
+def test_poisons_that_slip_into_a_set_too_large_to_be_looked_at_are_whole(
+    sweep: CleaningSweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    too_large_for_memory(monkeypatch)
+    poisoned = sweep.replace(slipped=SlippedPoisons(count=500))
+    prepared = prepare.prepare(poisoned, tmp_path / "home")
+    assert prepared.inputs is not None
+    found = prepared.expected.broken["sweeps/made-up"]
+    assert {200} < {one.row for one in found.rows} < set(BROKEN)  # the empty one, and those that were drawn first
+    again = Inputs(tmp_path / "home" / "data", recorded=prepared.expected.broken)
+    table = cleaning_table(poisoned, again)
+    for inputs_of in (prepared.inputs, again):  # the driver's and a worker's
+        plan = cleaning_poison(poisoned, table, inputs_of)
+        assert plan is not None
+        assert len(plan.rows) == 500
+        assert not set(plan.rows) & set(BROKEN)
 
 
 # --- victims
