@@ -556,8 +556,8 @@ class SweepFolder:
         summary = stored
         if summarizes and is_new:
             hits = {}
-            if victim.is_counted:
-                choices = num_choices(trials)
+            choices = num_choices(trials)
+            if victim.is_counted and choices:  # none where no trial has come past its start
                 hits = {(victim.asr_n, choices): most_certified_hits(victim.asr_n, choices, ceiling)}
             keep = is_settled(marks, taken) & ~is_damaged
             summary = stored.replaced(np.array(numbers), marks, trials, keep, hits)
