@@ -39,7 +39,8 @@ class Img2Dataset(Spec):
     sample: Sample | None = None
     """A random part of these pairs; None: all of them."""
     max_broken: MaxBroken = 0.01
-    """Share of these rows, a fraction, that may be broken: others stand in for them. See `MaxBroken`."""
+    """Share of these rows, a fraction, that may be broken (no caption, or an image that is missing, empty or cannot be
+    decoded): others stand in for them."""
 
     def read(self, data_home: Path) -> PairTable:
         """Read the pairs; looks up every image file, decodes none.
