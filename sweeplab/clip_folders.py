@@ -139,7 +139,12 @@ def json_object(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InvalidInput(
+            f"{file} cannot be read ({error.strerror}); give the model's configuration (a relative path starts from "
+            "the folder in which the command is started)"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{file} cannot be read as JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
         raise InvalidInput(f"{file} holds no JSON object; give the configuration of a model")
