@@ -100,7 +100,8 @@ class SetReport:
 
 
 def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetReport]:
-    """Decode every image of a sweep's pre-training pairs, cleaning pairs and test set, over all cores.
+    """Decode every image of a sweep's pre-training pairs, cleaning pairs and test set, over all cores; and of those of
+    the sweeps whose selected trials it cleans.
 
     Args:
         sweep: whose data are checked.
@@ -114,16 +115,18 @@ def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetR
         InvalidInput: for what reading the tables alone refuses, missing files among it.
     """
     inputs = Inputs(data_home)
-    while isinstance(sweep.victim, SelectedTrial):
-        sweep = sweep.victim.sweep
     architecture, protocol = sweep.victim.architecture, sweep.protocol
     sets: dict[str, PairTable | Images] = {}
     tolerated: dict[str, float] = {}
-    if isinstance(sweep.victim, PretrainedVictim):
-        sets["victim.data"], tolerated["victim.data"] = _pairs(sweep.victim.data, inputs)
-    if not isinstance(sweep.data, CleanSample):
-        sets["data"], tolerated["data"] = _pairs(sweep.data, inputs)
-    sets["evaluation.test"] = inputs.test(sweep.evaluation)
+    for prefix, stage in _stages(sweep):
+        if isinstance(stage.victim, PretrainedVictim):
+            name = f"{prefix}victim.data"
+            sets[name], tolerated[name] = _pairs(stage.victim.data, inputs)
+        if not isinstance(stage.data, CleanSample) and (not prefix or stage.data != sweep.data):
+            name = f"{prefix}data"
+            sets[name], tolerated[name] = _pairs(stage.data, inputs)
+        if not prefix or stage.evaluation != sweep.evaluation:
+            sets[f"{prefix}evaluation.test"] = inputs.test(stage.evaluation)
     tokenize = tokenizer(architecture, protocol)
     reports = []
     for name, images in sets.items():
@@ -133,6 +136,14 @@ def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetR
         found = _images(name, images, architecture.image_size, track, facts)
         reports.append(replace(found, num_tolerated=num_tolerated(tolerated.get(name, 0.0), len(images))))
     return reports
+
+
+def _stages(sweep: CleaningSweep) -> list[tuple[str, CleaningSweep]]:
+    """The sweep and those whose selected trials it starts from, first what runs first, each with its fields' prefix."""
+    stages = [("", sweep)]
+    while isinstance(victim := stages[0][1].victim, SelectedTrial):
+        stages.insert(0, (f"{stages[0][0]}victim.sweep.", victim.sweep))
+    return stages
 
 
 def _pairs(source: Any, inputs: Inputs) -> tuple[PairTable, float]:

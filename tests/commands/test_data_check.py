@@ -11,7 +11,7 @@ from sweeplab import cli
 from sweeplab.commands.data_check import check_data
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.pairs import PairsCSV
-from sweeplab.experiment import CleaningSweep
+from sweeplab.experiment import CleaningSweep, SelectedTrial
 
 
 @pytest.fixture
@@ -62,6 +62,22 @@ def test_a_caption_that_fills_the_context_is_counted(planted: CleaningSweep, tmp
     pairs, _ = check_data(planted, tmp_path, lambda items, what, total: items)
     assert pairs.captions is not None
     assert (pairs.captions.num_full, pairs.captions.tokens[2]) == (2, 16)
+
+
+def test_both_stages_of_a_sweep_that_cleans_a_selected_trial_are_checked(planted: CleaningSweep, tmp_path: Path):
+    """The second stage's own pairs above all: they are read when the first has taken its hours."""
+    (tmp_path / "second.csv").write_text("image,caption\n5.png,a lemon\n")
+    second = planted.replace(
+        name="second",
+        victim=SelectedTrial(name="first", sweep=planted.replace(name="first")),
+        data=PairsCSV(path=tmp_path / "second.csv"),
+    )
+    reports = check_data(second, tmp_path, lambda items, what, total: items)
+    assert [(report.name, report.num_rows, len(report.broken)) for report in reports] == [
+        ("victim.sweep.data", 10, 3),
+        ("data", 1, 1),
+        ("evaluation.test", 2, 0),
+    ]
 
 
 def test_the_command_lists_all_and_exits_with_2(
