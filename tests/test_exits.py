@@ -38,7 +38,7 @@ def home(own_home: Path) -> Path:
 def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The error messages that were printed; none is a traceback."""
     text = capsys.readouterr().err
-    assert "Traceback" not in text
+    assert "Traceback" not in text, text
     return [line.removeprefix("error: ") for line in text.splitlines() if line.startswith("error: ")]
 
 

@@ -181,6 +181,8 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
     over = trials["finished"] + trials["pruned"] + trials["failed"]
     counts = ", ".join(f"{count:,} {kind}" for kind, count in trials.items() if count)
     head = f"{name}: {state}"
+    if state == "finished" and trials["failed"]:
+        head += f", {over - trials['failed']:,} of {planned:,} succeeded"
     if values["holder"] is not None:
         head += f" by process {values['holder']['process']} on {values['holder']['host']}"
     if values["seconds_left"] is not None:
