@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from test_cli import command, refused
 from sweeplab.cli import sweeps
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.stopping import BackdoorStays, Pruning
-from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord
+from sweeplab.records import Measurement, Point, SweepRecord, TrialRecord, percent
 from sweeplab.sweep_folder import SweepFolder
 
 POINTS = tuple(Point(index, float(index), index, 1, Measurement(9, 10, 9 - 4 * index, 10, "e")) for index in range(2))
@@ -244,3 +245,18 @@ def test_a_watched_page_is_written_when_something_has_changed_until_the_sweep_en
     monkeypatch.setattr(sweeps, "write_page", lambda folder, record, board: written.append(record.state))
     assert list(sweeps.watched(SweepFolder(Path("toy")), looks[0], seconds=0)) == [1, 1]
     assert written == ["running", "finished"]
+
+
+def test_a_number_is_the_same_to_the_last_digit_wherever_it_stands(home: Path, table: Path):
+    command("import", str(table), "--sweep", "elsewhere")
+    best = json_of("leaderboard", "elsewhere")["trials"][0]
+    kept, asr = percent(best["retention"]), percent(best["asr"], 2)
+    assert (kept, asr) == ("88.9 %", "1.00 %")
+    assert kept.removesuffix(" %") in command("leaderboard", "elsewhere")[1]
+    page = Path(command("report", "elsewhere")[1].strip()).read_text().replace("\u00a0", " ")
+    lead = re.search(r'<p class="lead">(.*?)</p>', page)
+    assert lead is not None
+    assert f"keeps {kept}" in lead[1]
+    assert f"at {asr} ASR" in lead[1]
+    assert f"<dt>Best retention</dt><dd>{kept}</dd>" in page
+    assert f"<strong>{kept.removesuffix(' %')}</strong>" in page
