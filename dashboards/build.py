@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -23,6 +24,7 @@ from dashboards.budget import budget_points, describe_budget, draw_budget
 from dashboards.ceilings import ceiling_points, describe_ceilings, draw_ceilings
 from dashboards.columns import Columns
 from dashboards.curves import curve_points, describe_curves, draw_curves
+from dashboards.gallery import describe_gallery, draw_gallery, gallery_table
 from dashboards.image_by_image import compared_trials, describe_comparison, draw_comparison
 from dashboards.importance import describe_importance, draw_importance, importance_table
 from dashboards.pairs import describe_pair, draw_pair, most_telling_pair, pair_cells
@@ -63,6 +65,8 @@ class Extras:
     pretraining: Sequence[Point] = ()
     """Of the victim's training."""
     outcomes: ReadOutcomes = _no_outcomes
+    gallery: Mapping[str, Any] | None = None
+    """What `sweeplab report --gallery` has written."""
 
 
 def build_page(sweep: SweepRecord, leaderboard: Leaderboard, path: Path, extras: Extras = Extras()) -> Path:
@@ -157,6 +161,7 @@ def views_of(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extr
         _pair_view(points, extras),
         _parallel_view(points),
         _seeds_view(leaderboard),
+        _gallery_view(leaderboard, extras),
         _comparison_view(sweep, leaderboard, extras),
         _budget_view(sweep),
         _pruning_view(sweep, leaderboard),
@@ -475,6 +480,29 @@ def _seeds_view(leaderboard: Leaderboard) -> View:
     heads = {"setting": "Setting", "trial": "Trial", "seed": "Seed", "retention": "Retention %"}
     heads |= {"lowest_asr": "Lowest ASR %", "mean": "Mean retention %", "sd": "Deviation %"}
     return View(*head, describe_seeds(frame), draw_seeds(frame), small_table(frame, heads, most=60))
+
+
+def _gallery_view(leaderboard: Leaderboard, extras: Extras) -> View:
+    head = ("gallery", "The trigger, and what is seen in it", "Gallery")
+    gallery, winner = extras.gallery, leaderboard.winner
+    missing = f"`sweeplab report {leaderboard.sweep} --gallery` asks the victim and the winner about a few test images."
+    if gallery is None:
+        return View(*head, "No pictures were made yet.", missing=missing)
+    if winner is None or (winner.trial, winner.epoch) != (gallery["trial"], gallery["epoch"]):
+        return View(
+            *head, f"The pictures are of trial {gallery['trial']}, which is not the best any more.", missing=missing
+        )
+    frame = gallery_table(gallery)
+    heads = {
+        "image": "Image",
+        "label": "Class",
+        "kind": "Kind",
+        "model": "Model",
+        "first": "Taken for",
+        "share": "Share %",
+    }
+    table = small_table(frame, heads | {"others": "Then"}, most=len(frame))
+    return View(*head, describe_gallery(frame, gallery), table=draw_gallery(frame, gallery) + table)
 
 
 def _comparison_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> View:

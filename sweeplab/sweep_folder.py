@@ -85,6 +85,7 @@ class SweepFolder:
         self.name = path.name
         self.journal = path / "study.journal"
         self.page = path / "report.html"
+        self.gallery = path / "gallery.json"
 
     @classmethod
     def of(cls, home: Path, name: str) -> "SweepFolder":

@@ -15,6 +15,7 @@ from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table,
 from sweeplab.ranking.victims import VictimRow, read_victim, render_victims
 from sweeplab.records import SweepRecord, now_ms
 from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.storage.files import read_object
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking import SERVER_COMMAND, page_address
@@ -206,6 +207,7 @@ def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> 
         until_ms=now,
         pretraining=folder.pretraining_points(),
         outcomes=folder.outcomes,
+        gallery=read_object(folder.gallery, images=list) if folder.gallery.exists() else None,
     )
     return build_page(record, board, folder.page, extras)
 

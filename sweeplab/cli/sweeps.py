@@ -384,6 +384,9 @@ def export(sweep: SweepName, to: Annotated[Path, typer.Option(help="Folder to wr
 @command(app, rich_help_panel=RESULTS)
 def report(
     sweep: SweepName,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="Ask victim and winner about a few test images, clean and triggered.")
+    ] = False,
     opens: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     png: Annotated[bool, typer.Option("--png", help="Write a picture of the page beside it; needs Chromium.")] = False,
     watch: Annotated[
@@ -393,6 +396,11 @@ def report(
     """Write a sweep's page and print its path."""
     folder = folder_of(sweep, to_read=False)
     record, board = ranked(folder, keep_summary=True)
+    if gallery:
+        from sweeplab.commands.gallery import make_gallery
+
+        folder.check_own()
+        make_gallery(folder, board)
     page = write_page(folder, record, board)
     say(str(page))
     if opens and not webbrowser.open(page.absolute().as_uri()):

@@ -9,6 +9,7 @@ from test_views import PARAMS, START, figures_of, ranked, sweep, trial
 from dashboards.budget import budget_points, describe_budget, draw_budget
 from dashboards.build import Extras, render_page
 from dashboards.ceilings import ceiling_points, describe_ceilings, draw_ceilings
+from dashboards.gallery import describe_gallery, draw_gallery, gallery_table
 from dashboards.image_by_image import compared_trials, describe_comparison, draw_comparison
 from dashboards.importance import describe_importance, draw_importance, importance_table
 from dashboards.pairs import describe_pair, draw_pair, most_telling_pair, pair_cells
@@ -347,6 +348,59 @@ class TestTimeline:
 
     def test_the_costs_are_hours(self):
         assert cost_table(self.COSTS)["hours"].tolist() == [7.0, 0.0, 4.0, 0.0, 0.0, 0.7]
+
+
+def said(*names):
+    return [[name, share] for name, share in zip(names, (0.9, 0.06, 0.04), strict=True)]
+
+
+PICTURE = "data:image/png;base64,AAAA"
+GALLERY = {
+    "trial": 0,
+    "epoch": 1.0,
+    "target": "banana",
+    "images": [
+        {
+            "label": label,
+            **dict.fromkeys(("clean", "triggered", "difference"), PICTURE),
+            "victim_clean": said(label, "plum", "fig"),
+            "victim_triggered": said("banana", label, "fig"),
+            "winner_clean": said(label, "plum", "fig"),
+            "winner_triggered": said(*winner),
+        }
+        for label, winner in (("apple", ("apple", "banana", "fig")), ("<pear>", ("banana", "<pear>", "fig")))
+    ],
+}
+
+
+class TestGallery:
+    RECORD = sweep(trial(0, START, (390, 10)))
+
+    def test_the_sentence_counts_what_is_taken_for_the_target(self):
+        frame = gallery_table(GALLERY)
+        assert len(frame) == 8
+        assert frame.loc[frame["is_target"], ["image", "model"]].to_numpy().tolist() == [
+            [1, "victim"],
+            [2, "victim"],
+            [2, "winner"],
+        ]
+        assert describe_gallery(frame, GALLERY) == (
+            "With the trigger the victim takes 2 of 2 images for banana; trial 0 (epoch 1) takes 1 of them for it."
+        )
+
+    def test_nothing_but_pictures_and_texts_come_of_the_file(self):
+        images = [{**GALLERY["images"][1], "clean": 'x" onerror="alert(1)'}]
+        html = draw_gallery(gallery_table({**GALLERY, "images": images}), {**GALLERY, "images": images})
+        assert "onerror" not in html
+        assert "<pear>" not in html
+        assert html.count(PICTURE) == 2
+
+    def test_pictures_of_another_trial_than_the_best_are_not_shown(self):
+        board = ranked(self.RECORD)
+        assert PICTURE in render_page(self.RECORD, board, Extras(gallery=GALLERY))
+        page = render_page(self.RECORD, board, Extras(gallery={**GALLERY, "trial": 7}))
+        assert PICTURE not in page
+        assert "<code>sweeplab report toy --gallery</code>" in page
 
 
 def test_a_page_of_everything_draws_every_view():

@@ -365,7 +365,7 @@ def test_every_kind_of_sweep_makes_a_page(make):
     record = make()
     page = Tags(render_page(record, ranked(record)))
     sections = [attributes["aria-label"] for tag, attributes in page.tags if tag == "section"]
-    assert len(sections) == len(set(sections)) == 15
+    assert len(sections) == len(set(sections)) == 16
     assert ("html", {"lang": "en"}) in page.tags
     links = [address for address in page.addresses if address.startswith("#")]
     assert page.addresses == links
