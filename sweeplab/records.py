@@ -359,6 +359,10 @@ class SweepRecord:
     certified_hits: Mapping[tuple[int, int], int] = field(default_factory=dict, compare=False, repr=False)
     """By triggered images and choices: the most hits that are certified, as far as it is known already."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process makes the columns of the trials' own points."""
+        return {**self.__dict__, "read_columns": None}
+
     def columns(self) -> PointColumns:
         """All points of all trials, in the order of the trials."""
         return self.read_columns() if self.read_columns else PointColumns.of(self.trials)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -81,6 +82,11 @@ def test_no_history_is_read_where_nothing_has_changed(folder, monkeypatch):
     assert len(record.columns().trial) == TRIALS * (EPOCHS + 1)
     with pytest.raises(pytest.fail.Exception, match=r"0003/history\.jsonl was read"):
         list(record.trials[3].points)
+
+
+def test_a_record_can_be_handed_to_another_process(folder):
+    record = folder.record(keep_summary=True)
+    assert_same(pickle.loads(pickle.dumps(folder.record())), record)
 
 
 def changed_history(folder, trial):
