@@ -20,6 +20,7 @@ from sweeplab.data.tables import PairTable
 from sweeplab.specs import InvalidInput, Spec
 
 SUCCESS = "success"
+"""The status of a row that was downloaded."""
 
 
 class Img2Dataset(Spec):
@@ -97,6 +98,11 @@ class Img2Dataset(Spec):
         if not names:
             if any(entry.name.endswith(".tar") for entry in entries):
                 raise InvalidInput(f"path={path} holds tar shards, img2dataset's layout `webdataset`; use PairsShards")
+            if any(entry.name.endswith(".parquet") for entry in entries):
+                raise InvalidInput(
+                    f"path={path} holds Parquet files and no folder of a shard (00000); img2dataset's layout `parquet` "
+                    "is read by PairsParquet(path=..., image_column='jpg')"
+                )
             raise InvalidInput(
                 f"path={path} holds no folder of a shard (00000); give the output of img2dataset with "
                 "output_format='files'"
@@ -204,13 +210,18 @@ def _caption_beside(image: Path) -> tuple[str, str | None]:
     return "", None
 
 
+def left_out(path: Path | str, failed: Counter[str], num_rows: int) -> str:
+    """The note on rows that were not downloaded, counted by their status, of all that were to be."""
+    kinds = ", ".join(f"{status} {count}" for status, count in failed.most_common())
+    return f"{failed.total()} of the {num_rows} rows of {path} were not downloaded and are left out ({kinds})"
+
+
 def _notes(path: Path, shards: list[_Shard]) -> Iterator[str]:
     """What is left out."""
     kept, failed = sum(len(shard.images) for shard in shards), sum((shard.failed for shard in shards), Counter[str]())
     without = sum(shard.num_without_caption for shard in shards)
     total = kept + without + failed.total()
     if failed:
-        kinds = ", ".join(f"{status} {count}" for status, count in failed.most_common())
-        yield f"{failed.total()} of the {total} rows of {path} were not downloaded and are left out ({kinds})"
+        yield left_out(path, failed, total)
     if without:
         yield f"{without} of the {total} rows of {path} have no caption and are left out"

@@ -3,6 +3,7 @@
 import fnmatch
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from sweeplab.data.broken import MaxBroken
+from sweeplab.data.img2dataset import SUCCESS, left_out
 from sweeplab.data.pair_columns import PairColumns, absolute, below, refuse_wordless, splits_among, texts, used_rows
 from sweeplab.data.pictures import Pictures
 from sweeplab.data.sampling import Sample
@@ -30,6 +32,9 @@ class PairsParquet(Spec):
 
     The images are paths, bytes, or structs of `bytes` and `path`, as `datasets` of Hugging Face writes them (of the
     two the bytes count, where the first row has any). Bytes are unpacked once, into the home's `data/pictures`.
+
+    Of what img2dataset writes with `output_format="parquet"` (`image_column="jpg"`), rows that were not downloaded are
+    left out, and counted in a note.
     """
 
     NOT_IN_DIGEST = frozenset({"path", "pattern", "root", "absolute_below", "max_broken"})
@@ -70,12 +75,14 @@ class PairsParquet(Spec):
             columns = self._columns(field)
             return columns.table(columns.used(self.num_pairs, self.sample), self.max_broken)
         captions, names = self._texts(self.caption_column), (self.image_column, self.caption_column)
+        kept, notes = self._downloaded(len(captions))
+        captions = captions.take(kept)
         rows, pictures = self._used(len(captions)), Pictures(data_home)
         refuse_wordless(captions.take(rows), rows, self.max_broken, absolute(self.path), self.caption_column)
-        found = pictures.unpacked(self._key(rows), lambda: self._contents(field, rows), str(self.path))
+        found = pictures.unpacked(self._key(kept[rows]), lambda: self._contents(field, kept[rows]), str(self.path))
         images = pa.nulls(len(captions), pa.large_string()).fill_null("")
         images = pc.replace_with_mask(images, np.isin(np.arange(len(captions)), rows), found)
-        columns = PairColumns(absolute(self.path), images, captions, pictures.folder, names=names)
+        columns = PairColumns(absolute(self.path), images, captions, pictures.folder, names=names, notes=notes)
         return columns.table(rows, self.max_broken)
 
     def files(self) -> list[str]:
@@ -184,6 +191,21 @@ class PairsParquet(Spec):
             f"{file}: column {self.image_column!r} holds {image}, neither paths nor bytes nor structs of bytes and "
             "path; set image_column"
         )
+
+    def _downloaded(self, num_rows: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Which rows are kept, ascending, and what to say of the others: all but those that img2dataset says it did not
+        download."""
+        for file in self._files():
+            with _opened(file) as parquet:
+                columns = parquet.schema_arrow
+            if not {"key", "status"} <= set(columns.names) or not _is_text(columns.field("status").type):
+                return np.arange(num_rows), ()
+        statuses = self._texts("status")
+        failed = Counter(statuses.filter(pc.not_equal(statuses, SUCCESS)).to_pylist())
+        if not 0 < failed.total() < num_rows:
+            return np.arange(num_rows), ()
+        kept = np.flatnonzero(pc.equal(statuses, SUCCESS).to_numpy(zero_copy_only=False))
+        return kept, (left_out(absolute(self.path), failed, num_rows),)
 
     def _texts(self, column: str, field: str | None = None) -> pa.LargeStringArray:
         """A column of texts, or a field of a column of structs, of all files."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pydantic import BeforeValidator, Field
 
 from sweeplab.data.broken import MaxBroken, refuse_too_many
+from sweeplab.data.img2dataset import left_out
 from sweeplab.data.pair_columns import absolute, below, texts, used_rows
 from sweeplab.data.sampling import Sample
 from sweeplab.data.shard_index import ShardIndex, indexes_of
@@ -225,9 +226,7 @@ def _notes(what: str, shards: Sequence[Shard], indexes: Sequence[ShardIndex]) ->
     without_caption = sum(index.num_without_caption for index in indexes)
     samples = sum(len(index.table) for index in indexes) + without_image + without_caption
     if failed:
-        kinds = ", ".join(f"{status} {count}" for status, count in failed.most_common())
-        total = samples + failed.total()
-        yield f"{failed.total()} of the {total} rows of {what} were not downloaded and are left out ({kinds})"
+        yield left_out(what, failed, samples + failed.total())
     if without_image:
         yield f"{without_image} of the {samples} samples of {what} have no image and are left out"
     if without_caption:

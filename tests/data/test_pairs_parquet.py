@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sweeplab.data import pictures
+from sweeplab.data.img2dataset import Img2Dataset
 from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.specs import InvalidInput
 
@@ -200,3 +201,33 @@ def test_several_splits_in_one_folder_are_not_read_together(tmp_path: Path):
     assert [Path(file).name for file in both.replace(pattern="train-*.parquet").files()] == [
         "train-00000-of-00001.parquet"
     ]
+
+
+def test_what_img2dataset_did_not_download_is_left_out(tmp_path: Path):
+    """Its layout `parquet`: a failed download is a row with a caption and without an image."""
+    statuses = ["success", "failed_to_download", "success", "failed_to_resize", "failed_to_download", "success"]
+    contents = [encoded(n, "jpeg") if status == "success" else None for n, status in enumerate(statuses)]
+    for shard in (0, 1):
+        some = slice(3 * shard, 3 * shard + 3)
+        columns = {
+            "url": [f"https://example.org/{n}.jpg" for n in range(6)][some],
+            "caption": [f"caption {n}" for n in range(6)][some],
+            "key": [f"{n:09d}" for n in range(6)][some],
+            "status": statuses[some],
+            "jpg": pa.array(contents[some], pa.binary()),
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"{shard:05d}.parquet")
+    data = PairsParquet(path=tmp_path, image_column="jpg", max_broken=0.0)
+    table = data.read(tmp_path / "home")
+    assert [table.caption(row) for row in range(len(table))] == ["caption 0", "caption 2", "caption 5"]
+    assert [Path(table.image(row)).read_bytes() for row in range(3)] == [contents[0], contents[2], contents[5]]
+    assert table.notes == (
+        f"3 of the 6 rows of {tmp_path} were not downloaded and are left out "
+        "(failed_to_download 2, failed_to_resize 1)",
+    )
+    part = data.replace(sample={"num": 2}).read(tmp_path / "home")
+    assert {(part.caption(row), Path(part.image(row)).read_bytes()) for row in range(2)} < {
+        (table.caption(row), Path(table.image(row)).read_bytes()) for row in range(3)
+    }
+    with pytest.raises(InvalidInput, match=r"read by PairsParquet\(path=\.\.\., image_column='jpg'\)"):
+        Img2Dataset(path=tmp_path).read(tmp_path / "home")
