@@ -33,7 +33,8 @@ at hand. The code's own form, a mixture of two Gaussians and alternating passes,
 release (`victim.objective.lookups=both` for what SafeCLIP's paper describes). Target images get OpenAI's templates as
 captions, as in RoCLIP's script: most of ImageNet's 1,000 classes are mentioned by no caption of a million. ASR is
 measured over all of ImageNet's validation images. Chosen here, since the values are lost: the high rate of Fig. 3b
-(5e-4), the larger step of Fig. 4 (0.05).
+(5e-4), the larger step of Fig. 4 (0.05). On 100,000 pairs the stated warm-up of 10,000 steps is most of the 12,500 that
+there are.
 """
 
 from pathlib import Path

@@ -113,6 +113,8 @@ def test_targeted_victims_are_measured_by_psr(own_home: Path):
     (folder / "victim.json").write_text(json.dumps(record))
     row = read_victim(folder)
     assert (row.measures, row.state, row.measurement, row.trained_epochs) == ("PSR", "interrupted", None, 0.0)
+    shown = command("status", "tdpa")[1].splitlines()[1].split()
+    assert shown == ["tdpa", "interrupted", "–", "–", "(PSR)", "0", "of", "2"]
 
 
 @pytest.mark.parametrize("flags", [["--dry-run"], ["--dry-run", "--smoke"]])

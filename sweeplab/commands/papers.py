@@ -226,16 +226,14 @@ ROWS: tuple[PaperRow, ...] = (
         "accuracy and ASR over pre-training, MMCL",
         (_victims("verma-tab3-cc3m-mmcl"),),
         then=POINTS,
-        ours="CC3M's victim; which one is not stated",
-        lacks=LINES,
+        ours="CC3M's victim; which one is not stated. The page of `verma-fig10-m` draws it",
     ),
     PaperRow(
         "verma-fig18",
         "the same, MMCL + SSL",
         (_victims("verma-tab3-cc3m-mmcl-ssl"),),
         then=POINTS,
-        ours="as verma-fig17",
-        lacks=LINES,
+        ours="as verma-fig17, on the page of `verma-fig10-s`",
     ),
     PaperRow(
         "verma-fig19",

@@ -136,7 +136,7 @@ def render_victims(rows: Sequence[VictimRow]) -> Table:
             row.state,
             _in_percent(known.accuracy if known else None),
             _in_percent(known.asr if known else None) + (" (PSR)" if row.measures == "PSR" else ""),
-            f"{row.epoch:g} of {row.trained_epochs:g}" + ("" if row.state == "finished" else f" ({row.epochs})"),
+            f"{row.epoch:g} of {row.trained_epochs if row.state == 'finished' else row.epochs:g}",
             Text(found_in_words(row.found)),
         )
     return table
