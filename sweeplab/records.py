@@ -367,10 +367,6 @@ class SweepRecord:
         """All points of all trials, in the order of the trials."""
         return self.read_columns() if self.read_columns else PointColumns.of(self.trials)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what reads files: another process makes columns of the trials."""
-        return {**self.__dict__, "read_columns": None}
-
     @property
     def measures_what_was_planted(self) -> bool:
         """Whether the ASR is not known to be measured towards another class than the victim was poisoned towards."""
