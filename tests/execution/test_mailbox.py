@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sweeplab.execution.mailbox import Ended, Mailbox, Ready
+from sweeplab.execution.mailbox import Ended, FoundBroken, Mailbox, MailboxContext, Ready
+from sweeplab.execution.pump import Pump
 from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
+from sweeplab.storage.broken_rows import BrokenRow
 from sweeplab.worker.failures import Failure, failure_of, most_telling
 
 
@@ -139,3 +142,35 @@ def test_of_what_ranks_say_the_deterministic_failure_tells_most():
     assert most_telling([lost, full, bad]) == bad
     assert most_telling([lost, full]) == full
     assert most_telling([lost]) == lost
+
+
+ROWS = (BrokenRow(3, "3.png", "a fruit", 17, False, "cut short"),)
+
+
+class Asking(MailboxContext):
+    """Keeps what it would ask the driver."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(None, 4, 2, rank)
+        self.asked: list[Any] = []
+
+    def _ask(self, message: Any) -> bool:
+        self.asked.append(message)
+        return False
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_rank_tells_of_the_broken_pairs_that_it_meets(rank: int):
+    context = Asking(rank)
+    context.found_broken(ROWS)
+    assert context.asked == [FoundBroken(4, 2, ROWS)]
+
+
+def test_broken_pairs_reach_the_controller_but_from_a_worker_that_was_given_up():
+    told: list[Any] = []
+    pump = object.__new__(Pump)  # without Ray
+    pump.controller = SimpleNamespace(found_broken=lambda *words: told.append(words))  # type: ignore[assignment]
+    pump._attempts = {4: 2}
+    assert pump._pass_on(FoundBroken(4, 2, ROWS)) is False
+    assert pump._pass_on(FoundBroken(4, 1, ROWS)) is True
+    assert told == [(4, ROWS)]
