@@ -195,11 +195,10 @@ class TrainingPairs(Dataset[PairBatch]):
         """Have others stand in for these rows."""
         new = [one for one in rows if one.row not in self._stand_ins.broken]
         if new:
-            places = [one.row for one in new]
             self._stand_ins.add({one.row: one.reason for one in new})
             self._views.clear()
             for views in self._token_views.values():
-                views.forget(places)
+                views.forget(list(self._stand_ins.broken))  # one of the new rows may have stood in for an old one
 
     def _found(self, broken: Mapping[int, str]) -> None:
         self.found_broken([self.table.broken_row(row, reason) for row, reason in broken.items()])

@@ -263,6 +263,23 @@ def test_image_and_caption_of_the_stand_in_are_used_in_the_place_of_a_broken_pai
     assert not torch.equal(batch.image_views[0], batch.image_views[1])  # each row's views are its own
 
 
+def test_a_stand_in_that_turns_out_to_be_broken_gives_its_place_up_in_views_of_captions_too(
+    source: PairsCSV, tokenize: Tokenize, tmp_path: Path
+):
+    write(tmp_path, [(f"{row}.png", f"{row} {row} {row} {row}") for row in range(40)])
+    table = source.read(tmp_path)
+    seed = next(seed for seed in range(1000) if StandIns(40, {3: ""}).of(seed, 3) == 17)
+    pairs = pairs_of(table.with_broken({3: ""}), tokenize, seed=seed)
+    before = all_rows(pairs)
+    assert before.rows[3] == 17
+    pairs.found_broken([table.broken_row(17, "")])
+    expected = all_rows(pairs_of(table.with_broken({3: "", 17: ""}), tokenize, seed=seed))
+    assert before.token_views is not None
+    assert expected.token_views is not None
+    assert not torch.equal(before.token_views[3], expected.token_views[3])
+    assert_same(all_rows(pairs), expected)
+
+
 def test_another_seed_has_other_stand_ins_and_the_decoded_images_stay(damaged: PairTable, tokenize: Tokenize):
     pairs = pairs_of(damaged, tokenize)
     all_rows(pairs)
