@@ -25,9 +25,10 @@ CACHE_BYTES = 2 * 2**30
 OWN_BYTES = 64 * 2**20
 """Decoded images up to this size each process keeps for itself: they are made in seconds. Larger sets are a file of the
 node, where it has room for one."""
+SHARED_CAPTIONS = 20_000
+"""More captions than these, which take a second, are tokenised once a node, as they come, where it keeps them."""
 OWN_CAPTIONS = 200_000
-"""Captions up to this number each process tokenises for itself, at once; more are tokenised once a node, as they
-come."""
+"""Where it does not, each process tokenises so many for itself, at once, and more as they come."""
 OWN_TOKEN_BYTES = 128 * 2**20
 """Tokens up to this size each process keeps for itself: of augmented captions, and of others where the node keeps none.
 More are made whenever they are asked for, as with millions of captions every decoding process would hold a gigabyte."""
@@ -238,7 +239,7 @@ class TrainingPairs(Dataset[PairBatch]):
         probe = self.tokenize([PROBE])
         shape = KeptTokens.shape(len(self), probe.shape[1])
         array: np.ndarray | None = None
-        if len(self) > OWN_CAPTIONS and decoded is not None:
+        if len(self) > min(SHARED_CAPTIONS, OWN_CAPTIONS) and decoded is not None:
             content = digest_of([self.table.digest, sorted(self._captions.items()), probe.tolist()])
             array = decoded.shared(f"tokens-{content}", shape, TOKEN_TYPE)
         self._token_shape = shape
@@ -246,7 +247,7 @@ class TrainingPairs(Dataset[PairBatch]):
             _own_array(shape) if array is None else array,
             lambda rows: self.tokenize([self._own_caption(row) for row in rows]),
         )
-        if len(self) <= OWN_CAPTIONS:
+        if array is None and len(self) <= OWN_CAPTIONS:
             tokens.make_all()
         return tokens
 
