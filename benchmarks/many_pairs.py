@@ -134,7 +134,7 @@ class Meter:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
-        self._began = time.perf_counter()
+        self._began = time.perf_counter(), time.process_time()
 
     def _watch(self) -> None:
         while not self._is_over.wait(0.01):
@@ -142,12 +142,13 @@ class Meter:
 
     def stop(self) -> dict[str, float]:
         """What there was since it was made."""
-        seconds = time.perf_counter() - self._began
+        seconds, of_cores = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
         self._is_over.set()
         self._thread.join()
         now = private_bytes()
         return {
             "seconds": seconds,
+            "core_seconds": of_cores,
             "kept_mb": (now - self.before) / 1e6,
             "peak_mb": (max(now, self.peak) - self.before) / 1e6,
         }
@@ -213,6 +214,8 @@ class Surroundings:
 
     def heartbeat(self) -> None: ...
 
+    def found_broken(self, rows: Any) -> None: ...
+
     def bring(self, location: str, weights: Weights) -> Path:
         return Path(location)
 
@@ -260,9 +263,11 @@ def in_process(*words: str) -> dict[str, Any]:
 
 
 def line(what: str, many: dict[str, float], few: dict[str, float]) -> str:
-    """A row of the table: seconds, and megabytes beyond those of few rows."""
+    """A row of the table: seconds, and megabytes beyond those of few rows. Seconds of cores do not depend on what else
+    the machine does."""
     kept, peak = (max(0.0, many[name] - few[name]) for name in ("kept_mb", "peak_mb"))
-    return f"| {what} | {many['seconds']:.2f} | {few['seconds']:.2f} | {kept:.0f} | {peak:.0f} |"
+    seconds = [f"{one[name]:.1f}" for name in ("seconds", "core_seconds") for one in (many, few)]
+    return f"| {what} | {' | '.join(seconds)} | {kept:.0f} | {peak:.0f} |"
 
 
 def main() -> None:
@@ -288,7 +293,8 @@ def main() -> None:
             if not folder.exists():
                 make_data(folder, num_rows(folder), min(options.files, num_rows(folder)))
         print(f"{options.rows:,} rows over {options.files:,} files; {os.cpu_count()} cores, {platform.processor()}")
-        print("| step | s | s of 10 rows | MB more, kept | MB more, peak |\n|---|---|---|---|---|")
+        print("| step | s | s of 10 rows | core s | core s of 10 rows | MB more, kept | MB more, peak |")
+        print("|---|---|---|---|---|---|---|")
         for which in ("clean", "sample") if options.only is None else (options.only,):
             for again in ("", ", again"):
                 found = [in_process("--step", "prepare", which, str(folder)) for folder in folders]

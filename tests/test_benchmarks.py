@@ -209,3 +209,17 @@ def test_speed_is_measured_of_open_clips_trainer(tmp_path: Path):
     )
     seconds = speed.contest_mmcl(setting, tmp_path, speed.pairs_of(setting))
     assert seconds.keys() == {"ours", "peer", "floor"}
+
+
+@pytest.mark.parametrize(("which", "jobs"), [("clean", ["clean.job"]), ("sample", ["pretrain.job", "clean.job"])])
+def test_jobs_on_many_pairs_reach_their_first_batch(
+    which: str, jobs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As the benchmark follows them, on a few: what it prints depends on a worker's steps staying as they are."""
+    many_pairs = script("many_pairs")
+    monkeypatch.setattr(many_pairs.pretraining, "run_inline", None)  # is what it was again after the test
+    folder = tmp_path / "rows-10"
+    many_pairs.make_data(folder, 10, 3)
+    assert many_pairs.measure_prepare(which, folder)["seconds"] > 0
+    for job in jobs:
+        assert set(many_pairs.measure_worker(job, folder)) == {"start", "trial"}

@@ -201,6 +201,7 @@ class Inputs:
         if self._tables is None or len(training.table) < FEW_ROWS:
             return ""
         keep_training_set(self._tables, self._name(spec, training.state), training)
+        pa.default_memory_pool().release_unused()  # Arrow keeps what tables took before they were mapped
         return training.state
 
     def _name(self, spec: PretrainedVictim | CleaningSweep, state: str) -> str:
@@ -210,11 +211,7 @@ class Inputs:
         return digest_of([state, str(self.data_home), paths_of(parts)])
 
     def _mapped(self, table: PairTable) -> PairTable:
-        if self._tables is None or (mapped := self._tables.mapped(table)) is table:
-            return table
-        del table
-        pa.default_memory_pool().release_unused()  # Arrow keeps what millions of rows took
-        return mapped
+        return table if self._tables is None else self._tables.mapped(table)
 
     def forget(self) -> None:
         """Let go of all tables; what is asked for later is read again."""
