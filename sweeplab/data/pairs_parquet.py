@@ -31,7 +31,8 @@ class PairsParquet(Spec):
     """A Parquet file, or a folder of them, read in the order of their names, with images and captions in two columns.
 
     The images are paths, bytes, or structs of `bytes` and `path`, as `datasets` of Hugging Face writes them (of the
-    two the bytes count, where the first row has any). Bytes are unpacked once, into the home's `data/pictures`.
+    two the bytes count, where the first row with an image has any). Bytes are unpacked once, into the home's
+    `data/pictures`.
 
     Of what img2dataset writes with `output_format="parquet"` (`image_column="jpg"`), rows that were not downloaded are
     left out, and counted in a note.
@@ -161,12 +162,21 @@ class PairsParquet(Spec):
                 f"the Parquet files of {self.path} hold {self.image_column!r} in different types "
                 f"({', '.join(sorted(set(found)))}); give files of one data set"
             )
-        first = next(self._batches(self.image_column, "bytes" if found[0] == "struct" else None, 1), None)
-        if first is None:
+        if next(self._batches(self.caption_column, None, 1), None) is None:
             raise InvalidInput(f"path={self.path} has no rows; give one row for each pair")
         if found[0] == "struct":
-            return ("bytes", "bytes") if first[0].is_valid else ("paths", "path")
+            return ("bytes", "bytes") if self._holds_bytes() else ("paths", "path")
         return ("paths" if found[0] == "text" else "bytes"), None
+
+    def _holds_bytes(self) -> bool:
+        """Whether the first struct that holds anything has bytes; True where all are empty."""
+        contents = self._batches(self.image_column, "bytes", BATCH_ROWS)
+        paths = self._batches(self.image_column, "path", BATCH_ROWS)
+        for some, names in zip(contents, paths, strict=True):
+            given = pc.or_(some.is_valid(), names.is_valid())
+            if (row := pc.index(given, True).as_py()) >= 0:
+                return bool(some[row].is_valid)
+        return True
 
     def _image_type(self, file: Path) -> Literal["text", "binary", "struct"]:
         """How a file holds images; checks both columns."""

@@ -89,6 +89,14 @@ def test_structs_without_bytes_name_files(tmp_path: Path):
     assert table.image(1) == str(tmp_path / "1.png")
 
 
+def test_rows_without_an_image_do_not_tell_how_images_are_held(tmp_path: Path):
+    contents = [None] * 300 + [encoded(n) for n in range(3)]
+    images = pa.array([None if c is None else {"bytes": c, "path": "gone.png"} for c in contents], HUGGING_FACE)
+    table = write(tmp_path / "a.parquet", images).replace(max_broken=0.999).read(tmp_path)
+    assert [Path(table.image(row)).read_bytes() for row in range(300, 303)] == contents[300:]
+    assert [one.row for one in table.broken] == list(range(300))
+
+
 def test_columns_may_have_other_names_and_types(tmp_path: Path):
     (tmp_path / "1.png").write_bytes(encoded(1))
     columns = {"file.name": pa.array(["1.png"]).dictionary_encode(), "file": pa.array([5]), "text": ["a fruit"]}
