@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_more_views as views
 from browser import CHROMIUM, Browser
 
-from dashboards.build import build_page
+from dashboards.build import Extras, build_page
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
+from sweeplab.records import Measurement, Origin, Outcomes, Point, SweepRecord, TrialRecord
+from sweeplab.search.importance import importances
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
 
@@ -55,12 +57,34 @@ def toy(num_trials: int = 40, epochs: int = 3) -> SweepRecord:
             for epoch in range(1, epochs + 1)
         ]
         rates[-1] = (60, rates[-1][1]) if number % 9 == 3 else rates[-1]
-        trials.append(trial(number, (400, 990), *rates, optimizer=("adamw", "sgd")[number % 2]))
+        made = trial(number, (400, 990), *rates, optimizer=("adamw", "sgd")[number % 2])
+        if number == 0:  # the only one with a recorded loss
+            curve = ({"step": 10, "loss": 2.5, "mmcl": 2.0}, {"step": 20, "loss": 2.0, "mmcl": 1.5})
+            made = dataclasses.replace(
+                made, points=(*made.points[:-1], dataclasses.replace(made.points[-1], curve=curve))
+            )
+        elif number == num_trials - 1:
+            made = dataclasses.replace(made, state="pruned", reason="its lowest ASR is at least 0.9 of the victim's")
+        trials.append(dataclasses.replace(made, configuration=f"c{number // 2}", seed=number % 2))
     return dataclasses.replace(RECORD, trials=tuple(trials), planned_trials=num_trials, epochs=epochs)
 
 
 def page_of(record: SweepRecord, folder: Path) -> str:
-    return build_page(record, rank_trials(record, lambda number, index: None), folder / "report.html").as_uri()
+    """With all that a page may show: every view has something to draw."""
+    board = rank_trials(record, lambda number, index: None)
+    winner = board.rows[0]
+    extras = Extras(
+        mlflow_command="sweeplab mlflow",
+        mlflow_address="http://127.0.0.1:5000/#/experiments/1",
+        importances=importances(board, record.log_parameters),
+        attempts=views.TestTimeline.ATTEMPTS,
+        costs=views.TestTimeline.COSTS,
+        until_ms=4 * views.HOUR,
+        pretraining=views.TestPretraining.POINTS,
+        outcomes=lambda number, index: Outcomes.of(np.arange(1000) < 300 + number, np.arange(1000) < 10),
+        gallery={**views.GALLERY, "trial": winner.trial, "epoch": winner.epoch},
+    )
+    return build_page(record, board, folder / "report.html", extras).as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +132,7 @@ def test_every_chart_is_drawn_and_no_text_is_cut(browser: Browser, page: str, wi
     browser.open(page, width=width, dark=dark)
     browser.show_all()
     assert browser.run("[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('.main-svg'))")
-    assert browser.run("document.querySelectorAll('.chart').length") >= 3
+    assert browser.run("document.querySelectorAll('.chart').length") == 14
     assert browser.run(CUT) == []
     assert browser.complaints() == []
 
