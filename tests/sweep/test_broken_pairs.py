@@ -1,5 +1,6 @@
 """Broken pairs: a sweep runs where few are, says so and lists them, and goes on unchanged once one is mended."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -279,3 +280,38 @@ def test_too_many_that_a_victim_meets_end_its_training(
     found = read_broken(folder)
     assert found is not None
     assert len(found.rows) <= 10
+
+
+# --- other processes
+
+SCRIPT = """
+import json
+from sweeplab.cli import main
+from sweeplab.experiment import CleaningSweep
+from sweeplab.worker import inputs
+
+inputs.undecodable = lambda *arguments: {{}}  # so that the driver finds nothing, and workers have to
+main(CleaningSweep.model_validate(json.loads({text!r})))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("executor", "workers"), [("tune", 1), ("pool", 2)])
+def test_workers_on_ray_tell_the_driver(
+    executor: str, workers: int, sweep: CleaningSweep, new_workplace: Callable[..., Any], pairs: Path
+):
+    resources = sweep.resources.replace(executor=executor, workers=workers)
+    text = json.dumps(sweep.replace(resources=resources).to_json())
+    place = new_workplace(SCRIPT.format(text=text))
+    ran = place.run()
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    folder = place.sweep(sweep.name)
+    found = read_broken(folder.path)
+    assert found is not None
+    assert sorted(one.row for one in found.rows) == list(BROKEN)
+    assert "8 of 1,000 pairs are broken" in folder.record().notes[-1]
+    for row in (500, 501, 502):
+        (pairs / f"{row}.png").write_bytes(bytes((pairs / f"{row}.png").stat().st_size))
+    refused = place.run("experiment.py", "--fresh")
+    assert refused.returncode == 2, refused.stderr[-3000:]
+    assert "11 of 1,000 pairs are broken, and max_broken=0.01 tolerates 10:" in refused.stderr
