@@ -84,6 +84,7 @@ def test_a_victim_alone_is_trained_tabled_and_found_again(
     # Other commands know it by its name and by its folder's, and commands on a sweep take it from its script.
     code, listed, _ = command("list", "--victims", "--json")
     assert (code, json.loads(listed)) == (0, [row.to_json()])
+    assert command("list")[1] == "no sweeps; 1 victim: sweeplab list --victims\n"
     assert json.loads(command("status", row.folder.name, "--json")[1]) == [row.to_json()]
     assert "finished" in command("status", "alone")[1]
     code, measured, _ = command("evaluate", str(weights), "--script", str(script), "--only", "alone", "--json")

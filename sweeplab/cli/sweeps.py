@@ -332,6 +332,8 @@ def list_(
         rows = [_status_or_damage(folder) for folder in sound]
         rows += [{"sweep": folder.name, "state": "damaged", "reason": why} for folder, why in damaged.items()]
         lines = [line for row in rows for line in _lines_of_list(row)]
+        if not lines and (num := sum(1 for _ in (home_folder(to_read=True) / "victims").glob("[!.]*/victim.json"))):
+            lines = [f"no sweeps; {num} victim{'s' * (num > 1)}: sweeplab list --victims"]
     if as_json:
         say_json(rows)
     else:
