@@ -28,7 +28,7 @@ NEVER_DEEP = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".avif"
 """Suffixes of formats that have no 16-bit greys: such files need not be opened to know."""
 
 REPLACE = "replace the file or remove its row"
-SHOWN = 8
+SHOWN = 24
 """Faults that a message names of many."""
 
 

@@ -153,9 +153,10 @@ def _shards_at(place: Path | str) -> list[str]:
     named = [where] if not is_remote and os.path.exists(where) else expanded(where)
     tars = [tar for one in named for tar in ([one] if _is_tar(one) else _tars_in(one))]
     if not is_remote and (gone := [tar for tar in tars if not os.path.isfile(tar)]):
+        patterns = "; of patterns only braces are known: give the folder, or {00000..00331}.tar" if "*" in where else ""
         raise InvalidInput(
             f"path={place} is not all there: {len(gone)} of {len(tars)} shards are missing, the first {gone[0]}; give "
-            "those that are there, or restore them"
+            f"those that are there, or restore them{patterns}"
         )
     return tars
 

@@ -204,7 +204,7 @@ def _caption(tar: tarfile.TarFile, key: str, parts: dict[str, tarfile.TarInfo], 
     """The text of the .txt member, else `caption` in the .json member; empty where there is none."""
     try:
         if "txt" in parts:
-            return _content(tar, parts["txt"]).decode("utf-8")
+            return _content(tar, parts["txt"]).decode("utf-8-sig")
         if "json" in parts:
             caption = json.loads(_content(tar, parts["json"])).get("caption")
             return caption if isinstance(caption, str) else ""

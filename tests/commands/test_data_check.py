@@ -94,3 +94,11 @@ def test_the_command_lists_all_and_exits_with_2(
     assert "too many rows are broken (3 of data), see above" in ran.stderr
     told = CliRunner().invoke(cli.app, ["data", "check", "script.py", "--json"])
     assert [len(report["broken"]) for report in json.loads(told.stdout)] == [3, 0]
+
+
+def test_the_images_of_the_linear_probe_are_looked_at_too(planted: CleaningSweep, tmp_path: Path):
+    (tmp_path / "probe" / "apple").mkdir(parents=True)
+    (tmp_path / "probe" / "apple" / "1.png").write_bytes(b"no image")
+    sweep = planted.replace(evaluation=planted.evaluation.replace(probe=ClassFolders(path=tmp_path / "probe")))
+    *_, probe = check_data(sweep, tmp_path, lambda items, what, total: items)
+    assert (probe.name, [broken.row for broken in probe.broken]) == ("evaluation.probe", [1])

@@ -75,13 +75,13 @@ def test_the_share_is_the_boundary_and_all_kinds_of_faults_count_together(source
 
 
 def test_of_many_faults_the_first_are_named_with_the_command_that_lists_all(source: PairsCSV, tmp_path: Path):
-    for row in range(20, 40):
+    for row in range(10, 40):
         (tmp_path / f"{row}.png").unlink()
     with pytest.raises(InvalidInput) as refused:
         source.read(tmp_path)
     lines = str(refused.value).splitlines()
-    assert [line.split(":")[0] for line in lines[1:9]] == [f"  row {row}" for row in range(21, 29)]
-    assert lines[9] == "  and 12 more; `sweeplab data check SCRIPT` lists all"
+    assert [line.split(":")[0] for line in lines[1:25]] == [f"  row {row}" for row in range(11, 35)]
+    assert lines[25] == "  and 6 more; `sweeplab data check SCRIPT` lists all"
 
 
 def test_a_row_without_a_path_among_absolute_ones_ties_the_digest_to_no_folder(source: PairsCSV, tmp_path: Path):

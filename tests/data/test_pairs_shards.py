@@ -488,3 +488,19 @@ def test_a_server_that_does_not_answer_is_no_fault_of_the_input(tmp_path: Path, 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pytest.raises(StorageFault, match=r"http://127\.0\.0\.1:9/a\.tar cannot be read"):
         PairsShards(path="http://127.0.0.1:9/a.tar").read(tmp_path / "home")
+
+
+def test_a_pattern_of_stars_is_told_of_braces(tmp_path: Path):
+    with pytest.raises(InvalidInput, match=r"1 of 1 shards are missing.* of patterns only braces are known"):
+        PairsShards(path=tmp_path / "*.tar").read(tmp_path)
+
+
+def test_a_caption_begins_after_the_mark_of_its_encoding(tmp_path: Path):
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(image, "png")
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for name, content in (("1.png", image.getvalue()), ("1.txt", b"\xef\xbb\xbfa photo")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert PairsShards(path=tmp_path).read(tmp_path / "home").caption(0) == "a photo"
