@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sweeplab import cli
+from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
@@ -1191,3 +1192,33 @@ def test_the_time_left_follows_the_trials_that_ended_since_the_command_began(own
     left = sweeps_module._seconds_left({"planned_trials": 7}, over, events)
     assert left == pytest.approx(20.0, abs=0.5)
     assert sweeps_module._seconds_left({"planned_trials": 7}, over, events[:2]) is None
+
+
+def test_every_command_that_prints_a_result_prints_it_as_json(at_finished: Path, monkeypatch: pytest.MonkeyPatch):
+    disk = json_of("gc", "--dry-run")
+    assert disk["freed"] == 0
+    assert any(row["what"] == "sweeps/made-up" for row in disk["disk"])
+    attacks = json_of("attack", "list")
+    assert {attack.model_fields["kind"].default for attack in ATTACKS} < set(attacks)
+    assert attacks["image"]["path"] == "required"
+    lacking = [
+        name
+        for name, one in commands_below(typer.main.get_command(cli.app))
+        if not any("--json" in p.opts for p in one.params) and name.split()[-1] not in WITHOUT_JSON
+    ]
+    assert lacking == []
+
+
+WITHOUT_JSON = {
+    *("run", "resume", "clean"),  # which print what a sweep does; `leaderboard --json` has its results
+    *("stop", "logs", "rerun", "mlflow"),  # do something, or show text
+    *("export", "report", "import", "label", "preview", "badclip"),  # write files and name them
+    "examine",  # prints nothing but JSON
+}
+
+
+def test_scripts_are_listed_in_a_repository_alone(own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    code, _, err = command("list", "--scripts")
+    assert "--scripts lists those of a repository" in one_message(code, err)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sweeplab.cli.models import parameter_of
-from sweeplab.cli.program import SURROUNDINGS, Only, Overrides, Script, Smoke, app, command, say
+from sweeplab.cli.program import SURROUNDINGS, AsJson, Only, Overrides, Script, Smoke, app, command, say, say_json
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
 from sweeplab.specs import InvalidInput
@@ -40,7 +40,7 @@ def attack_preview(
 
 
 @command(attack_app, "list")
-def attack_list() -> None:
+def attack_list(as_json: AsJson = False) -> None:
     """List all attacks with their fields and defaults.
 
     `targeted-images` takes the place of a whole poisoning, not only of its attack.
@@ -48,13 +48,19 @@ def attack_list() -> None:
     from sweeplab.attacks import ATTACKS
     from sweeplab.attacks.targeted import TargetedImages
 
-    for member in (*ATTACKS, TargetedImages):
-        fields = ", ".join(
-            f"{name}={'required' if field.is_required() else field.default}"
+    found = {
+        member.model_fields["kind"].default: {
+            name: "required" if field.is_required() else field.default
             for name, field in member.model_fields.items()
             if name != "kind"
-        )
-        say(f"{member.model_fields['kind'].default:18} {fields}")
+        }
+        for member in (*ATTACKS, TargetedImages)
+    }
+    if as_json:
+        say_json(found)
+        return
+    for kind, fields in found.items():
+        say(f"{kind:18} {', '.join(f'{name}={value}' for name, value in fields.items())}")
 
 
 @command(attack_app, "badclip")

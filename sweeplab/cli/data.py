@@ -95,12 +95,20 @@ def gc(
     copies: Annotated[
         bool, typer.Option("--copies", help="Also remove this node's copies of data that were not used for a day.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what takes disk space, and remove what killed commands left behind."""
     home = home_folder()
-    for row in disk_table(home):
-        say(f"{readable(row['bytes']):>10}  {row['what']}")
+    table = disk_table(home)
     removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)
+    if as_json:
+        found = [{"path": str(item.path), "bytes": item.bytes, "why": item.why} for item in removable]
+        kept = [str(path) for path in foreign_folders(home)]
+        freed = 0 if dry_run else remove(removable)
+        say_json({"disk": table, "removable": found, "foreign": kept, "freed": freed})
+        return
+    for row in table:
+        say(f"{readable(row['bytes']):>10}  {row['what']}")
     for item in removable:
         say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
     for path in foreign_folders(home):

@@ -42,6 +42,7 @@ def pretrain(
     only: Only = None,
     smoke: Smoke = False,
     inline: Inline = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pre-train the victim of a script's sweep, and nothing else.
 
@@ -64,8 +65,12 @@ def pretrain(
     check_sources([victim])
     folder = run_victim(victim, home_folder(), Options(inline=inline))
     selected = select_epoch(victim, folder)
+    weights = str(folder.checkpoint_path(selected))
+    if as_json:
+        say_json({**_measurement_values(selected.measurement), "epoch": selected.epoch, "checkpoint": weights})
+        return
     _say_measurement(selected.measurement)
-    say(f"weights: {folder.checkpoint_path(selected)}")
+    say(f"weights: {weights}")
 
 
 OwnArchitecture = Annotated[
@@ -291,6 +296,7 @@ def promote(
     alias: Annotated[
         str | None, typer.Option(help="With --register: moves to that version, such as `cleaned`.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Take a cleaned model away: a folder that open_clip, or transformers, loads, with a model card.
 
@@ -305,8 +311,11 @@ def promote(
     registration = Registration(register, alias) if register is not None else None
     home = home_folder(to_read=registration is None)
     promoted = write(SweepFolder.of(home, sweep), trial, to, layout, registration)
-    _say_measurement(promoted.measurement)
     say_notes(promoted.notes())
+    if as_json:
+        say_json({**_measurement_values(promoted.measurement), "folder": str(to.absolute())})
+        return
+    _say_measurement(promoted.measurement)
     say(f"written and measured again: {to.absolute()}")
     call = f"open_clip.create_model_and_transforms('local-dir:{to.absolute()}')"
     if layout == "hf":

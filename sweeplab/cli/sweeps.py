@@ -365,7 +365,13 @@ def _lines_of_list(row: dict[str, Any]) -> list[str]:
 
 
 def list_scripts(folder: Path) -> list[dict[str, Any]]:
-    """The scripts in a folder with the first line of their docstrings; none of them is run."""
+    """The scripts in a folder with the first line of their docstrings; none of them is run.
+
+    Raises:
+        InvalidInput: if the folder is not there.
+    """
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder.absolute()} is no folder: --scripts lists those of a repository; go to its root")
     trees = {path: ast.parse(path.read_text()) for path in sorted(folder.glob("*.py"))}
     docs = {str(path): ast.get_docstring(tree) or "" for path, tree in trees.items()}
     return [{"script": script, "title": doc.split("\n")[0]} for script, doc in docs.items()]
