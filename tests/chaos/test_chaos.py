@@ -178,6 +178,7 @@ def test_the_checker_knows_the_right_exit_code(code: int, lost: str | None, is_c
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("executor", "targets", "kills"),
     [("tune", ["driver"], 1), ("pool", ["worker", "controller"], 2)],

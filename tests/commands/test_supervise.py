@@ -151,6 +151,7 @@ sys.exit(supervise([sys.executable, "-S", "-c", child], lambda: 0))
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_signal_to_the_whole_group_reaches_the_command_once():
     """As `timeout`, schedulers and `ray job stop` send it: a second signal would end it at once."""
     with subprocess.Popen(

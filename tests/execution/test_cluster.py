@@ -381,6 +381,7 @@ def test_what_no_nodes_hold_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_group_that_no_worker_lives_in_is_freed_at_the_second_look():
     """In a process of its own, with a real cluster."""
     program = """
@@ -429,6 +430,7 @@ def test_a_session_that_is_over_is_not_looked_after(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_outside_a_session_nothing_begins_a_cluster():
     code = (
         "from sweeplab.execution.cluster import ray_session\n"
@@ -488,6 +490,7 @@ with cluster.ray_session(needs_train=False):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_credentials_reach_the_workers_and_no_file_of_ray_or_the_home(tmp_path: Path):
     """Tune would copy them into its actors' runtime environments, and those stand in Ray's logs."""
     scratch = tempfile.mkdtemp(prefix="sl-")

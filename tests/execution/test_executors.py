@@ -17,7 +17,7 @@ from sweeplab.sweep import run
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 HEAD = """
 from quickstart import SWEEP as QUICKSTART

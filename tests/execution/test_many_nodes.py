@@ -20,7 +20,7 @@ from test_faults import faults, is_under_way, num_finished, num_points, one_mess
 from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.sweep_folder import SweepFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 Make = Callable[..., Any]
 

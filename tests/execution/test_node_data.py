@@ -568,6 +568,7 @@ with cluster.ray_session(needs_train=False):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_sender_that_is_killed_is_followed_by_another(tmp_path: Path):
     """Whoever waits for its tars notices nothing, and no trial is blamed."""
     file = pairs(tmp_path / "data", ["images/1.png", "images/2.png"]).path

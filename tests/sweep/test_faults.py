@@ -23,7 +23,7 @@ from sweeplab.storage.files import read_lines
 from sweeplab.storage.ownership import MARK
 from sweeplab.sweep_folder import SweepFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 EXPERIMENT = """
 from quickstart import SWEEP as QUICKSTART

@@ -20,7 +20,7 @@ from sweeplab.search.study import open_study
 from sweeplab.storage.files import read_lines
 from sweeplab.sweep_folder import SweepFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 EXPERIMENT = """
 from quickstart import SWEEP as QUICKSTART
