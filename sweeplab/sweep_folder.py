@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -613,18 +613,25 @@ def origin_of(header: dict[str, Any]) -> Origin:
         versions = (("sweeplab", version_of(header)),)
         return Origin(script=f"imported from {header['imported']['file']}", versions=versions)
     spec = header["spec"]
-    victim = spec.get("victim") or {}
-    while "sweep" in victim:
-        victim = victim["sweep"]["victim"]
-    poisoning = victim.get("poisoning") or {}
+    victim = part_of(spec, "victim")
+    while inner := part_of(victim, "sweep"):
+        victim = part_of(inner, "victim")
+    poisoning = part_of(victim, "poisoning")
+    rate, seed, script = poisoning.get("rate"), spec.get("seed"), header.get("script")
     return Origin(
-        attack=_in_words(victim.get("attack") or poisoning.get("attack") or poisoning),
-        poison_rate=poisoning.get("rate"),
-        objective=(victim.get("objective") or {}).get("kind", ""),
-        script=header.get("script", ""),
-        seed=spec.get("seed"),
-        versions=tuple(header.get("environment", {}).items()),
+        attack=_in_words(part_of(victim, "attack") or part_of(poisoning, "attack") or poisoning),
+        poison_rate=rate if isinstance(rate, (int, float)) else None,
+        objective=str(part_of(victim, "objective").get("kind", "")),
+        script=script if isinstance(script, str) else "",
+        seed=seed if isinstance(seed, int) else None,
+        versions=tuple((name, str(version)) for name, version in part_of(header, "environment").items()),
     )
+
+
+def part_of(whole: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A part of a record that a sentence for people is made of; empty where it is none."""
+    part = whole.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _in_words(part: dict[str, Any]) -> str:
@@ -635,7 +642,7 @@ def _in_words(part: dict[str, Any]) -> str:
         if name != "kind" and isinstance(value, (str, int, float)) and not isinstance(value, bool)
     )
     fields = ", ".join(plain)
-    return part.get("kind", "") + (f" ({fields})" if fields else "")
+    return str(part.get("kind", "")) + (f" ({fields})" if fields else "")
 
 
 def _size(path: str) -> int:

@@ -87,7 +87,7 @@ def told(words: list[str]) -> tuple[int, str]:
     result = CliRunner().invoke(cli.app, words)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise AssertionError(f"{words} ended with {result.exception!r}") from result.exception
-    assert "Traceback" not in result.output
+    assert "Traceback" not in result.output, result.output
     return result.exit_code, result.output
 
 
