@@ -1,5 +1,6 @@
 """Image-caption pairs in a CSV or TSV file, one row a pair; every fault is found before training starts."""
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pyarrow.csv
 from pydantic import Field, model_validator
 
 from sweeplab.data.broken import MaxBroken
+from sweeplab.data.class_folders import IMAGE_SUFFIXES
 from sweeplab.data.delimited import SEPARATORS, Dialect, find_dialect, refuse_swallowed
 from sweeplab.data.pair_columns import PairColumns, absolute, below, texts
 from sweeplab.data.sampling import Sample
@@ -115,16 +117,21 @@ class PairsCSV(Spec):
         with self._options(path) as (options, dialect):
             table = pyarrow.csv.read_csv(path, **options)
         folder, elsewhere = str(self._folder(path)), self._elsewhere()
-        refuse_swallowed(
-            path,
-            len(table),
-            self.num_pairs,
-            lambda row: os.path.isfile(image_path(folder, row.get(self.image_column, ""), elsewhere)),
-            dialect,
-        )
+        doubtful: list[str] = []
+
+        def is_row(cells: dict[str, str]) -> bool:
+            """Whether a line names an image that is there; of one that is not, nobody knows."""
+            name = cells.get(self.image_column, "")
+            if os.path.isfile(image_path(folder, name, elsewhere)):
+                return True
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                doubtful.append(name)
+            return False
+
+        refuse_swallowed(path, len(table), self.num_pairs, is_row, dialect)
         if not len(table):
             raise InvalidInput(_no_rows(path))
-        return self._located(path, table)
+        return dataclasses.replace(self._located(path, table), notes=tuple(_doubts(path, doubtful)))
 
     def _located(self, path: Path, table: pa.Table) -> PairColumns:
         return PairColumns(
@@ -194,6 +201,15 @@ class PairsCSV(Spec):
             strings_can_be_null=False,
         )
         return {**options, "convert_options": convert}
+
+
+def _doubts(path: Path, doubtful: list[str]) -> Iterator[str]:
+    """What a user should look at, where quoted captions hold lines that look like rows."""
+    if doubtful:
+        yield (
+            f"{path}: {len(doubtful)} lines inside quoted captions look like rows of images that are missing, the "
+            f"first {doubtful[0]!r}; where a quote there is not closed, rows are lost"
+        )
 
 
 def _no_rows(path: Path) -> str:

@@ -331,3 +331,15 @@ def test_labelled_images_of_16_bit_greys_have_another_digest_as_pairs_too(tmp_pa
     names = pa.array(one.class_names, pa.large_string())
     assert one.digest == _content_digest(one.images, names, one.sizes, one.labels)
     assert both.digest != first_digest(both)
+
+
+def test_rows_of_missing_images_inside_a_quoted_caption_are_told(tmp_path: Path):
+    """A quote that is not closed may have swallowed them, or the caption may say so: some missing images are tolerated,
+    so that the files do not tell."""
+    lines = ["image,caption", *(f"{row}.png,a photo {row}" for row in range(1, 301))]
+    lines[5], lines[7] = '5.png,"a photo 5', '7.png,a photo 7"'
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    for row in (*range(1, 6), *range(8, 301)):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{row}.png")
+    (note,) = PairsCSV(path=tmp_path / "pairs.csv").read(tmp_path).notes
+    assert "2 lines inside quoted captions look like rows of images that are missing, the first '6.png'" in note
