@@ -447,7 +447,7 @@ def test_outside_a_session_nothing_begins_a_cluster():
 SECRET = "planted-secret-7f3a"
 
 PLANTED = """
-import json, os, sys, tempfile
+import json, os, sys
 from pathlib import Path
 from types import SimpleNamespace
 import fabricated
@@ -455,7 +455,7 @@ from sweeplab.experiment import Resources
 from sweeplab.execution import cluster, watchdog
 from sweeplab.execution.controller import Workload
 from sweeplab.execution.watchdog import Watchdog
-from sweeplab.storage.locks import RAY_FOLDER
+from sweeplab.storage.locks import RAY_FOLDER, ray_parent
 
 home = Path(sys.argv[1])
 seen = home / "seen"
@@ -475,7 +475,7 @@ with cluster.ray_session(needs_train=False):
     controller = fabricated.open_controller(folder, sweep, work=work)
     workload = Workload(sweep.resources, [], str(seen), home)
     tune.run_on_tune(controller, workload, Watchdog(stall_minutes=5))
-    (ray,) = Path(tempfile.gettempdir()).glob(f"{RAY_FOLDER}*")
+    (ray,) = ray_parent().glob(f"{RAY_FOLDER}*")
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     files = [path for root in (ray, home) for path in root.rglob("*") if path.is_file() and path != seen]
     print(json.dumps({
