@@ -100,8 +100,8 @@ class SetReport:
 
 
 def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetReport]:
-    """Decode every image of a sweep's pre-training pairs, cleaning pairs, test set and linear probe, over all cores,
-    and of those of the sweeps whose selected trials it cleans.
+    """Decode every image of a sweep's pre-training pairs, cleaning pairs, test set, linear probe and targets, over all
+    cores, and of those of the sweeps whose selected trials it cleans.
 
     Args:
         sweep: whose data are checked.
@@ -129,6 +129,8 @@ def check_data(sweep: CleaningSweep, data_home: Path, track: Track) -> list[SetR
             sets[f"{prefix}evaluation.test"] = inputs.test(stage.evaluation)
             if stage.evaluation.probe is not None:
                 sets[f"{prefix}evaluation.probe"] = stage.evaluation.probe.read(data_home)  # type: ignore[attr-defined]
+        if (targets := inputs.targets(stage.trigger())) is not None:
+            sets[f"{prefix}targeted images"] = targets.table
     tokenize = tokenizer(architecture, protocol)
     reports = []
     for name, images in sets.items():

@@ -8,10 +8,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sweeplab import cli
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.commands.data_check import check_data
 from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.data.pairs import PairsCSV
-from sweeplab.experiment import CleaningSweep, SelectedTrial
+from sweeplab.experiment import CheckpointVictim, CleaningSweep, SelectedTrial
 
 
 @pytest.fixture
@@ -102,3 +104,12 @@ def test_the_images_of_the_linear_probe_are_looked_at_too(planted: CleaningSweep
     sweep = planted.replace(evaluation=planted.evaluation.replace(probe=ClassFolders(path=tmp_path / "probe")))
     *_, probe = check_data(sweep, tmp_path, lambda items, what, total: items)
     assert (probe.name, [broken.row for broken in probe.broken]) == ("evaluation.probe", [1])
+
+
+def test_the_images_of_targeted_poisoning_are_looked_at_too(planted: CleaningSweep, tmp_path: Path):
+    victim = planted.victim
+    assert isinstance(victim, CheckpointVictim)
+    targeted = TargetedImages(images=FruitStall(num_pairs=64, image_size=32), classes=("apple", "banana"))
+    sweep = planted.replace(victim=victim.replace(attack=targeted, target=None))
+    *_, targets = check_data(sweep, tmp_path, lambda items, what, total: items)
+    assert (targets.name, targets.num_rows, targets.broken) == ("targeted images", targeted.num_targets, ())
