@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,7 @@ from sweeplab.storage.locks import file_lock, is_held, process_facts
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder, StoredPoints
 from sweeplab.storage.summary_file import LAYOUT, SummaryFile, is_settled, marks_of, now_ns, num_points, record_of
-from sweeplab.storage.sweep_records import read_events, read_header
+from sweeplab.storage.sweep_records import original_victim, read_events, read_header, section
 from sweeplab.versions import environment, made_by_older_version, num_changes, started_script, version_of
 
 if TYPE_CHECKING:
@@ -600,9 +600,7 @@ def measured_images(header: dict[str, Any], victim: Measurement) -> MeasuredImag
         return MeasuredImages(tuple(header["images"]["target_rows"]), header["images"]["num_classes"])
     if "imported" in header:
         return None
-    trained = header["spec"]["victim"]
-    while "sweep" in trained:
-        trained = trained["sweep"]["victim"]
+    trained = original_victim(header["spec"]["victim"])
     is_targeted = (trained.get("attack") or trained["poisoning"]).get("kind") == "targeted-images"
     return MeasuredImages(()) if is_targeted or victim.asr_n == victim.accuracy_n else None
 
@@ -613,25 +611,17 @@ def origin_of(header: dict[str, Any]) -> Origin:
         versions = (("sweeplab", version_of(header)),)
         return Origin(script=f"imported from {header['imported']['file']}", versions=versions)
     spec = header["spec"]
-    victim = part_of(spec, "victim")
-    while inner := part_of(victim, "sweep"):
-        victim = part_of(inner, "victim")
-    poisoning = part_of(victim, "poisoning")
+    victim = original_victim(spec.get("victim"))
+    poisoning = section(victim, "poisoning")
     rate, seed, script = poisoning.get("rate"), spec.get("seed"), header.get("script")
     return Origin(
-        attack=_in_words(part_of(victim, "attack") or part_of(poisoning, "attack") or poisoning),
+        attack=_in_words(section(victim, "attack") or section(poisoning, "attack") or poisoning),
         poison_rate=rate if isinstance(rate, (int, float)) else None,
-        objective=str(part_of(victim, "objective").get("kind", "")),
+        objective=str(section(victim, "objective").get("kind", "")),
         script=script if isinstance(script, str) else "",
         seed=seed if isinstance(seed, int) else None,
-        versions=tuple((name, str(version)) for name, version in part_of(header, "environment").items()),
+        versions=tuple((name, str(version)) for name, version in section(header, "environment").items()),
     )
-
-
-def part_of(whole: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A part of a record that a sentence for people is made of; empty where it is none."""
-    part = whole.get(name)
-    return part if isinstance(part, dict) else {}
 
 
 def _in_words(part: dict[str, Any]) -> str:

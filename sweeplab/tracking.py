@@ -21,6 +21,7 @@ from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest
 from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms, promote_command
 from sweeplab.specs import Failed, InvalidInput, first_line
 from sweeplab.storage.checkpoint_store import Storage
+from sweeplab.storage.sweep_records import original_victim, section
 
 KEY = "sweeplab.key"
 """Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
@@ -312,11 +313,10 @@ class Tracker:
 
 def _origin(sweep: str, spec: Mapping[str, Any]) -> dict[str, str]:
     """Tags that say what made a run."""
-    version = spec.get("environment", {}).get("sweeplab", "")
-    script = spec.get("script", "")
-    found = {"sweeplab.sweep": sweep, "sweeplab.version": version, "mlflow.source.name": script}
+    version, script = section(spec, "environment").get("sweeplab"), spec.get("script")
+    found = {"sweeplab.sweep": sweep, "sweeplab.version": version}
     if script:
-        found["mlflow.source.type"] = "LOCAL"
+        found |= {"mlflow.source.name": script, "mlflow.source.type": "LOCAL"}
     return {name: value for name, value in found.items() if value}
 
 
@@ -326,13 +326,12 @@ def _victim_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         spec: what sweep.json says, of any version: what it does not say is left out.
     """
-    victim = spec.get("spec", {}).get("victim", {})
-    poisoning = victim.get("poisoning", victim)
-    attack, training = poisoning.get("attack") or {}, victim.get("optimization") or {}
+    victim = original_victim(section(spec, "spec").get("victim"))
+    poisoning, training = section(victim, "poisoning") or victim, section(victim, "optimization")
     facts = {
-        "architecture": (victim.get("architecture") or {}).get("name"),
-        "objective": (victim.get("objective") or {}).get("kind"),
-        "attack": attack.get("kind"),
+        "architecture": section(victim, "architecture").get("name"),
+        "objective": section(victim, "objective").get("kind"),
+        "attack": section(poisoning, "attack").get("kind"),
         "target": poisoning.get("target"),
         "poison_rate": poisoning.get("rate"),
         "num_poisons": poisoning.get("count"),

@@ -441,8 +441,9 @@ def test_only_the_homes_own_store_writes_ahead(home: Path, tmp_path: Path):
     assert (mode(home / "mlflow.db"), mode(tmp_path / "other.db")) == ("wal", "delete")
 
 
-def test_the_victims_run_says_how_the_victim_was_made(home: Path, rows: Rows):
-    victim = {
+@pytest.mark.parametrize("is_behind_another_sweep", [False, True])
+def test_the_victims_run_says_how_the_victim_was_made(is_behind_another_sweep: bool, home: Path, rows: Rows):
+    victim: dict[str, Any] = {
         "architecture": {"name": "RN50"},
         "objective": {"kind": "mmcl", "views": None},
         "poisoning": {
@@ -455,6 +456,8 @@ def test_the_victims_run_says_how_the_victim_was_made(home: Path, rows: Rows):
         "epochs": 64,
         "seed": 0,
     }
+    if is_behind_another_sweep:
+        victim = {"kind": "selected trial", "sweep": {"victim": victim}}
     made = {**HEADER, "spec": {"victim": victim}, "script": "/work/sweeps/toy.py", "environment": {"sweeplab": "0.2.0"}}
     Tracker(home, record(CLEANED), made).sync(settings(CLEANED), (CLEANED,))
     (run,) = rows("select run_uuid from tags where key = 'sweeplab.kind' and value = 'victim'")

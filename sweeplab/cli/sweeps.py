@@ -237,13 +237,12 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
     events = folder.events()
     costs = costs_of(events, trials, now_ms()).to_json()
     state = "running" if locked else "finished" if done else "interrupted"
-    older = folder.older()
     return {
         "sweep": folder.name,
         "state": state,
         "planned_trials": header["planned_trials"],
-        "notes": [*(() if older is None else (older,)), *folder.victim_notes(), *folder.broken_notes(), *losses],
-        "older": older,
+        "notes": [*folder.notes(), *losses],
+        "older": folder.older(),
         "damage": losses,
         "trials": counts,
         **_best_so_far(folder, header, trials),

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sweeplab.adoption import adopt_sweep
@@ -108,13 +108,12 @@ def log(
     while True:
         runs = follow and folder.is_locked()  # asked first: what a command writes at its end is shown too
         if trial is None:
-            folder.header()
-            events = folder.events()
+            outcome_of, events = _outcomes(folder), folder.events()
             new = events[num_events:]
             if is_first and tail is not None:
                 new = new[max(0, len(new) - tail) :]
             num_events = len(events)
-            yield from (event_line(event, _outcome(folder, event)) for event in new)
+            yield from (event_line(event, outcome_of(event)) for event in new)
         else:
             lines, before = trial_log(folder, trial), seen.copy()
             seen = Counter(lines)
@@ -143,15 +142,21 @@ def event_line(event: dict[str, Any], outcome: str | None = None) -> str:
     return printable(f"{when}  {event['event']:16s} {'  '.join(facts)}", keep="").rstrip()
 
 
-def _outcome(folder: SweepFolder, event: dict[str, Any]) -> str | None:
-    """What came of the trial whose end an event tells of; None for other events, and where its records are gone."""
-    if event["event"] != "trial ended" or event.get("trial") not in folder.trial_numbers():
-        return None
-    victim, ceiling = folder.victim_point(), folder.header()["spec"]["search"]["asr_ceiling"]
-    record = folder.trial_record(event["trial"], is_driven=False)
-    if victim is None or not record.points:
-        return None
-    return outcome(record, victim[0].accuracy, ceiling)
+def _outcomes(folder: SweepFolder) -> Callable[[dict[str, Any]], str | None]:
+    """Gives what came of the trial whose end an event tells of; None for other events, and where its records are gone.
+
+    What all trials share is read here, once for a whole log.
+    """
+    ceiling = folder.header()["spec"]["search"]["asr_ceiling"]
+    victim, numbers = folder.victim_point(), frozenset(folder.trial_numbers())
+
+    def outcome_of(event: dict[str, Any]) -> str | None:
+        if victim is None or event["event"] != "trial ended" or event["trial"] not in numbers:
+            return None
+        record = folder.trial_record(event["trial"], is_driven=False)
+        return outcome(record, victim[0].accuracy, ceiling) if record.points else None
+
+    return outcome_of
 
 
 def trial_log(folder: SweepFolder, number: int) -> list[str]:
@@ -164,7 +169,8 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     record = folder.trial_record(number, is_driven=folder.is_locked())
     lines = [f"trial {number}: {record.state}" + (f" ({printable(record.reason, keep='')})" if record.reason else "")]
     lines += [printable(f"  {name} = {value}", keep="") for name, value in record.params.items()]
-    lines += [event_line(event, _outcome(folder, event)) for event in folder.events() if event.get("trial") == number]
+    outcome_of = _outcomes(folder)
+    lines += [event_line(event, outcome_of(event)) for event in folder.events() if event.get("trial") == number]
     for point in record.points:
         asr = point.measurement.asr
         loss = point.train.get("loss")

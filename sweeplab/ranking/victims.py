@@ -9,7 +9,8 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
-from sweeplab.records import Measurement, Point, percent
+from sweeplab.ranking.leaderboard import in_percent
+from sweeplab.records import Measurement, Point
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_object
 from sweeplab.storage.locks import is_held, lock_path
@@ -134,16 +135,12 @@ def render_victims(rows: Sequence[VictimRow]) -> Table:
         table.add_row(
             Text(row.victim),
             row.state,
-            _in_percent(known.accuracy if known else None),
-            _in_percent(known.asr if known else None) + (" (PSR)" if row.measures == "PSR" else ""),
+            in_percent(known.accuracy if known else None),
+            in_percent(known.asr if known else None) + (" (PSR)" if row.measures == "PSR" else ""),
             f"{row.epoch:g} of {row.trained_epochs if row.state == 'finished' else row.epochs:g}",
             Text(found_in_words(row.found)),
         )
     return table
-
-
-def _in_percent(fraction: float | None) -> str:
-    return percent(fraction).removesuffix(" %")
 
 
 def found_in_words(found: dict[str, float]) -> str:

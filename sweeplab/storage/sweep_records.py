@@ -1,5 +1,6 @@
 """A sweep's own records as every look at it needs them: sweep.json and events.jsonl, told from damaged ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import ANOTHER_COPY, read_lines, read_object
+
+
+def section(whole: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A part of a record of which nothing but words for people depends; empty where it is none."""
+    part = whole.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def original_victim(victim: Any) -> dict[str, Any]:
+    """The victim of a record, or, where a sweep cleans the best trial of another one, the victim behind it."""
+    found = victim if isinstance(victim, dict) else {}
+    while inner := section(found, "sweep"):
+        found = section(inner, "victim")
+    return found
 
 
 class _Part(BaseModel):

@@ -26,6 +26,7 @@ from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 from sweeplab.protocol import Protocol
 from sweeplab.specs import InvalidInput, Spec, digest_of
 from sweeplab.storage.broken_rows import BrokenRow, BrokenRows, in_words, recorded_in, sweep_owner, victim_owner
+from sweeplab.storage.sweep_records import original_victim, section
 from sweeplab.training.randomness import numpy_stream, stream_seed
 from sweeplab.worker.input_paths import paths_of
 from sweeplab.worker.jobs import NO_DIGESTS, DataDigests, Machine, check_same_data, usable_cores
@@ -474,11 +475,6 @@ def planted_target(checkpoint: Path) -> str | None:
     Only checkpoints of SweepLab say it: a victim's own, or that of a trial that cleaned one.
     """
     facts = checkpoint_facts(checkpoint) or {}
-    try:
-        victim = facts.get("victim") or facts.get("sweep", {}).get("victim", {})
-        while "sweep" in victim:
-            victim = victim["sweep"]["victim"]
-        target = victim.get("poisoning", victim).get("target")
-    except (AttributeError, LookupError, TypeError):  # somebody else's words
-        return None
+    victim = original_victim(facts.get("victim") or section(facts, "sweep").get("victim"))
+    target = (section(victim, "poisoning") or victim).get("target")  # which may be somebody else's words
     return target if isinstance(target, str) else None
