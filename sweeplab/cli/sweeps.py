@@ -27,7 +27,7 @@ from sweeplab.cli.program import (
 )
 from sweeplab.cli.running import ranked, say_result, start, write_page
 from sweeplab.commands import logs as logs_module
-from sweeplab.evaluation.retention import retention
+from sweeplab.evaluation.retention import best_of_trials, retention
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.leaderboard import render_table
@@ -271,10 +271,9 @@ def _best_so_far(folder: SweepFolder, header: dict[str, Any], trials: Sequence[T
         for trial in trials
         if trial.state != "failed"
     ]
-    cleaned = [(number, summary.best) for number, summary in found if summary.best is not None]
     best: dict[str, Any] | None = None
-    if cleaned:
-        number, top = max(cleaned, key=lambda pair: (pair[1].measurement.accuracy, -pair[0]))
+    if (chosen := best_of_trials({number: one.best for number, one in found if one.best is not None})) is not None:
+        number, top = chosen
         kept = retention(top.measurement.accuracy, victim.accuracy)
         best = {"trial": number, "epoch": top.epoch, "retention": kept, "asr": top.measurement.asr}
     return {

@@ -1,7 +1,7 @@
 """When a point is cleaned, how much accuracy it kept, and the one number a search maximises."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sweeplab.records import Measurement, Point, TrialRecord, percent
 
@@ -100,7 +100,22 @@ def best_cleaned_point(points: Iterable[Point], asr_ceiling: float, *, start_cou
     cleaned = [point for point in candidates if is_cleaned(point.measurement, asr_ceiling)]
     if not cleaned:
         return None
-    return min(cleaned, key=lambda point: (-point.measurement.accuracy, point.measurement.asr, point.index))
+    return min(cleaned, key=lambda point: (*preference(point), point.index))
+
+
+def preference(point: Point) -> tuple[float, float]:
+    """What orders cleaned points, the smallest first: the most accurate, of equals the one of lower ASR."""
+    assert point.measurement.asr is not None
+    return -point.measurement.accuracy, point.measurement.asr
+
+
+def best_of_trials(best: Mapping[int, Point]) -> tuple[int, Point] | None:
+    """The best of several trials and its best cleaned point, of equals the lower number; None: there is none.
+
+    Args:
+        best: the best cleaned point by number of trial.
+    """
+    return min(best.items(), key=lambda pair: (*preference(pair[1]), pair[0]), default=None)
 
 
 def lowest_asr(points: Iterable[Point], *, start_counts: bool = False) -> float:

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from sweeplab.evaluation.retention import missing_backdoor, num_choices, retention
+from sweeplab.evaluation.retention import missing_backdoor, num_choices, preference, retention
 from sweeplab.ranking.intervals import most_certified_hits, wilson
 from sweeplab.ranking.kept_weights import KeptPoint, closest_points
 from sweeplab.ranking.summary import ReadOutcomes, even_images, summarize
@@ -154,8 +154,8 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes, weights: Sequence[Ke
 
 def _order(trial: TrialRecord, summary: TrialSummary) -> tuple[int, float, float, int]:
     best = summary.best
-    if best is not None and best.measurement.asr is not None:
-        return 0, -best.measurement.accuracy, best.measurement.asr, trial.number
+    if best is not None:
+        return 0, *preference(best), trial.number
     if summary.lowest_asr is not None:
         return 1, summary.lowest_asr, 0.0, trial.number
     return 2, 0.0, 0.0, trial.number

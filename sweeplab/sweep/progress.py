@@ -9,7 +9,7 @@ from typing import Any
 from rich.live import Live
 from rich.text import Text
 
-from sweeplab.evaluation.retention import best_cleaned_point, retention
+from sweeplab.evaluation.retention import best_cleaned_point, best_of_trials, retention
 from sweeplab.records import OVER, Point, TrialRecord, percent
 from sweeplab.terminal import PatientConsole
 
@@ -99,7 +99,7 @@ class SweepProgress:
 
     def _best(self) -> tuple[int, Point] | None:
         """The best cleaned point of all trials so far, with its trial's number."""
-        return max(self._cleaned.items(), key=lambda pair: pair[1].measurement.accuracy, default=None)
+        return best_of_trials(self._cleaned)
 
     def eta(self) -> str:
         """Time left at this command's rate of points."""

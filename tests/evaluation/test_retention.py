@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sweeplab.evaluation.retention import (
     best_cleaned_point,
+    best_of_trials,
     counted,
     is_cleaned,
     lowest_asr,
@@ -120,3 +121,11 @@ def test_counted_keeps_the_order_and_drops_only_the_start():
     points = [point(0, 40, 99), point(1, 30, 2), point(2, 20, 1)]
     assert counted(points) == points[1:]
     assert counted(points, start_counts=True) == points
+
+
+def test_of_trials_that_keep_the_same_the_lower_asr_and_then_the_lower_number_is_best():
+    """As the leaderboard ranks them: 72 % accuracy thrice, at 2, 1 and 1 hits of 100."""
+    best = {number: point(1, 72, hits) for number, hits in ((0, 2), (5, 1), (3, 1))}
+    assert best_of_trials(best) == (3, best[3])
+    assert best_of_trials({**best, 9: point(1, 73, 3)}) == (9, point(1, 73, 3))
+    assert best_of_trials({}) is None
