@@ -1,10 +1,5 @@
 """The report of a sweep: every view in one HTML file that needs no network."""
 
-import base64
-import gzip
-import hashlib
-import json
-import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-from plotly.utils import PlotlyJSONEncoder
 
 from dashboards import style
 from dashboards.budget import budget_points, describe_budget, draw_budget
@@ -27,6 +19,7 @@ from dashboards.curves import curve_points, describe_curves, draw_curves
 from dashboards.gallery import describe_gallery, draw_gallery, gallery_table
 from dashboards.image_by_image import compared_trials, describe_comparison, draw_comparison
 from dashboards.importance import describe_importance, draw_importance, importance_table
+from dashboards.page import Page, View
 from dashboards.pairs import describe_pair, draw_pair, most_telling_pair, pair_cells
 from dashboards.parallel import describe_parallel, draw_parallel, parallel_points
 from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, value_table
@@ -87,65 +80,15 @@ def build_page(sweep: SweepRecord, leaderboard: Leaderboard, path: Path, extras:
 
 def render_page(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extras()) -> str:
     """The report as text."""
-    columns = Columns((sweep.victim.accuracy_n, sweep.victim.asr_n))
-    all_views = views_of(sweep, leaderboard, extras)
-    views = "\n".join(_section(view, columns) for view in all_views)
-    links = "".join(f'<a href="#{view.name}-section">{escape(view.short)}</a>' for view in all_views)
-    scripts = [get_plotlyjs(), _asset("page.js")]
-    look = _asset("page.css")
-    allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    policy = (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
-        "connect-src 'none'; base-uri 'none'; form-action 'none'"
+    page = Page(
+        title=f"{sweep.name} · SweepLab report",
+        header=_header(sweep, leaderboard, extras),
+        views=views_of(sweep, leaderboard, extras),
+        footer=_footer(sweep, leaderboard),
+        trials=_trials(leaderboard),
+        state=sweep.state,
     )
-    embedded = "\n".join(f"<script>{script}</script>" for script in scripts)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta name="color-scheme" content="light dark">
-<title>{escape(sweep.name)} · SweepLab report</title>
-<style>{look}</style>
-</head>
-<body data-state="{escape(sweep.state)}">
-{_header(sweep, leaderboard, extras)}
-<nav aria-label="Views">{links}</nav>
-<main>
-<noscript><p class="empty">The charts need JavaScript; the tables do not.</p></noscript>
-{views}
-</main>
-{_footer(sweep, leaderboard)}
-<p id="chosen" role="status" hidden></p>
-<script type="text/plain" id="columns">{columns.packed()}</script>
-<script type="text/plain" id="trials">{_packed(_trials(leaderboard))}</script>
-<script type="application/json" id="dark">{json.dumps(style.DARK)}</script>
-{embedded}
-</body>
-</html>
-"""
-
-
-@dataclass(frozen=True)
-class View:
-    """One section of the page."""
-
-    name: str
-    """Of the chart, in addresses and files."""
-    title: str
-    short: str
-    """The title in the list of all views."""
-    finding: str
-    """What it shows of this sweep, in one sentence."""
-    figure: go.Figure | None = None
-    table: str = ""
-    """HTML under the chart."""
-    least_width: int = 0
-    """Pixels; where the page is narrower, the chart is moved under it."""
-    missing: str = ""
-    """Why there is no chart, and what makes one."""
+    return page.html(Columns((sweep.victim.accuracy_n, sweep.victim.asr_n)))
 
 
 def views_of(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extras()) -> list[View]:
@@ -187,12 +130,6 @@ def _trials(leaderboard: Leaderboard) -> dict[str, object]:
         "names": names,
         "words": [column_words([row.params.get(name) for row in rows]) for name in names],
     }
-
-
-def _packed(value: object) -> str:
-    """JSON as text that is short and holds no markup."""
-    content = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
 def best_sentence(leaderboard: Leaderboard) -> str:
@@ -341,38 +278,6 @@ chosen among them. <b>Other half</b>: the best cleaned epoch is chosen on one ha
 triggered copies, and measured on the other.</p>
 <p>{when}This page is one file and loads nothing from a network.</p>
 </footer>"""
-
-
-def _section(view: View, columns: Columns) -> str:
-    content = _chart(view, columns) if view.figure is not None else ""
-    if view.missing:
-        # Commands stand between back quotes.
-        text = re.sub("`([^`]*)`", r"<code>\1</code>", escape(view.missing))
-        content = f'<p class="empty">{text}</p>'
-    return f"""<section aria-label="{escape(view.title)}" id="{view.name}-section">
-<h2>{escape(view.title)}</h2>
-<p class="summary">{escape(view.finding)}</p>
-{content}{view.table}
-</section>"""
-
-
-def _chart(view: View, columns: Columns) -> str:
-    """A figure as data that the page's script draws, so that no script is made of user-supplied text."""
-    assert view.figure is not None
-    values = columns.figure(view.figure.to_plotly_json())
-    data = json.dumps(values, separators=(",", ":"), allow_nan=False, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
-    height = int(view.figure.layout.height)
-    config = {
-        **style.CONFIG,
-        "toImageButtonOptions": {**style.CONFIG["toImageButtonOptions"], "filename": view.name},
-    }
-    return (
-        f'<p class="legend" id="{view.name}-legend"></p>\n'
-        f'<div class="moved"><div class="chart" id="{view.name}" role="figure" aria-label="{escape(view.title)}" '
-        f'style="min-height:{height}px;min-width:{view.least_width}px" '
-        f'data-config="{escape(json.dumps(config))}"></div></div>\n'
-        f'<script type="application/json" id="{view.name}-data">{data}</script>\n'
-    )
 
 
 _NOTHING = "Nothing to draw until the first epoch is evaluated."
@@ -570,12 +475,3 @@ def _timeline_view(sweep: SweepRecord, extras: Extras) -> View:
     frame = attempt_bars(extras.attempts, states, extras.until_ms)
     table = small_table(cost_table(extras.costs), {"what": "What", "hours": "Hours"})
     return View(*head, describe_timeline(frame, extras.costs), draw_timeline(frame), table)
-
-
-def _asset(name: str) -> str:
-    """The text of a file that lies beside this one."""
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

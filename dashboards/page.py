@@ -1,0 +1,144 @@
+"""The page that all reports are made of: a header, views with their charts and tables, a footer, in one HTML file."""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
+
+from dashboards import style
+from dashboards.columns import Columns
+
+
+@dataclass(frozen=True)
+class View:
+    """One section of the page."""
+
+    name: str
+    """Of the chart, in addresses and files."""
+    title: str
+    short: str
+    """The title in the list of all views."""
+    finding: str
+    """What it shows of this sweep, in one sentence."""
+    figure: go.Figure | None = None
+    table: str = ""
+    """HTML under the chart."""
+    least_width: int = 0
+    """Pixels; where the page is narrower, the chart is moved under it."""
+    missing: str = ""
+    """Why there is no chart, and what makes one."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report shows."""
+
+    title: str
+    header: str
+    """HTML."""
+    views: Sequence[View]
+    footer: str
+    """HTML."""
+    trials: Mapping[str, object]
+    """What is said of a trial under the pointer; see `page.js`."""
+    state: str = "finished"
+    """While it is `running`, an open page loads itself again."""
+
+    def html(self, columns: Columns) -> str:
+        """The page as text.
+
+        Args:
+            columns: keeps the numbers of the charts; empty.
+        """
+        views = "\n".join(_section(view, columns) for view in self.views)
+        links = "".join(f'<a href="#{view.name}-section">{escape(view.short)}</a>' for view in self.views)
+        scripts = [get_plotlyjs(), _asset("page.js")]
+        allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+        policy = (
+            f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+            "connect-src 'none'; base-uri 'none'; form-action 'none'"
+        )
+        embedded = "\n".join(f"<script>{script}</script>" for script in scripts)
+        return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<meta name="color-scheme" content="light dark">
+<title>{escape(self.title)}</title>
+<style>{_asset("page.css")}</style>
+</head>
+<body data-state="{escape(self.state)}">
+{self.header}
+<nav aria-label="Views">{links}</nav>
+<main>
+<noscript><p class="empty">The charts need JavaScript; the tables do not.</p></noscript>
+{views}
+</main>
+{self.footer}
+<p id="chosen" role="status" hidden></p>
+<script type="text/plain" id="columns">{columns.packed()}</script>
+<script type="text/plain" id="trials">{_packed(self.trials)}</script>
+<script type="application/json" id="dark">{json.dumps(style.DARK)}</script>
+{embedded}
+</body>
+</html>
+"""
+
+
+def _section(view: View, columns: Columns) -> str:
+    content = _chart(view, columns) if view.figure is not None else ""
+    if view.missing:
+        # Commands stand between back quotes.
+        text = re.sub("`([^`]*)`", r"<code>\1</code>", escape(view.missing))
+        content = f'<p class="empty">{text}</p>'
+    return f"""<section aria-label="{escape(view.title)}" id="{view.name}-section">
+<h2>{escape(view.title)}</h2>
+<p class="summary">{escape(view.finding)}</p>
+{content}{view.table}
+</section>"""
+
+
+def _chart(view: View, columns: Columns) -> str:
+    """A figure as data that the page's script draws, so that no script is made of user-supplied text."""
+    assert view.figure is not None
+    values = columns.figure(view.figure.to_plotly_json())
+    data = json.dumps(values, separators=(",", ":"), allow_nan=False, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
+    height = int(view.figure.layout.height)
+    config = {
+        **style.CONFIG,
+        "toImageButtonOptions": {**style.CONFIG["toImageButtonOptions"], "filename": view.name},
+    }
+    return (
+        f'<p class="legend" id="{view.name}-legend"></p>\n'
+        f'<div class="moved"><div class="chart" id="{view.name}" role="figure" aria-label="{escape(view.title)}" '
+        f'style="min-height:{height}px;min-width:{view.least_width}px" '
+        f'data-config="{escape(json.dumps(config))}"></div></div>\n'
+        f'<script type="application/json" id="{view.name}-data">{data}</script>\n'
+    )
+
+
+def _packed(value: object) -> str:
+    """JSON as text that is short and holds no markup."""
+    content = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+
+
+def _asset(name: str) -> str:
+    """The text of a file that lies beside this one."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
