@@ -68,8 +68,8 @@ def examine_checkpoint(
         checkpoint: the weights.
         wants: some of WANTS; None: all for which the sweep has what they need, `left_out` tells why the others are not
             there.
-        to: folder for tables (`map.csv`, `detection_highest.csv`, `detection_lowest.csv`, `cosines.csv`); None: they
-            are not written.
+        to: folder for tables (`map.csv`, `map_distances.csv`, `detection_highest.csv`, `detection_lowest.csv`,
+            `cosines.csv`); None: they are not written.
         train: source of labelled images on which the linear probe is fitted; None: `sweep.evaluation.probe`.
         clean_pairs: so many of the clean pairs, drawn at random, stand for all of them beside all poisons. What is a
             share of all pairs (detection, the safe set) is then left out. None: all.
@@ -475,20 +475,24 @@ def _safe_set(scores: np.ndarray, poison: np.ndarray) -> similarity.SafeSet:
 
 
 def _map(seen: Seen, target: str, to: Path | None) -> dict[str, Any]:
-    images, rows = seen.measure.images, seen.measure.triggered_rows
-    label = images.class_names.index(target)
+    """A map of target and other images, these with and without the trigger, and how far they lie from the target."""
+    images, rows = seen.measure.images, torch.from_numpy(seen.measure.triggered_rows)
     clean, triggered = F.normalize(seen.clean, dim=1), F.normalize(seen.triggered, dim=1)
-    own = torch.from_numpy(images.labels == label)
-    spread = np.linspace(0, len(triggered) - 1, min(MAP_IMAGES, len(triggered))).astype(int)
-    others = torch.from_numpy(rows[spread])
-    if to is not None:
-        groups = {"clean": clean[others], "triggered": triggered[spread], "target": clean[own][:MAP_IMAGES]}
-        _write(similarity.two_dimensions(groups, seed=0), to, "map.csv")
+    own = torch.from_numpy(images.labels == images.class_names.index(target))
+    groups = {"clean": clean[rows], "triggered": triggered, "target": clean[own]}
+    points = similarity.two_dimensions({name: _spread(part) for name, part in groups.items()}, seed=0)
+    distances = similarity.target_distances(groups, points)
+    _write(points, to, "map.csv")
+    _write(distances, to, "map_distances.csv")
     return {
-        "triggered_to_target": similarity.target_distance(triggered, clean[own]),
-        "clean_to_target": similarity.target_distance(clean[torch.from_numpy(rows)], clean[own]),
+        "distances": distances.to_dict("records"),
         "table": str(to / "map.csv") if to is not None else None,
     }
+
+
+def _spread(rows: Tensor) -> Tensor:
+    """At most MAP_IMAGES rows, evenly spread."""
+    return rows[np.linspace(0, len(rows) - 1, min(MAP_IMAGES, len(rows))).astype(int)]
 
 
 @torch.inference_mode()

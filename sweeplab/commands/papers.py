@@ -264,8 +264,8 @@ ROWS: tuple[PaperRow, ...] = (
         "map of target class and triggered images, before and after",
         (_cc3m("cleanclip-c2-badnet"),),
         then=MAP.format("cleanclip_cc3m"),
-        ours="BadNet; the distance is that of unit embeddings",
-        lacks="the distance in the plane, and the figure",
+        ours="BadNet; the distances are those of the groups' means, by embeddings and in the plane",
+        lacks="the figure",
     ),
     PaperRow(
         "cleanclip-g",

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sweeplab.clip_model import with_directions
@@ -111,18 +112,50 @@ def modality_gap(images: Tensor, texts: Tensor) -> float:
     return float((centre - with_directions(texts, "caption embeddings").mean(dim=0)).norm())
 
 
-def target_distance(triggered: Tensor, target_images: Tensor) -> float:
-    """Mean distance of triggered images to clean images of the target class, over all pairs of both.
+def centre_distance(images: Tensor, target_images: Tensor) -> float:
+    """How far the mean embedding of some images lies from that of the target class's: 1 - their cosine, in [0, 2].
 
-    CleanCLIP (App. F) measures it between points of a t-SNE map, whose scale is arbitrary; here it is the distance of
-    unit embeddings, in [0, 2].
+    0: they point the same way, as triggered images do that an encoder takes for the target class. How widely either
+    group is spread has no part in it.
 
     Args:
-        triggered: (N, D), rows of unit norm, images of other classes with the trigger.
+        images: (N, D), rows of unit norm.
         target_images: (M, D), rows of unit norm.
     """
-    with_directions(triggered, "triggered image embeddings")
-    return float(torch.cdist(triggered, with_directions(target_images, "image embeddings")).mean())
+    centres = [
+        with_directions(rows, name).mean(dim=0, keepdim=True)
+        for rows, name in ((images, "image embeddings"), (target_images, "target image embeddings"))
+    ]
+    one, other = (F.normalize(with_directions(centre, "mean embeddings"), dim=1) for centre in centres)
+    return float(1 - (one * other).sum())
+
+
+def target_distances(groups: dict[str, Tensor], points: pd.DataFrame) -> pd.DataFrame:
+    """How far each group of images lies from the group `target`, by its embeddings and in a map.
+
+    CleanCLIP (App. F) states distances in the plane of a t-SNE map, and not between what. A map's scale and distances
+    are those of its own fit, so that numbers of two maps compare little; those of embeddings do.
+
+    Args:
+        groups: (n, D) rows of unit norm by the group's name, `target` among them.
+        points: of `two_dimensions`; of the same groups, or of a part of each.
+
+    Returns:
+        A row for each other group: `group`, `num_images`, `cosine_distance` (see `centre_distance`) and
+        `plane_distance` (of the means of both groups' points, in units of the map).
+    """
+    centres = points.groupby("group")[["x", "y"]].mean()
+    rows = [
+        (
+            name,
+            len(rows),
+            centre_distance(rows, groups["target"]),
+            float(np.linalg.norm(centres.loc[name] - centres.loc["target"])),
+        )
+        for name, rows in groups.items()
+        if name != "target"
+    ]
+    return pd.DataFrame(rows, columns=["group", "num_images", "cosine_distance", "plane_distance"])
 
 
 def two_dimensions(groups: dict[str, Tensor], *, seed: int, perplexity: float = 10.0) -> pd.DataFrame:

@@ -166,6 +166,23 @@ def test_retrievals_asr_is_that_of_triggered_test_images_of_other_classes(write:
         assert {"asr@1", "asr@5", "asr@10"} <= set(found)
 
 
+# --- the map --------------------------------------------------------------------------------------------------------
+
+
+def test_a_map_comes_with_its_distances(write: Write, tmp_path: Path):
+    """Of 48 test images three are bananas."""
+    found = examine_checkpoint(EXAMINED, write(), ["map"], tmp_path)["map"]
+    points, distances = pd.read_csv(tmp_path / "map.csv"), pd.read_csv(tmp_path / "map_distances.csv")
+    assert points["group"].value_counts().to_dict() == {"clean": 45, "triggered": 45, "target": 3}
+    assert distances["num_images"].tolist() == [45, 45]
+    assert distances.to_dict("records") == [
+        {name: pytest.approx(value) for name, value in row.items()} for row in found["distances"]
+    ]
+    centres = points.groupby("group")[["x", "y"]].mean()
+    apart = np.hypot(*(centres.loc["triggered"] - centres.loc["target"]))
+    assert found["distances"][1]["plane_distance"] == pytest.approx(apart)
+
+
 # --- the linear probe -----------------------------------------------------------------------------------------------
 
 
