@@ -5,7 +5,8 @@
     ray job submit --working-dir . -- python sweeps/safeclip_cc1m.py --only 'safeclip-tab1-*'
     sweeplab examine VICTIM_FOLDER --script sweeps/safeclip_cc1m.py --only safeclip-tab3-5-1 --to tables
 
-What to put where (or name other places: victim.data.path=..., victim.evaluation.test.path=...):
+What to put where (or name other places: victim.data.path=..., victim.poisoning.mentioned_in.path=...,
+victim.evaluation.test.path=...):
 
     data/cc3m/pairs.csv              CC3M's 2,725,316 usable pairs, of which a million are drawn: columns image,caption
     data/cc3m/validation.csv         CC3M's validation pairs, of which the 16 target images are drawn
@@ -30,11 +31,11 @@ target, BSR at 200 / 500 poisons):
 The safe set's size and its poisons stand in every point (Fig. 2c). SafeCLIP is the paper's here (eq. 4); its first
 share of 15 %, step of 0.01 and scoring in every epoch are the released code's, since the paper's are lost in the text
 at hand. The code's own form, a mixture of two Gaussians and alternating passes, is `SafeCLIP()`; RoCLIP is that of its
-release (`victim.objective.lookups=both` for what SafeCLIP's paper describes). Target images get OpenAI's templates as
-captions, as in RoCLIP's script: most of ImageNet's 1,000 classes are mentioned by no caption of a million. ASR is
-measured over all of ImageNet's validation images. Chosen here, since the values are lost: the high rate of Fig. 3b
-(5e-4), the larger step of Fig. 4 (0.05). On 100,000 pairs the stated warm-up of 10,000 steps is most of the 12,500 that
-there are.
+release (`victim.objective.lookups=both` for what SafeCLIP's paper describes). Poisons have captions of the training
+set, as the paper states (RoCLIP's script has OpenAI's templates), so a target image's class is drawn among those that
+its captions mention. ASR is measured over all of ImageNet's validation images. Chosen here, since the values are lost:
+the high rate of Fig. 3b (5e-4), the larger step of Fig. 4 (0.05). On 100,000 pairs the stated warm-up of 10,000 steps
+is most of the 12,500 that there are.
 """
 
 from pathlib import Path
@@ -59,7 +60,11 @@ CC1M = CC3M.replace(sample=Sample(num=1_000_000))
 CC100K = CC3M.replace(sample=Sample(num=100_000))
 
 TARGETED = TargetedImages(
-    images=PairsCSV(path=Path("data/cc3m/validation.csv")), num_targets=16, poisons_per_target=100
+    images=PairsCSV(path=Path("data/cc3m/validation.csv")),
+    num_targets=16,
+    poisons_per_target=100,
+    captions="training",
+    mentioned_in=CC1M,
 )
 BACKDOOR = Poisoning(attack=BadNet(patch_size=16), target="mushroom", placement="add", captions="training", count=200)
 # As the paper states it: both losses in one step (eq. 4), the top share of the cosines as safe.
@@ -114,7 +119,9 @@ FIG3 = (
 )
 
 # 100,000 pairs and 30 poisons a target. Of Fig. 4 the smaller step, 0.01, is `safeclip-fig3c-with`.
-SMALL = VICTIM.replace(data=CC100K, poisoning=TARGETED.replace(poisons_per_target=30), objective=PAPERS)
+SMALL = VICTIM.replace(
+    data=CC100K, poisoning=TARGETED.replace(poisons_per_target=30, mentioned_in=CC100K), objective=PAPERS
+)
 FIG3C_AND_4 = (
     SMALL.replace(name="safeclip-fig3c-with"),
     SMALL.replace(name="safeclip-fig3c-without", objective=PAPERS.replace(unimodal_on_risky=False)),

@@ -389,6 +389,12 @@ def mentioning(table: PairTable, label: str) -> np.ndarray:
     )
 
 
+def is_mentioned(table: PairTable, label: str) -> bool:
+    """Whether any caption mentions the label; looks no further than the first that does."""
+    word = _word(label)
+    return any(word.search(caption) for _, caption in _may_mention(table.captions, label))
+
+
 def _may_mention(captions: pa.LargeStringArray, label: str) -> Iterator[tuple[int, str]]:
     """Rows, ascending, and captions; all others cannot mention the label: Arrow looks through millions of them for what
     all its forms begin with. (Of letters beyond ASCII Python knows more cases than Arrow does.)"""

@@ -1,14 +1,15 @@
 """Targeted data poisoning: chosen images, left as they are, paired with captions of another class (SafeCLIP, 3.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from sweeplab.attacks.poisoning import Planted, PoisonPlan, mentioning, mentions, mix_in
+from sweeplab.attacks.poisoning import Planted, PoisonPlan, is_mentioned, mentioning, mentions, mix_in
 from sweeplab.clip_model import imagenet_class_names, imagenet_templates
 from sweeplab.data import PAIR_SOURCES
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall
@@ -65,6 +66,9 @@ class TargetedImages(Spec):
     that mention it (as the paper states). Each caption is used once before any is used again."""
     classes: Literal["imagenet"] | tuple[str, ...] = "imagenet"
     """Names of which adversarial classes are drawn; all of them must be test classes."""
+    mentioned_in: Annotated[AnySpec, one_of(lambda: PAIR_SOURCES, "read", "source of pairs")] | None = None
+    """Pairs, as a rule the training set's own, by whose captions a class must be mentioned to be drawn: most of
+    ImageNet's are mentioned by few captions of a million, or by none. None: any class is drawn."""
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -91,6 +95,7 @@ class TargetedImages(Spec):
             poisons_per_target=16,
             captions=self.captions,
             classes=CLASS_NAMES,
+            mentioned_in=FruitStall(num_pairs=64, image_size=32) if self.mentioned_in is not None else None,
             seed=self.seed,
         )
 
@@ -106,11 +111,15 @@ class TargetedImages(Spec):
         names = imagenet_class_names() if self.classes == "imagenet" else self.classes
         return tuple(name for name in names if names.count(name) == 1)
 
-    def choose(self, data_home: Path) -> Targets:
-        """The targets: a matter of the fields and the source alone, not of the training set.
+    def choose(self, data_home: Path, labels: Sequence[str] = ()) -> Targets:
+        """The targets: a matter of the fields and of the sources that they name.
+
+        Args:
+            data_home: where made and cached data lie.
+            labels: the adversarial classes, where another process has drawn them; empty: they are drawn.
 
         Raises:
-            InvalidInput: if the source has fewer images than are wanted.
+            InvalidInput: if the source has fewer images than are wanted, or an image can be given no class.
         """
         source: PairTable = self.images.read(data_home)  # type: ignore[attr-defined]
         if self.num_targets > len(source):
@@ -119,24 +128,41 @@ class TargetedImages(Spec):
             )
         order = numpy_stream(self.seed, "target images").permutation(len(source))
         rows = np.sort(order[: self.num_targets]).tolist()
+        return Targets(source, tuple(rows), tuple(labels or self._adversarial(rows, source, data_home)))
+
+    def _adversarial(self, rows: list[int], source: PairTable, data_home: Path) -> list[str]:
+        """A class for each of the images, not its own where that is known."""
         own = self._own_classes(rows, data_home)
-        return Targets(
-            source,
-            tuple(rows),
-            tuple(self._adversarial(row, source.caption(row), own.get(row)) for row in rows),
-        )
+        others = []
+        for row in rows:
+            caption, mine = source.caption(row), own.get(row)
+            others.append([name for name in self.candidates() if name != mine and not mentions(caption, name)])
+            if not others[-1]:
+                raise InvalidInput(
+                    f"classes: the caption {caption!r} of a target image mentions all of them; give others"
+                )
+        if self.mentioned_in is None:
+            streams = [numpy_stream(self.seed, "adversarial class", row) for row in rows]
+            return [names[int(draw.integers(len(names)))] for names, draw in zip(others, streams, strict=True)]
+        captions: PairTable = self.mentioned_in.read(data_home)  # type: ignore[attr-defined]
+        known = cache(lambda name: is_mentioned(captions, name))
+        drawn = []
+        for row, names in zip(rows, others, strict=True):
+            # The first of a random order that is mentioned: each mentioned class is as likely, and few are looked for.
+            order = numpy_stream(self.seed, "mentioned class", row).permutation(len(names))
+            drawn.append(next((names[i] for i in order if known(names[i])), None))
+        if None in drawn:
+            raise InvalidInput(
+                f"mentioned_in: its {len(captions)} captions mention no class that {drawn.count(None)} of the "
+                f"{len(rows)} target images could get; give a larger source, or `classes` that it mentions"
+            )
+        return drawn  # type: ignore[return-value]
 
     def _own_classes(self, rows: list[int], data_home: Path) -> dict[int, str]:
         if not isinstance(self.images, LabelledPairs):
             return {}
         labelled = self.images.labelled(data_home)
         return {row: labelled.class_names[labelled.labels[row]] for row in rows}
-
-    def _adversarial(self, row: int, caption: str, own: str | None) -> str:
-        others = [name for name in self.candidates() if name != own and not mentions(caption, name)]
-        if not others:
-            raise InvalidInput(f"classes: the caption {caption!r} of a target image mentions all of them; give others")
-        return others[int(numpy_stream(self.seed, "adversarial class", row).integers(len(others)))]
 
     def plan(self, table: PairTable, data_home: Path) -> PoisonPlan:
         """Which pairs are added to a training set.
@@ -179,8 +205,8 @@ class TargetedImages(Spec):
             texts = list(dict.fromkeys(table.caption(int(i)) for i in mentioning(table, label)))
         if not texts:
             raise InvalidInput(
-                f"no training caption mentions the adversarial class {label!r}; use captions='templates', or give "
-                "`classes` that captions mention"
+                f"no training caption mentions the adversarial class {label!r}; use captions='templates', or have "
+                "classes drawn that captions mention: set `mentioned_in` to the training pairs"
             )
         order = numpy_stream(self.seed, "adversarial captions", row).permutation(len(texts))
         return [texts[order[i % len(texts)]] for i in range(self.poisons_per_target)]

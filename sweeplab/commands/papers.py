@@ -346,8 +346,8 @@ ROWS: tuple[PaperRow, ...] = (
         "safeclip-tab1-tdpa",
         "PSR of 4 objectives x 100 and 500 poisons a target",
         (_safeclip("safeclip-tab1-tdpa-*"),),
-        ours="captions of the poisons are templates; SafeCLIP is the paper's (eq. 4) with the released code's shares, "
-        "RoCLIP that of its release",
+        ours="SafeCLIP is the paper's (eq. 4) with the released code's shares, RoCLIP that of its release; "
+        "targets get classes that captions mention",
     ),
     PaperRow(
         "safeclip-tab1-ba",

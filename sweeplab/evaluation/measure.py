@@ -135,9 +135,9 @@ class Trigger:
         assert self.target is not None
         return self.target
 
-    def targets(self, data_home: Path) -> Targets | None:
-        """The chosen images of targeted poisoning; None for triggers."""
-        return self.attack.choose(data_home) if isinstance(self.attack, TargetedImages) else None
+    def targets(self, data_home: Path, labels: Sequence[str] = ()) -> Targets | None:
+        """The chosen images of targeted poisoning; None for triggers. See `TargetedImages.choose`."""
+        return self.attack.choose(data_home, labels) if isinstance(self.attack, TargetedImages) else None
 
 
 class Pixels(Interface):

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from sweeplab.attacks.exchange import ImportedPoison
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.clip_folders import checkpoint_file
 from sweeplab.clip_model import Architecture
 from sweeplab.data.tables import LabelledImages, PairTable
@@ -37,8 +38,10 @@ def data_digests(
 ) -> DataDigests:
     """Digests of what workers must find; has this node keep the training set for them."""
     size, trigger, test = architecture.image_size, spec.trigger(), inputs.test(spec.evaluation)
-    evaluation = evaluation_digest(spec.evaluation, test, size, trigger, spec.protocol, inputs.targets(trigger))
-    return DataDigests(training.table.digest, evaluation, inputs.keep(spec, training), dict(inputs.broken))
+    targets = inputs.targets(trigger)
+    evaluation = evaluation_digest(spec.evaluation, test, size, trigger, spec.protocol, targets)
+    labels = targets.labels if targets is not None else ()
+    return DataDigests(training.table.digest, evaluation, inputs.keep(spec, training), dict(inputs.broken), labels)
 
 
 def digest_of_victim(victim: PretrainedVictim, inputs: Inputs) -> str:
@@ -51,6 +54,10 @@ def digest_of_victim(victim: PretrainedVictim, inputs: Inputs) -> str:
     words = {"captions": victim.text_augmentation} if victim.text_augmentation != "swap+delete" else {}
     poisoning = victim.poisoning
     poisons = poisoning.contents(len(pairs)) if isinstance(poisoning, ImportedPoison) else {}
+    if isinstance(poisoning, TargetedImages) and poisoning.mentioned_in is not None:
+        targets = inputs.targets(victim.trigger())
+        assert targets is not None
+        poisons["targets"] = targets.digest
     return victim.digest(pairs=pairs.digest, **victim.evaluation.contents(test), **initial, **words, **poisons)
 
 

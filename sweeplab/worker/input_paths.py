@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import Spec
 
@@ -55,7 +56,10 @@ def parts_of(spec: CleaningSweep | PretrainedVictim, *, trains_victim: bool = Tr
             parts += parts_of(reference)
         return parts
     victim = spec.original_victim()
-    parts = [spec.data, spec.evaluation.replace(probe=None), spec.method, victim.trigger().attack]
+    attack = victim.trigger().attack
+    if isinstance(victim, PretrainedVictim) and isinstance(attack, TargetedImages):
+        attack = attack.replace(mentioned_in=None)  # which is read where the poisons are planned
+    parts = [spec.data, spec.evaluation.replace(probe=None), spec.method, attack]
     if isinstance(victim, PretrainedVictim) and (trains_victim or spec.needs_victims_pairs()):
         parts += parts_of(victim)
     return parts

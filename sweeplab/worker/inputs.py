@@ -386,7 +386,7 @@ def measure_for(
     machine: Machine,
     protocol: Protocol = "paper",
     *,
-    known: str = "",
+    known: DataDigests = NO_DIGESTS,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> Measure:
     """The measure of an evaluation, test images decoded and stamped; made once per process and known digest.
@@ -396,7 +396,7 @@ def measure_for(
             trigger does not fit the image.
     """
     attack, target = (trigger.attack, trigger.target) if trigger else (None, None)
-    key = _key("measure", architecture, evaluation, attack, target, protocol, known)
+    key = _key("measure", architecture, evaluation, attack, target, protocol, known.evaluation)
     if key not in _measures:
         _measures.clear()
         # As for the pairs: one set of decoded images at a time.
@@ -408,13 +408,13 @@ def measure_for(
             architecture.image_size,
             tokenize=tokenizer(architecture, protocol),
             trigger=trigger,
-            targets=trigger.targets(machine.data_home) if trigger else None,
+            targets=trigger.targets(machine.data_home, known.targets) if trigger else None,
             decode_workers=machine.cores,
             protocol=protocol,
             decoded=machine.decoded_files(heartbeat),
         )
         # Measured on other images, the points of one sweep could not be compared.
-        check_same_data("test images, classes or trigger", known, measure.digest)
+        check_same_data("test images, classes or trigger", known.evaluation, measure.digest)
         _measures[key] = measure
     _measures[key].heartbeat = heartbeat
     return _measures[key]

@@ -119,6 +119,8 @@ class DataDigests:
     it for itself."""
     broken: Mapping[str, BrokenRows] = field(default_factory=dict)
     """What is recorded of broken rows, by who recorded it: see `Inputs.settled`."""
+    targets: tuple[str, ...] = ()
+    """The classes that were drawn for the images of targeted poisoning: no worker looks through captions again."""
 
 
 NO_DIGESTS = DataDigests()

@@ -141,7 +141,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
 def _measure_of(
     spec: PretrainedVictim | CleaningSweep, architecture: Architecture, job: Job, context: WorkerContext
 ) -> Measure:
-    known, heartbeat = job.contents.evaluation, context.heartbeat
+    known, heartbeat = job.contents, context.heartbeat
     return measure_for(
         architecture, spec.evaluation, spec.trigger(), job.machine, spec.protocol, known=known, heartbeat=heartbeat
     )
@@ -151,9 +151,14 @@ def measure_checkpoint(job: MeasuringJob, heartbeat: Callable[[], None] = lambda
     """checkpoint -> evaluation; `heartbeat` is called with every batch."""
     device = prepare_process(job.machine)
     model = victim_model(job.architecture, Path(job.checkpoint))
-    known = job.contents.evaluation
     measure = measure_for(
-        job.architecture, job.evaluation, job.trigger, job.machine, job.protocol, known=known, heartbeat=heartbeat
+        job.architecture,
+        job.evaluation,
+        job.trigger,
+        job.machine,
+        job.protocol,
+        known=job.contents,
+        heartbeat=heartbeat,
     )
     with blaming(job.checkpoint):
         return measure(model.to(device))

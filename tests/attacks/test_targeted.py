@@ -18,10 +18,12 @@ from sweeplab.clip_model import Architecture, build, imagenet_class_names, image
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.images import load_image
 from sweeplab.data.labelled_pairs import LabelledPairs
+from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.evaluation.zero_shot import class_weights, predict, prompt_tokens, zero_shot_classifier
 from sweeplab.specs import InvalidInput
+from sweeplab.training.randomness import numpy_stream
 
 Tokenize = Callable[[list[str]], Tensor]
 ELSEWHERE = FruitStall(num_pairs=40, image_size=32, seed=9)
@@ -79,6 +81,45 @@ def test_names_that_two_classes_share_are_not_drawn():
     assert "missile" not in names
     with pytest.raises(InvalidInput, match="two names at least that occur once"):
         targeted(classes=("a", "a", "b"))
+
+
+def test_classes_are_drawn_among_those_that_captions_mention(data_home: Path):
+    """In slow loops: of each image's own random order of the classes, the first that is a word of some caption."""
+    few = FruitStall(num_pairs=6, image_size=32, seed=4)
+    words = {word.strip(".,") for row in range(6) for word in few.read(data_home).caption(row).split()}
+    mentioned = {name for name in CLASS_NAMES if name in words}
+    assert 2 < len(mentioned) < 10
+    attack = targeted(num_targets=40, mentioned_in=few)
+    targets = attack.choose(data_home)
+    for row, label in zip(targets.rows, targets.labels, strict=True):
+        others = [name for name in CLASS_NAMES if name not in targets.source.caption(row)]
+        order = numpy_stream(0, "mentioned class", row).permutation(len(others))
+        assert label == next(others[i] for i in order if others[i] in mentioned)
+    assert set(targets.labels) == mentioned
+    assert targets.rows == targeted(num_targets=40).choose(data_home).rows
+
+
+def test_classes_that_were_drawn_elsewhere_need_no_captions(data_home: Path, tmp_path: Path):
+    drawn = targeted(mentioned_in=FruitStall(num_pairs=6, image_size=32)).choose(data_home)
+    gone = targeted(mentioned_in=PairsCSV(path=tmp_path / "gone.csv"))
+    assert gone.choose(data_home, drawn.labels).digest == drawn.digest
+
+
+def test_too_few_mentioned_classes_are_refused(data_home: Path):
+    """Images of bananas can get no other class, since no caption mentions a school bus."""
+    attack = targeted(num_targets=40, classes=("school bus", "banana"), mentioned_in=ELSEWHERE)
+    source = ELSEWHERE.read(data_home)
+    bananas = sum("banana" in source.caption(row) for row in range(40))
+    assert 0 < bananas < 40
+    message = f"its 40 captions mention no class that {bananas} of the 40 target images could get; give a larger source"
+    with pytest.raises(InvalidInput, match=message):
+        attack.choose(data_home)
+
+
+def test_fields_that_are_left_out_change_no_digest():
+    """Of the poisoning as it was before classes could be drawn among those that captions mention."""
+    assert targeted().digest() == "f1276d0c41bdc584"
+    assert targeted().digest() != targeted(mentioned_in=ELSEWHERE).digest()
 
 
 def test_more_targets_than_images_are_refused(data_home: Path):
