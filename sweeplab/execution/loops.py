@@ -6,14 +6,11 @@ Imports next to nothing, since Ray loads it into controllers too, which need no 
 import pickle
 import traceback
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from sweeplab.execution.mailbox import MailboxContext, Ready
 from sweeplab.worker.failures import failure_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def tune_trainable(config: dict[str, Any], mailbox: Any = None) -> None:

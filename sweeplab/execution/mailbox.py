@@ -67,7 +67,8 @@ Message = Ready | Report | FoundBroken | Ended
 
 
 class MailboxContext:
-    """A worker's context: rank 0 speaks of points, and waits until the driver has taken in what it says."""
+    """A worker's context: rank 0 speaks of points, and waits until the driver has taken in what it says. Where the
+    mailbox's process is gone nobody hears, so the attempt is to end; the driver notices by itself."""
 
     def __init__(self, mailbox: Any, number: int, attempt: int, rank: int = 0) -> None:
         self.attempt = attempt
@@ -97,10 +98,7 @@ class MailboxContext:
 
     def failed(self, failure: "Failure", log: str, size: int = 1) -> bool:
         """Say why the job ended early; returns whether all of `size` ranks did."""
-        import ray
-
-        key = (self._number, self.attempt)
-        return bool(ray.get(self._mailbox.meet.remote(key, self._rank, size, (failure, log))))
+        return self._heard(self._mailbox.meet, (self._number, self.attempt), self._rank, size, (failure, log))
 
     def heartbeat(self) -> None:
         """Say that this worker is alive, now and then."""
@@ -127,9 +125,16 @@ class MailboxContext:
         return node_copy(ray.get(self._mailbox.sender.remote()), self.heartbeat)
 
     def _ask(self, message: Message) -> bool:
+        return self._heard(self._mailbox.ask, message)
+
+    def _heard(self, method: Any, *words: Any) -> bool:
+        """The mailbox's answer; True where it is gone."""
         import ray
 
-        return bool(ray.get(self._mailbox.ask.remote(message)))
+        try:
+            return bool(ray.get(method.remote(*words)))
+        except ray.exceptions.RayActorError:
+            return True
 
 
 @dataclass

@@ -57,15 +57,16 @@ ENDS_WITH = {"driver": -9, "raylet": 75, "mailbox": 75}
 """The exit code of a command that lost one of these; any other loss it has to survive."""
 
 
-def exit_fault(code: int, lost: str | None, *, is_complete: bool) -> str | None:
+def exit_fault(code: int, lost: str | None, *, is_complete: bool, is_up: bool = True) -> str | None:
     """What is wrong with a command's exit code: 0 means that every trial is over, 75 that the same command goes on.
 
     Args:
         code: the command's; negative: the signal that ended it.
         lost: the process that was killed under it just before its end.
         is_complete: whether every planned trial has its result.
+        is_up: whether Ray had come up; until then Ray ends a command that lost its raylet, with 1.
     """
-    if (code == 0 and is_complete) or code == ENDS_WITH.get(lost or ""):
+    if (code == 0 and is_complete) or code == ENDS_WITH.get(lost or "") or (code, lost, is_up) == (1, "raylet", False):
         return None
     state = "every trial is over" if is_complete else "trials are left"
     return f"exit code {code} {f'after its {lost} was killed' if lost else 'without a kill'}, and {state}"

@@ -148,9 +148,10 @@ class Chaos:
         self.tally.faults.append(f"{self.name}: {text}")
         print(f"  VIOLATION in {self.tally.faults[-1]}", flush=True)
 
-    def check_exit(self, code: int, lost: str | None) -> None:
+    def check_exit(self, code: int, lost: str | None, *, is_up: bool = True) -> None:
         """The exit code says what became of the sweep."""
-        fault = exit_fault(code, lost, is_complete=len(look(self.folder).results) == TRIALS)
+        is_complete = len(look(self.folder).results) == TRIALS
+        fault = exit_fault(code, lost, is_complete=is_complete, is_up=is_up)
         if fault is not None:
             self.violated(fault)
 
@@ -238,6 +239,7 @@ class Chaos:
         self.check_victims()
         before, begun, failures = look(self.folder), self.drivers_begun(), self.failed_attempts()
         self.leftovers = descendants(self.process.pid)
+        is_up = any("ray::" in line for line in self.leftovers.values())  # Ray's workers follow the command's joining
         victims = self.victims(target)
         if not victims:
             return
@@ -253,7 +255,7 @@ class Chaos:
         )
         if target in ENDS_WITH:
             code = self.end()
-            self.check_exit(code, target)
+            self.check_exit(code, target, is_up=is_up)
             if target != "driver" and self.failed_attempts() > failures:
                 self.violated(f"a lost {target} was counted as a trial's failed attempt")
             before = look(self.folder)

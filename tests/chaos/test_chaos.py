@@ -177,6 +177,11 @@ def test_the_checker_knows_the_right_exit_code(code: int, lost: str | None, is_c
     assert (exit_fault(code, lost, is_complete=is_complete) is None) == is_right
 
 
+def test_until_ray_is_up_a_lost_raylet_may_end_the_command_with_rays_own_code():
+    assert exit_fault(1, "raylet", is_complete=False, is_up=False) is None
+    assert exit_fault(1, "mailbox", is_complete=False, is_up=False) is not None
+
+
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
+from ray import cloudpickle
 
+from sweeplab.execution.loops import tune_trainable
 from sweeplab.execution.mailbox import Ended, FoundBroken, Mailbox, MailboxContext, Ready
 from sweeplab.execution.pump import Pump
 from sweeplab.specs import DamagedCheckpoint, InvalidInput, StorageFault
@@ -142,6 +145,24 @@ def test_of_what_ranks_say_the_deterministic_failure_tells_most():
     assert most_telling([lost, full, bad]) == bad
     assert most_telling([lost, full]) == full
     assert most_telling([lost]) == lost
+
+
+def test_a_worker_whose_mailbox_has_died_ends_without_a_word(monkeypatch: pytest.MonkeyPatch):
+    def gone(*_: Any) -> Any:
+        raise ray.exceptions.ActorDiedError
+
+    class Work:
+        number, attempt = 4, 2
+
+        @staticmethod
+        def work(job: Any, context: MailboxContext) -> None:
+            context.report(None, None)  # type: ignore[arg-type]
+            assert context.should_stop()
+            raise ValueError("met on the way out")
+
+    monkeypatch.setattr(ray, "get", gone)
+    mailbox = SimpleNamespace(**{name: SimpleNamespace(remote=lambda *_: None) for name in ("ask", "meet")})
+    tune_trainable({"job": cloudpickle.dumps(Work())}, mailbox)
 
 
 ROWS = (BrokenRow(3, "3.png", "a fruit", 17, False, "cut short"),)
