@@ -23,6 +23,7 @@ CLEANCLIP = SearchSpace(
     dimensions={"learning_rate": RATES, "ssl_weight": LogUniform(low=0.1, high=4.0)}, source=CLEANCLIP_SOURCE
 )
 CLEANCLIP_GRID = Grid(axes={"ssl_weight": (0.25, 1.0), "learning_rate": (3e-3, 6e-3)}, source=CLEANCLIP_SOURCE)
+MMCL_AND_CLEANCLIP = Grid(axes={"ssl_weight": (0.0, 1.0), "learning_rate": (3e-3, 6e-3)}, source=CLEANCLIP_SOURCE)
 
 # Decoupled decay takes rate x decay off the weights in each of 124 steps. Verma et al. (App. D.12) go up to 100, at
 # rates a thousand times smaller.

@@ -1,13 +1,19 @@
-"""The guides: every command of docs/own_model.md is run, in order, on a smaller copy of what it was written with."""
+"""The guides: docs/own_model.md's commands are run on a smaller copy of what it was written with, docs/clusters.md's
+batch script beside stand-ins for SLURM's programs; docs/choosing.md's numbers are those of its tables."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -108,3 +114,103 @@ def best(place: Any) -> int:
     """The number of the trial of rank 1."""
     board = json.loads(place.run("-m", "sweeplab.cli", "leaderboard", "my-model", "--json").stdout)
     return int(board["trials"][0]["trial"])
+
+
+CLUSTERS = (ROOT / "docs" / "clusters.md").read_text()
+SHELL = re.findall(r"^```bash\n(.*?)^```$", CLUSTERS, re.DOTALL | re.MULTILINE)
+ONE_NODE, MORE_NODES = SHELL[:2]
+
+
+@pytest.mark.parametrize("block", SHELL)
+def test_bash_can_read_the_guide_to_clusters(block: str):
+    assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False).stderr == ""
+
+
+class Batch:
+    """A batch script of the guide as a job, beside stand-ins for what it calls: they write down their words."""
+
+    def __init__(self, script: str, folder: Path, sweep: str) -> None:
+        self.told, programs = folder / "told", folder / "bin"
+        programs.mkdir()
+        note = f'echo "$(basename "$0") $*" >> {shlex.quote(str(self.told))}'
+        for name in ("scontrol", "srun", "ray"):
+            (programs / name).write_text(f"#!/bin/bash\n{note}\n")
+        (programs / "python").write_text(f'#!/bin/bash\n{note}\n[ "$1" = -c ] && exit\n{sweep}\n')
+        for program in programs.iterdir():
+            program.chmod(0o755)
+        self._script = folder / "job.sh"
+        self._script.write_text(re.sub(r"^(source|cd) .*\n", "", script, flags=re.MULTILINE))
+        self._folder = folder
+        self._path = f"{programs}:{os.environ['PATH']}"
+
+    def start(self, *words: str, **slurm: str) -> subprocess.Popen[bytes]:
+        """Submit it; `slurm` are variables without their prefix."""
+        variables = {"JOB_ID": "42", "CPUS_PER_TASK": "8", "JOB_NUM_NODES": "3", "SLURMD_NODENAME": "node-1", **slurm}
+        named = {name if name.startswith("SLURM") else f"SLURM_{name}": value for name, value in variables.items()}
+        return subprocess.Popen(
+            ["bash", str(self._script), *words], cwd=self._folder, env={**os.environ, **named, "PATH": self._path}
+        )
+
+    def lines(self, program: str) -> list[str]:
+        """The words of every call of a program."""
+        told = self.told.read_text().splitlines() if self.told.exists() else []
+        return [line.removeprefix(f"{program} ") for line in told if line.startswith(f"{program} ")]
+
+
+def test_a_batch_job_hands_its_signal_on_and_is_put_back_into_the_queue(tmp_path: Path):
+    """The stand-in for the sweep ends a moment after SIGTERM, as a sweep does, with exit code 75."""
+    job = Batch(ONE_NODE, tmp_path, 'trap "sleep 0.1; exit 75" TERM; touch up; while true; do sleep 0.05; done')
+    process = job.start("--only", "some-sweep")
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "up").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 75
+    assert job.lines("scontrol") == ["requeue 42"]
+    assert [line.split(".py ")[1] for line in job.lines("python")] == ["--only some-sweep"]
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "requeued"), [(0, "0", 0), (1, "0", 0), (2, "0", 0), (75, "20", 0), (75, "19", 1)]
+)
+def test_a_batch_job_is_queued_again_for_exit_code_75_alone(tmp_path: Path, code: int, restarts: str, requeued: int):
+    job = Batch(ONE_NODE, tmp_path, f"exit {code}")
+    assert job.start(RESTART_COUNT=restarts).wait(timeout=20) == code
+    assert len(job.lines("scontrol")) == requeued
+
+
+def test_a_batch_job_of_several_nodes_starts_ray_on_each_before_the_sweep(tmp_path: Path):
+    script = ONE_NODE.replace("\npython sweeps", f"\n{MORE_NODES}\npython sweeps")
+    job = Batch(script, tmp_path, 'echo "$RAY_ADDRESS $RAY_AUTH_MODE" > seen')
+    assert job.start().wait(timeout=20) == 0
+    address, mode = (tmp_path / "seen").read_text().split()
+    assert mode == "token"
+    head = [line for line in job.lines("ray") if line.startswith("start --head")]
+    assert len(head) == 1
+    assert f"--node-ip-address={address.removesuffix(':6379')} --port=6379 --num-cpus=8" in head[0]
+    (others,) = job.lines("srun")
+    assert others.startswith("--nodes=2 --ntasks=2 --cpus-per-task=8 --exclude=node-1 ray start")
+    assert f"--address={address} --num-cpus=8" in others
+
+
+CHOOSING = (ROOT / "docs" / "choosing.md").read_text()
+
+
+def test_the_grid_in_the_guide_to_choosing_is_that_of_the_tables():
+    """Percent of the victim's accuracy at the best epoch with ASR < 0.05, under BadNet / Blended."""
+    rows = [
+        line.strip("| ").split(" | ") for line in CHOOSING.splitlines() if re.match(r"\| (SSL weight|[\d.]+) \|", line)
+    ]
+    (_, *rates), *told = rows
+    tables = [pd.read_csv(ROOT / "benchmarks" / "tables" / f"fruit_stall_{name}.csv") for name in ("badnet", "blended")]
+
+    def kept(table: pd.DataFrame, weight: float, rate: float) -> str:
+        victim = table[table.epoch == 0].accuracy.iloc[0]
+        chosen = (table.ssl_weight == weight) & (table.learning_rate == rate) & (table.epoch > 0) & (table.asr < 0.05)
+        return f"{100 * table[chosen].accuracy.max() / victim:.1f}" if chosen.any() else "–"
+
+    assert [(float(weight), len(cells)) for weight, *cells in told] == [(w, len(rates)) for w in (0, 0.5, 1, 2, 4, 8)]
+    for weight, *cells in told:
+        for rate, cell in zip(rates, cells, strict=True):
+            assert cell == " / ".join(kept(table, float(weight), float(rate)) for table in tables), (weight, rate)

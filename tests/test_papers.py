@@ -1,6 +1,7 @@
 """The papers' experiments: every script in one process, its sizes beside the papers', and the page that lists them."""
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sweeplab.cli import load_script, resolve
+from sweeplab.cli import load_script, resolve, select
 from sweeplab.cli.scripts import resolve_all
 from sweeplab.commands import estimate
 from sweeplab.commands.papers import ROWS
@@ -165,6 +166,21 @@ def test_every_sweep_of_the_papers_is_part_of_a_row(page: dict[str, Any], script
         }
         unlisted = {name for name in listed - names if not name.startswith(("verma-fig4-vit", "cc6m"))}
         assert unlisted == set(), script
+
+
+def test_every_sweep_that_a_guide_names_is_there(scripts: dict[str, tuple[Experiment, ...]]):
+    """`select` refuses a name, or a pattern, that fits nothing."""
+    guides = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    commands = {
+        (script, only)
+        for guide in guides
+        for script, words in re.findall(r"sweeps/(\w+\.py)([^`\n]*)", guide.read_text())
+        for only in re.findall(r"--only '?([\w*.-]+)", words)
+    }
+    assert len(commands) > 50
+    for script, only in sorted(commands):
+        if only not in ("NAME", "VICTIM"):
+            assert select(scripts[script], [only]), (script, only)
 
 
 def test_sweeps_that_existed_before_keep_their_names_and_digests(scripts: dict[str, tuple[Experiment, ...]]):
