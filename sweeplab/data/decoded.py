@@ -117,32 +117,36 @@ class DecodedFiles:
         )
         return None if found is None else found[0]
 
-    def shared(self, name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray | None:
-        """An array in a file that all processes of the node read and write, zeros at first.
+    def shared(self, name: str, count: int, kind: np.dtype[Any], *, growth: int) -> tuple[np.ndarray, Path] | None:
+        """Numbers in a file that all processes of the node read and write, zeros at first, and room beside them.
 
         Args:
-            name: tells what it is for.
-            shape: of the array.
-            kind: of its numbers.
+            name: tells what they are for.
+            count: of the numbers, at least 1.
+            kind: of the numbers.
+            growth: bytes that other files in the folder may come to.
 
         Returns:
-            The array; None where there is no room for it.
+            (count,) numbers, and the folder; None where there is no room for it.
         """
-        num_bytes = math.prod(shape) * kind.itemsize
-        if not num_bytes or num_bytes > self.max_bytes or (place := self._allocated(name, num_bytes)) is None:
+        place = self._allocated(name, count * kind.itemsize, growth)
+        if place is None:
             return None
         (place / COMPLETE).touch()
         os.utime(place / "pixels")
-        return np.memmap(place / "pixels", dtype=kind, mode="r+", shape=shape)
+        return np.memmap(place / "pixels", dtype=kind, mode="r+", shape=(count,)), place
 
-    def _allocated(self, name: str, num_bytes: int) -> Path | None:
-        """The folder of that name with a file of that size, filled or not; None where there is no room for it."""
+    def _allocated(self, name: str, num_bytes: int, growth: int = 0) -> Path | None:
+        """The folder of that name with a file of that size, filled or not; None where there is no room for it and for
+        what it is to grow by."""
+        if num_bytes + growth > self.max_bytes:
+            return None
         place = self.folder / name
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked_with_retry(lock_path(place), self.heartbeat):
             if place.exists() and not _is_whole(place, num_bytes):
                 _remove(place)
-            return place if _allocate(place, num_bytes, self.max_bytes) and use(place) else None
+            return place if _allocate(place, num_bytes, self.max_bytes, growth) and use(place) else None
 
     def _mapped(
         self, name: Callable[[], str], shape: tuple[int, ...], make: Callable[[range, Path], Tensor]
@@ -200,11 +204,11 @@ def _remove(place: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _allocate(place: Path, num_bytes: int, budget: float) -> bool:
+def _allocate(place: Path, num_bytes: int, budget: float, growth: int) -> bool:
     """Make the file at its full size, so that a full disk shows now; whether there is room for it."""
     if (place / "pixels").exists():
         return True
-    if not make_room(num_bytes, budget=budget, share=0.5, folder=place.parent):
+    if not make_room(num_bytes + growth, budget=budget, share=0.5, folder=place.parent):
         return False
     unfinished = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:

@@ -1,6 +1,11 @@
 """Tokens of captions, made when they are first asked for and kept: to tokenise takes a tenth of a millisecond."""
 
+import errno
+import fcntl
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -8,62 +13,158 @@ from torch import Tensor
 
 from sweeplab.clip_model import trimmed
 
-TOKEN_TYPE = np.dtype(np.uint16)
-"""CLIP's 49,408 tokens fit into it."""
+INDEX_TYPE = np.dtype(np.uint64)
+"""Of a row: where its tokens begin (36 bits), their number (12) and their check (16); 0: not made yet."""
 CHUNK = 4096
 """Captions that are tokenised at a time where all are."""
 
 
-class KeptTokens:
-    """The tokens of a table's captions in an array that starts as zeros.
+def token_type(vocabulary_size: int) -> np.dtype[Any]:
+    """The smallest that holds every token: two bytes for CLIP's 49,408, four for SigLIP's 256,000."""
+    return np.dtype(np.uint16 if vocabulary_size <= 2**16 else np.uint32)
 
-    Where the array is a file, the processes of a node share it without locks: whoever misses a row makes it, to the
-    same tokens as any other, and a row counts as made once its check is there.
+
+class Words(Protocol):
+    """Tokens of many captions, one behind the other."""
+
+    kind: np.dtype[Any]
+
+    def append(self, tokens: np.ndarray) -> int | None:
+        """Put tokens behind the others; returns where they begin, or None where there is no room for them."""
+
+    def until(self, end: int) -> np.ndarray:
+        """All tokens up to some place, or as many as there are."""
+
+
+class OwnWords:
+    """In the memory of this process."""
+
+    def __init__(self, kind: np.dtype[Any], max_bytes: float) -> None:
+        """`max_bytes`: what they may take."""
+        self.kind, self.max_bytes = kind, max_bytes
+        self._array, self._used = np.empty(0, kind), 0
+
+    def append(self, tokens: np.ndarray) -> int | None:
+        """See `Words`."""
+        start, end = self._used, self._used + len(tokens)
+        if end * self.kind.itemsize > self.max_bytes:
+            return None
+        if end > len(self._array):
+            larger = np.empty(max(end, len(self._array) * 3 // 2), self.kind)
+            larger[:start] = self._array[:start]
+            self._array = larger
+        self._array[start:end] = tokens
+        self._used = end
+        return start
+
+    def until(self, end: int) -> np.ndarray:
+        """See `Words`."""
+        return self._array[: self._used]
+
+
+class SharedWords:
+    """In a file that the processes of a node append to and map."""
+
+    def __init__(self, kind: np.dtype[Any], path: Path) -> None:
+        """`path`: of the file, which need not be there."""
+        self.kind, self.path = kind, path
+        self._array: np.ndarray = np.empty(0, kind)
+
+    def append(self, tokens: np.ndarray) -> int | None:
+        """See `Words`. A full disk has no room."""
+        try:
+            with self.path.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                end = file.seek(0, os.SEEK_END)
+                torn = -end % self.kind.itemsize  # of what a killed process was writing
+                start = (end + torn) // self.kind.itemsize
+                file.write(bytes(torn) + tokens.tobytes())
+                return start
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return None
+            raise
+
+    def until(self, end: int) -> np.ndarray:
+        """See `Words`."""
+        if end > len(self._array):
+            try:
+                there = self.path.stat().st_size // self.kind.itemsize
+            except FileNotFoundError:
+                there = 0
+            if there > len(self._array):
+                self._array = np.memmap(self.path, self.kind, mode="r", shape=(there,))
+        return self._array
+
+
+class KeptTokens:
+    """The tokens of a table's captions, each row as long as its text, and an index of where they lie.
+
+    Where these are files, the processes of a node share them: whoever misses a row makes it, to the same tokens as any
+    other, and a row counts as made once the index has its check.
     """
 
-    def __init__(self, array: np.ndarray | None, make: Callable[[Sequence[int]], Tensor]) -> None:
-        """Take the array over.
+    def __init__(self, index: np.ndarray | None, words: Words, make: Callable[[Sequence[int]], Tensor]) -> None:
+        """Take both over.
 
         Args:
-            array: (N, 1 + context_length) uint16, zeros or what others have made; the first column is the check. None:
-                nothing is kept.
+            index: (N,) uint64, zeros or what others have made. None: nothing is kept.
+            words: the tokens.
             make: rows -> (b, context_length) int64, the same tokens of a row every time.
         """
-        self.array, self.make = array, make
-
-    @staticmethod
-    def shape(num_rows: int, context_length: int) -> tuple[int, int]:
-        """Of the array."""
-        return num_rows, 1 + context_length
+        self.index, self.words, self.make = index, words, make
 
     def of(self, rows: Sequence[int]) -> Tensor:
         """(b, l) int64, l tokens in the longest text."""
-        if self.array is None:
+        if self.index is None:
             return trimmed(self.make(list(rows)))
         wanted = np.asarray(rows, dtype=np.int64)
-        found = self.array[wanted]
-        missing = np.flatnonzero(found[:, 0] != _check(found[:, 1:]))
-        if len(missing):
-            made = self.make(wanted[missing].tolist()).numpy().astype(TOKEN_TYPE)
-            found[missing, 1:] = made
-            # First the tokens, then the check: another process may read between the two.
-            self.array[wanted[missing], 1:] = made
-            self.array[wanted[missing], 0] = _check(made)
-        return trimmed(torch.from_numpy(found[:, 1:].astype(np.int64)))
+        found, is_there = self._read(self.index[wanted])
+        if is_there.all():
+            return torch.from_numpy(found)
+        made = trimmed(self.make(wanted[~is_there].tolist())).numpy()
+        self._write(wanted[~is_there], made)
+        both = np.zeros((len(wanted), max(found.shape[1], made.shape[1])), np.int64)
+        both[is_there, : found.shape[1]] = found[is_there]
+        both[~is_there, : made.shape[1]] = made
+        return trimmed(torch.from_numpy(both))
+
+    def _read(self, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(b, l) int64 tokens of the rows that are there, and (b,) bool of which are."""
+        starts = (entries >> np.uint64(28)).astype(np.int64)
+        lengths = ((entries >> np.uint64(16)) & np.uint64(0xFFF)).astype(np.int64)
+        words = self.words.until(int((starts + lengths).max(initial=0)))
+        lengths[starts + lengths > len(words)] = 0
+        columns = np.arange(max(1, lengths.max(initial=0)))
+        inside = columns < lengths[:, None]
+        tokens = np.zeros(inside.shape, np.int64)
+        tokens[inside] = words[(starts[:, None] + columns)[inside]]
+        return tokens, (lengths > 0) & (_check(tokens) == entries & np.uint64(0xFFFF))
+
+    def _write(self, rows: np.ndarray, tokens: np.ndarray) -> None:
+        """Keep (b, l) tokens of some rows, if there is room."""
+        assert self.index is not None
+        lengths = tokens.shape[1] - (tokens[:, ::-1] != 0).argmax(axis=1)
+        flat = tokens[np.arange(tokens.shape[1]) < lengths[:, None]]
+        # First the tokens, then the index: another process may read between the two.
+        start = self.words.append(flat.astype(self.words.kind))
+        if start is not None:
+            starts = (start + lengths.cumsum() - lengths).astype(INDEX_TYPE)
+            self.index[rows] = starts << np.uint64(28) | lengths.astype(INDEX_TYPE) << np.uint64(16) | _check(tokens)
 
     def forget(self, rows: Sequence[int]) -> None:
         """Make these rows anew when they are asked for."""
-        if self.array is not None:
-            self.array[list(rows)] = 0
+        if self.index is not None:
+            self.index[list(rows)] = 0
 
     def make_all(self) -> None:
         """Make all rows that are missing."""
-        assert self.array is not None
-        for start in range(0, len(self.array), CHUNK):
-            self.of(range(start, min(start + CHUNK, len(self.array))))
+        assert self.index is not None
+        for start in range(0, len(self.index), CHUNK):
+            self.of(range(start, min(start + CHUNK, len(self.index))))
 
 
 def _check(tokens: np.ndarray) -> np.ndarray:
-    """(b,) uint16 from 1 of (b, l) tokens: a row of which a part was lost has another one, and so has an empty row."""
+    """(b,) uint64 from 1 to 65,521 of (b, l) tokens: a row of which a part was lost has another one, mostly."""
     places = np.arange(1, 1 + tokens.shape[1], dtype=np.int64)
-    return (1 + (tokens * places).sum(axis=1) % 65_521).astype(TOKEN_TYPE)
+    return (1 + tokens @ places % 65_521).astype(INDEX_TYPE)

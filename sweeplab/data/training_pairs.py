@@ -1,6 +1,5 @@
 """Training pairs: decoded, stamped, tokenised, with augmented views; every draw from a stream named by its own row."""
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from sweeplab.data import eda
 from sweeplab.data.broken import StandIns
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.images import BrokenImage, decode_all, load_image, refuse_broken
-from sweeplab.data.kept_tokens import TOKEN_TYPE, KeptTokens
+from sweeplab.data.kept_tokens import INDEX_TYPE, KeptTokens, OwnWords, SharedWords, token_type
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import digest_of
 from sweeplab.storage.broken_rows import BrokenRow
@@ -31,7 +30,7 @@ OWN_CAPTIONS = 200_000
 """Where it does not, each process tokenises so many for itself, at once, and more as they come."""
 OWN_TOKEN_BYTES = 128 * 2**20
 """Tokens up to this size each process keeps for itself: of augmented captions, and of others where the node keeps none.
-More are made whenever they are asked for, as with millions of captions every decoding process would hold a gigabyte."""
+More are made whenever they are asked for: of millions of captions every decoding process would hold all."""
 PROBE = "word " * 1000
 """A text that is cut: its tokens tell how a tokeniser does it."""
 
@@ -65,6 +64,7 @@ class TrainingPairs(Dataset[PairBatch]):
         poisoned: Collection[int] = (),
         broken: Sequence[BrokenRow] = (),
         report: Callable[[tuple[BrokenRow, ...]], None] | None = None,
+        vocabulary_size: int = 49_408,
     ) -> None:
         """Prepare the pairs; decodes all images now, into memory or a file of the node, where there is room for them.
 
@@ -84,6 +84,7 @@ class TrainingPairs(Dataset[PairBatch]):
             poisoned: rows that never stand in for another, and for which none stands in.
             broken: what is recorded beside what the table knows; rows that are poisoned are others by now, and sound.
             report: told of rows that turn out to be broken; None: they are refused.
+            vocabulary_size: of the tokeniser; its tokens are smaller.
 
         Raises:
             InvalidInput: if a poisoned row is broken, or any that is not known to be and nobody is told of.
@@ -106,6 +107,7 @@ class TrainingPairs(Dataset[PairBatch]):
         """With their triggers."""
         self._mapped: Tensor | None = None
         """Without them, in a file."""
+        self._token_kind = token_type(vocabulary_size)
         self._token_views: dict[str, KeptTokens] = {}
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
         self._views_key: object = None
@@ -236,20 +238,27 @@ class TrainingPairs(Dataset[PairBatch]):
 
     def _keep_tokens(self, decoded: DecodedFiles | None) -> KeptTokens:
         """The captions' tokens: of few captions all of them now, of many as they come, in a file of the node."""
-        probe = self.tokenize([PROBE])
-        shape = KeptTokens.shape(len(self), probe.shape[1])
-        array: np.ndarray | None = None
+
+        def make(rows: Sequence[int]) -> Tensor:
+            return self.tokenize([self._own_caption(row) for row in rows])
+
         if len(self) > min(SHARED_CAPTIONS, OWN_CAPTIONS) and decoded is not None:
-            content = digest_of([self.table.digest, sorted(self._captions.items()), probe.tolist()])
-            array = decoded.shared(f"tokens-{content}", shape, TOKEN_TYPE)
-        self._token_shape = shape
-        tokens = KeptTokens(
-            _own_array(shape) if array is None else array,
-            lambda rows: self.tokenize([self._own_caption(row) for row in rows]),
-        )
-        if array is None and len(self) <= OWN_CAPTIONS:
+            probe, kind = self.tokenize([PROBE]), self._token_kind
+            content = digest_of([self.table.digest, sorted(self._captions.items()), probe.tolist(), str(kind)])
+            most = len(self) * probe.shape[1] * kind.itemsize
+            if (shared := decoded.shared(f"tokens-{content}", len(self), INDEX_TYPE, growth=most)) is not None:
+                index, place = shared
+                return KeptTokens(index, SharedWords(kind, place / "words"), make)
+        tokens = self._own_tokens(make)
+        if len(self) <= OWN_CAPTIONS:
             tokens.make_all()
         return tokens
+
+    def _own_tokens(self, make: Callable[[Sequence[int]], Tensor]) -> KeptTokens:
+        """Tokens that this process keeps for itself, as far as they find room."""
+        left = OWN_TOKEN_BYTES - len(self) * INDEX_TYPE.itemsize
+        index = np.zeros(len(self), INDEX_TYPE) if left > 0 else None
+        return KeptTokens(index, OwnWords(self._token_kind, left), make)
 
     def _token_views_of(self, rows: Sequence[int], stream: str = "text view") -> Tensor:
         if stream not in self._token_views:
@@ -258,7 +267,7 @@ class TrainingPairs(Dataset[PairBatch]):
                 augment = eda.augmenter(self._text_augmentation)
                 return self.tokenize([augment(self.caption(r), stream_seed(self.seed, stream, r)) for r in missing])
 
-            self._token_views[stream] = KeptTokens(_own_array(self._token_shape), make)
+            self._token_views[stream] = self._own_tokens(make)
         return self._token_views[stream].of(rows)
 
     def _image_views_of(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
@@ -320,8 +329,3 @@ class TrainingPairs(Dataset[PairBatch]):
     def __getitem__(self, key: tuple[int, int]) -> PairBatch:
         """The batch of one (epoch, row) key."""
         return self.__getitems__([key])
-
-
-def _own_array(shape: tuple[int, int]) -> np.ndarray | None:
-    """Zeros for tokens of this process; None for more than it keeps."""
-    return np.zeros(shape, TOKEN_TYPE) if math.prod(shape) * TOKEN_TYPE.itemsize <= OWN_TOKEN_BYTES else None

@@ -301,6 +301,7 @@ def _training_pairs(
         poisoned=plan.rows if plan is not None else (),
         broken=record.rows if record is not None else (),
         report=report if record is not None else None,
+        vocabulary_size=architecture.resolved()["text_cfg"].get("vocab_size", 49_408),
     )
 
 
