@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class Page:
     views: Sequence[View]
     footer: str
     """HTML."""
-    trials: Mapping[str, object]
+    trials: Mapping[str, object] = field(default_factory=lambda: {"trial": []})
     """What is said of a trial under the pointer; see `page.js`."""
     state: str = "finished"
     """While it is `running`, an open page loads itself again."""

@@ -291,6 +291,23 @@ def upright_line(figure: go.Figure, place: float, index: int) -> None:
     )
 
 
+def name_panel(figure: go.Figure, name: str, index: int) -> None:
+    """Write a name above the panel `index`; what stands in it after the first comma, in a second line."""
+    first, _, rest = name.partition(", ")
+    figure.add_annotation(
+        xref=f"{axis_id('x', index)} domain",
+        yref=f"{axis_id('y', index)} domain",
+        x=0,
+        y=1,
+        xanchor="left",
+        yanchor="bottom",
+        align="left",
+        text=f"<b>{label(first)}</b>" + (f"<br>{label(rest)}" if rest else ""),
+        showarrow=False,
+        font={"size": 12, "color": INK},
+    )
+
+
 def side_by_side(figure: go.Figure, *, count: int = 2, panel: int = 270, y_title: str = "") -> go.Figure:
     """Lay a figure's `count` panels out beside each other, and below each other where it is narrow.
 

@@ -217,7 +217,11 @@ def examine(
         ),
     ] = None,
     to: Annotated[
-        Path | None, typer.Option(help="Folder to write tables to (cosines, detection, map, dynamics).")
+        Path | None,
+        typer.Option(
+            help="Folder to write tables to (cosines, detection, map, dynamics), and figures.html, which draws "
+            "histograms and maps, those of several checkpoints side by side."
+        ),
     ] = None,
 ) -> None:
     """Examine checkpoints beyond accuracy and ASR; prints JSON.

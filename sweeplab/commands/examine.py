@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.poisoning import Attack, mentions
+from sweeplab.clip_checkpoints import checkpoint_facts
 from sweeplab.clip_folders import is_model_folder
 from sweeplab.clip_model import Encoder, as_clip, normalise_pixels
 from sweeplab.commands.evaluate import EvaluationRequest, architecture_of, evaluation_of
@@ -32,8 +33,10 @@ from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.pretraining.safeclip import SafeCLIP, mixture_posterior
 from sweeplab.ranking.intervals import wilson
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.files import write_atomically
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.storage.sweep_records import section
 from sweeplab.training.randomness import stream_seed
 from sweeplab.worker.inputs import measure_for, victim_model, victim_pairs, victim_table
 from sweeplab.worker.jobs import Machine, whole_machine
@@ -69,7 +72,7 @@ def examine_checkpoint(
         wants: some of WANTS; None: all for which the sweep has what they need, `left_out` tells why the others are not
             there.
         to: folder for tables (`map.csv`, `map_distances.csv`, `detection_highest.csv`, `detection_lowest.csv`,
-            `cosines.csv`); None: they are not written.
+            `cosines.csv`) and `figures.html`, which draws histograms and map; None: they are not written.
         train: source of labelled images on which the linear probe is fitted; None: `sweep.evaluation.probe`.
         clean_pairs: so many of the clean pairs, drawn at random, stand for all of them beside all poisons. What is a
             share of all pairs (detection, the safe set) is then left out. None: all.
@@ -82,6 +85,19 @@ def examine_checkpoint(
         InvalidInput: for weights of another architecture, weights or embeddings that are not finite, prompts that do
             not tell the classes apart, or something wanted that needs what the sweep does not name.
     """
+    found = _measured(sweep, checkpoint, wants, to, train, clean_pairs)
+    return found | _figures(sweep, [(_epoch_of(checkpoint), found, to)], to)
+
+
+def _measured(
+    sweep: CleaningSweep,
+    checkpoint: Path,
+    wants: Iterable[str] | None,
+    to: Path | None,
+    train: Any,
+    clean_pairs: int | None,
+) -> dict[str, Any]:
+    """What `examine_checkpoint` returns, with the tables written and without the figures."""
     train = train or sweep.evaluation.probe
     lacking = _lacking(sweep, train)
     wanted = [want for want in WANTS if want not in lacking] if wants is None else _known(wants)
@@ -158,7 +174,8 @@ def examine_checkpoints(
         sweep: as for `examine_checkpoint`.
         places: checkpoints, or folders that hold some (a victim's, a trial's).
         wants: some of WANTS.
-        to: folder for tables: `dynamics.csv`, and those of each checkpoint in a folder named after it.
+        to: folder for tables: `dynamics.csv`, and those of each checkpoint in a folder named after it; and for
+            `figures.html`, which draws all their histograms and maps.
         train, clean_pairs: as for `examine_checkpoint`.
 
     Returns:
@@ -166,15 +183,68 @@ def examine_checkpoints(
         row a checkpoint, by epoch; see `dynamics_table`.
     """
     states, wanted, found = states_in(places), _known(wants), []
-    for path, epoch in states:
-        inside = to / path.stem if to is not None else None
-        found.append({**examine_checkpoint(sweep, path, wanted, inside, train, clean_pairs), "epoch": epoch})
-    result: dict[str, Any] = {"checkpoints": found}
+    for (path, epoch), folder in zip(states, _folders([path for path, _ in states]), strict=True):
+        inside = to / folder if to is not None else None
+        measured = _measured(sweep, path, wanted, inside, train, clean_pairs)
+        found.append((epoch, measured, inside))
+    result: dict[str, Any] = {"checkpoints": [{**measured, "epoch": epoch} for epoch, measured, _ in found]}
     if "pairs" in wanted:
-        table = dynamics_table(found)
+        table = dynamics_table(result["checkpoints"])
         result["dynamics"] = table.astype(object).where(table.notna(), None).to_dict("records")
         _write(table, to, "dynamics.csv")
-    return result
+    return result | _figures(sweep, found, to)
+
+
+def _folders(checkpoints: Sequence[Path]) -> list[str]:
+    """The folder of each checkpoint's tables: its name, numbered where trials have checkpoints of one name."""
+    names = [path.stem for path in checkpoints]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{place}-{name}" for place, name in enumerate(names, start=1)]
+
+
+def _figures(
+    sweep: CleaningSweep, found: Sequence[tuple[float | None, dict[str, Any], Path | None]], to: Path | None
+) -> dict[str, str]:
+    """Write the page that draws histograms and maps, where any were asked for, and name it.
+
+    Args:
+        sweep: with whose data they were measured.
+        found: of each checkpoint its epoch, what was found, and the folder of its tables.
+        to: folder of the page; None: none is written.
+    """
+    drawn = [one for one in found if {"pairs", "map"} & set(one[1])]
+    if to is None or not drawn:
+        return {}
+    from dashboards.examined import Examined, render_examined  # plotly takes a second to import
+
+    page = render_examined(
+        sweep.name,
+        [
+            Examined(
+                name=checkpoint_name(Path(measured["checkpoint"]), epoch),
+                cosines=pd.read_csv(folder / "cosines.csv") if "pairs" in measured else None,
+                points=pd.read_csv(folder / "map.csv") if "map" in measured else None,
+                distances=pd.read_csv(folder / "map_distances.csv") if "map" in measured else None,
+            )
+            for epoch, measured, folder in drawn
+            if folder is not None
+        ],
+    )
+    write_atomically(to / "figures.html", page.encode(), durable=False)
+    return {"figures": str(to / "figures.html")}
+
+
+def checkpoint_name(path: Path, epoch: float | None) -> str:
+    """What a checkpoint is called in figures: its sweep and trial, or its victim, and its epoch; of other files the
+    path's last two parts."""
+    facts = checkpoint_facts(path) or {}
+    victim, sweep = section(facts, "victim").get("name"), section(facts, "sweep").get("name")
+    if not (name := sweep or victim):
+        return "/".join(path.absolute().parts[-2:])
+    parts = [f"trial {facts.get('trial')}"] if sweep else []
+    parts += [f"epoch {epoch:g}"] if epoch is not None else []
+    return ", ".join([str(name), *parts])
 
 
 def _write(table: pd.DataFrame, to: Path | None, name: str) -> None:

@@ -83,7 +83,7 @@ M, S = "cleanclip-cc6m-mmcl", "cleanclip-cc6m-mmcl-ssl"
 POINTS = "sweeplab status NAME --json"
 SCORES = "sweeplab examine FOLDER --script sweeps/{}.py --only NAME --to tables"
 SAMPLE = " --clean-pairs 10000"
-MAP = "sweeplab examine CHECKPOINT --script sweeps/{}.py --only NAME --what map --to tables"
+MAP = "sweeplab examine POISONED CLEANED... --script sweeps/{}.py --only NAME --what map --to tables"
 PREVIEW = "sweeplab attack preview KIND IMAGE... --to preview.png"
 SEVERAL = "one figure of several sweeps"
 LINES = "the figure over epochs"
@@ -265,7 +265,6 @@ ROWS: tuple[PaperRow, ...] = (
         (_cc3m("cleanclip-c2-badnet"),),
         then=MAP.format("cleanclip_cc3m"),
         ours="BadNet; the distances are those of the groups' means, by embeddings and in the plane",
-        lacks="the figure",
     ),
     PaperRow(
         "cleanclip-g",
@@ -324,7 +323,6 @@ ROWS: tuple[PaperRow, ...] = (
         (_safeclip("safeclip-fig2a"),),
         then=SCORES.format("safeclip_cc1m"),
         ours="targeted images, 100 poisons each",
-        lacks="the figure; `cosines.csv` holds both histograms",
     ),
     PaperRow(
         "safeclip-fig2b",
@@ -332,7 +330,6 @@ ROWS: tuple[PaperRow, ...] = (
         (_safeclip("safeclip-tab3-5-1"),),
         then=SCORES.format("safeclip_cc1m"),
         ours="as safeclip-fig2a",
-        lacks="the figure; `cosines.csv` holds both histograms",
     ),
     PaperRow(
         "safeclip-fig2c",
@@ -436,7 +433,6 @@ ROWS: tuple[PaperRow, ...] = (
         "maps of embeddings: poisoned, CleanCLIP, PAR",
         (_par("par-tab-rn50-cleanclip-blended-text", "par-tab-rn50-par-blended-text"),),
         then=MAP.format("par"),
-        lacks="the figure",
     ),
     PaperRow(
         "par-fig5",
@@ -450,21 +446,20 @@ ROWS: tuple[PaperRow, ...] = (
         "maps for BadNet",
         (_par("par-tab-rn50-cleanclip-badnet", "par-tab-rn50-par-badnet"),),
         then=MAP.format("par"),
-        lacks="the figure",
     ),
     PaperRow(
         "par-fig9",
         "as Fig. 4 for BadNet-Stripes",
         (_par("par-fig9", "par-tab-rn50-cleanclip-badnet-stripes"),),
         then=MAP.format("par"),
-        lacks="the figures over steps and of maps",
+        lacks="the figure over steps",
     ),
     PaperRow(
         "par-fig10",
         "as Fig. 4 for Blended-Stripes",
         (_par("par-fig10", "par-tab-rn50-cleanclip-blended-stripes"),),
         then=MAP.format("par"),
-        lacks="the figures over steps and of maps",
+        lacks="the figure over steps",
     ),
     PaperRow(
         "par-tab-rn50",

@@ -1,6 +1,8 @@
 """What `examine` counts, and what it refuses."""
 
 import csv
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,13 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.clip_model import build
 from sweeplab.commands import examine
-from sweeplab.commands.examine import WANTS, examine_checkpoint, examine_checkpoints, scored_rows
+from sweeplab.commands.examine import (
+    WANTS,
+    checkpoint_name,
+    examine_checkpoint,
+    examine_checkpoints,
+    scored_rows,
+)
 from sweeplab.data.class_folders import ClassFolders
 from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
@@ -181,6 +189,33 @@ def test_a_map_comes_with_its_distances(write: Write, tmp_path: Path):
     centres = points.groupby("group")[["x", "y"]].mean()
     apart = np.hypot(*(centres.loc["triggered"] - centres.loc["target"]))
     assert found["distances"][1]["plane_distance"] == pytest.approx(apart)
+
+
+def test_checkpoints_of_one_name_keep_their_tables_apart(write: Write, tmp_path: Path):
+    """Two trials' last epochs, or a victim and what became of it."""
+    for name in ("victim", "trial"):
+        (tmp_path / name).mkdir()
+        shutil.copy(write(), tmp_path / name / "attempt-1-epoch-0002.pt")
+    places, to = [tmp_path / name for name in ("victim", "trial")], tmp_path / "tables"
+    found = examine_checkpoints(EXAMINED, places, ["map"], to)
+    assert found["figures"] == str(to / "figures.html")
+    for place, folder in enumerate(("1-attempt-1-epoch-0002", "2-attempt-1-epoch-0002")):
+        assert found["checkpoints"][place]["map"]["table"] == str(to / folder / "map.csv")
+        assert (to / folder / "map_distances.csv").is_file()
+        assert not (to / folder / "figures.html").exists()
+    page = (to / "figures.html").read_text()
+    assert "victim/attempt-1-epoch-0002.pt" in page
+    assert "trial/attempt-1-epoch-0002.pt" in page
+
+
+def test_a_checkpoint_is_called_by_what_made_it(write: Write, tmp_path: Path):
+    for facts, name in (
+        ({"sweep": {"name": "cleaned", "victim": {}}, "trial": 3}, "cleaned, trial 3, epoch 2"),
+        ({"victim": {"name": "poisoned"}}, "poisoned, epoch 2"),
+        ({"victim": "of somebody else"}, f"{tmp_path.name}/model.pt"),
+    ):
+        torch.save({"config": json.dumps({"architecture": {}, **facts})}, tmp_path / "model.pt")
+        assert checkpoint_name(tmp_path / "model.pt", 2.0) == name
 
 
 # --- the linear probe -----------------------------------------------------------------------------------------------
