@@ -664,7 +664,7 @@ class CleaningSweep(Spec):
         return Trigger(under_protocol(trigger.attack, self.protocol), trigger.target)
 
     def with_text_augmentation_resolved(self) -> "CleaningSweep":
-        """The sweep with `auto` decided on this machine, for itself and for its victim.
+        """The sweep with `auto` decided on this machine, for itself, its victim, and whichever victim selects that.
 
         Raises:
             InvalidInput: if WordNet is asked for and not installed.
@@ -673,8 +673,7 @@ class CleaningSweep(Spec):
             "text_augmentation": _resolved(self.text_augmentation, self.method, self.parameters())
         }
         if isinstance(self.victim, PretrainedVictim):
-            words = _resolved(self.victim.text_augmentation, self.victim.objective)
-            changes["victim"] = self.victim.replace(text_augmentation=words)
+            changes["victim"] = _with_captions_resolved(self.victim)
         if isinstance(self.victim, SelectedTrial):
             changes["victim"] = self.victim.replace(sweep=self.victim.sweep.with_text_augmentation_resolved())
         return self.replace(**changes)
@@ -719,6 +718,13 @@ def _resolved(wanted: TextAugmentation, method: Any, searched: tuple[str, ...] =
     """`auto` decided; methods that augment no caption, whatever their searched fields, need no WordNet."""
     augments = _augments(method) or any(name in type(method).model_fields for name in searched)
     return resolve_text_augmentation(wanted) if augments else "swap+delete"
+
+
+def _with_captions_resolved(victim: PretrainedVictim) -> PretrainedVictim:
+    changes: dict[str, Any] = {"text_augmentation": _resolved(victim.text_augmentation, victim.objective)}
+    if isinstance(victim.select, ClosestTo) and victim.select.victim is not None:
+        changes["select"] = victim.select.replace(victim=_with_captions_resolved(victim.select.victim))
+    return victim.replace(**changes)
 
 
 SelectedTrial.model_rebuild()

@@ -194,6 +194,24 @@ def test_a_batch_job_of_several_nodes_starts_ray_on_each_before_the_sweep(tmp_pa
     assert f"--address={address} --num-cpus=8" in others
 
 
+def headings(page: Path) -> set[str]:
+    """What a link may name of a page, as GitHub makes it of the headings."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    named = [
+        re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower()) for line in prose.splitlines() if line.startswith("#")
+    ]
+    return {name.replace(" ", "-") for name in named}
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_links_lead_to_a_file_and_a_heading(page: Path):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        file, _, heading = target.partition("#")
+        there = page.parent / file if file else page
+        assert there.exists(), target
+        assert not heading or heading in headings(there), target
+
+
 CHOOSING = (ROOT / "docs" / "choosing.md").read_text()
 
 

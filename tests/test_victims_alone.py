@@ -27,7 +27,7 @@ from sweeplab.experiment import (
     smoke_victim,
 )
 from sweeplab.pretraining.abl import ABL
-from sweeplab.pretraining.contrastive import MMCL
+from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.ranking.victims import read_victim, victims_of
 from sweeplab.specs import InvalidInput
 from sweeplab.training.optimisation import Optimization
@@ -191,6 +191,15 @@ def test_a_miniature_selects_among_miniatures():
     small = smoke_victim(big.replace(name="follower", select=ClosestTo(victim=big)))
     assert small.reference() == smoke_victim(big)
     assert (small.epochs, small.keep_epochs, small.name) == (4, "all", "follower-smoke")
+
+
+def test_a_victim_that_selects_another_is_the_one_that_is_trained_alone():
+    """How captions are augmented is part of its identity: two answers would train it twice."""
+    first = VICTIM.replace(name="first", objective=MMCLWithSSL())
+    following = VICTIM.replace(name="following", select=ClosestTo(victim=first))
+    follows, alone = (measured_alone(victim).with_text_augmentation_resolved().victim for victim in (following, first))
+    assert isinstance(follows, PretrainedVictim)
+    assert follows.reference() == alone
 
 
 # --- families
