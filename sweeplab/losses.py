@@ -1,17 +1,43 @@
 """Losses: functions of embeddings. No model, no process group, no state."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def info_nce(queries: Tensor, keys: Tensor, logit_scale: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Share:
+    """One rank's rows of a global batch of B: its loss is taken over these b rows and all B columns.
+
+    Values are scaled so that their mean over the ranks is the loss of the whole batch, and the mean of their gradients
+    its gradient, however many rows each rank has.
+    """
+
+    start: int
+    stop: int
+    """Behind the last row."""
+    num_ranks: int
+
+    def of(self, rows: Tensor) -> Tensor:
+        """(B, D) to (b, D), a view."""
+        return rows[self.start : self.stop]
+
+    def among(self, chosen: Tensor) -> "Share":
+        """The share of a batch that keeps some of its rows alone: (B,) bool. It may be empty."""
+        start = int(chosen[: self.start].sum())
+        return Share(start, start + int(self.of(chosen).sum()), self.num_ranks)
+
+
+def info_nce(queries: Tensor, keys: Tensor, logit_scale: Tensor, *, share: Share | None = None) -> Tensor:
     """Cross-entropy of finding each query's own key among all keys of the batch.
 
     Args:
         queries: (B, D), rows of unit norm.
         keys: (B, D), rows of unit norm; row i is the positive of query i, the rest its negatives.
         logit_scale: scalar, 1 / temperature (not its logarithm).
+        share: of the queries, those of this rank; None: all.
 
     Returns:
         Scalar in nats, averaged over the batch: log(B) when the keys cannot be told apart.
@@ -27,17 +53,22 @@ def info_nce(queries: Tensor, keys: Tensor, logit_scale: Tensor) -> Tensor:
     """
     if queries.shape != keys.shape or queries.ndim != 2:
         raise ValueError(f"queries {tuple(queries.shape)} and keys {tuple(keys.shape)} must be two equal (B, D)")
-    logits = logit_scale * queries @ keys.T  # (B, B), positives on the diagonal
-    return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device))
+    if share is None:
+        logits = logit_scale * queries @ keys.T  # (B, B), positives on the diagonal
+        return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device))
+    logits = logit_scale * share.of(queries) @ keys.T  # (b, B)
+    own = torch.arange(share.start, share.stop, device=queries.device)
+    return F.cross_entropy(logits, own, reduction="sum") * (share.num_ranks / len(keys))
 
 
-def mmcl(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+def mmcl(images: Tensor, texts: Tensor, logit_scale: Tensor, *, share: Share | None = None) -> Tensor:
     """Image-text contrastive loss, both directions averaged (Radford et al. 2021; Verma et al., eq. 1).
 
     Args:
         images: (B, D), rows of unit norm.
         texts: (B, D), rows of unit norm; row i belongs to image i.
         logit_scale: scalar, 1 / temperature.
+        share: the rows of this rank, of either direction; None: all.
 
     Returns:
         Scalar in nats.
@@ -50,12 +81,23 @@ def mmcl(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
     """
     if images.shape != texts.shape or images.ndim != 2:
         raise ValueError(f"images {tuple(images.shape)} and texts {tuple(texts.shape)} must be two equal (B, D)")
+    if share is not None:
+        directions = ((images, texts), (texts, images))
+        return torch.stack([info_nce(*pair, logit_scale, share=share) for pair in directions]).mean()
     logits = logit_scale * images @ texts.T  # one matrix product serves both directions
     own = torch.arange(len(images), device=images.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def in_modal_ssl(images: Tensor, image_views: Tensor, texts: Tensor, text_views: Tensor, logit_scale: Tensor) -> Tensor:
+def in_modal_ssl(
+    images: Tensor,
+    image_views: Tensor,
+    texts: Tensor,
+    text_views: Tensor,
+    logit_scale: Tensor,
+    *,
+    share: Share | None = None,
+) -> Tensor:
     """In-modal loss of CleanCLIP: each original finds its own augmented view, images and texts averaged.
 
     Asymmetric as in the paper (Bansal et al. 2023, eq. 3) and its code: rows are originals, columns are augmented
@@ -65,6 +107,7 @@ def in_modal_ssl(images: Tensor, image_views: Tensor, texts: Tensor, text_views:
     Args:
         images, image_views, texts, text_views: (B, D), rows of unit norm, paired row by row.
         logit_scale: scalar, 1 / temperature, the same learnable one as in `mmcl`.
+        share: the rows of this rank; None: all.
 
     Returns:
         Scalar in nats.
@@ -75,7 +118,8 @@ def in_modal_ssl(images: Tensor, image_views: Tensor, texts: Tensor, text_views:
     >>> round(float(in_modal_ssl(rows, rows, rows, alike, torch.tensor(3.0).log())), 4)
     0.4904
     """
-    return (info_nce(images, image_views, logit_scale) + info_nce(texts, text_views, logit_scale)) / 2
+    found = info_nce(images, image_views, logit_scale, share=share)
+    return (found + info_nce(texts, text_views, logit_scale, share=share)) / 2
 
 
 def nearest_rows(queries: Tensor, pool: Tensor) -> Tensor:

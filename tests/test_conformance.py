@@ -193,7 +193,7 @@ def test_deep_clustering_agrees():
     state.head.weight.data.copy_(torch.tensor(vectors["head_W"]))
     state.labels.copy_(torch.tensor(vectors["pseudo_label"]))
     rows = torch.tensor(vectors["z"])
-    batch = EmbeddedBatch(rows, rows, torch.tensor(1.0, dtype=torch.float64), rows=torch.arange(6))
+    batch = EmbeddedBatch(rows, rows, torch.tensor(1.0, dtype=torch.float64), find_rows=lambda: torch.arange(6))
     expected = torch.tensor(float(vectors["loss"]), dtype=torch.float64)
     assert_close(method.loss(state, batch).parts["clustering"].detach(), expected, rtol=1e-9, atol=0)
 
@@ -223,7 +223,8 @@ def cleanclip_gradients(vectors: dict[str, np.ndarray], share: slice) -> dict[st
     rows, weights = linear_towers(vectors, share)
     log_scale = torch.tensor(float(np.log(1 / 0.07)), dtype=torch.float64, requires_grad=True)
     images, image_views, texts, text_views = rows
-    batch = EmbeddedBatch(images, texts, log_scale.exp(), image_views, text_views)
+    own = ranks.own_share(share.stop - share.start)
+    batch = EmbeddedBatch(images, texts, log_scale.exp(), image_views, text_views, share=own)
     loss = CleanCLIP().loss(None, batch).total
     loss.backward()
     return {"loss": loss.detach(), "W": weights["W"].grad, "V": weights["V"].grad, "logit_scale": log_scale.grad}
@@ -237,7 +238,8 @@ def par_gradients(vectors: dict[str, np.ndarray], share: slice) -> dict[str, Ten
         aug = torch.tensor(vectors[f"{name}_aug"])[:, :12]
         victim.append(F.normalize(torch.tensor(vectors[name] @ vectors[weight]) + 1.5 * aug, dim=1))
     scale = torch.tensor(14.2857, dtype=torch.float64)
-    total = perturb_and_recover((images, texts), (victim[0], victim[1]), scale, tau=2.15, weight=1.0).total
+    own = ranks.own_share(share.stop - share.start)
+    total = perturb_and_recover((images, texts), (victim[0], victim[1]), scale, tau=2.15, weight=1.0, share=own).total
     total.backward()
     return {"loss": total.detach(), "W": weights["W"].grad, "V": weights["V"].grad}
 

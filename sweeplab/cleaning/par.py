@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sweeplab.data.augmentation import PARView, ViewField
-from sweeplab.losses import mmcl, perturbation
+from sweeplab.losses import Share, mmcl, perturbation
 from sweeplab.specs import Spec
 from sweeplab.training.objective import EmbeddedBatch, Loss, TrainingFacts
 from sweeplab.training.optimisation import Optimization
@@ -79,12 +79,23 @@ class PAR(Spec):
         images, texts = batch.embed_with(state.model)
         scale = batch.logit_scale if self.learns_temperature else batch.logit_scale.detach()
         return perturb_and_recover(
-            (batch.images, batch.texts), (images, texts), scale, tau=self.tau, weight=self.perturbation_weight
+            (batch.images, batch.texts),
+            (images, texts),
+            scale,
+            tau=self.tau,
+            weight=self.perturbation_weight,
+            share=batch.share,
         )
 
 
 def perturb_and_recover(
-    current: tuple[Tensor, Tensor], victim: tuple[Tensor, Tensor], logit_scale: Tensor, *, tau: float, weight: float
+    current: tuple[Tensor, Tensor],
+    victim: tuple[Tensor, Tensor],
+    logit_scale: Tensor,
+    *,
+    tau: float,
+    weight: float,
+    share: Share | None = None,
 ) -> Loss:
     """PAR's loss of one batch.
 
@@ -94,8 +105,9 @@ def perturb_and_recover(
         logit_scale: scalar, 1 / temperature.
         tau: bound of each distance.
         weight: factor of their mean.
+        share: the rows of this rank in MMCL; the distances, whose bound is on their mean, are the whole batch's.
     """
-    together = mmcl(*current, logit_scale)
+    together = mmcl(*current, logit_scale, share=share)
     images, texts = (perturbation(mine, theirs, tau) for mine, theirs in zip(current, victim, strict=True))
     away = (images + texts) / 2
     parts = {"mmcl": together, "perturbation": away, "perturbation_images": images, "perturbation_texts": texts}

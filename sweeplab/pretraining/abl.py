@@ -117,8 +117,9 @@ def unlearning_loss(batch: EmbeddedBatch, flagged: Tensor, *, weight: float, tar
         target: see `sweeplab.losses.unlearning`.
     """
     kept = ~flagged
+    share = None if batch.share is None else batch.share.among(kept)
     together = (
-        mmcl(batch.images[kept], batch.texts[kept], batch.logit_scale)
+        mmcl(batch.images[kept], batch.texts[kept], batch.logit_scale, share=share)
         if bool(kept.any())
         else batch.logit_scale.new_zeros(())
     )

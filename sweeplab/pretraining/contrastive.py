@@ -19,7 +19,7 @@ class MMCL(Spec):
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """MMCL of the batch."""
-        value = mmcl(batch.images, batch.texts, batch.logit_scale)
+        value = mmcl(batch.images, batch.texts, batch.logit_scale, share=batch.share)
         return Loss(value, {"mmcl": value})
 
 
@@ -47,11 +47,13 @@ def weighted_mmcl_ssl(batch: EmbeddedBatch, *, mmcl_weight: float, ssl_weight: f
     parts = {}
     total = batch.logit_scale.new_zeros(())
     if mmcl_weight:
-        parts["mmcl"] = mmcl(batch.images, batch.texts, batch.logit_scale)
+        parts["mmcl"] = mmcl(batch.images, batch.texts, batch.logit_scale, share=batch.share)
         total = total + mmcl_weight * parts["mmcl"]
     if ssl_weight:
         if batch.image_views is None or batch.text_views is None:
             raise ValueError(f"ssl_weight={ssl_weight} needs augmented views, and the batch has none")
-        parts["ssl"] = in_modal_ssl(batch.images, batch.image_views, batch.texts, batch.text_views, batch.logit_scale)
+        parts["ssl"] = in_modal_ssl(
+            batch.images, batch.image_views, batch.texts, batch.text_views, batch.logit_scale, share=batch.share
+        )
         total = total + ssl_weight * parts["ssl"]
     return Loss(total, parts)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sweeplab.losses import Share, nearest_rows
+from sweeplab.training import ranks
 from sweeplab.training.randomness import torch_stream
 
 
@@ -24,6 +26,12 @@ class Pool(nn.Module):
         drawn = torch.randn(size, width, generator=torch_stream(seed, "pool", name))
         self.register_buffer("rows", F.normalize(drawn, dim=1))
         self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+
+    def nearest(self, queries: Tensor, share: Share | None) -> Tensor:
+        """Each query's nearest row, (B, D); every rank looks up those of its share, and they are gathered."""
+        if share is None:
+            return nearest_rows(queries, self.rows)
+        return ranks.gather_rows(nearest_rows(share.of(queries), self.rows))
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sweeplab.data.augmentation import ViewField
-from sweeplab.losses import info_nce, mmcl, nearest_rows
+from sweeplab.losses import info_nce, mmcl
 from sweeplab.pretraining.pool import Pool
 from sweeplab.specs import Spec
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, TrainingFacts
@@ -57,15 +57,18 @@ class RoCLIP(Spec):
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         """MMCL against own captions, or against what the pools hold."""
         assert isinstance(state, RoCLIPState)
+        scale, share = batch.logit_scale, batch.share
         if not bool(state.breaks):
-            value = mmcl(batch.images, batch.texts, batch.logit_scale)
+            value = mmcl(batch.images, batch.texts, scale, share=share)
         elif state.images is None:
-            value = mmcl(batch.images, nearest_rows(batch.images, state.texts.rows), batch.logit_scale)
+            value = mmcl(batch.images, state.texts.nearest(batch.images, share), scale, share=share)
             state.texts.push(batch.texts)
         else:
-            texts, images = nearest_rows(batch.texts, state.texts.rows), nearest_rows(batch.images, state.images.rows)
-            scale = batch.logit_scale
-            value = (info_nce(batch.images, texts, scale) + info_nce(batch.texts, images, scale)) / 2
+            texts, images = state.texts.nearest(batch.texts, share), state.images.nearest(batch.images, share)
+            value = info_nce(batch.images, texts, scale, share=share) + info_nce(
+                batch.texts, images, scale, share=share
+            )
+            value = value / 2
             state.texts.push(batch.texts)
             state.images.push(batch.images)
         return Loss(value, {"mmcl": value})

@@ -170,16 +170,18 @@ class SafeCLIP(Spec):
             state.texts.push(batch.texts)
         else:
             image_keys, text_keys = batch.images, batch.texts
-        scale = batch.logit_scale
-        return (info_nce(batch.image_views, image_keys, scale) + info_nce(batch.text_views, text_keys, scale)) / 2
+        scale, share = batch.logit_scale, batch.share
+        found = info_nce(batch.image_views, image_keys, scale, share=share)
+        return (found + info_nce(batch.text_views, text_keys, scale, share=share)) / 2
 
 
 def cross_modal(batch: EmbeddedBatch) -> Tensor:
     """CLIP's loss of first views against second views of the other modality, both ways averaged."""
     assert batch.image_views is not None
     assert batch.text_views is not None
-    scale = batch.logit_scale
-    return (info_nce(batch.images, batch.text_views, scale) + info_nce(batch.texts, batch.image_views, scale)) / 2
+    scale, share = batch.logit_scale, batch.share
+    found = info_nce(batch.images, batch.text_views, scale, share=share)
+    return (found + info_nce(batch.texts, batch.image_views, scale, share=share)) / 2
 
 
 def some_of(batch: EmbeddedBatch, chosen: Tensor) -> EmbeddedBatch:
@@ -197,6 +199,7 @@ def some_of(batch: EmbeddedBatch, chosen: Tensor) -> EmbeddedBatch:
         batch.logit_scale,
         image_views=batch.image_views[chosen],
         text_views=batch.text_views[chosen],
+        share=None if batch.share is None else batch.share.among(chosen),
     )
 
 

@@ -575,7 +575,7 @@ def train_step(
         nn.utils.clip_grad_norm_(trained, optimization.max_gradient_norm)
     optimizer.step()
     clamp_logit_scale(model)
-    return {"loss": loss.total.detach(), **{name: part.detach() for name, part in loss.parts.items()}}
+    return ranks.means({"loss": loss.total.detach(), **{name: part.detach() for name, part in loss.parts.items()}})
 
 
 def embed(encoder: nn.Module, batch: PairBatch, optimization: Optimization, *, stage: str = "") -> EmbeddedBatch:
@@ -600,7 +600,8 @@ def embed(encoder: nn.Module, batch: PairBatch, optimization: Optimization, *, s
         logit_scale=scale,
         image_views=F.normalize(image_views[0], dim=-1) if image_views else None,
         text_views=text_views[0] if text_views else None,
-        rows=ranks.gather_rows(batch.rows),
+        share=ranks.own_share(size),
+        find_rows=lambda: ranks.gather_rows(batch.rows),
         image_features=features,
         stage=stage,
         embed_with=embed_with,

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from sweeplab.losses import Share
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,11 @@ class EmbeddedBatch:
     """(B, D), embeddings of augmented images; None unless the objective asked for views."""
     text_views: Tensor | None = None
     """(B, D), embeddings of augmented captions; None unless the objective asked for views."""
-    rows: Tensor | None = None
-    """(B,) int64, row numbers of the pairs; None outside the loop."""
+    share: Share | None = None
+    """This rank's rows, where there are several ranks; None: one rank has all. What compares each row with each is
+    taken over these rows alone, so that no rank holds B x B numbers."""
+    find_rows: "Callable[[], Tensor] | None" = None
+    """Gathers `rows`; None outside the loop."""
     image_features: Tensor | None = None
     """(B, D), `images` before they were brought to unit norm; None outside the loop."""
     stage: str = ""
@@ -31,6 +37,12 @@ class EmbeddedBatch:
     embed_with: "Callable[[nn.Module], tuple[Tensor, Tensor]] | None" = None
     """Embeds the same images and captions (not the views) with another model, in the mode that it is in and without
     gradients: two (B, D) of unit norm. None outside the loop."""
+
+    @cached_property
+    def rows(self) -> Tensor | None:
+        """(B,) int64, row numbers of the pairs, gathered where an objective asks, on every rank alike; None outside the
+        loop."""
+        return None if self.find_rows is None else self.find_rows()
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,8 @@ class Objective(Protocol):
     """
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
-        """The loss of one global batch."""
+        """The loss of one global batch: on several ranks all of it on each, or parts whose mean over the ranks it is
+        (see `sweeplab.losses.Share`)."""
         ...
 
 

@@ -1,11 +1,13 @@
 """Ranks: what distributed training needs, each the identity when there is no process group."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from sweeplab.losses import Share
 
 
 def is_distributed() -> bool:
@@ -41,13 +43,31 @@ class _Gather(torch.autograd.Function):
         return total[start : start + ctx.rows]
 
 
+def own_share(rows_per_rank: int) -> Share | None:
+    """This rank's rows of a gathered batch; None in one process, which has all."""
+    if not is_distributed():
+        return None
+    start = rank() * rows_per_rank
+    return Share(start, start + rows_per_rank, world_size())
+
+
+def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars averaged over the ranks, in one message; every rank has the same names."""
+    if not is_distributed() or not values:
+        return dict(values)
+    first = next(iter(values.values()))
+    together = torch.stack([value.to(first) for value in values.values()])
+    dist.all_reduce(together)
+    return dict(zip(values, together / world_size(), strict=True))
+
+
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows of all ranks in rank order, with exact gradients.
 
-    Every rank then computes the same global loss. Its gradient for the local rows comes back summed over ranks, and
-    DistributedDataParallel averages over ranks: together the exact gradient of the global loss, for the encoders and
-    for the temperature alike. (CleanCLIP's gather has no gradient: encoder gradients come out 1 / world_size too small
-    beside the temperature's.)
+    The mean of the ranks' losses is the global loss, whether each takes all of it or its `own_share`. The gradient for
+    the local rows comes back summed over ranks, and DistributedDataParallel averages over ranks: together the exact
+    gradient of the global loss, for the encoders and for the temperature alike. (CleanCLIP's gather has no gradient:
+    encoder gradients come out 1 / world_size too small beside the temperature's.)
 
     Args:
         rows: (b, ...), the same b on every rank.

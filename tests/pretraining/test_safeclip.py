@@ -163,7 +163,13 @@ def test_the_sum_is_clip_over_safe_pairs_plus_the_unimodal_loss_over_risky_ones(
     pools = state.images.rows.clone(), state.texts.rows.clone()
     rows = torch.tensor([7, 1, 5, 2, 9])
     batch = EmbeddedBatch(
-        images, texts, torch.tensor(3.0), image_views=image_views, text_views=text_views, rows=rows, stage="sum"
+        images,
+        texts,
+        torch.tensor(3.0),
+        image_views=image_views,
+        text_views=text_views,
+        find_rows=lambda: rows,
+        stage="sum",
     )
     loss = method.loss(state, batch)
     safe, risky = [0, 3], [1, 2, 4]
@@ -185,7 +191,9 @@ def test_a_batch_of_safe_or_of_risky_pairs_alone_has_one_loss():
     method = SafeCLIP(mixing="sum", pool_size=6)
     state = method.init_state(nn.Identity(), replace(FACTS, embed_dim=4)).double()
     views = [unit_rows(2, seed) for seed in range(4)]
-    batch = EmbeddedBatch(*views[:2], torch.tensor(3.0), *views[2:], rows=torch.tensor([0, 1]), stage="sum")
+    batch = EmbeddedBatch(
+        *views[:2], torch.tensor(3.0), *views[2:], find_rows=lambda: torch.tensor([0, 1]), stage="sum"
+    )
     assert list(method.loss(state, batch).parts) == ["unimodal"]
     state.safe.fill_(True)
     assert list(method.loss(state, batch).parts) == ["clip"]
@@ -312,7 +320,7 @@ def test_abl_unlearns_flagged_pairs_and_learns_the_others():
     state = method.init_state(nn.Identity(), FACTS)
     state.flagged[4] = True
     rows = torch.eye(3)
-    batch = EmbeddedBatch(rows, rows, torch.tensor(3.0), rows=torch.tensor([1, 4, 2]))
+    batch = EmbeddedBatch(rows, rows, torch.tensor(3.0), find_rows=lambda: torch.tensor([1, 4, 2]))
     loss = method.loss(state, batch)
     assert_close(loss.total, mmcl(rows[[0, 2]], rows[[0, 2]], torch.tensor(3.0)) + 2.0)
 

@@ -46,6 +46,7 @@ OBJECTIVES = {
     "safeclip-clip": SafeCLIP(warmup_epochs=0, slow_epochs=2, pool_size=32),
     "abl": ABL(detect_at=1, num_flagged=6),
 }
+ON_FOUR_RANKS = ("mmcl+ssl", "par", "roclip-both", "safeclip-sum", "abl")
 ARCHITECTURE = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
 # A large epsilon keeps AdamW's first step smooth where a gradient is zero but for rounding. Clipping acts on all of it.
 OPTIMIZATION = Optimization(
@@ -254,14 +255,22 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
 
 
-def check_close(found: dict[str, Tensor], expected: dict[str, Tensor], word: str) -> None:
+def work_of_four(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=4)
+    found = {name: one_step(OBJECTIVES[name]) for name in ON_FOUR_RANKS}
+    torch.save(found, Path(folder) / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def check_close(found: dict[str, Tensor], expected: dict[str, Tensor], word: str, relative: float = 1e-4) -> None:
     names = [name for name in expected if name.startswith(word)]
     assert names
     assert found.keys() == expected.keys()
     for name in names:
         difference = (found[name].float() - expected[name].float()).norm()
         # Two halves are summed in another order than one whole; element by element that shows where sums cancel.
-        assert float(difference) <= 1e-4 * float(expected[name].float().norm()) + 5e-6, name
+        assert float(difference) <= relative * float(expected[name].float().norm()) + 5e-6, name
 
 
 @cache
@@ -275,7 +284,16 @@ def step_of_one_process(objective: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("word", ["loss", "gradient", "weight"])
 def test_two_ranks_take_the_step_of_one_process(objective: str, word: str, two_ranks: list[dict]):
     for found in two_ranks:
-        check_close(found["steps"][objective], step_of_one_process(objective), word)
+        check_close(found["steps"][objective], step_of_one_process(objective), word, relative=1e-5)
+
+
+@pytest.mark.slow
+def test_four_ranks_take_the_step_of_one_process(tmp_path: Path):
+    torch.multiprocessing.spawn(work_of_four, args=(str(tmp_path),), nprocs=4)
+    for rank in range(4):
+        for objective, found in torch.load(tmp_path / f"rank-{rank}.pt").items():
+            for word in ("loss", "gradient", "weight"):
+                check_close(found, step_of_one_process(objective), word, relative=1e-5)
 
 
 @pytest.mark.slow
