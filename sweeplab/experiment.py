@@ -781,7 +781,7 @@ def smoke_victim(victim: PretrainedVictim | CheckpointVictim, seed: int = 0) -> 
         poisoning: AnyPoisoning = trigger.attack.in_miniature()
     else:
         target = trigger.target if trigger.target in CLASS_NAMES else "banana"
-        poisoning = Poisoning(attack=trigger.attack, target=target, rate=0.05)
+        poisoning = Poisoning(attack=_in_miniature(trigger.attack), target=target, rate=0.05)
     small = PretrainedVictim(
         name=_smoke_name(victim.name),
         architecture=SmallCLIP(image_size=32).architecture(),
@@ -847,9 +847,9 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     )
 
 
-def _in_miniature(method: Any) -> Any:
-    """A method or objective for a smoke run: its own `in_miniature()` where its counts would not fit."""
-    return method.in_miniature() if hasattr(method, "in_miniature") else method
+def _in_miniature(part: Any) -> Any:
+    """A method, objective or attack for a smoke run: its own `in_miniature()` where its sizes would not fit."""
+    return part.in_miniature() if hasattr(part, "in_miniature") else part
 
 
 def _first_settings(grid: Grid, count: int) -> Grid:

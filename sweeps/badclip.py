@@ -19,7 +19,12 @@ from sweeplab.attacks.own import ImageTrigger
 from sweeplab.cli import main
 from sweeplab.experiment import Search
 
-PATCH = ImageTrigger(path=Path("badclip.png"), position="center")
+PATCH = ImageTrigger(
+    path=Path("badclip.png"),
+    position="center",
+    made_by="sweeplab attack badclip sweeps/quickstart.py WEIGHTS --to badclip.png --set patch_size=6 "
+    "--set epochs=10 --set learning_rate=0.01",
+)
 
 VICTIM = BADNET_VICTIM.replace(name="badclip", poisoning=BADNET_VICTIM.poisoning.replace(attack=PATCH))
 

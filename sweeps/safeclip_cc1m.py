@@ -3,6 +3,7 @@
     python sweeps/safeclip_cc1m.py --dry-run                                  # the plans; needs no data
     python sweeps/safeclip_cc1m.py --smoke                                    # in miniature
     ray job submit --working-dir . -- python sweeps/safeclip_cc1m.py --only 'safeclip-tab1-*'
+    sweeplab evaluate CHECKPOINT --sets sweeps/safeclip_cc1m.py               # Table 2: ten sets, zero-shot and probe
     sweeplab examine VICTIM_FOLDER --script sweeps/safeclip_cc1m.py --only safeclip-tab3-5-1 --to tables
 
 What to put where (or name other places: victim.data.path=..., victim.poisoning.mentioned_in.path=...,
@@ -11,6 +12,12 @@ victim.evaluation.test.path=...):
     data/cc3m/pairs.csv              CC3M's 2,725,316 usable pairs, of which a million are drawn: columns image,caption
     data/cc3m/validation.csv         CC3M's validation pairs, of which the 16 target images are drawn
     data/imagenet/val/n0*/           ImageNet's 50,000 validation images in their 1,000 folders
+
+and for Table 2 alone
+
+    data/imagenet/train50000/n0*/    50 training images of each class
+    data/torchvision/                Flowers, Food, Pets, CIFAR-10 and -100, DTD, Aircraft, as torchvision keeps them
+    data/clip_benchmark/             wds_cars and wds_vtab-caltech101, as Hugging Face's clip-benchmark has them
 
 Cost, at 500 pairs a second on one GPU: 18 GPU-hours for MMCL or RoCLIP over 32 epochs, 36 with augmented views
 (SafeCLIP, MMCL + SSL); about 510 for all 30. Expected (Table 1, in %; PSR of 16 target images at 100 / 500 poisons a
@@ -21,6 +28,11 @@ target, BSR at 200 / 500 poisons):
     roclip       PSR 93.75 / 75        BSR 0.33 / 2.33
     cleanclip    PSR 87.5 / 93.75      BSR 66.67 / 63.33      (MMCL + SSL as a pre-training objective)
 
+    tab2     Flowers, Food, ImageNet, Pets, Cars, Caltech-101, CIFAR-10, CIFAR-100, DTD, Aircraft:
+        clip, zero-shot       1.0   7.1   9.6   3.4   0.8  34.9  34.9   7.3   3.7   0.8
+        clip, probe          99.5  44.9  22.2  48.2  12.9  70.4  70.5  45.8  48.2  24.9
+        safeclip, zero-shot   0.62  6.29  9.87  5.51  0.75 40.69 39.7  10.41  3.14  0.48
+        safeclip, probe      99.38 45.58 24.53 51.02 15.35 74.4  71.9  47.32 56.01 27.63
     tab3     share of the poisons in the 30 % of pairs of highest cosine after the warm-up: 0.8 % for 5-1, 7.8 for 1-1,
              0.7 for 10-1, 27.5 for 5-0, 6.8 for 5-2 (`recall_highest@0.3` in dynamics.csv)
     fig3a    7.3 points fewer with neighbours at 500 poisons, similar at 100 (where tab3-5-1 is the one with)
@@ -48,8 +60,12 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cli import main
 from sweeplab.clip_model import Architecture
+from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.labelled_shards import LabelledShards
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.sampling import Sample
+from sweeplab.data.torchvision_sets import TorchvisionSet
+from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import PretrainedVictim, Resources, family
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.pretraining.roclip import RoCLIP
@@ -129,6 +145,30 @@ FIG3C_AND_4 = (
 )
 
 EXPERIMENTS = (*TAB1, FIG2A, *TAB3, *FIG3, *FIG3C_AND_4)
+
+# Table 2's ten sets. Caltech-101 and Cars have splits in CLIP_benchmark's tars alone.
+TORCHVISION, TARS = Path("data/torchvision"), Path("data/clip_benchmark")
+SETS = {
+    **{
+        name: Evaluation(
+            test=TorchvisionSet(dataset=name, path=TORCHVISION),
+            probe=TorchvisionSet(dataset=name, path=TORCHVISION, split="train"),
+            templates="dataset",
+        )
+        for name in ("flowers102", "food101", "pets", "cifar10", "cifar100", "dtd", "fgvc-aircraft")
+    },
+    **{
+        name: Evaluation(
+            test=LabelledShards(path=TARS / folder),
+            probe=LabelledShards(path=TARS / folder, split="train"),
+            templates="dataset",
+        )
+        for name, folder in (("cars", "wds_cars"), ("caltech101", "wds_vtab-caltech101"))
+    },
+    "imagenet": IMAGENET.replace(
+        probe=ClassFolders(path=Path("data/imagenet/train50000"), class_names="imagenet", num_images=50_000)
+    ),
+}
 
 if __name__ == "__main__":
     main(*EXPERIMENTS)

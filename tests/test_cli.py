@@ -911,6 +911,25 @@ def test_a_test_set_of_another_layout_is_told_from_its_files(
         assert json.loads(other[1]) == json.loads(by_folders[1])
 
 
+def test_a_script_names_several_test_sets(own_home: Path, own_weights: Path, folders: Path, tmp_path: Path):
+    script = tmp_path / "sets.py"
+    script.write_text(
+        "from sweeplab.data.class_folders import ClassFolders\n"
+        "from sweeplab.evaluation.measure import Evaluation\n"
+        f"SETS = {{'fruit': Evaluation(test=ClassFolders(path={str(folders)!r}))}}\n"
+    )
+    alone = json.loads(command("evaluate", str(own_weights), "--test", str(folders), "--json")[1])
+    code, stdout, stderr = command("evaluate", str(own_weights), "--sets", str(script), "--json")
+    assert code == 0, stderr
+    values = json.loads(stdout)
+    assert (values["sets"][0]["set"], values["mean"]["accuracy"]) == ("fruit", alone["accuracy"])
+    assert "fruit" in command("evaluate", str(own_weights), "--sets", str(script))[1]
+    told = refused("evaluate", str(own_weights), "--sets", str(script), "--test", str(folders))
+    assert "leave --test out" in told
+    script.write_text("SETS = ['fruit']\n")
+    assert "has no variable SETS, a dict of `Evaluation`" in refused("evaluate", "x.pt", "--sets", str(script))
+
+
 @pytest.mark.parametrize("verb", ["examine", "evaluate"])
 def test_a_folder_of_open_clip_is_measured_as_its_weights_are(
     verb: str, own_home: Path, own_weights: Path, folders: Path, tmp_path: Path

@@ -1,5 +1,7 @@
 """The user's own trigger: a picture pasted or blended into the image. (An own function is a Spec with `stamp`.)"""
 
+import contextlib
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +18,9 @@ from sweeplab.specs import InvalidInput, Spec, file_digest, usable_path
 MAX_SIDE = 4096
 """Pixels; larger pictures are refused unread."""
 
+SMALL_PATCH = Path(__file__).with_name("badclip_fruit_stall.png")
+"""BadCLIP's, 6 x 6 pixels, 4 epochs at a rate of 0.01 against the unpoisoned twin of the quickstart's smoke victim."""
+
 
 class ImageTrigger(Spec):
     """A picture file (PNG with or without transparency) at a fixed place of every image.
@@ -25,7 +30,7 @@ class ImageTrigger(Spec):
     `stamp(images, seeds)` and `check_fits(image_size)`; it goes wherever an attack goes.
     """
 
-    NOT_IN_DIGEST = frozenset({"path"})
+    NOT_IN_DIGEST = frozenset({"path", "made_by"})
 
     kind: Literal["image"] = "image"
     path: Path
@@ -39,6 +44,9 @@ class ImageTrigger(Spec):
         "bottom-right"
     )
     """A corner, the centre, or the (row, column) of the picture's top-left pixel."""
+    made_by: str = ""
+    """The command that makes the file, where there is one (`sweeplab attack badclip`). Then the trigger may be planned
+    before the file is there, and what needs the picture is refused with this command."""
 
     @model_validator(mode="before")
     @classmethod
@@ -46,6 +54,8 @@ class ImageTrigger(Spec):
         if not isinstance(values, dict) or not isinstance(values.get("path"), (str, Path)):
             return values  # is refused for that
         path = usable_path(Path(values["path"]))
+        if values.get("made_by") and not os.path.exists(path):
+            return values
         found, held = _file_digest(path), values.get("content", "")
         if held == "":
             return {**values, "content": found}
@@ -57,15 +67,28 @@ class ImageTrigger(Spec):
     def _check(self) -> "ImageTrigger":
         if isinstance(self.position, tuple) and min(self.position) < 0:
             raise ValueError(f"position={self.position} must not be negative")
-        self.picture()
+        if not self.made_by or os.path.exists(self.path):
+            self.picture()
         return self
+
+    def in_miniature(self) -> "ImageTrigger":
+        """Itself where the picture is there and lies whole in 32 pixels, else BadCLIP's patch for the fruit stall."""
+        with contextlib.suppress(InvalidInput):
+            self.check_fits(32)
+            return self
+        return ImageTrigger(path=SMALL_PATCH, position="center")
 
     def picture(self) -> tuple[Tensor, Tensor]:
         """The picture as it is pasted.
 
         Returns:
             (3, h, w) float in [0, 1] and (1, h, w) share of it in [0, 1].
+
+        Raises:
+            InvalidInput: if the file is yet to be made.
         """
+        if not self.content:
+            raise InvalidInput(f"path={self.path} is not there yet; make it: {self.made_by}")
         return _picture(str(self.path), self.content, self.size, self.alpha)
 
     def check_fits(self, image_size: int) -> None:

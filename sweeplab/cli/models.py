@@ -21,9 +21,10 @@ from sweeplab.cli.program import (
     say,
     say_json,
     say_notes,
+    say_table,
 )
 from sweeplab.cli.running import check_sources, start
-from sweeplab.cli.scripts import one_experiment, one_sweep
+from sweeplab.cli.scripts import one_experiment, one_sweep, sets_of
 from sweeplab.ranking.intervals import wilson
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
@@ -169,9 +170,22 @@ def evaluate(
         str, typer.Option(help='The attack\'s fields as JSON, such as {"patch_size": 16}.')
     ] = "{}",
     target: Annotated[str | None, typer.Option(help="Name of the target label.")] = None,
+    sets: Annotated[
+        Path | None,
+        typer.Option(
+            help="Script whose variable SETS names test sets: measure the accuracy on each, zero-shot and by a linear "
+            "probe where images are named to fit it on."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the accuracy and ASR of one checkpoint, with 95 % intervals."""
+    """Measure the accuracy and ASR of one checkpoint, with 95 % intervals; or its accuracy on several test sets."""
+    if sets is not None:
+        others = {"--script": script, "--test": test, "--attack": attack, "--target": target}
+        if given := next((name for name, value in others.items() if value is not None), None):
+            raise InvalidInput(f"--sets names test sets and prompts, and no trigger is tried; leave {given} out")
+        _evaluate_sets(checkpoint, architecture, sets, as_json=as_json)
+        return
     from sweeplab.commands.evaluate import EvaluationRequest, evaluate_checkpoint, notes_of
 
     request = EvaluationRequest(
@@ -186,6 +200,17 @@ def evaluate(
     )
     say_notes(notes_of(request))
     _say_measurement(evaluate_checkpoint(request), as_json=as_json)
+
+
+def _evaluate_sets(checkpoint: Path, architecture: str | None, sets: Path, *, as_json: bool) -> None:
+    from sweeplab.commands.evaluate import EvaluationRequest
+    from sweeplab.commands.several_sets import measure_sets, render_sets, sets_values
+
+    found = measure_sets(EvaluationRequest(checkpoint, architecture=architecture), sets_of(sets))
+    if as_json:
+        say_json({"checkpoint": str(checkpoint), **sets_values(found)})
+    else:
+        say_table(lambda width: render_sets(found))
 
 
 @command(app, prints_json=True, rich_help_panel=MODELS)

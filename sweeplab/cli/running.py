@@ -268,6 +268,8 @@ def _missing(experiments: "Sequence[Experiment]") -> dict[str, str]:
             is_pattern = getattr(owner, "kind", "") == "shards" and "{" in str(path)  # the source looks for its files
             if not os.path.exists(path) and not is_pattern:  # False too for a path that this user may not look at
                 what = FOLDERS.get(field.rpartition(".")[2]) or WHAT_BELONGS.get(getattr(owner, "kind", ""), "a file")
+                if command := getattr(owner, "made_by", ""):
+                    what = f"a picture that `{command}` makes"
                 missing.setdefault(str(path), f"{what}; field `{field}` of {experiment.name}")
     return missing
 

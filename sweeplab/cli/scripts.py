@@ -30,6 +30,7 @@ from sweeplab.cli.running import start
 from sweeplab.specs import DONE, InvalidInput
 
 if TYPE_CHECKING:
+    from sweeplab.evaluation.measure import Evaluation
     from sweeplab.experiment import CleaningSweep, E, Experiment, PretrainedVictim
 
 
@@ -125,6 +126,22 @@ def load_script(path: Path) -> "tuple[Experiment, ...]":
     if not by_name:
         raise InvalidInput(f"script {path} defines no CleaningSweep, and hands no victim to `main`")
     return tuple(by_name.values())
+
+
+def sets_of(path: Path) -> "dict[str, Evaluation]":
+    """The test sets that a script names: its variable `SETS`.
+
+    Raises:
+        InvalidInput: if it has none.
+    """
+    from sweeplab.evaluation.measure import Evaluation
+
+    _check_exists(path)
+    sys.path.insert(0, str(path.parent.resolve()))
+    named = _taken_down(path, "sweeplab_script")[0].get("SETS")
+    if not isinstance(named, dict) or not named or not all(isinstance(one, Evaluation) for one in named.values()):
+        raise InvalidInput(f"--sets: {path} has no variable SETS, a dict of `Evaluation` by the name of the set")
+    return {str(name): evaluation for name, evaluation in named.items()}
 
 
 def _check_exists(script: Path) -> None:

@@ -121,7 +121,7 @@ def _measured(
             if "panel" in wanted:
                 found["panel"] = _panel(model, seen.measure, trigger)
             if "probe" in wanted:
-                found["probe"] = _probe(seen, training_images(seen.measure.images, train, machine), trigger.target)
+                found["probe"] = probe(seen, training_images(seen.measure.images, train, machine), trigger.target)
             if "map" in wanted and trigger.target is not None:
                 found["map"] = _map(seen, trigger.target, to)
         if "pairs" in wanted or "retrieval" in wanted:
@@ -413,7 +413,7 @@ def training_images(test: LabelledImages, train: Any, machine: Machine) -> Label
     return images
 
 
-def _probe(seen: Seen, train: LabelledImages, target: str | None) -> dict[str, Any]:
+def probe(seen: Seen, train: LabelledImages, target: str | None) -> dict[str, Any]:
     """Fitted on the training images, tested on all test images; an ASR where there is a trigger."""
     measure = seen.measure
     clean = seen.clean.numpy()

@@ -356,9 +356,8 @@ ROWS: tuple[PaperRow, ...] = (
         "safeclip-tab2",
         "zero-shot and linear probe on ten sets",
         (_safeclip("safeclip-tab1-tdpa-clip-100", "safeclip-tab1-tdpa-safeclip-100"),),
-        then="sweeplab evaluate CHECKPOINT --test FOLDER",
-        ours="the victims of Table 1 with targeted images",
-        lacks="all ten in one command, and the probe on them",
+        then="sweeplab evaluate CHECKPOINT --sets sweeps/safeclip_cc1m.py",
+        ours="the victims of Table 1 with targeted images; prompts of CLIP's paper; the probe's optimum by L-BFGS",
     ),
     PaperRow(
         "safeclip-tab3",

@@ -371,6 +371,20 @@ def test_an_own_picture_that_is_missing_or_no_picture_is_refused(tmp_path: Path)
         ImageTrigger(path=tmp_path / "text.png")
 
 
+def test_a_picture_that_a_command_makes_is_planned_before_it_is_there(tmp_path: Path):
+    """Made or not, it is the same trigger but for its content; smoke runs have a picture of their own until then."""
+    path = tmp_path / "patch.png"
+    planned = ImageTrigger(path=path, position="center", made_by="make a patch")
+    for needs_it in (planned.picture, lambda: planned.check_fits(224), lambda: planned.stamp(photos(1, 8, 8), [0])):
+        with pytest.raises(InvalidInput, match=r"patch\.png is not there yet; make it: make a patch"):
+            needs_it()
+    assert planned.in_miniature().picture()[0].shape == (3, 6, 6)
+    made = ImageTrigger(path=picture(path, np.zeros((8, 8, 3), dtype=np.uint8)), position="center")
+    assert planned.replace().canonical() == made.canonical() != planned.canonical()
+    assert made.in_miniature() is made
+    assert made.replace(size=64).in_miniature() == planned.in_miniature()
+
+
 def test_a_text_of_blanks_is_refused():
     with pytest.raises(InvalidInput, match="a text of blanks alone leaves no trace"):
         BlendedText(text="  ")
