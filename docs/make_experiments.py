@@ -6,8 +6,9 @@ python docs/make_experiments.py    # or: just experiments
 import sys
 from pathlib import Path
 
-from sweeplab.cli import load_script, resolve, select
-from sweeplab.commands.papers import PAPERS, ROWS, PaperRow, PaperRun
+from sweeplab.cli.papers import experiments_in
+from sweeplab.commands.papers import PAPERS, ROWS, PaperRow
+from sweeplab.commands.published import published_numbers
 from sweeplab.experiment import CleaningSweep
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,24 @@ NAME, FOLDER and CHECKPOINT are a victim or sweep of the row, its folder, and it
 --victims --json`, `sweeplab promote`). *Ours* is what the texts at hand do not state, or is done otherwise.
 *Not yet* is what of a row cannot be made here; where it is a figure alone, its numbers are there (`sweeplab
 export`, `sweeplab status NAME --json`).
+
+## What came out here
+
+```bash
+sweeplab reproduce verma                      # every row: its state, and our numbers beside the published ones
+sweeplab reproduce verma tab1 fig6-m          # all of two rows, with the commands that make what is missing
+sweeplab reproduce verma --markdown           # the same as Markdown; --json
+```
+
+It looks through the home for the sweeps and victims of a row, by their names; imported tables count, and say so. A
+row is *done* once all its trials, or victims, are over, as `sweeplab status` counts them. Of a sweep its best trial
+counts, in its best cleaned epoch, as the leaderboard has it; of methods with one setting the last epoch; of victims
+the selected one. Ours stands beside the published number with Wilson's 95 % interval, which does not allow for the
+choice of trial and epoch; of a change of accuracy the victim's is held fixed. A run that differs from its script names
+the fields. What has less than half of the script's pairs, classes or test images, or the name of a `--smoke` run, is a
+*miniature*: each of its numbers carries the word and its sizes, and it makes no row done. The published numbers,
+{numbers} of them, are in `sweeplab/commands/published.csv` with table or section; those of the authors' data or code,
+and of secondary sources, say so.
 """
 
 
@@ -30,7 +49,13 @@ def markdown() -> str:
     """The whole page."""
     nothing = sum(row.is_nothing for row in ROWS)
     missing = sum(not is_made(row) and not row.is_nothing for row in ROWS)
-    head = HEAD.format(rows=len(ROWS), made=len(ROWS) - nothing - missing, nothing=nothing, missing=missing)
+    head = HEAD.format(
+        numbers=len(published_numbers()),
+        rows=len(ROWS),
+        made=len(ROWS) - nothing - missing,
+        nothing=nothing,
+        missing=missing,
+    )
     parts = [head]
     for paper, title in PAPERS.items():
         rows = [row for row in ROWS if row.paper == paper]
@@ -61,16 +86,7 @@ def size_of(row: PaperRow) -> tuple[int, int]:
     return len(found) - len(sweeps), sum(sweep.num_trials() for sweep in sweeps)
 
 
-_loaded: dict[str, tuple] = {}
-
-
-def experiments_of(run: PaperRun) -> list:
-    """The sweeps and victims that a command runs."""
-    if run.script not in _loaded:
-        _loaded[run.script] = load_script(ROOT / "sweeps" / f"{run.script}.py")
-    search = "grid" if "--search grid" in run.flags else None
-    chosen = select(_loaded[run.script], run.only)
-    return [resolve(one, [], search, False) if isinstance(one, CleaningSweep) else one for one in chosen]
+experiments_of = experiments_in(ROOT / "sweeps")
 
 
 if __name__ == "__main__":

@@ -783,7 +783,7 @@ def smoke_victim(victim: PretrainedVictim | CheckpointVictim, seed: int = 0) -> 
         target = trigger.target if trigger.target in CLASS_NAMES else "banana"
         poisoning = Poisoning(attack=_in_miniature(trigger.attack), target=target, rate=0.05)
     small = PretrainedVictim(
-        name=_smoke_name(victim.name),
+        name=smoke_name(victim.name),
         architecture=SmallCLIP(image_size=32).architecture(),
         data=FruitStall(num_pairs=SMOKE_PAIRS, image_size=32),
         poisoning=poisoning,
@@ -805,7 +805,8 @@ def smoke_victim(victim: PretrainedVictim | CheckpointVictim, seed: int = 0) -> 
     )
 
 
-def _smoke_name(name: str) -> str:
+def smoke_name(name: str) -> str:
+    """Of a sweep's or victim's miniature."""
     return f"{name[:74]}-smoke"
 
 
@@ -817,11 +818,11 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
     """
     victim: PretrainedVictim | SelectedTrial
     if isinstance(sweep.victim, SelectedTrial):
-        victim = SelectedTrial(name=_smoke_name(sweep.victim.name), sweep=smoke_sweep(sweep.victim.sweep))
+        victim = SelectedTrial(name=smoke_name(sweep.victim.name), sweep=smoke_sweep(sweep.victim.sweep))
     else:
         victim = smoke_victim(sweep.victim, sweep.seed)
     return sweep.replace(
-        name=_smoke_name(sweep.name),
+        name=smoke_name(sweep.name),
         victim=victim,
         method=_in_miniature(sweep.method),
         optimization=sweep.optimization.replace(

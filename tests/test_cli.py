@@ -31,9 +31,9 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.cli import program
-from sweeplab.cli import sweeps as sweeps_module
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
+from sweeplab.commands import status as status_module
 from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.pairs_parquet import PairsParquet
@@ -1208,9 +1208,9 @@ def test_the_time_left_follows_the_trials_that_ended_since_the_command_began(own
         *({"event": "trial ended", "time_ms": now_ms()} for _ in range(2)),
     ]
     over = [TrialRecord(number, "finished", {}, "", 0, 1, ()) for number in range(3)]
-    left = sweeps_module._seconds_left({"planned_trials": 7}, over, events)
+    left = status_module._seconds_left({"planned_trials": 7}, over, events)
     assert left == pytest.approx(20.0, abs=0.5)
-    assert sweeps_module._seconds_left({"planned_trials": 7}, over, events[:2]) is None
+    assert status_module._seconds_left({"planned_trials": 7}, over, events[:2]) is None
 
 
 def test_every_command_that_prints_a_result_prints_it_as_json(at_finished: Path, monkeypatch: pytest.MonkeyPatch):

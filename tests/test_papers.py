@@ -14,6 +14,7 @@ from sweeplab.cli import load_script, resolve, select
 from sweeplab.cli.scripts import resolve_all
 from sweeplab.commands import estimate
 from sweeplab.commands.papers import ROWS
+from sweeplab.commands.published import published_numbers
 from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim
 
 ROOT = Path(__file__).parents[1]
@@ -179,6 +180,31 @@ def test_every_sweep_that_a_guide_names_is_there(scripts: dict[str, tuple[Experi
     for script, only in sorted(commands):
         if only not in ("NAME", "VICTIM"):
             assert select(scripts[script], [only]), (script, only)
+
+
+def test_every_published_number_has_a_place_and_a_run_of_its_row_that_measures_it(page: dict[str, Any]):
+    rows = {row.id: {e.name: e for run in row.runs for e in page["experiments_of"](run)} for row in ROWS}
+    commands = {row.id: row.then for row in ROWS}
+    sweeps, victims = {"victim", "best", "only", "all", ""}, {"victim", "first epoch", ""}
+    for number in published_numbers():
+        where = (number.row, number.setting, number.quantity)
+        assert number.place, where
+        assert all(re.fullmatch(r"[+-]?\d+(\.\d+)?(e-\d)?", end) for end in number.published.split("..")), where
+        assert number.unit in ("%", "points", ""), where
+        assert number.run or not number.of, where
+        assert number.of or not number.run or commands[number.row], where
+        for name in number.runs:
+            found = rows[number.row][name]
+            assert number.of in (sweeps if isinstance(found, CleaningSweep) else victims), where
+            assert number.of != "only" or found.num_trials() == 1, where
+
+
+def test_published_numbers_stand_in_the_order_of_the_rows_and_once():
+    order = [row.id for row in ROWS]
+    numbers = published_numbers()
+    places = [order.index(number.row) for number in numbers]
+    assert places == sorted(places)
+    assert len({(n.row, n.setting, n.quantity, n.place) for n in numbers}) == len(numbers)
 
 
 def test_sweeps_that_existed_before_keep_their_names_and_digests(scripts: dict[str, tuple[Experiment, ...]]):

@@ -3,7 +3,7 @@
 import ast
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,14 +27,12 @@ from sweeplab.cli.program import (
 )
 from sweeplab.cli.running import ranked, say_result, start, write_page
 from sweeplab.commands import logs as logs_module
-from sweeplab.evaluation.retention import best_of_trials, retention
+from sweeplab.commands.status import status_or_damage, sweep_status
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
-from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.leaderboard import render_table
-from sweeplab.ranking.summary import summarize
 from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
-from sweeplab.records import OVER, SweepRecord, TrialRecord, now_ms, percent
-from sweeplab.specs import InvalidInput, first_line
+from sweeplab.records import SweepRecord, now_ms, percent
+from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep.progress import duration
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
@@ -225,85 +223,6 @@ def _show_victims(rows: list[VictimRow], *, as_json: bool) -> None:
         say_table(lambda _: render_victims(rows))
 
 
-def sweep_status(folder: SweepFolder) -> dict[str, Any]:
-    """What `status --json` prints."""
-    header, locked = folder.header(), folder.is_locked()
-    trials, losses = folder.trial_records(is_driven=locked)
-    states = [trial.state for trial in trials]
-    counts = {state: states.count(state) for state in ("finished", "running", "waiting", "pruned", "failed")}
-    over = counts["finished"] + counts["pruned"] + counts["failed"]
-    counts["waiting"] += max(0, header["planned_trials"] - len(trials))
-    done = over >= header["planned_trials"]
-    events = folder.events()
-    costs = costs_of(events, trials, now_ms()).to_json()
-    state = "running" if locked else "finished" if done else "interrupted"
-    return {
-        "sweep": folder.name,
-        "state": state,
-        "planned_trials": header["planned_trials"],
-        "notes": [*folder.notes(), *losses],
-        "older": folder.older(),
-        "damage": losses,
-        "trials": counts,
-        **_best_so_far(folder, header, trials),
-        "trial_epochs": costs["trial_epochs"],
-        "seconds": sum(trial.seconds for trial in trials),
-        "seconds_left": _seconds_left(header, trials, events) if locked else None,
-        "last_ms": max((trial.last_ms for trial in trials), default=0),
-        "attempts": sum(trial.attempts for trial in trials),
-        "costs": costs,
-        "holder": folder.holder() if locked else None,
-        "failures": [{"trial": t.number, "reason": t.reason} for t in trials if t.state == "failed"],
-        "own": folder.is_own(to_read=True),
-        "folder": str(folder.path),
-        "next": _next_command(folder.name, header, state),
-    }
-
-
-def _best_so_far(folder: SweepFolder, header: dict[str, Any], trials: Sequence[TrialRecord]) -> dict[str, Any]:
-    """The victim, the best cleaned point of all trials, and the lowest ASR; each None where there is none."""
-    point = folder.victim_point()
-    if point is None:
-        return {"victim": None, "best": None, "min_asr": None}
-    victim, ceiling = point[0], header["spec"]["search"]["asr_ceiling"]
-    found = [
-        (trial.number, trial.summary or summarize(trial, ceiling, lambda *_: None, None))
-        for trial in trials
-        if trial.state != "failed"
-    ]
-    best: dict[str, Any] | None = None
-    if (chosen := best_of_trials({number: one.best for number, one in found if one.best is not None})) is not None:
-        number, top = chosen
-        kept = retention(top.measurement.accuracy, victim.accuracy)
-        best = {"trial": number, "epoch": top.epoch, "retention": kept, "asr": top.measurement.asr}
-    return {
-        "victim": {"name": header["victim_name"], "accuracy": victim.accuracy, "asr": victim.asr},
-        "best": best,
-        "min_asr": min((one.lowest_asr for _, one in found if one.lowest_asr is not None), default=None),
-    }
-
-
-def _seconds_left(
-    header: dict[str, Any], trials: Sequence[TrialRecord], events: Sequence[dict[str, Any]]
-) -> float | None:
-    """Of a sweep that runs, at the rate of trials since its command began; None before the first of them is over."""
-    began = max((event["time_ms"] for event in events if event["event"] == "driver began"), default=None)
-    if began is None:
-        return None
-    ended = sum(event["event"] == "trial ended" and event["time_ms"] >= began for event in events)
-    left = header["planned_trials"] - sum(trial.state in OVER for trial in trials)
-    return None if not ended else max(0, left) * (now_ms() - began) / 1000 / ended
-
-
-def _next_command(name: str, header: dict[str, Any], state: str) -> str:
-    """What a user would type next."""
-    if state == "running":
-        return f"sweeplab logs {name} --follow"
-    if state == "finished" or "imported" in header:
-        return f"sweeplab leaderboard {name}"
-    return f"sweeplab resume {name}"
-
-
 @command(app, "list", rich_help_panel=SWEEPS)
 def list_(
     as_json: AsJson = False,
@@ -327,7 +246,7 @@ def list_(
         lines = [f"{row['script']:40s} {row['title']}" for row in rows]
     else:
         sound, damaged = sweeps_of(home_folder(to_read=True))
-        rows = [_status_or_damage(folder) for folder in sound]
+        rows = [status_or_damage(folder) for folder in sound]
         rows += [{"sweep": folder.name, "state": "damaged", "reason": why} for folder, why in damaged.items()]
         lines = [line for row in rows for line in _lines_of_list(row)]
         if not lines and (num := sum(1 for _ in (home_folder(to_read=True) / "victims").glob("[!.]*/victim.json"))):
@@ -337,14 +256,6 @@ def list_(
     else:
         for line in lines:
             say(line)
-
-
-def _status_or_damage(folder: SweepFolder) -> dict[str, Any]:
-    """A sweep's status; where its records cannot be read, what is wrong: one such sweep hides no other."""
-    try:
-        return sweep_status(folder)
-    except (InvalidInput, ValueError, LookupError, TypeError, AttributeError) as error:
-        return {"sweep": folder.name, "state": "damaged", "reason": first_line(error)}
 
 
 def _lines_of_list(row: dict[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ def plan(experiment: Experiment) -> list[str]:
 
 
 def _plan_of_victim(victim: PretrainedVictim) -> list[str]:
-    pairs, epochs = _declared(victim.data), _epochs(victim)
+    pairs, epochs = declared_pairs(victim.data), _epochs(victim)
     hours, steps = _hours_of_victim(victim), _steps(pairs, victim.optimization, epochs)
     selected = f"epoch {victim.select}" if isinstance(victim.select, int) else f"{_kind_or_word(victim.select)} epoch"
     kept = epochs if victim.keep_epochs == "all" else len(victim.keep_epochs) + 1
@@ -51,7 +51,7 @@ def _epochs(victim: PretrainedVictim) -> int:
 
 
 def _hours_of_victim(victim: PretrainedVictim) -> float | None:
-    return _gpu_hours(victim.architecture, _declared(victim.data), _epochs(victim), victim.objective)
+    return _gpu_hours(victim.architecture, declared_pairs(victim.data), _epochs(victim), victim.objective)
 
 
 def _checkpoint_bytes(spec: PretrainedVictim | CleaningSweep) -> int:
@@ -66,12 +66,12 @@ def _kind_or_word(value: Any) -> str:
 
 def _plan_of_sweep(sweep: CleaningSweep) -> list[str]:
     victim, trials = sweep.victim, sweep.num_trials()
-    pairs = _declared(sweep.data)
+    pairs = declared_pairs(sweep.data)
     victim_pairs, victim_hours, victim_words = None, None, "a given checkpoint"
     if isinstance(victim, SelectedTrial):
         victim_words = f"rank 1 of {victim.sweep.name}, a sweep that is planned by itself"
     elif isinstance(victim, PretrainedVictim):
-        victim_pairs, victim_hours = _declared(victim.data), _hours_of_victim(victim)
+        victim_pairs, victim_hours = declared_pairs(victim.data), _hours_of_victim(victim)
         victim_steps = _steps(victim_pairs, victim.optimization, _epochs(victim))
         victim_words = f"{victim_steps:,} steps" if victim_steps is not None else f"steps {UNKNOWN}"
     hours = _gpu_hours(victim.architecture, pairs, sweep.epochs * trials, sweep.method)
@@ -147,7 +147,7 @@ def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> f
     return kept / 1e9
 
 
-def _declared(source: Any) -> int | None:
+def declared_pairs(source: Any) -> int | None:
     """Pairs of a source, where its spec says how many; those of its sample, if it has one."""
     sample = getattr(source, "sample", None)
     count: int | None = getattr(source, "num_pairs", None) if sample is None else sample.num

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sweeplab.cli.sweeps import sweep_status
 from sweeplab.commands.data_check import check_data
+from sweeplab.commands.status import sweep_status
 from sweeplab.data import training_pairs
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SlippedPoisons
