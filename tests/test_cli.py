@@ -766,6 +766,20 @@ def test_an_attack_is_previewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert result.exit_code == 0, result.output
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.size == (3 * 48 + 16, 48)
+    words = ["attack", "preview", "badnet", '{"kind": "blended", "alpha": 0.5}', "sig", str(tmp_path / "photo.png")]
+    result = CliRunner().invoke(cli.app, [*words, "--to", str(tmp_path / "out.png"), "--image-size", "48"])
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("3 attacks: ")
+
+
+def test_the_poisoned_pairs_of_a_victim_are_shown_with_their_captions(home: Path, tmp_path: Path):
+    from PIL import Image
+
+    words = ["attack", "preview", "--script", "sweeps/quickstart.py", "--smoke", "--num", "4"]
+    result = CliRunner().invoke(cli.app, [*words, "--to", str(tmp_path / "out.png")])
+    assert result.exit_code == 0, result.output
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.width == 2 * 160 + 8
 
 
 @pytest.mark.parametrize(
@@ -775,6 +789,11 @@ def test_an_attack_is_previewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (["badnet", "--set", "patch_size=300"], "patch_size=300 is larger than the image of 224 pixels"),
         (["badnet", "--set", "colour=1"], "colour: unknown field"),
         (["image"], "path"),
+        (["badnet", "blnded"], "attack 'blnded' is unknown; known: badnet"),
+        (["badnet", "blended", "--set", "patch_size=9"], "--set is for one attack; of several, give JSON objects"),
+        (["none.png"], "no attack was given; name kinds such as badnet"),
+        (["badnet", "none.png"], "none.png is no file; name image files"),
+        (["badnet", "--script", "sweeps/quickstart.py"], "--script shows the attack of its sweep; leave out kinds"),
     ],
 )
 def test_a_preview_that_cannot_be_made_is_refused(
@@ -783,8 +802,7 @@ def test_a_preview_that_cannot_be_made_is_refused(
     from PIL import Image
 
     Image.new("RGB", (60, 50)).save(tmp_path / "photo.png")
-    kind, *rest = words
-    result = CliRunner().invoke(cli.app, ["attack", "preview", kind, str(tmp_path / "photo.png"), *rest])
+    result = CliRunner().invoke(cli.app, ["attack", "preview", *words, str(tmp_path / "photo.png")])
     assert result.exit_code == 2
     assert message in result.output + result.stderr
 

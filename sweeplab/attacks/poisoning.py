@@ -110,6 +110,13 @@ class Poisoning(Spec):
         return count
 
 
+def attack_name(attack: Attack) -> str:
+    """Its kind, and its fields that differ from the defaults."""
+    canonical = attack.canonical()  # type: ignore[attr-defined]
+    fields = ", ".join(f"{name}={value}" for name, value in canonical.items() if name != "kind")
+    return f"{canonical['kind']}({fields})" if fields else str(canonical["kind"])
+
+
 @dataclass(frozen=True)
 class PoisonPlan:
     """The poison of one training set, replayable: same plan, same pixels, in every epoch and on every machine."""

@@ -1,41 +1,96 @@
-"""A picture of what an attack does: clean, triggered and magnified difference side by side."""
+"""Pictures of what attacks do: triggered images beside clean ones, and poisoned pairs with their captions."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from sweeplab.attacks.poisoning import Attack
+from sweeplab.attacks.poisoning import Attack, PoisonPlan, attack_name
 from sweeplab.data.images import load_image
+from sweeplab.data.tables import PairTable
 from sweeplab.specs import InvalidInput
 from sweeplab.training.randomness import stream_seed
 
 GAP = 8
 """White pixels between the pictures."""
 
+TEXT_SIZE = 14
+"""Of names and captions, pixels."""
 
-def preview(attack: Attack, paths: Sequence[Path], *, image_size: int = 224, seed: int = 0) -> Image.Image:
-    """One row an image: clean, triggered, and their difference around mid grey, magnified to fill the range.
+LEAST_SIDE = 160
+"""Of a picture with a caption, pixels: smaller ones are enlarged, so that the caption has room."""
+
+MOST_LINES = 6
+"""Of a caption."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures of one size side by side."""
+
+    pictures: Sequence[Tensor | None]
+    """(3, S, S) uint8; None leaves a place empty."""
+    name: str = ""
+    """Above them."""
+    captions: Sequence[str] = ()
+    """One below each, or none."""
+
+
+def preview(attacks: Sequence[Attack], paths: Sequence[Path], *, image_size: int = 224, seed: int = 0) -> Image.Image:
+    """Image files with the triggers of attacks.
+
+    Of one attack a row an image: clean, triggered, and their difference around mid grey, magnified to fill the range.
+    Of several attacks a row an attack, below one of the clean images: each image triggered, and the difference.
 
     Args:
-        attack: what stamps.
+        attacks: what stamps, at least one.
         paths: image files, at least one.
         image_size: side at which the model sees them, pixels.
         seed: of the triggers' draws.
+
+    Raises:
+        InvalidInput: if there is no image, one cannot be read, or a trigger does not fit.
     """
     if not paths:
         raise InvalidInput("no image was given; name at least one file")
     for path in paths:
         if not path.is_file():
             raise InvalidInput(f"{path} is no file; name image files")
-    attack.check_fits(image_size)
+    for attack in attacks:
+        attack.check_fits(image_size)
     clean = torch.stack([torch.from_numpy(load_image(str(path), image_size)) for path in paths])
-    triggered = attack.stamp(clean, [stream_seed(seed, "preview", row) for row in range(len(paths))])
-    rows = [_row([a, b, magnified(a, b)]) for a, b in zip(clean, triggered, strict=True)]
-    return tv.to_pil_image(_join(rows, dim=1))
+    seeds = [stream_seed(seed, "preview", row) for row in range(len(paths))]
+    stamped = [attack.stamp(clean, seeds) for attack in attacks]
+    if len(attacks) == 1:
+        return sheet([Row([a, b, magnified(a, b)]) for a, b in zip(clean, stamped[0], strict=True)])
+    rows = [Row([picture for image in clean for picture in (image, None)], name="clean")]
+    for attack, triggered in zip(attacks, stamped, strict=True):
+        pairs = zip(clean, triggered, strict=True)
+        rows.append(Row([picture for a, b in pairs for picture in (b, magnified(a, b))], name=attack_name(attack)))
+    return sheet(rows)
+
+
+def preview_poisons(table: PairTable, plan: PoisonPlan, num: int, *, image_size: int) -> Image.Image:
+    """The first poisoned pairs of a training set, images as it is trained on them, each above its caption.
+
+    Args:
+        table: the training table, added poisons included.
+        plan: which of its rows are poisoned.
+        num: pairs; more than there are: all.
+        image_size: side at which the model sees them, pixels.
+    """
+    rows, captions = list(plan.rows[:num]), plan.caption_changes()
+    clean = torch.stack([torch.from_numpy(load_image(table.image(row), image_size)) for row in rows])
+    larger = -(-LEAST_SIDE // image_size)
+    pictures = list(plan.stamp_rows(clean, rows).repeat_interleave(larger, dim=2).repeat_interleave(larger, dim=3))
+    texts = [captions[row] for row in rows]
+    wide = min(len(rows), round(len(rows) ** 0.5 + 0.49))  # nine are three by three
+    places = range(0, len(rows), wide)
+    return sheet([Row(pictures[at : at + wide], captions=texts[at : at + wide]) for at in places])
 
 
 def magnified(clean: Tensor, triggered: Tensor) -> Tensor:
@@ -45,13 +100,58 @@ def magnified(clean: Tensor, triggered: Tensor) -> Tensor:
     return (128 + difference * (127 / largest if largest else 0)).round().to(torch.uint8)
 
 
-def _row(images: list[Tensor]) -> Tensor:
-    return _join(images, dim=2)
+def sheet(rows: Sequence[Row]) -> Image.Image:
+    """Rows of pictures below each other on white, with their names and captions.
+
+    Args:
+        rows: at least one; all their pictures have one size.
+    """
+    side = next(picture.shape[-1] for row in rows for picture in row.pictures if picture is not None)
+    wide = max(len(row.pictures) for row in rows) * (side + GAP) - GAP
+    heads = [_wrapped(row.name, wide) for row in rows]
+    feet = [[_wrapped(text, side) for text in row.captions] for row in rows]
+    heights = [
+        side + _height(head) + max(map(_height, foot), default=0) for head, foot in zip(heads, feet, strict=True)
+    ]
+    canvas = Image.new("RGB", (wide, sum(heights) + GAP * (len(rows) - 1)), "white")
+    pen, y = ImageDraw.Draw(canvas), 0
+    for row, head, foot, height in zip(rows, heads, feet, heights, strict=True):
+        pen.multiline_text((0, y), head, fill="black", font=_font(), spacing=SPACING)
+        y_pictures = y + _height(head)
+        for place, picture in enumerate(row.pictures):
+            if picture is not None:
+                canvas.paste(tv.to_pil_image(picture), (place * (side + GAP), y_pictures))
+        for place, text in enumerate(foot):
+            pen.multiline_text(
+                (place * (side + GAP), y_pictures + side + 2), text, fill="black", font=_font(), spacing=SPACING
+            )
+        y += height + GAP
+    return canvas
 
 
-def _join(images: list[Tensor], dim: int) -> Tensor:
-    shape = list(images[0].shape)
-    shape[dim] = GAP
-    gap = torch.full(shape, 255, dtype=torch.uint8)
-    parts = [part for image in images for part in (image, gap)][:-1]
-    return torch.cat(parts, dim=dim)
+SPACING = 4
+"""Between two lines of text, pixels."""
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=TEXT_SIZE)
+
+
+def _height(text: str) -> int:
+    """Pixels that a text takes, with room about it."""
+    return (text.count("\n") + 1) * (TEXT_SIZE + SPACING) + 4 if text else 0
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text in lines of at most `width` pixels, broken between words; one that is wider stands alone, and is cut by
+    the picture's edge."""
+    font, lines = _font(), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES - 1], f"{lines[MOST_LINES - 1]} …"]
+    return "\n".join(lines)

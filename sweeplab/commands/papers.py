@@ -84,7 +84,8 @@ POINTS = "sweeplab status NAME --json"
 SCORES = "sweeplab examine FOLDER --script sweeps/{}.py --only NAME --to tables"
 SAMPLE = " --clean-pairs 10000"
 MAP = "sweeplab examine POISONED CLEANED... --script sweeps/{}.py --only NAME --what map --to tables"
-PREVIEW = "sweeplab attack preview KIND IMAGE... --to preview.png"
+PREVIEW = "sweeplab attack preview {} IMAGE... --to preview.png"
+STRUCTURED = "badnet-stripes blended-stripes blended-triangles blended-text"
 SEVERAL = "one figure of several sweeps"
 LINES = "the figure over epochs"
 
@@ -218,8 +219,8 @@ ROWS: tuple[PaperRow, ...] = (
     PaperRow(
         "verma-fig16",
         "triggered pictures with their captions",
-        then="sweeplab attack export sweeps/cleanclip_cc6m.py --only cleanclip-cc6m-mmcl --to FOLDER",
-        ours="the folder holds all 3,000 poisoned pairs, pictures and a CSV of captions",
+        then="sweeplab attack preview --script sweeps/cleanclip_cc6m.py --only cleanclip-cc6m-mmcl --to poisons.png",
+        ours="the first nine of the 3,000 poisoned pairs; `sweeplab attack export` writes all of them",
     ),
     PaperRow(
         "verma-fig17",
@@ -257,7 +258,12 @@ ROWS: tuple[PaperRow, ...] = (
         ours="100,000 pairs of SBU, and BadNet's victim",
     ),
     PaperRow("cleanclip-fig4", "diagram of attack and inference", is_nothing=True),
-    PaperRow("cleanclip-fig5", "pictures of the attacks", then=PREVIEW, lacks="one picture of several attacks"),
+    PaperRow(
+        "cleanclip-fig5",
+        "pictures of the attacks",
+        then=PREVIEW.format("badnet blended wanet"),
+        ours="label-consistent poison has BadNet's trigger",
+    ),
     PaperRow("cleanclip-tab8", "supervised finetuning, 4 attacks x 3 sizes", (_cc3m("cleanclip-tab8-*"),)),
     PaperRow(
         "cleanclip-fig6",
@@ -409,9 +415,9 @@ ROWS: tuple[PaperRow, ...] = (
         ours="as par-tab-rn50",
         lacks="the bars, and BadCLIP",
     ),
-    PaperRow("par-fig2", "pictures of the triggers", then=PREVIEW, lacks="one picture of several attacks"),
-    PaperRow("par-fig6", "structured triggers, larger", then=PREVIEW, lacks="one picture of several attacks"),
-    PaperRow("par-fig7", "more triggered pictures", then=PREVIEW, lacks="one picture of several attacks"),
+    PaperRow("par-fig2", "pictures of the triggers", then=PREVIEW.format("KIND...")),
+    PaperRow("par-fig6", "structured triggers, larger", then=PREVIEW.format(STRUCTURED)),
+    PaperRow("par-fig7", "more triggered pictures", then=PREVIEW.format("KIND...")),
     PaperRow(
         "par-fig3",
         "ASR against accuracy, real and synthetic cleaning pairs",

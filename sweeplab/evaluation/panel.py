@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from sweeplab.attacks.poisoning import Attack
+from sweeplab.attacks.poisoning import Attack, attack_name
 from sweeplab.clip_model import evaluation_mode
 from sweeplab.evaluation.measure import Measure, Trigger, triggered_rows
 from sweeplab.evaluation.zero_shot import predict, zero_shot_classifier
@@ -89,10 +89,8 @@ def _row(
     favourite = int(counts.argmax())
     aimed = names.index(target) if target is not None else favourite
     others = labels != aimed
-    canonical = attack.canonical()  # type: ignore[attr-defined]
-    fields = ", ".join(f"{name}={value}" for name, value in canonical.items() if name != "kind")
     return PanelRow(
-        attack=f"{canonical['kind']}({fields})" if fields else str(canonical["kind"]),
+        attack=attack_name(attack),
         target=names[aimed],
         asr_k=int((hits[others] == aimed).sum()),
         asr_n=int(others.sum()),

@@ -13,7 +13,7 @@ from PIL import Image
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.exchange import ImportedPoison, export_poisoned_csv, poisoned_rows
 from sweeplab.attacks.poisoning import Poisoning, load_plan, plan_poison
-from sweeplab.attacks.preview import GAP, magnified, preview
+from sweeplab.attacks.preview import GAP, MOST_LINES, Row, magnified, preview, preview_poisons, sheet
 from sweeplab.data.images import load_image
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.tables import PairTable
@@ -233,7 +233,7 @@ def test_only_sets_whose_poisons_were_told_otherwise_enter_digests(tmp_path: Pat
 
 def test_a_preview_shows_clean_triggered_and_difference(tmp_path: Path):
     Image.new("RGB", (50, 40), (100, 100, 100)).save(tmp_path / "a.png")
-    picture = preview(ATTACK, [tmp_path / "a.png", tmp_path / "a.png"], image_size=32)
+    picture = preview([ATTACK], [tmp_path / "a.png", tmp_path / "a.png"], image_size=32)
     assert picture.size == (3 * 32 + 2 * GAP, 2 * 32 + GAP)
     pixels = np.asarray(picture)
     assert (pixels[:32, :32] == 100).all()
@@ -252,4 +252,44 @@ def test_the_difference_fills_its_range():
 
 def test_a_preview_of_no_file_is_refused(tmp_path: Path):
     with pytest.raises(InvalidInput, match="is no file"):
-        preview(ATTACK, [tmp_path / "none.png"])
+        preview([ATTACK], [tmp_path / "none.png"])
+
+
+GREY = torch.full((3, 160, 160), 100, dtype=torch.uint8)
+
+
+def test_several_attacks_have_a_row_each_below_the_clean_images(tmp_path: Path):
+    """Of two grey images: a name of 22 pixels above each row, and a patch of 36 pixels at one corner or another."""
+    Image.new("RGB", (120, 120), (100, 100, 100)).save(tmp_path / "a.png")
+    attacks = [ATTACK, ATTACK.replace(location="top-left")]
+    pixels = np.asarray(preview(attacks, [tmp_path / "a.png", tmp_path / "a.png"], image_size=120))
+    assert pixels.shape == (3 * (120 + 22) + 2 * GAP, 4 * 120 + 3 * GAP, 3)
+    rows = [pixels[place * (142 + GAP) :][:142] for place in range(3)]
+    for row in rows:
+        assert (row[:22] < 128).any(), "its name"
+    assert (rows[0][22:, :120] == 100).all()
+    assert (rows[0][22:, 120:256] == 255).all(), "no difference of what is clean"
+    for row in rows[1:]:
+        for place, plain in enumerate((100, 128, 100, 128)):
+            picture = row[22:, place * (120 + GAP) :][:, :120]
+            assert (picture != plain).any(axis=2).sum() == 36
+    assert (rows[1][22:, :120] != rows[2][22:, :120]).any()
+
+
+def test_poisoned_pairs_stand_above_their_captions(stall_pairs: PairTable):
+    """Nine of ten, three in a row; pictures of 32 pixels are made five times as large, so that captions have room."""
+    plan = Poisoning(attack=ATTACK, target="banana", count=10).plan(stall_pairs, Path())
+    picture = preview_poisons(stall_pairs, plan, 9, image_size=32)
+    assert picture.width == 3 * 160 + 2 * GAP
+    pixels = np.asarray(picture)
+    first = load_image(stall_pairs.image(plan.rows[0]), 32)
+    stamped = plan.stamp_rows(torch.from_numpy(first)[None], [plan.rows[0]])[0].numpy()
+    assert (pixels[:160:5, :160:5] == stamped.transpose(1, 2, 0)).all()
+    assert (pixels[160:180, :160] < 128).any(), "its caption"
+    assert preview_poisons(stall_pairs, plan, 50, image_size=32).width == 4 * 160 + 3 * GAP
+
+
+def test_long_captions_are_broken_between_words_and_end():
+    short, long = sheet([Row([GREY], captions=["a b"])]), sheet([Row([GREY], captions=["word " * 100])])
+    assert short.height == 160 + 22
+    assert long.height == 160 + 4 + MOST_LINES * 18
