@@ -1,21 +1,41 @@
-"""Clean the quickstart's victim with fewer pairs, with pairs some of which are poisoned, and for longer.
+"""Clean a small victim with fewer pairs, with pairs some of which are poisoned, and for longer.
 
-    python sweeps/choosing.py --inline                                # 6 sweeps of 4 settings: 25 minutes of one core
+    python sweeps/choosing.py --inline                                # 6 sweeps of 4 settings: 15 minutes of one core
     python sweeps/choosing.py --inline --only 'choosing-poisons-*'
     sweeplab leaderboard choosing-poisons-5
 
-MMCL alone and CleanCLIP, each at two rates that clean this victim (docs/results.md). docs/choosing.md says what the
-papers found and what came out here.
+The quickstart's recipe on pictures of 32 pixels, as in benchmarks/measured_grid.py; MMCL alone and CleanCLIP, each at
+two rates that clean this victim. docs/choosing.md says what the papers found and what came out here.
 """
 
 from quickstart import SWEEP as QUICKSTART
+from quickstart import VICTIM as QUICKSTART_VICTIM
 
 from searchspaces import fruit_stall
+from sweeplab.attacks.badnet import BadNet
 from sweeplab.cli import main
+from sweeplab.clip_model import SmallCLIP
+from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
+from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import Search, family
 
+EVALUATION = Evaluation(test=FruitStallTest(num_images=2000, image_size=32), templates=ZERO_SHOT_TEMPLATES)
+
+VICTIM = QUICKSTART_VICTIM.replace(
+    name="fruit-stall-32",
+    architecture=SmallCLIP(image_size=32).architecture(),
+    data=FruitStall(num_pairs=8000, image_size=32),
+    poisoning=QUICKSTART_VICTIM.poisoning.replace(attack=BadNet(patch_size=4, pattern="binary")),
+    evaluation=EVALUATION,
+)
+
 BASE = QUICKSTART.replace(
-    space=fruit_stall.CLEANCLIP, grid=fruit_stall.MMCL_AND_CLEANCLIP, search=Search(sampler="grid")
+    victim=VICTIM,
+    data=FruitStall(num_pairs=2000, image_size=32, seed=1),
+    evaluation=EVALUATION,
+    space=fruit_stall.CLEANCLIP,
+    grid=fruit_stall.MMCL_AND_CLEANCLIP,
+    search=Search(sampler="grid"),
 )
 
 # The same number of epochs, and so a quarter of the steps with a quarter of the pairs; 2,000 are the quickstart's own.
