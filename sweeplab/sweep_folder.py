@@ -5,9 +5,7 @@ import dataclasses
 import logging
 import os
 import re
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,7 +37,7 @@ from sweeplab.records import (
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, StorageFault, digest_of, own_code
 from sweeplab.storage.broken_rows import FILE, in_words, read_broken, sweep_owner, victim_owner
 from sweeplab.storage.files import append_line, make_private, read_object, write_json
-from sweeplab.storage.locks import file_lock, is_held, process_facts
+from sweeplab.storage.locks import Work, file_lock
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder, StoredPoints
 from sweeplab.storage.summary_file import LAYOUT, SummaryFile, is_settled, marks_of, now_ns, num_points, record_of
@@ -240,35 +238,25 @@ class SweepFolder:
             raise InvalidInput(
                 f"cannot write {self.path} ({error.strerror}); mend permissions or set SWEEPLAB_HOME"
             ) from error
-        lock, holder = file_lock(self.path / "lock"), self.path / "holder.json"
+        lock = file_lock(self.work.lock)
         try:
             lock.acquire(timeout=1)  # `is_held` holds it for a moment
         except Timeout:
-            who = self.holder() or {}
+            who = self.work.holder() or {}
             raise InvalidInput(
                 f"sweep {self.name!r} is being run by process {who.get('process', '?')} on {who.get('host', '?')} "
                 f"since {who.get('since', '?')}; wait for it, or `sweeplab stop {self.name}`"
             ) from None
         try:
-            self.stop_mark.unlink(missing_ok=True)
-            facts = process_facts(os.getpid()) or {}
-            since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
-            write_json(holder, {"process": os.getpid(), "host": socket.gethostname(), "since": since, **facts})
-            yield
+            with self.work.held_by_this_process():
+                yield
         finally:
-            with contextlib.suppress(OSError):  # a folder that has turned read-only; what ended the work counts
-                holder.unlink(missing_ok=True)
             lock.release()
 
-    def holder(self) -> dict[str, Any] | None:
-        """Process, host and time of whoever holds the lock; None where nobody wrote them yet."""
-        path = self.path / "holder.json"
-        return read_object(path) if path.exists() else None
-
     @property
-    def stop_mark(self) -> Path:
-        """A file that is there from `sweeplab stop` to the next start."""
-        return self.path / "stop"
+    def work(self) -> Work:
+        """Its lock, and who holds it."""
+        return Work(f"sweep {self.name!r}", self.path / "lock", self.path / "holder.json", self.path / "stop")
 
     @contextmanager
     def heartbeats(self) -> Iterator[None]:
@@ -299,7 +287,7 @@ class SweepFolder:
 
     def is_locked(self) -> bool:
         """Whether a driver is at work on the sweep now; of a folder that may only be read, as far as can be seen."""
-        return is_held(self.path / "lock")
+        return self.work.is_locked()
 
     def trial(self, number: int) -> RunFolder:
         """The folder of one trial."""

@@ -1,6 +1,9 @@
 """Victims that a script runs for their own sake: trained, resumed, planned, listed; and families of specs."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from sweeplab import cli
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.attacks.targeted import TargetedImages
+from sweeplab.cli import running
 from sweeplab.clip_model import SmallCLIP
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
@@ -30,6 +34,7 @@ from sweeplab.pretraining.abl import ABL
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.ranking.victims import read_victim, victims_of
 from sweeplab.specs import InvalidInput
+from sweeplab.storage.locks import victim_work
 from sweeplab.training.optimisation import Optimization
 
 VICTIM = PretrainedVictim(
@@ -42,6 +47,7 @@ VICTIM = PretrainedVictim(
     epochs=2,
     evaluation=Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES),
 )
+ROOT = Path(__file__).parents[1]
 RunScript = Callable[..., int]
 
 
@@ -89,6 +95,45 @@ def test_a_victim_alone_is_trained_tabled_and_found_again(
     assert "finished" in command("status", "alone")[1]
     code, measured, _ = command("evaluate", str(weights), "--script", str(script), "--only", "alone", "--json")
     assert json.loads(measured)["counts"] == row.to_json()["counts"]
+
+
+def test_the_training_of_a_victim_is_stopped_by_its_name(
+    run_script: RunScript, own_home: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Whoever supervises its command learns of it, and the next start forgets it."""
+    assert run_script(["--inline"], VICTIM) == 0
+    capsys.readouterr()
+    trained = read_rows(own_home)[0].folder
+    code, stdout, _ = command("stop", "alone")
+    assert (code, stdout) == (0, f"victim {trained.name!r} is not running; nothing to stop\n")
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, str(trained)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert read_victim(trained).state == "running"
+    code, stdout, stderr = command("stop", "alone")
+    assert code == 0, stderr
+    assert f"victim {trained.name!r} stopped; everything so far is kept, and the same command goes on" in stdout
+    assert process.wait(timeout=5) == 75
+    assert running._stop_marks(own_home, [VICTIM]) == [victim_work(trained).stop_mark]
+    with victim_work(trained).held_by_this_process():  # the next start
+        assert running._stop_marks(own_home, [VICTIM]) == []
+
+
+TRAINER = """
+import signal, sys, time
+from pathlib import Path
+from sweeplab.storage.locks import exclusively, victim_work
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+folder = Path(sys.argv[1])
+with exclusively(folder, "it"), victim_work(folder).held_by_this_process():
+    print("ready", flush=True)
+    time.sleep(60)
+"""
 
 
 def read_rows(home: Path) -> list:

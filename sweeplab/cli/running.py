@@ -105,7 +105,7 @@ def _say_plan(experiment: "Experiment", home: Path, options: "Options") -> None:
     if folder.exists():
         check_same_spec(folder, prepared)
         if folder.is_locked():
-            who = folder.holder() or {}
+            who = folder.work.holder() or {}
             say(f"{sweep.name}: process {who.get('process', '?')} on {who.get('host', '?')} runs it now")
     say("\n".join(resume_plan(folder, prepared, home)))
 
@@ -156,16 +156,28 @@ def _run_supervised(experiments: "Sequence[Experiment]", options: "Options") -> 
         raise InvalidInput("--supervise and --fresh exclude each other; run once with --fresh, then supervise")
     home = home_folder()
     names = [name for experiment in experiments for name in _sweeps_within(experiment)]
-    folders = [SweepFolder.of(home, name) for name in names]
-    for folder in folders:
-        if not options.adopt:
-            folder.check_own()
-        folder.stop_mark.unlink(missing_ok=True)
+    if not options.adopt:
+        for name in names:
+            SweepFolder.of(home, name).check_own()
+    for mark in _stop_marks(home, experiments):
+        mark.unlink(missing_ok=True)
     return supervise(
         [sys.executable, *(word for word in sys.argv if word != "--supervise")],
         lambda: committed(home, names),
-        was_stopped=lambda: any(folder.stop_mark.exists() for folder in folders),
+        was_stopped=lambda: bool(_stop_marks(home, experiments)),
     )
+
+
+def _stop_marks(home: Path, experiments: "Sequence[Experiment]") -> list[Path]:
+    """What `sweeplab stop` has left of a command's sweeps and of their victims' training."""
+    from sweeplab.experiment import CleaningSweep
+
+    names = [name for experiment in experiments for name in _sweeps_within(experiment)]
+    marks = [SweepFolder.of(home, name).work.stop_mark for name in names]
+    for experiment in experiments:
+        victim = experiment.original_victim() if isinstance(experiment, CleaningSweep) else experiment
+        marks += (home / "victims").glob(f".{victim.name}-{'?' * 16}.stop")  # its digest is of data not yet read
+    return [mark for mark in marks if mark.exists()]
 
 
 def _sweeps_within(experiment: "Experiment") -> list[str]:

@@ -34,6 +34,7 @@ from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
 from sweeplab.records import SweepRecord, now_ms, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
+from sweeplab.storage.locks import victim_work
 from sweeplab.sweep.progress import duration
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 
@@ -90,8 +91,19 @@ def _header_to_continue(sweep: str, *, adopt: bool) -> dict[str, Any]:
 
 @command(app, rich_help_panel=SWEEPS)
 def stop(sweep: SweepName) -> None:
-    """Stop the command that runs a sweep. Everything committed is kept."""
-    say(logs_module.stop(folder_of(sweep)))
+    """Stop the command that runs a sweep. Everything committed is kept.
+
+    Where no sweep has the name, the command that trains the victim of that name.
+    """
+    folder = folder_of(sweep)
+    if rows := _victims_named(folder):
+        running = [row for row in rows if row.state == "running"]
+        for row in running or rows[:1]:
+            say(logs_module.stop(victim_work(row.folder)))
+        return
+    if not folder.is_own():
+        raise InvalidInput(f"sweep {folder.name!r} came from elsewhere; no command of this home runs it")
+    say(logs_module.stop(folder.work))
 
 
 @command(app, rich_help_panel=SWEEPS)
@@ -162,7 +174,7 @@ def status(sweep: SweepName, as_json: AsJson = False) -> None:
     Where no sweep has the name, the victims that have it.
     """
     folder = folder_of(sweep)
-    if not folder.exists() and (rows := [row for row in victims_of(folder.home)[0] if sweep in names_of(row)]):
+    if rows := _victims_named(folder):
         _show_victims(rows, as_json=as_json)
         return
     values = sweep_status(folder)
@@ -209,6 +221,11 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
     if not values["own"]:
         lines.append("  it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
     return [*lines, f"  next: {values['next']}"]
+
+
+def _victims_named(folder: SweepFolder) -> list[VictimRow]:
+    """The victims that have the name of a sweep which is not there."""
+    return [] if folder.exists() else [row for row in victims_of(folder.home)[0] if folder.name in names_of(row)]
 
 
 def names_of(row: VictimRow) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Logs of a sweep and its trials; stop a sweep, ask for a trial again."""
+"""Logs of a sweep and its trials; stop a sweep or a victim's training, ask for a trial again."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 from sweeplab.adoption import adopt_sweep
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
-from sweeplab.storage.locks import process_facts
+from sweeplab.storage.locks import Work, process_facts
 from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep.progress import outcome
 from sweeplab.sweep_folder import SweepFolder
@@ -24,49 +24,46 @@ SETTLE_SECONDS = 0.2
 """Between two looks at the lock, so that nothing is stopped but the process that holds it for good."""
 
 
-def stop(folder: SweepFolder, *, wait_seconds: float = STOP_SECONDS) -> str:
-    """Ask the driver of a sweep to end, as SIGTERM does, and wait until it has let go of the lock.
+def stop(work: Work, *, wait_seconds: float = STOP_SECONDS) -> str:
+    """Ask the command that works on a sweep, or trains a victim, to end, as SIGTERM does, and wait until it has let go
+    of the lock.
 
     Raises:
-        InvalidInput: if the driver is on another host, the process that the sweep's record names
-            is another one by now, or it does not end in time.
+        InvalidInput: if its process is on another host, the one that the record names is another one by now, or it does
+            not end in time.
     """
-    if not folder.is_own():
-        raise InvalidInput(f"sweep {folder.name!r} came from elsewhere; no command of this home runs it")
-    for _ in range(2):  # `status` holds the lock for a moment too, and the holder's file may be a killed driver's
-        if not folder.is_locked():
-            return f"sweep {folder.name!r} is not running; nothing to stop"
+    for _ in range(2):  # `status` holds the lock for a moment too, and the holder's file may be a killed process's
+        if not work.is_locked():
+            return f"{work.what} is not running; nothing to stop"
         time.sleep(SETTLE_SECONDS)
-    holder = folder.holder()
+    holder = work.holder()
     if holder is None:
-        raise InvalidInput(f"sweep {folder.name!r} is only just being begun or ended; try again in a moment")
+        raise InvalidInput(f"{work.what} is only just being begun or ended; try again in a moment")
     # A process number means nothing on another host.
     if holder["host"] != socket.gethostname():
         raise InvalidInput(
-            f"sweep {folder.name!r} is run by process {holder['process']} on {holder['host']}; run this command there, "
+            f"{work.what} is run by process {holder['process']} on {holder['host']}; run this command there, "
             "or `ray job stop` its job"
         )
-    _end_driver(folder, holder)
+    _end_process(work, holder)
     # The lock tells the end, not the process: its number may be another's by now.
     deadline = time.monotonic() + wait_seconds
-    while folder.is_locked():
+    while work.is_locked():
         if time.monotonic() > deadline:
             raise InvalidInput(
                 f"process {holder['process']} did not end within {wait_seconds:g} s; `kill -9 {holder['process']}` "
                 "loses no more than the epochs that run"
             )
         time.sleep(0.2)
-    return (
-        f"sweep {folder.name!r} stopped; everything so far is kept, and the same command, or `sweeplab resume`, goes on"
-    )
+    return f"{work.what} stopped; everything so far is kept, and the same command goes on"
 
 
-def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
+def _end_process(work: Work, holder: dict[str, Any]) -> None:
     """Signal the process that a record names, if it is the very one that wrote it: a file may name any process."""
     process = holder["process"]
     refusal = InvalidInput(
-        f"process {process!r} is not the process that started sweep {folder.name!r} "
-        f"({folder.path / 'holder.json'} names its start and command line); find the one that runs it and end it"
+        f"process {process!r} is not the process that started {work.what} "
+        f"({work.holder_file} names its start and command line); find the one that runs it and end it"
     )
     if type(process) is not int or process <= 1 or "started" not in holder:
         raise refusal
@@ -75,7 +72,7 @@ def _end_driver(folder: SweepFolder, holder: dict[str, Any]) -> None:
         os.kill(process, 0)
         if process_facts(process) != {name: holder.get(name) for name in ("started", "command")}:
             raise refusal
-        folder.stop_mark.touch()  # who supervises the driver does not start it again
+        work.stop_mark.touch()  # who supervises the command does not start it again
         os.kill(process, signal.SIGTERM)
     except ProcessLookupError:
         return  # it has just ended

@@ -38,7 +38,7 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
         "last_ms": max((trial.last_ms for trial in trials), default=0),
         "attempts": sum(trial.attempts for trial in trials),
         "costs": costs,
-        "holder": folder.holder() if locked else None,
+        "holder": folder.work.holder() if locked else None,
         "failures": [{"trial": t.number, "reason": t.reason} for t in trials if t.state == "failed"],
         "own": folder.is_own(to_read=True),
         "folder": str(folder.path),

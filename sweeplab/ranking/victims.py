@@ -13,7 +13,7 @@ from sweeplab.ranking.leaderboard import in_percent
 from sweeplab.records import Measurement, Point
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_object
-from sweeplab.storage.locks import is_held, lock_path
+from sweeplab.storage.locks import victim_work
 from sweeplab.storage.run_folder import RunFolder
 
 VictimState = Literal["running", "interrupted", "finished"]
@@ -89,7 +89,7 @@ def read_victim(folder: Path) -> VictimRow:
     chosen = points[-1] if points else None
     if result is not None:
         chosen = next((point for point in points if point.epoch == result.get("selected_epoch")), chosen)
-    is_over, is_locked = result is not None, is_held(lock_path(folder))
+    is_over, is_locked = result is not None, victim_work(folder).is_locked()
     return VictimRow(
         victim=name,
         digest=record["digest"],

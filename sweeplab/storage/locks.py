@@ -5,19 +5,21 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from sweeplab.specs import InvalidInput, StorageFault
-from sweeplab.storage.files import make_private
+from sweeplab.storage.files import make_private, read_object, write_json
 
 logger = logging.getLogger("sweeplab")
 
@@ -192,6 +194,47 @@ def process_facts(process: int) -> dict[str, str] | None:
         return {"started": line[:24], "command": line[24:].strip()}
     except (OSError, IndexError, subprocess.CalledProcessError):
         return None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one command at a time works on, a sweep or a victim: who does, and whether it was asked to end."""
+
+    what: str
+    """In words, such as `sweep 'quickstart'`."""
+    lock: Path
+    """File that its command locks."""
+    holder_file: Path
+    """Process, host and time of whoever holds the lock."""
+    stop_mark: Path
+    """A file that is there from `sweeplab stop` to the next start."""
+
+    def is_locked(self) -> bool:
+        """Whether a command is at work now; of a folder that may only be read, as far as can be seen."""
+        return is_held(self.lock)
+
+    def holder(self) -> dict[str, Any] | None:
+        """Process, host and time of whoever holds the lock; None where nobody wrote them yet."""
+        return read_object(self.holder_file) if self.holder_file.exists() else None
+
+    @contextmanager
+    def held_by_this_process(self) -> Iterator[None]:
+        """Say that this process holds the lock, which it does, until the context ends."""
+        self.stop_mark.unlink(missing_ok=True)
+        facts = process_facts(os.getpid()) or {}
+        since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+        write_json(self.holder_file, {"process": os.getpid(), "host": socket.gethostname(), "since": since, **facts})
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # a folder that has turned read-only; what ended the work counts
+                self.holder_file.unlink(missing_ok=True)
+
+
+def victim_work(folder: Path) -> Work:
+    """The training of a victim, whose files lie beside its folder: one that came from elsewhere brings none."""
+    holder, stop_mark = folder.with_name(f".{folder.name}.holder.json"), folder.with_name(f".{folder.name}.stop")
+    return Work(f"victim {folder.name!r}", lock_path(folder), holder, stop_mark)
 
 
 def exclusively(path: Path, what: str) -> AbstractContextManager[Any]:

@@ -19,7 +19,7 @@ from sweeplab.specs import Failed, InvalidInput, StorageFault
 from sweeplab.storage.broken_rows import BrokenRow, victim_owner
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import append_line, read_object, write_json
-from sweeplab.storage.locks import exclusively
+from sweeplab.storage.locks import exclusively, victim_work
 from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.broken_ledger import BrokenLedger, begin_record
@@ -59,7 +59,7 @@ def pretrain_victim(victim: PretrainedVictim, digest: str, session: Session) -> 
             trained = pretrain_victim(other, digest_of_victim(other, session.inputs), session)
             accuracy = select_epoch(other, trained).measurement.accuracy
         write_json(run.path / REFERENCE, {"accuracy": accuracy})
-    with exclusively(run.path, f"victim {victim.name}"):
+    with exclusively(run.path, f"victim {victim.name}"), victim_work(run.path).held_by_this_process():
         return _pretrain_victim(victim, digest, run, session)
 
 

@@ -23,7 +23,7 @@ from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage import locks, node_cache
 from sweeplab.storage.files import write_json
-from sweeplab.storage.locks import lock_path, process_facts
+from sweeplab.storage.locks import Work, lock_path, process_facts
 from sweeplab.storage.ownership import write_signed
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import SweepFolder
@@ -147,7 +147,7 @@ def test_a_sweep_that_nobody_runs_is_not_stopped_whatever_a_killed_driver_left(f
     holder = {"process": bystander.pid, "host": socket.gethostname(), "since": "long ago"}
     write_json(folder.path / "holder.json", holder)
     try:
-        assert stop(folder) == "sweep 'made-up' is not running; nothing to stop"
+        assert stop(folder.work) == "sweep 'made-up' is not running; nothing to stop"
         assert bystander.poll() is None
     finally:
         bystander.kill()
@@ -157,16 +157,16 @@ def test_a_sweep_that_nobody_runs_is_not_stopped_whatever_a_killed_driver_left(f
 def test_a_look_at_the_lock_is_not_taken_for_a_driver(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
     """`sweeplab status` holds it for a moment, while a killed driver's file still names a process."""
     answers = iter([True, False])
-    monkeypatch.setattr(folder, "is_locked", lambda: next(answers))
+    monkeypatch.setattr(Work, "is_locked", lambda work: next(answers))
     write_json(folder.path / "holder.json", {"process": os.getpid(), "host": socket.gethostname(), "since": ""})
-    assert "is not running" in stop(folder)
+    assert "is not running" in stop(folder.work)
 
 
 def test_a_driver_on_another_host_is_not_stopped_from_here(folder: SweepFolder):
     with folder.lock():
         write_json(folder.path / "holder.json", {"process": 1, "host": "elsewhere", "since": ""})
         with pytest.raises(InvalidInput, match="run by process 1 on elsewhere; run this command there, or `ray job st"):
-            stop(SweepFolder(folder.path))
+            stop(folder.work)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_a_process_that_is_not_the_one_that_began_the_sweep_is_not_signalled(
             written = {name: value for name, value in {**holder, **change}.items() if value is not None}
             write_json(folder.path / "holder.json", written)
             with pytest.raises(InvalidInput, match="is not the process that started sweep 'made-up'"):
-                stop(SweepFolder(folder.path))
-            assert not folder.stop_mark.exists()
+                stop(folder.work)
+            assert not folder.work.stop_mark.exists()
         assert bystander.poll() is None
     finally:
         bystander.kill()
@@ -246,16 +246,16 @@ def holding(folder: SweepFolder, manner: str) -> subprocess.Popen[str]:
 
 def test_the_driver_is_asked_to_end_as_sigterm_does(folder: SweepFolder):
     process = holding(folder, "polite")
-    assert "stopped; everything so far is kept" in stop(folder, wait_seconds=10)
+    assert "stopped; everything so far is kept" in stop(folder.work, wait_seconds=10)
     assert process.wait(timeout=5) == 75
-    assert folder.holder() is None
+    assert folder.work.holder() is None
 
 
 def test_a_driver_that_does_not_end_is_named(folder: SweepFolder):
     process = holding(folder, "stubborn")
     try:
         with pytest.raises(InvalidInput, match=f"process {process.pid} did not end within 0.3 s; `kill -9 "):
-            stop(folder, wait_seconds=0.3)
+            stop(folder.work, wait_seconds=0.3)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -329,7 +329,7 @@ def test_a_second_driver_is_refused_and_a_stopped_sweep_goes_on_from_its_record(
     """The first one is supervised, and whoever stops it stops its supervisor."""
     place, process = under_way.place, under_way.process
     folder = place.sweep("faulty")
-    holder = folder.holder()
+    holder = folder.work.holder()
     assert holder is not None
     second = place.run(ray_address=NOWHERE)
     assert second.returncode == 2
