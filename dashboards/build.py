@@ -31,7 +31,7 @@ from dashboards.timeline import attempt_bars, cost_table, describe_timeline, dra
 from dashboards.trade_off import describe_trade_off, draw_trade_off, frontier_table, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
 from sweeplab.ranking.costs import Attempt, Costs
-from sweeplab.ranking.leaderboard import Leaderboard, bound_text, column_words, result_lines
+from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, bound_text, column_words, result_lines
 from sweeplab.ranking.summary import ReadOutcomes
 from sweeplab.records import Point, SweepRecord
 from sweeplab.storage.files import write_atomically
@@ -80,12 +80,13 @@ def build_page(sweep: SweepRecord, leaderboard: Leaderboard, path: Path, extras:
 
 def render_page(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extras()) -> str:
     """The report as text."""
+    begun = [row for row in leaderboard.rows if row.epochs is not None]
     page = Page(
         title=f"{sweep.name} · SweepLab report",
         header=_header(sweep, leaderboard, extras),
         views=views_of(sweep, leaderboard, extras),
         footer=_footer(sweep, leaderboard),
-        trials=_trials(leaderboard),
+        trials=trials_of(begun, [row.trial for row in begun]),
         state=sweep.state,
     )
     return page.html(Columns((sweep.victim.accuracy_n, sweep.victim.asr_n)))
@@ -114,12 +115,16 @@ def views_of(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extr
     ]
 
 
-def _trials(leaderboard: Leaderboard) -> dict[str, object]:
-    """What the page says of a trial under the pointer: by rank, its number, its worth and its setting in words."""
-    rows = [row for row in leaderboard.rows if row.epochs is not None]
+def trials_of(rows: Sequence[LeaderboardRow], ids: Sequence[int]) -> dict[str, object]:
+    """What the page says of a trial under the pointer: its rank, its worth and its setting in words.
+
+    Args:
+        rows: of the leaderboard, or of several.
+        ids: how the charts call each of them.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row.params))
     return {
-        "trial": [row.trial for row in rows],
+        "trial": list(ids),
         "rank": [row.rank for row in rows],
         "worth": [
             f"keeps {style.percent(row.retention)}"

@@ -34,9 +34,11 @@ function columnsOf(bytes) {
 let columns = [], trials = null, places = new Map();
 function headOf(trial, epoch) {
   const index = places.get(trial);
-  const place = epoch === undefined ? `trial ${trial}` : `trial ${trial}, epoch ${Number(epoch.toFixed(3))}`;
+  const named = safe(trials.labels?.[index] ?? `trial ${trial}`); // of several sweeps each trial has a name
+  const place = epoch === undefined ? named : `${named}, epoch ${Number(epoch.toFixed(3))}`;
   if (index === undefined) return place;
-  const setting = trials.names.map((name, column) => `${safe(name)} ${safe(trials.words[column][index])}`);
+  const words = trials.names.map((name, column) => [name, trials.words[column][index]]);
+  const setting = words.filter(([, word]) => word !== "\u2013").map(([name, word]) => `${safe(name)} ${safe(word)}`);
   const lines = [];
   for (const part of setting) {
     if (lines.length && lines.at(-1).length + part.length < 44) lines.push(`${lines.pop()}, ${part}`);

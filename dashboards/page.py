@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
@@ -36,6 +37,8 @@ class View:
     """Pixels; where the page is narrower, the chart is moved under it."""
     missing: str = ""
     """Why there is no chart, and what makes one."""
+    rows: pd.DataFrame | None = None
+    """What the chart shows, where `sweeplab compare --json` gives it too."""
 
 
 @dataclass(frozen=True)

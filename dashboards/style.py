@@ -66,6 +66,13 @@ DARK = {
 }
 """What the page draws instead of each colour where the reader's system is dark."""
 
+HOVER = "%{hovertext}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
+"""Of a point of accuracy over ASR. The page puts trial, epoch and parameters in the place of the hovertext."""
+
+SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
+SERIES_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon")
+SERIES_DASHES = ("solid", "dash", "dot", "dashdot")
+
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 CONFIG: dict[str, Any] = {
@@ -103,6 +110,12 @@ TEMPLATE = go.layout.Template(
         "dragmode": "zoom",
     }
 )
+
+
+def look_of(place: int) -> tuple[str, str, str]:
+    """Colour, symbol and dash of a series by its place: 60 differ, neighbours in all three."""
+    colours, symbols, dashes = SERIES_COLOURS, SERIES_SYMBOLS, SERIES_DASHES
+    return colours[place % len(colours)], symbols[place % len(symbols)], dashes[place % len(dashes)]
 
 
 def percent(fraction: float | None, digits: int | None = 1) -> str:
@@ -170,10 +183,12 @@ def responsive(figure: go.Figure, *, wide: dict[str, Any], narrow: dict[str, Any
     return figure
 
 
-def shade_cleaned(figure: go.Figure, asr_ceiling: float, indices: Sequence[int] = (0,)) -> None:
+def shade_cleaned(
+    figure: go.Figure, asr_ceiling: float, indices: Sequence[int] = (0,), *, zoomed: Sequence[int] = (1,)
+) -> None:
     """Shade the region below the ceiling in the panels `indices`, with a dashed line and a label at its edge.
 
-    The label stands beside the region in the first panel, where it is narrow, and above it in the others.
+    The label stands beside the region, and above it in the panels `zoomed`, where it is wide.
     """
     for index in indices:
         x, y = axis_id("x", index), axis_id("y", index)
@@ -206,11 +221,11 @@ def shade_cleaned(figure: go.Figure, asr_ceiling: float, indices: Sequence[int] 
             yref=f"{y} domain",
             x=100 * asr_ceiling,
             y=1,
-            xanchor="right" if index else "left",
+            xanchor="right" if index in zoomed else "left",
             yanchor="bottom",
-            text=text if index else f"◂ {text}",
+            text=text if index in zoomed else f"◂ {text}",
             showarrow=False,
-            xshift=0 if index else -4,
+            xshift=0 if index in zoomed else -4,
             font={"size": 12, "color": CLEANED_LINE},
         )
 

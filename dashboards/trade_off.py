@@ -53,12 +53,24 @@ def trade_off_points(sweep: SweepRecord, leaderboard: Leaderboard) -> pd.DataFra
 
 def _on_frontier(frame: pd.DataFrame) -> np.ndarray:
     """(rows,) boolean; the victim has no part in it."""
-    points = frame[frame["kind"] != "victim"].sort_values(["asr", "accuracy"], ascending=[True, False])
-    accuracy = points["accuracy"].to_numpy(dtype=float)
-    highest_before = np.concatenate([[-np.inf], np.maximum.accumulate(accuracy)[:-1]])
     on_frontier = np.zeros(len(frame), dtype=bool)
-    on_frontier[points.index.to_numpy()[accuracy > highest_before]] = True
+    points = np.flatnonzero((frame["kind"] != "victim").to_numpy())
+    on_frontier[points] = on_frontier_of(frame["asr"].to_numpy()[points], frame["accuracy"].to_numpy()[points])
     return on_frontier
+
+
+def on_frontier_of(asr: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """(N,) boolean: no point of lower or equal ASR is as accurate.
+
+    Args:
+        asr, accuracy: (N,) fractions.
+    """
+    order = np.lexsort((-accuracy, asr))
+    ordered = accuracy[order]
+    highest_before = np.concatenate([[-np.inf], np.maximum.accumulate(ordered)[:-1]])
+    found = np.zeros(len(asr), dtype=bool)
+    found[order[ordered > highest_before]] = True
+    return found
 
 
 def kept_points(frame: pd.DataFrame, most: int = MOST_OTHERS) -> pd.DataFrame:
@@ -121,7 +133,7 @@ def draw_trade_off(frame: pd.DataFrame, *, asr_ceiling: float, density_above: in
         _add_markers(figure, mine[mine["kind"] == "epoch"], index=index, on_zoom=dense)
         _add_frontier(figure, points, x=x, y=y, right=right, first=not index)
         _add_best(figure, points, x=x, y=y, first=not index)
-        _add_victim(figure, victim, index=index)
+        add_victim(figure, victim, index=index, is_labelled=index == 1)
     style.asr_panels(figure, asr_ceiling, *heights)
     for index, shown in enumerate((points, near)):
         style.note_below(figure, 100 * shown["accuracy"].to_numpy(dtype=float), heights[index][0], index)
@@ -163,12 +175,8 @@ def _add_markers(figure: go.Figure, points: pd.DataFrame, *, index: int, on_zoom
             name=name,
             legendgroup=name,
             showlegend=index == 0 and not chosen.empty and not on_zoom,
-            hovertemplate=_HOVER,
+            hovertemplate=style.HOVER,
         )
-
-
-_HOVER = "%{hovertext}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
-"""The page puts trial, epoch and parameters in the place of the hovertext."""
 
 
 def _add_density(
@@ -271,12 +279,12 @@ def _add_best(figure: go.Figure, points: pd.DataFrame, *, x: str, y: str, first:
             name=name,
             legendgroup=name,
             showlegend=first,
-            hovertemplate=_HOVER,
+            hovertemplate=style.HOVER,
         )
 
 
-def _add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int) -> None:
-    """The victim as a star, its accuracy as a dotted line, labelled in the second panel."""
+def add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int, is_labelled: bool) -> None:
+    """The victim as a star in the panel `index`, its accuracy as a dotted line, which may be labelled."""
     x, y = style.axis_id("x", index), style.axis_id("y", index)
     for asr, accuracy in _percentages(victim):
         figure.add_scatter(
@@ -293,12 +301,13 @@ def _add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int) -> None:
             },
             name="victim",
             legendgroup="victim",
+            legendrank=10_000,
             showlegend=index == 0,
             cliponaxis=False,
             hovertemplate="victim<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>",
         )
         style.dotted_line(figure, accuracy, index)
-        if index == 1:
+        if is_labelled:
             figure.add_annotation(
                 xref=f"{x} domain",
                 yref=y,

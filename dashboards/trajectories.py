@@ -108,9 +108,6 @@ def draw_trajectories(frame: pd.DataFrame, *, asr_ceiling: float) -> go.Figure:
     )
 
 
-_HOVER = "%{hovertext}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
-
-
 def _sizes(epochs: pd.Series, last_epoch: float) -> np.ndarray:
     """(points,) pixels, 4 at the start to 11 at the last epoch."""
     return 4 + 7 * epochs.to_numpy(dtype=float) / last_epoch
@@ -136,7 +133,7 @@ def _add_line(
         legendgroup=f"rank {int(first['rank'])}",
         legendrank=int(first["rank"]),
         showlegend=index == 0,
-        hovertemplate=_HOVER,
+        hovertemplate=style.HOVER,
     )
 
 
@@ -157,7 +154,7 @@ def _add_others(figure: go.Figure, frame: pd.DataFrame, last_epoch: float, *, in
         legendgroup="others",
         legendrank=100_000,
         showlegend=index == 0,
-        hovertemplate=_HOVER,
+        hovertemplate=style.HOVER,
     )
 
 
@@ -170,7 +167,7 @@ def _add_relapses(figure: go.Figure, relapses: pd.DataFrame, *, index: int) -> N
         legendgroup="unstable",
         legendrank=100_001,
         showlegend=index == 0,
-        hovertemplate="unstable<br>" + _HOVER,
+        hovertemplate="unstable<br>" + style.HOVER,
     )
 
 

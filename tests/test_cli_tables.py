@@ -260,3 +260,33 @@ def test_a_number_is_the_same_to_the_last_digit_wherever_it_stands(home: Path, t
     assert f"at {asr} ASR" in lead[1]
     assert f"<dt>Best retention</dt><dd>{kept}</dd>" in page
     assert f"<strong>{kept.removesuffix(' %')}</strong>" in page
+
+
+def test_sweeps_are_compared_in_a_table_and_a_page(home: Path, table: Path, tmp_path: Path):
+    other = tmp_path / "other.csv"
+    other.write_text(table.read_text().replace("2,0.8,0.01", "2,0.7,0.01"))
+    for name, file in (("first", table), ("second", other)):
+        assert command("import", str(file), "--sweep", name)[0] == 0
+    code, stdout, _ = command("compare", "f*", "second", "--to", str(tmp_path / "page.html"))
+    assert code == 0
+    assert re.search(r"first +1 +2 +80\.0 +1\.0 +88\.9", stdout)
+    assert str(tmp_path / "page.html") in stdout
+    assert "accuracy against ASR" in (tmp_path / "page.html").read_text().replace("Accuracy", "accuracy")
+    found = json_of("compare", "first", "second", "--by", "rate", "--marks", "line")
+    assert found["by"] == "rate"
+    assert [row["x"] for row in found["against"] if row["line"] == "second"] == [1e-4, 1e-3, 1e-2]
+    assert not (home / "compare.html").exists()
+    assert "named 'third'" in refused("compare", "first", "third")
+    assert refused("compare", "first", "--marks", "lines") == "--marks lines is unknown; known: points, frontier, line"
+
+
+def test_sweeps_that_were_measured_on_other_images_are_refused(home: Path):
+    for name, images in (("first", "one"), ("second", "other")):
+        sweep = SWEEP.replace(name=name)
+        folder = fabricated.finished_sweep(home / "sweeps", sweep)
+        folder.write_header(sweep, sweep.digest(), {"test": images}, fabricated.IMAGES)
+    message = refused("compare", "first", "second")
+    assert (
+        "these do not compare, since they were measured on other test images:\n  first: one\n  second: other" in message
+    )
+    assert json_of("compare", "first")["results"][0]["series"] == "victim"

@@ -3,19 +3,24 @@
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
+from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dashboards.against import lines_of
 from sweeplab.cli import load_script, resolve, select
 from sweeplab.cli.scripts import resolve_all
 from sweeplab.commands import estimate
-from sweeplab.commands.papers import ROWS
+from sweeplab.commands.papers import ROWS, PaperRow
 from sweeplab.commands.published import published_numbers
 from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim
+from sweeplab.ranking.compared import Compared, Comparison, fields_of
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "sweeps").glob("*.py"))
@@ -223,6 +228,49 @@ KEPT = [
 
 def test_the_page_of_experiments_is_up_to_date(page: dict[str, Any]):
     assert (ROOT / "docs" / "experiments.md").read_text() == page["markdown"](), "run `just experiments`"
+
+
+def compared(page: dict[str, Any], row: PaperRow) -> list[Compared]:
+    """What a row's command compares, as far as specs tell it; patterns have to fit."""
+    (command,) = re.findall("sweeplab compare (.*)", row.then)
+    patterns = [word for word in shlex.split(command.partition(" --")[0]) if not word.startswith("tables")]
+    found = [experiment for run in row.runs for experiment in page["experiments_of"](run)]
+    chosen = [one for pattern in patterns for one in found if fnmatchcase(one.name, pattern)]
+    assert all(any(fnmatchcase(one.name, pattern) for one in found) for pattern in patterns), row.id
+    return [
+        Compared(
+            name=one.name,
+            victim=one.victim.name if isinstance(one, CleaningSweep) else one.name,
+            fields=dict(fields_of(one.to_json(), "" if isinstance(one, CleaningSweep) else "victim")),
+        )
+        for one in {one.name: one for one in chosen}.values()
+    ]
+
+
+def test_commands_that_compare_name_what_the_rows_run(page: dict[str, Any]):
+    """All of them; of par-fig1 the victims stand in the sweeps."""
+    rows = {row.id: row for row in ROWS if "sweeplab compare" in row.then}
+    assert len(rows) >= 15
+    for row in rows.values():
+        names = {item.name for item in compared(page, row)}
+        left = {one.name for run in row.runs for one in page["experiments_of"](run)} - names
+        assert all(name.startswith("par-victim-") for name in left), row.id
+
+
+def test_the_series_of_the_papers_are_found_in_their_specs(page: dict[str, Any]):
+    rows = {row.id: row for row in ROWS}
+    methods = Comparison.of(compared(page, rows["par-fig1"]), "method.kind")
+    assert methods.series == ("par", "cleanclip", "roclip")
+    assert Comparison.of(compared(page, rows["verma-fig6-m"]), "slipped.count").series == ("count 5", "count 10")
+    assert Comparison.of(compared(page, rows["safeclip-fig3c"])).series == (
+        "safeclip-fig3c-with",
+        "safeclip-fig3c-without",
+    )
+    rates = Comparison.of(compared(page, rows["par-fig5"]), "rate")
+    assert rates.series == ("rate 5e-04", "rate 1e-03", "rate 3e-03", "rate 1e-02")
+    assert sorted(Counter(lines_of(rates).values()).items()) == [("cleanclip", 4), ("par", 4)]
+    steps = Comparison.of(compared(page, rows["safeclip-fig4"]), "share_step")
+    assert len(set(lines_of(steps).values())) == 1
 
 
 @pytest.mark.slow

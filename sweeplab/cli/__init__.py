@@ -6,6 +6,7 @@ from sweeplab.cli.program import app, guarded, say, say_error
 from sweeplab.cli.scripts import load_script, main, resolve, select
 import sweeplab.cli.sweeps
 import sweeplab.cli.tables
+import sweeplab.cli.comparing
 import sweeplab.cli.papers
 import sweeplab.cli.models
 import sweeplab.cli.data

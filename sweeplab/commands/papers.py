@@ -86,7 +86,6 @@ SAMPLE = " --clean-pairs 10000"
 MAP = "sweeplab examine POISONED CLEANED... --script sweeps/{}.py --only NAME --what map --to tables"
 PREVIEW = "sweeplab attack preview {} IMAGE... --to preview.png"
 STRUCTURED = "badnet-stripes blended-stripes blended-triangles blended-text"
-SEVERAL = "one figure of several sweeps"
 LINES = "the figure over epochs"
 
 ROWS: tuple[PaperRow, ...] = (
@@ -113,14 +112,14 @@ ROWS: tuple[PaperRow, ...] = (
         "CC6M, MMCL victim under three cleaning losses",
         (_grid(M), _verma("verma-fig2-m-*")),
         ours="the rates of SSL alone are those of D.3",
-        lacks=SEVERAL,
+        then="sweeplab compare cleanclip-cc6m-mmcl-grid 'verma-fig2-m-*'",
     ),
     PaperRow(
         "verma-fig2-s",
         "the same, MMCL + SSL victim",
         (_grid(S), _verma("verma-fig2-s-*")),
         ours="the rates of SSL alone are those of D.4",
-        lacks=SEVERAL,
+        then="sweeplab compare cleanclip-cc6m-mmcl-ssl-grid 'verma-fig2-s-*'",
     ),
     PaperRow("verma-fig3-m", "poison by finetuning OpenAI's model, MMCL", (_victims("verma-fig3-m"),)),
     PaperRow("verma-fig3-s", "the same, MMCL + SSL", (_victims("verma-fig3-s"),)),
@@ -133,8 +132,18 @@ ROWS: tuple[PaperRow, ...] = (
         ours="which three is not stated: the page shows the first by rank",
     ),
     PaperRow("verma-fig5b", "the same, MMCL + SSL victim", (_grid(S),), ours="as verma-fig5a"),
-    PaperRow("verma-fig6-m", "5 and 10 poisons in the cleaning set, MMCL", (_verma("verma-fig6-m-*"),), lacks=SEVERAL),
-    PaperRow("verma-fig6-s", "the same, MMCL + SSL", (_verma("verma-fig6-s-*"),), lacks=SEVERAL),
+    PaperRow(
+        "verma-fig6-m",
+        "5 and 10 poisons in the cleaning set, MMCL",
+        (_verma("verma-fig6-m-*"),),
+        then="sweeplab compare 'verma-fig6-m-*'",
+    ),
+    PaperRow(
+        "verma-fig6-s",
+        "the same, MMCL + SSL",
+        (_verma("verma-fig6-s-*"),),
+        then="sweeplab compare 'verma-fig6-s-*'",
+    ),
     PaperRow(
         "verma-fig7-kmeans",
         "deep clustering, labels by k-means",
@@ -180,24 +189,28 @@ ROWS: tuple[PaperRow, ...] = (
         "CC3M, three cleaning losses, MMCL victim",
         (_victims("verma-fig10-m*"),),
         ours="the rates of SSL alone are those of D.1",
-        lacks=SEVERAL,
+        then="sweeplab compare 'verma-fig10-m*'",
     ),
     PaperRow(
         "verma-fig10-s",
         "the same, MMCL + SSL victim",
         (_victims("verma-fig10-s*"),),
         ours="the rates of SSL alone are those of D.2",
-        lacks=SEVERAL,
+        then="sweeplab compare 'verma-fig10-s*'",
     ),
     PaperRow(
         "verma-fig11-m",
         "CC3M, poisons among the cleaning pairs, MMCL",
         (_victims("verma-fig11-m-*"),),
         ours="pairs of CC12M, as in the code; 10 and 25 poisons beside the figure's 5",
-        lacks=SEVERAL,
+        then="sweeplab compare 'verma-fig11-m-*'",
     ),
     PaperRow(
-        "verma-fig11-s", "the same, MMCL + SSL", (_victims("verma-fig11-s-*"),), ours="as verma-fig11-m", lacks=SEVERAL
+        "verma-fig11-s",
+        "the same, MMCL + SSL",
+        (_victims("verma-fig11-s-*"),),
+        ours="as verma-fig11-m",
+        then="sweeplab compare 'verma-fig11-s-*'",
     ),
     PaperRow(
         "verma-fig12-m",
@@ -214,7 +227,7 @@ ROWS: tuple[PaperRow, ...] = (
         "larger SSL weights",
         (_verma("verma-fig15"),),
         ours="the MMCL + SSL victim",
-        lacks="one frontier for each weight",
+        then="sweeplab compare verma-fig15 --by ssl_weight",
     ),
     PaperRow(
         "verma-fig16",
@@ -250,6 +263,7 @@ ROWS: tuple[PaperRow, ...] = (
         "accuracy and ASR against the SSL weight, Blended",
         (_cc3m("cleanclip-fig3"),),
         ours="the five weights",
+        then="sweeplab compare cleanclip-fig3 --by ssl_weight",
     ),
     PaperRow(
         "cleanclip-c5",
@@ -391,14 +405,14 @@ ROWS: tuple[PaperRow, ...] = (
         "safeclip-fig3c",
         "with and without the unimodal loss on risky pairs",
         (_safeclip("safeclip-fig3c-*"),),
-        lacks="the figure",
+        then="sweeplab compare 'safeclip-fig3c-*'",
     ),
     PaperRow(
         "safeclip-fig4",
         "step by which the safe share grows",
         (_safeclip("safeclip-fig3c-with", "safeclip-fig4-*"),),
         ours="steps 0.01 and 0.05",
-        lacks="the figure",
+        then="sweeplab compare safeclip-fig3c-with 'safeclip-fig4-*' --by share_step",
     ),
     PaperRow("safeclip-tab4", "sizes of the ten sets", is_nothing=True),
     PaperRow(
@@ -413,7 +427,7 @@ ROWS: tuple[PaperRow, ...] = (
         "accuracy and ASR after RoCLIP, CleanCLIP and PAR, over all attacks",
         (_par("par-victim-*", "par-tab-rn50-*"),),
         ours="as par-tab-rn50",
-        lacks="the bars, and BadCLIP",
+        then="sweeplab compare 'par-tab-rn50-*'",
     ),
     PaperRow("par-fig2", "pictures of the triggers", then=PREVIEW.format("KIND...")),
     PaperRow("par-fig6", "structured triggers, larger", then=PREVIEW.format(STRUCTURED)),
@@ -423,7 +437,7 @@ ROWS: tuple[PaperRow, ...] = (
         "ASR against accuracy, real and synthetic cleaning pairs",
         (_par("par-fig3-*"),),
         ours="the values of tau and of the SSL weights",
-        lacks="one line for each sweep",
+        then="sweeplab compare 'par-fig3-*'",
     ),
     PaperRow("par-fig4-loss", "both terms of the loss over steps, Blended-Text", (_par("par-fig4"),)),
     PaperRow(
@@ -444,7 +458,7 @@ ROWS: tuple[PaperRow, ...] = (
         "ASR against the poisoning rate",
         (_par("par-fig5-*", "par-tab-rn50-par-badnet-stripes", "par-tab-rn50-cleanclip-badnet-stripes"),),
         ours="BadNet-Stripes; rates 0.05, 0.1, 0.3 and 1 %",
-        lacks="the figure",
+        then="sweeplab compare 'par-fig5-*' 'par-tab-rn50-*-badnet-stripes' --by rate",
     ),
     PaperRow(
         "par-fig8",

@@ -1,0 +1,116 @@
+"""What each series came to, as bars: accuracy and ASR by group, and what is counted of pairs (PAR, Fig. 1)."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboards import style
+from sweeplab.ranking.compared import VICTIM, ComparedTable, ComparedVictim, Comparison, best_results, result_table
+
+QUANTITIES = {
+    "accuracy": "accuracy (%)",
+    "asr": "ASR (%)",
+    "recall_highest@0.1": "poisons among the top 10 % of cosines (%)",
+    "recall_highest@0.3": "poisons among the top 30 % of cosines (%)",
+    "safe_poison_share": "poisons that are called safe (%)",
+}
+"""Shares, as fractions; the last three of tables over checkpoints, at the last one."""
+
+
+def bar_rows(comparison: Comparison) -> pd.DataFrame:
+    """One row a bar. Columns: `group`, `series`, `quantity` (its title), `value` (percent, or pairs).
+
+    Of several sweeps with one series and victim the better one. A victim alone also has the pairs that its objective
+    treats apart and the poisons among them, at its selected epoch.
+    """
+    results = best_results(result_table(comparison))
+    rows: list[tuple[str, str, str, float]] = []
+    for quantity in ("accuracy", "asr"):
+        known = results.dropna(subset=quantity)
+        values = zip(known["group"], known["series"], known[quantity], strict=True)
+        rows += [(group, series, QUANTITIES[quantity], 100 * value) for group, series, value in values]
+    for item in comparison.others:
+        head = comparison.group(item), comparison.label(item, {})
+        if isinstance(item, ComparedVictim):
+            rows += [(*head, f"{name.replace('_', ' ')}", count) for name, count in item.row.found.items()]
+        elif isinstance(item, ComparedTable):
+            last = item.table.iloc[-1]
+            shares = [name for name in QUANTITIES if name in last and pd.notna(last[name])]
+            rows += [(*head, QUANTITIES[name], 100 * float(last[name])) for name in shares]
+    return pd.DataFrame(rows, columns=["group", "series", "quantity", "value"])
+
+
+def describe_bars(comparison: Comparison) -> str:
+    """The figure in one sentence."""
+    results = result_table(comparison)
+    trials = results.dropna(subset="trial")
+    if trials.empty:
+        return "Victims at their selected epoch; tables over checkpoints at the last one."
+    cleaned = int(trials["cleaned"].sum())
+    return (
+        f"The most accurate cleaned epoch of each series, of each victim; where there is none, that of the lowest ASR. "
+        f"{cleaned} of {len(trials)} are cleaned."
+    )
+
+
+def draw_bars(frame: pd.DataFrame, series: tuple[str, ...], *, asr_ceiling: float | None = None) -> go.Figure:
+    """A panel a quantity, a group of bars a victim, a colour a series.
+
+    Args:
+        frame: of `bar_rows`, not empty.
+        series: all labels, in order.
+        asr_ceiling: a fraction; None: nothing was to be cleaned.
+    """
+    figure = go.Figure()
+    groups = list(dict.fromkeys(frame["group"]))
+    names = dict(zip(groups, without_beginning(groups), strict=True))
+    quantities = list(dict.fromkeys(frame["quantity"]))
+    shown: set[str] = set()
+    for index, quantity in enumerate(quantities):
+        mine = frame[frame["quantity"] == quantity]
+        for place, name in enumerate((VICTIM, *series)):
+            part = mine[mine["series"] == name]
+            if part.empty:
+                continue
+            colour = style.look_of(place - 1)[0] if place else style.FAINT
+            figure.add_bar(
+                x=[style.label(names[group], 24) for group in part["group"]],
+                y=part["value"].to_numpy(),
+                xaxis=style.axis_id("x", index),
+                yaxis=style.axis_id("y", index),
+                marker={"color": colour},
+                name=style.label(name, 60),
+                legendgroup=name,
+                legendrank=place,
+                showlegend=name not in shown,
+                hovertemplate=f"%{{x}}, {style.label(name, 60)}: %{{y:.4g}}<extra></extra>",
+            )
+            shown.add(name)
+        x, y = style.axis_id("x", index), style.axis_id("y", index)
+        title = {"text": quantity, "font": {"color": style.INK}}
+        figure.update_layout(
+            {
+                style.axis_name("x", index): {"anchor": y, "type": "category", "title": title},
+                style.axis_name("y", index): {"anchor": x, "rangemode": "tozero", "nticks": 6},
+            }
+        )
+        if quantity == QUANTITIES["asr"] and asr_ceiling is not None:
+            style.dotted_line(figure, 100 * asr_ceiling, index)
+    figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05, hovermode="closest")
+    figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18})
+    columns = 1 if frame.groupby("quantity").size().max() > 16 else 2
+    return style.responsive(
+        figure,
+        wide=style.panels(len(quantities), min(columns, len(quantities)), panel=250, gap=96, y_title=""),
+        narrow=style.panels(len(quantities), 1, panel=220, top=30, gap=110, y_title=""),
+    )
+
+
+def without_beginning(names: list[str]) -> list[str]:
+    """Names without the words, ended by hyphens, with which all of them begin."""
+    words = [name.split("-") for name in names]
+    shared = 0
+    for beginnings in zip(*(name[:-1] for name in words), strict=False):
+        if len(names) < 2 or len(set(beginnings)) > 1:
+            break
+        shared += 1
+    return ["-".join(name[shared:]) for name in words]

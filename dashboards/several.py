@@ -1,0 +1,147 @@
+"""The page of several sweeps, victims and tables: every figure that they allow, in one HTML file."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dashboards.against import against_points, describe_against, draw_against
+from dashboards.bars import bar_rows, describe_bars, draw_bars
+from dashboards.build import trials_of
+from dashboards.columns import Columns
+from dashboards.page import Page, View
+from dashboards.series import describe_series, draw_series, series_points, trial_ids
+from dashboards.table import small_table
+from sweeplab.ranking.compared import Comparison, result_table, short_path
+from sweeplab.storage.files import write_atomically
+
+
+def build_comparison(comparison: Comparison, path: Path, marks: str | None = None) -> Path:
+    """Write the page as one self-contained file.
+
+    Args:
+        comparison: what it shows.
+        path: file to write; its folder is made if it is missing.
+        marks: of the series, where not all of them are wanted.
+
+    Returns:
+        The path itself.
+    """
+    write_atomically(path, render_comparison(comparison, marks).encode(), durable=False)
+    return path
+
+
+def render_comparison(comparison: Comparison, marks: str | None = None) -> str:
+    """The page as text."""
+    ids = trial_ids(comparison)
+    begun = [(item, row) for item in comparison.sweeps for row in item.board.rows if row.epochs is not None]
+    trials = trials_of([row for _, row in begun], [ids[item.name] + row.trial for item, row in begun])
+    page = Page(
+        title="Comparison · SweepLab report",
+        header=_header(comparison),
+        views=views_of(comparison, marks),
+        footer=_FOOTER,
+        trials={**trials, "labels": [f"{item.name}, trial {row.trial}" for item, row in begun]},
+    )
+    measured = [item.record.victim for item in comparison.sweeps]
+    return page.html(Columns(tuple(n for victim in measured for n in (victim.accuracy_n, victim.asr_n))))
+
+
+def tables_of(comparison: Comparison, marks: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """The rows behind every figure that the page has, by the figure's name: plain JSON values."""
+    return {view.name: _plain(view.rows) for view in views_of(comparison, marks) if view.rows is not None}
+
+
+def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def views_of(comparison: Comparison, marks: str | None = None) -> list[View]:
+    """Those for which the compared items have what they need."""
+    views = [_results_view(comparison)]
+    if marks != "line":
+        views.append(_series_view(comparison, marks))
+    if marks in (None, "line"):
+        views.append(_against_view(comparison))
+    return [view for view in views if view is not None]
+
+
+MOST_SERIES = 24
+"""More are no longer told apart by their colours and symbols."""
+
+
+def _results_view(comparison: Comparison) -> View | None:
+    rows, results = bar_rows(comparison), result_table(comparison)
+    if rows.empty:
+        return None
+    heads = {"group": "Victim", "series": "Series", "name": "Sweep", "trial": "Trial", "epoch": "Epoch"}
+    heads |= {"accuracy": "Accuracy %", "asr": "ASR %", "retention": "Retention %", "lowest_asr": "Lowest ASR %"}
+    if results.empty:  # tables alone
+        table = small_table(
+            rows, {"group": "Group", "series": "Series", "quantity": "What", "value": "Value"}, most=200
+        )
+    else:
+        table = small_table(results, heads | {"trials": "Trials"}, most=200)
+    ceiling = comparison.asr_ceiling if comparison.sweeps else None
+    figure = draw_bars(rows, comparison.series, asr_ceiling=ceiling) if len(rows) <= MOST_BARS else None
+    head = ("results", "What each came to", "Results")
+    return View(*head, describe_bars(comparison), figure, table, rows=rows if results.empty else results)
+
+
+MOST_BARS = 160
+
+
+def _against_view(comparison: Comparison) -> View | None:
+    frame = against_points(comparison)
+    if frame.empty or comparison.by is None:
+        return None
+    ceiling = comparison.asr_ceiling if comparison.sweeps else None
+    figure = draw_against(frame, comparison.by, asr_ceiling=ceiling)
+    name = short_path(comparison.by)
+    heads = {"line": "Line", "x": name, "name": "Sweep", "trial": "Trial", "epoch": "Epoch"}
+    table = small_table(frame, heads | {"accuracy": "Accuracy %", "asr": "ASR %"}, most=200)
+    title = f"Accuracy and ASR against {name}"
+    return View("against", title, "Against a field", describe_against(frame, comparison.by), figure, table, rows=frame)
+
+
+def _series_view(comparison: Comparison, marks: str | None) -> View | None:
+    if not comparison.sweeps or len(comparison.series) > MOST_SERIES:
+        return None
+    frame = series_points(comparison)
+    if (frame["kind"] == "victim").all():
+        return None
+    figure = draw_series(frame, comparison.series, asr_ceiling=comparison.asr_ceiling, marks=marks)
+    frontier = frame[frame["frontier"]].sort_values(["group", "series", "asr"])
+    rows = frontier[["group", "series", "name", "trial", "epoch", "asr", "accuracy", "cleaned"]]
+    heads = {"group": "Victim", "series": "Series", "asr": "At or below ASR %", "accuracy": "Best accuracy %"}
+    table = small_table(rows.reset_index(drop=True), heads | {"trial": "Trial", "epoch": "Epoch"}, most=200)
+    finding = describe_series(frame, comparison.asr_ceiling)
+    return View("series", "Accuracy against ASR", "Accuracy and ASR", finding, figure, table, rows=rows)
+
+
+def _header(comparison: Comparison) -> str:
+    names = [item.name for item in comparison.items]
+    by = f"told apart by <b>{escape(comparison.by)}</b>" if comparison.by else "a series each"
+    notes = [f"{item.name}: {note}" for item in comparison.sweeps for note in item.board.notes]
+    said = "".join(f'<p class="warning">Note: {escape(note)}.</p>\n' for note in notes)
+    return f"""<header>
+<p class="kicker">SweepLab comparison</p>
+<h1>{escape(_title(names))}</h1>
+<p class="lead">{len(names)} compared, {by}: {escape(", ".join(names))}.</p>
+{said}</header>"""
+
+
+def _title(names: Sequence[str]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+_FOOTER = """<footer>
+<p><b>ASR</b>, attack success rate: share of triggered images that are classified as the target label; of targeted
+images without a trigger, the share that is classified as its own adversarial class (PSR). <b>Accuracy</b>: top-1
+zero-shot accuracy on clean images, the same ones for all. <b>Cleaned</b>: an epoch with an ASR below the ceiling.
+<b>Retention</b>: accuracy of the best cleaned epoch over the accuracy of its victim.</p>
+<p>This page is one file and loads nothing from a network.</p>
+</footer>"""

@@ -1,0 +1,138 @@
+"""What `sweeplab compare` is asked to compare: sweeps and victims of the home by name, tables by path."""
+
+import contextlib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweeplab.evaluation.measure import Evaluation
+from sweeplab.ranking.compared import (
+    TEST_IMAGES,
+    TEST_SETS,
+    Compared,
+    ComparedSweep,
+    ComparedTable,
+    ComparedVictim,
+    fields_of,
+)
+from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.ranking.victims import VictimRow, victims_of
+from sweeplab.specs import InvalidInput, digest_of
+from sweeplab.storage.files import read_object
+from sweeplab.storage.sweep_records import original_victim
+from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
+
+DYNAMICS = "dynamics.csv"
+"""What `sweeplab examine --to` writes over checkpoints."""
+
+
+def gather(home: Path, names: Sequence[str]) -> list[Compared]:
+    """What was asked for, each once, in the order of the names.
+
+    Args:
+        home: where the sweeps and victims are.
+        names: of sweeps and victims, as patterns too; paths of tables, or of folders that hold a `dynamics.csv`.
+
+    Raises:
+        InvalidInput: for a name that nothing has, a sweep or victim of which nothing is measured yet, or a table that
+            cannot be read.
+    """
+    folders, victims = sweeps_of(home)[0], victims_of(home)[0]
+    found: dict[str, Compared] = {}
+    for pattern in names:
+        path = Path(pattern)
+        if path.exists() and (path.suffix in TABLES or (path / DYNAMICS).exists()):
+            one = _table(path)
+            found[f"table {one.name}"] = one
+            continue
+        chosen = [folder for folder in folders if _matches(folder, pattern)]
+        trained = [row for row in victims if any(fnmatchcase(name, pattern) for name in (row.victim, row.folder.name))]
+        if not chosen and not trained:
+            raise InvalidInput(
+                f"no sweep and no victim is named {pattern!r}, and it is no table: give names of {home}, patterns such "
+                f"as 'verma-fig6-*', or folders that `sweeplab examine --to` wrote; known: {_known(folders, victims)}"
+            )
+        for folder in chosen:
+            found.setdefault(f"sweep {folder.name}", _sweep(folder))
+        for row in trained:
+            found.setdefault(f"victim {row.folder.name}", _victim(row, is_one_of_several(row, victims)))
+    return list(found.values())
+
+
+def _matches(folder: SweepFolder, pattern: str) -> bool:
+    """A sweep that `--fresh` set aside has to be named in full."""
+    return folder.name == pattern or (fnmatchcase(folder.name, pattern) and not is_set_aside(folder))
+
+
+def is_one_of_several(row: VictimRow, victims: Sequence[VictimRow]) -> bool:
+    """Whether another victim has its name, and another digest."""
+    return sum(other.victim == row.victim for other in victims) > 1
+
+
+def _known(folders: Sequence[SweepFolder], victims: Sequence[VictimRow]) -> str:
+    names = dict.fromkeys([*(folder.name for folder in folders), *(row.victim for row in victims)])
+    return ", ".join(names) or "none yet"
+
+
+def _sweep(folder: SweepFolder) -> ComparedSweep:
+    header, record = folder.header(), folder.record()
+    spec, contents = header["spec"], header["contents"]
+    name, measured = record.victim_name, {}
+    if "imported" in header:  # its victim has no name, and nobody knows on which images it was measured
+        name = f"imported, accuracy {record.victim.accuracy:.4g}, ASR {record.victim.asr or 0:.4g}"
+    else:
+        measured = _measured(spec["evaluation"], record.victim.accuracy_n, record.protocol)
+        measured |= {TEST_IMAGES: contents["test"]} if "test" in contents else {}
+    victim = original_victim(spec.get("victim"))
+    fields = dict(fields_of({**spec, "victim": victim} if victim else spec))
+    board = rank_trials(record, folder.outcomes)
+    return ComparedSweep(name=folder.name, victim=name, fields=fields, measured=measured, record=record, board=board)
+
+
+def _victim(row: VictimRow, is_ambiguous: bool) -> ComparedVictim:
+    if row.measurement is None:
+        raise InvalidInput(f"victim {row.victim!r} has not been measured yet; its script's command goes on")
+    spec = read_object(row.folder / "victim.json", spec=dict)["spec"]
+    measured = _measured(spec["evaluation"], row.measurement.accuracy_n, spec["protocol"])
+    return ComparedVictim(
+        name=row.folder.name if is_ambiguous else row.victim,
+        victim=row.victim,
+        fields=dict(fields_of(spec, "victim")),
+        measured=measured,
+        row=row,
+    )
+
+
+def _measured(evaluation: Any, num_images: int, protocol: str) -> dict[str, str]:
+    """What has to be equal beside the content of the test images."""
+    known = {"numbers of test images": f"{num_images:,}", "protocols": protocol}
+    with contextlib.suppress(InvalidInput):  # of an older version
+        spec = Evaluation.model_validate(evaluation)
+        known["prompts"] = digest_of(spec.templates)
+        known["precisions"] = spec.precision
+        known[TEST_SETS] = digest_of(Evaluation(test=spec.test, sample=spec.sample).canonical())
+    return known
+
+
+TABLES = (".csv", ".parquet")
+
+
+def _table(path: Path) -> ComparedTable:
+    """A table over checkpoints, with the fields of the victim whose checkpoints they are, where it is still there."""
+    file = path / DYNAMICS if path.is_dir() else path
+    try:
+        table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{file} is no table that can be read ({error})") from None
+    if "epoch" not in table or table.empty:
+        raise InvalidInput(f"{file} has no column epoch, or no rows; `sweeplab examine FOLDER --to` writes {DYNAMICS}")
+    name = path.name if path.is_dir() else path.stem if path.name != DYNAMICS else path.absolute().parent.name
+    checkpoint = Path(str(table["checkpoint"].iloc[0])) if "checkpoint" in table else Path()
+    record = next((parent / "victim.json" for parent in checkpoint.parents if (parent / "victim.json").exists()), None)
+    spec = read_object(record, spec=dict)["spec"] if record is not None else {}
+    return ComparedTable(
+        name=name, victim=str(spec.get("name", "")), fields=dict(fields_of(spec, "victim")) if spec else {}, table=table
+    )
