@@ -1,6 +1,7 @@
 """An experiment as a Python value: victims, sweeps, and what they run on; all checked on construction."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,9 +30,8 @@ from sweeplab.protocol import Protocol
 from sweeplab.ranking.stopping import Pruning
 from sweeplab.search_space import Choice, Grid, SearchSpace, check_names
 from sweeplab.specs import LARGEST, AnySpec, InvalidInput, Spec, check_storage_url, one_of, usable_path
-from sweeplab.training import ranks
 from sweeplab.training.objective import augments_captions, image_views
-from sweeplab.training.optimisation import Optimization
+from sweeplab.training.optimisation import Optimization, pairs_per_chunk
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
 """Names a folder and an MLflow experiment: letters, digits, '.', '_' and '-'."""
@@ -253,7 +253,7 @@ class PretrainedVictim(Spec):
                 "poisoning 'imported' counts the rows of its whole file, and a sample numbers them anew; leave "
                 "data.sample out, or use num_pairs"
             )
-        ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
+        pairs_per_chunk(self.optimization, self.resources.workers)
         return self
 
     def changes(self) -> tuple[str, ...]:
@@ -509,7 +509,7 @@ class CleaningSweep(Spec):
             raise ValueError("search.sampler='grid' needs a `grid`; give one or choose 'tpe' or 'random'")
         if self.search.grid_first:
             self._check_grid_first()
-        ranks.per_rank(self.optimization.global_batch_size, self.resources.workers)
+        pairs_per_chunk(self.optimization, self.resources.workers)
         if isinstance(self.victim, SelectedTrial):
             self._check_selected(self.victim.sweep)
         if isinstance(self.data, CleanSample) and not isinstance(self.original_victim(), PretrainedVictim):
@@ -554,7 +554,7 @@ class CleaningSweep(Spec):
         """Refuse values that a trial's fields, or its number of workers, would refuse once the victim is trained."""
         for what, params in self.extremes():
             try:
-                ranks.per_rank(self.setting(params).optimization.global_batch_size, self.resources.workers)
+                pairs_per_chunk(self.setting(params).optimization, self.resources.workers)
             except ValueError as error:
                 raise ValueError(f"{what}, which no trial can have: {error}") from None
 
@@ -828,6 +828,7 @@ def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:
         optimization=sweep.optimization.replace(
             precision="float32",
             batch_norm="frozen" if sweep.optimization.batch_norm == "frozen" else "local",
+            num_chunks=math.gcd(sweep.optimization.num_chunks, SMOKE_STEPS["global_batch_size"]),
             **SMOKE_STEPS,
         ),
         epochs=min(sweep.epochs, 2),

@@ -280,6 +280,18 @@ def test_a_batch_that_the_workers_do_not_divide_is_refused(sweep: CleaningSweep)
         sweep.replace(resources=Resources(workers=3))
 
 
+def test_chunks_that_do_not_divide_a_workers_batch_are_refused(sweep: CleaningSweep, victim: PretrainedVictim):
+    chunked, match = sweep.optimization.replace(num_chunks=3), "num_chunks=3 does not divide the 64 pairs of a rank"
+    for spec in (sweep, victim.replace(optimization=victim.optimization.replace(global_batch_size=64))):
+        with pytest.raises(InvalidInput, match=match):
+            spec.replace(optimization=chunked)
+
+
+def test_a_smoke_sweep_has_chunks_of_its_own_batch(sweep: CleaningSweep):
+    smoke = smoke_sweep(sweep.replace(optimization=sweep.optimization.replace(global_batch_size=120, num_chunks=24)))
+    assert (smoke.optimization.global_batch_size, smoke.optimization.num_chunks) == (32, 8)
+
+
 def test_a_victims_batch_that_its_workers_do_not_divide_is_refused(victim: PretrainedVictim):
     with pytest.raises(InvalidInput, match="multiple of 3"):
         victim.replace(resources=Resources(workers=3))

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from sweeplab.clip_model import Architecture, num_parameters
+from sweeplab.clip_model import Architecture, has_batch_norm, num_parameters
 from sweeplab.data.training_pairs import OWN_BYTES
 from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim, SelectedTrial
 from sweeplab.specs import Spec
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.sweep.resume import _kind, _optimization, search_in_words, warnings_of
 from sweeplab.training.objective import image_views
-from sweeplab.training.optimisation import Optimization
+from sweeplab.training.optimisation import Optimization, pairs_per_chunk
 
 PAIRS_PER_SECOND = 500.0
 """Pairs that one GPU trains on per second: CLIP RN50 at 224 pixels, from Verma et al., App. A (CC6M, 64 epochs in 24
@@ -40,6 +40,7 @@ def _plan_of_victim(victim: PretrainedVictim) -> list[str]:
         f"  objective         {_kind(victim.objective)}: {_fields(victim.objective) or 'no fields'}",
         f"  optimization      {_fields(victim.optimization)}",
         f"  steps             {f'{steps:,}' if steps is not None else UNKNOWN}",
+        *_chunk_lines(victim),
         costs,
         f"  disk              about {(kept + 2) * _checkpoint_bytes(victim) / 1e9:,.1f} GB of checkpoints",
     ]
@@ -97,10 +98,26 @@ def _plan_of_sweep(sweep: CleaningSweep) -> list[str]:
         f"  method            {_kind(sweep.method)}: {_fields(sweep.method, sweep) or 'no fields'}",
         f"  optimization      {_fields(_optimization(sweep), sweep)}",
         f"  steps per trial   {f'{steps:,}' if steps is not None else UNKNOWN}",
+        *_chunk_lines(sweep),
         costs,
         f"  disk              {disk}",
         *(f"  warning           {line}" for line in warnings_of(sweep)),
     ]
+
+
+def _chunk_lines(spec: PretrainedVictim | CleaningSweep) -> list[str]:
+    """What chunks make of a batch, where there are several and no trial may have others."""
+    optimization, workers = spec.optimization, spec.resources.workers
+    searched = spec.parameters() if isinstance(spec, CleaningSweep) else ()
+    if optimization.num_chunks == 1 or {"num_chunks", "global_batch_size", "batch_norm"} & set(searched):
+        return []
+    size = pairs_per_chunk(optimization, workers)
+    words = f"{optimization.num_chunks} chunks of {size:,} pairs on each of {workers} workers"
+    architecture = spec.architecture if isinstance(spec, PretrainedVictim) else spec.victim.architecture
+    batch_norm = _optimization(spec).batch_norm if isinstance(spec, CleaningSweep) else optimization.batch_norm
+    if batch_norm != "frozen" and has_batch_norm(architecture):
+        words += ", of which BatchNorm takes its statistics" + (" over all workers" if batch_norm == "sync" else "")
+    return [f"  a step            {words}"]
 
 
 UNKNOWN = "unknown (declare num_pairs)"

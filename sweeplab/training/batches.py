@@ -50,6 +50,15 @@ class PairBatch:
             self.broken,
         )
 
+    def chunks(self, count: int) -> list["PairBatch"]:
+        """So many equal parts, in order; `count` divides the batch."""
+        size = len(self.rows) // count
+
+        def part(start: int) -> PairBatch:
+            return self._each(lambda tensor: tensor[start : start + size])
+
+        return [part(index * size) for index in range(count)]
+
     def pin_memory(self) -> "PairBatch":
         """In page-locked memory; DataLoader calls this."""
         return self._each(lambda tensor: tensor.pin_memory())

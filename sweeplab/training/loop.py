@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,10 +27,12 @@ from sweeplab.training.optimisation import (
     build_optimizer,
     check_schedule,
     clamp_logit_scale,
+    pairs_per_chunk,
     scheduled_rate,
     warmup_of,
 )
 from sweeplab.training.precision import float32_products, forward_pass
+from sweeplab.training.recomputation import Chunks
 
 CHECK_EVERY = 20
 """Steps between two looks at the loss on a GPU, where every look waits for the device."""
@@ -195,7 +198,7 @@ class Training:
         self.device = next(model.parameters()).device
         self.pairs, self.settings, self.measure, self.context = pairs, run, measure, context
         self.optimization, self.objective = run.optimization, run.objective
-        ranks.per_rank(self.optimization.global_batch_size, ranks.world_size())
+        pairs_per_chunk(self.optimization, ranks.world_size())
         pairs.use_views(
             hooks.image_views(self.objective),
             image_augmentation=hooks.image_augmentation(self.objective),
@@ -247,17 +250,7 @@ class Training:
         if self.place.epoch >= last:
             return
         check_schedule(warmup_of(self.optimization), self.per_epoch * run.epochs)
-        self.encoder: nn.Module = Encoder(self.model)
-        if ranks.is_distributed():
-            # Buffers stay local during an epoch (the papers' BatchNorm is per rank) and follow rank 0 at its end.
-            every = hooks.reaches_every_parameter(self.objective)
-            self.encoder = DistributedDataParallel(
-                self.encoder,
-                broadcast_buffers=False,
-                gradient_as_bucket_view=True,
-                static_graph=every,
-                find_unused_parameters=not every,
-            )
+        self.encoder = on_all_ranks(Encoder(self.model), self.objective, self.optimization)
         while self.place.epoch < last and not ranks.broadcast_object(self.context.should_stop()):
             self.run_epoch(self.place.epoch + 1)
 
@@ -548,6 +541,21 @@ class Training:
         return [part for one in ranks.gather_objects(rows) for part in one]
 
 
+def on_all_ranks(encoder: nn.Module, objective: Objective, optimization: Optimization) -> nn.Module:
+    """The encoder with its gradients averaged over the ranks; itself where there is one."""
+    if not ranks.is_distributed():
+        return encoder
+    every = hooks.reaches_every_parameter(objective)
+    # Buffers stay local during an epoch (the papers' BatchNorm is per rank) and follow rank 0 at its end.
+    return DistributedDataParallel(
+        encoder,
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        static_graph=every and optimization.num_chunks == 1,
+        find_unused_parameters=not every,
+    )
+
+
 def train_step(
     encoder: nn.Module,
     model: nn.Module,
@@ -566,10 +574,18 @@ def train_step(
     Returns:
         `loss` and the objective's parts, detached, of the global batch.
     """
-    embedded = embed(encoder, batch, optimization, stage=stage)
-    loss = objective.loss(state, embedded)
+    chunks = None
+    if optimization.num_chunks == 1:
+        features = encode_pairs(encoder, batch, optimization)
+    else:
+        parts = batch.chunks(optimization.num_chunks)
+        chunks = Chunks(encoder, [partial(encode_pairs, batch=part, optimization=optimization) for part in parts])
+        features = chunks.outputs
+    loss = objective.loss(state, gathered(features, batch, optimization, stage=stage))
     optimizer.zero_grad(set_to_none=True)
     loss.total.backward()
+    if chunks is not None:
+        chunks.backward()
     if optimization.max_gradient_norm is not None:
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(trained, optimization.max_gradient_norm)
@@ -578,31 +594,44 @@ def train_step(
     return ranks.means({"loss": loss.total.detach(), **{name: part.detach() for name, part in loss.parts.items()}})
 
 
-def embed(encoder: nn.Module, batch: PairBatch, optimization: Optimization, *, stage: str = "") -> EmbeddedBatch:
-    """Embed this rank's share of a batch and gather the rows of all ranks."""
+def encode_pairs(encoder: nn.Module, batch: PairBatch, optimization: Optimization) -> tuple[Tensor, ...]:
+    """Features of this rank's images and texts, then of the views of both where there are any, (b, D) each and not of
+    unit norm; last the logit scale."""
     images, tokens = batch.images, batch.tokens
     if batch.image_views is not None and batch.token_views is not None:
         images, tokens = torch.cat([images, batch.image_views]), stacked(tokens, batch.token_views)
     image_rows, text_rows, scale = encode(encoder, images, tokens, optimization)
     size = len(batch.rows)
-    features, *image_views = (ranks.gather_rows(rows) for rows in image_rows.split(size))
-    texts, *text_views = (ranks.gather_rows(F.normalize(rows, dim=-1)) for rows in text_rows.split(size))
+    pairs = zip(image_rows.split(size), text_rows.split(size), strict=True)
+    return (*(rows for pair in pairs for rows in pair), scale)
+
+
+def gathered(
+    features: tuple[Tensor, ...], batch: PairBatch, optimization: Optimization, *, stage: str = ""
+) -> EmbeddedBatch:
+    """The batch of all ranks from what `encode_pairs` gives for this rank's share."""
+    *rows, scale = features
+    image_features, *image_views = (ranks.gather_rows(each) for each in rows[::2])
+    texts, *text_views = (ranks.gather_rows(F.normalize(each, dim=-1)) for each in rows[1::2])
 
     def embed_with(other: nn.Module) -> tuple[Tensor, Tensor]:
+        parts, encoder = batch.chunks(optimization.num_chunks), Encoder(other)
         with torch.no_grad():
-            theirs = encode(Encoder(other), batch.images, batch.tokens, optimization)
-            image_theirs, text_theirs = (ranks.gather_rows(F.normalize(rows, dim=-1)) for rows in theirs[:2])
-        return image_theirs, text_theirs
+            theirs = [encode(encoder, part.images, part.tokens, optimization)[:2] for part in parts]
+            images, texts = (
+                ranks.gather_rows(F.normalize(torch.cat(rows), dim=-1)) for rows in zip(*theirs, strict=True)
+            )
+        return images, texts
 
     return EmbeddedBatch(
-        images=F.normalize(features, dim=-1),
+        images=F.normalize(image_features, dim=-1),
         texts=texts,
         logit_scale=scale,
         image_views=F.normalize(image_views[0], dim=-1) if image_views else None,
         text_views=text_views[0] if text_views else None,
-        share=ranks.own_share(size),
+        share=ranks.own_share(len(batch.rows)),
         find_rows=lambda: ranks.gather_rows(batch.rows),
-        image_features=features,
+        image_features=image_features,
         stage=stage,
         embed_with=embed_with,
     )

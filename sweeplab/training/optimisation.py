@@ -10,6 +10,7 @@ from torch import nn
 
 from sweeplab.clip_model import MAX_LOG_SCALE
 from sweeplab.specs import InvalidInput, Spec
+from sweeplab.training import ranks
 from sweeplab.training.precision import Precision
 
 
@@ -35,9 +36,28 @@ class Optimization(Spec):
     batch_norm: Literal["local", "sync", "frozen"] = "local"
     """`local`: each rank normalises with its own pairs, as in the papers. `sync`: over all ranks (GPU only).
     `frozen`: running statistics are used and not updated."""
+    num_chunks: int = Field(default=1, ge=1)
+    """Parts in which a rank's share of a batch passes the network, so that one part's activations are kept at a time;
+    each pair keeps the whole batch's negatives. Takes another forward pass. It changes a step by rounding alone, but
+    under `batch_norm="local"` and `"sync"`, where statistics are those of a chunk, as with more ranks."""
     precision: Precision = "float32"
     """Of the forward pass: `bfloat16` (autocast), `tf32` (products of matrices on a GPU, backward passes too). The loss
     and the update are always float32."""
+
+
+def pairs_per_chunk(optimization: Optimization, num_ranks: int) -> int:
+    """Pairs that pass the network at a time on each rank.
+
+    Raises:
+        ValueError: if the ranks do not divide the batch, or the chunks a rank's share of it.
+    """
+    share = ranks.per_rank(optimization.global_batch_size, num_ranks)
+    if share % optimization.num_chunks:
+        raise ValueError(
+            f"num_chunks={optimization.num_chunks} does not divide the {share} pairs of a rank "
+            f"(global_batch_size={optimization.global_batch_size}, world_size={num_ranks}); choose a divisor of {share}"
+        )
+    return share // optimization.num_chunks
 
 
 def warmup_of(optimization: Optimization) -> int:

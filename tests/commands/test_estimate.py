@@ -68,6 +68,17 @@ def test_a_plan_counts_the_pairs_of_a_sample(par: CleaningSweep):
     assert lines[6] == "  steps per trial   300"
 
 
+def test_a_plan_says_whose_statistics_batch_norm_takes_where_a_batch_has_chunks(par: CleaningSweep):
+    """64 a batch: 32 on each of two workers, 8 in each of four chunks."""
+    changes = {"resources": par.resources.replace(workers=2)}
+    frozen = par.replace(optimization=par.optimization.replace(num_chunks=4), **changes)
+    local = par.replace(optimization=par.optimization.replace(num_chunks=4, batch_norm="local"), **changes)
+    words = "  a step            4 chunks of 8 pairs on each of 2 workers"
+    assert plan(frozen)[7] == words
+    assert plan(local)[7] == f"{words}, of which BatchNorm takes its statistics"
+    assert not any("chunk" in line for line in plan(par)[6:])
+
+
 def test_a_plan_warns_of_par_without_frozen_batchnorm(par: CleaningSweep):
     local = par.replace(optimization=par.optimization.replace(batch_norm="local"))
     assert plan(local)[-1] == f"  warning           {WARNING}"

@@ -1,26 +1,42 @@
 """Large batches: rows of one rank against all columns, chunks, blocks that are recomputed, compiled steps."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sweeplab.cleaning.cleanclip import CleanCLIP
-from sweeplab.cleaning.par import perturb_and_recover
-from sweeplab.clip_model import Architecture, Encoder, build
+from sweeplab.cleaning.par import PAR, perturb_and_recover
+from sweeplab.cleaning.supervised import SupervisedFinetuning
+from sweeplab.clip_model import Architecture, Encoder, SmallCLIP, build
 from sweeplab.losses import Share, in_modal_ssl, info_nce, mmcl
 from sweeplab.pretraining.abl import unlearning_loss
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.pretraining.safeclip import cross_modal, some_of
+from sweeplab.specs import Spec
+from sweeplab.training import objective as hooks
 from sweeplab.training import ranks
 from sweeplab.training.batches import PairBatch
-from sweeplab.training.loop import embed
-from sweeplab.training.objective import EmbeddedBatch
-from sweeplab.training.optimisation import Optimization
+from sweeplab.training.loop import encode_pairs, gathered, set_training_mode, train_step
+from sweeplab.training.objective import EmbeddedBatch, TrainingFacts
+from sweeplab.training.optimisation import Optimization, build_optimizer, pairs_per_chunk
+
+CLEANCLIP = CleanCLIP(ssl_weight=2.0)
+FACTS = TrainingFacts(
+    num_pairs=8,
+    steps_per_epoch=1,
+    epochs=1,
+    global_batch_size=8,
+    embed_dim=16,
+    seed=0,
+    labels=torch.arange(8) % 3,
+    num_classes=3,
+)
 
 # --- rows of one rank against all columns ---------------------------------------------------------------------------
 
@@ -29,7 +45,7 @@ SOME = torch.tensor([False, False, True, True, True, False, True, True])
 
 LOSSES: dict[str, Callable[[EmbeddedBatch], Tensor]] = {
     "mmcl": lambda batch: MMCL().loss(None, batch).total,
-    "cleanclip": lambda batch: CleanCLIP(ssl_weight=2.0).loss(None, batch).total,
+    "cleanclip": lambda batch: CLEANCLIP.loss(None, batch).total,
     "par": lambda batch: (
         perturb_and_recover(
             (batch.images, batch.texts),
@@ -111,16 +127,148 @@ def batch_of(architecture: Architecture, size: int = 8) -> PairBatch:
     draw = torch.Generator().manual_seed(0)
     side, length = architecture.image_size, architecture.context_length
     images = torch.randint(256, (2, size, 3, side, side), generator=draw, dtype=torch.uint8)
-    tokens = torch.randint(1, 49000, (2, size, length), generator=draw)
+    tokens = torch.randint(1, 500, (2, size, length), generator=draw)
     return PairBatch(torch.arange(size), images[0], tokens[0], images[1], tokens[1])
 
 
 def test_row_numbers_are_gathered_where_they_are_asked_for(tiny: Architecture, monkeypatch: pytest.MonkeyPatch):
-    gathered: list[Tensor] = []
-    monkeypatch.setattr(ranks, "gather_rows", lambda rows: gathered.append(rows) or rows)
+    asked: list[Tensor] = []
+    monkeypatch.setattr(ranks, "gather_rows", lambda rows: asked.append(rows) or rows)
     batch = batch_of(tiny)
-    embedded = embed(Encoder(build(tiny, seed=0)), batch, Optimization())
+    features = encode_pairs(Encoder(build(tiny, seed=0)), batch, Optimization())
+    embedded = gathered(features, batch, Optimization())
     MMCL().loss(None, embedded)
-    assert not any(rows is batch.rows for rows in gathered)
+    assert not any(rows is batch.rows for rows in asked)
     assert embedded.rows is embedded.rows is batch.rows
-    assert sum(rows is batch.rows for rows in gathered) == 1
+    assert sum(rows is batch.rows for rows in asked) == 1
+
+
+# --- chunks ---------------------------------------------------------------------------------------------------------
+
+VIT = Architecture(
+    config={
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 500, "width": 32, "heads": 2, "layers": 1},
+    }
+)
+FORGETFUL = Architecture(config={**VIT.config, "vision_cfg": {**VIT.config["vision_cfg"], "patch_dropout": 0.5}})
+"""Each image loses another half of its patches."""
+
+PLAIN = Optimization(learning_rate=1e-2, warmup_steps=1, global_batch_size=8, epsilon=1e-2)
+
+
+class CountedEncoder(Encoder):
+    """Counts the images that pass, with a graph and without."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.counts = {"without": 0, "with": 0}
+        self.largest = 0
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        self.counts["with" if torch.is_grad_enabled() else "without"] += len(images)
+        self.largest = max(self.largest, len(images))
+        return super().forward(images, tokens)
+
+
+@dataclass
+class Stepped:
+    """A model after a step."""
+
+    encoder: CountedEncoder
+    losses: dict[str, Tensor]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Losses, gradients and weights."""
+        model = self.encoder.model
+        gradients = {f"{name}.grad": each.grad for name, each in model.named_parameters() if each.grad is not None}
+        return {**self.losses, **gradients, **model.state_dict()}
+
+
+def stepped(architecture: Architecture, optimization: Optimization, objective: Spec = CLEANCLIP) -> Stepped:
+    """One step on eight pairs with views."""
+    model = build(architecture, seed=0)
+    set_training_mode(model, optimization)
+    state = hooks.init_state(objective, model, FACTS)
+    encoder = CountedEncoder(model)
+    optimizer = build_optimizer(model, optimization, hooks.trained_parameters(state))
+    torch.manual_seed(0)
+    losses = train_step(encoder, model, optimizer, objective, state, batch_of(architecture), optimization)
+    return Stepped(encoder, losses)
+
+
+def assert_same_step(found: Stepped, expected: Stepped) -> None:
+    assert found.tensors().keys() == expected.tensors().keys()
+    for name, tensor in expected.tensors().items():
+        assert_close(found.tensors()[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+FROZEN = PLAIN.replace(batch_norm="frozen")
+
+
+@pytest.mark.parametrize("objective", [CLEANCLIP, PAR(), SupervisedFinetuning()], ids=lambda each: each.kind)
+def test_chunks_take_the_step_of_one_piece_without_batch_norm_and_with_a_frozen_one(
+    objective: Spec, tiny: Architecture
+):
+    for architecture, optimization in ((VIT, PLAIN), (tiny, FROZEN)):
+        whole = stepped(architecture, optimization, objective)
+        assert_same_step(stepped(architecture, optimization.replace(num_chunks=4), objective), whole)
+
+
+def test_every_pair_is_embedded_twice_and_a_chunk_at_a_time():
+    """Eight pairs with their views in four chunks."""
+    encoder = stepped(VIT, PLAIN.replace(num_chunks=4)).encoder
+    assert (encoder.counts, encoder.largest) == ({"without": 16, "with": 16}, 4)
+    encoder = stepped(VIT, PLAIN).encoder
+    assert (encoder.counts, encoder.largest) == ({"without": 0, "with": 16}, 16)
+
+
+def chunks_in_one_graph(architecture: Architecture, optimization: Optimization) -> dict[str, Tensor]:
+    """Gradients and buffers where the chunks are embedded one after the other and all their graphs are kept."""
+    model = build(architecture, seed=0)
+    set_training_mode(model, optimization)
+    batch = batch_of(architecture)
+    torch.manual_seed(0)
+    passes = [encode_pairs(Encoder(model), part, optimization) for part in batch.chunks(optimization.num_chunks)]
+    *rows, scales = zip(*passes, strict=True)
+    features = (*map(torch.cat, rows), scales[0])
+    CLEANCLIP.loss(None, gathered(features, batch, optimization)).total.backward()
+    found = {f"{name}.grad": each.grad for name, each in model.named_parameters()}
+    return found | {name: each for name, each in model.named_buffers() if name in model.state_dict()}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param((FORGETFUL, PLAIN), id="patches dropped at random"),
+        pytest.param((VIT, PLAIN.replace(precision="bfloat16")), id="bfloat16"),
+        pytest.param((SmallCLIP(image_size=32, width=8).architecture(), PLAIN), id="local BatchNorm"),
+    ],
+)
+def test_chunks_have_the_gradients_of_one_graph_over_all_and_count_their_statistics_once(setting):
+    architecture, optimization = setting[0], setting[1].replace(num_chunks=4)
+    found = stepped(architecture, optimization).tensors()
+    for name, tensor in chunks_in_one_graph(architecture, optimization).items():
+        assert_close(found[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        if name.endswith("num_batches_tracked"):
+            assert int(tensor) == 4
+
+
+def test_the_random_state_after_a_step_is_the_one_after_a_single_pass_of_all_chunks():
+    stepped(FORGETFUL, PLAIN.replace(num_chunks=2))
+    found = torch.random.get_rng_state()
+    chunks_in_one_graph(FORGETFUL, PLAIN.replace(num_chunks=2))
+    assert torch.equal(found, torch.random.get_rng_state())
+
+
+def test_chunks_that_do_not_divide_a_ranks_share_are_refused():
+    match = r"num_chunks=3 does not divide the 8 pairs of a rank .*global_batch_size=16, world_size=2.* a divisor of 8"
+    with pytest.raises(ValueError, match=match):
+        pairs_per_chunk(PLAIN.replace(global_batch_size=16, num_chunks=3), 2)
+    assert pairs_per_chunk(PLAIN.replace(global_batch_size=16, num_chunks=4), 2) == 2
+
+
+def test_one_chunk_leaves_the_digest_as_it_was_and_more_change_it():
+    assert "num_chunks" not in PLAIN.canonical()
+    assert PLAIN.replace(num_chunks=2).digest() != PLAIN.digest()

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
 from sweeplab.cleaning.cleanclip import CleanCLIP
@@ -27,7 +26,7 @@ from sweeplab.specs import Spec
 from sweeplab.training import objective as hooks
 from sweeplab.training import ranks
 from sweeplab.training.batches import ImageViews, PairBatch
-from sweeplab.training.loop import Run, Training, prepare_batch_norm, train, train_step
+from sweeplab.training.loop import Run, Training, on_all_ranks, prepare_batch_norm, train, train_step
 from sweeplab.training.optimisation import Optimization
 
 OBJECTIVES = {
@@ -47,6 +46,7 @@ OBJECTIVES = {
     "abl": ABL(detect_at=1, num_flagged=6),
 }
 ON_FOUR_RANKS = ("mmcl+ssl", "par", "roclip-both", "safeclip-sum", "abl")
+IN_CHUNKS = ("mmcl+ssl", "supervised", "par")  # every parameter reached, the text tower not, no promise
 ARCHITECTURE = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
 # A large epsilon keeps AdamW's first step smooth where a gradient is zero but for rounding. Clipping acts on all of it.
 OPTIMIZATION = Optimization(
@@ -142,24 +142,19 @@ def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, O
     return Measurement(1, 2, 0, 2, "evaluation"), Outcomes(b"", 0, b"", 0)
 
 
-def one_step(objective: Spec) -> dict[str, Tensor]:
+def one_step(objective: Spec, num_chunks: int = 1) -> dict[str, Tensor]:
     """Loss, gradients and weights of one step on this rank's half of eight pairs (all of them in one process).
 
     The step is the first of an epoch that the objective has prepared from all sixteen pairs.
     """
-    unclipped = OPTIMIZATION.replace(max_gradient_norm=None)
+    unclipped = OPTIMIZATION.replace(max_gradient_norm=None, num_chunks=num_chunks)
     run = Run(objective=objective, optimization=unclipped, epochs=2, seed=0)
     pairs = DrawnPairs()
     training = Training(build(ARCHITECTURE, seed=0), pairs, run, measure, Notebook())
     model = training.model
     with torch.no_grad():  # away from where PAR's distance has no gradient
         model.visual.attnpool.c_proj.weight.mul_(1.3).add_(0.02)
-    encoder: nn.Module = Encoder(model)
-    if ranks.is_distributed():
-        every = hooks.reaches_every_parameter(objective)
-        encoder = DistributedDataParallel(
-            encoder, broadcast_buffers=False, static_graph=every, find_unused_parameters=not every
-        )
+    encoder = on_all_ranks(Encoder(model), objective, unclipped)
     share = 8 // ranks.world_size()
     hooks.start_epoch(objective, training.state, training.epoch_facts(1))
     stage = hooks.passes(objective, training.state, 1, 16)[0].stage
@@ -175,10 +170,10 @@ def one_step(objective: Spec) -> dict[str, Tensor]:
     return found
 
 
-def two_epochs(objective: Spec, batch_norm: str) -> dict[str, Tensor]:
+def two_epochs(objective: Spec, batch_norm: str, num_chunks: int = 1) -> dict[str, Tensor]:
     """Weights, buffers and recorded losses after two epochs of the loop."""
     model, notebook = build(ARCHITECTURE, seed=0), Notebook()
-    run = Run(objective, OPTIMIZATION.replace(batch_norm=batch_norm), epochs=2, seed=0)
+    run = Run(objective, OPTIMIZATION.replace(batch_norm=batch_norm, num_chunks=num_chunks), epochs=2, seed=0)
     train(model, DrawnPairs(), run, measure=measure, context=notebook)
     found = {f"weight {name}": tensor.detach() for name, tensor in model.state_dict().items()}
     for point in notebook.points:
@@ -236,6 +231,8 @@ def work(rank: int, folder: str) -> None:
     found = {
         "steps": {name: one_step(objective) for name, objective in OBJECTIVES.items()},
         "epochs": {name: two_epochs(objective, "frozen") for name, objective in OBJECTIVES.items()},
+        "steps in chunks": {name: one_step(OBJECTIVES[name], num_chunks=2) for name in IN_CHUNKS},
+        "epochs in chunks": two_epochs(MMCLWithSSL(ssl_weight=0.5), "frozen", num_chunks=2),
         "local": two_epochs(MMCL(), "local"),
         "sync": refused_batch_norm(),
         "helpers": helpers(),
@@ -313,6 +310,16 @@ def test_two_ranks_run_the_epochs_of_one_process(objective: str, two_ranks: list
         for name in expected:
             if name.startswith("weight"):
                 assert_close(found["epochs"][objective][name], expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_in_chunks_take_the_steps_of_one_process_in_one_piece(two_ranks: list[dict]):
+    expected = two_epochs(OBJECTIVES["mmcl+ssl"], "frozen")
+    for found in two_ranks:
+        for objective, step in found["steps in chunks"].items():
+            for word in ("loss", "gradient", "weight"):
+                check_close(step, step_of_one_process(objective), word, relative=1e-5)
+        check_close(found["epochs in chunks"], expected, "epoch")
 
 
 @pytest.mark.slow
