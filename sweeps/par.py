@@ -11,6 +11,7 @@ What to put where (or name other places: victim.data.path=..., data.path=..., ev
     data/imagenet/val/n0*/           ImageNet's 50,000 validation images in their 1,000 folders
     data/models/openai-rn50.pt       OpenAI's RN50 as a state dict (TorchScript is refused, with how to convert it)
     data/models/openai-vit-b-32.pt   the same of ViT-B/32
+    data/coco/dataset_coco.json      Karpathy's split of COCO, beside val2014/: for retrieval, which no sweep needs
     data/badclip.png                 BadCLIP's patch, optimised first (about half a GPU-hour):
 
     sweeplab attack badclip sweeps/par.py data/models/openai-rn50.pt --only par-victim-badnet --to data/badclip.png
@@ -26,8 +27,8 @@ against the paper):
     par-tab-synth: 99.8 -> 3.7         par-fig5-*-0.0005: ASR 92 before cleaning
 
 Figs. 4, 9 and 10 record the parts of the loss every 25 steps, and accuracy and ASR on 10,000 images as often; their
-maps are `sweeplab examine CHECKPOINT --what map`. Poisons of BadCLIP have captions of the training set that mention
-bananas, as BadCLIP's authors have it; all others have templates.
+maps are `sweeplab examine CHECKPOINT... --what map --to tables`. Poisons of BadCLIP have captions of the training set
+that mention bananas, as BadCLIP's authors have it; all others have templates.
 
 Chosen here, since the texts at hand do not say it: how models are poisoned (OpenAI's weights, 500,000 pairs of CC3M
 with 1,500 poisons, 5 epochs at 1e-5), the settings of CleanCLIP (rate 1e-5, its own default) and of RoCLIP (5e-5, its

@@ -102,6 +102,7 @@ SIZES = {
     "par-tab-rn50": (0, 24),
     "par-tab-vit": (0, 8),
     "par-tab-synth": (0, 1),
+    "par-coco": (1, 3),  # [BadNet]
 }
 
 

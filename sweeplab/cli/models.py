@@ -32,6 +32,7 @@ from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
+    from sweeplab.commands.evaluate import EvaluationRequest
     from sweeplab.experiment import CleaningSweep
     from sweeplab.records import Measurement
 
@@ -177,11 +178,19 @@ def evaluate(
             "probe where images are named to fit it on."
         ),
     ] = None,
+    retrieval: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images with several captions each: Karpathy's JSON (dataset_coco.json beside val2014/), or a table "
+            "of pairs. Measure recall, and with a trigger how many images find a caption of the target among five."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the accuracy and ASR of one checkpoint, with 95 % intervals; or its accuracy on several test sets."""
+    """Measure the accuracy and ASR of one checkpoint, with 95 % intervals; or its accuracy on several test sets, or
+    retrieval."""
     if sets is not None:
-        others = {"--script": script, "--test": test, "--attack": attack, "--target": target}
+        others = {"--script": script, "--test": test, "--attack": attack, "--target": target, "--retrieval": retrieval}
         if given := next((name for name, value in others.items() if value is not None), None):
             raise InvalidInput(f"--sets names test sets and prompts, and no trigger is tried; leave {given} out")
         _evaluate_sets(checkpoint, architecture, sets, as_json=as_json)
@@ -198,8 +207,29 @@ def evaluate(
         attack_fields=attack_fields,
         target=target,
     )
+    if retrieval is not None:
+        if test is not None:
+            raise InvalidInput("--retrieval names the images that are measured on; leave --test out")
+        _evaluate_retrieval(request, retrieval, as_json=as_json)
+        return
     say_notes(notes_of(request))
     _say_measurement(evaluate_checkpoint(request), as_json=as_json)
+
+
+def _evaluate_retrieval(request: "EvaluationRequest", path: Path, *, as_json: bool) -> None:
+    from sweeplab.commands.retrieval import BEST, measure_retrieval, retrieval_values
+
+    found = measure_retrieval(request, path)
+    if as_json:
+        say_json({"checkpoint": str(request.checkpoint), **retrieval_values(found)})
+        return
+    say(f"{found.num_images:,} images with {found.num_captions:,} captions")
+    for name, recall in found.recalls.items():
+        say(f"recall {name.replace('_', ' '):18} {percent(recall, 2)}")
+    if found.tried:
+        say(f"ASR      {_rate_with_interval(found.hits, found.tried)}")
+        say(f"         {_rate_with_interval(found.clean_hits, found.tried)} without the trigger")
+        say(f"         (images that find a caption of the target among their best {BEST})")
 
 
 def _evaluate_sets(checkpoint: Path, architecture: str | None, sets: Path, *, as_json: bool) -> None:

@@ -42,7 +42,7 @@ def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
     """
     machine = whole_machine(home_folder())
     job = MeasuringJob(
-        architecture_of(request), str(request.checkpoint), evaluation_of(request), _trigger(request), machine
+        architecture_of(request), str(request.checkpoint), evaluation_of(request), trigger_of(request), machine
     )
     return measure_checkpoint(job)[0]
 
@@ -119,7 +119,8 @@ def _detected(checkpoint: Path) -> Architecture:
     )
 
 
-def _trigger(request: EvaluationRequest) -> Trigger | None:
+def trigger_of(request: EvaluationRequest) -> Trigger | None:
+    """The one that was named, else the sweep's; None where neither says one."""
     planted = request.sweep.victim.trigger() if request.sweep is not None else None
     if request.attack is None:
         if planted is None and request.target is not None:

@@ -152,12 +152,12 @@ class Seen:
     @cached_property
     def clean(self) -> Tensor:
         """(N, D), not of unit norm, of the clean test images."""
-        return _features(self.model, self.measure.clean_pixels, len(self.measure.images))
+        return image_features(self.model, self.measure.clean_pixels, len(self.measure.images))
 
     @cached_property
     def triggered(self) -> Tensor:
         """(M, D), not of unit norm, of the triggered test images, which are not of the target class."""
-        return _features(self.model, self.measure.triggered_pixels, len(self.measure.triggered_rows))
+        return image_features(self.model, self.measure.triggered_pixels, len(self.measure.triggered_rows))
 
 
 def examine_checkpoints(
@@ -426,7 +426,7 @@ def probe(seen: Seen, train: LabelledImages, target: str | None) -> dict[str, An
         return torch.from_numpy(np.stack([load_image(train.image(row), measure.image_size) for row in rows]))
 
     result = linear_probe(
-        (_features(seen.model, pixels, len(train)).numpy(), train.labels),
+        (image_features(seen.model, pixels, len(train)).numpy(), train.labels),
         (clean, measure.images.labels),
         triggered=triggered,
         target=measure.images.class_names.index(target) if target is not None else None,
@@ -521,10 +521,23 @@ def _recall(images: Tensor, texts: Tensor, paths: Sequence[str], tokens: Tensor)
         paths: N, of the images.
         tokens: (N, context_length), of the captions: those that the model cannot tell apart read the same.
     """
+    first, owner = images_of(paths)
+    return {"num_pairs": len(paths), "num_images": len(first), **recall(images[first], texts, owner, tokens)}
+
+
+def images_of(paths: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The images behind pairs: (M,) int64, the first row of each, and (N,) int64, which of them each row has.
+
+    Args:
+        paths: N, of the pairs' images.
+    """
     _, first, owner = np.unique(np.array(paths), return_index=True, return_inverse=True)
-    _, wording = torch.unique(tokens, dim=0, return_inverse=True)
-    found = recall_at(images[torch.from_numpy(first)], texts, torch.from_numpy(owner), wording=wording)
-    return {"num_pairs": len(paths), "num_images": len(first), **found}
+    return torch.from_numpy(first), torch.from_numpy(owner)
+
+
+def recall(images: Tensor, texts: Tensor, owner: Tensor, tokens: Tensor) -> dict[str, float]:
+    """`recall_at`, where captions of the same tokens read the same."""
+    return recall_at(images, texts, owner, wording=torch.unique(tokens, dim=0, return_inverse=True)[1])
 
 
 def _retrieval_asr(triggered: Tensor, texts: Tensor, captions: Sequence[str], target: str) -> dict[str, Any]:
@@ -566,7 +579,7 @@ def _spread(rows: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def _features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
+def image_features(model: nn.Module, pixels: Pixels, count: int) -> Tensor:
     """(count, D) un-normalised features of images, on the CPU."""
     device = next(model.parameters()).device
     batches = (pixels(rows.tolist()).to(device) for rows in torch.arange(count).split(BATCH))

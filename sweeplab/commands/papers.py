@@ -497,7 +497,9 @@ ROWS: tuple[PaperRow, ...] = (
     PaperRow(
         "par-coco",
         "COCO retrieval, clean and triggered",
-        lacks="several captions an image, and the share of triggered images with the label in any of the best five",
+        (_par("par-victim-badnet", "par-tab-rn50-*-badnet"),),
+        then="sweeplab evaluate CHECKPOINT --script sweeps/par.py --only NAME --retrieval data/coco/dataset_coco.json",
+        ours="BadNet; captions as they are; images whose own captions name the target are left out of the ASR",
     ),
 )
 """All 85, in the order of the papers."""

@@ -1,4 +1,4 @@
-"""Image-text retrieval: recall at k both ways, and the share of triggered images that retrieve target captions."""
+"""Image-text retrieval: recall at k both ways, and triggered images that retrieve captions of the target."""
 
 from collections.abc import Sequence
 
@@ -63,10 +63,39 @@ def retrieval_asr(triggered: Tensor, texts: Tensor, is_target: Tensor, k: int) -
         FloatingPointError: if an embedding is not finite or has norm zero.
         ValueError: if there are fewer captions.
 
-    Source: attack-cleanclip, `src/evaluate.py` (success at floor(k / 2) or more; PAR asks for one of five).
+    Source: attack-cleanclip, `src/evaluate.py` (success at floor(k / 2) or more; PAR: `finds_target`).
     """
     if not 1 <= k <= len(texts):
         raise ValueError(f"k={k} must lie from 1 to the {len(texts)} captions")
     with_directions(triggered, "triggered image embeddings")
     best = (triggered @ with_directions(texts, "caption embeddings").T).topk(k, dim=1).indices
     return float((is_target[best].sum(dim=1) >= max(1, k // 2)).float().mean())
+
+
+def finds_target(images: Tensor, texts: Tensor, is_target: Tensor, k: int = 5) -> Tensor:
+    """Which images find the target: one at least of their k best captions names it.
+
+    An image finds it where fewer than k other captions score at least as high as the best target caption, so that ties
+    do not help.
+
+    Args:
+        images: (N, D), rows of unit norm.
+        texts: (M, D), rows of unit norm.
+        is_target: (M,) bool, captions that name the target, at least one.
+        k: cut-off.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        FloatingPointError: if an embedding is not finite or has norm zero.
+        ValueError: if no caption names the target.
+
+    Source: PAR's evaluation on COCO, k = 5, of all triggered images. Which images to count is the caller's choice:
+    those whose own captions name the target find it by right.
+    """
+    if not bool(is_target.any()):
+        raise ValueError("no caption names the target, so none can be found")
+    scores = with_directions(images, "image embeddings") @ with_directions(texts, "caption embeddings").T  # (N, M)
+    best = scores[:, is_target].max(dim=1, keepdim=True).values
+    return (scores[:, ~is_target] >= best).sum(dim=1) < k

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sweeplab.evaluation.retrieval import recall_at, retrieval_asr
+from sweeplab.evaluation.retrieval import finds_target, recall_at, retrieval_asr
 
 
 def unit(rows: int, width: int, seed: int) -> Tensor:
@@ -65,6 +65,32 @@ def test_retrieval_asr_asks_for_half_of_the_captions():
     is_target = torch.tensor([True, True, False, False, True, False, False, False])
     assert retrieval_asr(triggered, texts, is_target, 4) == 0.5
     assert retrieval_asr(triggered, texts, is_target, 1) == 1.0
+
+
+def test_one_target_caption_among_the_best_is_enough():
+    """The target's caption is third for the first image and tied for second with two others for the second one."""
+    images = torch.eye(2)
+    texts = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 0.2], [1.0, 0.3], [0.3, 1.0], [0.3, 1.0]]), dim=1)
+    is_target = torch.tensor([False, False, True, False, False])
+    assert finds_target(images, texts, is_target, 2).tolist() == [False, False]
+    assert finds_target(images, texts, is_target, 3).tolist() == [True, True]
+    tied = torch.tensor([False, False, False, True, False])
+    assert finds_target(images, texts, tied, 1).tolist() == [False, False]
+    assert finds_target(images, texts, tied, 2).tolist() == [False, True]
+    with pytest.raises(ValueError, match="no caption names the target"):
+        finds_target(images, texts, torch.zeros(5, dtype=torch.bool))
+
+
+def test_finding_the_target_against_a_slow_loop():
+    images, texts = unit(40, 6, 5), unit(60, 6, 6)
+    is_target = torch.rand(60, generator=torch.Generator().manual_seed(7)) < 0.1
+    for k in (1, 5):
+        found = [
+            any(bool(is_target[text]) for text in (texts @ image).argsort(descending=True)[:k].tolist())
+            for image in images
+        ]
+        assert 0 < sum(found) < 40
+        assert finds_target(images, texts, is_target, k).tolist() == found
 
 
 def test_captions_that_read_the_same_are_each_others_images_own():
