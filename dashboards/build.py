@@ -19,7 +19,7 @@ from dashboards.curves import curve_points, describe_curves, draw_curves
 from dashboards.gallery import describe_gallery, draw_gallery, gallery_table
 from dashboards.image_by_image import compared_trials, describe_comparison, draw_comparison
 from dashboards.importance import describe_importance, draw_importance, importance_table
-from dashboards.page import Page, View
+from dashboards.page import Page, View, tiles_html
 from dashboards.pairs import describe_pair, draw_pair, most_telling_pair, pair_cells
 from dashboards.parallel import describe_parallel, draw_parallel, parallel_points
 from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, value_table
@@ -228,10 +228,6 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
     versions = ", ".join(
         f"{name} {version}" for name, version in origin.versions if version != "not installed" and name != "machine"
     )
-    tile_html = "".join(
-        f'<div class="tile"><dt>{escape(name)}</dt><dd>{value}</dd><dd class="note">{escape(note)}</dd></div>'
-        for name, value, note in tiles
-    )
     fact_html = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts if value)
     if versions:
         fact_html += f'<div class="whole"><dt>Versions</dt><dd>{escape(versions)}</dd></div>'
@@ -239,7 +235,7 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
 <p class="kicker">SweepLab report</p>
 <h1>{escape(sweep.name)} <span class="state {escape(sweep.state)}">{escape(sweep.state)}</span></h1>
 <p class="lead">{escape(best_sentence(leaderboard))}</p>
-{_notes(leaderboard)}<dl class="tiles">{tile_html}</dl>
+{_notes(leaderboard)}{tiles_html(tiles)}
 {_result(sweep, leaderboard, extras)}<dl class="facts">{fact_html}</dl>
 </header>"""
 

@@ -64,13 +64,19 @@ class Page:
         """
         views = "\n".join(_section(view, columns) for view in self.views)
         links = "".join(f'<a href="#{view.name}-section">{escape(view.short)}</a>' for view in self.views)
-        scripts = [get_plotlyjs(), _asset("page.js")]
-        allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+        has_charts = any(view.figure is not None for view in self.views)
+        scripts = [get_plotlyjs(), _asset("page.js")] if has_charts else []  # tables need none
+        allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'"
         policy = (
             f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
             "connect-src 'none'; base-uri 'none'; form-action 'none'"
         )
-        embedded = "\n".join(f"<script>{script}</script>" for script in scripts)
+        data = (
+            f'<script type="text/plain" id="columns">{columns.packed()}</script>\n'
+            f'<script type="text/plain" id="trials">{_packed(self.trials)}</script>\n'
+            f'<script type="application/json" id="dark">{json.dumps(style.DARK)}</script>\n'
+        )
+        embedded = data + "\n".join(f"<script>{script}</script>" for script in scripts) if has_charts else ""
         return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -86,18 +92,31 @@ class Page:
 {self.header}
 <nav aria-label="Views">{links}</nav>
 <main>
-<noscript><p class="empty">The charts need JavaScript; the tables do not.</p></noscript>
+{NO_SCRIPT if has_charts else ""}
 {views}
 </main>
 {self.footer}
 <p id="chosen" role="status" hidden></p>
-<script type="text/plain" id="columns">{columns.packed()}</script>
-<script type="text/plain" id="trials">{_packed(self.trials)}</script>
-<script type="application/json" id="dark">{json.dumps(style.DARK)}</script>
 {embedded}
 </body>
 </html>
 """
+
+
+def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
+    """The figures at the head of a page.
+
+    Args:
+        tiles: name, value as HTML, and note of each.
+    """
+    cells = "".join(
+        f'<div class="tile"><dt>{escape(name)}</dt><dd>{value}</dd><dd class="note">{escape(note)}</dd></div>'
+        for name, value, note in tiles
+    )
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+NO_SCRIPT = '<noscript><p class="empty">The charts need JavaScript; the tables do not.</p></noscript>'
 
 
 def _section(view: View, columns: Columns) -> str:

@@ -30,7 +30,7 @@ export`, `sweeplab status NAME --json`).
 ```bash
 sweeplab reproduce verma                      # every row: its state, and our numbers beside the published ones
 sweeplab reproduce verma tab1 fig6-m          # all of two rows, with the commands that make what is missing
-sweeplab reproduce verma --markdown           # the same as Markdown; --json
+sweeplab reproduce verma --to verma.html      # the same as a page; --markdown and --json print it
 ```
 
 It looks through the home for the sweeps and victims of a row, by their names; imported tables count, and say so. A

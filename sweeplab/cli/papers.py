@@ -49,6 +49,7 @@ def reproduce(
     rows: Annotated[list[str] | None, typer.Argument(help="Rows of docs/experiments.md, such as verma-tab1.")] = None,
     as_json: AsJson = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Write a page instead: a file that ends in .html.")] = None,
 ) -> None:
     """Set a paper's rows beside what this home holds: their states, our numbers beside the published ones, and the
     commands that make what is missing.
@@ -58,8 +59,10 @@ def reproduce(
     from sweeplab.commands import reproduce as reproduce_module
     from sweeplab.ranking import reproduction
 
-    if as_json and markdown:
-        raise InvalidInput("--json and --markdown exclude each other; give one")
+    if (as_json + markdown + (to is not None)) > 1:
+        raise InvalidInput("--json, --markdown and --to exclude each other; give one")
+    if to is not None and to.suffix != ".html":
+        raise InvalidInput(f"--to={to} must be a file that ends in .html")
     name, chosen = reproduce_module.chosen(paper, rows or [])
     home = home_folder(to_read=True)
     found = reproduce_module.reproduce(home, name, chosen, experiments_in(Path("sweeps")))
@@ -67,6 +70,10 @@ def reproduce(
         say_json(found.to_json())
     elif markdown:
         say(reproduction.markdown(found))
+    elif to is not None:
+        from dashboards.reproduction import build_reproduction
+
+        say(str(build_reproduction(found, to)))
     else:
         say_table(lambda _: reproduction.render_rows(found))
         if any(row.numbers for row in reproduction.shown(found, all_rows=bool(rows))):

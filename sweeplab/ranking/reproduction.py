@@ -92,15 +92,6 @@ class Ours:
     or none are meant."""
     high: float | None = None
 
-    def in_words(self, form: str) -> str:
-        """Such as `99.2 (98.1 to 99.7)`.
-
-        Args:
-            form: of each of the numbers, such as `.1f`.
-        """
-        ends = "" if self.low is None or self.high is None else f" ({self.low:{form}} to {self.high:{form}})"
-        return f"{self.value:{form}}{ends}"
-
 
 @dataclass(frozen=True)
 class Number:
@@ -127,15 +118,27 @@ class Number:
         """With its unit."""
         return f"{self.published.replace('..', ' to ')} {self.unit}".rstrip()
 
-    def ours_in_words(self) -> str:
-        """With its unit and interval, or why there is none."""
+    def ours_parts(self) -> tuple[str, str]:
+        """Our value with its unit, and its interval; each empty where there is none.
+
+        Rates have as many decimals as the published one, and one at least; differences have a sign.
+        """
         if self.ours is None:
-            return self.missing
+            return "", ""
         form = ".4g"
-        if self.unit:  # a rate: as many decimals as the published one, and one at least; of differences the sign
+        if self.unit:
             decimals = 1 if ".." in self.published else max(1, len(self.published.partition(".")[2]))
             form = f"{'+' if self.quantity == 'change' or self.unit == 'points' else ''}.{decimals}f"
-        return f"{self.ours.in_words(form)} {self.unit}".rstrip() + (" so far" if self.is_preliminary else "")
+        value, low, high = self.ours.value, self.ours.low, self.ours.high
+        interval = "" if low is None or high is None else f"{low:{form}} to {high:{form}}"
+        return f"{value:{form}} {self.unit}".rstrip(), interval
+
+    def ours_in_words(self) -> str:
+        """Ours with its interval, or why there is none."""
+        value, interval = self.ours_parts()
+        if not value:
+            return self.missing
+        return value + (f" ({interval})" if interval else "") + (" so far" if self.is_preliminary else "")
 
 
 @dataclass(frozen=True)
@@ -263,15 +266,28 @@ def _interval(k: int, n: int, is_counted: bool) -> Ours:
     return Ours(100 * k / n, *(None if end is None else 100 * end for end in (low, high)))
 
 
+def counts(found: Reproduction) -> list[tuple[str, int, str]]:
+    """How many rows are in which state, each with a name and a remark."""
+    to_run = [row for row in found.rows if row.runs]
+    small = sum(row.is_in_miniature for row in to_run)
+    done = sum(all(run.is_complete for run in row.runs) for row in to_run)
+    not_run = sum(row.state == NOT_RUN for row in to_run)
+    numbers = [number for row in found.rows for number in row.numbers]
+    ours = [number for number in numbers if number.ours is not None]
+    whole = sum(not number.label for number in ours)
+    return [
+        ("Rows done", done, f"of {len(to_run)} that have runs"),
+        ("Begun", len(to_run) - done - small - not_run, "not all of it is over"),
+        ("In miniature alone", small, "nothing in full size"),
+        ("Not run", not_run, f"and {len(found.rows) - len(to_run)} without a run"),
+        ("Numbers beside ours", whole, f"of {len(numbers)}; {len(ours) - whole} more by miniatures or imported tables"),
+    ]
+
+
 def summary(found: Reproduction) -> str:
     """How many rows are in which state, in one sentence."""
-    to_run = [row for row in found.rows if row.runs]
-    full = [row for row in to_run if row.state != NOT_RUN and not row.is_in_miniature]
-    done = sum(all(run.is_complete for run in row.runs) for row in to_run)
-    small = sum(row.is_in_miniature for row in to_run)
-    rest = len(found.rows) - len(to_run)
-    words = f"{done} of {len(to_run)} rows done, {len(full) - done} begun, {small} in miniature alone"
-    return words + (f"; {rest} more without a run" if rest else "")
+    (_, done, of), (_, begun, _), (_, small, _), (_, not_run, rest), _ = counts(found)
+    return f"{done} rows done {of}, {begun} begun, {small} in miniature alone, {not_run} not run ({rest})"
 
 
 def shown(found: Reproduction, *, all_rows: bool) -> list[Row]:

@@ -1,6 +1,7 @@
 """Papers' rows beside what a home holds: their states, our numbers beside the published ones, what is a miniature."""
 
 import json
+import re
 from pathlib import Path
 
 import fabricated
@@ -9,6 +10,7 @@ import pytest
 from test_cli import command, refused
 
 from sweeplab.commands.import_table import import_table
+from sweeplab.commands.papers import ROWS
 from sweeplab.experiment import smoke_victim
 from sweeplab.ranking.intervals import wilson
 from sweeplab.ranking.leaderboard import rank_trials
@@ -172,8 +174,24 @@ def test_a_small_table_never_stands_beside_a_published_number_without_the_word(o
         text = " ".join(shown.split())
         assert code == 0
         assert text.count(LABEL) == 4  # three numbers and the run
-        assert "50.00 (40.38 to 59.62) %" in text
+        assert "50.00 % (40.38 to 59.62)" in text
         assert "python sweeps/verma_victims.py --only verma-fig3-m" in text
+
+
+def test_the_page_has_every_row_its_numbers_and_the_word_and_no_script(own_home: Path, in_repository: None):
+    imported(own_home, "verma-fig3-m")
+    page = own_home / "pages" / "verma.html"
+    assert command("reproduce", "verma", "--to", str(page)) == (0, f"{page}\n", "")
+    text = page.read_text()
+    assert text.count(f'<span class="mark">{LABEL}</span>') == 4 + 2  # four numbers, and the run in two rows
+    assert "<strong>50.00 %</strong><small>40.38 to 59.62</small>" in text
+    assert "<script" not in text
+    assert "script-src 'none'" in text
+    for place in re.findall('href="#(.*?)"', text):
+        assert text.count(f'id="{place}"') == 1, place
+    assert all(f">{row.id}</a>" in text for row in ROWS if row.paper == "verma")
+    assert "python sweeps/verma_methods.py --only verma-fig7-kmeans" in text
+    assert refused("reproduce", "verma", "--to", "verma.pdf").endswith("must be a file that ends in .html")
 
 
 def test_a_smoke_run_is_found_under_its_own_name_and_a_whole_one_goes_before_it(own_home: Path, in_repository: None):
@@ -199,16 +217,14 @@ def victim_in(home: Path, victim, points: int, *, is_over: bool) -> None:
 def test_victims_say_how_they_differ_from_their_script(own_home: Path, in_repository: None):
     """One in full size but for its epochs, which goes on, and one in miniature."""
     from sweeplab.cli.papers import experiments_in
-    from sweeplab.commands.papers import ROWS
 
     row = next(row for row in ROWS if row.id == "safeclip-fig3c")
     with_, without = experiments_in(Path("sweeps"))(row.runs[0])
-    whole = fabricated.point(1, 50, 70).measurement.accuracy_n
     victim_in(own_home, with_.replace(epochs=16, seed=3), 2, is_over=False)
     victim_in(own_home, smoke_victim(without), 5, is_over=True)
     found = json.loads(command("reproduce", "safeclip", "fig3c", "--json")[1])["rows"][0]
     first, second = found["runs"]
-    assert whole == 100  # of fabricated points: far fewer than ImageNet's, so that both are miniatures
+    # 100 test images are far fewer than ImageNet's, so that both are miniatures.
     assert (first["state"], first["changed"]) == ("interrupted", ["epochs of pre-training 16 instead of 32"])
     assert second["found"] == "safeclip-fig3c-without-smoke"
     assert second["changed"] == [
@@ -236,4 +252,5 @@ def test_outside_the_repository_it_says_where_to_go(own_home: Path, tmp_path: Pa
 def test_of_an_empty_home_nothing_is_made(own_home: Path, in_repository: None):
     code, shown, _ = command("reproduce", "par")
     assert (code, own_home.exists()) == (0, False)
-    assert "0 of 12 rows done, 0 begun, 0 in miniature alone; 4 more without a run" in shown
+    num = sum(bool(row.runs) for row in ROWS if row.paper == "par")
+    assert f"0 rows done of {num} that have runs, 0 begun, 0 in miniature alone, {num} not run (and " in shown
