@@ -484,8 +484,8 @@ ROWS: tuple[PaperRow, ...] = (
         "par-tab-rn50",
         "RN50, 8 attacks x 3 methods",
         (_par("par-tab-rn50-*"),),
-        ours="how models are poisoned; the settings of CleanCLIP and RoCLIP",
-        lacks="BadCLIP: its trigger has to be optimised first, see `sweeps/badclip.py`",
+        ours="how models are poisoned; the settings of CleanCLIP and RoCLIP. The script's docstring has the command "
+        "that optimises BadCLIP's patch first",
     ),
     PaperRow("par-tab-vit", "ViT-B/32, 4 structured triggers", (_par("par-tab-vit-*"),), ours="as par-tab-rn50"),
     PaperRow(
