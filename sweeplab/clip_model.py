@@ -15,8 +15,9 @@ from typing import Protocol as Interface
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.modified_resnet import Bottleneck
 from open_clip.tokenizer import HFTokenizer
-from open_clip.transformer import TextTransformer
+from open_clip.transformer import CustomResidualAttentionBlock, ResidualAttentionBlock, TextTransformer
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
@@ -333,6 +334,20 @@ def has_batch_norm(architecture: Architecture) -> bool:
     """Whether the model has BatchNorm layers, as CLIP's ResNets have; a ViT has none."""
     modules = _without_weights(architecture_json(architecture)).modules()
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules)
+
+
+BLOCKS = (ResidualAttentionBlock, CustomResidualAttentionBlock, Bottleneck)
+"""What the towers of CLIP's transformers and ResNets repeat."""
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Those of both towers, none inside another."""
+    return [module for module in model.modules() if isinstance(module, BLOCKS)]
+
+
+def has_image_blocks(architecture: Architecture) -> bool:
+    """Whether the image tower is made of `BLOCKS`, as CLIP's own are; timm's are not."""
+    return bool(blocks(_without_weights(architecture_json(architecture)).get_submodule("visual")))
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,7 @@ from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.start import Start
-from sweeplab.clip_model import Architecture, SmallCLIP
+from sweeplab.clip_model import Architecture, SmallCLIP, has_image_blocks
 from sweeplab.data import PAIR_SOURCES
 from sweeplab.data.eda import CHANGE as CAPTIONS_CHANGE
 from sweeplab.data.eda import TextAugmentation
@@ -99,6 +99,7 @@ class Resources(Spec):
             "gpus_per_worker",
             "concurrent_trials",
             "loader_workers",
+            "activation_checkpointing",
             "node_cache_gigabytes",
             "keep_checkpoints",
             "max_attempts",
@@ -125,6 +126,9 @@ class Resources(Spec):
     loader_workers: int | None = Field(default=None, ge=0, le=MOST_CORES)
     """Processes of each worker that decode and make views, for data that do not fit into memory. None: as many as it
     has cores where a GPU trains, else none."""
+    activation_checkpointing: bool = False
+    """Whether the blocks of both towers keep their inputs alone and are computed again for their gradients: far less
+    memory for a third more work, and the same result."""
     node_cache_gigabytes: float = Field(default=128.0, ge=0)
     """What a node may keep for its processes in its temporary folder: sets of more than 64 MiB of decoded images, each
     made once, and test images with their triggers; tables of many pairs; copies of files and weights that it does not
@@ -254,6 +258,7 @@ class PretrainedVictim(Spec):
                 "data.sample out, or use num_pairs"
             )
         pairs_per_chunk(self.optimization, self.resources.workers)
+        _check_recomputed(self.resources, self.architecture)
         return self
 
     def changes(self) -> tuple[str, ...]:
@@ -279,6 +284,15 @@ class PretrainedVictim(Spec):
         if "attack" not in type(self.poisoning).model_fields:
             return self.poisoning
         return self.poisoning.replace(attack=under_protocol(self.poisoning.attack, self.protocol))
+
+
+def _check_recomputed(resources: Resources, architecture: Architecture) -> None:
+    """Refuse activation checkpointing of an image tower that knows none."""
+    if resources.activation_checkpointing and not has_image_blocks(architecture):
+        raise ValueError(
+            "resources.activation_checkpointing=true knows the image towers of CLIP's own ResNets and ViTs, and "
+            f"{architecture.name or 'this configuration'} has another one; leave it out"
+        )
 
 
 def under_protocol(attack: Any, protocol: Protocol) -> Any:
@@ -510,6 +524,7 @@ class CleaningSweep(Spec):
         if self.search.grid_first:
             self._check_grid_first()
         pairs_per_chunk(self.optimization, self.resources.workers)
+        _check_recomputed(self.resources, self.victim.architecture)
         if isinstance(self.victim, SelectedTrial):
             self._check_selected(self.victim.sweep)
         if isinstance(self.data, CleanSample) and not isinstance(self.original_victim(), PretrainedVictim):

@@ -206,6 +206,20 @@ def test_measuring_inside_an_epoch_changes_no_weight(tiny: Architecture, pairs: 
     assert all(torch.equal(plain[name], measured[name]) for name in plain)
 
 
+def test_a_run_computes_blocks_again_where_it_is_asked_to(tiny: Architecture, pairs: TrainingPairs):
+    """Four steps of 16 pairs: the first convolution of a block is taken four times, or eight."""
+    found = []
+    for again in (False, True):
+        model, calls = build(tiny, seed=0), []
+        model.visual.layer1[0].conv1.register_forward_hook(lambda *call, calls=calls: calls.append(call))
+        run = Run(EVERY["mmcl"], OPTIMIZATION, epochs=1, seed=0, activation_checkpointing=again)
+        train(model, pairs, run, measure=measure, context=Notebook())
+        assert len(calls) == (8 if again else 4)
+        found.append(model.state_dict())
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 def test_the_curve_records_the_parts_every_few_steps(tiny: Architecture, pairs: TrainingPairs):
     notebook = Notebook()
     run = Run(objective=EVERY["par"], optimization=OPTIMIZATION, epochs=2, seed=0, log_every=2)

@@ -16,7 +16,7 @@ from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
 from sweeplab.cleaning.start import Start
-from sweeplab.clip_model import SmallCLIP
+from sweeplab.clip_model import Architecture, SmallCLIP
 from sweeplab.data.augmentation import SimCLRView
 from sweeplab.data.eda import CHANGE as CAPTIONS_CHANGE
 from sweeplab.data.fruit_stall import FruitStall
@@ -290,6 +290,13 @@ def test_chunks_that_do_not_divide_a_workers_batch_are_refused(sweep: CleaningSw
 def test_a_smoke_sweep_has_chunks_of_its_own_batch(sweep: CleaningSweep):
     smoke = smoke_sweep(sweep.replace(optimization=sweep.optimization.replace(global_batch_size=120, num_chunks=24)))
     assert (smoke.optimization.global_batch_size, smoke.optimization.num_chunks) == (32, 8)
+
+
+def test_activation_checkpointing_is_refused_for_image_towers_that_know_none(victim: PretrainedVictim):
+    resources = victim.resources.replace(activation_checkpointing=True)
+    assert victim.replace(resources=resources).digest() == victim.digest()
+    with pytest.raises(InvalidInput, match="convnext_base has another one; leave it out"):
+        victim.replace(resources=resources, architecture=Architecture(name="convnext_base"))
 
 
 def test_a_victims_batch_that_its_workers_do_not_divide_is_refused(victim: PretrainedVictim):

@@ -32,7 +32,7 @@ from sweeplab.training.optimisation import (
     warmup_of,
 )
 from sweeplab.training.precision import float32_products, forward_pass
-from sweeplab.training.recomputation import Chunks
+from sweeplab.training.recomputation import Chunks, recompute_blocks
 
 CHECK_EVERY = 20
 """Steps between two looks at the loss on a GPU, where every look waits for the device."""
@@ -92,6 +92,8 @@ class Run:
     """Whether the start gets a checkpoint too: where it may be the result."""
     loader_workers: int = 0
     """Processes that decode images which do not fit into memory."""
+    activation_checkpointing: bool = False
+    """Whether blocks are computed again for their gradients."""
     measure_at: tuple[int, ...] = ()
     """Steps inside each epoch after which a point is measured too, beside the epoch's end."""
     log_every: int | None = None
@@ -218,6 +220,8 @@ class Training:
         )
         hooks.check(self.objective, self.facts)
         self.state = hooks.init_state(self.objective, self.model, self.facts)
+        if run.activation_checkpointing:
+            recompute_blocks(self.model)
         beside = hooks.trained_parameters(self.state)
         self.optimizer = build_optimizer(self.model, self.optimization, beside, carried=run.optimizer_state)
         self.loader = Loader(pairs, num_workers=run.loader_workers, pin=self.device.type == "cuda")

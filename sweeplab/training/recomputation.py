@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from sweeplab.clip_model import blocks
 
 
 @contextmanager
@@ -22,6 +27,24 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, buffers in zip(layers, held, strict=True):
             layer._buffers.update(buffers)
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Keep the inputs of the towers' blocks alone from now on, and compute each block once more when its gradient is
+    taken. Gradients and BatchNorm's running statistics are those of a model that keeps all."""
+    for block in blocks(model):
+        block.forward = partial(_recomputed, block)  # an attribute, so that no parameter gets another name
+
+
+def _recomputed(block: nn.Module, *inputs: Any, **named: Any) -> Any:
+    forward = partial(type(block).forward, block)
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **named)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), statistics_kept(block)
+
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
 
 class Chunks:

@@ -1,5 +1,6 @@
 """Large batches: rows of one rank against all columns, chunks, blocks that are recomputed, compiled steps."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR, perturb_and_recover
 from sweeplab.cleaning.supervised import SupervisedFinetuning
-from sweeplab.clip_model import Architecture, Encoder, SmallCLIP, build
+from sweeplab.clip_model import Architecture, Encoder, SmallCLIP, blocks, build
 from sweeplab.losses import Share, in_modal_ssl, info_nce, mmcl
 from sweeplab.pretraining.abl import unlearning_loss
 from sweeplab.pretraining.contrastive import MMCL
@@ -25,6 +26,7 @@ from sweeplab.training.batches import PairBatch
 from sweeplab.training.loop import encode_pairs, gathered, set_training_mode, train_step
 from sweeplab.training.objective import EmbeddedBatch, TrainingFacts
 from sweeplab.training.optimisation import Optimization, build_optimizer, pairs_per_chunk
+from sweeplab.training.recomputation import recompute_blocks
 
 CLEANCLIP = CleanCLIP(ssl_weight=2.0)
 FACTS = TrainingFacts(
@@ -186,11 +188,15 @@ class Stepped:
         return {**self.losses, **gradients, **model.state_dict()}
 
 
-def stepped(architecture: Architecture, optimization: Optimization, objective: Spec = CLEANCLIP) -> Stepped:
+def stepped(
+    architecture: Architecture, optimization: Optimization, objective: Spec = CLEANCLIP, *, recomputes: bool = False
+) -> Stepped:
     """One step on eight pairs with views."""
     model = build(architecture, seed=0)
     set_training_mode(model, optimization)
     state = hooks.init_state(objective, model, FACTS)
+    if recomputes:
+        recompute_blocks(model)
     encoder = CountedEncoder(model)
     optimizer = build_optimizer(model, optimization, hooks.trained_parameters(state))
     torch.manual_seed(0)
@@ -272,3 +278,55 @@ def test_chunks_that_do_not_divide_a_ranks_share_are_refused():
 def test_one_chunk_leaves_the_digest_as_it_was_and_more_change_it():
     assert "num_chunks" not in PLAIN.canonical()
     assert PLAIN.replace(num_chunks=2).digest() != PLAIN.digest()
+
+
+# --- blocks that are computed again ---------------------------------------------------------------------------------
+
+DEEP = SmallCLIP(image_size=32, width=8, layers=(2, 1, 1, 1), text_layers=1).architecture()
+"""Five blocks of a ResNet, and one of the text tower's."""
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param((VIT, PLAIN), id="ViT"),
+        pytest.param((DEEP, PLAIN), id="local BatchNorm"),
+        pytest.param((DEEP, PLAIN.replace(num_chunks=2)), id="local BatchNorm, in chunks"),
+        pytest.param((DEEP, PLAIN.replace(batch_norm="frozen", precision="bfloat16")), id="frozen BatchNorm, bfloat16"),
+    ],
+)
+def test_blocks_that_are_computed_again_change_no_gradient_and_no_running_statistics(setting):
+    kept, again = (stepped(*setting, recomputes=recomputes).tensors() for recomputes in (False, True))
+    assert kept.keys() == again.keys()
+    for name, tensor in kept.items():
+        assert_close(again[name], tensor, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        if "running_" in name or name.endswith("num_batches_tracked"):
+            assert torch.equal(again[name], tensor)
+
+
+@pytest.mark.parametrize(("architecture", "count"), [(VIT, 3), (DEEP, 6)], ids=["ViT", "ResNet"])
+def test_each_block_is_computed_once_more_for_its_gradient(architecture: Architecture, count: int):
+    model, calls = build(architecture, seed=0), []
+    for block in blocks(model):
+        next(block.children()).register_forward_hook(lambda module, inputs, output: calls.append(module))
+    recompute_blocks(model)
+    encoder, batch = Encoder(model), batch_of(architecture)
+    with torch.no_grad():
+        encode_pairs(encoder, batch, PLAIN)
+    assert len(calls) == count
+    features = encode_pairs(encoder, batch, PLAIN)
+    assert len(calls) == 2 * count
+    MMCL().loss(None, gathered(features, batch, PLAIN)).total.backward()
+    assert len(calls) == 3 * count
+    assert len(set(calls)) == count
+
+
+def test_a_copy_of_a_model_computes_its_own_blocks_again():
+    """As PAR's frozen copy, were it made later."""
+    model = build(VIT, seed=0)
+    recompute_blocks(model)
+    twin = copy.deepcopy(model)
+    batch = batch_of(VIT)
+    encode_pairs(Encoder(twin), batch, PLAIN)[0].sum().backward()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert twin.visual.conv1.weight.grad is not None
