@@ -44,8 +44,8 @@ def render_examined(sweep: str, checkpoints: Sequence[Examined]) -> str:
     footer = """<footer>
 <p><b>Cosine</b>: of the embeddings of a pair's image and caption. <b>Map</b>: t-SNE of image embeddings, fitted to each
 checkpoint by itself; all maps are drawn on one scale, yet directions mean nothing, and distances little between two
-maps. <b>Distance from the target class</b>: 1 - the cosine of the mean embedding of a group's images and that of the
-target class's; 0 where they point the same way.</p>
+maps. <b>Distance from the target class</b>: the mean of 1 - the cosine of two embeddings, over all pairs of an image
+and one of the target class; those of the class itself say how widely it is spread.</p>
 <p>The tables lie beside this page, which is one file and loads nothing from a network.</p>
 </footer>"""
     page = Page(title=f"{sweep} · SweepLab figures", header=header, views=_views(checkpoints), footer=footer)

@@ -38,19 +38,20 @@ def describe_maps(distances: pd.DataFrame) -> str:
     """How far the images lie from the target class, in one sentence.
 
     Args:
-        distances: `place`, `checkpoint`, `group` (`clean`, `triggered`), `cosine_distance`.
+        distances: `place`, `checkpoint`, `group` (`clean`, `triggered`, `target`), `cosine_distance`.
     """
     found = distances.pivot(index="place", columns="group", values="cosine_distance")
     names = distances.groupby("place")["checkpoint"].first()
     said = [
-        f"{found['triggered'][place]:.2f} in {names[place]} ({found['clean'][place]:.2f} without the trigger)"
+        f"{found['triggered'][place]:.2f} in {names[place]} (without the trigger {found['clean'][place]:.2f}, those of "
+        f"the class {found['target'][place]:.2f})"
         for place in (names.index if len(names) <= 3 else names.index[[0, -1]])
     ]
-    return f"Distance of the triggered images from the target class, as 1 - cosine of the means: {'; '.join(said)}."
+    return f"Mean distance of triggered images from those of the target class, as 1 - cosine: {'; '.join(said)}."
 
 
 def draw_maps(frame: pd.DataFrame) -> go.Figure:
-    """A panel a checkpoint, all on one scale; a cross marks the mean of each group.
+    """A panel a checkpoint, all on one scale.
 
     Args:
         frame: of `map_points`, not empty.
@@ -73,20 +74,6 @@ def draw_maps(frame: pd.DataFrame) -> go.Figure:
                 mode="markers",
                 legendgroup=group,
                 hovertemplate=f"{words}<extra></extra>",
-            )
-        for group, words, colour, _ in GROUPS:  # over all points
-            mean = part.loc[part["group"] == group, ["x", "y"]].mean()
-            figure.add_scatter(
-                x=[mean["x"]],
-                y=[mean["y"]],
-                marker={"color": colour, "symbol": "x", "size": 13, "line": {"color": style.PAPER, "width": 1.5}},
-                name=f"mean of {words}",
-                showlegend=False,
-                xaxis=x,
-                yaxis=y,
-                mode="markers",
-                legendgroup=group,
-                hovertemplate=f"mean of {words}<extra></extra>",
             )
         style.name_panel(figure, name, place)
         bare = {"range": [-reach, reach], "showticklabels": False, "ticks": "", "showgrid": False, "mirror": True}

@@ -284,7 +284,7 @@ ROWS: tuple[PaperRow, ...] = (
         "map of target class and triggered images, before and after",
         (_cc3m("cleanclip-c2-badnet"),),
         then=MAP.format("cleanclip_cc3m"),
-        ours="BadNet; the distances are those of the groups' means, by embeddings and in the plane",
+        ours="BadNet; distances are means over all pairs, by embeddings and in the plane",
     ),
     PaperRow(
         "cleanclip-g",

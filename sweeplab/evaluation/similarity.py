@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sweeplab.clip_model import with_directions
@@ -112,48 +111,43 @@ def modality_gap(images: Tensor, texts: Tensor) -> float:
     return float((centre - with_directions(texts, "caption embeddings").mean(dim=0)).norm())
 
 
-def centre_distance(images: Tensor, target_images: Tensor) -> float:
-    """How far the mean embedding of some images lies from that of the target class's: 1 - their cosine, in [0, 2].
-
-    0: they point the same way, as triggered images do that an encoder takes for the target class. How widely either
-    group is spread has no part in it.
+def target_distance(images: Tensor, target_images: Tensor) -> float:
+    """Mean of 1 - cosine over all pairs of an image and an image of the target class, in [0, 2].
 
     Args:
         images: (N, D), rows of unit norm.
         target_images: (M, D), rows of unit norm.
     """
-    centres = [
-        with_directions(rows, name).mean(dim=0, keepdim=True)
-        for rows, name in ((images, "image embeddings"), (target_images, "target image embeddings"))
-    ]
-    one, other = (F.normalize(with_directions(centre, "mean embeddings"), dim=1) for centre in centres)
-    return float(1 - (one * other).sum())
+    centre = with_directions(images, "image embeddings").mean(dim=0)
+    return float(1 - centre @ with_directions(target_images, "target image embeddings").mean(dim=0))
 
 
 def target_distances(groups: dict[str, Tensor], points: pd.DataFrame) -> pd.DataFrame:
-    """How far each group of images lies from the group `target`, by its embeddings and in a map.
+    """How far the images of each group lie from those of the group `target`, by their embeddings and in a map.
 
-    CleanCLIP (App. F) states distances in the plane of a t-SNE map, and not between what. A map's scale and distances
-    are those of its own fit, so that numbers of two maps compare little; those of embeddings do.
+    Both are means over all pairs. That of `target` itself is how widely the class is spread: triggered images that an
+    encoder cannot tell from the target class lie as far.
+
+    CleanCLIP (App. F) states one distance, in the plane of a t-SNE map, and not how it is taken. A map's scale is that
+    of its own fit, so that distances in two maps compare little; those of embeddings do.
 
     Args:
         groups: (n, D) rows of unit norm by the group's name, `target` among them.
         points: of `two_dimensions`; of the same groups, or of a part of each.
 
     Returns:
-        A row for each other group: `group`, `num_images`, `cosine_distance` (see `centre_distance`) and
-        `plane_distance` (of the means of both groups' points, in units of the map).
+        A row a group: `group`, `num_images`, `cosine_distance` (see `target_distance`) and `plane_distance` (Euclidean,
+        in units of the map).
     """
-    centres = points.groupby("group")[["x", "y"]].mean()
+    planes = {name: torch.tensor(part[["x", "y"]].to_numpy()) for name, part in points.groupby("group")}
     rows = [
         (
             name,
-            len(rows),
-            centre_distance(rows, groups["target"]),
-            float(np.linalg.norm(centres.loc[name] - centres.loc["target"])),
+            len(images),
+            target_distance(images, groups["target"]),
+            float(torch.cdist(planes[name], planes["target"]).mean()),
         )
-        for name, rows in groups.items()
-        if name != "target"
+        for name, images in groups.items()
     ]
     return pd.DataFrame(rows, columns=["group", "num_images", "cosine_distance", "plane_distance"])
 

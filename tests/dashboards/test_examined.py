@@ -24,10 +24,10 @@ MAP = pd.DataFrame(
 )
 DISTANCES = pd.DataFrame(
     {
-        "group": ["clean", "triggered"],
-        "num_images": [2, 1],
-        "cosine_distance": [0.9, 0.125],
-        "plane_distance": [6.0, 8.25],
+        "group": ["clean", "triggered", "target"],
+        "num_images": [2, 1, 1],
+        "cosine_distance": [0.9, 0.125, 0.25],
+        "plane_distance": [6.0, 8.25, 0.0],
     }
 )
 
@@ -90,8 +90,8 @@ def test_maps_are_shifted_to_their_middle_and_never_scaled():
 def test_maps_are_told_by_their_distances():
     both = pd.concat([DISTANCES.assign(place=0, checkpoint="a"), DISTANCES.assign(place=1, checkpoint="a")])
     assert describe_maps(both) == (
-        "Distance of the triggered images from the target class, as 1 - cosine of the means: 0.12 in a (0.90 without "
-        "the trigger); 0.12 in a (0.90 without the trigger)."
+        "Mean distance of triggered images from those of the target class, as 1 - cosine: 0.12 in a (without the "
+        "trigger 0.90, those of the class 0.25); 0.12 in a (without the trigger 0.90, those of the class 0.25)."
     )
 
 

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from sweeplab.evaluation.similarity import (
-    centre_distance,
     clip_scores,
     detection_recall,
     histogram,
     modality_gap,
     safe_set,
+    target_distance,
     target_distances,
     two_dimensions,
 )
@@ -86,37 +86,31 @@ def test_the_modality_gap_of_orthogonal_modalities_is_the_root_of_two():
     assert modality_gap(EAST, EAST) == 0
 
 
-def test_the_distance_of_two_groups_is_that_of_their_means():
-    """The mean of north and east lies at 45 degrees: 1 - sqrt(1/2) from either, 0 from a group that is spread about
-    it, and 1 + sqrt(1/2) from west."""
+def test_the_distance_from_the_target_averages_all_pairs():
+    """East to north is 1, east to east 0, east to west 2; a class that is spread has a distance from itself."""
     both = torch.cat([NORTH, EAST])
-    assert centre_distance(EAST, both) == pytest.approx(1 - 0.5**0.5)
-    assert centre_distance(both, EAST) == pytest.approx(1 - 0.5**0.5)
-    assert centre_distance(F.normalize(NORTH + EAST, dim=1), both) == pytest.approx(0, abs=1e-6)
-    assert centre_distance(-EAST, both) == pytest.approx(1 + 0.5**0.5)
+    assert target_distance(EAST, both) == pytest.approx(0.5)
+    assert target_distance(both, both) == pytest.approx(0.5)
+    assert target_distance(torch.cat([both, -EAST]), EAST) == pytest.approx((1 + 0 + 2) / 3)
+    assert target_distance(EAST, EAST) == pytest.approx(0)
 
 
-def test_distances_to_the_target_by_embeddings_and_in_the_plane():
-    """The clean points' mean is (0, 0), that of the target's (3, 4): a distance of 5. Those of the triggered lie at
-    (3, 0): 4."""
+def test_distances_from_the_target_by_embeddings_and_in_the_plane():
+    """The target's points lie at (0, 0) and (6, 0). The clean ones lie 5 from either, the triggered one lies on the
+    first."""
     points = pd.DataFrame(
         {
             "group": ["clean", "clean", "triggered", "target", "target"],
-            "x": [-1.0, 1.0, 3.0, 2.0, 4.0],
-            "y": [2.0, -2.0, 0.0, 4.0, 4.0],
+            "x": [3.0, 3.0, 0.0, 0.0, 6.0],
+            "y": [4.0, -4.0, 0.0, 0.0, 0.0],
         }
     )
     groups = {"clean": torch.cat([NORTH, NORTH, NORTH]), "triggered": torch.cat([NORTH, EAST]), "target": EAST}
     table = target_distances(groups, points)
-    assert table["group"].tolist() == ["clean", "triggered"]
-    assert table["num_images"].tolist() == [3, 2]
-    assert table["cosine_distance"].tolist() == pytest.approx([1, 1 - 0.5**0.5])
-    assert table["plane_distance"].tolist() == pytest.approx([5, 4])
-
-
-def test_groups_without_a_mean_direction_have_no_distance():
-    with pytest.raises(FloatingPointError, match="mean embeddings are not finite or have norm zero"):
-        centre_distance(torch.cat([EAST, -EAST]), NORTH)
+    assert table["group"].tolist() == ["clean", "triggered", "target"]
+    assert table["num_images"].tolist() == [3, 2, 1]
+    assert table["cosine_distance"].tolist() == pytest.approx([1, 0.5, 0])
+    assert table["plane_distance"].tolist() == pytest.approx([5, 3, 3])
 
 
 def test_a_map_keeps_groups_apart_that_lie_apart():
@@ -138,7 +132,7 @@ def test_a_map_of_too_few_points_is_refused():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
 def test_embeddings_without_a_direction_are_refused(value: float):
     bad = torch.tensor([[value, 0.0]])
-    for measure in (clip_scores, modality_gap, centre_distance):
+    for measure in (clip_scores, modality_gap, target_distance):
         for pair in ((bad, EAST), (EAST, bad)):
             with pytest.raises(FloatingPointError, match=r"1 of 1 .*embeddings are not finite or have norm zero"):
                 measure(*pair)
