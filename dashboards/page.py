@@ -103,6 +103,11 @@ class Page:
 """
 
 
+def with_code(text: str) -> str:
+    """A text as HTML, in which commands and names stand between back quotes."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
+
+
 def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
     """The figures at the head of a page.
 
@@ -122,9 +127,7 @@ NO_SCRIPT = '<noscript><p class="empty">The charts need JavaScript; the tables d
 def _section(view: View, columns: Columns) -> str:
     content = _chart(view, columns) if view.figure is not None else ""
     if view.missing:
-        # Commands stand between back quotes.
-        text = re.sub("`([^`]*)`", r"<code>\1</code>", escape(view.missing))
-        content = f'<p class="empty">{text}</p>'
+        content = f'<p class="empty">{with_code(view.missing)}</p>'
     return f"""<section aria-label="{escape(view.title)}" id="{view.name}-section">
 <h2>{escape(view.title)}</h2>
 <p class="summary">{escape(view.finding)}</p>

@@ -5,8 +5,8 @@ from html import escape
 from pathlib import Path
 
 from dashboards.columns import Columns
-from dashboards.page import Page, View, tiles_html
-from sweeplab.ranking.reproduction import DONE, NOT_RUN, Number, Reproduction, Row, Run, counts, run_lines, summary
+from dashboards.page import Page, View, tiles_html, with_code
+from sweeplab.ranking.reproduction import DONE, NOT_RUN, Number, Reproduction, Row, Run, counts, run_lines
 from sweeplab.storage.files import write_atomically
 
 
@@ -32,7 +32,6 @@ def _header(found: Reproduction) -> str:
     return f"""<header>
 <p class="kicker">A paper's experiments, here</p>
 <h1>{escape(found.title)}</h1>
-<p class="lead">{escape(summary(found))}.</p>
 {tiles_html(tiles)}
 </header>"""
 
@@ -73,7 +72,7 @@ def _shade(state: str) -> str:
 def _row_view(row: Row) -> View:
     runs = "".join(f"<li>{_run_html(run)}</li>" for run in row.runs)
     remarks = [("Chosen here", row.chosen), ("Not yet", row.lacks)]
-    text = "".join(f"<p><b>{name}</b>: {escape(value)}.</p>" for name, value in remarks if value)
+    text = "".join(f"<p><b>{name}</b>: {with_code(value)}.</p>" for name, value in remarks if value)
     parts = [_numbers(row.numbers) if row.numbers else "", f'<ul class="runs">{runs}</ul>', text, _commands(row)]
     return View(row.id, f"{row.id}: {row.shows}", row.id, f"{row.state.capitalize()}.", table="".join(parts))
 

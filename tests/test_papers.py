@@ -195,7 +195,7 @@ def test_every_published_number_has_a_place_and_a_run_of_its_row_that_measures_i
     for number in published_numbers():
         where = (number.row, number.setting, number.quantity)
         assert number.place, where
-        assert all(re.fullmatch(r"[+-]?\d+(\.\d+)?(e-\d)?", end) for end in number.published.split("..")), where
+        assert all(re.fullmatch(r"~?[+-]?\d+(\.\d+)?(e-\d)?", end) for end in number.published.split("..")), where
         assert number.unit in ("%", "points", ""), where
         assert number.run or not number.of, where
         assert number.of or not number.run or commands[number.row], where

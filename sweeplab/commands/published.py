@@ -16,7 +16,7 @@ class Published:
     quantity: str
     """`change` is that of the accuracy of the best state with an ASR of at most 5 %, relative to the victim's."""
     published: str
-    """As it is printed; two ends with `..` between them where the text gives a range."""
+    """As it is printed; with `~` where the text says about, two ends with `..` between them where it gives a range."""
     unit: str
     """`%`, `points` (of percent), or empty."""
     place: str

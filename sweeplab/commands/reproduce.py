@@ -1,6 +1,7 @@
 """Reproduce: every row of a paper with its state in a home, and our numbers beside the published ones."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,9 +201,11 @@ def sizes_of(spec: Experiment | None) -> Sizes:
 
 def _beside_script(run: Run, experiment: Experiment, spec: Experiment | None) -> Run:
     """A run with what tells it from its script's: that it is a miniature, and the fields that differ."""
-    is_miniature = run.found != run.name or run.sizes.is_miniature_of(sizes_of(experiment))
-    changed = () if spec is None else tuple(_changes(experiment, spec, only_first=is_miniature))
-    return dataclasses.replace(run, is_miniature=is_miniature, changed=changed)
+    whole = sizes_of(experiment)
+    is_miniature = run.found != run.name or run.sizes.is_miniature_of(whole)
+    changed = [] if spec is None else _changes(experiment, spec, only_first=is_miniature)
+    changed = [*run.sizes.differences(whole), *changed]
+    return dataclasses.replace(run, is_miniature=is_miniature, changed=tuple(changed))
 
 
 def _changes(script: Experiment, spec: Experiment, *, only_first: bool) -> list[str]:
@@ -220,8 +223,8 @@ def _changes(script: Experiment, spec: Experiment, *, only_first: bool) -> list[
     ]
     if only_first:
         return first
-    shown = ("architecture", "epochs", "victim.architecture", "victim.epochs")
-    lines = [line for line in differences(script.to_json(), spec.to_json(), script) if not line.startswith(shown)]
+    shown = re.compile(r"(victim\.)?(architecture|epochs|data\.num_pairs)\b")  # and sizes, which are said beside them
+    lines = [line for line in differences(script.to_json(), spec.to_json(), script) if not shown.match(line)]
     left = len(lines) - MOST_CHANGES
     return [*first, *lines[:MOST_CHANGES], *([f"{left} more fields"] if left > 0 else [])]
 

@@ -14,6 +14,9 @@ from sweeplab.ranking.leaderboard import Leaderboard
 from sweeplab.ranking.victims import VictimRow
 from sweeplab.records import Measurement, SweepRecord, percent
 
+SIZE_WORDS = ("pairs", "to clean with", "classes", "test images")
+"""Of the fields of `Sizes`."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -27,13 +30,14 @@ class Sizes:
 
     def in_words(self) -> str:
         """Such as `1,280 pairs, 320 to clean with, 16 classes, 160 test images`."""
-        words = (
-            (self.pairs, "pairs"),
-            (self.cleaning_pairs, "to clean with"),
-            (self.classes, "classes"),
-            (self.test_images, "test images"),
-        )
-        return ", ".join(f"{count:,} {word}" for count, word in words if count is not None) or "sizes not known"
+        counts = zip(dataclasses.astuple(self), SIZE_WORDS, strict=True)
+        return ", ".join(f"{count:,} {word}" for count, word in counts if count is not None) or "sizes not known"
+
+    def differences(self, whole: "Sizes") -> list[str]:
+        """Those that are not what they should be, such as `160 test images instead of 50,000`."""
+        triples = zip(dataclasses.astuple(self), dataclasses.astuple(whole), SIZE_WORDS, strict=True)
+        known = ((own, other, word) for own, other, word in triples if None not in (own, other))
+        return [f"{own:,} {word} instead of {other:,}" for own, other, word in known if own != other]
 
     def is_miniature_of(self, whole: "Sizes") -> bool:
         """Whether any of the sizes is less than half of what it should be."""
@@ -100,7 +104,7 @@ class Number:
     setting: str
     quantity: str
     published: str
-    """As it is printed; ranges with `..` between both ends."""
+    """As it is printed; with `~` for about, and `..` between the ends of a range."""
     unit: str
     place: str
     remark: str
@@ -116,7 +120,7 @@ class Number:
 
     def published_in_words(self) -> str:
         """With its unit."""
-        return f"{self.published.replace('..', ' to ')} {self.unit}".rstrip()
+        return f"{self.published.replace('~', 'about ').replace('..', ' to ')} {self.unit}".rstrip()
 
     def ours_parts(self) -> tuple[str, str]:
         """Our value with its unit, and its interval; each empty where there is none.

@@ -1,5 +1,6 @@
 """Papers' rows beside what a home holds: their states, our numbers beside the published ones, what is a miniature."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -9,13 +10,15 @@ import pandas as pd
 import pytest
 from test_cli import command, refused
 
+from sweeplab.cli.papers import experiments_in
 from sweeplab.commands.import_table import import_table
 from sweeplab.commands.papers import ROWS
-from sweeplab.experiment import smoke_victim
+from sweeplab.experiment import PretrainedVictim, smoke_victim
 from sweeplab.ranking.intervals import wilson
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.reproduction import Ours, Run, Sizes, of_sweep, of_victim, state_of
 from sweeplab.ranking.victims import VictimRow
+from sweeplab.records import Measurement
 from sweeplab.storage.files import write_json
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep_folder import SweepFolder
@@ -205,36 +208,44 @@ def test_a_smoke_run_is_found_under_its_own_name_and_a_whole_one_goes_before_it(
     assert row["commands"] == []
 
 
-def victim_in(home: Path, victim, points: int, *, is_over: bool) -> None:
+def victim_in(home: Path, victim: PretrainedVictim, num_images: int, *, is_over: bool) -> None:
+    """A victim of two epochs with half of the images right, whose 16 target images are all hit."""
     folder = RunFolder(home / "victims" / f"{victim.name}-0")
     folder.path.mkdir(parents=True)
     write_json(folder.path / "victim.json", {"spec": victim.to_json(), "digest": "0"})
-    folder.write_points([fabricated.point(index, 50, 70) for index in range(points)])
+    found = Measurement(num_images // 2, num_images, 16, 16, "evaluation")
+    folder.write_points([dataclasses.replace(fabricated.point(index, 0, 0), measurement=found) for index in range(3)])
     if is_over:
-        folder.finish({"state": "finished", "selected_epoch": float(points - 1)})
+        folder.finish({"state": "finished", "selected_epoch": 2.0})
 
 
-def test_victims_say_how_they_differ_from_their_script(own_home: Path, in_repository: None):
-    """One in full size but for its epochs, which goes on, and one in miniature."""
-    from sweeplab.cli.papers import experiments_in
-
+def test_runs_say_how_they_differ_from_their_script(own_home: Path, in_repository: None):
+    """A victim in full size but for some fields, which goes on, and one in miniature: the first alone is counted."""
     row = next(row for row in ROWS if row.id == "safeclip-fig3c")
     with_, without = experiments_in(Path("sweeps"))(row.runs[0])
-    victim_in(own_home, with_.replace(epochs=16, seed=3), 2, is_over=False)
-    victim_in(own_home, smoke_victim(without), 5, is_over=True)
+    fewer = with_.data.replace(num_pairs=2_000_000)
+    victim_in(own_home, with_.replace(epochs=16, seed=3, data=fewer), 49_000, is_over=False)
+    victim_in(own_home, smoke_victim(without), 160, is_over=True)
     found = json.loads(command("reproduce", "safeclip", "fig3c", "--json")[1])["rows"][0]
     first, second = found["runs"]
-    # 100 test images are far fewer than ImageNet's, so that both are miniatures.
-    assert (first["state"], first["changed"]) == ("interrupted", ["epochs of pre-training 16 instead of 32"])
-    assert second["found"] == "safeclip-fig3c-without-smoke"
+    assert found["state"] == "0 of 2 victims"
+    assert (first["state"], first["is_miniature"]) == ("interrupted", False)
+    assert first["changed"] == [
+        "49,000 test images instead of 50,000",
+        "epochs of pre-training 16 instead of 32",
+        "seed: 0 -> 3",
+    ]
+    assert (second["found"], second["is_miniature"]) == ("safeclip-fig3c-without-smoke", True)
     assert second["changed"] == [
+        "1,280 pairs instead of 100,000",
+        "16 classes instead of 1,000",
+        "160 test images instead of 50,000",
         "model of its own, 32 pixels instead of RN50-quickgelu",
         "epochs of pre-training 4 instead of 32",
     ]
-    assert second["sizes"]["classes"] == 16
     number = found["numbers"][0]
     assert (number["published"], number["ours"]["value"], number["is_preliminary"]) == ("-12.5", 0.0, True)
-    assert number["label"].count("miniature: ") == 2
+    assert number["label"] == "miniature: 1,280 pairs, 16 classes, 160 test images"
 
 
 def test_an_unknown_paper_or_row_is_refused_with_the_known_ones(own_home: Path, in_repository: None):
