@@ -15,7 +15,7 @@ import pytest
 
 from dashboards.against import lines_of
 from sweeplab.cli import load_script, resolve, select
-from sweeplab.cli.scripts import resolve_all
+from sweeplab.cli.scripts import resolve_all, sets_of
 from sweeplab.commands import estimate
 from sweeplab.commands.papers import ROWS, PaperRow
 from sweeplab.commands.published import published_numbers
@@ -225,6 +225,12 @@ KEPT = [
     ("shrink-perturb-cc6m-starts", "e88434e73641b2c5"),
     ("shrink-perturb-cc6m", "ab1a25f4070b78ae"),
 ]
+
+
+def test_safeclips_ten_sets_each_have_images_for_the_probe():
+    sets = sets_of(ROOT / "sweeps" / "safeclip_cc1m.py")
+    assert len(sets) == 10
+    assert all(one.probe not in (None, one.test) for one in sets.values())
 
 
 def test_the_page_of_experiments_is_up_to_date(page: dict[str, Any]):

@@ -18,18 +18,21 @@ from safetensors.torch import save_file
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.exchange import ImportedPoison
 from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.clip_checkpoints import load_weights
 from sweeplab.clip_model import Architecture
 from sweeplab.data.class_folders import ClassFolders
-from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStall, FruitStallTest
 from sweeplab.data.img2dataset import Img2Dataset
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import CleaningSweep, PretrainedVictim
 from sweeplab.specs import InvalidInput, StorageFault, Unfinished
 from sweeplab.sweep import prepare, pretraining, run, victims
+from sweeplab.sweep.checks import digest_of_victim
 from sweeplab.sweep.resume import check_same_spec
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.worker.inputs import Inputs
 from sweeplab.worker.jobs import check_same_data
 
 
@@ -75,6 +78,35 @@ def test_data_that_moved_and_changed_are_refused_for_the_change(sweep: CleaningS
     assert lines[1].startswith("  content of `pairs` changed (digest ")
     assert lines[2:3] == ["  epochs: 1 -> 3"]
     assert "moved" not in str(refused.value)
+
+
+def test_a_victims_digest_is_of_the_classes_that_captions_mention(sweep: CleaningSweep, pairs: Path, tmp_path: Path):
+    """A lime and some corn, which are to be apples; the file may lie elsewhere, and other words make another victim."""
+    inputs = Inputs(tmp_path / "home" / "data")
+
+    def digest(mentioned_in: Path) -> str:
+        targeted = TargetedImages(
+            images=FruitStall(num_pairs=2, image_size=32, seed=4),
+            num_targets=2,
+            classes=CLASS_NAMES,
+            mentioned_in=PairsCSV(path=mentioned_in),
+        )
+        victim = PretrainedVictim(
+            name="targeted",
+            architecture=sweep.victim.architecture,
+            data=FruitStall(num_pairs=64, image_size=32),
+            poisoning=targeted,
+            optimization=sweep.optimization,
+            epochs=1,
+            evaluation=sweep.evaluation,
+        )
+        return digest_of_victim(victim, inputs)
+
+    here = digest(pairs)
+    moved = shutil.copytree(pairs.parent, tmp_path / "moved", ignore=shutil.ignore_patterns("home", "moved"))
+    assert digest(moved / "pairs.csv") == here
+    (moved / "others.csv").write_text(pairs.read_text().replace("apple", "pear"))
+    assert digest(moved / "others.csv") != here
 
 
 def test_rows_that_a_source_leaves_out_are_noted_before_anything_runs(sweep: CleaningSweep, tmp_path: Path):
