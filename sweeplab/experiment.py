@@ -120,7 +120,8 @@ class Resources(Spec):
     """Cores, and threads of torch, of each process."""
     gpus_per_worker: float | None = Field(default=None, ge=0, le=MOST_CORES)
     """GPUs of each process: 0, a fraction from 0.0001, which lets trials share one, or a whole number. None: 1 where
-    the cluster has GPUs, else 0."""
+    the cluster has GPUs, else 0. Where trials that share a GPU run out of its memory, half as many share one from then
+    on."""
     concurrent_trials: int | None = Field(default=None, ge=1)
     """Trials at a time; None: as many as the cluster holds."""
     loader_workers: int | None = Field(default=None, ge=0, le=MOST_CORES)

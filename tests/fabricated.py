@@ -1,7 +1,12 @@
 """Made-up sweeps for the tests of ledger, search, tracking and commands: everything but the training is real."""
 
 import itertools
+import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,3 +164,21 @@ def finished_sweep(path: Path, sweep: CleaningSweep = SWEEP) -> SweepFolder:
     folder = prepared_folder(path, sweep)
     Player(open_controller(folder, sweep)).play_all()
     return folder
+
+
+def run_on_ray(script: str, folder: Path, **environment: str) -> dict[str, Any]:
+    """Run a script of a test in a process of its own, outside any cluster, with a home in the folder as its argument.
+
+    Returns:
+        Its last line, which is JSON.
+    """
+    (folder / "script.py").write_text(script)
+    tests = Path(__file__).parent
+    with tempfile.TemporaryDirectory(prefix="sl-", ignore_cleanup_errors=True) as scratch:
+        inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        own = {"TMPDIR": scratch, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", **environment}
+        command = [sys.executable, str(folder / "script.py"), str(folder / "home")]
+        ran = subprocess.run(command, env=inherited | own, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found

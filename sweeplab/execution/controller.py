@@ -15,8 +15,6 @@ from sweeplab.worker.jobs import Job
 class Workload:
     """What the jobs of one controller have in common."""
 
-    resources: Resources
-    """Of each job."""
     reads: list[Any]
     """Parts of specs that say what files the command reads."""
     weights: str | None
@@ -27,6 +25,10 @@ class Workload:
 class Controller(Protocol):
     """Hands out attempts of jobs and takes in what becomes of them, in the driver's process; a job is told by its
     number."""
+
+    @property
+    def resources(self) -> Resources:
+        """What each job takes; where it changes, jobs that run come to their end, and executors start anew."""
 
     def next_job(self) -> Job | None:
         """The next attempt to run; None when nothing is left to start now."""

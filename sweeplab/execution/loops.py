@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from sweeplab.execution.mailbox import MailboxContext, Ready
-from sweeplab.worker.failures import failure_of
+from sweeplab.worker.failures import failure_of, release_memory
 
 
 def tune_trainable(config: dict[str, Any], mailbox: Any = None) -> None:
@@ -20,7 +20,9 @@ def tune_trainable(config: dict[str, Any], mailbox: Any = None) -> None:
     try:
         job.work(job, context)
     except Exception as error:  # noqa: BLE001 - the driver records it as the trial's failure
-        context.failed(failure_of(error), traceback.format_exc())
+        log = traceback.format_exc()
+        release_memory(error)
+        context.failed(failure_of(error), log)
     else:
         context.done()
 

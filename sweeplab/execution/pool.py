@@ -52,9 +52,9 @@ class Pool:
     def __init__(self, controller: Controller, workload: Workload, watchdog: Watchdog, *, slots: int | None) -> None:
         self.controller = controller
         self.pump = Pump(controller, workload, watchdog)
-        self.workers = workload.resources.workers
+        self.workers = self.pump.resources.workers
         self.scratch = scratch_folder(workload.home) / f"pool-{uuid4().hex[:8]}"
-        slots = slots or concurrent_trials(workload.resources, self.pump.per_worker)
+        slots = slots or concurrent_trials(self.pump.resources, self.pump.per_worker)
         self.slots = [_Slot(number) for number in range(slots)]
 
     def run(self) -> None:
@@ -161,7 +161,7 @@ class Pool:
             if job is not None:
                 self.pump.mailbox.hand.remote(slot.asking, cloudpickle.dumps(job))
                 slot.job, slot.asking = job, None
-            elif self.controller.is_done():
+            elif self.pump.is_done():
                 self.pump.mailbox.hand.remote(slot.asking, b"")
                 slot.asking, slot.is_over = None, True
 
@@ -175,14 +175,17 @@ def run_in_pool(
         controller: hands out the jobs.
         workload: what they have in common.
         watchdog: ends the work where nothing moves.
-        slots: jobs at a time; None: what `workload.resources` says, at most what the cluster holds.
+        slots: jobs at a time; None: what `controller.resources` says, at most what the cluster holds.
         join: wait until the workers' resources are free again, for what follows on the same cluster.
     """
 
     def work() -> None:
-        pool = Pool(controller, workload, watchdog, slots=slots)
-        pool.run()
-        if join:
-            pool.join()
+        served = None
+        while served != controller.resources:
+            served = controller.resources
+            pool = Pool(controller, workload, watchdog, slots=slots)
+            pool.run()
+            if join or served != controller.resources:
+                pool.join()
 
     run_watched(work, watchdog)

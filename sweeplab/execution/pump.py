@@ -23,7 +23,8 @@ class Pump:
 
     def __init__(self, controller: Controller, workload: Workload, watchdog: Watchdog) -> None:
         self.controller, self.watchdog = controller, watchdog
-        self.per_worker = resources_per_worker(workload.resources)
+        self.resources = controller.resources
+        self.per_worker = resources_per_worker(self.resources)
         self.mailbox = open_mailbox(workload.reads)
         self._input_paths = input_paths_of(workload.reads)
         self._weights = weights_of(workload.weights)
@@ -34,13 +35,17 @@ class Pump:
 
     def next_job(self) -> Job | None:
         """The controller's next job, with what this cluster's workers need to know."""
-        job = self.controller.next_job()
+        job = self.controller.next_job() if self.controller.resources == self.resources else None
         if job is None:
             return None
         self._attempts[job.number] = job.attempt
         self.watchdog.moved()
         machine = dataclasses.replace(job.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
         return dataclasses.replace(job, machine=machine, input_paths=self._input_paths, weights=self._weights)
+
+    def is_done(self) -> bool:
+        """Whether no more jobs come from here: none is left, or each takes something else from now on."""
+        return self.controller.is_done() or self.controller.resources != self.resources
 
     def died(self, death: Ended) -> None:
         """Have an attempt's death heard after all that its worker has said before; any thread may call this."""

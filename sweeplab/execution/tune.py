@@ -23,10 +23,17 @@ from sweeplab.worker.jobs import Job
 def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) -> None:
     """Trials on Ray Tune, each in a reused actor.
 
-    Every call begins a fresh experiment with what the controller hands out. Tune starts actors and notices their death;
-    what workers say goes through the mailbox.
+    Every call begins a fresh experiment with what the controller hands out, and another one where what a trial takes
+    changes. Tune starts actors and notices their death; what workers say goes through the mailbox.
     """
     _keep_credentials_out_of_logs()
+    served = None
+    while served != controller.resources:
+        served = controller.resources
+        _run_experiment(controller, workload, watchdog)
+
+
+def _run_experiment(controller: Controller, workload: Workload, watchdog: Watchdog) -> None:
     scratch = scratch_folder(workload.home) / f"tune-{uuid4().hex[:8]}"
 
     def work() -> None:
@@ -38,7 +45,7 @@ def run_on_tune(controller: Controller, workload: Workload, watchdog: Watchdog) 
                 search_alg=search,
                 # As many as `suggest` gives.
                 num_samples=-1,
-                max_concurrent_trials=concurrent_trials(workload.resources, pump.per_worker),
+                max_concurrent_trials=concurrent_trials(pump.resources, pump.per_worker),
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
@@ -93,7 +100,7 @@ class JobSearch(Searcher):
         """The next attempt; None while only running trials may bring more; FINISHED when all is over."""
         job = self.pump.next_job()
         if job is None:
-            return Searcher.FINISHED if self.pump.controller.is_done() else None
+            return Searcher.FINISHED if self.pump.is_done() else None
         self.jobs[trial_id] = job
         return {"job": cloudpickle.dumps(job)}
 

@@ -69,6 +69,8 @@ def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
             for trial in list(running):
                 close(trial, until, is_broken=True)
             workers, gpus = int(event.get("workers", workers)), float(event.get("gpus_per_worker", gpus))
+        elif kind == "fewer trials per GPU":
+            gpus = float(event.get("gpus_per_worker", gpus))
         elif kind == "trial began":
             close(event["trial"], last, is_broken=True)
             running[event["trial"]] = Attempt(event["trial"], now, workers=workers, gpus=gpus)

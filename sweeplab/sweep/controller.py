@@ -1,5 +1,6 @@
 """Controller: hands out trials, takes in their points, keeps ledger and Optuna in step, and tells listeners."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from sweeplab.specs import InvalidInput, StorageFault, digest_of
 from sweeplab.storage.broken_rows import BrokenRow
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.broken_ledger import BrokenLedger
+from sweeplab.sweep.gpu_sharing import FEWER, resources_now, trials_per_gpu, with_fewer
 from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.trial_storage import check_storage_of_trial, storage_of_trial
 from sweeplab.sweep_folder import SweepFolder
@@ -28,6 +30,8 @@ from sweeplab.training.objective import has_classifier
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.jobs import CleaningJob, DataDigests, Machine
 from sweeplab.worker.run import clean
+
+logger = logging.getLogger("sweeplab")
 
 Listener = Callable[[TrialRecord], None]
 """Hears of a trial whenever an attempt begins, a point was committed or the trial is over: the tracker, the display."""
@@ -101,14 +105,19 @@ class SweepController:
         self._alike: dict[str, set[str]] = {}
         """Configurations of the last trials in a row that failed alike before their first epoch, by the one reason."""
         self._retries = Retries(sweep.resources.max_attempts)
+        self.resources = sweep.resources
+        """What a trial that begins now takes."""
+        self._makes_room = False
+        """Trials that shared a GPU with too many still run, and none begins beside them."""
         self.reconcile()
 
     # --- start: bring everything up to the ledger
 
     def reconcile(self) -> None:
         """Tell Optuna what the ledger knows and it does not; queue the trials that were begun and are not over."""
-        ended = set()
-        for event in self.folder.events():
+        ended, events = set(), self.folder.events()
+        self.resources = resources_now(self.sweep.resources, events)
+        for event in events:
             if event["event"] == "trial ended":
                 ended.add(event["trial"])
             elif event["event"] == "attempt failed":
@@ -163,6 +172,9 @@ class SweepController:
     def next_job(self) -> CleaningJob | None:
         """The next attempt to run; None when nothing is left to start now (see `is_done`)."""
         with self._intake():
+            self._makes_room = self._makes_room and bool(self._running)
+            if self._makes_room:
+                return None
             # What was begun goes first: a resumed sweep then asks the sampler what an uninterrupted one would have.
             number = self._next_waiting()
             is_new = number is None
@@ -364,9 +376,12 @@ class SweepController:
             return
         with self._intake():
             run = self._run(number)
-            event = describe(run, failure)
+            is_crowded = self._is_crowded(number, failure)
+            event = {**describe(run, failure), **({"blameless": True} if is_crowded else {})}
             self.folder.event("attempt failed", durable=True, trial=number, **event)
             reason, pause = self._retries.after(number, run, failure, event)
+            if is_crowded and not self._makes_room:
+                self._make_room(number)
             if reason is None:
                 self._again(number, pause)
             else:
@@ -374,6 +389,22 @@ class SweepController:
                 self._same_failure_streak(number, failure)
             if failure.kind == "storage":  # every other trial would meet it too: the sweep ends as interrupted
                 raise StorageFault(failure.reason)
+
+    def _is_crowded(self, number: int, failure: Failure) -> bool:
+        """Whether an attempt lacked GPU memory because others share its GPU, which is no fault of the trial's."""
+        has_company = trials_per_gpu(self.resources) > 1 and bool(self._running - {number})
+        return failure.is_of_gpu_memory and (has_company or self._makes_room)
+
+    def _make_room(self, number: int) -> None:
+        """Halve the trials on a GPU: those that run come to their end first, and executors then start anew."""
+        before, self.resources = trials_per_gpu(self.resources), with_fewer(self.resources)
+        after, self._makes_room = trials_per_gpu(self.resources), True
+        shares = {"asked": self.sweep.resources.gpus_per_worker, "gpus_per_worker": self.resources.gpus_per_worker}
+        self.folder.event(FEWER, durable=True, trial=number, before=before, after=after, **shares)
+        logger.info(
+            f"{self.sweep.name}: trial {number} ran out of memory with up to {before} trials on a GPU; {after} at a "
+            "time from here on, once those that run are over, and the trial is tried again"
+        )
 
     def _same_failure_streak(self, number: int, failure: Failure) -> None:
         """Hand out nothing more once so many settings in a row failed alike before they trained: it is something that

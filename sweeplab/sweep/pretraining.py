@@ -84,7 +84,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
         run_inline(controller)
     else:
         reads = session.reads or parts_of(victim)
-        workload = Workload(victim.resources, reads, _initial_weights(victim), session.home)
+        workload = Workload(reads, _initial_weights(victim), session.home)
         watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
         run_in_pool(controller, workload, watchdog, slots=1, join=True)
     # The epoch is selected once all are there, and of the others only the wanted checkpoints stay.
@@ -149,6 +149,7 @@ class VictimController:
         self._broken = BrokenLedger(run.path, victim, contents)
         self._fault: InvalidInput | None = None
         """Too many pairs are broken."""
+        self.resources = victim.resources
         self._retries = Retries(victim.resources.max_attempts)
         self._state: Literal["waiting", "running", "over"] = "waiting"
         self._not_before = 0.0

@@ -24,6 +24,7 @@ from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.broken_ledger import begin_record
 from sweeplab.sweep.checks import digest_of_victim, machine_for
 from sweeplab.sweep.controller import SweepController
+from sweeplab.sweep.gpu_sharing import resources_now
 from sweeplab.sweep.mlflow_sync import (
     LEAVING_SECONDS,
     SYNC_SECONDS,
@@ -303,7 +304,7 @@ def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, session
     sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params))) if tracking is not None else None
     page = PageWriter(folder)
     listeners = (progress.hear, page.hear) if sync is None else (progress.hear, page.hear, sync.hear)
-    resources = sweep.resources
+    resources = resources_now(sweep.resources, folder.events())
     folder.event(
         "driver began",
         process=os.getpid(),
@@ -351,7 +352,7 @@ def execute(controller: SweepController, session: Session) -> None:
         if session.inline:
             run_inline(controller)
         else:
-            workload = Workload(resources, session.reads or [], controller.victim.checkpoint, session.home)
+            workload = Workload(session.reads or [], controller.victim.checkpoint, session.home)
             watchdog = Watchdog(
                 stall_minutes=resources.stall_minutes,
                 cluster_fault=cluster_fault,

@@ -1,5 +1,7 @@
 """Failures: why an attempt ended early, and whether another one could help."""
 
+import gc
+import traceback
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +19,8 @@ DETERMINISTIC_ERRORS = (
 )
 """Errors that another attempt would meet again."""
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "OutOfMemory")
-"""How torch, Ray and the system say so."""
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "OutOfMemory", "ALLOC_FAILED")
+"""How torch, CUDA's libraries, Ray and the system say so."""
 
 
 Kind = Literal["", "memory", "storage", "checkpoint", "input"]
@@ -38,6 +40,11 @@ class Failure:
     damaged, and an earlier one has to serve. `input`: the user's input breaks a rule, which a worker alone
     could check."""
 
+    @property
+    def is_of_gpu_memory(self) -> bool:
+        """Whether it was a GPU's memory that did not suffice; torch says CUDA for every kind of GPU."""
+        return self.kind == "memory" and any(word in self.reason for word in ("CUDA", "CUBLAS", "CUDNN", "HIP"))
+
 
 def failure_of(error: BaseException) -> Failure:
     """A failure as it is recorded."""
@@ -54,6 +61,20 @@ def failure_of(error: BaseException) -> Failure:
 def says_out_of_memory(text: str) -> bool:
     """Whether an error's text speaks of memory."""
     return any(words.lower() in text.lower() for words in OUT_OF_MEMORY)
+
+
+def release_memory(error: BaseException) -> None:
+    """Let go of what an attempt that failed still holds on its GPU, for those that share it: the tensors of the calls
+    that the error came through, and what torch keeps of freed ones."""
+    import torch
+
+    behind: BaseException | None = error
+    while behind is not None:
+        traceback.clear_frames(behind.__traceback__)
+        behind = behind.__cause__ or behind.__context__
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def most_telling(failures: list[Failure]) -> Failure:

@@ -1,10 +1,8 @@
 """The cluster: folders that killed drivers leave, and nodes that do not see what they need."""
 
 import itertools
-import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fabricated import run_on_ray
 
 from sweeplab.execution import cluster, watchdog
 from sweeplab.execution import nodes as nodes_module
@@ -473,7 +472,7 @@ with cluster.ray_session(needs_train=False):
     from sweeplab.execution import tune  # imports Ray, once its settings stand
 
     controller = fabricated.open_controller(folder, sweep, work=work)
-    workload = Workload(sweep.resources, [], str(seen), home)
+    workload = Workload([], str(seen), home)
     tune.run_on_tune(controller, workload, Watchdog(stall_minutes=5))
     (ray,) = ray_parent().glob(f"{RAY_FOLDER}*")
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
@@ -493,20 +492,8 @@ with cluster.ray_session(needs_train=False):
 @pytest.mark.alone
 def test_credentials_reach_the_workers_and_no_file_of_ray_or_the_home(tmp_path: Path):
     """Tune would copy them into its actors' runtime environments, and those stand in Ray's logs."""
-    scratch = tempfile.mkdtemp(prefix="sl-")
-    (tmp_path / "planted.py").write_text(PLANTED)
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
-        "AWS_ACCESS_KEY_ID": SECRET,
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_SESSION_TOKEN": SECRET,
-        "TMPDIR": scratch,
-        "PYTHONPATH": f"{Path(__file__).parents[2]}{os.pathsep}{Path(__file__).parents[1]}",
-    }
-    command = [sys.executable, str(tmp_path / "planted.py"), str(tmp_path / "home")]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    shutil.rmtree(scratch, ignore_errors=True)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    found = json.loads(ran.stdout.splitlines()[-1])
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    found = run_on_ray(PLANTED, tmp_path, **dict.fromkeys(names, SECRET))
     assert found["seen"] == SECRET
     assert found["state"] == "finished"
     assert found["logs"] > 5

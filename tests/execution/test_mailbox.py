@@ -127,6 +127,7 @@ def test_taking_without_news_comes_back_empty_after_a_while():
         (RuntimeError("connection closed by peer"), "", False),
         (MemoryError(), "memory", False),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "memory", False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "memory", False),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory", False),
         (StorageFault("cannot write"), "storage", False),
         (DamagedCheckpoint("is damaged"), "checkpoint", False),

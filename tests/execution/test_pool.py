@@ -60,7 +60,7 @@ def pool(controller: SweepController, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(pump_module, "open_mailbox", lambda reads: mailbox)
     monkeypatch.setattr(pump_module, "weights_of", lambda checkpoint: Weights())
     monkeypatch.setattr(ray, "get", lambda value: value)
-    workload = Workload(controller.sweep.resources, [], "victim.pt", tmp_path)
+    workload = Workload([], "victim.pt", tmp_path)
     return Pool(controller, workload, Watchdog(stall_minutes=1), slots=1)
 
 
@@ -161,6 +161,16 @@ def test_when_all_is_over_the_slot_is_let_go(pool: Pool, controller: SweepContro
     tell(pool, READY)
     assert pool.pump.mailbox.handed == {READY: b""}
     assert pool.slots[0].is_over
+
+
+def test_slots_are_let_go_where_a_trial_takes_something_else_from_now_on(pool: Pool, controller: SweepController):
+    """A pool of the new resources serves what is left."""
+    tell(pool, READY)
+    controller.resources = controller.resources.replace(gpus_per_worker=0.5)
+    tell(pool, *points_of(controller), Ended(0, 1), Ready(0, "a", 1))
+    assert is_over(controller)
+    assert pool.pump.mailbox.handed[Ready(0, "a", 1)] == b""
+    assert not controller.is_done()
 
 
 class Dead:
