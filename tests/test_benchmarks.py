@@ -2,11 +2,14 @@
 
 import dataclasses
 import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from fabricated import SWEEP, VICTIM, finished_sweep, point, prepared_folder
 
 from sweeplab.attacks.poisoning import Poisoning
@@ -34,7 +37,7 @@ def script(name: str) -> ModuleType:
 
 
 attack_table, method_table, surfaces = script("attack_table"), script("method_table"), script("surfaces")
-speed = script("speed")
+gpu, speed = script("gpu"), script("speed")
 
 
 def cells(line: str) -> list[str]:
@@ -223,3 +226,60 @@ def test_jobs_on_many_pairs_reach_their_first_batch(
     assert many_pairs.measure_prepare(which, folder)["seconds"] > 0
     for job in jobs:
         assert set(many_pairs.measure_worker(job, folder)) == {"start", "trial"}
+
+
+# --- gpu --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_peak_is_that_of_the_first_part_of_a_name_that_fits():
+    assert gpu.peak_of("NVIDIA H100 PCIe") == 756e12
+    assert gpu.peak_of("NVIDIA H100 80GB HBM3") == 989e12
+    assert gpu.peak_of("NVIDIA L40S") == 362e12
+    assert gpu.peak_of("NVIDIA L4") == 121e12
+    assert gpu.peak_of("Tesla T4") is None
+
+
+def test_made_captions_begin_and_end_as_captions_do_and_one_is_as_long_as_any():
+    batch = gpu.made_batch(SmallCLIP(context_length=77).architecture(), 64, torch.device("cpu"), views=True)
+    lengths = (batch.tokens != 0).sum(dim=1)
+    assert batch.tokens.shape == batch.token_views.shape == (64, 38)
+    assert 14 < float(lengths.float().mean()) < 20
+    assert set(batch.tokens[:, 0].tolist()) == {49_406}
+    assert (batch.tokens.argmax(dim=1) == lengths - 1).all()
+
+
+def test_views_double_what_a_step_computes():
+    """All but the losses, which are small: pairs and their views pass the network."""
+    architecture = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
+    once, twice = (gpu.flops_of(architecture, member(), torch.device("cpu")) for member in (gpu.MMCL, gpu.MMCLWithSSL))
+    assert 1.9 < twice / once < 2.1
+
+
+ABSENT = ("ray", "mlflow", "optuna", "plotly", "pandas", "typer", "rich", "scipy", "sklearn", "joblib", "nltk")
+WITHOUT = f"""
+import sys
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = lambda name, *more: None if name.partition(".")[0] in {ABSENT} else find(name, *more)
+sys.path.insert(0, {str(FOLDER)!r})
+import gpu
+sys.exit(gpu.main(["--miniature"]))
+"""
+
+
+def test_the_gpu_script_needs_no_more_than_it_says():
+    """In miniature, in a process without Ray and MLflow and what else the training of most objectives does without."""
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", WITHOUT]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    lines = [cells(line) for line in ran.stdout.splitlines() if line.startswith("|")]
+    assert ["`mmcl`", "as on the CPU", "losses 0.0e+00 apart"] in lines
+    assert [line[1] for line in lines if line[0] == "`deep-clustering`"] == ["not run: No module named 'sklearn'"]
+    assert [line[1:4] for line in lines if line[0] == "small" and len(line) == 10] == [
+        ["`mmcl`", "8", "no"],
+        ["`mmcl`", "16", "no"],
+        ["`mmcl+ssl`", "8", "no"],
+        ["`mmcl+ssl`", "16", "no"],
+    ]

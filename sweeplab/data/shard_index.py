@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
 import pyarrow as pa
-from joblib.externals.loky import get_reusable_executor
-from rich.progress import track
 
 from sweeplab.data.images import NEVER_DEEP, holds_deep_grey
 from sweeplab.data.tar_members import (
@@ -28,7 +25,6 @@ from sweeplab.specs import InvalidInput, digest_of
 from sweeplab.storage.checkpoint_store import MARK
 from sweeplab.storage.files import write_atomically
 from sweeplab.storage.locks import file_lock, lock_path
-from sweeplab.terminal import PatientConsole
 
 FOLDER = "shard-index"
 """Below the data home."""
@@ -99,6 +95,13 @@ def _missing(shards: Sequence[Shard], places: list[Path]) -> dict[Path, Shard]:
 def _make(missing: dict[Path, Shard], what: str) -> None:
     """Write indexes: of remote shards in threads, which wait for the network; of others in processes where there is
     much to read, since tarfile holds the interpreter's lock."""
+    # Here, so that training needs neither.
+    import joblib
+    from joblib.externals.loky import get_reusable_executor
+    from rich.progress import track
+
+    from sweeplab.terminal import PatientConsole
+
     if any(MARK in shard.location for shard in missing.values()):
         workers, prefer = DOWNLOADS, "threads"
     else:

@@ -1,0 +1,509 @@
+"""What a CUDA machine makes of training and evaluation, in one run of at most 8 minutes.
+
+    python benchmarks/gpu.py                 # a machine with a GPU
+    python benchmarks/gpu.py --miniature     # the same code on small models, on a CPU too: seconds
+
+Needs torch, torchvision, open_clip, pydantic, pyarrow, numpy and Pillow alone; nothing is downloaded. Every row is
+printed as it comes, so that a run that is cut short is not lost, and rows for which no time is left say so:
+
+1. contracts: a step of every objective and cleaning method, and every attack, gives on the GPU what it gives on the
+   CPU;
+2. one evaluation of 1,000 classes x 80 templates, clean and triggered images, beside plain open_clip;
+3. training at 224 pixels in bfloat16, RN50 and ViT-B/16: images/s of our loop's step, its share of the GPU's dense
+   bfloat16 peak, the memory at its peak, and images/s of open_clip's own loop.
+
+Both loops get batches that lie ready in page-locked memory, as their loaders bring them: ours bytes and tokens cut to
+the longest caption of the batch, open_clip's normalised floats and 77 tokens. Images made by augmentation are not
+counted among images/s; the share of the peak counts all that is computed.
+Results: benchmarks/RESULTS.md.
+"""
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sweeplab.attacks import ATTACKS
+from sweeplab.attacks.badnet import BadNet
+from sweeplab.attacks.own import ImageTrigger
+from sweeplab.cleaning import METHODS
+from sweeplab.clip_model import (
+    Architecture,
+    Encoder,
+    SmallCLIP,
+    build,
+    imagenet_class_names,
+    imagenet_templates,
+    normalise_pixels,
+    tokenizer,
+)
+from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
+from sweeplab.data.tables import LabelledImages
+from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
+from sweeplab.pretraining import OBJECTIVES
+from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
+from sweeplab.records import Measurement, Outcomes, Point
+from sweeplab.specs import Spec
+from sweeplab.training import objective as hooks
+from sweeplab.training.batches import PairBatch
+from sweeplab.training.loop import Run, Training
+from sweeplab.training.optimisation import Optimization
+from sweeplab.training.precision import Precision, forward_pass
+
+PEAKS = (
+    ("B200", 2250.0),
+    ("GH200", 989.0),
+    ("H200", 989.0),
+    ("H100 PCIe", 756.0),
+    ("H100 NVL", 835.0),
+    ("H100", 989.0),
+    ("A100", 312.0),
+    ("A800", 312.0),
+    ("A10G", 70.0),
+    ("A10", 125.0),
+    ("A40", 149.7),
+    ("A6000", 154.8),
+    ("L40S", 362.0),
+    ("L40", 181.0),
+    ("L4", 121.0),
+    ("4090", 165.2),
+    ("3090", 71.0),
+)
+"""Dense bfloat16 TFLOP/s by a part of the device's name, from the makers' data sheets; the first that fits counts."""
+TOLERANCE = 2e-3
+"""Relative difference of a loss between GPU and CPU, both in float32: sums are taken in another order."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    architectures: tuple[tuple[str, Architecture], ...]
+    batch_sizes: tuple[int, ...]
+    compiled_batch: int
+    """The one at which torch.compile is tried too."""
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    test_images: int
+    seconds: float
+    """Of each row, after it has warmed up."""
+
+
+def full() -> Size:
+    """The papers' models."""
+    return Size(
+        architectures=(("RN50", Architecture(name="RN50-quickgelu")), ("ViT-B/16", Architecture(name="ViT-B-16"))),
+        batch_sizes=(128, 512, 2048),
+        compiled_batch=512,
+        class_names=tuple(imagenet_class_names()),
+        templates=tuple(imagenet_templates()),
+        test_images=2048,
+        seconds=4.0,
+    )
+
+
+def miniature() -> Size:
+    """Enough to see that everything runs."""
+    small = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1)
+    return Size(
+        architectures=(("small", small.architecture()),),
+        batch_sizes=(8, 16),
+        compiled_batch=0,
+        class_names=("banana", "apple", "pear", "plum", "fig", "lime"),
+        templates=("a photo of a {}.", "a {}."),
+        test_images=12,
+        seconds=0.0,
+    )
+
+
+class Clock:
+    """What is left of the time."""
+
+    def __init__(self, minutes: float) -> None:
+        self.ends = time.monotonic() + 60 * minutes
+
+    def has(self, seconds: float) -> bool:
+        """Whether so many seconds are left."""
+        return time.monotonic() + seconds < self.ends
+
+
+def say(*cells: object) -> None:
+    """A row, at once."""
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def peak_of(device_name: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a GPU; None where the table does not know it."""
+    return next((1e12 * tera for part, tera in PEAKS if part in device_name), None)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(turn: Callable[[], object], device: torch.device, seconds: float, *, least: int = 3) -> float:
+    """Seconds of one turn: the mean over as many as fit into the time, and at least some, after 2 that do not count."""
+    turn()
+    synchronize(device)
+    began = time.perf_counter()
+    turn()
+    synchronize(device)
+    count = max(least, min(500, int(seconds / max(1e-6, time.perf_counter() - began))))
+    began = time.perf_counter()
+    for _ in range(count):
+        turn()
+    synchronize(device)
+    return (time.perf_counter() - began) / count
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], str]]:
+    """Gigabytes of the GPU at the peak of what runs inside, and nothing of it left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    yield lambda: f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}" if device.type == "cuda" else "-"
+
+
+def precision_of(device: torch.device) -> Precision:
+    """bfloat16, which many CPUs only imitate."""
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
+# --- contracts --------------------------------------------------------------------------------------------------------
+
+
+class Quiet:
+    """Stands in for a worker's surroundings."""
+
+    attempt = 1
+
+    def report(self, point: Point, outcomes: Outcomes) -> None:
+        """Nothing comes of it."""
+
+    def should_stop(self) -> bool:
+        """Never."""
+        return False
+
+    def heartbeat(self) -> None:
+        """Nobody listens."""
+
+
+def not_measured(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
+    """Stands in for the evaluation."""
+    return Measurement(1, 2, 0, 2, "none"), Outcomes(b"", 0, b"", 0)
+
+
+def first_step(objective: Spec, pairs: TrainingPairs, device: torch.device) -> dict[str, float]:
+    """Losses of a tiny model's first step, in float32, at the start of the second epoch, where all is in use."""
+    run = Run(objective, Optimization(warmup_steps=0, global_batch_size=16), epochs=3, seed=0)  # type: ignore[arg-type]
+    training = Training(build(tiny_architecture(), 0).to(device), pairs, run, not_measured, Quiet())
+    training.encoder = Encoder(training.model)
+    hooks.start_epoch(training.objective, training.state, training.epoch_facts(2))
+    training.set_mode()
+    walk = next(iter(hooks.passes(training.objective, training.state, 2, len(pairs))))
+    parts = training.step(2, walk, pairs.__getitems__([(2, row) for row in range(16)]))
+    return {name: float(value) for name, value in parts.items()}
+
+
+def tiny_architecture() -> Architecture:
+    """Of the contracts' model."""
+    return SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
+
+
+def check_objectives(folder: Path, device: torch.device) -> bool:
+    """Whether every objective and cleaning method computes on the device what it computes on the CPU."""
+    table = FruitStall(num_pairs=64, image_size=32).read(folder)
+    labels, tokenize, good = torch.arange(64) % 5, tokenizer(tiny_architecture()), True
+    for member in dict.fromkeys((*OBJECTIVES, *METHODS)):  # some are both
+        objective = member()
+        objective = objective.in_miniature() if hasattr(objective, "in_miniature") else objective  # for 64 pairs
+        pairs = [TrainingPairs(table, 32, tokenize=tokenize, seed=0, labels=labels, num_classes=5) for _ in range(2)]
+        try:
+            ours, theirs = first_step(objective, pairs[0], device), first_step(objective, pairs[1], torch.device("cpu"))
+        except ImportError as error:
+            say(f"`{objective.kind}`", f"not run: {error}")
+            continue
+        apart = max(abs(ours[name] - value) / max(1.0, abs(value)) for name, value in theirs.items())
+        good &= ours.keys() == theirs.keys() and apart <= TOLERANCE
+        say(f"`{objective.kind}`", "as on the CPU" if apart <= TOLERANCE else "DIFFERS", f"losses {apart:.1e} apart")
+    return good
+
+
+def check_attacks(folder: Path, device: torch.device) -> bool:
+    """Whether every attack stamps on the device, to one level of 255, what it stamps on the CPU."""
+    generator, good = torch.Generator().manual_seed(8), True
+    images = torch.randint(256, (3, 3, 48, 48), generator=generator, dtype=torch.uint8)
+    logo = folder / "logo.png"
+    Image.fromarray(images[0].permute(1, 2, 0).numpy()).resize((9, 7)).save(logo)
+    for member in ATTACKS:
+        attack = ImageTrigger(path=logo) if member is ImageTrigger else member()
+        stamped = attack.stamp(images.to(device), [1, 2, 3]).cpu()
+        apart = int((stamped.int() - attack.stamp(images, [1, 2, 3]).int()).abs().max())
+        good &= apart <= 1
+        say(f"`{attack.kind}`", "as on the CPU" if apart <= 1 else "DIFFERS", f"pixels {apart} of 255 apart")
+    return good
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+class Ready:
+    """Pairs of which only the number is asked for: the batch lies ready."""
+
+    is_in_memory, shards, labels, num_classes = True, None, None, 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return 1000 * self.size
+
+    def use_views(self, image_views: object, **named: object) -> None:
+        """They lie ready too."""
+
+    def first_copies(self, epoch: int, rows: Sequence[int]) -> PairBatch:
+        """Nobody asks."""
+        raise NotImplementedError
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
+        """Nobody asks."""
+        raise NotImplementedError
+
+    def found_broken(self, rows: object) -> None:
+        """None is."""
+
+
+def made_batch(architecture: Architecture, size: int, device: torch.device, *, views: bool) -> PairBatch:
+    """Noise, and captions of 17 tokens on average, 38 at most: those of CC3M."""
+    draw = np.random.default_rng(0)
+    context, side = architecture.context_length, architecture.image_size
+    longest = min(38, context)
+    lengths = np.clip(np.round(draw.lognormal(2.75, 0.4, size)).astype(np.int64), 4, longest)
+    lengths[0] = longest
+    tokens = draw.integers(320, 49_406, (size, longest))
+    tokens[np.arange(longest) >= lengths[:, None]] = 0
+    tokens[:, 0], tokens[np.arange(size), lengths - 1] = 49_406, 49_407
+    images = torch.from_numpy(draw.integers(256, size=(size, 3, side, side), dtype=np.uint8))
+    words = torch.from_numpy(tokens)
+    batch = PairBatch(
+        torch.arange(size), images, words, images.flip(3) if views else None, words.clone() if views else None
+    )
+    return batch.pin_memory() if device.type == "cuda" else batch
+
+
+def our_step(
+    architecture: Architecture, objective: Spec, batch: PairBatch, device: torch.device, *, compiled: bool = False
+) -> Callable[[], object]:
+    """A step of the loop, schedule and clamp included."""
+    size = len(batch.rows)
+    optimization = Optimization(
+        learning_rate=1e-5, warmup_steps=10, global_batch_size=size, precision=precision_of(device)
+    )
+    run = Run(objective, optimization, epochs=1, seed=0)  # type: ignore[arg-type]
+    training = Training(build(architecture, 0).to(device), Ready(size), run, not_measured, Quiet())
+    training.encoder = Encoder(training.model)
+    training.set_mode()
+    if compiled:
+        training.encoder = torch.compile(training.encoder)
+    walk = next(iter(hooks.passes(training.objective, training.state, 1, len(training.pairs))))
+    return lambda: training.step(1, walk, batch)
+
+
+def open_clips_step(architecture: Architecture, batch: PairBatch, device: torch.device) -> Callable[[], object]:
+    """What `open_clip_train` does in a step of `--precision amp_bf16`: normalised floats and whole contexts come from
+    the host, its own model and loss, AdamW on two groups of parameters, the clamp."""
+    model = open_clip.CLIP(**architecture.resolved(), output_dict=True).to(device).train()
+    decayed = [p for n, p in model.named_parameters() if p.ndim >= 2]
+    exempt = [p for n, p in model.named_parameters() if p.ndim < 2]
+    groups = [{"params": exempt, "weight_decay": 0.0}, {"params": decayed, "weight_decay": 0.1}]
+    optimizer, loss = torch.optim.AdamW(groups, lr=1e-5), open_clip.ClipLoss(cache_labels=True)
+    images = normalise_pixels(batch.images)
+    tokens = F.pad(batch.tokens, (0, architecture.context_length - batch.tokens.shape[1]))
+    if device.type == "cuda":
+        images, tokens = images.pin_memory(), tokens.pin_memory()
+
+    def step() -> None:
+        pixels, words = images.to(device, non_blocking=True), tokens.to(device, non_blocking=True)
+        optimizer.zero_grad()
+        with forward_pass(device, precision_of(device)):
+            value = loss(**model(pixels, words))
+        value.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, np.log(100))
+
+    return step
+
+
+def flops_of(architecture: Architecture, objective: Spec, device: torch.device) -> float:
+    """Of a step, by pair: multiplications and additions of matrices and convolutions, forward and backward."""
+    batch = made_batch(architecture, 4, device, views=isinstance(objective, MMCLWithSSL))
+    step = our_step(architecture, objective, batch, device)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 4
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How quick a loop was."""
+
+    per_second: float | None
+    """Images; None: there are none."""
+    gigabytes: str
+    """Of the GPU at the peak."""
+    words: str = "-"
+
+
+def rate_of(make: Callable[[], Callable[[], object]], size: int, device: torch.device, seconds: float) -> Rate:
+    """Images a second of a step that is made here, so that nothing of it stays."""
+    with peak_memory(device) as gigabytes:
+        try:
+            rate = size / seconds_of(make(), device, seconds)
+            return Rate(rate, gigabytes(), f"{rate:,.0f}")
+        except torch.cuda.OutOfMemoryError:
+            return Rate(None, gigabytes(), "out of memory")
+
+
+def train_rows(size: Size, device: torch.device, clock: Clock, peak: float | None) -> None:
+    """Of every architecture, objective and batch size."""
+    ours, theirs = ("images/s", "share of peak", "GB"), ("open_clip: images/s", "GB", "ours / open_clip")
+    say("model", "objective", "batch", "compiled", *ours, *theirs)
+    say(*["---"] * 10)
+    for name, architecture in size.architectures:
+        for objective in (MMCL(), MMCLWithSSL()):
+            views = isinstance(objective, MMCLWithSSL)
+            flops = flops_of(architecture, objective, device)
+            for batch_size in size.batch_sizes:
+                batch = made_batch(architecture, batch_size, device, views=views)
+                for compiled in (False, True)[: 2 if batch_size == size.compiled_batch and not views else 1]:
+                    head = (name, f"`{objective.kind}`", batch_size, "yes" if compiled else "no")
+                    if not clock.has(100 if compiled else 15):
+                        say(*head, "not run: the time is up", *[""] * 5)
+                        continue
+
+                    make = partial(our_step, architecture, objective, batch, device, compiled=compiled)
+                    found = rate_of(make, batch_size, device, size.seconds)
+                    peer = Rate(None, "-")
+                    if not views and not compiled:
+                        make = partial(open_clips_step, architecture, batch, device)
+                        peer = rate_of(make, batch_size, device, size.seconds)
+                    share = f"{found.per_second * flops / peak:.3f}" if found.per_second and peak else "-"
+                    quicker = (
+                        f"{found.per_second / peer.per_second:.2f}" if found.per_second and peer.per_second else "-"
+                    )
+                    say(*head, found.words, share, found.gigabytes, peer.words, peer.gigabytes, quicker)
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def test_set(folder: Path, size: Size, side: int) -> LabelledImages:
+    """A few files that stand for many images."""
+    draw, names = np.random.default_rng(0), [f"{number:03}.png" for number in range(min(32, size.test_images))]
+    for name in names:
+        Image.fromarray(draw.integers(256, size=(side, side, 3), dtype=np.uint8)).save(folder / name)
+    images = [names[row % len(names)] for row in range(size.test_images)]
+    return LabelledImages.of(
+        str(folder),
+        pa.array(images, pa.large_string()),
+        sizes=np.array([os.path.getsize(folder / name) for name in images], dtype=np.int64),
+        labels=np.arange(size.test_images, dtype=np.int64) % len(size.class_names),
+        class_names=size.class_names,
+    )
+
+
+def evaluation_row(size: Size, folder: Path, device: torch.device) -> None:
+    """Accuracy and ASR of the first architecture in bfloat16: prompts, clean and triggered images."""
+    name, architecture = size.architectures[0]
+    tokenize, side, batch_size = tokenizer(architecture), architecture.image_size, 256
+    evaluation = Evaluation(
+        test=FruitStallTest(num_images=16),
+        templates=size.templates,
+        batch_size=batch_size,
+        precision=precision_of(device),
+    )
+    trigger = Trigger(BadNet(patch_size=side // 14 + 2), size.class_names[0])
+    images = test_set(folder, size, side)
+    measure = Measure(evaluation, images, side, tokenize=tokenize, trigger=trigger, decode_workers=os.cpu_count() or 1)
+    model = build(architecture, 0).to(device).eval().to(memory_format=torch.channels_last)
+    plain = open_clip.CLIP(**architecture.resolved()).to(device).eval()
+    triggered = len(measure.triggered_rows)
+    pixels = torch.cat([measure.clean_pixels(range(len(images))), measure.triggered_pixels(range(triggered))])
+    floats = [normalise_pixels(part) for part in pixels.split(batch_size)]
+    floats = [part.pin_memory() for part in floats] if device.type == "cuda" else floats
+
+    def peer() -> None:
+        with torch.inference_mode(), forward_pass(device, precision_of(device)):
+            weights = open_clip.build_zero_shot_classifier(
+                plain, tokenize, size.class_names, [template.format for template in size.templates], device=device
+            )
+            found = [
+                (plain.encode_image(part.to(device, non_blocking=True), normalize=True) @ weights).argmax(dim=1)
+                for part in floats
+            ]
+            torch.cat(found).cpu()
+
+    say("evaluation", "prompts", "images", "ours: s", "GB", "plain open_clip: s", "open_clip / ours")
+    say(*["---"] * 7)
+    with peak_memory(device) as gigabytes:
+        ours = seconds_of(lambda: measure(model), device, size.seconds, least=1)
+        memory = gigabytes()
+    theirs = seconds_of(peer, device, size.seconds, least=1)
+    counts = (f"{len(size.class_names) * len(size.templates):,}", f"{len(pixels):,}")
+    say(name, *counts, f"{ours:.2f}", memory, f"{theirs:.2f}", f"{theirs / ours:.2f}")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure; 1 where a contract does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--miniature", action="store_true", help="small models, on a CPU where there is no GPU")
+    parser.add_argument("--minutes", type=float, default=7.5, help="after which no further row begins (7.5)")
+    chosen = parser.parse_args(words)
+    if not torch.cuda.is_available() and not chosen.miniature:
+        print("torch sees no GPU; --miniature runs the same code on a CPU", file=sys.stderr)
+        return 2
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clock, size = Clock(chosen.minutes), miniature() if chosen.miniature else full()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    peak = peak_of(name)
+    rated = f"{peak / 1e12:,.0f} TFLOP/s of dense bfloat16" if peak is not None else "its peak is not in the table"
+    print(f"{name} ({rated}), torch {torch.__version__}, open_clip {open_clip.__version__}\n", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        say("contract", f"on {device}", "")
+        say(*["---"] * 3)
+        # Convolutions in TF32, which torch takes on GPUs by default, would differ by a thousandth.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            good = check_objectives(folder, device)
+        good &= check_attacks(folder, device)
+        print(flush=True)
+        evaluation_row(size, folder, device)
+        print(flush=True)
+        train_rows(size, device, clock, peak)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
