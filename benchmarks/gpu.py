@@ -36,7 +36,6 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sweeplab.attacks import ATTACKS
@@ -59,13 +58,14 @@ from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
-from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import PairBatch
 from sweeplab.training.loop import Run, Training
+from sweeplab.training.objective import Objective
 from sweeplab.training.optimisation import Optimization
 from sweeplab.training.precision import Precision, forward_pass
+from sweeplab.training.probe import Nobody, ProbeStep, noise_batch, not_measured
 
 PEAKS = (
     ("B200", 2250.0),
@@ -193,31 +193,10 @@ def precision_of(device: torch.device) -> Precision:
 # --- contracts --------------------------------------------------------------------------------------------------------
 
 
-class Quiet:
-    """Stands in for a worker's surroundings."""
-
-    attempt = 1
-
-    def report(self, point: Point, outcomes: Outcomes) -> None:
-        """Nothing comes of it."""
-
-    def should_stop(self) -> bool:
-        """Never."""
-        return False
-
-    def heartbeat(self) -> None:
-        """Nobody listens."""
-
-
-def not_measured(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
-    """Stands in for the evaluation."""
-    return Measurement(1, 2, 0, 2, "none"), Outcomes(b"", 0, b"", 0)
-
-
 def first_step(objective: Spec, pairs: TrainingPairs, device: torch.device) -> dict[str, float]:
     """Losses of a tiny model's first step, in float32, at the start of the second epoch, where all is in use."""
     run = Run(objective, Optimization(warmup_steps=0, global_batch_size=16), epochs=3, seed=0)  # type: ignore[arg-type]
-    training = Training(build(tiny_architecture(), 0).to(device), pairs, run, not_measured, Quiet())
+    training = Training(build(tiny_architecture(), 0).to(device), pairs, run, not_measured, Nobody())
     training.encoder = Encoder(training.model)
     hooks.start_epoch(training.objective, training.state, training.epoch_facts(2))
     training.set_mode()
@@ -268,66 +247,22 @@ def check_attacks(folder: Path, device: torch.device) -> bool:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-class Ready:
-    """Pairs of which only the number is asked for: the batch lies ready."""
-
-    is_in_memory, shards, labels, num_classes = True, None, None, 0
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return 1000 * self.size
-
-    def use_views(self, image_views: object, **named: object) -> None:
-        """They lie ready too."""
-
-    def first_copies(self, epoch: int, rows: Sequence[int]) -> PairBatch:
-        """Nobody asks."""
-        raise NotImplementedError
-
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
-        """Nobody asks."""
-        raise NotImplementedError
-
-    def found_broken(self, rows: object) -> None:
-        """None is."""
-
-
-def made_batch(architecture: Architecture, size: int, device: torch.device, *, views: bool) -> PairBatch:
-    """Noise, and captions of 17 tokens on average, 38 at most: those of CC3M."""
-    draw = np.random.default_rng(0)
-    context, side = architecture.context_length, architecture.image_size
-    longest = min(38, context)
-    lengths = np.clip(np.round(draw.lognormal(2.75, 0.4, size)).astype(np.int64), 4, longest)
-    lengths[0] = longest
-    tokens = draw.integers(320, 49_406, (size, longest))
-    tokens[np.arange(longest) >= lengths[:, None]] = 0
-    tokens[:, 0], tokens[np.arange(size), lengths - 1] = 49_406, 49_407
-    images = torch.from_numpy(draw.integers(256, size=(size, 3, side, side), dtype=np.uint8))
-    words = torch.from_numpy(tokens)
-    batch = PairBatch(
-        torch.arange(size), images, words, images.flip(3) if views else None, words.clone() if views else None
-    )
+def ready_batch(architecture: Architecture, size: int, device: torch.device, *, views: bool) -> PairBatch:
+    """In page-locked memory, as a loader brings it."""
+    batch = noise_batch(architecture, size, views=views)
     return batch.pin_memory() if device.type == "cuda" else batch
 
 
 def our_step(
-    architecture: Architecture, objective: Spec, batch: PairBatch, device: torch.device, *, compiled: bool = False
-) -> Callable[[], object]:
-    """A step of the loop, schedule and clamp included."""
-    size = len(batch.rows)
-    optimization = Optimization(
-        learning_rate=1e-5, warmup_steps=10, global_batch_size=size, precision=precision_of(device)
-    )
-    run = Run(objective, optimization, epochs=1, seed=0)  # type: ignore[arg-type]
-    training = Training(build(architecture, 0).to(device), Ready(size), run, not_measured, Quiet())
-    training.encoder = Encoder(training.model)
-    training.set_mode()
+    architecture: Architecture, objective: Objective, batch: PairBatch, device: torch.device, *, compiled: bool = False
+) -> ProbeStep:
+    """A step of the loop."""
+    size, precision = len(batch.rows), precision_of(device)
+    optimization = Optimization(learning_rate=1e-5, warmup_steps=10, global_batch_size=size, precision=precision)
+    step = ProbeStep(architecture, objective, optimization, batch, device)
     if compiled:
-        training.encoder = torch.compile(training.encoder)
-    walk = next(iter(hooks.passes(training.objective, training.state, 1, len(training.pairs))))
-    return lambda: training.step(1, walk, batch)
+        step.training.encoder = torch.compile(step.training.encoder)
+    return step
 
 
 def open_clips_step(architecture: Architecture, batch: PairBatch, device: torch.device) -> Callable[[], object]:
@@ -356,9 +291,9 @@ def open_clips_step(architecture: Architecture, batch: PairBatch, device: torch.
     return step
 
 
-def flops_of(architecture: Architecture, objective: Spec, device: torch.device) -> float:
+def flops_of(architecture: Architecture, objective: Objective, device: torch.device) -> float:
     """Of a step, by pair: multiplications and additions of matrices and convolutions, forward and backward."""
-    batch = made_batch(architecture, 4, device, views=isinstance(objective, MMCLWithSSL))
+    batch = ready_batch(architecture, 4, device, views=isinstance(objective, MMCLWithSSL))
     step = our_step(architecture, objective, batch, device)
     with FlopCounterMode(display=False) as counter:
         step()
@@ -396,7 +331,7 @@ def train_rows(size: Size, device: torch.device, clock: Clock, peak: float | Non
             views = isinstance(objective, MMCLWithSSL)
             flops = flops_of(architecture, objective, device)
             for batch_size in size.batch_sizes:
-                batch = made_batch(architecture, batch_size, device, views=views)
+                batch = ready_batch(architecture, batch_size, device, views=views)
                 for compiled in (False, True)[: 2 if batch_size == size.compiled_batch and not views else 1]:
                     head = (name, f"`{objective.kind}`", batch_size, "yes" if compiled else "no")
                     if not clock.has(100 if compiled else 15):

@@ -63,11 +63,11 @@ from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.evaluation.zero_shot import class_weights, prompt_tokens
 from sweeplab.losses import in_modal_ssl, mmcl
 from sweeplab.pretraining.contrastive import MMCL
-from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
 from sweeplab.training.batches import EpochBatches, PairBatch
 from sweeplab.training.loop import Run, Training
 from sweeplab.training.optimisation import Optimization, clamp_logit_scale, parameter_groups
+from sweeplab.training.probe import Nobody, not_measured
 
 CPU = torch.device("cpu")
 PROMPTS, IMAGES = 80_000, 100_000
@@ -194,27 +194,6 @@ def note(row: Row, setting: Setting, seconds: dict[str, list[float]]) -> None:
 # --- ours -------------------------------------------------------------------------------------------------------------
 
 
-class Quiet:
-    """Stands in for a worker's surroundings: points are dropped."""
-
-    attempt = 1
-
-    def report(self, point: Point, outcomes: Outcomes) -> None:
-        """Nothing comes of it."""
-
-    def should_stop(self) -> bool:
-        """Never."""
-        return False
-
-    def heartbeat(self) -> None:
-        """Nobody listens."""
-
-
-def not_measured(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
-    """Stands in for the evaluation, which has rows of its own."""
-    return Measurement(1, 2, 0, 2, "none"), Outcomes(b"", 0, b"", 0)
-
-
 def optimization(setting: Setting) -> Optimization:
     """Rates at which nothing diverges; the clock does not depend on them."""
     return Optimization(learning_rate=1e-5, warmup_steps=2, global_batch_size=setting.batch_size)
@@ -237,7 +216,7 @@ class Ours:
 
     def __init__(self, setting: Setting, objective: Spec, pairs: TrainingPairs, rounds: int) -> None:
         run = Run(objective, optimization(setting), epochs=rounds + 2, seed=0)  # type: ignore[arg-type]
-        self.training = Training(build(setting.architecture, 0), pairs, run, not_measured, Quiet())
+        self.training = Training(build(setting.architecture, 0), pairs, run, not_measured, Nobody())
         self.training.encoder = Encoder(self.training.model)
 
     def __call__(self, number: int) -> None:

@@ -239,15 +239,6 @@ def test_the_peak_is_that_of_the_first_part_of_a_name_that_fits():
     assert gpu.peak_of("Tesla T4") is None
 
 
-def test_made_captions_begin_and_end_as_captions_do_and_one_is_as_long_as_any():
-    batch = gpu.made_batch(SmallCLIP(context_length=77).architecture(), 64, torch.device("cpu"), views=True)
-    lengths = (batch.tokens != 0).sum(dim=1)
-    assert batch.tokens.shape == batch.token_views.shape == (64, 38)
-    assert 14 < float(lengths.float().mean()) < 20
-    assert set(batch.tokens[:, 0].tolist()) == {49_406}
-    assert (batch.tokens.argmax(dim=1) == lengths - 1).all()
-
-
 def test_views_double_what_a_step_computes():
     """All but the losses, which are small: pairs and their views pass the network."""
     architecture = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()

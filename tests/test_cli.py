@@ -744,7 +744,7 @@ def test_help_names_every_flag_of_a_script(
 ):
     assert run_script(["--help"], sweep) == 0
     shown = capsys.readouterr().out
-    for flag in ("--dry-run", "--smoke", "--resume", "--fresh", "--search", "--inline", "--only"):
+    for flag in ("--dry-run", "--probe", "--smoke", "--resume", "--fresh", "--search", "--inline", "--only"):
         assert flag in shown
 
 

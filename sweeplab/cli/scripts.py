@@ -50,6 +50,9 @@ def main(*experiments: "Experiment") -> None:
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Print the plan and its costs; needs no data.")
         ] = False,
+        probe: Annotated[
+            bool, typer.Option("--probe", help="With --dry-run: hours and memory from a few steps on this machine.")
+        ] = False,
         smoke: Smoke = False,
         resume: Annotated[
             bool, typer.Option("--resume", help="Refuse to start where there is nothing to resume.")
@@ -72,13 +75,15 @@ def main(*experiments: "Experiment") -> None:
         set_volume(quiet=quiet, verbose=verbose)
         if resume and fresh:
             raise InvalidInput("--resume and --fresh exclude each other; give one")
+        if probe and not dry_run:
+            raise InvalidInput("--probe belongs to --dry-run; give both, or neither")
         # Overrides are resolved for all of them first: a wrong one is refused before any begins.
         chosen = resolve_all(select(experiments, only or []), overrides or [], search, smoke)
         if dry_run:
             from sweeplab.commands import estimate
 
             for experiment in chosen:  # without a look at data or home
-                say("\n".join(estimate.plan(experiment)))
+                say("\n".join(estimate.plan(experiment, probes=probe)))
             return DONE
         from sweeplab.sweep.run import Options
 

@@ -1,11 +1,14 @@
 """Estimate: what a sweep will cost, before any data is there: trials, steps, hours, disk."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from sweeplab.clip_model import Architecture, has_batch_norm, num_parameters
+from sweeplab.commands.probe import NoProbe, Probe, probe
 from sweeplab.data.training_pairs import OWN_BYTES
-from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim, SelectedTrial
-from sweeplab.specs import Spec
+from sweeplab.evaluation.measure import Evaluation
+from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim, Resources, SelectedTrial
+from sweeplab.specs import Spec, digest_of
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.sweep.resume import _kind, _optimization, search_in_words, warnings_of
 from sweeplab.training.objective import image_views
@@ -16,16 +19,81 @@ PAIRS_PER_SECOND = 500.0
 to 28 hours on 8 A100 of 40 GB). A rough figure for planning; loading the images was part of it."""
 
 
-def plan(experiment: Experiment) -> list[str]:
+def plan(experiment: Experiment, *, probes: bool = False) -> list[str]:
     """What a sweep, or a victim alone, will do and cost, in lines for people, from the declared sizes alone.
 
-    GPU-hours are those at PAIRS_PER_SECOND. Disk space is that of the weights kept at the end, and of the checkpoints
-    of the victim and of what is under way.
+    GPU-hours are those at PAIRS_PER_SECOND; with `probes`, hours are those of a few steps that are taken here and now,
+    where they can be. Disk space is that of the weights kept at the end, and of the checkpoints of the victim and of
+    what is under way.
     """
-    return _plan_of_victim(experiment) if isinstance(experiment, PretrainedVictim) else _plan_of_sweep(experiment)
+    if isinstance(experiment, PretrainedVictim):
+        return _plan_of_victim(experiment, probes=probes)
+    return _plan_of_sweep(experiment, probes=probes)
 
 
-def _plan_of_victim(victim: PretrainedVictim) -> list[str]:
+@dataclass(frozen=True)
+class _Part:
+    """What is trained: the victim, or all trials."""
+
+    name: str
+    architecture: Architecture
+    objective: Any
+    optimization: Optimization
+    resources: Resources
+    steps: int | None
+    """Of all of it; None where the number of pairs is not declared."""
+    images: int
+    """That are measured, as far as their number is declared."""
+
+
+_probes: dict[str, Probe] = {}
+"""Of this process, by what they depend on: the sweeps of a script are often alike."""
+
+
+def _probe_of(part: _Part) -> Probe:
+    asked, resources = part.optimization, part.resources
+    sizes = [asked.global_batch_size, resources.workers, resources.cpus_per_worker]
+    ways = [asked.precision, asked.batch_norm, asked.num_chunks]
+    key = digest_of([part.architecture.to_json(), part.objective.to_json(), *ways, *sizes])
+    if key not in _probes:
+        _probes[key] = probe(part.architecture, part.objective, asked, resources)
+    return _probes[key]
+
+
+def _probed(parts: list[_Part], formula: str) -> list[str]:
+    """Lines of costs from probes, or why they are the formula's."""
+    lines: list[str] = []
+    hours: list[tuple[str, float]] = []
+    for part in parts:
+        try:
+            found = _probe_of(part)
+        except NoProbe as error:
+            return [*lines, f"  probe             {part.name}: none, since {error}; hours are the formula's", formula]
+        lines.append(f"  probe             {part.name}, {found.to_words()}")
+        if part.steps is not None:
+            seconds = part.steps * found.step_seconds + part.images * found.image_seconds / part.resources.workers
+            hours.append((part.name, seconds * part.resources.workers / 3600))
+    if len(hours) < len(parts):
+        return [*lines, f"  hours             {UNKNOWN}"]
+    each = ", ".join(f"{name} {value:,.3g}" for name, value in hours)
+    total = sum(value for _, value in hours)
+    return [*lines, f"  worker-hours      about {total:,.3g} ({each}), from the probe; data come on top"]
+
+
+def _measured_images(evaluation: Evaluation) -> int:
+    """Clean and triggered ones of one measurement; 0 where their number is not declared."""
+    sample = evaluation.sample
+    count = getattr(evaluation.test, "num_images", None) if sample is None else sample.num
+    return 2 * (count or 0)
+
+
+def _victims_part(victim: PretrainedVictim) -> _Part:
+    steps = _steps(declared_pairs(victim.data), victim.optimization, _epochs(victim))
+    images = _epochs(victim) * _measured_images(victim.evaluation)
+    return _Part("victim", victim.architecture, victim.objective, victim.optimization, victim.resources, steps, images)
+
+
+def _plan_of_victim(victim: PretrainedVictim, *, probes: bool) -> list[str]:
     pairs, epochs = declared_pairs(victim.data), _epochs(victim)
     hours, steps = _hours_of_victim(victim), _steps(pairs, victim.optimization, epochs)
     selected = f"epoch {victim.select}" if isinstance(victim.select, int) else f"{_kind_or_word(victim.select)} epoch"
@@ -41,7 +109,7 @@ def _plan_of_victim(victim: PretrainedVictim) -> list[str]:
         f"  optimization      {_fields(victim.optimization)}",
         f"  steps             {f'{steps:,}' if steps is not None else UNKNOWN}",
         *_chunk_lines(victim),
-        costs,
+        *(_probed([_victims_part(victim)], costs) if probes else [costs]),
         f"  disk              about {(kept + 2) * _checkpoint_bytes(victim) / 1e9:,.1f} GB of checkpoints",
     ]
 
@@ -65,7 +133,7 @@ def _kind_or_word(value: Any) -> str:
     return _kind(value) if isinstance(value, Spec) else str(value)
 
 
-def _plan_of_sweep(sweep: CleaningSweep) -> list[str]:
+def _plan_of_sweep(sweep: CleaningSweep, *, probes: bool) -> list[str]:
     victim, trials = sweep.victim, sweep.num_trials()
     pairs = declared_pairs(sweep.data)
     victim_pairs, victim_hours, victim_words = None, None, "a given checkpoint"
@@ -90,16 +158,21 @@ def _plan_of_sweep(sweep: CleaningSweep) -> list[str]:
             f"  GPU-hours         about {(victim_hours or 0) + (hours or 0):,.0f} (victim {victim_hours or 0:,.0f}, "
             f"trials {hours or 0:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second)"
         )
+    parts = [_victims_part(victim)] if isinstance(victim, PretrainedVictim) else []
+    images = trials * (sweep.num_points() - 1) * _measured_images(sweep.evaluation)
+    of_trials = None if steps is None else steps * trials
+    optimization = _optimization(sweep)
+    parts.append(_Part("trials", victim.architecture, sweep.method, optimization, resources, of_trials, images))
     return [
         sweep.name,
         f"  trials            {trials}, {sweep.epochs} epochs each",
         f"  search            {search_in_words(sweep)}",
         f"  victim            {victim_words}",
         f"  method            {_kind(sweep.method)}: {_fields(sweep.method, sweep) or 'no fields'}",
-        f"  optimization      {_fields(_optimization(sweep), sweep)}",
+        f"  optimization      {_fields(optimization, sweep)}",
         f"  steps per trial   {f'{steps:,}' if steps is not None else UNKNOWN}",
         *_chunk_lines(sweep),
-        costs,
+        *(_probed(parts, costs) if probes else [costs]),
         f"  disk              {disk}",
         *(f"  warning           {line}" for line in warnings_of(sweep)),
     ]
@@ -153,11 +226,10 @@ def _decoded_gigabytes(sweep: CleaningSweep, pairs: tuple[int | None, ...]) -> f
     """Of the files of pixels that a node keeps: training images, test images, and these with their triggers, where
     there are many of them, and together within the node's budget. Sets whose size is not declared are left out."""
     each = 3 * sweep.victim.architecture.image_size**2
-    sample = sweep.evaluation.sample
-    test = getattr(sweep.evaluation.test, "num_images", None) if sample is None else sample.num
+    test = _measured_images(sweep.evaluation)
     sizes = [each * count for count in pairs if count is not None and each * count > OWN_BYTES]
-    if test is not None and 2 * each * test > OWN_BYTES:
-        sizes += [each * test, each * test]
+    if each * test > OWN_BYTES:
+        sizes += [each * test // 2, each * test // 2]
     kept = 0
     for size in sizes:
         kept += size if kept + size <= 1e9 * sweep.resources.node_cache_gigabytes else 0
