@@ -46,7 +46,7 @@ class Extras:
     """What the page shows that neither the sweep's record nor its leaderboard holds; empty: not known."""
 
     mlflow_command: str = ""
-    """Starts MLflow's server."""
+    """Starts MLflow's server; empty where one runs already."""
     mlflow_address: str = ""
     """Of the sweep, once it runs."""
     importances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -250,7 +250,11 @@ def _result(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
         lines.append(escape(f"        sweeplab evaluate {weights} --script {shlex.quote(script)}"))
     if extras.mlflow_address:
         address = escape(extras.mlflow_address)
-        lines += [f"MLflow: {escape(extras.mlflow_command)}", f'        then <a href="{address}">{address}</a>']
+        link = f'<a href="{address}">{address}</a>'
+        if extras.mlflow_command:
+            lines += [f"MLflow: {escape(extras.mlflow_command)}", f"        then {link}"]
+        else:
+            lines.append(f"MLflow: {link}")
     text = "\n".join(lines)
     return f'<pre class="result">{text}</pre>\n' if lines else ""
 

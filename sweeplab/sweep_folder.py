@@ -42,7 +42,7 @@ from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_wo
 from sweeplab.storage.run_folder import RunFolder, StoredPoints
 from sweeplab.storage.summary_file import LAYOUT, SummaryFile, is_settled, marks_of, now_ns, num_points, record_of
 from sweeplab.storage.sweep_records import original_victim, read_events, read_header, section
-from sweeplab.versions import environment, made_by_older_version, num_changes, started_script, version_of
+from sweeplab.versions import commit_of, environment, made_by_older_version, num_changes, started_script, version_of
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep
@@ -156,6 +156,7 @@ class SweepFolder:
         `identity` tells the sweep from one of the same spec that was set aside; it stays when a resume writes anew.
         """
         before = self.header() if self.exists() else {}
+        script = started_script()
         known = dataclasses.asdict(images) if images is not None else before.get("images")
         write_signed(
             self.path / "sweep.json",
@@ -176,7 +177,8 @@ class SweepFolder:
                 "own_code": own_code(sweep),
                 "changes": num_changes(sweep),
                 "environment": environment(),
-                "script": started_script() or before.get("script", ""),
+                "script": script or before.get("script", ""),
+                "commit": commit_of(script) if script else before.get("commit", ""),
                 **({"images": known} if known else {}),
                 **({"reruns": before["reruns"]} if before.get("reruns") else {}),
             },

@@ -1,9 +1,12 @@
 """Versions: what made a record of a sweep or victim, and what has changed since in what it describes."""
 
+import contextlib
 import importlib.metadata
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sweeplab.specs import Spec, changes_of, changes_since
@@ -52,6 +55,15 @@ def environment() -> dict[str, str]:
 def started_script() -> str:
     """Path of the script that this process was started with, as it was given; empty where it was started otherwise."""
     return sys.argv[0] if sys.argv[0].endswith(".py") else ""
+
+
+def commit_of(script: str) -> str:
+    """The commit of the git repository that a script lies in; empty where it lies in none, or git is not there."""
+    with contextlib.suppress(OSError):
+        words = ["git", "-C", str(Path(script).absolute().parent), "rev-parse", "HEAD"]
+        ran = subprocess.run(words, capture_output=True, text=True)
+        return ran.stdout.strip() if ran.returncode == 0 else ""
+    return ""
 
 
 def installed_version(package: str) -> str:

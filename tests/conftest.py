@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+    os.environ.pop(name, None)  # nothing of the tests goes to whatever server their user has
+
 MOST_WORKERS = 4
 """Each of them imports torch and the rest, ten seconds of one core."""
 
@@ -170,7 +173,7 @@ def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's store without a run, to be copied: making its tables takes seconds."""
     from mlflow.tracking import MlflowClient
 
-    from sweeplab.tracking import store_uri
+    from sweeplab.tracking.store import store_uri
 
     folder = tmp_path_factory.mktemp("mlflow")
     MlflowClient(tracking_uri=store_uri(folder)).search_experiments()

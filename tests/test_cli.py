@@ -652,6 +652,64 @@ def test_optuna_and_mlflow_are_derived_again_where_they_were_removed(
     assert count == 7
 
 
+def runs_in(store: Path) -> int:
+    """The runs of sweeps that an MLflow store holds."""
+    with sqlite3.connect(store) as connection:
+        (count,) = connection.execute("select count(*) from tags where key = 'sweeplab.key'").fetchone()
+    return int(count)
+
+
+def test_another_store_gets_the_whole_of_a_finished_sweep_and_the_homes_own_stays(
+    sweep: CleaningSweep,
+    run_script: RunScript,
+    own_home: Path,
+    tmp_path: Path,
+    mlflow_tables: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """The same command brings it there, once; its page lies among the files that MLflow shows."""
+    prepared = prepare.prepare(sweep, own_home)
+    folder = fabricated.finished_sweep(own_home / "sweeps", sweep)
+    folder.write_header(sweep, prepared.digest, prepared.contents)
+    other = tmp_path / "other.db"
+    for store in (own_home / "mlflow.db", other):
+        shutil.copy(mlflow_tables, store)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    assert run_script([], sweep) == 0
+    news = f"MLflow: the whole sweep is now in sqlite:///{other} too; before, it went to the home itself"
+    shown = capsys.readouterr().out
+    assert news in shown
+    assert "MLflow: `sweeplab mlflow`, then http://127.0.0.1:5000/#/experiments/1/runs?" in shown
+    (page,) = (own_home / "mlartifacts" / "made-up").rglob("report.html")
+    assert page.samefile(folder.page)
+    assert run_script([], sweep) == 0
+    assert news not in capsys.readouterr().out
+    assert (runs_in(other), runs_in(own_home / "mlflow.db")) == (7, 0)
+
+
+def test_an_mlflow_store_that_cannot_be_is_refused_before_anything_is_read(
+    sweep: CleaningSweep,
+    run_script: RunScript,
+    own_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://user:secret@host")
+    assert run_script(["--inline"], sweep) == 2
+    assert "begins with 'htp:'" in one_message(2, (said := capsys.readouterr()).err)
+    assert "secret" not in said.out + said.err
+    assert not (own_home / "sweeps").exists()
+
+
+def test_mlflows_pages_are_opened_by_a_command(at_finished: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[int] = []
+    monkeypatch.setattr("sweeplab.cli.sweeps.serve", lambda home, port: started.append(port))
+    code, stdout, _ = command("mlflow", "--port", "5001")
+    assert (code, started) == (0, [5001])
+    assert "http://127.0.0.1:5001" in stdout
+
+
 @pytest.mark.usefixtures("mlflow_is_there")
 def test_the_same_command_tells_a_finished_sweep_of_an_older_version_which_images_it_measured(
     sweep: CleaningSweep, run_script: RunScript, own_home: Path

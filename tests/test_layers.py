@@ -43,7 +43,7 @@ imports them, and rooms that stand beside each other do not import each other.""
 DOORS = {
     "ray": ("sweeplab/execution/",),
     "optuna": ("sweeplab/search/", "sweeplab/search_space.py"),
-    "mlflow": ("sweeplab/tracking.py",),
+    "mlflow": ("sweeplab/tracking/",),
     "open_clip": ("sweeplab/clip_model.py",),
     "plotly": ("dashboards/",),
 }

@@ -1,19 +1,23 @@
 """Pictures of what attacks do: triggered images beside clean ones, and poisoned pairs with their captions."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from sweeplab.attacks.poisoning import Attack, PoisonPlan, attack_name
+from sweeplab.attacks.targeted import TargetedImages
+from sweeplab.data.fruit_stall import draw
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import InvalidInput
-from sweeplab.training.randomness import stream_seed
+from sweeplab.training.randomness import numpy_stream, stream_seed
 
 GAP = 8
 """White pixels between the pictures."""
@@ -72,6 +76,23 @@ def preview(attacks: Sequence[Attack], paths: Sequence[Path], *, image_size: int
         pairs = zip(clean, triggered, strict=True)
         rows.append(Row([picture for a, b in pairs for picture in (b, magnified(a, b))], name=attack_name(attack)))
     return sheet(rows)
+
+
+def drawn_preview(attack: Attack | TargetedImages, image_size: int) -> bytes:
+    """A drawn fruit, which needs no data, clean, triggered and their difference, as PNG; empty without a trigger.
+
+    Args:
+        attack: what stamps.
+        image_size: side at which the model sees images, pixels.
+    """
+    if isinstance(attack, TargetedImages):
+        return b""
+    fruit = np.array(draw("apple", image_size, numpy_stream(0, "preview")))
+    clean = torch.from_numpy(fruit).permute(2, 0, 1)
+    triggered = attack.stamp(clean[None], [stream_seed(0, "preview", 0)])[0]
+    buffer = io.BytesIO()
+    sheet([Row([clean, triggered, magnified(clean, triggered)])]).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def preview_poisons(table: PairTable, plan: PoisonPlan, num: int, *, image_size: int) -> Image.Image:

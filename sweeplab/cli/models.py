@@ -363,7 +363,7 @@ def promote(
     whose two best classes are as good as equal may differ, and are listed.
     """
     from sweeplab.commands.promote import promote as write
-    from sweeplab.tracking import Registration
+    from sweeplab.tracking.registry import Registration
 
     if alias is not None and register is None:
         raise InvalidInput("--alias names a version that is registered; give --register NAME too")

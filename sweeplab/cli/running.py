@@ -18,7 +18,7 @@ from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, Storage
 from sweeplab.storage.files import read_object
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
-from sweeplab.tracking import SERVER_COMMAND, page_address
+from sweeplab.tracking.store import page_of, put_page
 
 if TYPE_CHECKING:
     from sweeplab.experiment import Experiment
@@ -199,8 +199,13 @@ def show_results(home: Path, name: str) -> None:
     record, board = ranked(folder, keep_summary=True)  # read once: the table and the page then show the same
     say_table(lambda width: render_table(board, width=width))
     say_result(board)
-    say(f"page:   {write_page(folder, record, board)}")
-    say(f"MLflow: `{SERVER_COMMAND}`, then {page_address(home, name)}")
+    page = write_page(folder, record, board)
+    say(f"page:   {page}")
+    if fault := put_page(home, folder.path, page):
+        say_notes([f"the page was not put among MLflow's files ({fault})"])
+    command, address = page_of(home, folder.path)
+    if address:
+        say(f"MLflow: {f'`{command}`, then ' if command else ''}{address}")
 
 
 def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> Path:
@@ -209,10 +214,10 @@ def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> 
     from sweeplab.search.importance import importances
 
     events, now = folder.events(), now_ms()
-    has_runs = (folder.home / "mlflow.db").exists() and folder.journal.exists()
+    command, address = page_of(folder.home, folder.path) if folder.journal.exists() else ("", "")
     extras = Extras(
-        mlflow_command=SERVER_COMMAND if has_runs else "",
-        mlflow_address=page_address(folder.home, folder.name) if has_runs else "",
+        mlflow_command=command,
+        mlflow_address=address,
         importances=importances(board, record.log_parameters),
         attempts=attempts_of(events),
         costs=costs_of(events, record.trials, now),

@@ -37,6 +37,7 @@ from sweeplab.storage.home import home_folder
 from sweeplab.storage.locks import victim_work
 from sweeplab.sweep.progress import duration
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
+from sweeplab.tracking.store import LOOPBACK, PORT, serve
 
 
 @command(app, rich_help_panel=SWEEPS)
@@ -346,6 +347,14 @@ def report(
         from sweeplab.commands.page_picture import take_picture
 
         say(str(take_picture(page, page.with_suffix(".png"))))
+
+
+@command(app, rich_help_panel=RESULTS)
+def mlflow(port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine's loopback.")] = PORT) -> None:
+    """Open MLflow's pages over the home's sweeps, on this machine alone; Ctrl-C ends it."""
+    home = home_folder(to_read=True)
+    say(f"http://{LOOPBACK}:{port}  (Ctrl-C ends it)")
+    serve(home, port)
 
 
 WATCH_SECONDS = 30.0

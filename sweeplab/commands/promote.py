@@ -28,7 +28,7 @@ from sweeplab.specs import Failed, InvalidInput, file_digest
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.sweep_folder import SweepFolder
-from sweeplab.tracking import Registration, Registry
+from sweeplab.tracking.registry import Registration, Registry
 from sweeplab.training.objective import has_classifier
 from sweeplab.worker.input_paths import recorded_sweep
 from sweeplab.worker.inputs import measure_for, victim_model

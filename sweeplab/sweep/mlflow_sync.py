@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
+from sweeplab.attacks.preview import drawn_preview
 from sweeplab.experiment import CleaningSweep, Setting
 from sweeplab.records import TrialRecord
 from sweeplab.specs import InvalidInput
@@ -14,6 +15,8 @@ from sweeplab.storage.files import NETWORK, file_system
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.tracking_process import Ledger, Tracking, TrackingHere, TrackingProcess, trouble_of
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.tracking.runs import VictimFacts
+from sweeplab.tracking.store import Place, tracking_store
 
 logger = logging.getLogger("sweeplab")
 
@@ -102,24 +105,37 @@ UNUSABLE = "its store could not be used at the start"
 
 
 def synced_tracking(sweep: CleaningSweep, folder: SweepFolder, session: Session) -> Tracking | None:
-    """MLflow brought up to the ledger; None where its store does not answer."""
+    """MLflow brought up to the ledger; None where its store does not answer.
+
+    Raises:
+        InvalidInput: if the environment names a store that MLflow cannot use.
+    """
     home = session.home
+    store = tracking_store(home)
+    before = Place.read(folder.path)
 
     def ledger() -> Ledger:
         record = folder.record()
         settings = {trial.number: full_setting(sweep.setting(trial.params)) for trial in record.trials}
-        return Ledger(home, folder.path, record, folder.header(), settings, file_system(home) not in NETWORK)
+        trigger = drawn_preview(sweep.trigger().attack, sweep.victim.architecture.image_size)
+        victim = VictimFacts(tuple(folder.pretraining_points()), trigger)
+        writes_ahead = file_system(home) not in NETWORK
+        return Ledger(home, folder.path, record, folder.header(), settings, victim, writes_ahead)
 
     try:
-        return TrackingHere(ledger()) if session.inline else TrackingProcess(ledger)
+        tracking = TrackingHere(ledger()) if session.inline else TrackingProcess(ledger)
     except InvalidInput:  # of a record, not of MLflow's store
         raise
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so
+        remedy = "Restore or remove the file, and the same" if store.path else "Once that is mended, the same"
         logger.info(
-            f"note: MLflow's store {home / 'mlflow.db'} cannot be used ({trouble_of(error)}); the sweep runs without "
-            "it. Restore or remove the file, and the same command brings MLflow up to date"
+            f"note: MLflow's store {store} cannot be used ({trouble_of(error)}); the sweep runs without it. {remedy} "
+            "command brings MLflow up to date"
         )
         return None
+    if folder.trial_numbers() and store.address != (was := before.store if before else ""):
+        logger.info(f"MLflow: the whole sweep is now in {store} too; before, it went to {was or 'the home itself'}")
+    return tracking
 
 
 def full_setting(setting: Setting) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from sweeplab.sweep.session import Session
 from sweeplab.sweep.trial_storage import check_storage_of_trial
 from sweeplab.sweep.victims import check_weights, victim_of
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.tracking.store import Place, tracking_store
 from sweeplab.worker.input_paths import parts_of
 from sweeplab.worker.inputs import Inputs
 
@@ -67,13 +68,15 @@ def open_sweep(sweep: CleaningSweep, home: Path, options: Options) -> tuple[Swee
     """The sweep's folder, which need not be there yet, and all that a start reads before it changes anything.
 
     Raises:
-        InvalidInput: for bad input, one that came from elsewhere, or one to resume that is not there.
+        InvalidInput: for bad input, one that came from elsewhere, one to resume that is not there, or an MLflow store
+            that cannot be.
     """
     folder = SweepFolder.of(home, sweep.name)
     if options.resume:
         check_is_there(folder)
     if not options.adopt:
         folder.check_own()
+    tracking_store(home)  # an address that MLflow cannot use is refused before anything is read
     logger.info(f"{sweep.name}: reading and checking its data")
     return folder, prepare(sweep, home, fresh=options.fresh)
 
@@ -182,8 +185,10 @@ def _show_finished(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
     if header["planned_trials"] != folder.num_planned(prepared.sweep) or "images" not in header:
         folder.write_header(prepared.sweep, prepared.digest, prepared.contents, prepared.images)
     logger.info(f"{folder.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
-    is_lacking = not (home / "mlflow.db").exists() or not folder.journal.exists()
-    if not is_lacking and not _may_be_behind(folder):
+    store, place = tracking_store(home), Place.read(folder.path)
+    is_elsewhere = store.address != (place.store if place else "")
+    is_lacking = not folder.journal.exists() or (store.path is not None and not store.path.exists())
+    if not is_elsewhere and not is_lacking and not _may_be_behind(folder):
         return
     # Tell Optuna and MLflow of the last trial, where the driver was killed between its result and that.
     sweep, point = prepared.sweep, folder.victim_point()

@@ -17,7 +17,8 @@ from typing import Any
 from sweeplab.records import SweepRecord, TrialRecord
 from sweeplab.specs import first_line
 from sweeplab.storage.locks import file_lock, lock_path
-from sweeplab.tracking import Tracker
+from sweeplab.tracking.runs import Tracker, VictimFacts
+from sweeplab.tracking.store import redacted
 
 LOCK_SECONDS = 30.0
 """So long a new command waits for the MLflow process of a killed one, which ends within `PARENT_SECONDS` as a rule."""
@@ -43,7 +44,8 @@ class Ledger:
     header: Mapping[str, Any]
     settings: Mapping[int, Mapping[str, Any]]
     """Full setting by trial."""
-    write_ahead: bool
+    victim: VictimFacts
+    writes_ahead: bool
 
 
 class TrackingFault(RuntimeError):
@@ -64,8 +66,15 @@ class TrackingHere:
         try:
             # Sweeps that begin together make the tables once.
             with file_lock(lock_path(ledger.home / "mlflow.db")).acquire(timeout=LOCK_SECONDS):
-                self.tracker = Tracker(ledger.home, ledger.record, ledger.header, write_ahead=ledger.write_ahead)
+                self.tracker = Tracker(
+                    ledger.home,
+                    ledger.record,
+                    ledger.header,
+                    victim=ledger.victim,
+                    writes_ahead=ledger.writes_ahead,
+                )
             self.tracker.sync(ledger.settings, ledger.record.trials)
+            self.tracker.place.write(ledger.folder)
         except BaseException:
             self._lock.release()
             raise
@@ -216,8 +225,8 @@ def serve() -> None:
 
 
 def trouble_of(error: BaseException) -> str:
-    """An error in one line."""
-    line = first_line(error)
+    """An error in one line, without the passwords of MLflow's store."""
+    line = redacted(first_line(error))
     return line if isinstance(error, TrackingFault) else f"{type(error).__name__}: {line}"
 
 

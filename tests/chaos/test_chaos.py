@@ -14,7 +14,7 @@ import pytest
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.sweep.mlflow_sync import full_setting
 from sweeplab.sweep_folder import SweepFolder
-from sweeplab.tracking import Tracker
+from sweeplab.tracking.runs import Tracker
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -36,7 +36,8 @@ from sweeplab.specs import Failed, InvalidInput
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.files import read_json, write_json
 from sweeplab.sweep_folder import SweepFolder
-from sweeplab.tracking import Tracker, store_uri
+from sweeplab.tracking.runs import Tracker
+from sweeplab.tracking.store import store_uri
 from sweeplab.worker.input_paths import recorded_sweep
 from sweeplab.worker.inputs import measure_for, victim_model
 from sweeplab.worker.jobs import Machine, whole_machine

@@ -18,12 +18,13 @@ from sweeplab.sweep import tracking_process
 from sweeplab.sweep.mlflow_sync import full_setting
 from sweeplab.sweep.tracking_process import Ledger, TrackingFault, TrackingHere, TrackingProcess
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.tracking.runs import VictimFacts
 
 
 def ledger_of(folder: SweepFolder) -> Ledger:
     record = folder.record()
     settings = {trial.number: full_setting(fabricated.SWEEP.setting(trial.params)) for trial in record.trials}
-    return Ledger(folder.path.parents[1], folder.path, record, folder.header(), settings, False)
+    return Ledger(folder.path.parents[1], folder.path, record, folder.header(), settings, VictimFacts(), False)
 
 
 def bring_all(tracking: TrackingHere | TrackingProcess, folder: SweepFolder) -> None:

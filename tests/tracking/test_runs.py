@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -19,9 +20,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from sweeplab.records import SweepRecord, TrialRecord
-from sweeplab.specs import Failed, InvalidInput
+from sweeplab.specs import Failed, InvalidInput, digest_of
 from sweeplab.sweep.mlflow_sync import full_setting
-from sweeplab.tracking import Registration, Registry, Tracker, check_store, page_address, serve, store_uri
+from sweeplab.tracking.registry import Registration, Registry
+from sweeplab.tracking.runs import Tracker, VictimFacts
+from sweeplab.tracking.store import check_store, page_address, serve, store_uri
+from sweeplab.versions import commit_of
 
 PARAMS = [{"learning_rate": 10.0**-exponent, "ssl_weight": 1.0} for exponent in (2, 3, 4)]
 
@@ -137,18 +141,21 @@ def test_every_point_is_there_once_at_its_own_time(synced: Rows):
     assert synced(query, run_of(synced, 0)) == [(0, 0.9, times[0]), (1, 0.8, times[1]), (2, 0.7, times[2])]
 
 
-def test_the_sweeps_notes_are_the_experiments_description_unless_the_user_wrote_one(home: Path):
-    def tags(*notes: str) -> tuple[str | None, str | None]:
-        tracker = Tracker(home, dataclasses.replace(record(), notes=notes), HEADER)
-        found = tracker.client.get_experiment(tracker.experiment).tags
-        return found.get("sweeplab.notes"), found.get("mlflow.note.content")
+def test_the_experiments_description_says_what_the_sweep_is_unless_the_user_wrote_one(home: Path):
+    """It follows the sweep's notes; a text of the user's stays."""
 
-    assert tags() == (None, None)
-    assert tags("no backdoor", "old") == ("no backdoor\n\nold", "no backdoor\n\nold")
-    assert tags() == ("", "")
+    def description(*notes: str) -> str:
+        tracker = Tracker(home, dataclasses.replace(record(), notes=notes), HEADER)
+        return str(tracker.client.get_experiment(tracker.experiment).tags["mlflow.note.content"])
+
+    first = description()
+    assert first.startswith("`cleanclip` on `toy-victim`: 3 trials of 2 epochs over `learning_rate`, `ssl_weight`.")
+    assert "with an ASR below 5 %, retention its accuracy over the victim's, 90.00 %" in first
+    assert description("no backdoor", "old") == f"{first}\n\nno backdoor\n\nold"
+    assert description() == first
     tracker = Tracker(home, record(), HEADER)
     tracker.client.set_experiment_tag(tracker.experiment, "mlflow.note.content", "my own words")
-    assert tags("no backdoor") == ("no backdoor", "my own words")
+    assert description("no backdoor") == "my own words"
 
 
 def test_syncing_twice_changes_nothing(home: Path, rows: Rows):
@@ -226,7 +233,7 @@ def test_a_home_of_any_name_holds_its_store(name: str, tmp_path: Path):
     home = tmp_path / "homes" / name
     folder = fabricated.finished_sweep(home / "sweeps")
     record = folder.record()
-    tracker = Tracker(home, record, folder.header(), write_ahead=True)
+    tracker = Tracker(home, record, folder.header(), writes_ahead=True)
     tracker.sync({t.number: full_setting(fabricated.SWEEP.setting(t.params)) for t in record.trials}, record.trials)
     assert (home / "mlflow.db").is_file()
     assert [path.name for path in (tmp_path / "homes").iterdir()] == [name]
@@ -389,6 +396,85 @@ def test_the_victims_run_holds_its_measurement_and_the_whole_spec(home: Path, ro
     assert list((home / "mlartifacts" / "toy").rglob("sweep.json"))
 
 
+def test_the_victims_run_holds_its_training_under_keys_of_its_own(home: Path, rows: Rows):
+    """It is measured by the victim's own evaluation, which need not be the sweep's."""
+    points = tuple(fabricated.point(index, 10 * index, 8 * index) for index in range(4))
+    Tracker(home, record(), HEADER, victim=VictimFacts(points))
+    found = rows("select key, step, value, timestamp from metrics where key like 'pretraining/a%' order by key, step")
+    assert found == [
+        *(("pretraining/accuracy", index, index / 10, points[index].timestamp_ms) for index in range(4)),
+        *(("pretraining/asr", index, index / 10, points[index].timestamp_ms) for index in range(4)),
+    ]
+    assert rows("select count(*) from metrics where key = 'eval/accuracy'") == [(1,)]
+
+
+def test_files_that_the_whole_sweep_shares_lie_with_the_victims_run_alone(home: Path, rows: Rows):
+    Tracker(home, record(), HEADER, victim=VictimFacts(trigger=b"picture"))
+    tracker = sync(home, CLEANED, NOT_CLEANED)
+    files = sorted((home / "mlartifacts").rglob("*.*"))
+    assert [path.name for path in files] == ["packages.txt", "sweep.json", "trigger.png"]
+    assert files[2].read_bytes() == b"picture"
+    assert f"pytest=={pytest.__version__}" in files[0].read_text().splitlines()
+    (place,) = {path.parent for path in files}
+    assert place.as_uri() == tracker.place.files
+    assert rows("select distinct value from tags where key = 'sweeplab.victim_run'") == [(tracker.place.run,)]
+
+
+def test_files_that_could_not_be_written_are_brought_by_the_next_start(home: Path):
+    (home / "mlartifacts").write_text("in the way")
+    sync(home)
+    (home / "mlartifacts").unlink()
+    sync(home)
+    assert list((home / "mlartifacts").rglob("packages.txt"))
+
+
+def test_runs_name_their_data_by_content(home: Path, rows: Rows):
+    """A source without a path has its kind for a name."""
+    spec = {
+        "data": {"kind": "csv", "path": "/some/cc3m.csv"},
+        "evaluation": {"test": {"kind": "fruit-stall-test", "seed": 1000}},
+        "victim": {"data": {"kind": "parquet", "path": "/some/cc6m"}},
+    }
+    header = {**HEADER, "spec": spec, "contents": {"pairs": "p" * 16, "test": "t" * 16}}
+    Tracker(home, record(CLEANED), header).sync(settings(CLEANED), (CLEANED,))
+    found = rows(
+        "select runs.name, datasets.name, digest, dataset_source_type, dataset_source, value from datasets"
+        " join inputs on inputs.source_id = dataset_uuid join runs on runs.run_uuid = inputs.destination_id"
+        " join input_tags using (input_uuid) order by runs.name, value"
+    )
+    parts: list[Any] = [spec["evaluation"]["test"], spec["data"], spec["victim"]["data"]]
+    test, pairs, trained = map(json.dumps, parts)
+    assert found == [
+        ("trial 0000", "cc3m.csv", "p" * 16, "csv", pairs, "cleaning"),
+        ("trial 0000", "fruit-stall-test", "t" * 16, "fruit-stall-test", test, "evaluation"),
+        ("victim toy-victim", "fruit-stall-test", "t" * 16, "fruit-stall-test", test, "evaluation"),
+        ("victim toy-victim", "cc6m", digest_of(spec["victim"]["data"]), "parquet", trained, "pretraining"),
+    ]
+
+
+def test_no_tag_is_empty(synced: Rows):
+    for table in ("tags", "experiment_tags", "input_tags"):
+        assert synced(f"select * from {table} where value is null or value = ''") == []
+
+
+def test_runs_name_the_script_and_its_commit(home: Path, rows: Rows):
+    made = {**HEADER, "script": "sweeps/toy.py", "commit": "0123456789abcdef"}
+    Tracker(home, record(CLEANED), made).sync(settings(CLEANED), (CLEANED,))
+    found = rows("select distinct key, value from tags where key like 'mlflow.source.%' order by key")
+    assert found == [
+        ("mlflow.source.git.commit", "0123456789abcdef"),
+        ("mlflow.source.name", "sweeps/toy.py"),
+        ("mlflow.source.type", "LOCAL"),
+    ]
+
+
+def test_a_scripts_commit_is_that_of_its_repository(tmp_path: Path):
+    assert commit_of(str(tmp_path / "script.py")) == ""
+    here = Path(__file__)
+    known = subprocess.run(["git", "-C", str(here.parent), "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert commit_of(str(here)) == known.stdout.strip()
+
+
 def test_of_a_home_that_was_copied_nothing_is_written_where_its_store_says(home: Path, tmp_path: Path):
     """The store names the folder of artifacts by its whole path, which is the first home's."""
     sync(home, CLEANED)
@@ -437,7 +523,7 @@ def test_only_the_homes_own_store_writes_ahead(home: Path, tmp_path: Path):
         with sqlalchemy.create_engine(f"sqlite:///{path}").connect() as connection:
             return connection.exec_driver_sql("PRAGMA journal_mode").scalar()
 
-    Tracker(home, record(CLEANED), HEADER, write_ahead=True)
+    Tracker(home, record(CLEANED), HEADER, writes_ahead=True)
     assert (mode(home / "mlflow.db"), mode(tmp_path / "other.db")) == ("wal", "delete")
 
 
@@ -475,10 +561,6 @@ def test_the_victims_run_says_how_the_victim_was_made(is_behind_another_sweep: b
     sources = rows("select distinct value from tags where key = 'mlflow.source.name'")
     assert sources == [("/work/sweeps/toy.py",)]
     assert rows("select distinct value from tags where key = 'sweeplab.version'") == [("0.2.0",)]
-
-
-def test_no_tag_is_empty(synced: Rows):
-    assert synced("select key from tags where value = ''") == []
 
 
 def test_the_saved_view_begins_with_what_decides_and_has_charts(home: Path, rows: Rows):
@@ -530,7 +612,8 @@ def test_the_server_is_lean_and_on_loopback(home: Path, monkeypatch: pytest.Monk
     assert program == sys.executable
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert words[words.index("--workers") + 1] == "1"
-    assert words[words.index("--backend-store-uri") + 1] == store_uri(home)
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == store_uri(home)
+    assert environment["MLFLOW_ARTIFACTS_DESTINATION"] == (home / "mlartifacts").as_uri()
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 

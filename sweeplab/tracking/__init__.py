@@ -1,0 +1,1 @@
+"""Tracking: what MLflow shows of a sweep, copied from the ledger."""
