@@ -17,7 +17,7 @@ def against_points(comparison: Comparison) -> pd.DataFrame:
     what they were before. Empty where the field takes fewer than two numbers.
     """
     results = result_table(comparison)
-    numbers = results[[is_number(value) for value in results["value"]]]
+    numbers = results[results["value"].map(is_number).astype(bool)]
     if numbers["value"].nunique() < 2:
         return pd.DataFrame(columns=["line", "x", "name", "trial", "epoch", "accuracy", "asr", "cleaned"])
     lines = lines_of(comparison)
@@ -80,8 +80,8 @@ def draw_against(frame: pd.DataFrame, by: str, *, asr_ceiling: float | None = No
                 y=100 * part[rate].to_numpy(dtype=float),
                 xaxis=style.axis_id("x", index),
                 yaxis=style.axis_id("y", index),
-                mode="lines+markers",
-                line={"color": colour, "width": 2 if line != VICTIM else 1, "dash": dash},
+                mode="lines+markers" if line != VICTIM else "markers",
+                line={"color": colour, "width": 2, "dash": dash},
                 marker={
                     "symbol": [f"{symbol}-open" if one else symbol for one in is_open],
                     "color": colour,

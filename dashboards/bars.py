@@ -62,8 +62,8 @@ def draw_bars(frame: pd.DataFrame, series: tuple[str, ...], *, asr_ceiling: floa
     """
     figure = go.Figure()
     groups = list(dict.fromkeys(frame["group"]))
-    names = dict(zip(groups, without_beginning(groups), strict=True))
-    quantities = list(dict.fromkeys(frame["quantity"]))
+    names = [style.label(name, 20) for name in without_beginning(groups)]
+    quantities, places = list(dict.fromkeys(frame["quantity"])), list(range(len(groups)))
     shown: set[str] = set()
     for index, quantity in enumerate(quantities):
         mine = frame[frame["quantity"] == quantity]
@@ -73,7 +73,7 @@ def draw_bars(frame: pd.DataFrame, series: tuple[str, ...], *, asr_ceiling: floa
                 continue
             colour = style.look_of(place - 1)[0] if place else style.FAINT
             figure.add_bar(
-                x=[style.label(names[group], 24) for group in part["group"]],
+                x=[groups.index(group) for group in part["group"]],
                 y=part["value"].to_numpy(),
                 xaxis=style.axis_id("x", index),
                 yaxis=style.axis_id("y", index),
@@ -82,27 +82,48 @@ def draw_bars(frame: pd.DataFrame, series: tuple[str, ...], *, asr_ceiling: floa
                 legendgroup=name,
                 legendrank=place,
                 showlegend=name not in shown,
-                hovertemplate=f"%{{x}}, {style.label(name, 60)}: %{{y:.4g}}<extra></extra>",
+                hovertext=[style.label(group, 60) for group in part["group"]],
+                hovertemplate=f"%{{hovertext}}<br>{style.label(name, 60)}: %{{y:.4g}}<extra></extra>",
             )
             shown.add(name)
         x, y = style.axis_id("x", index), style.axis_id("y", index)
-        title = {"text": quantity, "font": {"color": style.INK}}
         figure.update_layout(
             {
-                style.axis_name("x", index): {"anchor": y, "type": "category", "title": title},
+                style.axis_name("x", index): {"anchor": y, "tickvals": places, "ticktext": names},
                 style.axis_name("y", index): {"anchor": x, "rangemode": "tozero", "nticks": 6},
             }
+        )
+        figure.add_annotation(
+            xref=f"{x} domain",
+            yref=f"{y} domain",
+            x=0,
+            y=1,
+            xanchor="left",
+            yanchor="bottom",
+            yshift=4,
+            text=quantity,
+            showarrow=False,
+            font={"size": 13, "color": style.INK},
         )
         if quantity == QUANTITIES["asr"] and asr_ceiling is not None:
             style.dotted_line(figure, 100 * asr_ceiling, index)
     figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05, hovermode="closest")
     figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18})
-    columns = 1 if frame.groupby("quantity").size().max() > 16 else 2
+    count = len(quantities)
+    columns = min(count, 1 if frame.groupby("quantity").size().max() > 16 or len(groups) > 4 else 2)
+    angles = {f"{style.axis_name('x', index)}.tickangle": -35 if len(groups) > 2 else 0 for index in range(count)}
+    flat = dict.fromkeys(angles, 0)
     return style.responsive(
         figure,
-        wide=style.panels(len(quantities), min(columns, len(quantities)), panel=250, gap=96, y_title=""),
-        narrow=style.panels(len(quantities), 1, panel=220, top=30, gap=110, y_title=""),
+        wide={**style.panels(count, columns, panel=230, gap=80, y_title=""), **flat},
+        narrow={**style.panels(count, 1, panel=200, top=30, gap=130, y_title=""), "margin.b": 110, **angles},
     )
+
+
+def short_names(comparison: Comparison) -> dict[str, str]:
+    """The names of the sweeps, without what all begin with."""
+    names = [item.name for item in comparison.sweeps]
+    return dict(zip(names, without_beginning(names), strict=True))
 
 
 def without_beginning(names: list[str]) -> list[str]:

@@ -16,10 +16,10 @@ def series_points(comparison: Comparison) -> pd.DataFrame:
     """One row for every point that may win, of all sweeps, and one for each victim.
 
     Columns: `kind` (`victim`, `epoch`, `best` of its series and victim), `group` (the victim's name), `series`, `name`
-    (of the sweep), `trial`, `id` (of the trial, see `trial_ids`; -1 for a victim), `epoch`, `accuracy`, `asr`
-    (fractions), `cleaned`, `frontier` (of its series and victim). Points without a measured ASR are left out.
+    (of the sweep), `trial`, `id` (see `Comparison.trial_ids`; -1 for a victim), `epoch`, `accuracy`, `asr` (fractions),
+    `cleaned`, `frontier` (of its series and victim). Points without a measured ASR are left out.
     """
-    ids = trial_ids(comparison)
+    ids = comparison.trial_ids()
     parts = []
     for item in comparison.sweeps:
         columns = item.record.columns()
@@ -49,15 +49,6 @@ def series_points(comparison: Comparison) -> pd.DataFrame:
 def rows_by_series(points: pd.DataFrame) -> list[np.ndarray]:
     """Places of the rows of each series of each victim."""
     return [np.asarray(rows) for rows in points.groupby(["group", "series"], sort=False).indices.values()]
-
-
-def trial_ids(comparison: Comparison) -> dict[str, int]:
-    """What is added to a trial's number so that no trial of another sweep has the same one, by the sweep's name."""
-    first, found = 0, {}
-    for item in comparison.sweeps:
-        found[item.name] = first
-        first += 1 + max((trial.number for trial in item.record.trials), default=0)
-    return found
 
 
 def drawn_points(frame: pd.DataFrame, most: int = MOST_POINTS) -> pd.DataFrame:
@@ -109,7 +100,7 @@ def draw_series(
         marks: `points` alone, or `frontier` alone; None: both.
     """
     figure = go.Figure()
-    groups = list(dict.fromkeys(frame["group"]))
+    groups = list(dict.fromkeys(frame.loc[frame["kind"] != "victim", "group"]))
     zoom = style.zoomed_asr(asr_ceiling)
     panels = [(group, 102.0) for group in groups] + ([(groups[0], zoom)] if len(groups) == 1 else [])
     drawn = drawn_points(frame)
@@ -135,7 +126,7 @@ def draw_series(
         add_victim(figure, victim, index=index, is_labelled=right == zoom)
         x, y = style.axis_name("x", index), style.axis_name("y", index)
         heights = style.accuracy_range((near if len(near) else whole)["accuracy"].to_numpy())
-        of = f", victim {style.label(group)}" if len(groups) > 1 else ""
+        of = f": {style.label(group, 34)}" if len(groups) > 1 else ""
         title = f"ASR (%), up to {zoom:g}\u00a0%" if right == zoom else f"ASR (%){of}"
         figure.update_layout(
             {

@@ -6,52 +6,58 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from dashboards.against import against_points, describe_against, draw_against
 from dashboards.bars import bar_rows, describe_bars, draw_bars
 from dashboards.build import trials_of
 from dashboards.columns import Columns
+from dashboards.lines import cleaning_points, describe_lines, draw_lines, training_points
 from dashboards.page import Page, View
-from dashboards.series import describe_series, draw_series, series_points, trial_ids
+from dashboards.series import describe_series, draw_series, series_points
+from dashboards.small_panels import describe_panels, draw_panels, panel_points
 from dashboards.table import small_table
-from sweeplab.ranking.compared import Comparison, result_table, short_path
+from sweeplab.ranking.compared import Comparison, notes_of, result_table, short_path
 from sweeplab.storage.files import write_atomically
 
 
-def build_comparison(comparison: Comparison, path: Path, marks: str | None = None) -> Path:
+def build_comparison(comparison: Comparison, path: Path, marks: str | None = None, trials: Sequence[int] = ()) -> Path:
     """Write the page as one self-contained file.
 
     Args:
         comparison: what it shows.
         path: file to write; its folder is made if it is missing.
-        marks: of the series, where not all of them are wanted.
+        marks: of `compared.MARKS`: which figures of the series are wanted, and no others; None: all figures.
+        trials: numbers of those whose cleaning is shown; empty: the best.
 
     Returns:
         The path itself.
     """
-    write_atomically(path, render_comparison(comparison, marks).encode(), durable=False)
+    write_atomically(path, render_comparison(comparison, marks, trials).encode(), durable=False)
     return path
 
 
-def render_comparison(comparison: Comparison, marks: str | None = None) -> str:
+def render_comparison(comparison: Comparison, marks: str | None = None, trials: Sequence[int] = ()) -> str:
     """The page as text."""
-    ids = trial_ids(comparison)
+    ids = comparison.trial_ids()
     begun = [(item, row) for item in comparison.sweeps for row in item.board.rows if row.epochs is not None]
-    trials = trials_of([row for _, row in begun], [ids[item.name] + row.trial for item, row in begun])
+    begun_trials = trials_of([row for _, row in begun], [ids[item.name] + row.trial for item, row in begun])
     page = Page(
         title="Comparison · SweepLab report",
         header=_header(comparison),
-        views=views_of(comparison, marks),
+        views=views_of(comparison, marks, trials),
         footer=_FOOTER,
-        trials={**trials, "labels": [f"{item.name}, trial {row.trial}" for item, row in begun]},
+        trials={**begun_trials, "labels": [f"{item.name}, trial {row.trial}" for item, row in begun]},
     )
     measured = [item.record.victim for item in comparison.sweeps]
     return page.html(Columns(tuple(n for victim in measured for n in (victim.accuracy_n, victim.asr_n))))
 
 
-def tables_of(comparison: Comparison, marks: str | None = None) -> dict[str, list[dict[str, Any]]]:
+def tables_of(
+    comparison: Comparison, marks: str | None = None, trials: Sequence[int] = ()
+) -> dict[str, list[dict[str, Any]]]:
     """The rows behind every figure that the page has, by the figure's name: plain JSON values."""
-    return {view.name: _plain(view.rows) for view in views_of(comparison, marks) if view.rows is not None}
+    return {view.name: _plain(view.rows) for view in views_of(comparison, marks, trials) if view.rows is not None}
 
 
 def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -59,13 +65,15 @@ def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
-def views_of(comparison: Comparison, marks: str | None = None) -> list[View]:
+def views_of(comparison: Comparison, marks: str | None = None, trials: Sequence[int] = ()) -> list[View]:
     """Those for which the compared items have what they need."""
     views = [_results_view(comparison)]
     if marks != "line":
         views.append(_series_view(comparison, marks))
     if marks in (None, "line"):
         views.append(_against_view(comparison))
+    if marks is None:
+        views += [_training_view(comparison), _cleaning_view(comparison, trials), _panels_view(comparison, trials)]
     return [view for view in views if view is not None]
 
 
@@ -122,11 +130,42 @@ def _series_view(comparison: Comparison, marks: str | None) -> View | None:
     return View("series", "Accuracy against ASR", "Accuracy and ASR", finding, figure, table, rows=rows)
 
 
+def _training_view(comparison: Comparison) -> View | None:
+    frame = training_points(comparison)
+    if frame.empty:
+        return None
+    return _lines_view("training", "Training, over epochs", "Training", frame, draw_lines(frame))
+
+
+def _cleaning_view(comparison: Comparison, trials: Sequence[int]) -> View | None:
+    frame = cleaning_points(comparison, trials)
+    if frame.empty:
+        return None
+    title = f"Cleaning, over {frame.attrs['x']}s"
+    return _lines_view("cleaning", title, "Cleaning", frame, draw_lines(frame, asr_ceiling=comparison.asr_ceiling))
+
+
+def _lines_view(name: str, title: str, short: str, frame: pd.DataFrame, figure: go.Figure) -> View:
+    ends = frame.groupby(["quantity", "line", "part"], as_index=False, sort=False).last()
+    heads = {"quantity": "What", "line": "Line", "part": "Pairs", "x": f"Last {frame.attrs['x']}", "value": "There"}
+    return View(name, title, short, describe_lines(frame), figure, small_table(ends, heads, most=200), rows=frame)
+
+
+def _panels_view(comparison: Comparison, trials: Sequence[int]) -> View | None:
+    frame = panel_points(comparison, trials)
+    if frame.empty:
+        return None
+    figure = draw_panels(frame, comparison.series, asr_ceiling=comparison.asr_ceiling)
+    heads = {"panel": "Panel", "name": "Sweep", "trial": "Trial", "epoch": "Epoch"}
+    table = small_table(frame, heads | {"accuracy": "Accuracy %", "asr": "ASR %"}, most=200)
+    finding = describe_panels(frame, comparison.asr_ceiling)
+    return View("panels", "A panel for each trial", "Trials", finding, figure, table, rows=frame)
+
+
 def _header(comparison: Comparison) -> str:
     names = [item.name for item in comparison.items]
     by = f"told apart by <b>{escape(comparison.by)}</b>" if comparison.by else "a series each"
-    notes = [f"{item.name}: {note}" for item in comparison.sweeps for note in item.board.notes]
-    said = "".join(f'<p class="warning">Note: {escape(note)}.</p>\n' for note in notes)
+    said = "".join(f'<p class="warning">Note: {escape(note)}.</p>\n' for note in notes_of(comparison))
     return f"""<header>
 <p class="kicker">SweepLab comparison</p>
 <h1>{escape(_title(names))}</h1>

@@ -22,8 +22,8 @@ script's docstring says what data it needs, what it costs and what to expect; ev
 (no data), `--smoke` (in miniature, built-in data) and `--search tpe`, and goes on where it was interrupted.
 NAME, FOLDER and CHECKPOINT are a victim or sweep of the row, its folder, and its weights (`sweeplab list
 --victims --json`, `sweeplab promote`). *Ours* is what the texts at hand do not state, or is done otherwise.
-*Not yet* is what of a row cannot be made here; where it is a figure alone, its numbers are there (`sweeplab
-export`, `sweeplab status NAME --json`).
+*Not yet* is what of a row cannot be made here. `sweeplab compare` writes a page with the row's figure
+([running.md](running.md#several-sweeps)); A, B and C are numbers of trials.
 
 ## What came out here
 

@@ -290,3 +290,12 @@ def test_sweeps_that_were_measured_on_other_images_are_refused(home: Path):
         "these do not compare, since they were measured on other test images:\n  first: one\n  second: other" in message
     )
     assert json_of("compare", "first")["results"][0]["series"] == "victim"
+
+
+def test_tables_over_checkpoints_are_drawn_by_their_folder(home: Path, tmp_path: Path):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "dynamics.csv").write_text("epoch,clean_score,poisoned_score\n1,0.2,0.1\n2,0.3,0.5\n")
+    found = json_of("compare", str(tmp_path / "scores"))["training"]
+    assert [(row["line"], row["part"], row["x"], row["value"]) for row in found][-1] == ("scores", "poisoned", 2.0, 0.5)
+    (tmp_path / "scores" / "dynamics.csv").write_text("checkpoint\n1\n")
+    assert "has no column epoch" in refused("compare", str(tmp_path / "scores"))

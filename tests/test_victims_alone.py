@@ -84,6 +84,10 @@ def test_a_victim_alone_is_trained_tabled_and_found_again(
     again = capsys.readouterr().out
     assert "victim alone is there already" in again
     assert shown.splitlines()[-3:] == again.splitlines()[-3:]
+    code, out, _ = command("compare", "al*", "--json")
+    (training,) = {item["line"] for item in json.loads(out)["training"]}
+    flagged = [item for item in json.loads(out)["training"] if item["quantity"] == "flagged poisons"]
+    assert (code, training, flagged[-1]["value"]) == (0, "alone", row.found["flagged_poisons"])
     assert run_script(["--plan"], VICTIM) == 0
     assert "victim alone: is there and is reused" in capsys.readouterr().out
     assert "a victim that no sweep names" not in command("gc", "--victims", "--dry-run")[1]

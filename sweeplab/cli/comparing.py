@@ -28,6 +28,10 @@ def compare(
         ),
     ] = None,
     marks: Annotated[str | None, typer.Option(help="Draw only `points`, `frontier` or `line`; all by default.")] = None,
+    trial: Annotated[
+        list[int] | None,
+        typer.Option(help="Number of a trial whose way is shown; may be repeated. The best by default."),
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="File to write the page to; compare.html of the home.")] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
@@ -45,12 +49,12 @@ def compare(
 
     comparison = Comparison.of(gather(home_folder(to_read=True), names), by)
     if as_json:
-        say_json({"by": comparison.by, **tables_of(comparison, marks)})
+        say_json({"by": comparison.by, **tables_of(comparison, marks, trial or [])})
     else:
         say_table(lambda _: render_results(comparison))
     if to is None and as_json and not opens:
         return
-    page = build_comparison(comparison, to or home_folder() / "compare.html", marks)
+    page = build_comparison(comparison, to or home_folder() / "compare.html", marks, trial or [])
     if as_json:
         say_notes([f"the page is {page}"])
     else:

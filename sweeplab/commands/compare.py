@@ -42,6 +42,7 @@ def gather(home: Path, names: Sequence[str]) -> list[Compared]:
     """
     folders, victims = sweeps_of(home)[0], victims_of(home)[0]
     found: dict[str, Compared] = {}
+    imported: dict[Any, str] = {}
     for pattern in names:
         path = Path(pattern)
         if path.exists() and (path.suffix in TABLES or (path / DYNAMICS).exists()):
@@ -56,7 +57,7 @@ def gather(home: Path, names: Sequence[str]) -> list[Compared]:
                 f"as 'verma-fig6-*', or folders that `sweeplab examine --to` wrote; known: {_known(folders, victims)}"
             )
         for folder in chosen:
-            found.setdefault(f"sweep {folder.name}", _sweep(folder))
+            found.setdefault(f"sweep {folder.name}", _sweep(folder, imported))
         for row in trained:
             found.setdefault(f"victim {row.folder.name}", _victim(row, is_one_of_several(row, victims)))
     return list(found.values())
@@ -77,12 +78,13 @@ def _known(folders: Sequence[SweepFolder], victims: Sequence[VictimRow]) -> str:
     return ", ".join(names) or "none yet"
 
 
-def _sweep(folder: SweepFolder) -> ComparedSweep:
+def _sweep(folder: SweepFolder, imported: dict[Any, str]) -> ComparedSweep:
+    """A sweep; `imported` gives the victims of tables from elsewhere a name, one to those of equal accuracy and ASR."""
     header, record = folder.header(), folder.record()
     spec, contents = header["spec"], header["contents"]
     name, measured = record.victim_name, {}
     if "imported" in header:  # its victim has no name, and nobody knows on which images it was measured
-        name = f"imported, accuracy {record.victim.accuracy:.4g}, ASR {record.victim.asr or 0:.4g}"
+        name = imported.setdefault((record.victim.accuracy, record.victim.asr), f"victim of {folder.name}")
     else:
         measured = _measured(spec["evaluation"], record.victim.accuracy_n, record.protocol)
         measured |= {TEST_IMAGES: contents["test"]} if "test" in contents else {}

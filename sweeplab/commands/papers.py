@@ -80,13 +80,12 @@ def _par(*only: str) -> PaperRun:
 
 
 M, S = "cleanclip-cc6m-mmcl", "cleanclip-cc6m-mmcl-ssl"
-POINTS = "sweeplab status NAME --json"
-SCORES = "sweeplab examine FOLDER --script sweeps/{}.py --only NAME --to tables"
+SCORES = "sweeplab examine FOLDER --script sweeps/{}.py --only NAME --to tables/NAME"
+OVER_EPOCHS = " && sweeplab compare tables/*"
 SAMPLE = " --clean-pairs 10000"
 MAP = "sweeplab examine POISONED CLEANED... --script sweeps/{}.py --only NAME --what map --to tables"
 PREVIEW = "sweeplab attack preview {} IMAGE... --to preview.png"
 STRUCTURED = "badnet-stripes blended-stripes blended-triangles blended-text"
-LINES = "the figure over epochs"
 
 ROWS: tuple[PaperRow, ...] = (
     PaperRow("verma-fig1", "diagram of the study", is_nothing=True),
@@ -129,9 +128,16 @@ ROWS: tuple[PaperRow, ...] = (
         "verma-fig5a",
         "three cleaning trajectories, MMCL victim",
         (_grid(M),),
-        ours="which three is not stated: the page shows the first by rank",
+        then="sweeplab compare cleanclip-cc6m-mmcl-grid --trial A --trial B --trial C",
+        ours="which three is not stated",
     ),
-    PaperRow("verma-fig5b", "the same, MMCL + SSL victim", (_grid(S),), ours="as verma-fig5a"),
+    PaperRow(
+        "verma-fig5b",
+        "the same, MMCL + SSL victim",
+        (_grid(S),),
+        then="sweeplab compare cleanclip-cc6m-mmcl-ssl-grid --trial A --trial B --trial C",
+        ours="as verma-fig5a",
+    ),
     PaperRow(
         "verma-fig6-m",
         "5 and 10 poisons in the cleaning set, MMCL",
@@ -239,23 +245,28 @@ ROWS: tuple[PaperRow, ...] = (
         "verma-fig17",
         "accuracy and ASR over pre-training, MMCL",
         (_victims("verma-tab3-cc3m-mmcl"),),
-        then=POINTS,
-        ours="CC3M's victim; which one is not stated. The page of `verma-fig10-m` draws it",
+        then="sweeplab compare verma-tab3-cc3m-mmcl",
+        ours="CC3M's victim; which one is not stated",
     ),
     PaperRow(
         "verma-fig18",
         "the same, MMCL + SSL",
         (_victims("verma-tab3-cc3m-mmcl-ssl"),),
-        then=POINTS,
-        ours="as verma-fig17, on the page of `verma-fig10-s`",
+        then="sweeplab compare verma-tab3-cc3m-mmcl-ssl",
+        ours="as verma-fig17",
     ),
     PaperRow(
         "verma-fig19",
         "all trajectories, MMCL victim",
         (_grid(M),),
-        lacks="a panel for each rate; the page has one for all",
+        then="sweeplab compare cleanclip-cc6m-mmcl-grid",
     ),
-    PaperRow("verma-fig20", "all trajectories, MMCL + SSL victim", (_grid(S),), lacks="as verma-fig19"),
+    PaperRow(
+        "verma-fig20",
+        "all trajectories, MMCL + SSL victim",
+        (_grid(S),),
+        then="sweeplab compare cleanclip-cc6m-mmcl-ssl-grid",
+    ),
     PaperRow("cleanclip-c1", "victims of four attacks", (_cc3m("cleanclip-c1-*"),)),
     PaperRow("cleanclip-c2", "default cleaning of five victims", (_cc3m("cleanclip-c2-*"),)),
     PaperRow(
@@ -304,30 +315,26 @@ ROWS: tuple[PaperRow, ...] = (
         "cleanclip-fig7a",
         "CLIPScores over epochs, BadNet, 300 poisons",
         (_cc3m("cleanclip-fig7a"),),
-        then=SCORES.format("cleanclip_cc3m") + SAMPLE,
-        lacks=LINES,
+        then=SCORES.format("cleanclip_cc3m") + SAMPLE + OVER_EPOCHS,
     ),
     PaperRow(
         "cleanclip-fig7b",
         "the same, Blended",
         (_cc3m("cleanclip-fig7b"),),
-        then=SCORES.format("cleanclip_cc3m") + SAMPLE,
-        lacks=LINES,
+        then=SCORES.format("cleanclip_cc3m") + SAMPLE + OVER_EPOCHS,
     ),
     PaperRow(
         "cleanclip-fig7-1500",
         "the same with 1,500 poisons",
         (_cc3m("cleanclip-c1-badnet", "cleanclip-c1-blended"),),
-        then=SCORES.format("cleanclip_cc3m") + SAMPLE,
-        lacks=LINES,
+        then=SCORES.format("cleanclip_cc3m") + SAMPLE + OVER_EPOCHS,
     ),
     *(
         PaperRow(
             f"cleanclip-fig8{letter}",
             f"poisons among the top 10 % of scores by epoch, {count:,} poisons",
             (_cc3m(f"cleanclip-fig8-{count}"),),
-            then=SCORES.format("cleanclip_cc3m"),
-            lacks=LINES,
+            then=SCORES.format("cleanclip_cc3m") + OVER_EPOCHS,
         )
         for letter, count in (("a", 75), ("b", 300), ("c", 1000))
     ),
@@ -355,9 +362,8 @@ ROWS: tuple[PaperRow, ...] = (
         "safeclip-fig2c",
         "size of the safe set and its poisons over epochs",
         (_safeclip("safeclip-tab1-tdpa-safeclip-100"),),
-        then=POINTS,
+        then="sweeplab compare safeclip-tab1-tdpa-safeclip-100",
         ours="the first share and the step of the released code",
-        lacks=LINES,
     ),
     PaperRow(
         "safeclip-tab1-tdpa",
@@ -390,16 +396,14 @@ ROWS: tuple[PaperRow, ...] = (
         "safeclip-fig3a",
         "with and without nearest neighbours",
         (_safeclip("safeclip-tab3-5-1", "safeclip-fig3a-*"),),
-        then=SCORES.format("safeclip_cc1m"),
-        lacks="the bars",
+        then=SCORES.format("safeclip_cc1m") + OVER_EPOCHS + " --by nearest_neighbours",
     ),
     PaperRow(
         "safeclip-fig3b",
         "high and low rate of the slow epoch",
         (_safeclip("safeclip-tab3-5-1", "safeclip-fig3a-with-500", "safeclip-fig3b-*"),),
-        then=SCORES.format("safeclip_cc1m"),
+        then=SCORES.format("safeclip_cc1m") + OVER_EPOCHS + " --by slow_learning_rate",
         ours="the high rate is 5e-4",
-        lacks="the bars",
     ),
     PaperRow(
         "safeclip-fig3c",
@@ -419,14 +423,13 @@ ROWS: tuple[PaperRow, ...] = (
         "safeclip-sec4",
         "claim: one MMCL epoch plants a poison of 0.01 %",
         (_safeclip("safeclip-tab1-tdpa-clip-100"),),
-        then=POINTS,
-        lacks=LINES,
+        then="sweeplab compare safeclip-tab1-tdpa-clip-100",
     ),
     PaperRow(
         "par-fig1",
         "accuracy and ASR after RoCLIP, CleanCLIP and PAR, over all attacks",
         (_par("par-victim-*", "par-tab-rn50-*"),),
-        ours="as par-tab-rn50",
+        ours="as par-tab-rn50; the bars are the best cleaned epoch of each",
         then="sweeplab compare 'par-tab-rn50-*'",
     ),
     PaperRow("par-fig2", "pictures of the triggers", then=PREVIEW.format("KIND...")),
@@ -444,8 +447,8 @@ ROWS: tuple[PaperRow, ...] = (
         "par-fig4-metrics",
         "accuracy and ASR over steps, Blended-Text",
         (_par("par-fig4"),),
+        then="sweeplab compare par-fig4",
         ours="10,000 images, ten of each class",
-        lacks="the figure over steps; `sweeplab export` writes its numbers",
     ),
     PaperRow(
         "par-fig4-map",
@@ -470,15 +473,13 @@ ROWS: tuple[PaperRow, ...] = (
         "par-fig9",
         "as Fig. 4 for BadNet-Stripes",
         (_par("par-fig9", "par-tab-rn50-cleanclip-badnet-stripes"),),
-        then=MAP.format("par"),
-        lacks="the figure over steps",
+        then=MAP.format("par") + " && sweeplab compare par-fig9",
     ),
     PaperRow(
         "par-fig10",
         "as Fig. 4 for Blended-Stripes",
         (_par("par-fig10", "par-tab-rn50-cleanclip-blended-stripes"),),
-        then=MAP.format("par"),
-        lacks="the figure over steps",
+        then=MAP.format("par") + " && sweeplab compare par-fig10",
     ),
     PaperRow(
         "par-tab-rn50",

@@ -139,13 +139,10 @@ class Comparison:
         """What each value of the field is called, in the order of the series."""
         if self.by is None:
             return {}
-        values = dict.fromkeys(item.value(self.by, params) for item in self.items for params in item.settings)
+        told_apart = self.sweeps or self.others  # beside sweeps, victims are what they were made of
+        values = dict.fromkeys(item.value(self.by, params) for item in told_apart for params in item.settings)
         ordered = sorted(values) if all(map(is_number, values)) else list(values)
-        short = short_path(self.by)
-        return {
-            value: word if short == "kind" and value is not None else f"{short} {word}"
-            for value, word in zip(ordered, column_words(ordered), strict=True)
-        }
+        return {value: in_words(self.by, word) for value, word in zip(ordered, column_words(ordered), strict=True)}
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -159,7 +156,18 @@ class Comparison:
     def label(self, item: Compared, params: Mapping[str, Any]) -> str:
         """The series that a trial of an item belongs to; of a victim or a table, which have no trials, `params` is
         empty."""
-        return item.name if self.by is None else self._words[item.value(self.by, params)]
+        if self.by is None:
+            return item.name
+        value = item.value(self.by, params)
+        return VICTIM if value is None and self.sweeps and item in self.others else self._words[value]
+
+    def trial_ids(self) -> dict[str, int]:
+        """What is added to a trial's number so that no trial of another sweep has the same one, by the sweep's name."""
+        first, found = 0, {}
+        for item in self.sweeps:
+            found[item.name] = first
+            first += 1 + max((trial.number for trial in item.record.trials), default=0)
+        return found
 
     @cached_property
     def _other_fields(self) -> list[str]:
@@ -168,14 +176,15 @@ class Comparison:
         return [path for path in fields if path != self.by and not follows(path, self.by, self.others)]
 
     def group(self, item: Compared) -> str:
-        """The panel, or group of bars, that an item stands in: its victim; of victims the fields beside the series."""
-        if isinstance(item, ComparedSweep):
+        """The panel, or group of bars, that an item stands in: its victim; where victims and tables alone are compared,
+        the fields beside the series."""
+        if self.sweeps:
             return item.victim
         if self.by is None:
             return ""
         shown = [(path, [other.fields.get(path) for other in self.others]) for path in self._other_fields]
         place = self.others.index(item)
-        return ", ".join(f"{short_path(path)} {column_words(values)[place]}" for path, values in shown)
+        return ", ".join(in_words(path, column_words(values)[place]) for path, values in shown)
 
 
 def is_number(value: Any) -> bool:
@@ -188,16 +197,33 @@ def short_path(path: str) -> str:
     return path.rpartition(".")[2]
 
 
+def in_words(path: str, word: str) -> str:
+    """A field and its value; of a kind the value says it all."""
+    return word if short_path(path) == "kind" and word != "–" else f"{short_path(path)} {word}"
+
+
 def differing(fields: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Paths that do not have one value in all; a field that some do not have differs."""
+    """Paths that do not have one value in all; a field that some do not have differs. Where a part is of different
+    kinds, its kind stands for its other fields."""
     paths = dict.fromkeys(path for one in fields for path in one)
-    return [path for path in paths if len({one.get(path) for one in fields}) > 1]
+    found = [path for path in paths if len({one.get(path) for one in fields}) > 1]
+    parts = tuple(path.removesuffix("kind") for path in found if path.endswith(".kind"))
+    return [path for path in found if path.endswith(".kind") or not path.startswith(parts)]
 
 
 def follows(path: str, by: str | None, items: Sequence[Compared]) -> bool:
     """Whether the value of a field is decided by that of another one."""
     pairs = {(item.fields.get(by or ""), item.fields.get(path)) for item in items}
     return by is not None and len(pairs) == len({first for first, _ in pairs})
+
+
+def notes_of(comparison: Comparison) -> list[str]:
+    """What the sweeps' own tables say beside their numbers, each once, with the sweeps that it is said of."""
+    said: dict[str, list[str]] = {}
+    for item in comparison.sweeps:
+        for note in item.board.notes:
+            said.setdefault(note, []).append(item.name)
+    return [f"{', '.join(names)}: {note}" for note, names in said.items()]
 
 
 def telling_field(items: Sequence[Compared]) -> str | None:
@@ -295,7 +321,8 @@ def result_table(comparison: Comparison) -> pd.DataFrame:
             ({"group": group, **row} for row in found), key=lambda row: comparison.series.index(row["series"])
         )
     for one in comparison.others:
-        if isinstance(one, ComparedVictim) and (known := one.row.measurement) is not None:
+        is_shown = any(row["group"] == one.victim for row in rows)  # as the victim of a sweep
+        if isinstance(one, ComparedVictim) and (known := one.row.measurement) is not None and not is_shown:
             head = {"group": comparison.group(one), "series": comparison.label(one, {}), "name": one.name}
             rates = {"accuracy": known.accuracy, "asr": known.asr, "epoch": one.row.epoch}
             rows.append({**head, "value": comparison.value(one, {}), **rates})
@@ -348,7 +375,7 @@ def _point_of(item: ComparedSweep, row: LeaderboardRow) -> dict[str, Any]:
 
 def render_results(comparison: Comparison) -> Table:
     """`result_table` for the terminal; percentages with one decimal."""
-    title = "\n".join(f"note: {item.name}: {note}" for item in comparison.sweeps for note in item.board.notes)
+    title = "\n".join(f"note: {note}" for note in notes_of(comparison))
     table = Table(box=None, header_style="bold", pad_edge=False, title=Text(title) if title else None)
     frame = result_table(comparison)
     several = frame["group"].nunique() > 1

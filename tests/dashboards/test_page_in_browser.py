@@ -10,6 +10,8 @@ import test_more_views as views
 from browser import CHROMIUM, Browser
 
 from dashboards.build import Extras, build_page
+from dashboards.several import build_comparison
+from sweeplab.ranking.compared import ComparedSweep, Comparison
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, Origin, Outcomes, Point, SweepRecord, TrialRecord
 from sweeplab.search.importance import importances
@@ -135,6 +137,28 @@ def test_every_chart_is_drawn_and_no_text_is_cut(browser: Browser, page: str, wi
     assert browser.run("document.querySelectorAll('.chart').length") == 14
     assert browser.run(CUT) == []
     assert browser.complaints() == []
+
+
+def test_a_comparison_is_drawn_whole_and_names_its_trials(browser: Browser, tmp_path: Path):
+    """Two sweeps of ten trials: bars, scatter, lines, panels."""
+    items = []
+    for number in range(2):
+        record = dataclasses.replace(toy(10), name=f"compared-sweep-{number}")
+        board = rank_trials(record, lambda *_: None)
+        items.append(ComparedSweep(name=record.name, victim=record.victim_name, record=record, board=board))
+    page = build_comparison(Comparison.of(items, "ssl_weight"), tmp_path / "compare.html").as_uri()
+    for width, dark in ((1440, False), (390, True)):
+        browser.open(page, width=width, dark=dark)
+        browser.show_all()
+        assert browser.run("[...document.querySelectorAll('.chart')].map((chart) => chart.id)") == [
+            "results", "series", "against", "cleaning", "panels"
+        ]  # fmt: skip
+        assert browser.run(CUT) == []
+        assert browser.run(CONTRASTS) == []
+        assert browser.complaints() == []
+    # Trial 3 of the second sweep is not that of the first.
+    browser.run("$('series').emit('plotly_click', { points: [{ customdata: 13 }] })")
+    assert browser.run("$('chosen').textContent").startswith("compared-sweep-1, trial 3: ")
 
 
 CONTRASTS = """(() => {

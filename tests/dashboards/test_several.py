@@ -1,26 +1,33 @@
 """The figures of several sweeps: what is compared, by what it is told apart, and the tables behind each figure."""
 
 import dataclasses
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from test_views import START, ranked, sweep, trial
 
 from dashboards.against import against_points, describe_against, draw_against
 from dashboards.bars import bar_rows, draw_bars, without_beginning
+from dashboards.lines import cleaning_points, describe_lines, draw_lines, training_points
 from dashboards.series import describe_series, draw_series, drawn_points, series_points
 from dashboards.several import render_comparison, tables_of, views_of
+from dashboards.small_panels import describe_panels, draw_panels, panel_points
 from sweeplab.ranking.compared import (
     TEST_IMAGES,
     TEST_SETS,
     Compared,
     ComparedSweep,
+    ComparedTable,
+    ComparedVictim,
     Comparison,
     best_results,
     fields_of,
     full_path,
     result_table,
 )
-from sweeplab.records import Measurement
+from sweeplab.ranking.victims import VictimRow, found_in
+from sweeplab.records import Measurement, Point
 from sweeplab.specs import InvalidInput
 
 
@@ -196,7 +203,7 @@ class TestSeries:
         assert {trace.xaxis for trace in figure.data} == {"x", "x2"}
         assert figure.layout.xaxis2.range[1] == 10
         both = draw_series(series_points(two_methods()), two_methods().series, asr_ceiling=0.05)
-        assert both.layout.xaxis2.title.text == "ASR (%), victim b"
+        assert both.layout.xaxis2.title.text == "ASR (%): b"
 
     @pytest.mark.parametrize(("marks", "modes"), [("points", {"markers"}), ("frontier", {"lines"})])
     def test_marks_may_be_chosen(self, marks, modes):
@@ -255,10 +262,138 @@ class TestAgainst:
         assert against_points(two_methods()).empty
 
 
+def victim(name, *rates, **fields):
+    """One epoch a pair (correct, hit) of 1000, 30 pairs called safe from epoch 1 on, an epoch's number of poisons."""
+    points = tuple(
+        Point(n, float(n), n, 1, Measurement(*known, "e"), train={"loss": 3.0 - n, "safe_pairs": 30, "safe_poisons": n})
+        for n, known in enumerate((correct, 1000, hit, 1000) for correct, hit in rates)
+    )
+    known = points[-1].measurement
+    row = VictimRow(
+        name, "0", "finished", points[-1].epoch, 1, 1, known, "PSR", found_in(points[-1]), 1.0, points, Path()
+    )
+    return ComparedVictim(name=name, victim=name, fields={f"victim.{k}": v for k, v in fields.items()}, row=row)
+
+
+def scores(name, **fields):
+    """Poisons score low after epoch 1 and high after epoch 2; 80 % of them then stand among the top tenth."""
+    table = pd.DataFrame(
+        {
+            "epoch": [1.0, 2.0],
+            "clean_score": [0.2, 0.3],
+            "poisoned_score": [0.1, 0.5],
+            "recall_highest@0.1": [0.0, 0.8],
+            "recall_highest@0.3": [0.1, 0.9],
+        }
+    )
+    return ComparedTable(name=name, victim=name, fields={f"victim.{k}": v for k, v in fields.items()}, table=table)
+
+
+class TestLines:
+    def test_training_of_victims_by_epoch_with_what_was_found(self):
+        frame = training_points(Comparison.of([victim("v", (100, 0), (300, 900))]))
+        assert frame["quantity"].unique().tolist() == [
+            "accuracy (%)", "PSR (%)", "loss (nats)", "safe pairs", "safe poisons"
+        ]  # fmt: skip
+        assert frame[frame["quantity"] == "PSR (%)"][["x", "value"]].to_numpy().tolist() == [[0, 0], [1, 90]]
+        assert frame[frame["quantity"] == "safe poisons"]["value"].tolist() == [0, 1]
+        assert describe_lines(frame) == "PSR (%), first and last epoch: v from 0 to 90."
+
+    def test_scores_over_checkpoints_have_two_lines_in_one_panel(self):
+        frame = training_points(Comparison.of([scores("t")]))
+        cosines = frame[frame["quantity"] == "mean cosine of image and caption"]
+        assert cosines[["part", "x", "value"]].to_numpy().tolist() == [
+            ["clean", 1, 0.2], ["poisoned", 1, 0.1], ["clean", 2, 0.3], ["poisoned", 2, 0.5]
+        ]  # fmt: skip
+        top = frame[frame["quantity"] == "poisons among the top 10 % of cosines (%)"]
+        assert top["value"].tolist() == [0, 80]
+        figure = draw_lines(frame)
+        assert [trace.name for trace in figure.data][:2] == ["t, clean pairs", "t, poisoned pairs"]
+
+    def test_cleaning_is_shown_by_the_best_trial_over_epochs(self):
+        """Trial 1 keeps 37 %, trial 0 only 35 %."""
+        item = compared("s", trial(0, START, (350, 20)), trial(1, START, (370, 10)))
+        frame = cleaning_points(Comparison.of([item]))
+        assert set(frame["line"]) == {"s, trial 1"}
+        assert frame[frame["quantity"] == "ASR (%)"]["value"].tolist() == [99, 1]
+        assert set(cleaning_points(Comparison.of([item]), [0])["line"]) == {"s, trial 0"}
+
+    def test_cleaning_is_shown_over_steps_where_losses_were_recorded(self):
+        """Ten steps an epoch; the loss and its part at step 5 stand beside the rates of steps 0 and 10."""
+        one = trial(0, START, (350, 20))
+        start, end = one.points
+        end = dataclasses.replace(end, step=10, curve=({"step": 5, "loss": 2.0, "mmcl": 1.5},))
+        frame = cleaning_points(Comparison.of([compared("s", dataclasses.replace(one, points=(start, end)))]))
+        assert frame.attrs["x"] == "step"
+        shown = {title: part[["x", "value"]].to_numpy().tolist() for title, part in frame.groupby("quantity")}
+        assert shown == {
+            "accuracy (%)": [[0, 40], [10, 35]],
+            "ASR (%)": [[0, 99], [10, 2]],
+            "loss (nats or distance)": [[5, 2]],
+            "mmcl (nats or distance)": [[5, 1.5]],
+        }
+
+
+class TestBarsOfVictims:
+    def test_with_and_without_by_the_number_of_poisons(self):
+        """PSR 90 with and 30 without at 100 poisons: a group for the 100, bars of both."""
+        items = [
+            victim("with", (1, 1), (300, 900), near=True, poisons=100),
+            victim("without", (1, 1), (300, 300), near=False, poisons=100),
+            victim("more", (1, 1), (300, 950), near=True, poisons=500),
+        ]
+        rows = bar_rows(Comparison.of(items, "near"))
+        asr = rows[rows["quantity"] == "ASR (%)"]
+        assert asr[["group", "series", "value"]].to_numpy().tolist() == [
+            ["poisons 100", "near yes", 90], ["poisons 100", "near no", 30], ["poisons 500", "near yes", 95]
+        ]  # fmt: skip
+        assert rows[rows["quantity"] == "safe poisons"]["value"].tolist() == [1, 1, 1]
+
+    def test_of_tables_the_last_checkpoint(self):
+        rows = bar_rows(Comparison.of([scores("a", near=True), scores("b", near=False)], "near"))
+        assert rows[["quantity", "value"]].drop_duplicates().to_numpy().tolist() == [
+            ["poisons among the top 10 % of cosines (%)", 80], ["poisons among the top 30 % of cosines (%)", 90]
+        ]  # fmt: skip
+
+    def test_a_victim_beside_its_sweeps_stands_once(self):
+        items = [*two_methods().items, victim("a", (1, 1), (400, 990))]
+        results = result_table(Comparison.of(items))
+        assert results[["group", "series"]].duplicated().sum() == 0
+
+
+class TestSmallPanels:
+    def rates(self):
+        numbers = {0: 1e-3, 1: 1e-4, 2: 1e-2}
+        return compared("s", *(trial(n, START, (350, 20 + 300 * n), learning_rate=v) for n, v in numbers.items()))
+
+    def test_a_panel_for_each_rate_in_their_order(self):
+        frame = panel_points(Comparison.of([self.rates()]))
+        assert list(dict.fromkeys(zip(frame["panel"], frame["trial"], strict=True))) == [
+            ("learning_rate 1e-04", 1), ("learning_rate 1e-03", 0), ("learning_rate 1e-02", 2)
+        ]  # fmt: skip
+        assert frame["epoch"].tolist() == [0, 1] * 3
+        assert "3 trials, " in describe_panels(frame, 0.05)
+        assert "; 1 of them comes below 5\u00a0% ASR" in describe_panels(frame, 0.05)
+        assert len(draw_panels(frame, ("s",), asr_ceiling=0.05).data) == 3
+
+    def test_trials_may_be_chosen(self):
+        frame = panel_points(Comparison.of([self.rates()]), [2])
+        assert frame["trial"].unique().tolist() == [2]
+
+    def test_of_many_trials_the_best_are_shown(self):
+        many = [compared(name, *(trial(n, START, (390 - n, 10)) for n in range(30))) for name in ("x-s", "x-t")]
+        frame = panel_points(Comparison.of(many))
+        assert frame.groupby("name")["trial"].nunique().to_dict() == {"x-s": 12, "x-t": 12}
+        assert frame["trial"].max() == 11
+        assert frame["panel"].iloc[0] == "s\ntrial 0"
+
+
 class TestPage:
     def test_the_page_holds_every_figure_that_applies(self):
-        assert [view.name for view in views_of(two_methods())] == ["results", "series"]
-        assert [view.name for view in views_of(TestAgainst().by_rate())] == ["results", "series", "against"]
+        always = ["results", "series"], ["cleaning", "panels"]
+        assert [view.name for view in views_of(two_methods())] == [*always[0], *always[1]]
+        assert [view.name for view in views_of(TestAgainst().by_rate())] == [*always[0], "against", *always[1]]
+        assert [view.name for view in views_of(Comparison.of([scores("t")]))] == ["results", "training"]
         assert [view.name for view in views_of(TestAgainst().by_rate(), "line")] == ["results", "against"]
         page = render_comparison(two_methods())
         assert 'id="series-data"' in page
@@ -272,6 +407,6 @@ class TestPage:
 
     def test_the_tables_are_plain_values(self):
         tables = tables_of(two_methods())
-        assert set(tables) == {"results", "series"}
+        assert set(tables) == {"results", "series", "cleaning", "panels"}
         assert tables["results"][1]["trial"] == 0
         assert tables["results"][0]["trial"] is None
