@@ -31,7 +31,7 @@ from sweeplab.ranking.reproduction import (
     state_of,
 )
 from sweeplab.ranking.victims import VictimRow, found_in_words, victims_of
-from sweeplab.records import SweepRecord, percent
+from sweeplab.records import Point, SweepRecord, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_object
 from sweeplab.sweep.comparison import differences
@@ -90,7 +90,7 @@ class _Holdings:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        rows = victims_of(home)[0]
+        rows, damaged = victims_of(home)
         # Of several victims of one name a finished one, then the one of most epochs, then the latest.
         rows.sort(
             key=lambda row: (
@@ -100,6 +100,7 @@ class _Holdings:
             )
         )
         self._victims = {row.victim: row for row in rows}
+        self._damaged = {path.name.rpartition("-")[0]: why for path, why in damaged.items()}
         self._found: dict[tuple[bool, str], _Found] = {}
 
     def of(self, experiment: Experiment) -> _Found:
@@ -117,11 +118,12 @@ class _Holdings:
     def _victim(self, name: str, experiment: Experiment) -> _Found | None:
         row = self._victims.get(name)
         if row is None:
-            return None
+            return _damaged(experiment, name, self._damaged[name]) if name in self._damaged else None
         spec, measured = _recorded(experiment, read_object(row.folder / "victim.json")), row.measurement
         sizes, result = sizes_of(spec), "nothing measured yet"
         if measured is not None:
             sizes = dataclasses.replace(sizes, test_images=measured.accuracy_n)
+            sizes = _counted_by_steps(sizes, "pairs", row.points, spec)
             words = [f"accuracy {percent(measured.accuracy)}", f"{row.measures} {percent(measured.asr)}"]
             result = ", ".join(filter(None, [*words, f"epoch {row.epoch:g}", found_in_words(row.found)]))
         run = Run(
@@ -143,16 +145,21 @@ class _Holdings:
             return None
         status = status_or_damage(folder)
         if status["state"] == "damaged":
-            planned = _planned(experiment)
-            return _Found(Run(experiment.name, name, False, "damaged", 0, planned, planned, notes=(status["reason"],)))
+            return _damaged(experiment, name, status["reason"])
         header, trials, ranked = folder.header(), status["trials"], None
         spec = _recorded(experiment, header)
-        sizes = dataclasses.replace(sizes_of(spec), classes=header.get("images", {}).get("num_classes"))
+        sizes = sizes_of(spec)
+        if (classes := header.get("images", {}).get("num_classes")) is not None:
+            sizes = dataclasses.replace(sizes, classes=classes)
         if status["victim"] is not None:
             record = folder.record()
             ranked = record, rank_trials(record, folder.outcomes)
             if record.victim.is_counted:
                 sizes = dataclasses.replace(sizes, test_images=record.victim.accuracy_n)
+            if isinstance(spec, CleaningSweep):
+                points = next((trial.points for trial in record.trials if len(trial.points) > 1), ())
+                sizes = _counted_by_steps(sizes, "cleaning_pairs", points, spec)
+                sizes = _counted_by_steps(sizes, "pairs", folder.pretraining_points(), spec.original_victim())
         run = Run(
             experiment.name,
             name,
@@ -168,6 +175,12 @@ class _Holdings:
             notes=tuple(status["notes"]),
         )
         return _Found(_beside_script(run, experiment, spec), sweep=ranked)
+
+
+def _damaged(experiment: Experiment, found: str, why: str) -> _Found:
+    """What there is of a sweep or victim whose records cannot be read."""
+    is_victim, planned = isinstance(experiment, PretrainedVictim), _planned(experiment)
+    return _Found(Run(experiment.name, found, is_victim, "damaged", 0, planned, planned, notes=(why,)))
 
 
 def _planned(experiment: Experiment) -> int:
@@ -197,6 +210,21 @@ def sizes_of(spec: Experiment | None) -> Sizes:
         classes=1000 if is_imagenet else len(names) if isinstance(names, tuple) else None,
         test_images=getattr(test, "num_images", None) if sample is None else sample.num,
     )
+
+
+def _counted_by_steps(sizes: Sizes, field: str, points: Sequence[Point], spec: Any) -> Sizes:
+    """With a number of pairs that the spec does not declare: the steps of an epoch, times the pairs of a step.
+
+    Args:
+        sizes: so far.
+        field: of `Sizes`.
+        points: of a run that was trained on the pairs.
+        spec: with its optimization; another is passed over.
+    """
+    if getattr(sizes, field) is not None or not points or not points[-1].epoch or not hasattr(spec, "optimization"):
+        return sizes
+    steps = points[-1].step / points[-1].epoch
+    return dataclasses.replace(sizes, **{field: round(steps * spec.optimization.global_batch_size)})
 
 
 def _beside_script(run: Run, experiment: Experiment, spec: Experiment | None) -> Run:
@@ -283,7 +311,7 @@ def _number(published: Published, found: Mapping[str, _Found]) -> Number:
         published.run,
     )
     if not sources or not published.of:
-        return dataclasses.replace(number, missing="measured by the command" if sources else NOT_RUN)
+        return dataclasses.replace(number, missing="printed by the last command" if sources else NOT_RUN)
     values = [_measured(one, published) for one in sources]
     known = [value for value in values if isinstance(value, Ours)]
     labels = dict.fromkeys(one.run.label for one in sources)

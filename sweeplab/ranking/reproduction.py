@@ -207,6 +207,8 @@ def state_of(runs: Sequence[Run]) -> str:
         words = f"running, {words}"
     if failed:
         words += f", {failed} failed"
+    if damaged := sum(run.state == "damaged" for run in runs):
+        words += f", {damaged} damaged"
     if any(run.is_imported for run in begun if run.name in counted):
         words += ", imported"
     return words if full else f"{words}, in miniature"

@@ -13,6 +13,7 @@ from test_cli import command, refused
 from sweeplab.cli.papers import experiments_in
 from sweeplab.commands.import_table import import_table
 from sweeplab.commands.papers import ROWS
+from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import PretrainedVictim, smoke_victim
 from sweeplab.ranking.intervals import wilson
 from sweeplab.ranking.leaderboard import rank_trials
@@ -138,7 +139,7 @@ def run(name: str, over: int, planned: int, **fields: object) -> Run:
         ([run("a", 2, 2, is_miniature=True, num_in_script=9), run("b", 4, 4)], "4 of 13 trials"),
         ([run("a", 2, 2, is_miniature=True, num_in_script=9), run("b", 0, 4)], "2 of 6 trials, in miniature"),
         ([run("a", 2, 2, is_imported=True)], "done, imported"),
-        ([run("a", 0, 4, state="damaged")], "0 of 4 trials"),
+        ([run("a", 0, 4, state="damaged"), run("b", 2, 2)], "2 of 6 trials, 1 damaged"),
     ],
 )
 def test_a_rows_state_counts_what_is_over_and_miniatures_only_where_there_is_nothing_else(runs: list[Run], state: str):
@@ -246,6 +247,30 @@ def test_runs_say_how_they_differ_from_their_script(own_home: Path, in_repositor
     number = found["numbers"][0]
     assert (number["published"], number["ours"]["value"], number["is_preliminary"]) == ("-12.5", 0.0, True)
     assert number["label"] == "miniature: 1,280 pairs, 16 classes, 160 test images"
+
+
+def test_pairs_that_a_spec_does_not_declare_are_counted_by_the_steps_of_an_epoch(own_home: Path, in_repository: None):
+    """Points of fabricated epochs are 4 steps apart; of 256 pairs each that makes 1,024 pairs."""
+    row = next(row for row in ROWS if row.id == "safeclip-fig2a")
+    (victim,) = experiments_in(Path("sweeps"))(row.runs[0])
+    victim_in(own_home, victim.replace(data=PairsCSV(path=Path("small.csv"))), 50_000, is_over=True)
+    (found,) = json.loads(command("reproduce", "safeclip", "fig2a", "--json")[1])["rows"]
+    assert found["state"] == "done, in miniature"
+    assert found["runs"][0]["sizes"]["pairs"] == 1024
+
+
+def test_damaged_records_hide_no_other_row(own_home: Path, in_repository: None):
+    imported(own_home, "verma-fig13", counted=False)
+    for folder, file in (("sweeps/verma-fig3-m", "sweep.json"), ("victims/cc6m-mmcl-0", "victim.json")):
+        (own_home / folder).mkdir(parents=True)
+        (own_home / folder / file).write_text("{}")
+    rows = json.loads(command("reproduce", "verma", "tab3", "fig3-m", "fig13", "--json")[1])["rows"]
+    assert [row["state"] for row in rows] == [
+        "0 of 8 victims, 1 damaged",
+        "0 of 69 trials, 1 damaged",
+        "done, imported",
+    ]
+    assert "victim.json" in rows[0]["runs"][0]["notes"][0]
 
 
 def test_an_unknown_paper_or_row_is_refused_with_the_known_ones(own_home: Path, in_repository: None):
