@@ -146,24 +146,35 @@ FIG3C_AND_4 = (
 
 EXPERIMENTS = (*TAB1, FIG2A, *TAB3, *FIG3, *FIG3C_AND_4)
 
-# Table 2's ten sets. Caltech-101 and Cars have splits in CLIP_benchmark's tars alone.
+# Table 2's ten sets. Caltech-101 and Cars have splits in CLIP_benchmark's tars alone. Sizes are those of Table 4.
 TORCHVISION, TARS = Path("data/torchvision"), Path("data/clip_benchmark")
 SETS = {
     **{
         name: Evaluation(
-            test=TorchvisionSet(dataset=name, path=TORCHVISION),
-            probe=TorchvisionSet(dataset=name, path=TORCHVISION, split="train"),
+            test=TorchvisionSet(dataset=name, path=TORCHVISION, num_images=num_test),
+            probe=TorchvisionSet(dataset=name, path=TORCHVISION, split="train", num_images=num_train),
             templates="dataset",
         )
-        for name in ("flowers102", "food101", "pets", "cifar10", "cifar100", "dtd", "fgvc-aircraft")
+        for name, num_train, num_test in (
+            ("flowers102", 2_040, 6_149),
+            ("food101", 75_750, 25_250),
+            ("pets", 3_680, 3_669),
+            ("cifar10", 50_000, 10_000),
+            ("cifar100", 50_000, 10_000),
+            ("dtd", 3_760, 1_880),
+            ("fgvc-aircraft", 6_667, 3_333),
+        )
     },
     **{
         name: Evaluation(
-            test=LabelledShards(path=TARS / folder),
+            test=LabelledShards(path=TARS / folder, num_images=num_test),
             probe=LabelledShards(path=TARS / folder, split="train"),
             templates="dataset",
         )
-        for name, folder in (("cars", "wds_cars"), ("caltech101", "wds_vtab-caltech101"))
+        for name, folder, num_test in (
+            ("cars", "wds_cars", 8_041),
+            ("caltech101", "wds_vtab-caltech101", 6_085),
+        )
     },
     "imagenet": IMAGENET.replace(
         probe=ClassFolders(path=Path("data/imagenet/train50000"), class_names="imagenet", num_images=50_000)

@@ -418,7 +418,9 @@ ROWS: tuple[PaperRow, ...] = (
         ours="steps 0.01 and 0.05",
         then="sweeplab compare safeclip-fig3c-with 'safeclip-fig4-*' --by share_step",
     ),
-    PaperRow("safeclip-tab4", "sizes of the ten sets", is_nothing=True),
+    PaperRow(
+        "safeclip-tab4", "sizes of the ten sets", ours="the sets of safeclip-tab2 must have them", is_nothing=True
+    ),
     PaperRow(
         "safeclip-sec4",
         "claim: one MMCL epoch plants a poison of 0.01 %",
