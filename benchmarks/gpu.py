@@ -424,7 +424,8 @@ def main(words: Sequence[str] | None = None) -> int:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     peak = peak_of(name)
     rated = f"{peak / 1e12:,.0f} TFLOP/s of dense bfloat16" if peak is not None else "its peak is not in the table"
-    print(f"{name} ({rated}), torch {torch.__version__}, open_clip {open_clip.__version__}\n", flush=True)
+    versions = f"torch {torch.__version__}, open_clip {open_clip.__version__}"
+    print(f"{time.strftime('%Y-%m-%d')}, {name} ({rated}), {versions}\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         say("contract", f"on {device}", "")

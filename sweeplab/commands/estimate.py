@@ -53,7 +53,7 @@ _probes: dict[str, Probe] = {}
 def _probe_of(part: _Part) -> Probe:
     asked, resources = part.optimization, part.resources
     sizes = [asked.global_batch_size, resources.workers, resources.cpus_per_worker]
-    ways = [asked.precision, asked.batch_norm, asked.num_chunks]
+    ways = [asked.precision, asked.batch_norm, asked.num_chunks, resources.activation_checkpointing]
     key = digest_of([part.architecture.to_json(), part.objective.to_json(), *ways, *sizes])
     if key not in _probes:
         _probes[key] = probe(part.architecture, part.objective, asked, resources)

@@ -76,11 +76,17 @@ def probe(architecture: Architecture, objective: Objective, optimization: Optimi
     needed, free = 16 * num_parameters(architecture) / 1e9, _free_gigabytes(device)
     if free is not None and needed > 0.8 * free:
         raise NoProbe(f"weights, gradients and moments take {needed:.1f} GB, and {free:.1f} GB are free here")
+    # One process has nobody to share statistics with.
+    batch_norm = "local" if optimization.batch_norm == "sync" else optimization.batch_norm
+    own = optimization.replace(global_batch_size=pairs, warmup_steps=0, batch_norm=batch_norm)
     threads = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
         with float32_products(optimization.precision):
-            return _measured(architecture, objective, optimization, pairs, batch, device, cores, views=views)
+            noise = noise_batch(architecture, pairs, views=views)
+            blocks = resources.activation_checkpointing
+            step = ProbeStep(architecture, objective, own, noise, device, activation_checkpointing=blocks)
+            return _measured(step, architecture, batch, _name(device, cores), device)
     except (MemoryError, RuntimeError) as error:
         if not says_out_of_memory(f"{type(error).__name__}: {error}"):
             raise
@@ -110,30 +116,17 @@ def _affordable(architecture: Architecture, cores: int, *, views: bool) -> int:
     return pairs
 
 
-def _measured(
-    architecture: Architecture,
-    objective: Objective,
-    optimization: Optimization,
-    pairs: int,
-    batch: int,
-    device: torch.device,
-    cores: int,
-    *,
-    views: bool,
-) -> Probe:
-    own = optimization.replace(global_batch_size=pairs, warmup_steps=0)
-    noise = noise_batch(architecture, pairs, views=views)
-    step = ProbeStep(architecture, objective, own, noise, device)
-    before = _reset_peak(device)
+def _measured(step: ProbeStep, architecture: Architecture, batch: int, hardware: str, device: torch.device) -> Probe:
+    pairs, before = len(step.batch.rows), _reset_peak(device)
     seconds = _seconds(step, device)
     if device.type == "cpu" and seconds > CPU_SECONDS:
-        raise NoProbe(f"a step of {pairs} pairs takes {seconds:.0f} s on {_name(device, cores)}")
+        raise NoProbe(f"a step of {pairs} pairs takes {seconds:.0f} s on {hardware}")
     peak = _peak_gigabytes(device)
     fixed = 12 * num_parameters(architecture) / 1e9  # gradients and moments, whatever the batch
     memory = None
     if peak is not None and before is not None:
         memory = before + fixed + max(0.0, peak - before - fixed) * batch / pairs
-    model, images = step.training.model, normalise_pixels(noise.images.to(device))
+    model, images = step.training.model, normalise_pixels(step.batch.images.to(device))
 
     def embed() -> None:
         with torch.inference_mode():
@@ -141,7 +134,7 @@ def _measured(
 
     with evaluation_mode(model):
         image_seconds = _seconds(embed, device) / pairs
-    return Probe(_name(device, cores), pairs, batch, seconds * batch / pairs, image_seconds, memory)
+    return Probe(hardware, pairs, batch, seconds * batch / pairs, image_seconds, memory)
 
 
 def _seconds(turn: Callable[[], object], device: torch.device) -> float:

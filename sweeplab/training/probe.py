@@ -28,9 +28,11 @@ class ProbeStep:
         optimization: Optimization,
         batch: PairBatch,
         device: torch.device,
+        *,
+        activation_checkpointing: bool = False,
     ) -> None:
         """Build the model on the device; `optimization.global_batch_size` is the batch's."""
-        run = Run(objective, optimization, epochs=1, seed=0)
+        run = Run(objective, optimization, epochs=1, seed=0, activation_checkpointing=activation_checkpointing)
         pairs, model = _Pairs(1000 * len(batch.rows)), build(architecture, 0).to(device)
         self.training, self.batch = Training(model, pairs, run, not_measured, Nobody()), batch
         self.training.encoder = Encoder(self.training.model)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,40 @@ def test_every_objective_is_probed_with_its_defaults(objective: Spec):
     assert found.image_seconds > 0
 
 
+@pytest.mark.parametrize(
+    ("resources", "fields", "wanted"),
+    [
+        ({"activation_checkpointing": True}, {}, (16, True, "local", 1)),
+        ({"workers": 2}, {"batch_norm": "sync"}, (8, False, "local", 1)),  # of one process
+        ({}, {"batch_norm": "frozen", "num_chunks": 4}, (16, False, "frozen", 4)),
+    ],
+)
+def test_a_probe_trains_as_the_sweep_does(
+    resources: dict[str, Any], fields: dict[str, Any], wanted: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+):
+    steps: list[ProbeStep] = []
+
+    def keep(*arguments: Any, **named: Any) -> ProbeStep:
+        steps.append(ProbeStep(*arguments, **named))
+        return steps[-1]
+
+    monkeypatch.setattr(probe_module, "ProbeStep", keep)
+    probe(TINY, CleanCLIP(), OPTIMIZATION.replace(**fields), Resources(**resources))
+    training = steps[0].training
+    run, used = training.settings, training.optimization
+    assert (used.global_batch_size, run.activation_checkpointing, used.batch_norm, used.num_chunks) == wanted
+
+
+def test_chunks_divide_the_pairs_of_a_probe(monkeypatch: pytest.MonkeyPatch):
+    """Of 7 pairs that a CPU affords 4 are the largest multiple of 4; of 3, none is."""
+    chunked = OPTIMIZATION.replace(num_chunks=4)
+    monkeypatch.setattr(probe_module, "_affordable", lambda *arguments, **named: 7)
+    assert probe(TINY, CleanCLIP(), chunked, Resources()).pairs == 4
+    monkeypatch.setattr(probe_module, "_affordable", lambda *arguments, **named: 3)
+    with pytest.raises(NoProbe, match="more than 15 s"):
+        probe(TINY, CleanCLIP(), chunked, Resources())
+
+
 def test_a_probe_trains_on_its_batch():
     """Steps at a constant batch of noise are learned by heart."""
     optimization = OPTIMIZATION.replace(learning_rate=1e-2, warmup_steps=0)
@@ -82,7 +117,7 @@ def test_views_halve_the_pairs_that_a_cpu_affords():
 
 
 class OutOfMemory(nn.Module):
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, **named: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
 
@@ -107,7 +142,7 @@ def test_what_cannot_be_probed_is_said(name: str, value: object, why: str, monke
 
 
 def test_an_error_of_the_objective_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch):
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **named: object) -> None:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(probe_module, "ProbeStep", fail)
