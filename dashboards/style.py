@@ -306,9 +306,15 @@ def upright_line(figure: go.Figure, place: float, index: int) -> None:
     )
 
 
+NAME_WIDTH = 22
+"""Letters in a line above a panel: what three panels beside each other have room for."""
+
+
 def name_panel(figure: go.Figure, name: str, index: int) -> None:
-    """Write a name above the panel `index`; what stands in it after the first comma, in a second line."""
+    """Write a name above the panel `index`, in two lines; what stands in it after the first comma, in a third."""
     first, _, rest = name.partition(", ")
+    head, tail = _halves(first)
+    lines = [f"<b>{label(head, NAME_WIDTH)}</b>", f"<b>{label(tail, NAME_WIDTH)}</b>", label(rest, NAME_WIDTH)]
     figure.add_annotation(
         xref=f"{axis_id('x', index)} domain",
         yref=f"{axis_id('y', index)} domain",
@@ -317,10 +323,18 @@ def name_panel(figure: go.Figure, name: str, index: int) -> None:
         xanchor="left",
         yanchor="bottom",
         align="left",
-        text=f"<b>{label(first)}</b>" + (f"<br>{label(rest)}" if rest else ""),
+        text="<br>".join(line for line, text in zip(lines, (head, tail, rest), strict=True) if text),
         showarrow=False,
         font={"size": 12, "color": INK},
     )
+
+
+def _halves(name: str) -> tuple[str, str]:
+    """A name as what fits into a line, broken after a mark that may stand in names, and the rest."""
+    if len(name) <= NAME_WIDTH:
+        return name, ""
+    ends = [place + 1 for place, letter in enumerate(name[:NAME_WIDTH]) if letter in "-_/. "] or [NAME_WIDTH]
+    return name[: ends[-1]], name[ends[-1] :]
 
 
 def side_by_side(figure: go.Figure, *, count: int = 2, panel: int = 270, y_title: str = "") -> go.Figure:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
+from dashboards import style
 from dashboards.examined import MOST_PANELS, Examined, render_examined
 from dashboards.histograms import describe_histograms, draw_histograms, histogram_bars, histogram_summary
 from dashboards.maps import describe_maps, draw_maps, map_points
@@ -110,3 +112,23 @@ def test_of_many_checkpoints_evenly_chosen_ones_are_drawn():
     drawn = [epoch for epoch in range(23) if f">epoch {epoch}<" in text]
     assert len(drawn) == MOST_PANELS
     assert drawn == list(range(0, 23, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("short", "<b>short</b>"),
+        (
+            "par-tab-rn50-cleanclip-blended-text, trial 0",
+            "<b>par-tab-rn50-</b><br><b>cleanclip-blended-text</b><br>trial 0",
+        ),
+        ("a" * 50, f"<b>{'a' * 22}</b><br><b>{'a' * 21}…</b>"),
+        ("<i>, epoch 1", "<b>&lt;i&gt;</b><br>epoch 1"),
+    ],
+)
+def test_a_long_name_above_a_panel_is_broken_and_then_cut(name: str, text: str):
+    figure = go.Figure()
+    style.name_panel(figure, name, 1)
+    (annotation,) = figure.layout.annotations
+    assert annotation.text == text
+    assert annotation.xref == "x2 domain"

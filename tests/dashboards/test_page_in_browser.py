@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_examined as tables
 import test_more_views as views
 from browser import CHROMIUM, Browser
 
+from dashboards import examined
 from dashboards.build import Extras, build_page
 from dashboards.several import build_comparison
 from sweeplab.ranking.compared import ComparedSweep, Comparison
@@ -193,6 +195,18 @@ def test_every_text_stands_out_from_its_paper(browser: Browser, page: str, dark:
     browser.open(page, dark=dark)
     browser.show_all()
     assert browser.run(CONTRASTS) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_figures_of_checkpoints_are_drawn_and_not_cut(browser: Browser, tmp_path: Path, width: int):
+    name = "a-sweep-with-quite-a-long-name-that-has-no-room-in-a-panel, trial 12, epoch 10"
+    one = examined.Examined(name, tables.WEAK, tables.MAP, tables.DISTANCES)
+    (tmp_path / "figures.html").write_text(examined.render_examined("sweep", [one] * 3))
+    browser.open((tmp_path / "figures.html").as_uri(), width=width, dark=width == WIDTHS[0])
+    browser.show_all()
+    assert browser.run("[...document.querySelectorAll('.chart')].map((chart) => chart.id)") == ["cosines", "maps"]
+    assert browser.run("document.querySelectorAll('#maps .cartesianlayer > .subplot').length") == 3
+    assert browser.run(CUT) == browser.run(CONTRASTS) == browser.complaints() == []
 
 
 def test_charts_are_drawn_when_they_come_into_view(browser: Browser, page: str):
