@@ -16,15 +16,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sweeplab.cli import load_script
+
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "own_model.md").read_text()
 SCRIPT, WITHOUT_SWEEPLAB = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Each command of the guide with the lines that it is said to print; `...` stands for others."""
+def commands(guide: str) -> list[tuple[str, list[str]]]:
+    """Each command of a guide with the lines that it is said to print; `...` stands for others."""
     found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"^```console\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE):
+    for block in re.findall(r"^```console\n(.*?)^```$", guide, re.DOTALL | re.MULTILINE):
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], []))
@@ -99,7 +101,7 @@ def place(new_workplace: Callable[..., Any], victim_home: Path) -> Any:
 @pytest.mark.slow
 def test_every_command_does_what_the_guide_says(place: Any):
     """The trial that is promoted is this run's best: which ones are cleaned depends on the model."""
-    for command, told in commands():
+    for command, told in commands(GUIDE):
         program, *words = shlex.split(command)
         if words[:2] == ["promote", "my-model"]:
             words[2] = str(best(place))
@@ -124,6 +126,16 @@ ONE_NODE, MORE_NODES = SHELL[:2]
 @pytest.mark.parametrize("block", SHELL)
 def test_bash_can_read_the_guide_to_clusters(block: str):
     assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False).stderr == ""
+
+
+def test_the_plan_in_the_guide_to_clusters_is_the_one_that_is_printed(
+    run_script: Callable[..., int], capsys: pytest.CaptureFixture[str]
+):
+    ((command, told),) = commands(CLUSTERS)
+    program, script, *words = shlex.split(command)
+    assert program == "python"
+    assert run_script(words, *load_script(ROOT / script)) == 0
+    assert set(told) <= set(capsys.readouterr().out.splitlines())
 
 
 class Batch:
