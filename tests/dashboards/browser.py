@@ -65,7 +65,7 @@ class Browser:
             assert time.monotonic() < until, f"not within {seconds} s: {code}"
             time.sleep(0.05)
 
-    def open(self, url, *, width=1440, height=900, dark=False):
+    def open(self, url, *, width=1440, height=900, dark=False, has_charts=True):
         """Load a page anew."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -73,7 +73,9 @@ class Browser:
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
         self.call("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete' && typeof trials !== 'undefined' && trials !== null")
+        self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
+        if has_charts:
+            self.wait("typeof trials !== 'undefined' && trials !== null")
 
     def show_all(self):
         """Draw every chart, as a printer would see them."""

@@ -12,9 +12,11 @@ from browser import CHROMIUM, Browser
 
 from dashboards import examined
 from dashboards.build import Extras, build_page
+from dashboards.reproduction import build_reproduction
 from dashboards.several import build_comparison
 from sweeplab.ranking.compared import ComparedSweep, Comparison
 from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.ranking.reproduction import Number, Ours, Reproduction, Row, Run, Sizes
 from sweeplab.records import Measurement, Origin, Outcomes, Point, SweepRecord, TrialRecord
 from sweeplab.search.importance import importances
 
@@ -163,6 +165,54 @@ def test_a_comparison_is_drawn_whole_and_names_its_trials(browser: Browser, tmp_
     assert browser.run("$('chosen').textContent").startswith("compared-sweep-1, trial 3: ")
 
 
+SMALL = Run(
+    "toy-figure-with-a-name-that-has-to-break",
+    "toy-figure-with-a-name-that-has-to-break-smoke",
+    False,
+    "running",
+    1,
+    2,
+    12,
+    is_miniature=True,
+    sizes=Sizes(1280, 320, 16, 160),
+    result="best keeps 90.0 % at ASR 1.0 %",
+    changed=("1,280 pairs instead of 6,000,000", "epochs 2 instead of 20"),
+    notes=("one of its histories is damaged",),
+)
+NUMBERS = (
+    Number(
+        "5 poisons, MMCL",
+        "change",
+        "~-80",
+        "%",
+        "Sec. 4",
+        "at a step of its own",
+        SMALL.name,
+        Ours(-10.0, -20.0, 1.0),
+        label=SMALL.label,
+        is_preliminary=True,
+    ),
+    Number("10 poisons", "lowest ASR", "30..50", "%", "secondary source", "", "other", missing="not run"),
+)
+PAPER = Reproduction(
+    "toy",
+    "Toy et al.: a title that is as long as titles of papers are",
+    (
+        Row(
+            "toy-fig1",
+            "what it shows",
+            "running, 1 of 2 trials, in miniature",
+            (SMALL,),
+            NUMBERS,
+            ("python sweeps/toy.py --only 'toy-figure-*'", "sweeplab compare 'toy-figure-*'"),
+            "`its` rates",
+            "a figure",
+        ),
+        Row("toy-fig2", "another", "not run", (), NUMBERS[1:], ("python sweeps/toy.py --only other",), "", ""),
+    ),
+)
+
+
 CONTRASTS = """(() => {
   const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
   const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
@@ -188,6 +238,20 @@ CONTRASTS = """(() => {
   return [...found];
 })()"""
 """Texts that stand out from what is behind them by less than 4.5 to 1."""
+
+
+def test_a_papers_rows_are_shown_whole_where_a_window_is_wide_or_narrow(browser: Browser, tmp_path: Path):
+    page = build_reproduction(PAPER, tmp_path / "paper.html").as_uri()
+    for width, dark in ((1440, False), (390, True), (390, False), (1440, True)):
+        browser.open(page, width=width, dark=dark, has_charts=False)
+        browser.run("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+        assert browser.run(CUT) == []
+        assert (
+            browser.run("[...document.querySelectorAll('td, .mark')].filter((e) => e.scrollWidth > e.clientWidth + 1)")
+            == []
+        )
+        assert browser.run(CONTRASTS) == []
+        assert browser.complaints() == []
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
