@@ -6,8 +6,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
+from dashboards.curves import thinned
 from sweeplab.ranking.compared import VICTIM, Comparison, differing, is_number, result_table, short_path
 from sweeplab.search_space import spans_magnitudes
+
+MOST_POINTS = 2000
+"""Of a line; longer ones are thinned evenly."""
+MOST_JOINED = 60
+"""Points that are joined: many values of a search are no line."""
 
 
 def against_points(comparison: Comparison) -> pd.DataFrame:
@@ -72,7 +78,7 @@ def draw_against(frame: pd.DataFrame, by: str, *, asr_ceiling: float | None = No
     lines = [line for line in dict.fromkeys(frame["line"]) if line != VICTIM]
     for index, rate in enumerate(("accuracy", "asr")):
         for line in dict.fromkeys(frame["line"]):
-            part = frame[frame["line"] == line]
+            part = thinned(frame[frame["line"] == line], MOST_POINTS)
             colour, symbol, dash = style.look_of(lines.index(line)) if line != VICTIM else (style.BLACK, "star", "dot")
             is_open = [line != VICTIM and cleaned is False for cleaned in part["cleaned"]]
             figure.add_scatter(
@@ -80,7 +86,7 @@ def draw_against(frame: pd.DataFrame, by: str, *, asr_ceiling: float | None = No
                 y=100 * part[rate].to_numpy(dtype=float),
                 xaxis=style.axis_id("x", index),
                 yaxis=style.axis_id("y", index),
-                mode="lines+markers" if line != VICTIM else "markers",
+                mode="lines+markers" if line != VICTIM and len(part) <= MOST_JOINED else "markers",
                 line={"color": colour, "width": 2, "dash": dash},
                 marker={
                     "symbol": [f"{symbol}-open" if one else symbol for one in is_open],

@@ -81,7 +81,10 @@ def describe_series(frame: pd.DataFrame, asr_ceiling: float) -> str:
     found.sort(key=lambda pair: -pair[0])
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     what = f"Victims with an epoch below {ceiling} ASR" if victims > 1 else f"Highest accuracy below {ceiling} ASR"
-    return f"{what}: {', '.join(text for _, text in found[:MOST_NAMED])}{more}; {len(points):,} evaluated epochs."
+    named = f"{what}: {', '.join(text for _, text in found[:MOST_NAMED])}{more}"
+    num_drawn = len(drawn_points(frame))
+    sample = f", of which an even sample of {num_drawn:,} is drawn" if num_drawn < len(points) else ""
+    return f"{named}; {len(points):,} evaluated epochs{sample}."
 
 
 MOST_NAMED = 8

@@ -293,9 +293,17 @@ def test_sweeps_that_were_measured_on_other_images_are_refused(home: Path):
 
 
 def test_tables_over_checkpoints_are_drawn_by_their_folder(home: Path, tmp_path: Path):
+    """Their victim, whose fields tell them apart, is the one in whose folder the checkpoints lie."""
+    victim = home / "victims" / "v-0"
+    victim.mkdir(parents=True)
+    (victim / "victim.json").write_text(json.dumps({"spec": {"name": "v", "poisoning": {"rate": 0.1}}}))
     (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "dynamics.csv").write_text("epoch,clean_score,poisoned_score\n1,0.2,0.1\n2,0.3,0.5\n")
-    found = json_of("compare", str(tmp_path / "scores"))["training"]
-    assert [(row["line"], row["part"], row["x"], row["value"]) for row in found][-1] == ("scores", "poisoned", 2.0, 0.5)
+    head, checkpoint = "epoch,checkpoint,clean_score,poisoned_score,recall_highest@0.1", victim / "checkpoints" / "1.pt"
+    rows = f"1,{checkpoint},0.2,0.1,0.3\n2,{checkpoint},0.3,0.5,0.8\n"
+    (tmp_path / "scores" / "dynamics.csv").write_text(f"{head}\n{rows}")
+    found = json_of("compare", str(tmp_path / "scores"), "--by", "rate")
+    assert [(row["series"], row["value"]) for row in found["results"]] == [("rate 0.1", 80.0)]
+    lines = [(row["line"], row["part"], row["x"], row["value"]) for row in found["training"]]
+    assert ("scores", "poisoned", 2.0, 0.5) in lines
     (tmp_path / "scores" / "dynamics.csv").write_text("checkpoint\n1\n")
     assert "has no column epoch" in refused("compare", str(tmp_path / "scores"))

@@ -144,7 +144,7 @@ class Comparison:
         ordered = sorted(values) if all(map(is_number, values)) else list(values)
         return {value: in_words(self.by, word) for value, word in zip(ordered, column_words(ordered), strict=True)}
 
-    @property
+    @cached_property
     def series(self) -> tuple[str, ...]:
         """Their labels, in order."""
         return tuple(dict.fromkeys(item.name for item in self.items) if self.by is None else self._words.values())
@@ -311,15 +311,14 @@ def result_table(comparison: Comparison) -> pd.DataFrame:
     selected epoch.
     """
     rows: list[dict[str, Any]] = []
+    places = {series: place for place, series in enumerate(comparison.series)}
     for group in dict.fromkeys(comparison.group(item) for item in comparison.sweeps):
         members = [item for item in comparison.sweeps if comparison.group(item) == group]
         first = members[0].record
         victim = {"accuracy": first.victim.accuracy, "asr": first.victim.asr, "epoch": first.victim_epoch}
         rows.append({"group": group, "series": VICTIM, "name": members[0].victim, **victim})
         found = [row for item in members for row in _results(comparison, item)]
-        rows += sorted(
-            ({"group": group, **row} for row in found), key=lambda row: comparison.series.index(row["series"])
-        )
+        rows += sorted(({"group": group, **row} for row in found), key=lambda row: places[row["series"]])
     for one in comparison.others:
         is_shown = any(row["group"] == one.victim for row in rows)  # as the victim of a sweep
         if isinstance(one, ComparedVictim) and (known := one.row.measurement) is not None and not is_shown:
@@ -373,8 +372,12 @@ def _point_of(item: ComparedSweep, row: LeaderboardRow) -> dict[str, Any]:
     return found | {"epoch": best.epoch, "accuracy": best.measurement.accuracy, "asr": row.min_asr}
 
 
+MOST_ROWS = 60
+"""Of the table in the terminal."""
+
+
 def render_results(comparison: Comparison) -> Table:
-    """`result_table` for the terminal; percentages with one decimal."""
+    """The first rows of `result_table` for the terminal; percentages with one decimal."""
     title = "\n".join(f"note: {note}" for note in notes_of(comparison))
     table = Table(box=None, header_style="bold", pad_edge=False, title=Text(title) if title else None)
     frame = result_table(comparison)
@@ -383,7 +386,9 @@ def render_results(comparison: Comparison) -> Table:
         table.add_column(heading)
     for heading in ("epoch", "acc. %", "ASR %", "kept %", "lowest ASR %"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in frame.to_dict("records"):
+    if len(frame) > MOST_ROWS:
+        table.caption = f"the first {MOST_ROWS} of {len(frame):,} rows; --json gives all of them"
+    for row in frame.head(MOST_ROWS).to_dict("records"):
         trial = "" if row["trial"] is None else f"{row['trial']}" + ("" if row["cleaned"] else " (not cleaned)")
         rates = (in_percent(row[name]) for name in ("accuracy", "asr", "retention", "lowest_asr"))
         group = [Text(row["group"])] if several else []

@@ -24,6 +24,7 @@ from sweeplab.ranking.compared import (
     best_results,
     fields_of,
     full_path,
+    render_results,
     result_table,
 )
 from sweeplab.ranking.victims import VictimRow, found_in
@@ -257,6 +258,12 @@ class TestAgainst:
         assert frame[frame["line"] != "victim"][["line", "x"]].to_numpy().tolist() == [
             ["s", 0.0], ["s", 1.0], ["t", 0.0], ["t", 1.0]
         ]  # fmt: skip
+
+    def test_many_values_of_a_search_are_not_joined(self):
+        item = compared("s", *(trial(n, START, (300, 10), warmup_steps=n) for n in range(70)))
+        figure = draw_against(against_points(Comparison.of([item], "warmup_steps")), "warmup_steps")
+        assert {trace.mode for trace in figure.data} == {"markers"}
+        assert render_results(Comparison.of([item], "warmup_steps")).row_count == 60
 
     def test_words_make_no_axis(self):
         assert against_points(two_methods()).empty
