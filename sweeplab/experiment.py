@@ -100,6 +100,7 @@ class Resources(Spec):
             "concurrent_trials",
             "loader_workers",
             "activation_checkpointing",
+            "compile",
             "node_cache_gigabytes",
             "keep_checkpoints",
             "max_attempts",
@@ -130,6 +131,9 @@ class Resources(Spec):
     activation_checkpointing: bool = False
     """Whether the blocks of both towers keep their inputs alone and are computed again for their gradients: far less
     memory for a third more work, and the same result."""
+    compile: bool = False
+    """Whether torch.compile makes the passes of training, which takes minutes at each process's first steps and changes
+    results by rounding. Not together with `activation_checkpointing`."""
     node_cache_gigabytes: float = Field(default=128.0, ge=0)
     """What a node may keep for its processes in its temporary folder: sets of more than 64 MiB of decoded images, each
     made once, and test images with their triggers; tables of many pairs; copies of files and weights that it does not
@@ -171,6 +175,12 @@ class Resources(Spec):
         if not path.is_absolute():
             raise ValueError(f"{value!r} must be an absolute path or a URL, since workers run in folders of their own")
         return str(path)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Resources":
+        if self.compile and self.activation_checkpointing:
+            raise ValueError("compile=true and activation_checkpointing=true do not go together; choose one of them")
+        return self
 
     def resolved_executor(self) -> Literal["inline", "tune", "pool"]:
         """`auto` decided.

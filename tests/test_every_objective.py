@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.testing import assert_close
 
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.deep_clustering import DeepClustering
@@ -20,6 +22,7 @@ from sweeplab.pretraining.roclip import RoCLIP
 from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
+from sweeplab.training import loop
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import PairBatch
 from sweeplab.training.loop import Run, Training, train, train_step
@@ -218,6 +221,26 @@ def test_a_run_computes_blocks_again_where_it_is_asked_to(tiny: Architecture, pa
         found.append(model.state_dict())
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.slow
+def test_a_run_compiles_its_passes_where_it_is_asked_to(
+    tiny: Architecture, pairs: TrainingPairs, monkeypatch: pytest.MonkeyPatch
+):
+    """By torch's front end alone, which needs no compiler: the graphs run as they were recorded."""
+    graphs, found = CompileCounter(), []
+    monkeypatch.setattr(Encoder, "compile", lambda encoder: nn.Module.compile(encoder, backend=graphs))
+    monkeypatch.setattr(loop, "check_compiler", lambda for_gpu: None)
+    for compiles in (False, True):
+        model = build(tiny, seed=0)
+        run = Run(EVERY["mmcl"], OPTIMIZATION, epochs=1, seed=0, compile=compiles)
+        train(model, pairs, run, measure=measure, context=Notebook())
+        assert (graphs.frame_count > 0) == compiles
+        found.append(model.state_dict())
+    torch._dynamo.reset()
+    assert found[0].keys() == found[1].keys()
+    for name, tensor in found[0].items():
+        assert_close(found[1][name], tensor, rtol=1e-5, atol=1e-5)
 
 
 def test_the_curve_records_the_parts_every_few_steps(tiny: Architecture, pairs: TrainingPairs):

@@ -299,6 +299,12 @@ def test_activation_checkpointing_is_refused_for_image_towers_that_know_none(vic
         victim.replace(resources=resources, architecture=Architecture(name="convnext_base"))
 
 
+def test_compiled_steps_are_no_part_of_a_digest_and_recompute_no_blocks(victim: PretrainedVictim):
+    assert victim.replace(resources=victim.resources.replace(compile=True)).digest() == victim.digest()
+    with pytest.raises(InvalidInput, match="do not go together; choose one"):
+        Resources(compile=True, activation_checkpointing=True)
+
+
 def test_a_victims_batch_that_its_workers_do_not_divide_is_refused(victim: PretrainedVictim):
     with pytest.raises(InvalidInput, match="multiple of 3"):
         victim.replace(resources=Resources(workers=3))

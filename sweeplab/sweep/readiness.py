@@ -12,19 +12,23 @@ from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.sweep.prepare import Prepared
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.victims import victim_of
+from sweeplab.training.compilation import check_compiler
 from sweeplab.worker.input_paths import input_paths_of
 
 
-def check_batch_norm(sweep: CleaningSweep) -> None:
-    """Refuse `sync` where several workers have no GPU; torch has no such layer for the CPU.
+def check_machine(sweep: CleaningSweep) -> None:
+    """Refuse `batch_norm="sync"` where several workers have no GPU, since torch has no such layer for the CPU, and
+    compiled steps without a compiler on this machine.
 
     Raises:
-        InvalidInput: naming the run.
+        InvalidInput: naming the run or the compiler.
     """
     for spec in (sweep, sweep.original_victim()):
         if not isinstance(spec, (CleaningSweep, PretrainedVictim)):
             continue
         has_gpu = resources_per_worker(spec.resources).get("GPU", 0.0) > 0
+        if spec.resources.compile and not has_gpu:  # workers with a GPU look for theirs themselves
+            check_compiler(for_gpu=False)
         if spec.optimization.batch_norm == "sync" and spec.resources.workers > 1 and not has_gpu:
             raise InvalidInput(
                 f"{spec.name}: optimization.batch_norm='sync' runs on CUDA only, and its workers have no GPU; "

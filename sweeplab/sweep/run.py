@@ -37,7 +37,7 @@ from sweeplab.sweep.page_writer import PageWriter
 from sweeplab.sweep.prepare import Prepared, prepare
 from sweeplab.sweep.pretraining import check_same_storage, pretrain_victim, victim_folder
 from sweeplab.sweep.progress import SweepProgress
-from sweeplab.sweep.readiness import check_batch_norm, check_storages, make_ready_nodes
+from sweeplab.sweep.readiness import check_machine, check_storages, make_ready_nodes
 from sweeplab.sweep.resume import check_is_there, check_same_spec, resume_plan, set_aside
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.trial_storage import check_storage_of_trial
@@ -158,7 +158,7 @@ def run_victim(victim: PretrainedVictim, home: Path, options: Options = Options(
     with workplace(prepared.sweep, inline):
         session = Session(home, inline, parts_of(prepared.sweep), prepared.inputs)
         if not inline:
-            check_batch_norm(prepared.sweep)
+            check_machine(prepared.sweep)
             make_ready_nodes(prepared, session, runs_trials=False)
         return pretrain_victim(spec, prepared.victim_digest, session)
 
@@ -268,7 +268,7 @@ def _run_what_is_left(prepared: Prepared, folder: SweepFolder, home: Path, optio
     session = Session(home, inline, parts_of(sweep, trains_victim=trains_victim), prepared.inputs)
     with workplace(sweep, inline):
         if not inline:
-            check_batch_norm(sweep)
+            check_machine(sweep)
             make_ready_nodes(prepared, session, runs_trials=True)
         victim = victim_kind.ensure(prepared.victim_digest, prepared.expected, folder, session)
         for note in folder.victim_notes():

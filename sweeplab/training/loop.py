@@ -21,6 +21,7 @@ from sweeplab.storage.checkpoint_names import point_name, rolling_name
 from sweeplab.training import checkpoints, ranks
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import EpochBatches, Loader, PairBatch, Pairs, steps_per_epoch
+from sweeplab.training.compilation import check_compiler
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Objective, Pass, TrainingFacts
 from sweeplab.training.optimisation import (
     Optimization,
@@ -94,6 +95,8 @@ class Run:
     """Processes that decode images which do not fit into memory."""
     activation_checkpointing: bool = False
     """Whether blocks are computed again for their gradients."""
+    compile: bool = False
+    """Whether torch.compile makes the training's forward and backward passes."""
     measure_at: tuple[int, ...] = ()
     """Steps inside each epoch after which a point is measured too, beside the epoch's end."""
     log_every: int | None = None
@@ -201,6 +204,8 @@ class Training:
         self.pairs, self.settings, self.measure, self.context = pairs, run, measure, context
         self.optimization, self.objective = run.optimization, run.objective
         pairs_per_chunk(self.optimization, ranks.world_size())
+        if run.compile:
+            check_compiler(for_gpu=self.device.type == "cuda")
         pairs.use_views(
             hooks.image_views(self.objective),
             image_augmentation=hooks.image_augmentation(self.objective),
@@ -254,7 +259,10 @@ class Training:
         if self.place.epoch >= last:
             return
         check_schedule(warmup_of(self.optimization), self.per_epoch * run.epochs)
-        self.encoder = on_all_ranks(Encoder(self.model), self.objective, self.optimization)
+        encoder = Encoder(self.model)
+        if run.compile:
+            encoder.compile()  # in place, so that parameters keep their names; measurements do not pass it
+        self.encoder = on_all_ranks(encoder, self.objective, self.optimization)
         while self.place.epoch < last and not ranks.broadcast_object(self.context.should_stop()):
             self.run_epoch(self.place.epoch + 1)
 
