@@ -11,7 +11,7 @@ QUANTITIES = {
     "asr": "ASR (%)",
     "recall_highest@0.1": "poisons among the top 10 % of cosines (%)",
     "recall_highest@0.3": "poisons among the top 30 % of cosines (%)",
-    "safe_poison_share": "poisons that are called safe (%)",
+    "safe_poison_share": "poisons among the safe pairs (%)",
 }
 """Shares, as fractions; the last three of tables over checkpoints, at the last one."""
 

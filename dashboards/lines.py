@@ -22,7 +22,7 @@ from sweeplab.records import Point, TrialRecord
 COLUMNS = ("line", "part", "quantity", "x", "value")
 
 SCORES = "mean cosine of image and caption"
-SHARES = {"safe_share": "pairs that are called safe (%)", **QUANTITIES}
+SHARES = {"safe_share": "safe pairs, of all pairs (%)", **QUANTITIES}
 
 MOST_LINES = 12
 """Lines in a panel, the first ones."""
@@ -113,7 +113,8 @@ def describe_lines(frame: pd.DataFrame) -> str:
         for (line, part), points in frame[frame["quantity"] == quantity].groupby(["line", "part"], sort=False)
     ]
     more = f" and {len(ends) - 6} more" if len(ends) > 6 else ""
-    return f"{quantity}, first and last {frame.attrs['x']}: {'; '.join(ends[:6])}{more}."
+    what = quantity[0].upper() + quantity[1:]
+    return f"{what}, first and last {frame.attrs['x']}: {'; '.join(ends[:6])}{more}."
 
 
 def draw_lines(frame: pd.DataFrame, *, asr_ceiling: float | None = None) -> go.Figure:

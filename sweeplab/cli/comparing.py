@@ -50,8 +50,8 @@ def compare(
     comparison = Comparison.of(gather(home_folder(to_read=True), names), by)
     if as_json:
         say_json({"by": comparison.by, **tables_of(comparison, marks, trial or [])})
-    else:
-        say_table(lambda _: render_results(comparison))
+    elif (table := render_results(comparison)).row_count:  # none of tables over checkpoints alone
+        say_table(lambda _: table)
     if to is None and as_json and not opens:
         return
     page = build_comparison(comparison, to or home_folder() / "compare.html", marks, trial or [])

@@ -291,6 +291,7 @@ def scores(name, **fields):
             "poisoned_score": [0.1, 0.5],
             "recall_highest@0.1": [0.0, 0.8],
             "recall_highest@0.3": [0.1, 0.9],
+            "safe_poison_share": [0.0, 0.02],
         }
     )
     return ComparedTable(name=name, victim=name, fields={f"victim.{k}": v for k, v in fields.items()}, table=table)
@@ -359,8 +360,10 @@ class TestBarsOfVictims:
     def test_of_tables_the_last_checkpoint(self):
         rows = bar_rows(Comparison.of([scores("a", near=True), scores("b", near=False)], "near"))
         assert rows[["quantity", "value"]].drop_duplicates().to_numpy().tolist() == [
-            ["poisons among the top 10 % of cosines (%)", 80], ["poisons among the top 30 % of cosines (%)", 90]
-        ]  # fmt: skip
+            ["poisons among the top 10 % of cosines (%)", 80],
+            ["poisons among the top 30 % of cosines (%)", 90],
+            ["poisons among the safe pairs (%)", 2],
+        ]
 
     def test_a_victim_beside_its_sweeps_stands_once(self):
         items = [*two_methods().items, victim("a", (1, 1), (400, 990))]
