@@ -1,11 +1,12 @@
 """Clean a small victim with fewer pairs, with pairs some of which are poisoned, and for longer.
 
-    python sweeps/choosing.py --inline                                # 6 sweeps of 4 settings: 15 minutes of one core
+    python sweeps/choosing.py --inline                                # 6 sweeps of 4 settings
     python sweeps/choosing.py --inline --only 'choosing-poisons-*'
     sweeplab leaderboard choosing-poisons-5
 
 The quickstart's recipe on pictures of 32 pixels, as in benchmarks/measured_grid.py; MMCL alone and CleanCLIP, each at
-two rates that clean this victim. docs/choosing.md says what the papers found and what came out here.
+two rates that clean this victim. Expected: about 15 minutes of one core; poisons among the pairs raise the lowest ASR,
+and a quarter of the steps cleans less. It has not been run whole yet; docs/choosing.md says what the papers found.
 """
 
 from quickstart import SWEEP as QUICKSTART
