@@ -178,7 +178,7 @@ def test_a_batch_job_hands_its_signal_on_and_is_put_back_into_the_queue(tmp_path
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 75
+    assert process.wait(timeout=60) == 75
     assert job.lines("scontrol") == ["requeue 42"]
     assert [line.split(".py ")[1] for line in job.lines("python")] == ["--only some-sweep"]
 
@@ -188,19 +188,23 @@ def test_a_batch_job_hands_its_signal_on_and_is_put_back_into_the_queue(tmp_path
 )
 def test_a_batch_job_is_queued_again_for_exit_code_75_alone(tmp_path: Path, code: int, restarts: str, requeued: int):
     job = Batch(ONE_NODE, tmp_path, f"exit {code}")
-    assert job.start(RESTART_COUNT=restarts).wait(timeout=20) == code
+    assert job.start(RESTART_COUNT=restarts).wait(timeout=60) == code
     assert len(job.lines("scontrol")) == requeued
 
 
 def test_a_batch_job_of_several_nodes_starts_ray_on_each_before_the_sweep(tmp_path: Path):
     script = ONE_NODE.replace("\npython sweeps", f"\n{MORE_NODES}\npython sweeps")
     job = Batch(script, tmp_path, 'echo "$RAY_ADDRESS $RAY_AUTH_MODE" > seen')
-    assert job.start().wait(timeout=20) == 0
+    assert job.start().wait(timeout=60) == 0
     address, mode = (tmp_path / "seen").read_text().split()
     assert mode == "token"
     head = [line for line in job.lines("ray") if line.startswith("start --head")]
     assert len(head) == 1
     assert f"--node-ip-address={address.removesuffix(':6379')} --port=6379 --num-cpus=8" in head[0]
+    deadline = time.monotonic() + 20
+    while not job.lines("srun"):  # it runs beside the script
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     (others,) = job.lines("srun")
     assert others.startswith("--nodes=2 --ntasks=2 --cpus-per-task=8 --exclude=node-1 ray start")
     assert f"--address={address} --num-cpus=8" in others
