@@ -74,7 +74,7 @@ def timed(words: list[str], environment: dict[str, str]) -> tuple[float, float, 
 
 def first_view(page: Path, profile: Path) -> float | None:
     """Seconds of the browser's main thread until the first chart is drawn; None without a browser."""
-    sys.path.insert(0, str(ROOT / "tests" / "dashboards"))
+    sys.path.insert(0, str(ROOT / "tests"))
     from browser import CHROMIUM, Browser
 
     if CHROMIUM is None:

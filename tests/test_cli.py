@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -48,6 +49,7 @@ from sweeplab.sweep import prepare, victims
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.tracking.runs import Tracker
 from sweeplab.versions import installed_version
 from sweeplab.worker.inputs import checkpoint_config
 
@@ -521,6 +523,38 @@ def json_of(*words: str) -> Any:
     code, stdout, _ = command(*words, "--json")
     assert code == 0
     return json.loads(stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+def test_terminal_page_json_and_mlflow_show_the_same_numbers(
+    finished_home: Path, tmp_path: Path, mlflow_tables: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """JSON and MLflow to the last digit, terminal and page as percentages with one."""
+    shutil.copytree(finished_home, tmp_path / "home")
+    shutil.copy(mlflow_tables, tmp_path / "home")
+    monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
+    folder = SweepFolder(tmp_path / "home" / "sweeps" / "made-up")
+    record = folder.record()
+    tracker = Tracker(folder.home, record, folder.header())
+    tracker.sync({trial.number: trial.params for trial in record.trials}, record.trials)
+    runs = {run.data.tags.get("sweeplab.trial"): run.data.metrics for run in tracker.client.search_runs(["1"])}
+    rows = json_of("leaderboard", "made-up")["trials"]
+    page = Path(command("report", "made-up")[1].strip()).read_text()
+    lines = [line.split() for line in command("leaderboard", "made-up")[1].splitlines()]
+    seen = 0
+    for row in rows:
+        metrics = runs[str(row["trial"])]
+        assert metrics["min/asr"] == row["min_asr"]
+        found = {name: metrics.get(f"best/{name}") for name in ("retention", "accuracy", "asr", "epoch")}
+        assert found == {name: row[name] for name in found}
+        assert (metrics["best/feasible"] == 1.0) == row["feasible"]
+        (shown,) = [words[2:5] for words in lines if words[:2] == [str(row["rank"]), str(row["trial"])]]
+        (written,) = re.findall(f'<tr[^>]* data-trial="{row["trial"]}">(.*?)</tr>', page)
+        cells = [re.sub("<small>.*|<[^>]*>", "", cell) for cell in re.findall("<td[^>]*>(.*?)</td>", written)]
+        if row["feasible"]:
+            seen += 1
+            percentages = [f"{100 * row[name]:.1f}" for name in ("retention", "accuracy", "asr")]
+            assert shown == cells[1:4] == percentages
+    assert seen == 2
 
 
 ROW_KEYS = (

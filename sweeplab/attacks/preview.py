@@ -26,7 +26,7 @@ TEXT_SIZE = 14
 """Of names and captions, pixels."""
 
 LEAST_SIDE = 160
-"""Of a picture with a caption, pixels: smaller ones are enlarged, so that the caption has room."""
+"""Of a picture with a caption, or one that stands alone, pixels: smaller ones are enlarged."""
 
 MOST_LINES = 6
 """Of a caption."""
@@ -91,7 +91,8 @@ def drawn_preview(attack: Attack | TargetedImages, image_size: int) -> bytes:
     clean = torch.from_numpy(fruit).permute(2, 0, 1)
     triggered = attack.stamp(clean[None], [stream_seed(0, "preview", 0)])[0]
     buffer = io.BytesIO()
-    sheet([Row([clean, triggered, magnified(clean, triggered)])]).save(buffer, "PNG")
+    pictures = _enlarged(torch.stack([clean, triggered, magnified(clean, triggered)]))
+    sheet([Row(list(pictures))]).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -106,12 +107,17 @@ def preview_poisons(table: PairTable, plan: PoisonPlan, num: int, *, image_size:
     """
     rows, captions = list(plan.rows[:num]), plan.caption_changes()
     clean = torch.stack([torch.from_numpy(load_image(table.image(row), image_size)) for row in rows])
-    larger = -(-LEAST_SIDE // image_size)
-    pictures = list(plan.stamp_rows(clean, rows).repeat_interleave(larger, dim=2).repeat_interleave(larger, dim=3))
+    pictures = list(_enlarged(plan.stamp_rows(clean, rows)))
     texts = [captions[row] for row in rows]
     wide = min(len(rows), round(len(rows) ** 0.5 + 0.49))  # nine are three by three
     places = range(0, len(rows), wide)
     return sheet([Row(pictures[at : at + wide], captions=texts[at : at + wide]) for at in places])
+
+
+def _enlarged(pictures: Tensor) -> Tensor:
+    """(B, 3, S, S) pictures, each pixel repeated until a side has LEAST_SIDE pixels."""
+    larger = -(-LEAST_SIDE // pictures.shape[-1])
+    return pictures.repeat_interleave(larger, dim=2).repeat_interleave(larger, dim=3)
 
 
 def magnified(clean: Tensor, triggered: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ NOTES = "sweeplab.notes"
 DESCRIPTION = "mlflow.note.content"
 """The tag that MLflow's page shows as the experiment's description."""
 EPOCH = "time/epoch"
-"""The metric of a point's epoch: under this name it does not lead MLflow's page of compared runs."""
+"""The metric of a point's epoch."""
 
 
 @dataclass(frozen=True)
@@ -230,10 +230,11 @@ class Tracker:
 
     def _metrics(self, point: Point) -> list[Any]:
         measurement = point.measurement
+        # In this order MLflow gives them back; its page of compared runs draws the first.
         values = {
-            EPOCH: point.epoch,
-            "eval/accuracy": measurement.accuracy,
             "eval/retention": retention(measurement.accuracy, self.sweep.victim.accuracy),
+            "eval/accuracy": measurement.accuracy,
+            EPOCH: point.epoch,
             "time/train_seconds": point.train_seconds,
             "time/evaluate_seconds": point.evaluate_seconds,
             **{f"train/{name}": value for name, value in point.train.items()},
@@ -321,7 +322,7 @@ class Tracker:
         place = Place(self.store.address, self.experiment, run_id, run.artifact_uri)
         if state == "finished":
             return place
-        values = {"eval/accuracy": victim.accuracy, "eval/retention": 1.0, EPOCH: self.sweep.victim_epoch}
+        values = {"eval/retention": 1.0, "eval/accuracy": victim.accuracy, EPOCH: self.sweep.victim_epoch}
         if victim.asr is not None:
             values["eval/asr"] = victim.asr
         # Fixed times, so that a second attempt after a kill adds no second point.

@@ -6,14 +6,18 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-VIEW_METRICS = ("best/feasible", "best/retention", "best/accuracy", "best/asr", "min/asr")
-"""Columns of the saved view, before the parameters."""
+VIEW_METRICS = {"best/feasible": 105, "best/retention": 160, "best/accuracy": 120, "best/asr": 120, "min/asr": 100}
+"""Columns of the saved view, before the parameters, with their widths in pixels: MLflow shows every digit."""
+
+PARAMETER_WIDTH = 120
 
 
 def saved_view(name: str, parameters: Sequence[str]) -> str:
     """A saved view of MLflow's runs page (3.15 and later): by retention, largest first, with three charts."""
     metrics = [f"metrics.`{metric}`" for metric in VIEW_METRICS]
-    columns = [*metrics, *(f"params.`{parameter}`" for parameter in parameters)]
+    searched = [f"params.`{parameter}`" for parameter in parameters]
+    columns = [*metrics, *searched]
+    widths = dict(zip(metrics, VIEW_METRICS.values(), strict=True)) | dict.fromkeys(searched, PARAMETER_WIDTH)
     state = {
         "searchFilter": "",
         "orderByKey": "metrics.`best/retention`",
@@ -24,7 +28,7 @@ def saved_view(name: str, parameters: Sequence[str]) -> str:
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
         "columnOrder": columns,
-        "columnWidths": dict.fromkeys(columns, 120),
+        "columnWidths": widths,
         "compareRunCharts": _charts(parameters),
         "compareRunSections": [
             {
@@ -34,6 +38,8 @@ def saved_view(name: str, parameters: Sequence[str]) -> str:
                 "isReordered": True,
                 "deleted": False,
                 "isGenerated": False,
+                "columns": 2,
+                "cardHeight": 400,
             }
         ],
         "isAccordionReordered": True,
@@ -69,6 +75,9 @@ def _charts(parameters: Sequence[str]) -> list[dict[str, Any]]:
             selectedMetricKeys=["eval/accuracy"],
             xAxisKey="metric",
             selectedXAxisMetricKey="eval/asr",
+            useGlobalXaxisKey=False,
+            lineSmoothness=0,  # MLflow draws a running mean otherwise
+            useGlobalLineSmoothing=False,
         ),
         chart(
             "PARALLEL",

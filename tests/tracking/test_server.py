@@ -1,7 +1,10 @@
 """A real tracking server: a sweep's runs and files go through it, its password nowhere, and nothing waits for it."""
 
+import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -9,25 +12,27 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import fabricated
 import pytest
+from browser import CHROMIUM, Browser
 from mlflow.tracking import MlflowClient
 
 from sweeplab.sweep.mlflow_sync import synced_tracking
 from sweeplab.sweep.session import Session
 from sweeplab.sweep.tracking_process import Tracking
+from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking.registry import Registration, Registry
 from sweeplab.tracking.store import Place, page_of, put_page
 
 PASSWORD = "not-to-be-seen"
 
 
-@pytest.fixture
-def server(tmp_path: Path, mlflow_tables: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path) -> Iterator[str]:
     """The address of a server that keeps the files itself."""
-    folder = tmp_path / "server"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("server")
     shutil.copy(mlflow_tables, folder / "runs.db")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -54,36 +59,39 @@ def server(tmp_path: Path, mlflow_tables: Path) -> Iterator[str]:
             except OSError:
                 time.sleep(0.1)
         yield f"127.0.0.1:{port}"
-        os.killpg(process.pid, 15)
+        os.killpg(process.pid, signal.SIGTERM)
+    assert PASSWORD.encode() not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is set of MLflow's environment here goes with the test."""
-    for name in ("URI", "USERNAME", "PASSWORD"):
-        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", "")
-    for name in ("MAX_RETRIES", "TIMEOUT"):
-        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "1" if name == "MAX_RETRIES" else "10")
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("restored")
-def test_a_sweep_goes_to_the_server_and_elsewhere_later(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, news: Callable[[], list[str]]
-):
-    folder = fabricated.finished_sweep(tmp_path / "home" / "sweeps")
-    home = folder.home
-
-    def bring(uri: str, *, inline: bool = True) -> Tracking | None:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        tracking = synced_tracking(fabricated.SWEEP, folder, Session(home, inline=inline))
+def bring(folder: SweepFolder, uri: str, *, inline: bool = True) -> Tracking | None:
+    """Bring a sweep to a store, as the start of a command does; what that sets of MLflow's environment goes again."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TRACKING_USERNAME", "TRACKING_PASSWORD", "HTTP_REQUEST_MAX_RETRIES", "HTTP_REQUEST_TIMEOUT"):
+            patch.setenv(f"MLFLOW_{name}", "")
+            patch.delenv(f"MLFLOW_{name}")
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracking = synced_tracking(fabricated.SWEEP, folder, Session(folder.home, inline=inline))
         if tracking is not None:
             tracking.close()
         return tracking
 
-    assert bring(f"http://me:{PASSWORD}@{server}", inline=False) is not None
+
+@pytest.fixture(scope="module")
+def folder(server: str, tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
+    """A finished sweep that the server was told of."""
+    made = fabricated.finished_sweep(tmp_path_factory.mktemp("home") / "sweeps")
+    assert bring(made, f"http://me:{PASSWORD}@{server}", inline=False) is not None
+    return made
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_to_the_server_and_elsewhere_later(
+    server: str, folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, news: Callable[[], list[str]]
+):
+    home, address = folder.home, f"http://{server}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert not (home / "mlflow.db").exists()
-    client = MlflowClient(f"http://{server}")
+    client = MlflowClient(address)
     experiment = client.get_experiment_by_name(folder.name)
     runs = client.search_runs([experiment.experiment_id])
     place = Place.read(folder.path)
@@ -105,18 +113,61 @@ def test_a_sweep_goes_to_the_server_and_elsewhere_later(
     assert [file.path for file in client.list_artifacts(registry.run.run_id, "promoted/0123")] == [
         "promoted/0123/weights"
     ]
-    assert page_of(home, folder.path)[1].startswith(f"http://{server}/#/experiments/{experiment.experiment_id}/runs?")
-
-    # The password is in no file of the home or of the server, and in nothing that was said.
-    holders = [path for path in tmp_path.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
-    assert holders == []
+    assert page_of(home, folder.path)[1].startswith(f"{address}/#/experiments/{experiment.experiment_id}/runs?")
 
     # Another store gets the whole sweep; one that does not answer costs it nothing.
-    assert bring("http://127.0.0.1:9") is None
-    assert bring("") is not None
+    assert bring(folder, "http://127.0.0.1:9") is None
+    assert bring(folder, "") is not None
     assert (home / "mlflow.db").exists()
-    said = news()
-    assert said[0] == f"MLflow: the whole sweep is now in http://{server} too; before, it went to the home itself"
-    assert said[1].startswith("note: MLflow's store http://127.0.0.1:9 cannot be used (")
-    assert said[2] == f"MLflow: the whole sweep is now in {home}/mlflow.db too; before, it went to http://{server}"
-    assert PASSWORD not in "".join(said)
+    assert bring(folder, f"http://me:{PASSWORD}@{server}") is not None
+    unreachable, there, back = news()
+    assert unreachable.startswith("note: MLflow's store http://127.0.0.1:9 cannot be used (")
+    assert there == f"MLflow: the whole sweep is now in {home}/mlflow.db too; before, it went to {address}"
+    assert back == f"MLflow: the whole sweep is now in {address} too; before, it went to the home itself"
+    assert PASSWORD not in unreachable
+    holders = [path for path in home.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert holders == []
+
+
+def in_order(browser: Browser, place: str, text: str, axis: str) -> list[str]:
+    """Different texts that begin so, of the elements that a selector finds, by where they stand."""
+    found = f"[...document.querySelectorAll('{place}')].filter((e) => e.innerText.trim().startsWith('{text}'))"
+    by_place = f".sort((a, b) => a.getBoundingClientRect().{axis} - b.getBoundingClientRect().{axis})"
+    return list(dict.fromkeys(browser.run(f"{found}{by_place}.map((e) => e.innerText.trim())")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_mlflows_pages_show_runs_by_retention_charts_and_what_is_compared(
+    server: str, folder: SweepFolder, tmp_path: Path
+):
+    address = page_of(folder.home, folder.path)[1]
+    client = MlflowClient(f"http://{server}")
+    experiment = client.get_experiment_by_name(folder.name).experiment_id
+    drawn = "[...document.querySelectorAll('.js-plotly-plot text')].map((text) => text.textContent)"
+    browser = Browser(tmp_path)
+    try:
+        browser.open(address, until="document.body?.innerText.includes('trial 0005')")
+        shown = browser.run("document.body.innerText")
+        assert "Ranked by retention" in shown
+        assert "cleanclip on made-up-victim: 6 trials of 2 epochs" in shown
+        assert in_order(browser, "[role=columnheader]", "best/", "x")[:3] == [
+            "best/feasible",
+            "best/retention",
+            "best/accuracy",
+        ]
+        assert in_order(browser, "a", "trial ", "y")[:2] == ["trial 0001", "trial 0002"]
+        browser.open(f"{address}&compareRunsMode=CHART", until=f"{drawn}.includes('eval/asr')")
+        assert re.search(r"Accuracy and ASR\s*\(3\)", browser.run("document.body.textContent"))
+        runs = [run.info.run_id for run in client.search_runs([experiment], "tags.`sweeplab.kind` = 'trial'")]
+        query = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
+        browser.open(f"http://{server}/#/compare-runs?{query}", until=f"{drawn}.includes('learning_rate')")
+        names = browser.run(drawn)
+        assert "eval/retention" in names
+        assert "time/epoch" not in names
+        asked = [
+            e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"
+        ]
+        assert [url for url in asked if not url.startswith((f"http://{server}/", "data:", "blob:", "about:"))] == []
+    finally:
+        browser.close()

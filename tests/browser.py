@@ -23,7 +23,11 @@ class Browser:
             os.dup2(63, 3), os.dup2(64, 4)
 
         options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
-        away = ("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={profile}", "--remote-debugging-pipe")
+        away = (
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            f"--user-data-dir={profile}",
+            "--remote-debugging-pipe",
+        )
         self.process = subprocess.Popen(
             [str(CHROMIUM), *options, *away], preexec_fn=connect, close_fds=False, stderr=subprocess.DEVNULL
         )
@@ -65,14 +69,17 @@ class Browser:
             assert time.monotonic() < until, f"not within {seconds} s: {code}"
             time.sleep(0.05)
 
-    def open(self, url, *, width=1440, height=900, dark=False, has_charts=True):
-        """Load a page anew."""
+    def open(self, url, *, width=1440, height=900, dark=False, has_charts=True, until=None):
+        """Load a page anew; where an expression is given, until it holds."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url="about:blank")
         self.events.clear()
         self.call("Page.navigate", url=url)
+        if until is not None:
+            self.wait(until)
+            return
         self.wait(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
         if has_charts:
             self.wait("typeof trials !== 'undefined' && trials !== null")
