@@ -7,6 +7,7 @@ from typing import Literal
 
 from sweeplab.adoption import check_own_victim
 from sweeplab.attacks.poisoning import PoisonPlan, load_plan
+from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.clip_folders import checkpoint_file
 from sweeplab.execution.cluster import cluster_fault
 from sweeplab.execution.controller import Workload
@@ -182,7 +183,8 @@ class VictimController:
         selects_among_all = self.victim.select == "most accurate" or isinstance(self.victim.select, ClosestTo)
         best = [select_epoch(self.victim, self.run)] if selects_among_all and point.epoch > 0 else []
         _keep_checkpoints(self.victim, self.run, point, *best)
-        numbers = f"accuracy {percent(point.measurement.accuracy)}, ASR {percent(point.measurement.asr)}"
+        rate = "PSR" if isinstance(self.victim.poisoning, TargetedImages) else "ASR"
+        numbers = f"accuracy {percent(point.measurement.accuracy)}, {rate} {percent(point.measurement.asr)}"
         seconds = point.train_seconds + point.evaluate_seconds
         last = self.victim.select if isinstance(self.victim.select, int) else self.victim.epochs
         left = f", {duration((last - point.epoch) * seconds)} left" if 0 < point.epoch < last else ""

@@ -11,6 +11,9 @@ from sweeplab.worker.failures import Failure
 BACKOFF_SECONDS = (0.0, 5.0, 30.0)
 """Wait before another attempt: none after the first failure, longer after the next ones."""
 
+MORE_MEMORY = "set resources.activation_checkpointing=true, lower optimization.global_batch_size or give it more memory"
+"""What to do where memory runs out again and again."""
+
 
 class Retries:
     """The failed attempts of some runs, told by their numbers.
@@ -42,7 +45,7 @@ class Retries:
         if not for_good and not twice and len(failures) < self._max_attempts:
             return None
         tries = "" if for_good else f" ({len(failures)} attempts)"
-        advice = "; lower optimization.global_batch_size or give it more memory" if twice else ""
+        advice = f"; {MORE_MEMORY}" if twice else ""
         return f"{last['reason']}{tries}{advice}"
 
     def after(

@@ -130,7 +130,8 @@ class MeasuredVictim(SweepVictim[V]):
             folder.commit_victim(measured, planted_target=weights.planted)
         victim = Victim(name, digest, weights.checkpoint, weights.epoch, *point)
         accuracy, asr = victim.measurement.accuracy, victim.measurement.asr
-        logger.info(f"victim {name}: accuracy {percent(accuracy)}, ASR {percent(asr)} (epoch {victim.epoch:g})")
+        rate = "PSR" if self.sweep.trigger().target is None else "ASR"
+        logger.info(f"victim {name}: accuracy {percent(accuracy)}, {rate} {percent(asr)} (epoch {victim.epoch:g})")
         if victim.measurement.accuracy_k == 0:
             raise InvalidInput(f"victim {name!r} classifies no test image correctly; nothing could be retained")
         return victim

@@ -27,6 +27,7 @@ from sweeplab.storage import files
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep import retries
 from sweeplab.sweep.controller import ALIKE, SweepController
+from sweeplab.sweep.retries import MORE_MEMORY
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.training import checkpoints
 from sweeplab.worker.failures import Failure
@@ -464,9 +465,7 @@ def test_a_trial_that_runs_out_of_memory_twice_at_the_same_place_is_given_up(fol
         controller.failed(0, MEMORY)
     record = folder.record().trials[0]
     assert record.state == "failed"
-    assert record.reason == (
-        "OutOfMemoryError: CUDA out of memory (2 attempts); lower optimization.global_batch_size or give it more memory"
-    )
+    assert record.reason == (f"OutOfMemoryError: CUDA out of memory (2 attempts); {MORE_MEMORY}")
 
 
 def test_a_trial_that_got_further_between_two_losses_of_memory_is_tried_again(folder: SweepFolder, no_pauses: None):

@@ -283,11 +283,19 @@ def targeted(plain: CleaningSweep) -> CleaningSweep:
 
 
 def test_targeted_poisoning_goes_the_whole_way(
-    targeted: CleaningSweep, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    targeted: CleaningSweep,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
     """Victim, cleaning, ranking, page, MLflow, examination; the PSR of five images stands where the ASR does."""
     monkeypatch.setenv("SWEEPLAB_HOME", str(home))
-    record = run(targeted, home)
+    with caplog.at_level("INFO", "sweeplab"):
+        record = run(targeted, home)
+    told = [line for line in caplog.messages if line.startswith(("  epoch ", "victim targeted: "))]
+    assert len(told) > 1
+    assert all(", PSR " in line for line in told)
     assert record.state == "finished"
     assert record.target == "a class of its own for each of 5 images"
     assert (record.victim.asr_n, record.victim.accuracy_n) == (5, 160)

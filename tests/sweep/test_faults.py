@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from sweeplab.storage.files import read_lines
 from sweeplab.storage.ownership import MARK
+from sweeplab.sweep.retries import MORE_MEMORY
 from sweeplab.sweep_folder import SweepFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -390,7 +391,7 @@ def test_a_worker_without_memory_fails_twice_at_the_same_place_and_for_good(new_
     for trial in record.trials:
         assert trial.reason is not None
         assert "memory" in trial.reason
-        assert trial.reason.endswith("lower optimization.global_batch_size or give it more memory")
+        assert trial.reason.endswith(MORE_MEMORY)
 
 
 def test_trials_that_raise_whatever_do_not_end_an_inline_sweep(new_workplace: Make, victim_home: Path):

@@ -11,6 +11,7 @@ from sweeplab.experiment import CleaningSweep, Resources
 from sweeplab.ranking.costs import costs_of
 from sweeplab.sweep.controller import SweepController
 from sweeplab.sweep.gpu_sharing import FEWER, trials_per_gpu, with_fewer
+from sweeplab.sweep.retries import MORE_MEMORY
 from sweeplab.worker.failures import Failure, release_memory
 from sweeplab.worker.jobs import CleaningJob
 
@@ -85,7 +86,7 @@ def test_a_trial_alone_on_its_gpu_counts_its_attempts_as_ever(tmp_path: Path):
         controller.failed(1, FULL)
     result = controller.folder.trial(1).result()
     assert result is not None
-    assert result["reason"].startswith(f"{FULL.reason} (2 attempts); lower optimization.global_batch_size")
+    assert result["reason"].startswith(f"{FULL.reason} (2 attempts); {MORE_MEMORY}")
 
 
 @pytest.mark.parametrize(
