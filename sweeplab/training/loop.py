@@ -598,6 +598,7 @@ def train_step(
     loss.total.backward()
     if chunks is not None:
         chunks.backward()
+    ranks.average_gradients(hooks.trained_parameters(state))
     if optimization.max_gradient_norm is not None:
         trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(trained, optimization.max_gradient_norm)

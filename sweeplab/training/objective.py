@@ -114,8 +114,8 @@ class Objective(Protocol):
     - `image_augmentation`: changes the first copies of the images too, `augments_captions` (bool) the captions.
     - `check(facts: TrainingFacts)`: refuses (InvalidInput) what does not fit the run; asked before any process starts.
     - `init_state(model, facts) -> nn.Module | None`: what this run remembers beside the model. Parameters of it that
-      need gradients are trained, without weight decay; its state dict is checkpointed. The model comes as it is
-      before the first step, on a resumed run too.
+      need gradients are trained, without weight decay, on the mean of the ranks' gradients; its state dict is
+      checkpointed. The model comes as it is before the first step, on a resumed run too.
     - `start_epoch(state, facts: EpochFacts)`: changes the state at the start of an epoch.
     - `passes(state, epoch) -> sequence of Pass`: which pairs the epoch walks over; asked again when an epoch is
       resumed, so it depends on the state and the epoch alone.

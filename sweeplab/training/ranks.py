@@ -1,6 +1,6 @@
 """Ranks: what distributed training needs, each the identity when there is no process group."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,27 @@ def means(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     together = torch.stack([value.to(first) for value in values.values()])
     dist.all_reduce(together)
     return dict(zip(values, together / world_size(), strict=True))
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Average gradients over the ranks, in one message, of what DistributedDataParallel does not wrap. Without a
+    gradient on some ranks it is zero there; without one on all it stays so.
+
+    Args:
+        parameters: the same on every rank, all on one device.
+    """
+    if not is_distributed() or not parameters:
+        return
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    has_one = gradients[0].new_tensor([each.grad is not None for each in parameters])
+    together = torch.cat([*(each.flatten() for each in gradients), has_one])
+    dist.all_reduce(together)
+    *means, has_one = (together / world_size()).split([*(each.numel() for each in parameters), len(parameters)])
+    for parameter, mean, somewhere in zip(parameters, means, has_one, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.copy_(mean.view_as(parameter))
+        elif somewhere:  # which a GPU is asked, and waited for, by the ranks alone that lack a gradient
+            parameter.grad = mean.view_as(parameter).to(parameter, copy=True)
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -17,6 +19,7 @@ from sweeplab.cleaning.par import PAR
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.clip_model import Encoder, SmallCLIP, build, trimmed
 from sweeplab.evaluation.zero_shot import class_weights
+from sweeplab.losses import mmcl
 from sweeplab.pretraining.abl import ABL
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.pretraining.roclip import RoCLIP
@@ -27,7 +30,32 @@ from sweeplab.training import objective as hooks
 from sweeplab.training import ranks
 from sweeplab.training.batches import ImageViews, PairBatch
 from sweeplab.training.loop import Run, Training, on_all_ranks, prepare_batch_norm, train, train_step
+from sweeplab.training.objective import EmbeddedBatch, Loss, TrainingFacts
 from sweeplab.training.optimisation import Optimization
+
+
+class OwnHead(Spec):
+    """A head of which each rank takes its own rows, a number that only the rank of the first pair needs, and one that
+    nothing depends on."""
+
+    kind: Literal["own-head"] = "own-head"
+
+    def init_state(self, model: nn.Module, facts: TrainingFacts) -> nn.Module:
+        state = nn.Module()
+        state.head = nn.Linear(facts.embed_dim, facts.embed_dim)
+        with torch.no_grad():
+            state.head.weight.copy_(torch.eye(facts.embed_dim) + 0.1)
+            state.head.bias.fill_(0.05)
+        state.of_first, state.unused = (nn.Parameter(torch.tensor(0.5)) for _ in range(2))
+        return state
+
+    def loss(self, state: nn.Module, batch: EmbeddedBatch) -> Loss:
+        projected = F.normalize(state.head(batch.images), dim=-1)
+        total = mmcl(projected, batch.texts, batch.logit_scale, share=batch.share)
+        if batch.share is None or batch.share.start == 0:
+            total = total + state.of_first * batch.texts[0, 0] * ranks.world_size()
+        return Loss(total, {})
+
 
 OBJECTIVES = {
     "mmcl": MMCL(),
@@ -44,9 +72,10 @@ OBJECTIVES = {
     ),
     "safeclip-clip": SafeCLIP(warmup_epochs=0, slow_epochs=2, pool_size=32),
     "abl": ABL(detect_at=1, num_flagged=6),
+    "own-head": OwnHead(),
 }
-ON_FOUR_RANKS = ("mmcl+ssl", "par", "roclip-both", "safeclip-sum", "abl")
-IN_CHUNKS = ("mmcl+ssl", "supervised", "par")  # every parameter reached, the text tower not, no promise
+ON_FOUR_RANKS = ("mmcl+ssl", "par", "roclip-both", "safeclip-sum", "abl", "own-head")
+IN_CHUNKS = ("mmcl+ssl", "supervised", "par", "own-head")  # every parameter reached, the text tower not, no promise
 ARCHITECTURE = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
 # A large epsilon keeps AdamW's first step smooth where a gradient is zero but for rounding. Clipping acts on all of it.
 OPTIMIZATION = Optimization(
