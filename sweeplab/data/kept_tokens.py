@@ -15,6 +15,9 @@ from sweeplab.clip_model import trimmed
 
 INDEX_TYPE = np.dtype(np.uint64)
 """Of a row: where its tokens begin (36 bits), their number (12) and their check (16); 0: not made yet."""
+HEAD = 2
+"""Places before a row's tokens, which hold its number, 16 bits each: where tokens were lost, an index that was left
+would lead to those of other rows."""
 CHUNK = 4096
 """Captions that are tokenised at a time where all are."""
 
@@ -73,13 +76,15 @@ class SharedWords:
     def append(self, tokens: np.ndarray) -> int | None:
         """See `Words`. A full disk has no room."""
         try:
-            with self.path.open("ab") as file:
+            with self.path.open("ab", buffering=0) as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 end = file.seek(0, os.SEEK_END)
                 torn = -end % self.kind.itemsize  # of what a killed process was writing
-                start = (end + torn) // self.kind.itemsize
-                file.write(bytes(torn) + tokens.tobytes())
-                return start
+                content = bytes(torn) + tokens.tobytes()
+                if file.write(content) < len(content):
+                    file.truncate(end)  # the disk took a part
+                    return None
+                return (end + torn) // self.kind.itemsize
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return None
@@ -119,7 +124,7 @@ class KeptTokens:
         if self.index is None:
             return trimmed(self.make(list(rows)))
         wanted = np.asarray(rows, dtype=np.int64)
-        found, is_there = self._read(self.index[wanted])
+        found, is_there = self._read(wanted)
         if is_there.all():
             return torch.from_numpy(found)
         made = trimmed(self.make(wanted[~is_there].tolist())).numpy()
@@ -129,12 +134,17 @@ class KeptTokens:
         both[~is_there, : made.shape[1]] = made
         return trimmed(torch.from_numpy(both))
 
-    def _read(self, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(b, l) int64 tokens of the rows that are there, and (b,) bool of which are."""
+        assert self.index is not None
+        entries = self.index[rows]
         starts = (entries >> np.uint64(28)).astype(np.int64)
         lengths = ((entries >> np.uint64(16)) & np.uint64(0xFFF)).astype(np.int64)
         words = self.words.until(int((starts + lengths).max(initial=0)))
         lengths[starts + lengths > len(words)] = 0
+        known = np.flatnonzero(lengths)
+        heads = words[starts[known, None] - np.arange(HEAD, 0, -1)]
+        lengths[known[(heads != _heads(rows[known])).any(axis=1)]] = 0
         columns = np.arange(max(1, lengths.max(initial=0)))
         inside = columns < lengths[:, None]
         tokens = np.zeros(inside.shape, np.int64)
@@ -145,11 +155,13 @@ class KeptTokens:
         """Keep (b, l) tokens of some rows, if there is room."""
         assert self.index is not None
         lengths = tokens.shape[1] - (tokens[:, ::-1] != 0).argmax(axis=1)
-        flat = tokens[np.arange(tokens.shape[1]) < lengths[:, None]]
+        whole = np.concatenate([_heads(rows), tokens], axis=1)
+        flat = whole[np.arange(whole.shape[1]) < HEAD + lengths[:, None]]
         # First the tokens, then the index: another process may read between the two.
         start = self.words.append(flat.astype(self.words.kind))
         if start is not None:
-            starts = (start + lengths.cumsum() - lengths).astype(INDEX_TYPE)
+            ends = start + (HEAD + lengths).cumsum()
+            starts = (ends - lengths).astype(INDEX_TYPE)
             self.index[rows] = starts << np.uint64(28) | lengths.astype(INDEX_TYPE) << np.uint64(16) | _check(tokens)
 
     def forget(self, rows: Sequence[int]) -> None:
@@ -162,6 +174,11 @@ class KeptTokens:
         assert self.index is not None
         for start in range(0, len(self.index), CHUNK):
             self.of(range(start, min(start + CHUNK, len(self.index))))
+
+
+def _heads(rows: np.ndarray) -> np.ndarray:
+    """(b, HEAD) what stands before the tokens of rows."""
+    return np.stack([rows & 0xFFFF, rows >> 16 & 0xFFFF], axis=1)
 
 
 def _check(tokens: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from sweeplab.data import eda
 from sweeplab.data.broken import StandIns
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.images import BrokenImage, decode_all, load_image, refuse_broken
-from sweeplab.data.kept_tokens import INDEX_TYPE, KeptTokens, OwnWords, SharedWords, token_type
+from sweeplab.data.kept_tokens import HEAD, INDEX_TYPE, KeptTokens, OwnWords, SharedWords, token_type
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import digest_of
 from sweeplab.storage.broken_rows import BrokenRow
@@ -245,9 +245,10 @@ class TrainingPairs(Dataset[PairBatch]):
         if len(self) > min(SHARED_CAPTIONS, OWN_CAPTIONS) and decoded is not None:
             probe, kind = self.tokenize([PROBE]), self._token_kind
             content = digest_of([self.table.digest, sorted(self._captions.items()), probe.tolist(), str(kind)])
-            most = len(self) * probe.shape[1] * kind.itemsize
+            most = len(self) * (HEAD + probe.shape[1]) * kind.itemsize
             if (shared := decoded.shared(f"tokens-{content}", len(self), INDEX_TYPE, growth=most)) is not None:
                 index, place = shared
+                (place / "words").touch()  # a tidy system removes what seems unused
                 return KeptTokens(index, SharedWords(kind, place / "words"), make)
         tokens = self._own_tokens(make)
         if len(self) <= OWN_CAPTIONS:

@@ -52,7 +52,7 @@ class Writing:
 
     def __init__(self, checkpoint: Checkpoint, path: Path) -> None:
         self.path = path
-        self._fault: StorageFault | None = None
+        self._fault: BaseException | None = None
         content = copied(checkpoint)
         self._thread = threading.Thread(target=self._run, args=(content,), name="checkpoint", daemon=True)
         self._thread.start()
@@ -66,6 +66,7 @@ class Writing:
 
         Raises:
             StorageFault: if the disk is full or the folder cannot be written.
+            BaseException: whatever else kept the file from being written.
         """
         self._thread.join()
         if self._fault is not None:
@@ -79,7 +80,7 @@ class Writing:
     def _run(self, content: Checkpoint) -> None:
         try:
             save(content, self.path)
-        except StorageFault as fault:
+        except BaseException as fault:  # noqa: BLE001 - `wait` raises it where it can be heard
             self._fault = fault
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, and nothing is executed."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,14 @@ def test_saving_again_replaces(tmp_path: Path):
     checkpoints.save(checkpoint(0.5), tmp_path / "epoch.pt")
     checkpoints.save(checkpoint(2.0), tmp_path / "epoch.pt")
     assert float(checkpoints.load(tmp_path / "epoch.pt")["model"]["weight"][0]) == 2.0
+
+
+def test_whatever_keeps_a_thread_from_writing_is_raised_where_it_is_waited_for(tmp_path: Path):
+    """A lambda in a user's state cannot be written: had nobody heard, the checkpoint before would be removed."""
+    writing = checkpoints.Writing({**checkpoint(), "state": {"rate": lambda: 1.0}}, tmp_path / "epoch.pt")
+    with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+        writing.wait()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
