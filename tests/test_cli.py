@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -714,7 +715,10 @@ def test_another_store_gets_the_whole_of_a_finished_sweep_and_the_homes_own_stay
     news = f"MLflow: the whole sweep is now in sqlite:///{other} too; before, it went to the home itself"
     shown = capsys.readouterr().out
     assert news in shown
-    assert "MLflow: `sweeplab mlflow`, then http://127.0.0.1:5000/#/experiments/1/runs?" in shown
+    assert (
+        f"MLflow: sweeplab mlflow (MLFLOW_TRACKING_URI: sqlite:///{other}), then http://127.0.0.1:5000/#/experi"
+        in shown
+    )
     (page,) = (own_home / "mlartifacts" / "made-up").rglob("report.html")
     assert page.samefile(folder.page)
     assert run_script([], sweep) == 0
@@ -736,12 +740,23 @@ def test_an_mlflow_store_that_cannot_be_is_refused_before_anything_is_read(
     assert not (own_home / "sweeps").exists()
 
 
-def test_mlflows_pages_are_opened_by_a_command(at_finished: Path, monkeypatch: pytest.MonkeyPatch):
-    started: list[int] = []
-    monkeypatch.setattr("sweeplab.cli.sweeps.serve", lambda home, port: started.append(port))
-    code, stdout, _ = command("mlflow", "--port", "5001")
-    assert (code, started) == (0, [5001])
-    assert "http://127.0.0.1:5001" in stdout
+def test_mlflows_pages_are_opened_by_a_command(own_home: Path, monkeypatch: pytest.MonkeyPatch):
+    own_home.mkdir()
+    (own_home / "mlflow.db").touch()
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda *words: started.append(words[1]))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code, stdout, _ = command("mlflow", "--port", str(port))
+    assert (code, started[0][-2:], len(started)) == (0, ["--port", str(port)], 1)
+    assert f"http://127.0.0.1:{port}" in stdout
+
+
+def test_mlflows_address_is_printed_only_where_its_server_can_start(own_home: Path):
+    code, stdout, stderr = command("mlflow")
+    assert (code, stdout) == (2, "")
+    assert "holds no mlflow.db" in stderr
 
 
 @pytest.mark.usefixtures("mlflow_is_there")

@@ -205,7 +205,7 @@ def show_results(home: Path, name: str) -> None:
         say_notes([f"the page was not put among MLflow's files ({fault})"])
     command, address = page_of(home, folder.path)
     if address:
-        say(f"MLflow: {f'`{command}`, then ' if command else ''}{address}")
+        say(f"MLflow: {f'{command}, then ' if command else ''}{address}")
 
 
 def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> Path:

@@ -352,9 +352,7 @@ def report(
 @command(app, rich_help_panel=RESULTS)
 def mlflow(port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine's loopback.")] = PORT) -> None:
     """Open MLflow's pages over the home's sweeps, on this machine alone; Ctrl-C ends it."""
-    home = home_folder(to_read=True)
-    say(f"http://{LOOPBACK}:{port}  (Ctrl-C ends it)")
-    serve(home, port)
+    serve(home_folder(to_read=True), port, lambda: say(f"http://{LOOPBACK}:{port}  (Ctrl-C ends it)"))
 
 
 WATCH_SECONDS = 30.0

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.records import SweepRecord, TrialRecord
-from sweeplab.specs import first_line
 from sweeplab.storage.locks import file_lock, lock_path
 from sweeplab.tracking.runs import Tracker, VictimFacts
 from sweeplab.tracking.store import redacted
@@ -226,7 +225,7 @@ def serve() -> None:
 
 def trouble_of(error: BaseException) -> str:
     """An error in one line, without the passwords of MLflow's store."""
-    line = redacted(first_line(error))
+    line = redacted(error)
     return line if isinstance(error, TrackingFault) else f"{type(error).__name__}: {line}"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.records import SweepRecord
-from sweeplab.specs import Failed, InvalidInput, first_line
+from sweeplab.specs import Failed, InvalidInput
 from sweeplab.tracking.runs import KEY, key_of
 from sweeplab.tracking.store import redacted, tracking_store
 
@@ -59,8 +59,8 @@ class Registry:
                 wanted = f"tags.`{KEY}` = '{key_of(sweep, identity, trial)}'"
                 runs = self.client.search_runs([experiment.experiment_id], wanted) if experiment is not None else []
         except (MlflowException, SQLAlchemyError, sqlite3.DatabaseError) as error:
-            why = redacted(first_line(error))
-            raise InvalidInput(f"--register: MLflow's store {store} fails: {why}") from error
+            # The chain would show passwords.
+            raise InvalidInput(f"--register: MLflow's store {store} fails: {redacted(error)}") from None
         if not runs:
             raise InvalidInput(
                 f"--register: MLflow holds no run of {what}; the sweep's command brings MLflow up to date"
@@ -107,7 +107,5 @@ class Registry:
             if registration.alias is not None:
                 self.client.set_registered_model_alias(registration.name, registration.alias, made.version)
         except (MlflowException, OSError) as error:
-            raise Failed(
-                f"{folder} is written and measured, but MLflow did not take it: {redacted(first_line(error))}"
-            ) from error
+            raise Failed(f"{folder} is written and measured, but MLflow did not take it: {redacted(error)}") from None
         return int(made.version)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,10 @@ from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms, perc
 from sweeplab.specs import digest_of
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.sweep_records import original_victim, section
-from sweeplab.tracking.store import VIEW, Place, tracking_store, write_ahead
+from sweeplab.tracking.store import VIEW, Place, redacted, tracking_store, write_ahead
 from sweeplab.tracking.view import saved_view
+
+logger = logging.getLogger("sweeplab")
 
 KEY = "sweeplab.key"
 """Tag by which a trial's run is found again: sweep name, digest, identity of the folder and trial number."""
@@ -281,12 +284,12 @@ class Tracker:
         MLflow keeps saved views in experiment tags, in a form of its own that may change; a view that it cannot read is
         not offered, and nothing else depends on it.
         """
-        from mlflow.exceptions import MlflowException
-
-        with contextlib.suppress(MlflowException):
+        try:
             self.client.set_experiment_tag(self.experiment, "mlflow.experimentKind", "custom_model_development")
             view = saved_view("Ranked by retention", self.sweep.parameters)
             self.client.set_experiment_tag(self.experiment, f"mlflow.sharedViewState.{VIEW}", view)
+        except Exception as error:  # noqa: BLE001 - of a form that nobody promises; a store that fails fails right after
+            logger.warning(f"MLflow has no saved view of the sweep ({type(error).__name__}: {redacted(error)})")
 
     def _known_runs(self) -> dict[str, tuple[str, str]]:
         runs: dict[str, tuple[str, str]] = {}

@@ -5,18 +5,21 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 import socket
 import sqlite3
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from sweeplab.specs import InvalidInput, first_line
 from sweeplab.storage.files import read_object, write_json
 
 URI, USER, PASSWORD = "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+TOKEN = "MLFLOW_TRACKING_TOKEN"
 """Of the environment, as MLflow reads them."""
 
 SERVERS = ("http", "https")
@@ -26,6 +29,15 @@ FILES = ("", "file")
 
 SERVER_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 """MLflow's own tries go on for minutes. A sweep tries again itself, and waits for no server."""
+
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+"""Anything else before a colon may be part of a password."""
+
+SHORTEST_OPTION = 4
+"""Characters of the shortest value of a database's option that is hidden: `ssl=1` would hide every 1."""
+
+ODBC_PASSWORD = re.compile(r"(?:^|;)\s*(?:pwd|password)\s*=\s*(\{(?:[^}]|\}\})*\}|[^;]*)", re.IGNORECASE)
+"""Of an option `odbc_connect`."""
 
 DATABASE_SECONDS = 10
 """So long may a database take to answer at all."""
@@ -87,6 +99,7 @@ class Store:
         Raises:
             sqlite3.DatabaseError: if the home's own store is no database.
             SQLAlchemyError: if another database does not answer.
+            InvalidInput: if the driver of another database is missing.
         """
         for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
             os.environ.setdefault(name, "true")
@@ -115,7 +128,7 @@ def tracking_store(home: Path) -> Store:
     uri = os.environ.get(URI, "")
     if not uri:
         return Store(home, store_uri(home))
-    scheme = uri.partition(":")[0].lower() if ":" in uri else ""
+    scheme = uri.partition(":")[0].lower() if ":" in uri or uri == "databricks" else ""
     engine = scheme.partition("+")[0]
     if engine in DATABASES:
         return _database(home, uri)
@@ -129,14 +142,28 @@ def tracking_store(home: Path) -> Store:
             )
         return Store(home, uri, uri)
     known = ", ".join(f"{name}:" for name in (*SERVERS, *DATABASES, FILES[-1]))
-    raise InvalidInput(f"{URI} begins with {scheme + ':'!r}; SweepLab takes {known}, or none: the home's own store")
+    if uri == scheme:
+        fault = f"is {uri!r}"
+    else:
+        fault = f"begins with {f'{scheme}:'!r}" if SCHEME.fullmatch(scheme) else "begins with no scheme"
+    raise InvalidInput(f"{URI} {fault}; SweepLab takes {known}, or none: the home's own store")
 
 
-def redacted(text: str) -> str:
-    """A message of MLflow's without the secrets of the store that the environment names."""
+def redacted(error: BaseException) -> str:
+    """The first line of an error of MLflow's, without the secrets of the store that the environment names."""
+    text = str(error) or type(error).__name__
     for secret in tracking_store(Path()).secrets:
         text = text.replace(secret, "***")
-    return text
+    return first_line(Exception(text))  # cut last: of half a secret nothing would be found
+
+
+def _secrets(*values: str | None) -> tuple[str, ...]:
+    """The values in all forms in which a message may hold them, the longest first, as one may hold another."""
+    forms: set[str] = set()
+    for value in values:
+        if value:  # SQLAlchemy renders passwords the last way
+            forms |= {value, quote_plus(value), quote(value, safe=""), quote(value, safe=" +")}
+    return tuple(sorted(forms, key=len, reverse=True))
 
 
 UNREADABLE = (
@@ -159,8 +186,7 @@ def _server(home: Path, uri: str) -> Store:
     given = [(USER, parts.username), (PASSWORD, parts.password)]
     credentials = tuple((name, unquote(value)) for name, value in given if value is not None)
     password = dict(credentials).get(PASSWORD) or os.environ.get(PASSWORD, "")
-    hidden = {secret for secret in (password, quote(password, safe=""), parts.password) if secret}
-    return Store(home, address, address, tuple(hidden), credentials)
+    return Store(home, address, address, _secrets(password, parts.password, os.environ.get(TOKEN)), credentials)
 
 
 def _database(home: Path, uri: str) -> Store:
@@ -177,10 +203,14 @@ def _database(home: Path, uri: str) -> Store:
         url = url.set(drivername="postgresql+psycopg")
         if importlib.util.find_spec("psycopg") is None:
             raise InvalidInput(f"{URI} names a Postgres; `pip install 'sweeplab[postgres]'` installs what reads it")
-    options = [value for values in url.query.values() for value in ([values] if isinstance(values, str) else values)]
-    password = str(url.password or "")
-    hidden = {secret for secret in (password, quote(password, safe=""), *options) if secret}
-    return Store(home, url.render_as_string(hide_password=False), place, tuple(hidden))
+    hidden = [url.password]
+    for name, values in url.normalized_query.items():
+        if name.lower() == "odbc_connect":
+            found = [match for value in values for match in ODBC_PASSWORD.findall(value)]
+            hidden += [*found, *(match[1:-1] for match in found if match.startswith("{"))]
+        else:
+            hidden += [value for value in values if len(value) >= SHORTEST_OPTION]
+    return Store(home, url.render_as_string(hide_password=False), place, _secrets(*hidden))
 
 
 # --- where a sweep is
@@ -220,8 +250,8 @@ def page_of(home: Path, sweep: Path) -> tuple[str, str]:
         sweep: its folder.
 
     Returns:
-        The command that starts a server, empty where one runs already, and the address of the sweep's saved view; both
-        empty where MLflow has not been told of the sweep.
+        The command that starts a server, with the store where that is not the home's own, empty where a server runs
+        already; and the address of the sweep's saved view. Both are empty where MLflow has not been told of the sweep.
     """
     place = Place.read(sweep)
     if place is None or not place.store:
@@ -229,7 +259,8 @@ def page_of(home: Path, sweep: Path) -> tuple[str, str]:
         return (SERVER_COMMAND, page_address(home, sweep.name)) if has_runs else ("", "")
     if place.store.startswith(tuple(f"{scheme}://" for scheme in SERVERS)):
         return "", _view_address(place.store, place.experiment)
-    return SERVER_COMMAND, _view_address(f"http://{LOOPBACK}:{PORT}", place.experiment)
+    command = f"{SERVER_COMMAND} ({URI}: {place.store})"  # over another store the ID is another sweep's
+    return command, _view_address(f"http://{LOOPBACK}:{PORT}", place.experiment)
 
 
 def put_page(home: Path, sweep: Path, page: Path) -> str:
@@ -255,7 +286,7 @@ def put_page(home: Path, sweep: Path, page: Path) -> str:
         else:
             store.client().log_artifact(place.run, str(page))
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; told, and the page is there all the same
-        return redacted(first_line(error))
+        return redacted(error)
     return ""
 
 
@@ -316,13 +347,19 @@ def check_store(home: Path) -> None:
 
 
 def _check_database(uri: str) -> None:
-    """Raise SQLAlchemyError where a database does not answer, which MLflow would ask for minutes."""
+    """Raise SQLAlchemyError where a database does not answer, which MLflow would ask for minutes; InvalidInput where
+    its driver is missing."""
     from sqlalchemy import create_engine
 
     if uri.partition("+")[0].partition(":")[0].lower() not in DATABASES:
         return
     waits = {"connect_timeout": DATABASE_SECONDS} if uri.startswith(("postgresql", "mysql")) else {}
-    engine = create_engine(uri, connect_args=waits)
+    try:
+        engine = create_engine(uri, connect_args=waits)
+    except ImportError as error:
+        raise InvalidInput(
+            f"{URI} names a database whose driver cannot be imported ({first_line(error)}); install it with pip"
+        ) from None
     with contextlib.closing(engine.connect()):
         pass
     engine.dispose()
@@ -335,17 +372,30 @@ def store_uri(home: Path) -> str:
     return f"{'sqlite' if unquote(path) == path else 'sqlite+pysqlite'}:///{path}"
 
 
-def serve(home: Path, port: int) -> NoReturn:
+def serve(home: Path, port: int, announce: Callable[[], None] = lambda: None) -> NoReturn:
     """Turn this process into MLflow's server over the store: one worker, on loopback, no jobs, no telemetry.
 
+    Args:
+        home: whose environment's store, or own one.
+        port: of loopback.
+        announce: is called once nothing stands against the start.
+
     Raises:
-        InvalidInput: if there is no store yet, it is damaged or has a server already, or the port is taken.
+        InvalidInput: if there is no store yet, it is damaged, does not answer or has a server already, or the port is
+            taken.
     """
+    from sqlalchemy.exc import SQLAlchemyError
+
     store = tracking_store(home)
     if store.is_server:
         raise InvalidInput(f"{URI} names a server, which shows its runs: {store}; unset it for the home's own runs")
     if store.path is not None:
         _check_own(home)
+    else:
+        try:
+            _check_database(store.uri)
+        except SQLAlchemyError as error:
+            raise InvalidInput(f"MLflow's store {store} fails: {redacted(error)}") from None
     with contextlib.closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -360,6 +410,7 @@ def serve(home: Path, port: int) -> NoReturn:
         "DO_NOT_TRACK": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
+    announce()
     os.execve(sys.executable, [sys.executable, *words], os.environ | settings)
 
 

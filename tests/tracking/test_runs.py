@@ -580,6 +580,19 @@ def test_the_saved_view_begins_with_what_decides_and_has_charts(home: Path, rows
     assert len(value) < 20_000
 
 
+def test_a_view_that_fails_costs_nothing_else(
+    home: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*words: Any) -> str:
+        raise TypeError("of another form")
+
+    monkeypatch.setattr("sweeplab.tracking.runs.saved_view", fail)
+    with caplog.at_level("WARNING", "sweeplab"):
+        sync(home, CLEANED)
+    assert rows("select count(*) from tags where key = 'sweeplab.trial'") == [(1,)]
+    assert caplog.messages == ["MLflow has no saved view of the sweep (TypeError: of another form)"]
+
+
 def test_the_address_opens_the_runs_and_not_the_pages_for_language_models(home: Path):
     sync(home, CLEANED)
     address = page_address(home, "toy")
@@ -668,8 +681,9 @@ def test_nothing_is_written_beside_the_store_of_another_home(home: Path, tmp_pat
 
 def test_a_store_that_is_none_is_named(home: Path):
     (home / "mlflow.db").write_bytes(b"no database" * 100)
-    with pytest.raises(InvalidInput, match=r"MLflow's store .*mlflow\.db fails"):
+    with pytest.raises(InvalidInput, match=r"MLflow's store .*mlflow\.db fails") as refused:
         Registry(home, record(CLEANED), "first", 0)
+    assert refused.value.__suppress_context__  # the chain would show passwords
 
 
 def test_what_mlflow_does_not_take_is_said_and_the_folder_stays(home: Path, model_folder: Path):
@@ -677,8 +691,9 @@ def test_what_mlflow_does_not_take_is_said_and_the_folder_stays(home: Path, mode
     registry = Registry(home, record(CLEANED), "first", 0)
     (home / "mlartifacts").rename(home / "elsewhere")
     (home / "mlartifacts").write_text("in the way")
-    with pytest.raises(Failed, match="is written and measured, but MLflow did not take it"):
+    with pytest.raises(Failed, match="is written and measured, but MLflow did not take it") as refused:
         registry.register(model_folder, Registration("clip"), FACTS)
+    assert refused.value.__suppress_context__
     assert model_folder.exists()
 
 

@@ -1,6 +1,7 @@
 """Where MLflow holds the runs: addresses of all kinds, and passwords that no message shows."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from sweeplab.specs import InvalidInput
 from sweeplab.sweep.tracking_process import trouble_of
-from sweeplab.tracking.store import Place, page_of, serve, store_uri, tracking_store
+from sweeplab.tracking.store import Place, page_of, redacted, serve, store_uri, tracking_store
 
 
 def named(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
@@ -72,12 +73,13 @@ def test_a_databases_address_is_shown_without_user_password_and_options(
     ("uri", "message"),
     [
         ("ftp://user:secret@host", "begins with 'ftp:'; SweepLab takes http:, https:, sqlite:"),
-        ("databricks", "names a folder, which MLflow no longer takes unless MLFLOW_ALLOW_FILE_STORE=true"),
+        ("databricks", "is 'databricks'; SweepLab takes http:"),
         ("databricks://profile", "begins with 'databricks:'"),
         ("user:secret@host:5000", "begins with 'user:'"),
         ("host:5000", "begins with 'host:'"),
+        ("secret@host:5000", "begins with no scheme; SweepLab takes http:"),
         ("file:///some/folder", "no longer takes"),
-        ("./mlruns", "no longer takes"),
+        ("./mlruns", "names a folder, which MLflow no longer takes unless MLFLOW_ALLOW_FILE_STORE=true"),
         ("http://", "is no address"),
         ("http://user:sec#ret@host", "is no address; write special characters of its user and password as %XX"),
         ("http://user:12#secret@host", "is no address"),
@@ -112,6 +114,11 @@ def test_a_folder_serves_where_mlflow_was_told_to_take_it(tmp_path: Path, monkey
         ({"TRACKING_URI": "http://host", "TRACKING_PASSWORD": "p@ss"}, "p@ss, p%40ss"),
         ({"TRACKING_URI": "mysql://user:p%40ss@host/db"}, "p@ss, p%40ss"),
         ({"TRACKING_URI": "mysql://host/db?a=p@ss&b=p%2540ss"}, "p@ss, p%40ss"),
+        ({"TRACKING_URI": "mysql://me:a+b%40c@h/db"}, "a+b@c, a+b%40c"),
+        ({"TRACKING_URI": "mysql://me:a%20b%40c@h/db"}, "a b%40c, a+b%40c"),
+        ({"TRACKING_URI": "http://host", "TRACKING_TOKEN": "t/k"}, "t/k, t%2Fk"),
+        ({"TRACKING_URI": "mssql+pyodbc:///?odbc_connect=DSN%3Dx%3BPWD%3Dab"}, "ab, ab"),
+        ({"TRACKING_URI": "mssql+pyodbc:///?odbc_connect=pwd%3D%7Ba;b%7D%7D%7D%3BDSN%3Dx"}, "{a;b}}}, a;b}}"),
     ],
 )
 def test_what_mlflow_says_is_told_without_the_password(
@@ -119,6 +126,13 @@ def test_what_mlflow_says_is_told_without_the_password(
 ):
     named(monkeypatch, **values)
     assert trouble_of(OSError(f"no answer from {text}")) == "OSError: no answer from ***, ***"
+
+
+def test_neither_a_cut_nor_a_short_option_spoils_a_message(monkeypatch: pytest.MonkeyPatch):
+    """The password's first half ends before the 200th character. DSN and `1` are no secrets."""
+    named(monkeypatch, TRACKING_URI="mysql://me:secret@host/db?ssl=1&odbc_connect=DSN%3Dport")
+    assert redacted(OSError(f"port 1{' ' * 190}secret")) == f"port 1{' ' * 190}***"
+    assert redacted(OSError()) == "OSError"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +168,8 @@ def test_a_sweep_is_shown_where_it_was_written(tmp_path: Path):
     Place("https://host/prefix", "12", "r", "mlflow-artifacts:/12/r").write(sweep)
     assert page_of(tmp_path, sweep) == ("", f"https://host/prefix/#/experiments/12/{query}")
     Place("postgresql://host/db", "3", "r", "file:///x").write(sweep)
-    assert page_of(tmp_path, sweep) == ("sweeplab mlflow", f"http://127.0.0.1:5000/#/experiments/3/{query}")
+    command = "sweeplab mlflow (MLFLOW_TRACKING_URI: postgresql://host/db)"
+    assert page_of(tmp_path, sweep) == (command, f"http://127.0.0.1:5000/#/experiments/3/{query}")
     (sweep / "mlflow.json").write_text("torn")
     assert page_of(tmp_path, sweep) == ("", "")
 
@@ -165,6 +180,7 @@ def test_the_lean_server_serves_a_database_whose_password_no_other_user_reads(
     """Every user of a machine reads the words of its commands."""
     started: list[object] = []
     monkeypatch.setattr(os, "execve", lambda *words: started.extend(words))
+    monkeypatch.setattr("sweeplab.tracking.store._check_database", lambda uri: None)
     named(monkeypatch, TRACKING_URI="mysql+pymysql://me:secret@host/db")
     serve(tmp_path, 0)
     _, words, environment = started
@@ -176,3 +192,17 @@ def test_of_a_server_no_second_one_is_started(tmp_path: Path, monkeypatch: pytes
     named(monkeypatch, TRACKING_URI="http://user:secret@host:5000")
     with pytest.raises(InvalidInput, match=r"names a server, which shows its runs: http://host:5000; unset it"):
         serve(tmp_path, 0)
+
+
+def test_over_a_database_that_does_not_answer_no_server_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "execve", lambda *words: pytest.fail("a server was started"))
+    named(monkeypatch, TRACKING_URI=f"sqlite:///{tmp_path}/nowhere/runs.db")
+    with pytest.raises(InvalidInput, match=r"MLflow's store sqlite:.* fails: .*unable to open database file"):
+        serve(tmp_path, 0, lambda: pytest.fail("it was announced"))
+
+
+def test_a_driver_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)
+    named(monkeypatch, TRACKING_URI="mysql://me:secret@host/db")
+    with pytest.raises(InvalidInput, match=r"driver cannot be imported \(.*MySQLdb.*\); install it with pip"):
+        tracking_store(tmp_path).client()
