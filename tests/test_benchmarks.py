@@ -259,6 +259,7 @@ sys.exit(gpu.main(["--miniature"]))
 """
 
 
+@pytest.mark.slow
 def test_the_gpu_script_needs_no_more_than_it_says():
     """In miniature, in a process without Ray and MLflow and what else the training of most objectives does without."""
     environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent), "CUDA_VISIBLE_DEVICES": ""}
