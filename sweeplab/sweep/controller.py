@@ -116,7 +116,12 @@ class SweepController:
     def reconcile(self) -> None:
         """Tell Optuna what the ledger knows and it does not; queue the trials that were begun and are not over."""
         ended, events = set(), self.folder.events()
-        self.resources = resources_now(self.sweep.resources, events)
+        asked, self.resources = self.sweep.resources, resources_now(self.sweep.resources, events)
+        if self.resources != asked:
+            logger.info(
+                f"{self.sweep.name}: at most {trials_per_gpu(self.resources)} at a time on a GPU, since its memory did "
+                f"not hold {trials_per_gpu(asked)} trials before; another resources.gpus_per_worker starts from that"
+            )
         for event in events:
             if event["event"] == "trial ended":
                 ended.add(event["trial"])

@@ -105,12 +105,22 @@ def test_other_wants_of_memory_change_no_share(tmp_path: Path, share: float | No
     assert not any("blameless" in event for event in events_of(controller, "attempt failed"))
 
 
-def test_the_next_command_keeps_to_fewer_trials_unless_it_asks_for_another_share(tmp_path: Path):
+def test_the_next_command_keeps_to_fewer_trials_and_says_so_unless_it_asks_for_another_share(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     controller, _ = started(tmp_path, 0.25, 4)
     controller.failed(1, FULL)
     controller.close()
+    caplog.set_level("INFO", "sweeplab")
+    caplog.clear()
     assert open_controller(controller.folder, sharing(0.25)).resources.gpus_per_worker == 0.5
+    assert [message for message in caplog.messages if "on a GPU" in message] == [
+        f"{SWEEP.name}: at most 2 at a time on a GPU, since its memory did not hold 4 trials before; another "
+        "resources.gpus_per_worker starts from that"
+    ]
+    caplog.clear()
     assert open_controller(controller.folder, sharing(0.2)).resources.gpus_per_worker == 0.2
+    assert not any("on a GPU" in message for message in caplog.messages)
 
 
 def test_gpu_time_is_counted_by_the_share_that_an_attempt_had():
