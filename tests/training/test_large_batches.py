@@ -1,4 +1,4 @@
-"""Large batches: rows of one rank against all columns, chunks, blocks that are recomputed, compiled steps."""
+"""Large batches: rows of one rank against all columns, chunks, blocks that are recomputed."""
 
 import copy
 from collections.abc import Callable
