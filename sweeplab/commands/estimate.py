@@ -13,6 +13,7 @@ from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.sweep.resume import _kind, _optimization, search_in_words, warnings_of
 from sweeplab.training.objective import image_views
 from sweeplab.training.optimisation import Optimization, pairs_per_chunk
+from sweeplab.training.precision import Precision
 
 PAIRS_PER_SECOND = 500.0
 """Pairs that one GPU trains on per second: CLIP RN50 at 224 pixels, from Verma et al., App. A (CC6M, 64 epochs in 24
@@ -44,6 +45,10 @@ class _Part:
     """Of all of it; None where the number of pairs is not declared."""
     images: int
     """That are measured, as far as their number is declared."""
+    precision: Precision
+    """In which they are."""
+    searched: tuple[str, ...] = ()
+    """What trials have other values of, and a step's seconds depend on."""
 
 
 _probes: dict[str, Probe] = {}
@@ -54,9 +59,10 @@ def _probe_of(part: _Part) -> Probe:
     asked, resources = part.optimization, part.resources
     sizes = [asked.global_batch_size, resources.workers, resources.cpus_per_worker]
     ways = [asked.precision, asked.batch_norm, asked.num_chunks, resources.activation_checkpointing]
+    ways += [resources.compile, part.precision]
     key = digest_of([part.architecture.to_json(), part.objective.to_json(), *ways, *sizes])
     if key not in _probes:
-        _probes[key] = probe(part.architecture, part.objective, asked, resources)
+        _probes[key] = probe(part.architecture, part.objective, asked, resources, part.precision)
     return _probes[key]
 
 
@@ -69,7 +75,9 @@ def _probed(parts: list[_Part], formula: str) -> list[str]:
             found = _probe_of(part)
         except NoProbe as error:
             return [*lines, f"  probe             {part.name}: none, since {error}; hours are the formula's", formula]
-        lines.append(f"  probe             {part.name}, {found.to_words()}")
+        values = [f"{name}={getattr(part.optimization, name)}" for name in part.searched]
+        default = f" (searched, probed at {', '.join(values)})" if values else ""
+        lines.append(f"  probe             {part.name}, {found.to_words()}{default}")
         if part.steps is not None:
             seconds = part.steps * found.step_seconds + part.images * found.image_seconds / part.resources.workers
             hours.append((part.name, seconds * part.resources.workers / 3600))
@@ -77,7 +85,8 @@ def _probed(parts: list[_Part], formula: str) -> list[str]:
         return [*lines, f"  hours             {UNKNOWN}"]
     each = ", ".join(f"{name} {value:,.3g}" for name, value in hours)
     total = sum(value for _, value in hours)
-    return [*lines, f"  worker-hours      about {total:,.3g} ({each}), from the probe; data come on top"]
+    left = "data, views, prompts" + (", compilation" if any(part.resources.compile for part in parts) else "")
+    return [*lines, f"  worker-hours      about {total:,.3g} ({each}), from the probe; {left} come on top"]
 
 
 def _measured_images(evaluation: Evaluation) -> int:
@@ -90,7 +99,10 @@ def _measured_images(evaluation: Evaluation) -> int:
 def _victims_part(victim: PretrainedVictim) -> _Part:
     steps = _steps(declared_pairs(victim.data), victim.optimization, _epochs(victim))
     images = _epochs(victim) * _measured_images(victim.evaluation)
-    return _Part("victim", victim.architecture, victim.objective, victim.optimization, victim.resources, steps, images)
+    precision = victim.evaluation.precision
+    return _Part(
+        "victim", victim.architecture, victim.objective, victim.optimization, victim.resources, steps, images, precision
+    )
 
 
 def _plan_of_victim(victim: PretrainedVictim, *, probes: bool) -> list[str]:
@@ -162,7 +174,9 @@ def _plan_of_sweep(sweep: CleaningSweep, *, probes: bool) -> list[str]:
     images = trials * (sweep.num_points() - 1) * _measured_images(sweep.evaluation)
     of_trials = None if steps is None else steps * trials
     optimization = _optimization(sweep)
-    parts.append(_Part("trials", victim.architecture, sweep.method, optimization, resources, of_trials, images))
+    searched = tuple(name for name in ("global_batch_size", "num_chunks") if name in sweep.parameters())
+    work = optimization, resources, of_trials, images, sweep.evaluation.precision, searched
+    parts.append(_Part("trials", victim.architecture, sweep.method, *work))
     return [
         sweep.name,
         f"  trials            {trials}, {sweep.epochs} epochs each",

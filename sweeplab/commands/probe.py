@@ -12,9 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from sweeplab.clip_model import Architecture, build, evaluation_mode, normalise_pixels, num_parameters
 from sweeplab.experiment import Resources
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
+from sweeplab.specs import InvalidInput
 from sweeplab.training.objective import Objective, image_views
 from sweeplab.training.optimisation import Optimization
-from sweeplab.training.precision import float32_products
+from sweeplab.training.precision import Precision, float32_products, forward_pass
 from sweeplab.training.probe import ProbeStep, noise_batch
 from sweeplab.worker.failures import says_out_of_memory
 from sweeplab.worker.jobs import usable_cores
@@ -56,13 +57,27 @@ class Probe:
         return f"{self.hardware}: {self.step_seconds:.3g} s a step of {self.batch} pairs{scaled}{memory} a worker"
 
 
-def probe(architecture: Architecture, objective: Objective, optimization: Optimization, resources: Resources) -> Probe:
+def probe(
+    architecture: Architecture,
+    objective: Objective,
+    optimization: Optimization,
+    resources: Resources,
+    precision: Precision = "float32",
+) -> Probe:
     """A few steps on noise, one worker's share of the batch, on a GPU where there is one.
 
     An objective that prepares each epoch by a look at all pairs is stood in for by MMCL, with views where it has some.
+    What it takes to compile a step is not counted.
+
+    Args:
+        architecture: of the model.
+        objective: of the steps.
+        optimization: of the sweep; its batch is shared by the workers.
+        resources: of the sweep.
+        precision: in which test images are embedded.
 
     Raises:
-        NoProbe: if the model does not fit, or steps would take too long on this CPU.
+        NoProbe: if the model does not fit, steps would take too long on this CPU, or what compiles them is not here.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cores = min(resources.cpus_per_worker, usable_cores())
@@ -84,9 +99,13 @@ def probe(architecture: Architecture, objective: Objective, optimization: Optimi
     try:
         with float32_products(optimization.precision):
             noise = noise_batch(architecture, pairs, views=views)
-            blocks = resources.activation_checkpointing
-            step = ProbeStep(architecture, objective, own, noise, device, activation_checkpointing=blocks)
-            return _measured(step, architecture, batch, _name(device, cores), device)
+            ways = {"activation_checkpointing": resources.activation_checkpointing, "compile": resources.compile}
+            step = ProbeStep(architecture, objective, own, noise, device, **ways)
+            if resources.compile:
+                step()
+            return _measured(step, architecture, batch, _name(device, cores), device, precision)
+    except InvalidInput as error:
+        raise NoProbe(str(error)) from error
     except (MemoryError, RuntimeError) as error:
         if not says_out_of_memory(f"{type(error).__name__}: {error}"):
             raise
@@ -116,7 +135,9 @@ def _affordable(architecture: Architecture, cores: int, *, views: bool) -> int:
     return pairs
 
 
-def _measured(step: ProbeStep, architecture: Architecture, batch: int, hardware: str, device: torch.device) -> Probe:
+def _measured(
+    step: ProbeStep, architecture: Architecture, batch: int, hardware: str, device: torch.device, precision: Precision
+) -> Probe:
     pairs, before = len(step.batch.rows), _reset_peak(device)
     seconds = _seconds(step, device)
     if device.type == "cpu" and seconds > CPU_SECONDS:
@@ -129,10 +150,10 @@ def _measured(step: ProbeStep, architecture: Architecture, batch: int, hardware:
     model, images = step.training.model, normalise_pixels(step.batch.images.to(device))
 
     def embed() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), forward_pass(device, precision):
             model.encode_image(images)  # type: ignore[operator]
 
-    with evaluation_mode(model):
+    with evaluation_mode(model), float32_products(precision):
         image_seconds = _seconds(embed, device) / pairs
     return Probe(hardware, pairs, batch, seconds * batch / pairs, image_seconds, memory)
 

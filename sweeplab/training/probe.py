@@ -30,12 +30,27 @@ class ProbeStep:
         device: torch.device,
         *,
         activation_checkpointing: bool = False,
+        compile: bool = False,
     ) -> None:
-        """Build the model on the device; `optimization.global_batch_size` is the batch's."""
-        run = Run(objective, optimization, epochs=1, seed=0, activation_checkpointing=activation_checkpointing)
+        """Build the model on the device; `optimization.global_batch_size` is the batch's.
+
+        Raises:
+            InvalidInput: if steps are to be compiled and no compiler is here.
+        """
+        run = Run(
+            objective,
+            optimization,
+            epochs=1,
+            seed=0,
+            activation_checkpointing=activation_checkpointing,
+            compile=compile,
+        )
         pairs, model = _Pairs(1000 * len(batch.rows)), build(architecture, 0).to(device)
         self.training, self.batch = Training(model, pairs, run, not_measured, Nobody()), batch
-        self.training.encoder = Encoder(self.training.model)
+        encoder = Encoder(self.training.model)
+        if compile:
+            encoder.compile()
+        self.training.encoder = encoder
         self.training.set_mode()
         self._walk = hooks.passes(objective, self.training.state, 1, len(pairs))[0]
 

@@ -19,7 +19,9 @@ from sweeplab.data.pairs import PairsCSV
 from sweeplab.experiment import Resources
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL
+from sweeplab.search_space import Choice, SearchSpace
 from sweeplab.specs import Spec
+from sweeplab.training import loop as training_loop
 from sweeplab.training.optimisation import Optimization
 from sweeplab.training.probe import ProbeStep, noise_batch
 
@@ -116,6 +118,42 @@ def test_views_halve_the_pairs_that_a_cpu_affords():
     assert probe_module._affordable(TINY, 4, views=False) == pytest.approx(2 * pairs, abs=1)
 
 
+def test_test_images_are_embedded_in_the_evaluations_precision(monkeypatch: pytest.MonkeyPatch):
+    seen: list[torch.dtype] = []
+
+    def spy(turn: Callable[[], object], device: torch.device) -> float:
+        def note(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, torch.Tensor):
+                seen.append(output.dtype)
+
+        with nn.modules.module.register_module_forward_hook(note):
+            turn()
+        return 1.0
+
+    monkeypatch.setattr(probe_module, "_seconds", spy)
+    probe(TINY, MMCL(), OPTIMIZATION, Resources(), "bfloat16")
+    assert torch.bfloat16 in seen
+
+
+def test_a_compiled_sweep_is_probed_in_compiled_steps(monkeypatch: pytest.MonkeyPatch):
+    """One goes before those that are measured, in which torch compiles."""
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr(training_loop, "check_compiler", lambda **named: None)
+    turns: list[object] = []
+    monkeypatch.setattr(ProbeStep, "__call__", lambda step: turns.append(step.training.encoder))
+    monkeypatch.setattr(probe_module, "_seconds", lambda turn, device: 1.0)
+    probe(TINY, MMCL(), OPTIMIZATION, Resources(compile=True))
+    assert turns == compiled
+    assert len(turns) == 1
+
+
+def test_without_a_compiler_a_compiled_sweep_is_not_probed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NoProbe, match="no-such-compiler is not on the PATH"):
+        probe(TINY, MMCL(), OPTIMIZATION, Resources(compile=True))
+
+
 class OutOfMemory(nn.Module):
     def __init__(self, *arguments: object, **named: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -156,8 +194,21 @@ def test_hours_of_a_plan_by_hand(monkeypatch: pytest.MonkeyPatch):
     lines = estimate.plan(SWEEP, probes=True)
     assert lines[7:9] == [
         "  probe             trials, CPU, 1 thread: 9 s a step of 16 pairs, from steps of 8, 1.2 GB a worker",
-        "  worker-hours      about 0.2 (trials 0.2), from the probe; data come on top",
+        "  worker-hours      about 0.2 (trials 0.2), from the probe; data, views, prompts come on top",
     ]
+
+
+def test_a_plan_probes_the_sweeps_precision_and_says_what_the_probe_leaves_out(monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(estimate, "probe", lambda *arguments: asked.append(arguments) or MADE_UP)
+    precise = SWEEP.evaluation.replace(precision="bfloat16")
+    space = SearchSpace(dimensions={"global_batch_size": Choice(values=(8, 16))}, source="made up")
+    other = SWEEP.replace(evaluation=precise, space=space, grid=None, resources=Resources(compile=True))
+    for sweep in (SWEEP, other):
+        lines = estimate.plan(sweep, probes=True)
+    assert [arguments[-1] for arguments in asked] == ["float32", "bfloat16"]
+    assert lines[7].endswith("1.2 GB a worker (searched, probed at global_batch_size=16)")
+    assert lines[8].endswith("from the probe; data, views, prompts, compilation come on top")
 
 
 def test_alike_sweeps_are_probed_once(monkeypatch: pytest.MonkeyPatch):
