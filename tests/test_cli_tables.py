@@ -292,6 +292,33 @@ def test_sweeps_that_were_measured_on_other_images_are_refused(home: Path):
     assert json_of("compare", "first")["results"][0]["series"] == "victim"
 
 
+def test_tables_on_other_numbers_of_images_are_refused(home: Path, table: Path, tmp_path: Path):
+    """The same rates of 1000 and of 100 images; without counts a note says that nothing is known."""
+    for name, n in (("few", 100), ("many", 1000), ("more", 1000)):
+        file = tmp_path / f"{name}.csv"
+        rows = [f"0,{epoch},0.5,{rate},{n // 2},{n},{round(rate * n)},{n}" for epoch, rate in enumerate((0.9, 0.01))]
+        file.write_text("\n".join(["trial,epoch,accuracy,asr,accuracy_k,accuracy_n,asr_k,asr_n", *rows]))
+        command("import", str(file), "--sweep", name)
+    command("import", str(table), "--sweep", "uncounted")
+    assert "other numbers of test images:\n  few: 100\n  many: 1,000" in refused("compare", "few", "many")
+    found = json_of("compare", "m*", "uncounted")
+    groups = [row["group"] for row in found["results"] if row["series"] == "victim"]
+    assert groups == ["victim of many", "victim of uncounted"]
+    assert found["notes"] == ["uncounted: the table has no counts, so it may be measured on another number of images"]
+    assert json_of("compare", "uncounted")["notes"] == []
+
+
+def test_compared_trials_have_to_be_there_and_names_are_in_the_order_of_their_numbers(home: Path, table: Path):
+    for name in ("s-10", "s-5", "s-0.5", "s-0.05"):
+        command("import", str(table), "--sweep", name)
+    assert refused("compare", "s-5", "--trial", "1", "--trial", "7") == (
+        "--trial 7: no trial of that number has begun; known: 0 to 2"
+    )
+    found = json_of("compare", "s-*", "--trial", "2")
+    assert {row["trial"] for row in found["panels"]} == {2}
+    assert [row["name"] for row in found["results"]][1:] == ["s-0.05", "s-0.5", "s-5", "s-10"]
+
+
 def test_tables_over_checkpoints_are_drawn_by_their_folder(home: Path, tmp_path: Path):
     """Their victim, whose fields tell them apart, is the one in whose folder the checkpoints lie."""
     victim = home / "victims" / "v-0"

@@ -41,15 +41,16 @@ def compare(
     What was measured on other test images is refused.
     """
     from sweeplab.commands.compare import gather
-    from sweeplab.ranking.compared import MARKS, Comparison, render_results
+    from sweeplab.ranking.compared import MARKS, Comparison, notes_of, render_results
 
     if marks not in MARKS:
         raise InvalidInput(f"--marks {marks} is unknown; known: points, frontier, line")
     from dashboards.several import build_comparison, tables_of
 
     comparison = Comparison.of(gather(home_folder(to_read=True), names), by)
+    comparison.check_trials(trial or [])
     if as_json:
-        say_json({"by": comparison.by, **tables_of(comparison, marks, trial or [])})
+        say_json({"by": comparison.by, "notes": notes_of(comparison), **tables_of(comparison, marks, trial or [])})
     elif (table := render_results(comparison)).row_count:  # none of tables over checkpoints alone
         say_table(lambda _: table)
     if to is None and as_json and not opens:

@@ -1,6 +1,7 @@
 """What `sweeplab compare` is asked to compare: sweeps and victims of the home by name, tables by path."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +21,7 @@ from sweeplab.ranking.compared import (
 )
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.victims import VictimRow, victims_of
+from sweeplab.records import SweepRecord
 from sweeplab.specs import InvalidInput, digest_of
 from sweeplab.storage.files import read_object
 from sweeplab.storage.sweep_records import original_victim
@@ -30,7 +32,7 @@ DYNAMICS = "dynamics.csv"
 
 
 def gather(home: Path, names: Sequence[str]) -> list[Compared]:
-    """What was asked for, each once, in the order of the names.
+    """What was asked for, each once, in the order of the names; of a pattern by name, numbers in it as numbers.
 
     Args:
         home: where the sweeps and victims are.
@@ -49,8 +51,9 @@ def gather(home: Path, names: Sequence[str]) -> list[Compared]:
             one = _table(path)
             found[f"table {one.name}"] = one
             continue
-        chosen = [folder for folder in folders if _matches(folder, pattern)]
+        chosen = sorted((f for f in folders if _matches(f, pattern)), key=lambda f: _in_number_order(f.name))
         trained = [row for row in victims if any(fnmatchcase(name, pattern) for name in (row.victim, row.folder.name))]
+        trained.sort(key=lambda row: _in_number_order(row.victim))
         if not chosen and not trained:
             raise InvalidInput(
                 f"no sweep and no victim is named {pattern!r}, and it is no table: give names of {home}, patterns such "
@@ -61,6 +64,11 @@ def gather(home: Path, names: Sequence[str]) -> list[Compared]:
         for row in trained:
             found.setdefault(f"victim {row.folder.name}", _victim(row, is_one_of_several(row, victims)))
     return list(found.values())
+
+
+def _in_number_order(name: str) -> list[str | float]:
+    """Sorts fig4-5 before fig4-10, and fig4-0.05 before fig4-0.1."""
+    return [float(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", name))]
 
 
 def _matches(folder: SweepFolder, pattern: str) -> bool:
@@ -79,19 +87,39 @@ def _known(folders: Sequence[SweepFolder], victims: Sequence[VictimRow]) -> str:
 
 
 def _sweep(folder: SweepFolder, imported: dict[Any, str]) -> ComparedSweep:
-    """A sweep; `imported` gives the victims of tables from elsewhere a name, one to those of equal accuracy and ASR."""
+    """A sweep; `imported` gives the victims of tables from elsewhere a name, one to those of equal accuracy and ASR,
+    of equally many images."""
     header, record = folder.header(), folder.record()
     spec, contents = header["spec"], header["contents"]
-    name, measured = record.victim_name, {}
-    if "imported" in header:  # its victim has no name, and nobody knows on which images it was measured
-        name = imported.setdefault((record.victim.accuracy, record.victim.asr), f"victim of {folder.name}")
+    name, is_imported = record.victim_name, "imported" in header
+    if is_imported:  # its victim has no name, and of the images nobody knows more than their numbers
+        measured = _counts(record)
+        rates = record.victim.accuracy, record.victim.asr
+        name = imported.setdefault((*rates, *measured.values()), f"victim of {folder.name}")
     else:
         measured = _measured(spec["evaluation"], record.victim.accuracy_n, record.protocol)
         measured |= {TEST_IMAGES: contents["test"]} if "test" in contents else {}
     victim = original_victim(spec.get("victim"))
     fields = dict(fields_of({**spec, "victim": victim} if victim else spec))
     board = rank_trials(record, folder.outcomes)
-    return ComparedSweep(name=folder.name, victim=name, fields=fields, measured=measured, record=record, board=board)
+    return ComparedSweep(
+        name=folder.name,
+        victim=name,
+        fields=fields,
+        measured=measured,
+        record=record,
+        board=board,
+        is_imported=is_imported,
+    )
+
+
+def _counts(record: SweepRecord) -> dict[str, str]:
+    """Of a table from elsewhere, as far as it has counts."""
+    measurements = [record.victim, *(point.measurement for trial in record.trials for point in trial.points)]
+    for one in measurements:
+        if one.is_counted:
+            return {IMAGE_COUNTS: f"{one.accuracy_n:,}", "numbers of triggered images": f"{one.asr_n:,}"}
+    return {}
 
 
 def _victim(row: VictimRow, is_ambiguous: bool) -> ComparedVictim:
@@ -110,7 +138,7 @@ def _victim(row: VictimRow, is_ambiguous: bool) -> ComparedVictim:
 
 def _measured(evaluation: Any, num_images: int, protocol: str) -> dict[str, str]:
     """What has to be equal beside the content of the test images."""
-    known = {"numbers of test images": f"{num_images:,}", "protocols": protocol}
+    known = {IMAGE_COUNTS: f"{num_images:,}", "protocols": protocol}
     with contextlib.suppress(InvalidInput):  # of an older version
         spec = Evaluation.model_validate(evaluation)
         known["prompts"] = digest_of(spec.templates)
@@ -118,6 +146,8 @@ def _measured(evaluation: Any, num_images: int, protocol: str) -> dict[str, str]
         known[TEST_SETS] = digest_of(Evaluation(test=spec.test, sample=spec.sample).canonical())
     return known
 
+
+IMAGE_COUNTS = "numbers of test images"
 
 TABLES = (".csv", ".parquet")
 

@@ -58,6 +58,8 @@ class ComparedSweep(Compared):
 
     record: SweepRecord
     board: Leaderboard
+    is_imported: bool = False
+    """Whether it is a table from elsewhere, of whose images nothing is known but, at most, their numbers."""
 
     @property
     def settings(self) -> Sequence[Mapping[str, Any]]:
@@ -169,6 +171,20 @@ class Comparison:
             first += 1 + max((trial.number for trial in item.record.trials), default=0)
         return found
 
+    def check_trials(self, numbers: Sequence[int]) -> None:
+        """Refuse numbers of trials of which nothing can be shown.
+
+        Raises:
+            InvalidInput: for a number that no trial has which has begun, in any of the sweeps; with those that there
+                are.
+        """
+        known = sorted({trial.number for item in self.sweeps for trial in item.record.trials if trial.points})
+        for number in numbers:
+            if not self.sweeps:
+                raise InvalidInput(f"--trial {number}: no sweep is compared, and nothing else has trials")
+            if number not in known:
+                raise InvalidInput(f"--trial {number}: no trial of that number has begun; known: {_runs(known)}")
+
     @cached_property
     def _other_fields(self) -> list[str]:
         """Those in which victims and tables of one series differ."""
@@ -185,6 +201,13 @@ class Comparison:
         shown = [(path, [other.fields.get(path) for other in self.others]) for path in self._other_fields]
         place = self.others.index(item)
         return ", ".join(in_words(path, column_words(values)[place]) for path, values in shown)
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """Ascending numbers in words: 0 to 3, 7."""
+    starts = [place for place, number in enumerate(numbers) if not place or number > numbers[place - 1] + 1]
+    runs = [numbers[start:end] for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True)]
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs) or "none"
 
 
 def is_number(value: Any) -> bool:
@@ -218,11 +241,16 @@ def follows(path: str, by: str | None, items: Sequence[Compared]) -> bool:
 
 
 def notes_of(comparison: Comparison) -> list[str]:
-    """What the sweeps' own tables say beside their numbers, each once, with the sweeps that it is said of."""
+    """What the sweeps' own tables say beside their numbers, and what is not known of whether they compare, each once,
+    with the sweeps that it is said of."""
     said: dict[str, list[str]] = {}
     for item in comparison.sweeps:
         for note in item.board.notes:
             said.setdefault(note, []).append(item.name)
+        if item.is_imported and not item.measured and len(comparison.items) > 1:
+            said.setdefault("the table has no counts, so it may be measured on another number of images", []).append(
+                item.name
+            )
     return [f"{', '.join(names)}: {note}" for note, names in said.items()]
 
 
@@ -274,7 +302,7 @@ def check_same_images(items: Sequence[Compared]) -> None:
         InvalidInput: with what differs, and in which items.
     """
     facts = dict.fromkeys(name for item in items for name in item.measured)
-    if all(TEST_IMAGES in item.measured for item in items if item.measured):
+    if all(TEST_IMAGES in item.measured for item in items if TEST_SETS in item.measured):
         facts.pop(TEST_SETS, None)  # the same images may be read from another place
     for what in facts:
         known = {item.name: item.measured[what] for item in items if what in item.measured}
@@ -285,7 +313,7 @@ def check_same_images(items: Sequence[Compared]) -> None:
     )
     for victim in dict.fromkeys(item.victim for item in sweeps):
         digests = {item.name: item.record.victim.evaluation_digest for item in sweeps
-                   if item.victim == victim and item.measured}  # fmt: skip
+                   if item.victim == victim and item.measured and not item.is_imported}  # fmt: skip
         _refuse_different(f"of victim {victim}, other triggers, targets or draws of them were measured", digests)
 
 

@@ -139,6 +139,14 @@ class TestRefusals:
         with pytest.raises(InvalidInput, match=r"ceilings differ:\n  s: 5 %\n  t: 15 %"):
             Comparison.of(items)
 
+    def test_trials_that_have_not_begun_are_refused_with_those_that_have(self):
+        item = compared("s", *(trial(number, START) for number in (0, 1, 2, 5)), trial(3))
+        Comparison.of([item]).check_trials([5])
+        with pytest.raises(InvalidInput, match="--trial 3: no trial of that number has begun; known: 0 to 2, 5"):
+            Comparison.of([item]).check_trials([5, 3])
+        with pytest.raises(InvalidInput, match="--trial 0: no sweep is compared, and nothing else has trials"):
+            Comparison.of([victim("v", (1, 1))]).check_trials([0])
+
 
 class TestResults:
     def test_the_best_of_each_by_hand(self):
