@@ -15,7 +15,8 @@ test *words:
 
 # Ranks, Ray, kill and resume, the page in a browser.
 test-slow *words:
-    pytest -m slow -n 2 --dist loadgroup {{words}}
+    pytest -m "slow and not alone" -n 2 {{words}}
+    pytest -m "slow and alone" {{words}}
 
 # Random kills of every process of ours, and a checker of what is left.
 chaos kills="100" seed="1":

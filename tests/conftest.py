@@ -54,12 +54,6 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST_WORKERS)
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests marked `alone` are one group, so that `--dist loadgroup` never runs two of them beside each other."""
-    if item.get_closest_marker("alone") is not None:
-        item.add_marker(pytest.mark.xdist_group("alone"))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Collects tests without garbage collection: a third of that time went into looking at modules, which all stay."""
