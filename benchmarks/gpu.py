@@ -326,8 +326,8 @@ def rate_of(make: Callable[[], Callable[[], object]], size: int, device: torch.d
         except torch.cuda.OutOfMemoryError:
             return Rate(None, gigabytes(), "out of memory")
         except RuntimeError as error:  # of torch.compile, say; the other rows are still worth having
-            reason = f"{type(error).__name__}: {error}".splitlines()[0].replace("|", "/")
-            return Rate(None, gigabytes(), f"failed: {reason:.100}")
+            reason = " ".join(f"{type(error).__name__}: {error}".replace("|", "/").split())
+            return Rate(None, gigabytes(), f"failed: {reason:.150}")
 
 
 def train_rows(size: Size, device: torch.device, clock: Clock, peak: float | None) -> None:
