@@ -55,7 +55,7 @@ def lines_of(comparison: Comparison) -> dict[str, str]:
     return {name: names[0] if len(names) == 1 else f"{names[0]} ..." for names in keys.values() for name in names}
 
 
-def describe_against(frame: pd.DataFrame, by: str) -> str:
+def describe_against(frame: pd.DataFrame, by: str, rate: str = "ASR") -> str:
     """The figure in one sentence."""
     lines = frame[frame["line"] != VICTIM]
     low, high = lines["x"].min(), lines["x"].max()
@@ -63,27 +63,28 @@ def describe_against(frame: pd.DataFrame, by: str) -> str:
         f"{line} from {style.percent(part['asr'].iloc[0])} to {style.percent(part['asr'].iloc[-1])}"
         for line, part in lines.groupby("line", sort=False)
     ]
-    return f"ASR, as {short_path(by)} goes from {low:g} to {high:g}: {', '.join(parts[:8])}."
+    return f"{rate}, as {short_path(by)} goes from {low:g} to {high:g}: {', '.join(parts[:8])}."
 
 
-def draw_against(frame: pd.DataFrame, by: str, *, asr_ceiling: float | None = None) -> go.Figure:
+def draw_against(frame: pd.DataFrame, by: str, *, rate: str = "ASR", asr_ceiling: float | None = None) -> go.Figure:
     """Two panels, accuracy and ASR, a line each; what is not cleaned is drawn open.
 
     Args:
         frame: of `against_points`, not empty.
         by: the field.
+        rate: what stands in the second panel, `ASR`, `PSR` or both.
         asr_ceiling: a fraction; None: nothing was to be cleaned.
     """
     figure = go.Figure()
     lines = [line for line in dict.fromkeys(frame["line"]) if line != VICTIM]
-    for index, rate in enumerate(("accuracy", "asr")):
+    for index, column in enumerate(("accuracy", "asr")):
         for line in dict.fromkeys(frame["line"]):
             part = thinned(frame[frame["line"] == line], MOST_POINTS)
             colour, symbol, dash = style.look_of(lines.index(line)) if line != VICTIM else (style.BLACK, "star", "dot")
             is_open = [line != VICTIM and cleaned is False for cleaned in part["cleaned"]]
             figure.add_scatter(
                 x=part["x"].to_numpy(),
-                y=100 * part[rate].to_numpy(dtype=float),
+                y=100 * part[column].to_numpy(dtype=float),
                 xaxis=style.axis_id("x", index),
                 yaxis=style.axis_id("y", index),
                 mode="lines+markers" if line != VICTIM and len(part) <= MOST_JOINED else "markers",
@@ -107,7 +108,7 @@ def draw_against(frame: pd.DataFrame, by: str, *, asr_ceiling: float | None = No
                 style.axis_name("x", index): {"anchor": style.axis_id("y", index), "title": title, **ticks},
                 style.axis_name("y", index): {
                     "anchor": style.axis_id("x", index),
-                    "title": {"text": "ASR (%)" if index else "accuracy (%)"},
+                    "title": {"text": f"{rate} (%)" if index else "accuracy (%)"},
                     "rangemode": "tozero",
                     "nticks": 6,
                 },

@@ -15,6 +15,9 @@ QUANTITIES = {
 }
 """Shares, as fractions; the last three of tables over checkpoints, at the last one."""
 
+RATES = (QUANTITIES["asr"], "PSR (%)")
+"""What a ceiling is drawn for."""
+
 
 def bar_rows(comparison: Comparison) -> pd.DataFrame:
     """One row a bar. Columns: `group`, `series`, `quantity` (its title), `value` (percent, or pairs).
@@ -26,8 +29,9 @@ def bar_rows(comparison: Comparison) -> pd.DataFrame:
     rows: list[tuple[str, str, str, float]] = []
     for quantity in ("accuracy", "asr"):
         known = results.dropna(subset=quantity)
-        values = zip(known["group"], known["series"], known[quantity], strict=True)
-        rows += [(group, series, QUANTITIES[quantity], 100 * value) for group, series, value in values]
+        titles = f"{quantity} (%)" if quantity == "accuracy" else known["measures"] + " (%)"
+        bars = known.assign(title=titles)[["group", "series", "title", quantity]]
+        rows += [(group, series, title, 100 * value) for group, series, title, value in bars.itertuples(index=False)]
     for item in comparison.others:
         head = comparison.group(item), comparison.label(item, {})
         if isinstance(item, ComparedVictim):
@@ -105,7 +109,7 @@ def draw_bars(frame: pd.DataFrame, series: tuple[str, ...], *, asr_ceiling: floa
             showarrow=False,
             font={"size": 13, "color": style.INK},
         )
-        if quantity == QUANTITIES["asr"] and asr_ceiling is not None:
+        if quantity in RATES and asr_ceiling is not None:
             style.dotted_line(figure, 100 * asr_ceiling, index)
     figure.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05, hovermode="closest")
     figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18})

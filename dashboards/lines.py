@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from dashboards.bars import QUANTITIES, short_names
+from dashboards.bars import QUANTITIES, RATES, short_names
 from dashboards.curves import thinned
 from sweeplab.ranking.compared import (
     ComparedSweep,
@@ -75,7 +75,7 @@ def cleaning_points(comparison: Comparison, trials: Sequence[int] = ()) -> pd.Da
             x = point.step if over_steps else point.epoch
             rows.append((line, "", "accuracy (%)", x, 100 * point.measurement.accuracy))
             if point.measurement.asr is not None:
-                rows.append((line, "", "ASR (%)", x, 100 * point.measurement.asr))
+                rows.append((line, "", f"{item.measures} (%)", x, 100 * point.measurement.asr))
             if not over_steps and "loss" in point.train:
                 rows.append((line, "", "loss (nats)", x, point.train["loss"]))
             for entry in point.curve:
@@ -161,7 +161,7 @@ def draw_lines(frame: pd.DataFrame, *, asr_ceiling: float | None = None) -> go.F
                 },
             }
         )
-        if quantity == "ASR (%)" and asr_ceiling is not None:
+        if quantity in RATES and asr_ceiling is not None:
             style.dotted_line(figure, 100 * asr_ceiling, index)
     figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18})
     columns = min(len(quantities), 3) if len(quantities) != 4 else 2

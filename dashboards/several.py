@@ -86,7 +86,9 @@ def _results_view(comparison: Comparison) -> View | None:
     if rows.empty:
         return None
     heads = {"group": "Victim", "series": "Series", "name": "Sweep", "trial": "Trial", "epoch": "Epoch"}
-    heads |= {"accuracy": "Accuracy %", "asr": "ASR %", "retention": "Retention %", "lowest_asr": "Lowest ASR %"}
+    rate = comparison.rate
+    heads |= {"accuracy": "Accuracy %", "asr": f"{rate} %", "measures": "Measured"}
+    heads |= {"retention": "Retention %", "lowest_asr": f"Lowest {rate} %"}
     if results.empty:  # tables alone
         table = small_table(
             rows, {"group": "Group", "series": "Series", "quantity": "What", "value": "Value"}, most=200
@@ -107,12 +109,13 @@ def _against_view(comparison: Comparison) -> View | None:
     if frame.empty or comparison.by is None:
         return None
     ceiling = comparison.asr_ceiling if comparison.sweeps else None
-    figure = draw_against(frame, comparison.by, asr_ceiling=ceiling)
+    rate = comparison.rate
+    figure = draw_against(frame, comparison.by, rate=rate, asr_ceiling=ceiling)
     name = short_path(comparison.by)
     heads = {"line": "Line", "x": name, "name": "Sweep", "trial": "Trial", "epoch": "Epoch"}
-    table = small_table(frame, heads | {"accuracy": "Accuracy %", "asr": "ASR %"}, most=200)
-    title = f"Accuracy and ASR against {name}"
-    return View("against", title, "Against a field", describe_against(frame, comparison.by), figure, table, rows=frame)
+    table = small_table(frame, heads | {"accuracy": "Accuracy %", "asr": f"{rate} %"}, most=200)
+    title, finding = f"Accuracy and {rate} against {name}", describe_against(frame, comparison.by, rate)
+    return View("against", title, "Against a field", finding, figure, table, rows=frame)
 
 
 def _series_view(comparison: Comparison, marks: str | None) -> View | None:

@@ -47,6 +47,12 @@ class Compared:
         """The parameters of a sweep's trials; of anything else none, once."""
         return [{}]
 
+    @property
+    def measures(self) -> str:
+        """What stands in the place of the ASR: `PSR` under targeted poisoning."""
+        attacks = {self.fields.get("victim.poisoning.kind"), self.fields.get("victim.attack.kind")}
+        return "PSR" if "targeted-images" in attacks else "ASR"
+
     def value(self, by: str, params: Mapping[str, Any]) -> Any:
         """The value of a field, or of a searched parameter in a trial's `params`; None: it has none."""
         return params[by] if by in params else self.fields.get(by)
@@ -72,6 +78,11 @@ class ComparedVictim(Compared):
     """A victim that was trained for its own sake, or one behind a sweep."""
 
     row: VictimRow
+
+    @property
+    def measures(self) -> str:
+        """As its folder says."""
+        return self.row.measures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +141,12 @@ class Comparison:
     def others(self) -> list[Compared]:
         """Victims alone, and tables."""
         return [item for item in self.items if not isinstance(item, ComparedSweep)]
+
+    @property
+    def rate(self) -> str:
+        """What is measured beside the accuracy: `ASR`, `PSR` or `ASR or PSR`."""
+        measured = {item.measures for item in self.items if not isinstance(item, ComparedTable)}
+        return " or ".join(sorted(measured)) or "ASR"
 
     @property
     def asr_ceiling(self) -> float:
@@ -334,9 +351,9 @@ def result_table(comparison: Comparison) -> pd.DataFrame:
     """The best of each sweep in each series: its most accurate cleaned point, else the one of lowest ASR.
 
     Columns: `group`, `series`, `value` (of the field that makes the series), `name` (of the sweep or victim), `trial`
-    (missing for a victim), `epoch`, `accuracy`, `asr` (fractions), `retention`, `cleaned`, `lowest_asr`, `trials`
-    (missing for victims). A sweep's victim stands before its group, its series is `victim`; a victim alone is at its
-    selected epoch.
+    (missing for a victim), `epoch`, `accuracy`, `asr` (fractions), `measures` (what `asr` is: `ASR` or `PSR`),
+    `retention`, `cleaned`, `lowest_asr`, `trials` (missing for victims). A sweep's victim stands before its group, its
+    series is `victim`; a victim alone is at its selected epoch.
     """
     rows: list[dict[str, Any]] = []
     places = {series: place for place, series in enumerate(comparison.series)}
@@ -344,14 +361,15 @@ def result_table(comparison: Comparison) -> pd.DataFrame:
         members = [item for item in comparison.sweeps if comparison.group(item) == group]
         first = members[0].record
         victim = {"accuracy": first.victim.accuracy, "asr": first.victim.asr, "epoch": first.victim_epoch}
-        rows.append({"group": group, "series": VICTIM, "name": members[0].victim, **victim})
+        head = {"group": group, "series": VICTIM, "name": members[0].victim, "measures": members[0].measures}
+        rows.append(head | victim)
         found = [row for item in members for row in _results(comparison, item)]
         rows += sorted(({"group": group, **row} for row in found), key=lambda row: places[row["series"]])
     for one in comparison.others:
         is_shown = any(row["group"] == one.victim for row in rows)  # as the victim of a sweep
         if isinstance(one, ComparedVictim) and (known := one.row.measurement) is not None and not is_shown:
             head = {"group": comparison.group(one), "series": comparison.label(one, {}), "name": one.name}
-            rates = {"accuracy": known.accuracy, "asr": known.asr, "epoch": one.row.epoch}
+            rates = {"accuracy": known.accuracy, "asr": known.asr, "measures": one.measures, "epoch": one.row.epoch}
             rows.append({**head, "value": comparison.value(one, {}), **rates})
     frame = pd.DataFrame(rows, columns=RESULT_COLUMNS, dtype=object)  # whole numbers stay whole where some are missing
     return frame.where(frame.notna(), None)
@@ -363,8 +381,8 @@ def best_results(results: pd.DataFrame) -> pd.DataFrame:
     return results.iloc[np.argsort(worth, kind="stable")].drop_duplicates(["group", "series"]).sort_index()
 
 
-RESULT_COLUMNS = ("group", "series", "value", "name", "trial", "epoch", "accuracy", "asr", "retention", "cleaned",
-                  "lowest_asr", "trials")  # fmt: skip
+RESULT_COLUMNS = ("group", "series", "value", "name", "trial", "epoch", "accuracy", "asr", "measures", "retention",
+                  "cleaned", "lowest_asr", "trials")  # fmt: skip
 
 
 def _results(comparison: Comparison, item: ComparedSweep) -> list[dict[str, Any]]:
@@ -380,7 +398,7 @@ def _results(comparison: Comparison, item: ComparedSweep) -> list[dict[str, Any]
             lowest[series] = min(lowest.get(series, 1.0), row.min_asr)
     return [
         {"series": series, "value": comparison.value(item, row.params), "name": item.name, "trials": trials[series]}
-        | {"lowest_asr": lowest[series], **_point_of(item, row)}
+        | {"lowest_asr": lowest[series], "measures": item.measures, **_point_of(item, row)}
         for series, row in best.items()
     ]
 
@@ -412,13 +430,16 @@ def render_results(comparison: Comparison) -> Table:
     several = frame["group"].nunique() > 1
     for heading in (*(("victim",) if several else ()), "series", "trial"):
         table.add_column(heading)
-    for heading in ("epoch", "acc. %", "ASR %", "kept %", "lowest ASR %"):
+    rate = comparison.rate
+    for heading in ("epoch", "acc. %", f"{rate} %", "kept %", f"lowest {rate} %"):
         table.add_column(heading, justify="right", no_wrap=True)
     if len(frame) > MOST_ROWS:
         table.caption = f"the first {MOST_ROWS} of {len(frame):,} rows; --json gives all of them"
     for row in frame.head(MOST_ROWS).to_dict("records"):
         trial = "" if row["trial"] is None else f"{row['trial']}" + ("" if row["cleaned"] else " (not cleaned)")
-        rates = (in_percent(row[name]) for name in ("accuracy", "asr", "retention", "lowest_asr"))
+        rates = [in_percent(row[name]) for name in ("accuracy", "asr", "retention", "lowest_asr")]
+        if row["measures"] != rate:  # of both
+            rates[1] += f" ({row['measures']})"
         group = [Text(row["group"])] if several else []
         table.add_row(*group, Text(row["series"]), trial, f"{row['epoch']:g}", *rates)
     return table

@@ -359,11 +359,30 @@ class TestBarsOfVictims:
             victim("more", (1, 1), (300, 950), near=True, poisons=500),
         ]
         rows = bar_rows(Comparison.of(items, "near"))
-        asr = rows[rows["quantity"] == "ASR (%)"]
+        asr = rows[rows["quantity"] == "PSR (%)"]
         assert asr[["group", "series", "value"]].to_numpy().tolist() == [
             ["poisons 100", "near yes", 90], ["poisons 100", "near no", 30], ["poisons 500", "near yes", 95]
         ]  # fmt: skip
         assert rows[rows["quantity"] == "safe poisons"]["value"].tolist() == [1, 1, 1]
+
+    def test_the_rate_is_called_what_it_is(self):
+        """Victims of targeted poisoning measure the PSR; beside sweeps that measure the ASR each says which."""
+        alone = Comparison.of([victim("v", (1, 1), (300, 900), rate=0.1), victim("w", (1, 1), (300, 800), rate=0.2)])
+        assert [column.header for column in render_results(alone).columns][3:6] == ["acc. %", "PSR %", "kept %"]
+        assert result_table(alone)["measures"].tolist() == ["PSR", "PSR"]
+        page = render_comparison(Comparison.of(alone.items, "rate"))
+        assert page.count('<th scope="col">PSR %</th>') == 2
+        assert '<th scope="col">ASR %</th>' not in page
+        assert "PSR, as rate goes from 0.1 to 0.2" in page
+        both = Comparison.of([compared("s", trial(0, START, (350, 20))), *alone.items])
+        rates = next(column for column in render_results(both).columns if column.header == "ASR or PSR %")
+        assert [*rates.cells] == ["99.0 (ASR)", "2.0 (ASR)", "90.0 (PSR)", "80.0 (PSR)"]
+        assert bar_rows(both).groupby("quantity")["value"].max()[["ASR (%)", "PSR (%)"]].tolist() == [99, 90]
+
+    def test_a_sweep_over_a_victim_of_targeted_poisoning_measures_the_psr(self):
+        item = compared("s", trial(0, START, (350, 20)), fields={"victim.poisoning.kind": "targeted-images"})
+        assert result_table(Comparison.of([item]))["measures"].tolist() == ["PSR", "PSR"]
+        assert "PSR (%)" in cleaning_points(Comparison.of([item]))["quantity"].tolist()
 
     def test_of_tables_the_last_checkpoint(self):
         rows = bar_rows(Comparison.of([scores("a", near=True), scores("b", near=False)], "near"))
