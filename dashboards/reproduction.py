@@ -41,7 +41,8 @@ FOOTER = """<footer>
 setting the last epoch; of victims the selected one. Intervals are Wilson's at 95 % and do not allow for the choice of
 trial and epoch; of a change of accuracy the victim's is held fixed. <b>Miniature</b>: a run with less than half of its
 script's pairs, classes or test images, or one of <code>--smoke</code>; its numbers say nothing of the paper's.
-<b>Imported</b>: from a table that was measured elsewhere.</p>
+<b>Imported</b>: from a table that was measured elsewhere. <b>Differs</b>: from its script, in the field
+that is named.</p>
 <p>This page is one file and loads nothing from a network.</p>
 </footer>"""
 
@@ -79,8 +80,8 @@ def _row_view(row: Row) -> View:
 
 def _run_html(run: Run) -> str:
     name, _, rest = run_lines(run)[0].partition(": ")
-    mark = f' <span class="mark">{escape(run.label)}</span>' if run.label else ""
-    others = [line.strip() for line in run_lines(run)[1:] if line.strip() != run.label]
+    mark = f' <span class="mark">{escape(run.kind)}</span>' if run.kind else ""
+    others = [line.strip() for line in run_lines(run)[1:] if line.strip() != run.kind]
     small = "".join(f"<small>{escape(line)}</small>" for line in others)
     return f"<b>{escape(name)}</b>: {escape(rest)}{mark}{small}"
 

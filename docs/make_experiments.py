@@ -38,14 +38,14 @@ sweeplab reproduce verma --to verma.html      # the same as a page; --markdown a
 The picture is of runs in miniature and an imported table, none of which says anything of the paper's numbers.
 
 `reproduce` looks through the home for the sweeps and victims of a row, by their names; imported tables count, and say
-so. A row is *done* once all its trials, or victims, are over, as `sweeplab status` counts them. Of a sweep its best
-trial counts, in its best cleaned epoch, as the leaderboard has it; of methods with one setting the last epoch; of
+so. A row is *done* once all the trials, or victims, of its scripts are over, with the scripts' fields. Of a sweep its
+best trial counts, in its best cleaned epoch, as the leaderboard has it; of methods with one setting the last epoch; of
 victims the selected one. Ours stands beside the published number with Wilson's 95 % interval, which does not allow for
-the choice of trial and epoch; of a change of accuracy the victim's is held fixed. A run that differs from its script
-says in what. What has less than half of the script's pairs, classes or test images, or the name of a `--smoke` run, is
-a *miniature*: each of its numbers carries the word and its sizes, and it makes no row done. The published numbers,
-{numbers} of them, are in `sweeplab/commands/published.csv` with table or section; those of the authors' data or code,
-and of secondary sources, say so.
+the choice of trial and epoch; of a change of accuracy the victim's is held fixed. A run that *differs* from its script
+says so beside each of its numbers. What has less than half of the script's pairs, classes or test images, or the name
+of a `--smoke` run, is a *miniature*: each of its numbers carries the word and its sizes. Neither makes a row done. The
+published numbers, {numbers} of them, are in `sweeplab/commands/published.csv` with table or section; those of the
+authors' data or code, and of secondary sources, say so.
 """
 
 

@@ -91,15 +91,9 @@ class _Holdings:
     def __init__(self, home: Path) -> None:
         self.home = home
         rows, damaged = victims_of(home)
-        # Of several victims of one name a finished one, then the one of most epochs, then the latest.
-        rows.sort(
-            key=lambda row: (
-                row.state == "finished",
-                row.trained_epochs,
-                row.points[-1].timestamp_ms if row.points else 0,
-            )
-        )
-        self._victims = {row.victim: row for row in rows}
+        self._victims: dict[str, list[VictimRow]] = {}
+        for row in rows:
+            self._victims.setdefault(row.victim, []).append(row)
         self._damaged = {path.name.rpartition("-")[0]: why for path, why in damaged.items()}
         self._found: dict[tuple[bool, str], _Found] = {}
 
@@ -116,10 +110,14 @@ class _Holdings:
         return self._found[key]
 
     def _victim(self, name: str, experiment: Experiment) -> _Found | None:
-        row = self._victims.get(name)
-        if row is None:
+        rows = self._victims.get(name)
+        if rows is None:
             return _damaged(experiment, name, self._damaged[name]) if name in self._damaged else None
-        spec, measured = _recorded(experiment, read_object(row.folder / "victim.json")), row.measurement
+        row, spec = max(
+            ((row, _recorded(experiment, read_object(row.folder / "victim.json"))) for row in rows),
+            key=lambda pair: _rank(pair[0], pair[1], experiment),
+        )
+        measured = row.measurement
         sizes, result = sizes_of(spec), "nothing measured yet"
         if measured is not None:
             sizes = dataclasses.replace(sizes, test_images=measured.accuracy_n)
@@ -177,6 +175,12 @@ class _Holdings:
         return _Found(_beside_script(run, experiment, spec), sweep=ranked)
 
 
+def _rank(row: VictimRow, spec: Experiment | None, script: Experiment) -> tuple[bool, float, int]:
+    """Of several victims of one name the script's own goes first, then the one of most epochs, then the latest."""
+    is_scripts = spec is not None and not differences(script.to_json(), spec.to_json(), script)
+    return is_scripts, row.trained_epochs, row.points[-1].timestamp_ms if row.points else 0
+
+
 def _damaged(experiment: Experiment, found: str, why: str) -> _Found:
     """What there is of a sweep or victim whose records cannot be read."""
     is_victim, planned = isinstance(experiment, PretrainedVictim), _planned(experiment)
@@ -231,7 +235,10 @@ def _beside_script(run: Run, experiment: Experiment, spec: Experiment | None) ->
     """A run with what tells it from its script's: that it is a miniature, and the fields that differ."""
     whole = sizes_of(experiment)
     is_miniature = run.found != run.name or run.sizes.is_miniature_of(whole)
-    changed = [] if spec is None else _changes(experiment, spec, only_first=is_miniature)
+    if spec is None:
+        changed = [] if run.is_imported else ["a spec that is refused today"]
+    else:
+        changed = _changes(experiment, spec, only_first=is_miniature)
     changed = [*run.sizes.differences(whole), *changed]
     return dataclasses.replace(run, is_miniature=is_miniature, changed=tuple(changed))
 

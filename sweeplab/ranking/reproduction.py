@@ -76,14 +76,23 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing of it is left to be run."""
-        return self.state == "finished" and not self.is_miniature
+        """Whether nothing of it is left to be run, and it is what its script has."""
+        is_whole = not self.is_miniature and not self.changed
+        return self.state == "finished" and is_whole and self.num_over >= self.num_in_script
+
+    @property
+    def kind(self) -> str:
+        """That it is imported or a miniature, with its sizes; empty for a run in full size that was made here."""
+        kinds = [word for word, holds in (("imported", self.is_imported), ("miniature", self.is_miniature)) if holds]
+        return f"{', '.join(kinds)}: {self.sizes.in_words()}" if kinds else ""
 
     @property
     def label(self) -> str:
-        """What has to stand beside each of its numbers; empty for a run in full size that was made here."""
-        kinds = [word for word, holds in (("imported", self.is_imported), ("miniature", self.is_miniature)) if holds]
-        return f"{', '.join(kinds)}: {self.sizes.in_words()}" if kinds else ""
+        """What has to stand beside each of its numbers; empty for its script's run in full size that was made here."""
+        if self.is_miniature or not self.changed:
+            return self.kind
+        more = f" and {len(self.changed) - 1} more" if len(self.changed) > 1 else ""
+        return "; ".join(filter(None, [self.kind, f"differs: {self.changed[0]}{more}"]))
 
 
 @dataclass(frozen=True)
@@ -187,7 +196,8 @@ NOTHING_TO_RUN, NO_RECORD, NOT_THERE, NOT_RUN, DONE = "nothing to run", "no reco
 def state_of(runs: Sequence[Run]) -> str:
     """The state of a row that has runs: `not run`, `running`, how many trials or victims are over, or `done`.
 
-    Miniatures count only where nothing in full size was begun, and are named so.
+    Miniatures count only where nothing in full size was begun, and are named so. What is over counts against what the
+    scripts plan, and a run that differs from its script makes no row done.
     """
     begun = [run for run in runs if run.state != NOT_RUN]
     if not begun:
@@ -196,15 +206,18 @@ def state_of(runs: Sequence[Run]) -> str:
     counted = {run.name for run in full or begun}
     over, planned = Counter[bool](), Counter[bool]()
     for run in runs:
-        planned[run.is_victim] += run.num_planned if run.name in counted else run.num_in_script
-        over[run.is_victim] += run.num_over if run.name in counted else 0
+        planned[run.is_victim] += run.num_in_script
+        over[run.is_victim] += min(run.num_over, run.num_in_script) if run.name in counted else 0
     failed = sum(run.num_failed for run in runs if run.name in counted)
+    differing = sum(bool(run.changed) for run in full)
     words = DONE
-    if over != planned:
+    if over != planned or differing:
         kinds = ((True, "victims"), (False, "trials"))
         words = ", ".join(f"{over[kind]} of {planned[kind]} {word}" for kind, word in kinds if planned[kind])
     if any(run.state == "running" for run in runs if run.name in counted):
         words = f"running, {words}"
+    if differing:
+        words += f", {differing} differing"
     if failed:
         words += f", {failed} failed"
     if damaged := sum(run.state == "damaged" for run in runs):
@@ -286,7 +299,7 @@ def counts(found: Reproduction) -> list[tuple[str, int, str]]:
         ("Begun", len(to_run) - done - small - not_run, "not all of it is over"),
         ("In miniature alone", small, "nothing in full size"),
         ("Not run", not_run, f"and {len(found.rows) - len(to_run)} without a run"),
-        ("Numbers beside ours", whole, f"of {len(numbers)}; {len(ours) - whole} more by miniatures or imported tables"),
+        ("Numbers beside ours", whole, f"of {len(numbers)}; {len(ours) - whole} more by runs that say how they differ"),
     ]
 
 
@@ -352,7 +365,7 @@ def run_lines(run: Run) -> list[str]:
     over = "" if run.is_victim else f", {run.num_over} of {run.num_planned} trials"
     head = f"{run.found}: {run.state}{over}" + (f"; {run.result}" if run.result else "")
     differs = [f"  differs: {', '.join(run.changed)}"] if run.changed else []
-    return [head, *([f"  {run.label}"] if run.label else []), *differs, *(f"  note: {note}" for note in run.notes)]
+    return [head, *([f"  {run.kind}"] if run.kind else []), *differs, *(f"  note: {note}" for note in run.notes)]
 
 
 def markdown(found: Reproduction) -> str:

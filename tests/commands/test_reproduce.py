@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import fabricated
 import pandas as pd
@@ -137,8 +138,11 @@ def run(name: str, over: int, planned: int, **fields: object) -> Run:
         ([run("a", 2, 2, is_miniature=True)], "done, in miniature"),
         ([run("a", 2, 2, is_miniature=True), run("b", 1, 4)], "1 of 6 trials"),
         ([run("a", 2, 2, is_miniature=True, num_in_script=9), run("b", 4, 4)], "4 of 13 trials"),
-        ([run("a", 2, 2, is_miniature=True, num_in_script=9), run("b", 0, 4)], "2 of 6 trials, in miniature"),
+        ([run("a", 2, 2, is_miniature=True, num_in_script=9), run("b", 0, 4)], "2 of 13 trials, in miniature"),
         ([run("a", 2, 2, is_imported=True)], "done, imported"),
+        ([run("a", 2, 2, is_imported=True, num_in_script=69)], "2 of 69 trials, imported"),
+        ([run("a", 80, 80, num_in_script=69), run("b", 0, 4)], "69 of 73 trials"),
+        ([run("a", 2, 2, changed=("seed: 0 -> 3",)), run("b", 4, 4)], "6 of 6 trials, 1 differing"),
         ([run("a", 0, 4, state="damaged"), run("b", 2, 2)], "2 of 6 trials, 1 damaged"),
     ],
 )
@@ -166,8 +170,8 @@ def test_a_small_table_never_stands_beside_a_published_number_without_the_word(o
     found = json.loads(shown)
     assert code == 0
     assert [(row["id"], row["state"]) for row in found["rows"]] == [
-        ("verma-tab1", "2 of 214 trials, imported, in miniature"),
-        ("verma-fig3-m", "done, imported, in miniature"),
+        ("verma-tab1", "2 of 281 trials, imported, in miniature"),
+        ("verma-fig3-m", "2 of 69 trials, imported, in miniature"),
     ]
     ours = [number for row in found["rows"] for number in row["numbers"] if number["ours"]]
     assert [(number["run"], number["published"], number["label"]) for number in ours] == [
@@ -201,23 +205,29 @@ def test_the_page_has_every_row_its_numbers_and_the_word_and_no_script(own_home:
 def test_a_smoke_run_is_found_under_its_own_name_and_a_whole_one_goes_before_it(own_home: Path, in_repository: None):
     imported(own_home, "verma-fig12-m-smoke")
     row = json.loads(command("reproduce", "verma", "fig12-m", "--json")[1])["rows"][0]
-    assert (row["state"], row["runs"][0]["found"]) == ("done, imported, in miniature", "verma-fig12-m-smoke")
+    assert (row["state"], row["runs"][0]["found"]) == ("2 of 44 trials, imported, in miniature", "verma-fig12-m-smoke")
     imported(own_home, "verma-fig12-m", counted=False)
     row = json.loads(command("reproduce", "verma", "fig12-m", "--json")[1])["rows"][0]
-    assert (row["state"], row["runs"][0]["found"]) == ("done, imported", "verma-fig12-m")
+    assert (row["state"], row["runs"][0]["found"]) == ("2 of 44 trials, imported", "verma-fig12-m")
     assert {number["label"] for number in row["numbers"]} == {"imported: sizes not known"}
-    assert row["commands"] == []
+    assert row["commands"] == ["python sweeps/verma_victims.py --only verma-fig12-m"]
+    imported(own_home, "verma-fig12-s", counted=False, points=[(i, e, 40, 2) for i in range(71) for e in (0, 1)])
+    row = json.loads(command("reproduce", "verma", "fig12-s", "--json")[1])["rows"][0]
+    assert (row["state"], row["commands"]) == ("done, imported", [])
 
 
-def victim_in(home: Path, victim: PretrainedVictim, num_images: int, *, is_over: bool) -> None:
-    """A victim of two epochs with half of the images right, whose 16 target images are all hit."""
-    folder = RunFolder(home / "victims" / f"{victim.name}-0")
+def victim_in(
+    home: Path, victim: PretrainedVictim, num_images: int, *, is_over: bool, digest: str = "0", num_epochs: int = 2
+) -> None:
+    """A victim with half of the images right, whose 16 target images are all hit."""
+    folder = RunFolder(home / "victims" / f"{victim.name}-{digest}")
     folder.path.mkdir(parents=True)
-    write_json(folder.path / "victim.json", {"spec": victim.to_json(), "digest": "0"})
+    write_json(folder.path / "victim.json", {"spec": victim.to_json(), "digest": digest})
     found = Measurement(num_images // 2, num_images, 16, 16, "evaluation")
-    folder.write_points([dataclasses.replace(fabricated.point(index, 0, 0), measurement=found) for index in range(3)])
+    points = [dataclasses.replace(fabricated.point(i, 0, 0), measurement=found) for i in range(num_epochs + 1)]
+    folder.write_points(points)
     if is_over:
-        folder.finish({"state": "finished", "selected_epoch": 2.0})
+        folder.finish({"state": "finished", "selected_epoch": float(num_epochs)})
 
 
 def test_runs_say_how_they_differ_from_their_script(own_home: Path, in_repository: None):
@@ -229,7 +239,7 @@ def test_runs_say_how_they_differ_from_their_script(own_home: Path, in_repositor
     victim_in(own_home, smoke_victim(without), 160, is_over=True)
     found = json.loads(command("reproduce", "safeclip", "fig3c", "--json")[1])["rows"][0]
     first, second = found["runs"]
-    assert found["state"] == "0 of 2 victims"
+    assert found["state"] == "0 of 2 victims, 1 differing"
     assert (first["state"], first["is_miniature"]) == ("interrupted", False)
     assert first["changed"] == [
         "49,000 test images instead of 50,000",
@@ -246,7 +256,50 @@ def test_runs_say_how_they_differ_from_their_script(own_home: Path, in_repositor
     ]
     number = found["numbers"][0]
     assert (number["published"], number["ours"]["value"], number["is_preliminary"]) == ("-12.5", 0.0, True)
-    assert number["label"] == "miniature: 1,280 pairs, 16 classes, 160 test images"
+    assert number["label"] == (
+        "differs: 49,000 test images instead of 50,000 and 2 more; miniature: 1,280 pairs, 16 classes, 160 test images"
+    )
+
+
+def badnet_of_c1() -> PretrainedVictim:
+    row = next(row for row in ROWS if row.id == "cleanclip-c1")
+    script = experiments_in(Path("sweeps"))(row.runs[0])[0]
+    assert isinstance(script, PretrainedVictim)
+    assert script.name == "cleanclip-c1-badnet"
+    return script
+
+
+def test_a_finished_run_with_other_fields_says_so_beside_each_number_and_makes_no_row_done(
+    own_home: Path, in_repository: None
+):
+    script = badnet_of_c1()
+    victim_in(
+        own_home, script.replace(epochs=1, keep_epochs=(1,), protocol="authors"), 50_000, is_over=True, num_epochs=1
+    )
+    (found,) = json.loads(command("reproduce", "cleanclip", "c1", "--json")[1])["rows"]
+    assert found["state"] == f"1 of {len(found['runs'])} victims, 1 differing"
+    assert {number["label"] for number in found["numbers"]} == {
+        "differs: epochs of pre-training 1 instead of 64 and 1 more"
+    }
+    assert found["commands"][0].startswith("python sweeps/")
+    assert "0 rows done of 1 " in command("reproduce", "cleanclip", "c1")[1]
+
+
+def test_of_victims_of_one_name_the_scripts_own_is_shown_then_the_one_of_most_epochs(
+    own_home: Path, in_repository: None
+):
+    script = badnet_of_c1()
+
+    def shown() -> dict[str, Any]:
+        (found,) = json.loads(command("reproduce", "cleanclip", "c1", "--json")[1])["rows"]
+        run: dict[str, Any] = found["runs"][0]
+        return run
+
+    victim_in(own_home, script.replace(epochs=1, keep_epochs=(1,)), 50_000, is_over=True, digest="a", num_epochs=1)
+    victim_in(own_home, script.replace(seed=3), 50_000, is_over=False, digest="b", num_epochs=6)
+    assert (shown()["state"], shown()["changed"]) == ("interrupted", ["seed: 0 -> 3"])
+    victim_in(own_home, script, 50_000, is_over=False, digest="c", num_epochs=3)
+    assert (shown()["state"], shown()["changed"]) == ("interrupted", [])
 
 
 def test_pairs_that_a_spec_does_not_declare_are_counted_by_the_steps_of_an_epoch(own_home: Path, in_repository: None):
@@ -268,7 +321,7 @@ def test_damaged_records_hide_no_other_row(own_home: Path, in_repository: None):
     assert [row["state"] for row in rows] == [
         "0 of 8 victims, 1 damaged",
         "0 of 69 trials, 1 damaged",
-        "done, imported",
+        "2 of 14 trials, imported",
     ]
     assert "victim.json" in rows[0]["runs"][0]["notes"][0]
 
