@@ -6,7 +6,17 @@ from pathlib import Path
 
 from dashboards.columns import Columns
 from dashboards.page import Page, View, tiles_html, with_code
-from sweeplab.ranking.reproduction import DONE, NOT_RUN, Number, Reproduction, Row, Run, counts, run_lines
+from sweeplab.ranking.reproduction import (
+    DONE,
+    NOT_RUN,
+    Number,
+    Reproduction,
+    Row,
+    Run,
+    counts,
+    protocol_lines,
+    run_lines,
+)
 from sweeplab.storage.files import write_atomically
 
 
@@ -20,7 +30,7 @@ def render_reproduction(found: Reproduction) -> str:
     """The page as text."""
     title = f"{found.title} · SweepLab"
     views = [_overview(found), *(_row_view(row) for row in found.rows if _is_held(row)), *_left(found)]
-    return Page(title, _header(found), views, FOOTER).html(Columns(()))
+    return Page(title, _header(found), views, _footer(found)).html(Columns(()))
 
 
 def _is_held(row: Row) -> bool:
@@ -36,7 +46,12 @@ def _header(found: Reproduction) -> str:
 </header>"""
 
 
-FOOTER = """<footer>
+def _footer(found: Reproduction) -> str:
+    protocols = "".join(f"<p>{escape(line[0].upper() + line[1:])}.</p>\n" for line in protocol_lines(found))
+    return f"<footer>\n{protocols}{NOTES}</footer>"
+
+
+NOTES = """\
 <p><b>Ours</b>: of a sweep its best trial in its best cleaned epoch, as its leaderboard has it; of methods with one
 setting the last epoch; of victims the selected one. Intervals are Wilson's at 95 % and do not allow for the choice of
 trial and epoch; of a change of accuracy the victim's is held fixed. <b>Miniature</b>: a run with less than half of its
@@ -44,7 +59,7 @@ script's pairs, classes or test images, or one of <code>--smoke</code>; its numb
 <b>Imported</b>: from a table that was measured elsewhere. <b>Differs</b>: from its script, in the field
 that is named.</p>
 <p>This page is one file and loads nothing from a network.</p>
-</footer>"""
+"""
 
 
 def _overview(found: Reproduction) -> View:

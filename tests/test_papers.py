@@ -191,7 +191,7 @@ def test_every_sweep_that_a_guide_names_is_there(scripts: dict[str, tuple[Experi
 def test_every_published_number_has_a_place_and_a_run_of_its_row_that_measures_it(page: dict[str, Any]):
     rows = {row.id: {e.name: e for run in row.runs for e in page["experiments_of"](run)} for row in ROWS}
     commands = {row.id: row.then for row in ROWS}
-    sweeps, victims = {"victim", "best", "only", "all", ""}, {"victim", "first epoch", ""}
+    sweeps, victims = {"victim", "best", "only", "all", "page", ""}, {"victim", "first epoch", ""}
     for number in published_numbers():
         where = (number.row, number.setting, number.quantity)
         assert number.place, where

@@ -26,7 +26,8 @@ class Published:
     """The sweep or victim that measures it here; `A - B`: the difference of two; empty: none."""
     of: str
     """Which state of it: `victim`, `first epoch` of a victim, `best` (of the best trial the best cleaned epoch), `only`
-    (the last epoch of the only trial), `all` (over all trials); empty: the row's second command measures it."""
+    (the last epoch of the only trial), `all` (over all trials); `page`: it is read off the row's page; empty: the row's
+    last command measures it."""
 
     @property
     def runs(self) -> list[str]:

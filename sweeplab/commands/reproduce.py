@@ -40,6 +40,9 @@ from sweeplab.sweep_folder import SweepFolder
 MOST_CHANGES = 6
 """Fields in which a run differs from its script that are named."""
 
+ELSEWHERE = {"": "printed by the last command", "page": "at the victim's accuracy: read it off the page"}
+"""Where numbers stand that are not read here; see `Published.of`."""
+
 
 def chosen(paper: str, wanted: Sequence[str] = ()) -> tuple[Paper, list[PaperRow]]:
     """A paper, and its rows or those of them that were asked for, in the paper's order.
@@ -240,7 +243,8 @@ def _beside_script(run: Run, experiment: Experiment, spec: Experiment | None) ->
     else:
         changed = _changes(experiment, spec, only_first=is_miniature)
     changed = [*run.sizes.differences(whole), *changed]
-    return dataclasses.replace(run, is_miniature=is_miniature, changed=tuple(changed))
+    protocol = "" if spec is None else spec.protocol
+    return dataclasses.replace(run, is_miniature=is_miniature, protocol=protocol, changed=tuple(changed))
 
 
 def _changes(script: Experiment, spec: Experiment, *, only_first: bool) -> list[str]:
@@ -317,8 +321,10 @@ def _number(published: Published, found: Mapping[str, _Found]) -> Number:
         published.remark,
         published.run,
     )
-    if not sources or not published.of:
-        return dataclasses.replace(number, missing="printed by the last command" if sources else NOT_RUN)
+    if not sources or any(one.run.state == NOT_RUN for one in sources):
+        return dataclasses.replace(number, missing=NOT_RUN)
+    if published.of in ELSEWHERE:
+        return dataclasses.replace(number, missing=ELSEWHERE[published.of])
     values = [_measured(one, published) for one in sources]
     known = [value for value in values if isinstance(value, Ours)]
     labels = dict.fromkeys(one.run.label for one in sources)
@@ -340,4 +346,4 @@ def _measured(found: _Found, published: Published) -> Ours | str:
         return of_victim(found.victim, published.quantity, published.of)
     if found.sweep is not None:
         return of_sweep(*found.sweep, published.quantity, published.of)
-    return NOT_RUN if found.run.state == NOT_RUN else "nothing measured yet"
+    return "nothing measured yet"

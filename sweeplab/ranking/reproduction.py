@@ -66,6 +66,8 @@ class Run:
     """By its name, or by its sizes."""
     is_imported: bool = False
     """From a table that was measured elsewhere."""
+    protocol: str = ""
+    """Empty: not known."""
     sizes: Sizes = Sizes()
     result: str = ""
     """What came out so far, in words."""
@@ -212,8 +214,8 @@ def state_of(runs: Sequence[Run]) -> str:
     differing = sum(bool(run.changed) for run in full)
     words = DONE
     if over != planned or differing:
-        kinds = ((True, "victims"), (False, "trials"))
-        words = ", ".join(f"{over[kind]} of {planned[kind]} {word}" for kind, word in kinds if planned[kind])
+        kinds = ((True, "victim"), (False, "trial"))
+        words = ", ".join(f"{over[kind]} of {_many(planned[kind], word)}" for kind, word in kinds if planned[kind])
     if any(run.state == "running" for run in runs if run.name in counted):
         words = f"running, {words}"
     if differing:
@@ -225,6 +227,10 @@ def state_of(runs: Sequence[Run]) -> str:
     if any(run.is_imported for run in begun if run.name in counted):
         words += ", imported"
     return words if full else f"{words}, in miniature"
+
+
+def _many(num: int, word: str) -> str:
+    return f"{num} {word}" if num == 1 else f"{num} {word}s"
 
 
 def of_victim(row: VictimRow, quantity: str, of: str) -> Ours | str:
@@ -295,7 +301,7 @@ def counts(found: Reproduction) -> list[tuple[str, int, str]]:
     ours = [number for number in numbers if number.ours is not None]
     whole = sum(not number.label for number in ours)
     return [
-        ("Rows done", done, f"of {len(to_run)} that have runs"),
+        ("Rows done", done, f"of {len(to_run)} that {'has' if len(to_run) == 1 else 'have'} runs"),
         ("Begun", len(to_run) - done - small - not_run, "not all of it is over"),
         ("In miniature alone", small, "nothing in full size"),
         ("Not run", not_run, f"and {len(found.rows) - len(to_run)} without a run"),
@@ -306,7 +312,7 @@ def counts(found: Reproduction) -> list[tuple[str, int, str]]:
 def summary(found: Reproduction) -> str:
     """How many rows are in which state, in one sentence."""
     (_, done, of), (_, begun, _), (_, small, _), (_, not_run, rest), _ = counts(found)
-    return f"{done} rows done {of}, {begun} begun, {small} in miniature alone, {not_run} not run ({rest})"
+    return f"{_many(done, 'row')} done {of}, {begun} begun, {small} in miniature alone, {not_run} not run ({rest})"
 
 
 def shown(found: Reproduction, *, all_rows: bool) -> list[Row]:
@@ -355,14 +361,25 @@ def detail_lines(found: Reproduction, *, all_rows: bool) -> list[str]:
     hint = (
         "" if all_rows else f"; `sweeplab reproduce {found.paper} ROW` says all of a row, and the command that makes it"
     )
-    return [*lines, "", summary(found) + hint]
+    return [*lines, "", *protocol_lines(found), summary(found) + hint]
+
+
+def protocol_lines(found: Reproduction) -> list[str]:
+    """Under which protocol the runs are, and that the published numbers are under neither; none where none is known."""
+    known = sorted({run.protocol for row in found.rows for run in row.runs if run.protocol})
+    if not known:
+        return []
+    return [
+        f"ours: protocol {' and '.join(known)}; the published numbers come from the authors' code, which differs in "
+        "what sweeplab/protocol.py lists (docs/methods.md, Two protocols)"
+    ]
 
 
 def run_lines(run: Run) -> list[str]:
     """A run in words: its state and result; what has to stand beside its numbers; how it differs from its script."""
     if not run.found:
         return [f"{run.name}: {run.state}"]
-    over = "" if run.is_victim else f", {run.num_over} of {run.num_planned} trials"
+    over = "" if run.is_victim else f", {run.num_over} of {_many(run.num_planned, 'trial')}"
     head = f"{run.found}: {run.state}{over}" + (f"; {run.result}" if run.result else "")
     differs = [f"  differs: {', '.join(run.changed)}"] if run.changed else []
     return [head, *([f"  {run.kind}"] if run.kind else []), *differs, *(f"  note: {note}" for note in run.notes)]
@@ -371,7 +388,7 @@ def run_lines(run: Run) -> list[str]:
 def markdown(found: Reproduction) -> str:
     """The rows, the numbers and the runs as Markdown tables."""
     parts = [
-        f"# {found.title}\n\n{summary(found)}.\n",
+        "".join(f"{line}\n" for line in (f"# {found.title}\n", f"{summary(found)}.", *protocol_lines(found))),
         _table(
             ("row", "shows", "state", "commands"),
             [

@@ -134,7 +134,7 @@ def run(name: str, over: int, planned: int, **fields: object) -> Run:
         ([run("a", 3, 3), run("b", 1, 2, state="running")], "running, 4 of 5 trials"),
         ([run("a", 3, 3, num_failed=1), run("b", 2, 2)], "done, 1 failed"),
         ([run("a", 1, 1, is_victim=True), run("b", 0, 1, is_victim=True)], "1 of 2 victims"),
-        ([run("a", 1, 1, is_victim=True), run("b", 0, 4)], "1 of 1 victims, 0 of 4 trials"),
+        ([run("a", 1, 1, is_victim=True), run("b", 0, 4)], "1 of 1 victim, 0 of 4 trials"),
         ([run("a", 2, 2, is_miniature=True)], "done, in miniature"),
         ([run("a", 2, 2, is_miniature=True), run("b", 1, 4)], "1 of 6 trials"),
         ([run("a", 2, 2, is_miniature=True, num_in_script=9), run("b", 4, 4)], "4 of 13 trials"),
@@ -282,7 +282,9 @@ def test_a_finished_run_with_other_fields_says_so_beside_each_number_and_makes_n
         "differs: epochs of pre-training 1 instead of 64 and 1 more"
     }
     assert found["commands"][0].startswith("python sweeps/")
-    assert "0 rows done of 1 " in command("reproduce", "cleanclip", "c1")[1]
+    shown = " ".join(command("reproduce", "cleanclip", "c1")[1].split())
+    assert "0 rows done of 1 that has runs" in shown
+    assert "ours: protocol authors; the published numbers come from the authors' code" in shown
 
 
 def test_of_victims_of_one_name_the_scripts_own_is_shown_then_the_one_of_most_epochs(
@@ -343,3 +345,17 @@ def test_of_an_empty_home_nothing_is_made(own_home: Path, in_repository: None):
     assert (code, own_home.exists()) == (0, False)
     num = sum(bool(row.runs) for row in ROWS if row.paper == "par")
     assert f"0 rows done of {num} that have runs, 0 begun, 0 in miniature alone, {num} not run (and " in shown
+
+
+def test_what_is_measured_elsewhere_says_so_only_once_its_run_is_there(own_home: Path, in_repository: None):
+    """The lowest ASR of any state is that of a destroyed model, and no number of the victim's accuracy."""
+    imported(own_home, "verma-fig6-m-5", points=[(0, 0, 50, 79), (0, 1, 1, 0)])
+    (row,) = json.loads(command("reproduce", "verma", "fig6-m", "--json")[1])["rows"]
+    assert [(number["run"], number["missing"]) for number in row["numbers"]] == [
+        ("verma-fig6-m-5", "at the victim's accuracy: read it off the page"),
+        ("verma-fig6-m-5", ""),
+        ("verma-fig6-m-10", "not run"),
+        ("verma-fig6-m-10", "not run"),
+    ]
+    rows = json.loads(command("reproduce", "safeclip", "tab2", "tab3", "fig3a", "fig3b", "--json")[1])["rows"]
+    assert {number["missing"] for row in rows for number in row["numbers"]} == {"not run"}
