@@ -3,7 +3,7 @@
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -722,6 +722,18 @@ class CleaningSweep(Spec):
             return tuple(self.grid.axes)
         return tuple(self.space.dimensions)
 
+    def is_set_by_search(self, owner: str, field: str) -> bool:
+        """Whether the search sets a field of the method, `start` or `optimization` in every trial, so that none has the
+        sweep's own value."""
+        if owner not in self.owners() or field not in self.owners()[owner].model_fields:
+            return False
+        if field not in self.parameters():
+            return False
+        if self.search.sampler == "grid":
+            return True
+        is_left_out = self.search.grid_first and self.grid is not None and field not in self.grid.axes
+        return self.space.dimensions[field].when is None and not is_left_out
+
     def log_parameters(self) -> tuple[str, ...]:
         """Those that are searched over orders of magnitude."""
         if self.search.sampler == "grid":
@@ -907,12 +919,30 @@ def family(spec: E, field: str, values: Sequence[Any] | Mapping[str, Any]) -> tu
         values: of the field; where they are no numbers, words or named specs, by the word that stands in the name.
 
     Raises:
-        InvalidInput: if there is no such field, a value breaks a rule, or two members would have the same name.
+        InvalidInput: if there is no such field, the search sets it, a value breaks a rule, or two members would have
+            the same name.
     """
+    if not isinstance(values, Collection) or isinstance(values, str):
+        raise InvalidInput(f"family over {field!r}: values={values!r} must be a sequence, or values by words")
+    if parameter := searched_parameter(spec, field):
+        raise InvalidInput(
+            f"family over {field!r}: the search sets {parameter} in every trial, so that none has the values "
+            f"{tuple(values)}; fix {parameter} in the space (or by `with_grid`), or search these values"
+        )
     words = dict(values) if isinstance(values, Mapping) else {_word(value): value for value in values}
     if len(words) != len(values):
         raise InvalidInput(f"family over {field!r}: the values {tuple(values)} give names that are the same")
     return tuple(_override(spec, field.split("."), value, field, behind=word) for word, value in words.items())
+
+
+def searched_parameter(spec: Any, path: str) -> str | None:
+    """The parameter that a field is, of the sweep or of one within it, where no trial has the field's own value."""
+    names = path.split(".")
+    for place in range(len(names)):
+        if isinstance(spec, CleaningSweep) and len(names) == place + 2 and spec.is_set_by_search(*names[place:]):
+            return names[-1]
+        spec = getattr(spec, names[place], None)
+    return None
 
 
 def _word(value: Any) -> str:
@@ -955,13 +985,14 @@ def _override(spec: Any, names: list[str], value: Any, path: str, behind: str | 
         behind: what follows the name of every spec on the way that has one; None: names stay.
     """
     first, rest = names[0], names[1:]
+    asked = f"{'override' if behind is None else 'family over'} {path!r}"
     if not isinstance(spec, Spec):
         owner = path.removesuffix("." + ".".join(names))
-        raise InvalidInput(f"override {path!r}: {owner} has no fields of its own; give all of it, as {owner}=JSON")
+        raise InvalidInput(f"{asked}: {owner} has no fields of its own; give all of it, as {owner}=JSON")
     first = spec.RENAMED.get(first, first)
     if first not in type(spec).model_fields:
         known = ", ".join(type(spec).model_fields)
-        raise InvalidInput(f"override {path!r}: unknown field {first!r}; known: {known}")
+        raise InvalidInput(f"{asked}: unknown field {first!r}; known: {known}")
     current = getattr(spec, first)
     changes = {first: _override(current, rest, value, path, behind) if rest else value}
     if behind is not None and isinstance(spec, NAMED):

@@ -142,6 +142,12 @@ class SearchSpace(Spec):
         """Dimensions that have more than one value."""
         return sum(not dimension.distribution().single() for dimension in self.dimensions.values())
 
+    def num_settings(self) -> int | None:
+        """At most so many settings can be drawn, conditions fulfilled or not; None: without limit."""
+        if not all(isinstance(dimension, Choice) for dimension in self.dimensions.values()):
+            return None
+        return math.prod(len(set(dimension.ends())) for dimension in self.dimensions.values())
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Scalar]:
         """Draw one setting; parameters whose condition does not hold are absent and keep their default."""
         chosen: dict[str, Scalar] = {}

@@ -168,12 +168,12 @@ SETS = {
     **{
         name: Evaluation(
             test=LabelledShards(path=TARS / folder, num_images=num_test),
-            probe=LabelledShards(path=TARS / folder, split="train"),
+            probe=LabelledShards(path=TARS / folder, split="train", num_images=num_train),
             templates="dataset",
         )
-        for name, folder, num_test in (
-            ("cars", "wds_cars", 8_041),
-            ("caltech101", "wds_vtab-caltech101", 6_085),
+        for name, folder, num_train, num_test in (
+            ("cars", "wds_cars", 8_144, 8_041),
+            ("caltech101", "wds_vtab-caltech101", 3_060, 6_085),
         )
     },
     "imagenet": IMAGENET.replace(

@@ -33,6 +33,7 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.cli import program
+from sweeplab.cli.scripts import resolve
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
 from sweeplab.commands import status as status_module
@@ -40,10 +41,10 @@ from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.data.pairs_shards import PairsShards
-from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim
+from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim, Search
 from sweeplab.records import MeasuredImages, TrialRecord, now_ms, percent
 from sweeplab.search.study import open_study
-from sweeplab.search_space import Choice, LogUniform, SearchSpace
+from sweeplab.search_space import Choice, Grid, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput, Spec, Unfinished
 from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep import prepare, victims
@@ -457,6 +458,46 @@ def test_work_that_is_done_exits_with_0():
 
 
 # --- plans
+
+
+@pytest.mark.parametrize(
+    ("weights", "seeds", "flags", "trials"),
+    [
+        ((1.0,), 1, [], 1),
+        ((1.0, 2.0, 4.0), 1, [], 3),
+        ((1.0, 2.0, 4.0), 2, [], 6),
+        ((1.0,), 1, ["search.trials=16"], 16),
+        (tuple(range(1, 21)), 1, [], 16),
+    ],
+)
+def test_another_sampler_runs_no_more_trials_than_the_grid_has_settings(
+    weights: tuple[float, ...], seeds: int, flags: list[str], trials: int, sweep: CleaningSweep
+):
+    search = Search(trials=16, seeds_per_configuration=seeds)
+    grid = sweep.replace(search=search).with_grid(Grid(axes={"ssl_weight": weights}, source=""))
+    assert grid.num_trials() == len(weights) * seeds
+    assert resolve(grid, flags, "tpe", False).num_trials() == trials
+
+
+def test_the_plan_of_one_setting_draws_nothing(
+    sweep: CleaningSweep, run_script: RunScript, capsys: pytest.CaptureFixture[str]
+):
+    grid = sweep.with_grid(Grid(axes={"ssl_weight": (1.0,)}, source=""))
+    assert run_script(["--dry-run", "--search", "tpe", "epochs=1"], grid) == 0
+    out = capsys.readouterr().out
+    assert "trials            1, 1 epoch each\n" in out
+    assert "search            tpe, of one setting: nothing is drawn\n" in out
+
+
+def test_an_override_of_what_the_search_sets_is_noted(
+    sweep: CleaningSweep, run_script: RunScript, capsys: pytest.CaptureFixture[str]
+):
+    grid = sweep.with_grid(Grid(axes={"learning_rate": (1e-4, 1e-3)}, source=""))
+    assert run_script(["--dry-run", "optimization.learning_rate=1e-2", "method.ssl_weight=3"], grid) == 0
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith(
+        "note: override 'optimization.learning_rate=1e-2': the search of made-up sets learning_rate in every trial"
+    )
 
 
 @pytest.mark.parametrize(("flags", "trials"), [([], [48, 48]), (["--search", "grid"], [12, 23])])

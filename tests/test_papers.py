@@ -233,6 +233,23 @@ def test_safeclips_ten_sets_each_have_images_for_the_probe():
     assert all(one.probe not in (None, one.test) for one in sets.values())
 
 
+def test_safeclips_ten_sets_have_the_sizes_of_table_4():
+    """Training and test images; another number of files is refused."""
+    sets = sets_of(ROOT / "sweeps" / "safeclip_cc1m.py")
+    assert {name: (one.probe.num_images, one.test.num_images) for name, one in sets.items()} == {
+        "flowers102": (2_040, 6_149),
+        "food101": (75_750, 25_250),
+        "imagenet": (50_000, 50_000),
+        "pets": (3_680, 3_669),
+        "cars": (8_144, 8_041),
+        "caltech101": (3_060, 6_085),
+        "cifar10": (50_000, 10_000),
+        "cifar100": (50_000, 10_000),
+        "dtd": (3_760, 1_880),
+        "fgvc-aircraft": (6_667, 3_333),
+    }
+
+
 def test_the_page_of_experiments_is_up_to_date(page: dict[str, Any]):
     assert (ROOT / "docs" / "experiments.md").read_text() == page["markdown"](), "run `just experiments`"
 

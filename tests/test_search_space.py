@@ -24,6 +24,13 @@ SPACE = SearchSpace(
 )
 
 
+def test_a_space_of_choices_has_so_many_settings():
+    """3 x 2; a range holds no number of them."""
+    choices = {"rate": Choice(values=(1.0, 2.0, 3.0)), "word": Choice(values=("a", "b"))}
+    assert SearchSpace(dimensions=choices, source="").num_settings() == 6
+    assert SPACE.num_settings() is None
+
+
 def draws(space: SearchSpace, count: int, seed: int = 0) -> list[dict[str, object]]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

@@ -33,6 +33,7 @@ from sweeplab.experiment import (
 from sweeplab.pretraining.abl import ABL
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.ranking.victims import read_victim, victims_of
+from sweeplab.search_space import Choice, Grid, SearchSpace
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.locks import victim_work
 from sweeplab.training.optimisation import Optimization
@@ -310,5 +311,26 @@ def test_values_without_a_name_are_given_by_words():
 def test_a_family_of_equal_names_or_of_an_unknown_field_is_refused():
     with pytest.raises(InvalidInput, match="give names that are the same"):
         family(VICTIM, "seed", (1, 1))
-    with pytest.raises(InvalidInput, match="unknown field 'speed'; known: "):
-        family(VICTIM, "speed", (1, 2))
+    with pytest.raises(InvalidInput, match=r"^family over 'data.speed': unknown field 'speed'; known: "):
+        family(VICTIM, "data.speed", (1, 2))
+
+
+@pytest.mark.parametrize("values", [5, "adam"])
+def test_a_family_over_one_value_is_refused(values: object):
+    with pytest.raises(InvalidInput, match=r"^family over 'epochs': values=.* must be a sequence"):
+        family(VICTIM, "epochs", values)  # type: ignore[arg-type]
+
+
+def test_a_family_over_what_every_trial_has_from_the_search_is_refused(base: CleaningSweep):
+    """Else two names would run the same search; a dimension under a condition leaves trials with the sweep's own."""
+    weight = Choice(values=(2.0, 4.0))
+    searched = base.replace(space=SearchSpace(dimensions={"ssl_weight": weight}, source="made up"))
+    with pytest.raises(InvalidInput, match=r"sets ssl_weight in every trial, .* \(1.0, 8.0\); fix ssl_weight"):
+        family(searched, "method.ssl_weight", (1.0, 8.0))
+    with pytest.raises(InvalidInput, match="the search sets ssl_weight"):
+        family(searched.with_grid(Grid(axes={"ssl_weight": (2.0,)}, source="")), "method.ssl_weight", (1.0, 8.0))
+    conditional = {"mmcl_weight": Choice(values=(0.5, 1.0)), "ssl_weight": weight.replace(when={"mmcl_weight": 1.0})}
+    other = searched.replace(space=SearchSpace(dimensions=conditional, source="made up"))
+    for sweep in (other, searched.with_grid(Grid(axes={"mmcl_weight": (1.0,)}, source=""))):
+        made = family(sweep, "method.ssl_weight", (1.0, 8.0))
+        assert [member.method.ssl_weight for member in made] == [1.0, 8.0]

@@ -231,15 +231,28 @@ def _say_lost(lost: list[str]) -> None:
 
 
 def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, smoke: bool) -> "CleaningSweep":
-    """A sweep with a command's changes. A sampler other than the script's gives it a name of its own."""
-    from sweeplab.experiment import apply_overrides, smoke_sweep
+    """A sweep with a command's changes. A sampler other than the script's gives it a name of its own, and, in a space
+    of finitely many settings, no more trials than these unless an override says how many.
+    """
+    from sweeplab.experiment import apply_overrides, searched_parameter, smoke_sweep
 
     sweep = apply_overrides(sweep, overrides)
     if search is not None and search != sweep.search.sampler:
-        changes: dict[str, Any] = {"search": sweep.search.replace(sampler=search)}
+        trials, settings = sweep.search.trials, sweep.space.num_settings()
+        if settings is not None and not any(text.startswith(("search.trials=", "search=")) for text in overrides):
+            trials = min(trials, settings * sweep.search.seeds_per_configuration)
+        changes: dict[str, Any] = {"search": sweep.search.replace(sampler=search, trials=trials)}
         if not any(override.startswith("name=") for override in overrides):
             changes["name"] = f"{sweep.name}-{search}"
         sweep = sweep.replace(**changes)
+    say_notes(
+        [
+            f"override {text!r}: the search of {sweep.name} sets {name} in every trial, so that none has this value; "
+            f"fix {name} in the space or grid, or leave the override out"
+            for text in overrides
+            if (name := searched_parameter(sweep, text.partition("=")[0]))
+        ]
+    )
     if not smoke:
         return sweep
     # The miniature has its own values of these fields, so the user's are applied again.

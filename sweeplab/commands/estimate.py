@@ -10,7 +10,7 @@ from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim, Resources, SelectedTrial
 from sweeplab.specs import Spec, digest_of
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.sweep.resume import _kind, _optimization, search_in_words, warnings_of
+from sweeplab.sweep.resume import _kind, _optimization, number_of, search_in_words, warnings_of
 from sweeplab.training.objective import image_views
 from sweeplab.training.optimisation import Optimization, pairs_per_chunk
 from sweeplab.training.precision import Precision
@@ -179,7 +179,7 @@ def _plan_of_sweep(sweep: CleaningSweep, *, probes: bool) -> list[str]:
     parts.append(_Part("trials", victim.architecture, sweep.method, *work))
     return [
         sweep.name,
-        f"  trials            {trials}, {sweep.epochs} epochs each",
+        f"  trials            {trials}, {number_of(sweep.epochs, 'epoch')} each",
         f"  search            {search_in_words(sweep)}",
         f"  victim            {victim_words}",
         f"  method            {_kind(sweep.method)}: {_fields(sweep.method, sweep) or 'no fields'}",

@@ -268,7 +268,12 @@ ROWS: tuple[PaperRow, ...] = (
         then="sweeplab compare cleanclip-cc6m-mmcl-ssl-grid",
     ),
     PaperRow("cleanclip-c1", "victims of four attacks", (_cc3m("cleanclip-c1-*"),)),
-    PaperRow("cleanclip-c2", "default cleaning of five victims", (_cc3m("cleanclip-c2-*"),)),
+    PaperRow(
+        "cleanclip-c2",
+        "default cleaning of five victims",
+        (_cc3m("cleanclip-c2-*"),),
+        ours="50 warm-up steps for the poison of OpenAI's model",
+    ),
     PaperRow(
         "cleanclip-fig3",
         "accuracy and ASR against the SSL weight, Blended",
@@ -434,9 +439,19 @@ ROWS: tuple[PaperRow, ...] = (
         ours="as par-tab-rn50; the bars are the best cleaned epoch of each",
         then="sweeplab compare 'par-tab-rn50-*'",
     ),
-    PaperRow("par-fig2", "pictures of the triggers", then=PREVIEW.format("KIND...")),
+    PaperRow(
+        "par-fig2",
+        "pictures of the triggers",
+        then=PREVIEW.format(f"badnet blended {STRUCTURED}"),
+        ours="which triggers is not in the text at hand",
+    ),
     PaperRow("par-fig6", "structured triggers, larger", then=PREVIEW.format(STRUCTURED)),
-    PaperRow("par-fig7", "more triggered pictures", then=PREVIEW.format("KIND...")),
+    PaperRow(
+        "par-fig7",
+        "more triggered pictures",
+        then=PREVIEW.format(f"badnet blended wanet {STRUCTURED}"),
+        ours="as par-fig2",
+    ),
     PaperRow(
         "par-fig3",
         "ASR against accuracy, real and synthetic cleaning pairs",

@@ -30,7 +30,8 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     records = [folder.trial_record(number, is_driven=False) for number in folder.trial_numbers()]
     over = [record for record in records if record.state in OVER]
     begun = [record for record in records if record.state == "waiting"]
-    text = f"{sweep.name}: {sweep.num_trials()} trials of {sweep.epochs} epochs on {prepared.num_pairs} pairs"
+    trials, epochs = number_of(sweep.num_trials(), "trial"), number_of(sweep.epochs, "epoch")
+    text = f"{sweep.name}: {trials} of {epochs} on {prepared.num_pairs} pairs"
     if sweep.num_trials() < len(records):
         text += f" (search.trials={sweep.num_trials()}, but {len(records)} were begun and stay)"
     search = f"  search: {search_in_words(sweep)}"
@@ -139,6 +140,8 @@ def search_in_words(sweep: CleaningSweep) -> str:
     search, space = sweep.search, sweep.space
     if search.sampler == "grid":
         return "grid, in order" + ("; it is run whole, without search.pruning" if search.pruning else "")
+    if space.num_settings() == 1:
+        return f"{search.sampler}, of one setting: nothing is drawn"
     given, configurations = len(sweep.first_settings()), search.trials // search.seeds_per_configuration
     if given >= configurations:
         return "the grid's settings alone: search.trials leaves none to draw"
@@ -148,7 +151,9 @@ def search_in_words(sweep: CleaningSweep) -> str:
         return first + search.sampler
     text = f"{first}{search.sampler}, search.startup_trials={startup}"
     if search.startup_trials is None:
-        text += f" (chosen for {configurations} configurations of {space.num_free()} parameters)"
+        text += (
+            f" (chosen for {number_of(configurations, 'configuration')} of {number_of(space.num_free(), 'parameter')})"
+        )
     if configurations <= max(startup, 2 if search.sampler == "nsga2" else 0):
         text += (
             f": no more than that are tried, so every draw is random; give search.startup_trials below "
@@ -157,3 +162,8 @@ def search_in_words(sweep: CleaningSweep) -> str:
     elif search.sampler == "nsga2" and space.num_free() == 1:
         text += ": it changes a parameter by drawing it anew, so with one parameter every draw is random; choose tpe"
     return text
+
+
+def number_of(count: int, word: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{count} {word}{'s' * (count != 1)}"
