@@ -23,9 +23,9 @@ from typing import Any
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.clip_model import SmallCLIP
+from sweeplab.data.cores import usable_cores
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.evaluation.measure import Evaluation
-from sweeplab.execution.cluster import usable_cores
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, Resources, Search
 from sweeplab.records import Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import LogUniform, SearchSpace, Uniform

@@ -14,13 +14,13 @@ from PIL import Image
 from sweeplab.attacks.poisoning import mentions
 from sweeplab.clip_model import tokenizer
 from sweeplab.data.broken import num_tolerated
+from sweeplab.data.cores import usable_cores
 from sweeplab.data.images import BrokenImage, Images, load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.data.tar_members import content_at, openable
 from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim, SelectedTrial
 from sweeplab.specs import InvalidInput
 from sweeplab.worker.inputs import Inputs
-from sweeplab.worker.jobs import usable_cores
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 """Shows a bar: what is iterated over, what it is, and how many there are."""

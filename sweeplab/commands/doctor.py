@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sweeplab.data.cores import usable_cores
 from sweeplab.execution.cluster import answers, cannot_attach
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import file_system
@@ -18,7 +19,6 @@ from sweeplab.storage.home import home_folder
 from sweeplab.storage.locks import check_locks, ray_parent
 from sweeplab.terminal import encodable
 from sweeplab.versions import environment
-from sweeplab.worker.jobs import usable_cores
 
 VANISHING = ("tmpfs", "overlay", "ramfs")
 """File systems that die with their machine or container."""

@@ -18,6 +18,7 @@ from sweeplab.cleaning.deep_clustering import DeepClustering, write_pseudo_label
 from sweeplab.clip_labeller import Labeller, labeller_at
 from sweeplab.clip_model import imagenet_class_names, imagenet_templates, with_directions
 from sweeplab.data.broken import refuse_too_many
+from sweeplab.data.cores import usable_cores
 from sweeplab.data.images import BrokenImage, load_image
 from sweeplab.data.labels import check_class_names, lines_of
 from sweeplab.data.tables import PairTable
@@ -26,7 +27,7 @@ from sweeplab.experiment import CleaningSweep, CleanSample, PretrainedVictim
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.worker.inputs import Inputs, cleaning_poison, cleaning_table
-from sweeplab.worker.jobs import usable_cores, whole_machine
+from sweeplab.worker.jobs import whole_machine
 from sweeplab.worker.run import blaming, prepare_process
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from sweeplab.clip_model import Architecture, build, evaluation_mode, normalise_pixels, num_parameters
+from sweeplab.data.cores import usable_cores
 from sweeplab.experiment import Resources
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.specs import InvalidInput
@@ -18,7 +19,6 @@ from sweeplab.training.optimisation import Optimization
 from sweeplab.training.precision import Precision, float32_products, forward_pass
 from sweeplab.training.probe import ProbeStep, noise_batch
 from sweeplab.worker.failures import says_out_of_memory
-from sweeplab.worker.jobs import usable_cores
 
 CPU_SECONDS = 15.0
 """That the steps of a probe may take on a CPU; no further one begins after it."""

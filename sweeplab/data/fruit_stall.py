@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from pydantic import Field
 
 from sweeplab.data.class_folders import ClassFolders
+from sweeplab.data.cores import for_rows
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.sampling import Sample
 from sweeplab.data.tables import LabelledImages, PairTable
@@ -100,16 +101,25 @@ class FruitStall(Spec):
 
     def _write(self, folder: Path) -> None:
         (folder / "images").mkdir()
+
+        def draw_pair(index: int) -> None:
+            name, _, stream = self._pair(index)
+            _save(draw(name, self.image_size, stream), folder / "images" / _file_name(self.seed, index))
+
+        for_rows(draw_pair, self.num_pairs)
         with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(("image", "caption"))
             for index in range(self.num_pairs):
-                stream = numpy_stream(self.seed, "fruit stall", "pair", index)
-                name = CLASS_NAMES[stream.integers(len(CLASS_NAMES))]
-                template = CAPTION_TEMPLATES[stream.integers(len(CAPTION_TEMPLATES))]
-                image = f"images/{_file_name(self.seed, index)}"
-                _save(draw(name, self.image_size, stream), folder / image)
-                rows.writerow((image, template.format(name=name, some=f"{ARTICLES[name]} {name}")))
+                name, template, _ = self._pair(index)
+                caption = template.format(name=name, some=f"{ARTICLES[name]} {name}")
+                rows.writerow((f"images/{_file_name(self.seed, index)}", caption))
+
+    def _pair(self, index: int) -> tuple[str, str, np.random.Generator]:
+        """A pair's class, the template of its caption, and the stream that its picture is drawn from."""
+        stream = numpy_stream(self.seed, "fruit stall", "pair", index)
+        name = CLASS_NAMES[stream.integers(len(CLASS_NAMES))]
+        return name, CAPTION_TEMPLATES[stream.integers(len(CAPTION_TEMPLATES))], stream
 
 
 class FruitStallTest(Spec):
@@ -136,10 +146,13 @@ class FruitStallTest(Spec):
     def _write(self, folder: Path) -> None:
         for name in CLASS_NAMES:
             (folder / name).mkdir()
-        for index in range(self.num_images):
+
+        def draw_image(index: int) -> None:
             stream = numpy_stream(self.seed, "fruit stall", "test", index)
             name = CLASS_NAMES[index % len(CLASS_NAMES)]
             _save(draw(name, self.image_size, stream), folder / name / _file_name(self.seed, index))
+
+        for_rows(draw_image, self.num_images)
 
 
 def _folder(prefix: str, spec: Spec, data_home: Path) -> Path:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sweeplab.data.cores import usable_cores
 from sweeplab.execution.watchdog import (
     RAYLET_DIED,
     cluster_lost,
@@ -23,7 +24,6 @@ from sweeplab.experiment import Resources
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, ray_parent
-from sweeplab.worker.jobs import usable_cores
 
 logger = logging.getLogger("sweeplab")
 

@@ -16,6 +16,7 @@ from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_i
 from sweeplab.clip_folders import checkpoint_file
 from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
 from sweeplab.data.broken import StandIns, refuse_too_many
+from sweeplab.data.cores import usable_cores
 from sweeplab.data.images import undecodable
 from sweeplab.data.labelled_pairs import LabelledPairs
 from sweeplab.data.table_files import FEW_ROWS, TableFiles
@@ -29,7 +30,7 @@ from sweeplab.storage.broken_rows import BrokenRow, BrokenRows, in_words, record
 from sweeplab.storage.sweep_records import original_victim, section
 from sweeplab.training.randomness import numpy_stream, stream_seed
 from sweeplab.worker.input_paths import paths_of
-from sweeplab.worker.jobs import NO_DIGESTS, DataDigests, Machine, check_same_data, usable_cores
+from sweeplab.worker.jobs import NO_DIGESTS, DataDigests, Machine, check_same_data
 from sweeplab.worker.training_sets import TrainingSet, keep_training_set, kept_training_set
 
 T = TypeVar("T")

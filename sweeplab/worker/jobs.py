@@ -1,6 +1,5 @@
 """Jobs: what a worker is asked to do, as frozen values that travel to its process."""
 
-import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Protocol as Interface
 import torch
 
 from sweeplab.clip_model import Architecture
+from sweeplab.data.cores import usable_cores
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.table_files import TableFiles
 from sweeplab.evaluation.measure import Evaluation, Trigger
@@ -24,11 +24,6 @@ from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.node_cache import node_cache, tidy
 from sweeplab.training.loop import Context
 from sweeplab.worker.input_paths import NO_PATHS, InputPaths
-
-
-def usable_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

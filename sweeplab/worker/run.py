@@ -11,6 +11,7 @@ import torch
 from sweeplab.cleaning.start import recalibrate_batch_norm
 from sweeplab.clip_checkpoints import load_into, load_weights
 from sweeplab.clip_model import Architecture, build
+from sweeplab.data.cores import usable_cores
 from sweeplab.evaluation.measure import Measure
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, Resources
 from sweeplab.records import Measurement, Outcomes
@@ -29,7 +30,7 @@ from sweeplab.worker.inputs import (
     victim_model,
     victim_pairs,
 )
-from sweeplab.worker.jobs import CleaningJob, Job, Machine, MeasuringJob, PretrainingJob, WorkerContext, usable_cores
+from sweeplab.worker.jobs import CleaningJob, Job, Machine, MeasuringJob, PretrainingJob, WorkerContext
 
 
 @contextmanager
