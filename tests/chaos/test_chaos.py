@@ -184,12 +184,9 @@ def test_until_ray_is_up_a_lost_raylet_may_end_the_command_with_rays_own_code():
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize(
-    ("executor", "targets", "kills"),
-    [("tune", ["driver"], 1), ("pool", ["worker", "controller"], 2)],
-)
-def test_kills_at_random_moments_lose_and_repeat_nothing(executor: str, targets: list[str], kills: int, tmp_path: Path):
-    tally = harness.run(kills, [executor], 1, tmp_path, targets)
+def test_kills_at_random_moments_lose_and_repeat_nothing(tmp_path: Path):
+    """Two of them; `just chaos` makes a hundred, over both executors and every process."""
+    tally = harness.run(2, ["pool"], 1, tmp_path, ["worker", "controller"])
     assert tally.faults == []
-    assert sum(tally.kills.values()) == kills
+    assert sum(tally.kills.values()) == 2
     assert tally.finished_sweeps >= 1

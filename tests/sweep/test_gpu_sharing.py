@@ -179,16 +179,21 @@ from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import Resources
 
 home = Path(sys.argv[1])
-here = home / "here"
+here, events = home / "here", home / "sweeps" / fabricated.SWEEP.name / "events.jsonl"
 here.mkdir(parents=True)
+
+def wait_until(condition):
+    began = time.monotonic()
+    while not condition() and time.monotonic() - began < 60:
+        time.sleep(0.05)
 
 def work(job, context):
     mine = here / f"{job.number}-{job.attempt}"
     mine.touch()
-    began = time.monotonic()
-    while job.attempt == 1 and job.number < 2 and len(list(here.iterdir())) < 2 and time.monotonic() - began < 60:
-        time.sleep(0.05)
+    if (job.number, job.attempt) == (0, 1):  # it is there until the other one's failure is recorded
+        wait_until(lambda: '"fewer trials per GPU"' in events.read_text())
     if (job.number, job.attempt) == (1, 1):
+        wait_until((here / "0-1").exists)
         mine.unlink()
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     for point in fabricated.Player(SimpleNamespace(sweep=job.sweep)).points(job):

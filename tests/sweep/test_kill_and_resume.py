@@ -191,7 +191,9 @@ def test_pre_training_goes_on_from_its_last_epoch(
     assert [(p["index"], p["attempt"]) for p in after] == [(n, 1 if n < len(before) else 2) for n in range(5)]
     assert json.loads((run / "result.json").read_text())["state"] == "finished"
     (undisturbed,) = (victim_home / "victims").glob("*/history.jsonl")
-    assert [p["measurement"] for p in after] == [p["measurement"] for p in history(undisturbed.parent)]
+    assert [(p["measurement"], p["train"]) for p in after] == [
+        (p["measurement"], p["train"]) for p in history(undisturbed.parent)
+    ]
 
 
 # --- polite interruptions
