@@ -1,4 +1,4 @@
-"""Ranks: what distributed training needs, each the identity when there is no process group."""
+"""Ranks: what distributed training needs, each the identity where there is one process."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from sweeplab.losses import Share
 
 
 def is_distributed() -> bool:
-    """Whether a process group is up."""
-    return dist.is_available() and dist.is_initialized()
+    """Whether there are several ranks. A group of one computes as a process without one does, to the last bit."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
