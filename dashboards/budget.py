@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from sweeplab.records import SweepRecord
+from sweeplab.records import SweepRecord, number_of
 
 
 def budget_points(sweep: SweepRecord) -> pd.DataFrame:
@@ -39,14 +39,14 @@ def describe_budget(frame: pd.DataFrame) -> str:
     """The figure in one sentence."""
     total, known = frame["spent"].iloc[-1], frame.dropna(subset="retention")
     if known.empty:
-        return f"Nothing was cleaned in {total:,.0f} trial-epochs."
+        return f"Nothing was cleaned in {number_of(round(total), 'trial-epoch')}."
     best = known["retention"].max()
     arrived = known[known["retention"] == best].iloc[0]
     near = known[known["retention"] >= best - 0.01].iloc[0]
     share = f"{100 * near['spent'] / total:.0f}\u00a0%" if total else "–"
     return (
-        f"Within one point of the best retention, {style.percent(best)}, after {near['spent']:,.0f} of {total:,.0f} "
-        f"trial-epochs ({share}); at the best itself after {arrived['spent']:,.0f}."
+        f"Within one point of the best retention, {style.percent(best)}, after {near['spent']:,.0f} of "
+        f"{number_of(round(total), 'trial-epoch')} ({share}); at the best itself after {arrived['spent']:,.0f}."
     )
 
 

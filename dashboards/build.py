@@ -33,7 +33,7 @@ from dashboards.trajectories import describe_trajectories, draw_trajectories, tr
 from sweeplab.ranking.costs import Attempt, Costs
 from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, bound_text, column_words, result_lines
 from sweeplab.ranking.summary import ReadOutcomes
-from sweeplab.records import Point, SweepRecord
+from sweeplab.records import Point, SweepRecord, number_of
 from sweeplab.storage.files import write_atomically
 
 
@@ -197,7 +197,7 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
         (
             "Finished trials",
             f"{states['finished']:,}<small> of {max(sweep.planned_trials, len(sweep.trials)):,}</small>",
-            ", ".join([*others, f"{epochs:,} evaluated epochs"]),
+            ", ".join([*others, number_of(epochs, "evaluated epoch")]),
         ),
     ]
     origin = sweep.origin

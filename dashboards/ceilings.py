@@ -83,7 +83,7 @@ def draw_ceilings(frame: pd.DataFrame, *, asr_ceiling: float) -> go.Figure:
         xaxis="x2",
         yaxis="y2",
         name="trials with an epoch below the ceiling",
-        hovertemplate="ceiling %{x:g} %: %{y:,} trials<extra></extra>",
+        hovertemplate="trials below %{x:g} %: %{y:,}<extra></extra>",
     )
     kept = 100 * known["retention"].to_numpy() if len(known) else np.array([0.0, 100.0])
     room = max(0.5, 0.08 * float(np.ptp(kept)))

@@ -11,6 +11,7 @@ from dashboards.histograms import describe_histograms, draw_histograms, histogra
 from dashboards.maps import describe_maps, draw_maps, map_points
 from dashboards.page import Page, View
 from dashboards.table import small_table
+from sweeplab.records import number_of
 
 MOST_PANELS = 12
 """Checkpoints in a figure: of more, evenly chosen ones, the first and the last among them."""
@@ -36,7 +37,7 @@ def render_examined(sweep: str, checkpoints: Sequence[Examined]) -> str:
         sweep: name of the sweep whose data and trigger they were measured with.
         checkpoints: at least one, with tables.
     """
-    count = f"{len(checkpoints)} checkpoint{'s' if len(checkpoints) > 1 else ''}"
+    count = number_of(len(checkpoints), "checkpoint")
     header = f"""<header>
 <p class="kicker">SweepLab figures</p>
 <h1>{escape(sweep)}: {count} examined</h1>

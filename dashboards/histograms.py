@@ -109,7 +109,7 @@ def draw_histograms(frame: pd.DataFrame) -> go.Figure:
                 name=f"{kind} pairs",
                 legendgroup=kind,
                 showlegend=not any(trace.legendgroup == kind for trace in figure.data),
-                hovertemplate=f"{kind}, cosine %{{x:.3f}}<br>%{{y:.1f}} % (%{{customdata:,}} pairs)<extra></extra>",
+                hovertemplate=f"{kind}, cosine %{{x:.3f}}<br>%{{y:.1f}} % (pairs: %{{customdata:,}})<extra></extra>",
             )
         style.name_panel(figure, name, place)
         figure.update_layout(

@@ -7,7 +7,7 @@ from dashboards import style
 from sweeplab.ranking.leaderboard import Leaderboard
 from sweeplab.ranking.paired import paired
 from sweeplab.ranking.summary import ReadOutcomes
-from sweeplab.records import SweepRecord
+from sweeplab.records import SweepRecord, number_of
 
 MOST_OTHERS = 5
 """Trials that the best one is compared with."""
@@ -47,14 +47,15 @@ def describe_comparison(frame: pd.DataFrame) -> str:
     """The figure in one sentence."""
     told = frame[frame["p_accuracy"] < 0.05]
     best = frame["best"].iloc[0]
+    following = "one" if len(frame) == 1 else str(len(frame))
     if told.empty:
         return (
-            f"On these images trial {best} is not told from the next {len(frame)} by accuracy (McNemar, p from 0.05 "
+            f"On these images trial {best} is not told from the next {following} by accuracy (McNemar, p from 0.05 "
             "on): choose among them by ASR or cost."
         )
     same = len(frame) - len(told)
-    rest = f"; of {same} other{'s' if same != 1 else ''} it is not told" if same else ""
-    return f"By accuracy trial {best} is told from {len(told)} of the next {len(frame)} (McNemar, p below 0.05){rest}."
+    rest = f"; of {number_of(same, 'other')} it is not told" if same else ""
+    return f"By accuracy trial {best} is told from {len(told)} of the next {following} (McNemar, p below 0.05){rest}."
 
 
 def draw_comparison(frame: pd.DataFrame) -> go.Figure:
@@ -77,7 +78,7 @@ def draw_comparison(frame: pd.DataFrame) -> go.Figure:
             marker={"color": colour},
             customdata=frame["trial"].to_numpy(),
             name=name,
-            hovertemplate="%{text:,} images<br>%{hovertext}<extra></extra>",
+            hovertemplate="images: %{text:,}<br>%{hovertext}<extra></extra>",
         )
     most = max(1, int(frame[["only_best", "only_other"]].to_numpy().max()))
     figure.update_layout(

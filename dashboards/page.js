@@ -31,6 +31,7 @@ function columnsOf(bytes) {
     return scale === 1 ? values : Float64Array.from(values, (value) => value * scale);
   });
 }
+const number = (count, word) => `${count.toLocaleString("en-US")} ${word}${count === 1 ? "" : "s"}`;
 let columns = [], trials = null, places = new Map();
 function headOf(trial, epoch) {
   const index = places.get(trial);
@@ -295,7 +296,7 @@ function table() {
       row.hidden = !wanted.every((word) => words.get(row).includes(word));
       shown += !row.hidden;
     }
-    count.textContent = wanted.length ? `${shown} of ${rows.length} rows` : `${rows.length} rows`;
+    count.textContent = wanted.length ? `${shown} of ${number(rows.length, "row")}` : number(rows.length, "row");
     remember("filter", field.value);
   };
   field.addEventListener("input", filter);

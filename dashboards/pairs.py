@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
+from sweeplab.records import number_of
 
 MOST_CELLS = 8
 """Cells along a parameter of more values than that."""
@@ -72,7 +73,7 @@ def describe_pair(frame: pd.DataFrame, names: tuple[str, str]) -> str:
     return (
         f"{len(cleaned)} of {len(frame)} cells that were tried hold a cleaned trial; the best is {names[0]} "
         f"{best['x_word']} with {names[1]} {best['y_word']}: {style.percent(best['retention'])} kept, "
-        f"{best['cleaned']} of {best['trials']} trials cleaned."
+        f"{best['cleaned']} of {number_of(best['trials'], 'trial')} cleaned."
     )
 
 

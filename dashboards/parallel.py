@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from dashboards import style
 from dashboards.parameters import thinned
+from sweeplab.records import number_of
 
 MOST_LINES = 300
 """Trials drawn: the better half by rank, and an even sample of the others."""
@@ -49,7 +50,7 @@ def describe_parallel(frame: pd.DataFrame) -> str:
     names = [str(name) for name in counts[counts > 1].index if name != "retention"]
     best = frame[frame["band"] == BANDS]
     if best["trial"].nunique() < 3 or not names:
-        return f"{frame['trial'].nunique():,} trials; too few are cleaned to tell where the good ones lie."
+        return f"{number_of(frame['trial'].nunique(), 'trial')}; too few are cleaned to tell where the good ones lie."
     widths = {name: best.loc[best["axis"] == name, "place"] for name in names}
     spans = {name: float(places.max() - places.min()) for name, places in widths.items()}
     narrow = min(spans, key=lambda name: spans[name])

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from dashboards import style
 from sweeplab.ranking.leaderboard import Leaderboard, short_value
-from sweeplab.records import SweepRecord
+from sweeplab.records import SweepRecord, number_of
 
 MOST_MARKERS = 6_000
 """Markers over all panels; with more trials a panel shows the best ones and an even sample of the others."""
@@ -64,8 +64,7 @@ def describe_parameters(frame: pd.DataFrame) -> str:
     trials = frame.drop_duplicates("trial")
     feasible = trials[trials["feasible"]]
     names = frame["parameter"].nunique()
-    plural = "" if len(trials) == 1 else "s"
-    head = f"{names} searched parameter{'s' if names != 1 else ''}, {len(trials):,} trial{plural}"
+    head = f"{number_of(names, 'searched parameter')}, {number_of(len(trials), 'trial')}"
     if feasible.empty:
         return f"{head}, none of them cleaned."
     best = frame[frame["rank"] == feasible["rank"].min()]

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from sweeplab.records import Point
+from sweeplab.records import Point, number_of
 
 
 def pretraining_points(points: Sequence[Point]) -> pd.DataFrame:
@@ -25,7 +25,7 @@ def describe_pretraining(frame: pd.DataFrame, selected: float) -> str:
     """The figure in one sentence."""
     taken = frame[frame["epoch"] == selected]
     if taken.empty:
-        return f"{len(frame)} epochs; none of them is the victim's."
+        return f"{number_of(len(frame), 'epoch')}; none of them is the victim's."
     row = taken.iloc[0]
     planted = frame[frame["asr"] > 0.5]
     when = f"; above 50\u00a0% ASR from epoch {planted['epoch'].iloc[0]:g} on" if len(planted) else ""

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from dashboards import style
 from sweeplab.ranking.leaderboard import Leaderboard
-from sweeplab.records import SweepRecord
+from sweeplab.records import SweepRecord, number_of
 
 
 def pruned_trials(sweep: SweepRecord, leaderboard: Leaderboard) -> pd.DataFrame:
@@ -38,7 +38,8 @@ def describe_pruning(frame: pd.DataFrame, sweep: SweepRecord) -> str:
     cleaned = int(frame["retention"].notna().sum())
     already = f"; {cleaned} of them were cleaned already" if cleaned else ""
     return (
-        f"{len(frame):,} of {len(sweep.trials):,} trials were stopped early, which saved {saved:,.0f} trial-epochs "
+        f"Stopped early: {len(frame):,} of {number_of(len(sweep.trials), 'trial')}; saved: "
+        f"{number_of(round(saved), 'trial-epoch')} "
         f"({share}){already}. What would have become of them says `sweeplab audit {sweep.name}`."
     )
 
@@ -57,7 +58,7 @@ def draw_pruning(frame: pd.DataFrame, *, epochs: int) -> go.Figure:
         y=counts.to_numpy(),
         marker={"color": style.BLUE},
         name="trials stopped after this epoch",
-        hovertemplate="%{y:,} trials after epoch %{x:g}<extra></extra>",
+        hovertemplate="after epoch %{x:g}: %{y:,}<extra></extra>",
     )
     figure.update_layout(
         template=style.TEMPLATE,

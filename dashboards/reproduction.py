@@ -17,6 +17,7 @@ from sweeplab.ranking.reproduction import (
     protocol_lines,
     run_lines,
 )
+from sweeplab.records import number_of
 from sweeplab.storage.files import write_atomically
 
 
@@ -137,7 +138,9 @@ def _left(found: Reproduction) -> list[View]:
         f"</summary>{_numbers(row.numbers) if row.numbers else ''}{_commands(row)}</details>"
         for row in rows
     )
-    finding = f"{len(rows)} rows of which this home holds nothing: the published numbers, and the commands."
+    finding = (
+        f"{number_of(len(rows), 'row')} of which this home holds nothing: the published numbers, and the commands."
+    )
     return [View("left", "Not run", "Not run", finding, table=parts)]
 
 

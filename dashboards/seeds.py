@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from dashboards import style
 from sweeplab.ranking.configurations import group_by_configuration
 from sweeplab.ranking.leaderboard import Leaderboard
+from sweeplab.records import number_of
 
 MOST_SETTINGS = 20
 """Settings drawn, from the best on."""
@@ -50,7 +51,7 @@ def describe_seeds(frame: pd.DataFrame) -> str:
     settings = frame.drop_duplicates("place")
     spreads = settings["sd"].dropna()
     mixed = frame.groupby("place")["retention"].apply(lambda kept: 0 < kept.notna().sum() < len(kept)).sum()
-    some = f"{len(settings)} setting{'s' if len(settings) != 1 else ''} with two seeds or more"
+    some = f"{number_of(len(settings), 'setting')} with two seeds or more"
     flips = f"; {mixed} of them cleaned with one seed and not with another" if mixed else ""
     if spreads.empty:
         return f"{some}; none is cleaned with two seeds{flips}."

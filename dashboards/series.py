@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from dashboards import style
 from dashboards.trade_off import add_victim, on_frontier_of
 from sweeplab.ranking.compared import VICTIM, Comparison, best_results, result_table
+from sweeplab.records import number_of
 
 MOST_POINTS = 12_000
 """Drawn in all, beside frontiers and best points: an even sample of each series in each panel."""
@@ -84,7 +85,7 @@ def describe_series(frame: pd.DataFrame, asr_ceiling: float) -> str:
     named = f"{what}: {', '.join(text for _, text in found[:MOST_NAMED])}{more}"
     num_drawn = len(drawn_points(frame))
     sample = f", of which an even sample of {num_drawn:,} is drawn" if num_drawn < len(points) else ""
-    return f"{named}; {len(points):,} evaluated epochs{sample}."
+    return f"{named}; {number_of(len(points), 'evaluated epoch')}{sample}."
 
 
 MOST_NAMED = 8

@@ -10,7 +10,7 @@ from dashboards import style
 from dashboards.bars import short_names
 from sweeplab.ranking.compared import ComparedSweep, Comparison, is_number
 from sweeplab.ranking.leaderboard import column_words
-from sweeplab.records import TrialRecord
+from sweeplab.records import TrialRecord, number_of
 
 MOST_PANELS = 24
 """Of more trials the best of each sweep are drawn, equally many."""
@@ -68,10 +68,10 @@ def describe_panels(frame: pd.DataFrame, asr_ceiling: float) -> str:
     """The figure in one sentence."""
     cleaned = frame[(frame["epoch"] > 0) & (frame["asr"] < asr_ceiling)]["id"].nunique()
     count = frame["id"].nunique()
-    plural, verb = "" if count == 1 else "s", "comes" if cleaned == 1 else "come"
+    verb = "comes" if cleaned == 1 else "come"
     return (
-        f"{count} trial{plural}, accuracy over ASR (%), markers growing with the epoch; {cleaned} of them {verb} below "
-        f"{style.ceiling_text(asr_ceiling)} ASR (dashed line)."
+        f"{number_of(count, 'trial')}, accuracy over ASR (%), markers growing with the epoch; {cleaned} of them {verb} "
+        f"below {style.ceiling_text(asr_ceiling)} ASR (dashed line)."
     )
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from dashboards import style
 from sweeplab.ranking.leaderboard import Leaderboard, bound_text, column_words
+from sweeplab.records import number_of
 
 MOST_ROWS = 300
 """Rows in the page, from the top of the leaderboard."""
@@ -53,6 +54,8 @@ def describe_table(frame: pd.DataFrame, leaderboard: Leaderboard) -> str:
     """The table in one sentence."""
     total = len(leaderboard.rows)
     which = f"All {total:,} trials" if len(frame) == total else f"The first {len(frame):,} of {total:,} trials"
+    if total == 1:
+        which = "The only trial"
     certified = sum(row.certified for row in leaderboard.rows)
     return (
         f"{which}, best first; {certified:,} cleaned trial{'s are' if certified != 1 else ' is'} certified (✓): the "
@@ -90,7 +93,7 @@ def draw_table(frame: pd.DataFrame, leaderboard: Leaderboard, *, caption: str) -
     )
     return (
         '<p class="filter"><label>Filter <input type="search" placeholder="words, such as adamw certified" '
-        f'aria-controls="leaderboard"></label> <output>{len(frame):,} rows</output></p>\n'
+        f'aria-controls="leaderboard"></label> <output>{number_of(len(frame), "row")}</output></p>\n'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
         f'<table class="sortable" id="leaderboard"><caption class="unseen">{escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
@@ -111,7 +114,7 @@ def small_table(frame: pd.DataFrame, heads: Mapping[str, str], *, most: int = MO
         "<tr>" + "".join(f"<td>{escape(cells[column][index])}</td>" for column in heads) + "</tr>"
         for index in range(min(most, len(frame)))
     )
-    count = f"{len(frame):,} rows" if len(frame) <= most else f"the first {most} of {len(frame):,} rows"
+    count = number_of(len(frame), "row") if len(frame) <= most else f"the first {most} of {len(frame):,} rows"
     return (
         f"<details><summary>Table: {count}</summary>"
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div></details>'

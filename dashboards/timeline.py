@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from dashboards import style
 from sweeplab.ranking.costs import Attempt, Costs
+from sweeplab.records import number_of
 
 MOST_BARS = 2_000
 """Attempts drawn, the last ones."""
@@ -63,8 +64,8 @@ def describe_timeline(frame: pd.DataFrame, costs: Costs) -> str:
     gpus = f", {costs.gpu_seconds / 3600:,.2g} GPU-hours" if costs.gpu_seconds else ""
     share = style.percent(lost / costs.worker_seconds, 0) if lost else "nothing"
     return (
-        f"{len(frame):,} attempts within {hours:,.2g} hours, up to {lanes} at a time: {spent:,.2g} worker-hours{gpus}; "
-        f"{share} of it lost to failures and repetition."
+        f"{number_of(len(frame), 'attempt')} within {hours:,.2g} hours, up to {lanes} at a time: {spent:,.2g} "
+        f"worker-hours{gpus}; {share} of it lost to failures and repetition."
     )
 
 

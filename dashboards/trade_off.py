@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from dashboards import style
 from sweeplab.ranking.leaderboard import Leaderboard
-from sweeplab.records import SweepRecord
+from sweeplab.records import SweepRecord, number_of
 
 DENSITY_ABOVE = 4_000
 """More points than this are drawn as densities, and as markers where the reader zooms in."""
@@ -91,13 +91,12 @@ def describe_trade_off(frame: pd.DataFrame, asr_ceiling: float) -> str:
     points = frame[frame["kind"] != "victim"]
     cleaned = points[points["cleaned"]]
     ceiling = style.ceiling_text(asr_ceiling)
-    epochs = f"{len(points):,} evaluated epoch{'s' if len(points) != 1 else ''}"
-    trials = points["trial"].nunique()
-    plural = "" if trials == 1 else "s"
+    epochs = number_of(len(points), "evaluated epoch")
+    trials = number_of(points["trial"].nunique(), "trial")
     if cleaned.empty:
         return f"None of {epochs} lies below {ceiling} ASR; the lowest is {style.percent(points['asr'].min())}."
     return (
-        f"{len(cleaned):,} of {epochs} ({trials:,} trial{plural}) lie below {ceiling} ASR; "
+        f"{len(cleaned):,} of {epochs} ({trials}) {'lies' if len(cleaned) == 1 else 'lie'} below {ceiling} ASR; "
         f"the most accurate of them has {style.percent(cleaned['accuracy'].max())} accuracy."
     )
 

@@ -400,6 +400,16 @@ def percent(fraction: float | None, digits: int | None = 1) -> str:
     return f"{100 * fraction:g} %" if digits is None else f"{100 * fraction:.{digits}f} %"
 
 
+def number_of(count: float, word: str) -> str:
+    """A count and what is counted: `1 trial`, `2,000 trials`.
+
+    Args:
+        count: how many, fractions of an epoch too.
+        word: in the singular, with a regular plural in -s.
+    """
+    return f"{count:,.10g} {word}{'' if count == 1 else 's'}"
+
+
 def now_ms() -> int:
     """Milliseconds since 1970, as records carry them."""
     return time.time_ns() // 1_000_000

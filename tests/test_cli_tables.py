@@ -147,7 +147,7 @@ def test_a_pruned_sweeps_own_decisions_are_audited_once_its_stopped_trials_were_
     folder = fabricated.prepared_folder(home / "sweeps", sweep)
     fabricated.Player(fabricated.open_controller(folder, sweep)).play_all()
     before = command("audit", sweep.name)[1]
-    assert "trials were stopped early" in before
+    assert "1 of 8 trials stopped early, 1 trial-epoch saved" in before
     assert f"`sweeplab rerun {sweep.name} --pruned` runs them to their end" in before
     assert "leave the flag out" in refused("audit", sweep.name, "--pruning", "{}")
     assert "give either" in refused("rerun", sweep.name)

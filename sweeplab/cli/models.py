@@ -26,7 +26,7 @@ from sweeplab.cli.program import (
 from sweeplab.cli.running import check_sources, start
 from sweeplab.cli.scripts import one_experiment, one_sweep, sets_of
 from sweeplab.ranking.intervals import wilson
-from sweeplab.records import percent
+from sweeplab.records import number_of, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
@@ -223,7 +223,7 @@ def _evaluate_retrieval(request: "EvaluationRequest", path: Path, *, as_json: bo
     if as_json:
         say_json({"checkpoint": str(request.checkpoint), **retrieval_values(found)})
         return
-    say(f"{found.num_images:,} images with {found.num_captions:,} captions")
+    say(f"{number_of(found.num_images, 'image')} with {number_of(found.num_captions, 'caption')}")
     for name, recall in found.recalls.items():
         say(f"recall {name.replace('_', ' '):18} {percent(recall, 2)}")
     if found.tried:

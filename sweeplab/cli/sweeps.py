@@ -31,7 +31,7 @@ from sweeplab.commands.status import status_or_damage, sweep_status
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.leaderboard import render_table
 from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
-from sweeplab.records import SweepRecord, now_ms, percent
+from sweeplab.records import SweepRecord, now_ms, number_of, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.locks import victim_work
@@ -214,7 +214,8 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
     lost = ", ".join(f"{duration(seconds)} by {cause}" for cause, seconds in wasted.items() if seconds >= 1)
     gpus = f", {duration(costs['gpu_seconds'])} of GPUs" if costs["gpu_seconds"] else ""
     lines.append(
-        f"  cost: {values['trial_epochs']:,g} trial-epochs, {duration(costs['worker_seconds'])} of workers{gpus}"
+        f"  cost: {number_of(values['trial_epochs'], 'trial-epoch')}, {duration(costs['worker_seconds'])} of workers"
+        + gpus
         + (f"; lost {lost}" if lost else "")
     )
     lines += [f"  {note}" for note in values["notes"]]
@@ -286,7 +287,8 @@ def _lines_of_list(row: dict[str, Any]) -> list[str]:
     left = "" if row["seconds_left"] is None else f", {duration(row['seconds_left'])} left"
     age = f", last point {duration((now_ms() - row['last_ms']) / 1000)} ago" if row["last_ms"] else ""
     origin = "" if row["own"] else ", from elsewhere"
-    line = f"{row['sweep']:40s} {row['state']:12s} {over}/{row['planned_trials']} trials{best}{left}{age}{origin}"
+    trials = f"{over}/{number_of(row['planned_trials'], 'trial')}"
+    line = f"{row['sweep']:40s} {row['state']:12s} {trials}{best}{left}{age}{origin}"
     older = [] if row["older"] is None else [row["older"]]
     return [line, *(f"  {note}" for note in [*older, *row["damage"]])]
 
@@ -342,7 +344,7 @@ def report(
         say_notes([f"no browser was found; open {page}"])
     if watch:
         for points in watched(folder, record):
-            say(f"{time.strftime('%H:%M:%S')} {points:,} points")
+            say(f"{time.strftime('%H:%M:%S')} {number_of(points, 'point')}")
     if png:
         from sweeplab.commands.page_picture import take_picture
 

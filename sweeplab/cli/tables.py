@@ -8,7 +8,7 @@ import typer
 
 from sweeplab.cli.program import RESULTS, AsJson, SweepName, app, command, say, say_json
 from sweeplab.cli.sweeps import folder_of
-from sweeplab.records import percent
+from sweeplab.records import number_of, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 
@@ -41,7 +41,7 @@ def import_(
     record = folder.record(keep_summary=True)
     points = sum(len(trial.points) for trial in record.trials)
     names = ", ".join(record.parameters) or "none"
-    say(f"{sweep}: {len(record.trials)} trials, {points} points, parameters {names}")
+    say(f"{sweep}: {number_of(len(record.trials), 'trial')}, {number_of(points, 'point')}, parameters {names}")
     say(f"{folder.path}")
 
 
@@ -146,7 +146,7 @@ def audit(
 
 def _say_audit(sweep: str, found: dict[str, Any]) -> None:
     """What rules would have done to a sweep that ran without them."""
-    say(f"{sweep}: {found['pruned']} of {found['trials']} trials would have been stopped early")
+    say(f"{sweep}: {found['pruned']} of {number_of(found['trials'], 'trial')} would have been stopped early")
     say(
         f"  of those, {found['would_have_been_feasible']} would have been cleaned later on, and "
         f"{found['would_have_become_best']} would have become the best"
@@ -159,9 +159,10 @@ def _say_audit(sweep: str, found: dict[str, Any]) -> None:
 def _say_decisions(found: dict[str, Any]) -> None:
     """What a sweep's own rules did, and what became of the trials that they stopped."""
     name, left = found["sweep"], found["pruned"] - found["run_to_their_end"]
+    saved = number_of(found["trial_epochs_saved"], "trial-epoch")
     say(
-        f"{name}: {found['pruned']} of {found['trials']} trials were stopped early, "
-        f"{found['trial_epochs_saved']:g} trial-epochs saved; best retention {_share(found['best_retention'])}"
+        f"{name}: {found['pruned']} of {number_of(found['trials'], 'trial')} stopped early, {saved} saved; "
+        f"best retention {_share(found['best_retention'])}"
     )
     if found["run_to_their_end"]:
         say(

@@ -8,9 +8,10 @@ from sweeplab.commands.probe import NoProbe, Probe, probe
 from sweeplab.data.training_pairs import OWN_BYTES
 from sweeplab.evaluation.measure import Evaluation
 from sweeplab.experiment import CleaningSweep, Experiment, PretrainedVictim, Resources, SelectedTrial
+from sweeplab.records import number_of
 from sweeplab.specs import Spec, digest_of
 from sweeplab.storage.checkpoint_store import Storage
-from sweeplab.sweep.resume import _kind, _optimization, number_of, search_in_words, warnings_of
+from sweeplab.sweep.resume import _kind, _optimization, search_in_words, warnings_of
 from sweeplab.training.objective import image_views
 from sweeplab.training.optimisation import Optimization, pairs_per_chunk
 from sweeplab.training.precision import Precision
@@ -115,7 +116,7 @@ def _plan_of_victim(victim: PretrainedVictim, *, probes: bool) -> list[str]:
         costs = f"  GPU-hours         about {hours:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second"
     return [
         victim.name,
-        f"  victim alone      {epochs} epochs of a schedule of {victim.epochs}, {selected} is selected",
+        f"  victim alone      {number_of(epochs, 'epoch')} of a schedule of {victim.epochs}, {selected} is selected",
         f"  poisoning         {_fields(victim.poisoning)}",
         f"  objective         {_kind(victim.objective)}: {_fields(victim.objective) or 'no fields'}",
         f"  optimization      {_fields(victim.optimization)}",

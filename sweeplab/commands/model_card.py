@@ -8,7 +8,7 @@ from typing import Any, cast
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.intervals import wilson
 from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, bound_text
-from sweeplab.records import Measurement, Point, SweepRecord, percent
+from sweeplab.records import Measurement, Point, SweepRecord, number_of, percent
 from sweeplab.specs import Spec
 from sweeplab.versions import environment
 
@@ -130,8 +130,8 @@ def _results(evidence: Evidence) -> str:
         "",
         f"- Retention (accuracy / the victim's, which is held fixed): {retention}.",
         f"- ASR ceiling: {ceiling}. Certified: {certified}.",
-        f"- Rank {row.rank} of {len(evidence.record.trials):,} trials, by the accuracy they keep below the ceiling; "
-        f"{evidence.board.num_choices:,} points could have been chosen.",
+        f"- Rank {row.rank} of {number_of(len(evidence.record.trials), 'trial')}, by the accuracy they keep below the "
+        f"ceiling; the choice was among {number_of(evidence.board.num_choices, 'point')}.",
     ]
     if row.accuracy_report is not None and row.asr_report is not None:
         lines.append(
@@ -167,8 +167,8 @@ def _making(evidence: Evidence) -> str:
             "",
             f"- Victim: {_text(record.victim_name)}, epoch {record.victim_epoch:g}, digest "
             f"{_text(str(evidence.header.get('contents', {}).get('victim', '?')))}.",
-            f"- Method {_text(record.method)}, protocol {_text(record.protocol)}, {record.epochs} epochs, of which "
-            f"{evidence.point.epoch:g} stand behind this model ({evidence.point.step:,} steps).",
+            f"- Method {_text(record.method)}, protocol {_text(record.protocol)}, {number_of(record.epochs, 'epoch')}, "
+            f"of which {evidence.point.epoch:g} stand behind this model ({number_of(evidence.point.step, 'step')}).",
             f"- Seeds: trial {trial.seed}, sweep {evidence.sweep.seed}, evaluation {evidence.sweep.evaluation.seed}.",
             "",
             "The trial's setting, and the sweep's spec: fields at their defaults, places and machines are left out.",

@@ -12,7 +12,7 @@ from rich.text import Text
 from sweeplab.ranking.intervals import wilson
 from sweeplab.ranking.leaderboard import Leaderboard
 from sweeplab.ranking.victims import VictimRow
-from sweeplab.records import Measurement, SweepRecord, percent
+from sweeplab.records import Measurement, SweepRecord, number_of, percent
 
 SIZE_WORDS = ("pairs", "to clean with", "classes", "test images")
 """Of the fields of `Sizes`."""
@@ -215,7 +215,7 @@ def state_of(runs: Sequence[Run]) -> str:
     words = DONE
     if over != planned or differing:
         kinds = ((True, "victim"), (False, "trial"))
-        words = ", ".join(f"{over[kind]} of {_many(planned[kind], word)}" for kind, word in kinds if planned[kind])
+        words = ", ".join(f"{over[kind]} of {number_of(planned[kind], word)}" for kind, word in kinds if planned[kind])
     if any(run.state == "running" for run in runs if run.name in counted):
         words = f"running, {words}"
     if differing:
@@ -227,10 +227,6 @@ def state_of(runs: Sequence[Run]) -> str:
     if any(run.is_imported for run in begun if run.name in counted):
         words += ", imported"
     return words if full else f"{words}, in miniature"
-
-
-def _many(num: int, word: str) -> str:
-    return f"{num} {word}" if num == 1 else f"{num} {word}s"
 
 
 def of_victim(row: VictimRow, quantity: str, of: str) -> Ours | str:
@@ -312,7 +308,7 @@ def counts(found: Reproduction) -> list[tuple[str, int, str]]:
 def summary(found: Reproduction) -> str:
     """How many rows are in which state, in one sentence."""
     (_, done, of), (_, begun, _), (_, small, _), (_, not_run, rest), _ = counts(found)
-    return f"{_many(done, 'row')} done {of}, {begun} begun, {small} in miniature alone, {not_run} not run ({rest})"
+    return f"{number_of(done, 'row')} done {of}, {begun} begun, {small} in miniature alone, {not_run} not run ({rest})"
 
 
 def shown(found: Reproduction, *, all_rows: bool) -> list[Row]:
@@ -379,7 +375,7 @@ def run_lines(run: Run) -> list[str]:
     """A run in words: its state and result; what has to stand beside its numbers; how it differs from its script."""
     if not run.found:
         return [f"{run.name}: {run.state}"]
-    over = "" if run.is_victim else f", {run.num_over} of {_many(run.num_planned, 'trial')}"
+    over = "" if run.is_victim else f", {run.num_over} of {number_of(run.num_planned, 'trial')}"
     head = f"{run.found}: {run.state}{over}" + (f"; {run.result}" if run.result else "")
     differs = [f"  differs: {', '.join(run.changed)}"] if run.changed else []
     return [head, *([f"  {run.kind}"] if run.kind else []), *differs, *(f"  note: {note}" for note in run.notes)]

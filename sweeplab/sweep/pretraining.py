@@ -15,7 +15,7 @@ from sweeplab.execution.inline import run_inline
 from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import ClosestTo, PretrainedVictim
-from sweeplab.records import Outcomes, Point, now_ms, percent
+from sweeplab.records import Outcomes, Point, now_ms, number_of, percent
 from sweeplab.specs import Failed, InvalidInput, StorageFault
 from sweeplab.storage.broken_rows import BrokenRow, victim_owner
 from sweeplab.storage.checkpoint_store import Storage
@@ -79,7 +79,7 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     contents = data_digests(victim, victim.architecture, TrainingSet(table, plan), inputs)
     begin_record(run.path, victim_owner(victim.name), contents)
     _begin_victim(victim, digest, run, session.home, plan, len(table))
-    logger.info(f"pre-training victim {victim.name}: {victim.epochs} epochs, {_poison_text(plan)}")
+    logger.info(f"pre-training victim {victim.name}: {number_of(victim.epochs, 'epoch')}, {_poison_text(plan)}")
     controller = VictimController(victim, run, machine, contents)
     if session.inline:
         run_inline(controller)
@@ -163,7 +163,7 @@ class VictimController:
         # What the last attempt wrote and did not report is in nobody's record.
         self.run.clear_abandoned()
         if lost := self.run.rewind():
-            logger.info(f"  {lost} epochs of victim {self.victim.name} are lost, and are trained again")
+            logger.info(f"  {number_of(lost, 'epoch')} of victim {self.victim.name} lost; trained again")
         return PretrainingJob(
             victim=self.victim,
             number=0,
@@ -210,7 +210,9 @@ class VictimController:
         """Pre-training came to its end."""
         epochs, wanted = len(self.run.points()) - 1, _last_epoch(self.victim)
         if epochs < wanted:
-            raise RuntimeError(f"pre-training victim {self.victim.name} ended after {epochs} of {wanted} epochs")
+            raise RuntimeError(
+                f"pre-training victim {self.victim.name} ended after {epochs} of {number_of(wanted, 'epoch')}"
+            )
         self._state = "over"
 
     def failed(self, number: int, failure: Failure) -> None:
@@ -232,7 +234,7 @@ class VictimController:
         if reason is not None:
             kind = InvalidInput if failure.kind == "input" else Failed
             epochs = len(self.run.points()) - 1
-            where = f" after {epochs} of {_last_epoch(self.victim)} epochs" if epochs > 0 else ""
+            where = f" after {epochs} of {number_of(_last_epoch(self.victim), 'epoch')}" if epochs > 0 else ""
             raise kind(f"pre-training victim {self.victim.name} failed{where}: {reason}")
         if event.get("blameless"):
             logger.info(f"  {failure.reason}; going on from an earlier one")

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from sweeplab.evaluation.retention import best_cleaned_point, best_of_trials, retention
-from sweeplab.records import OVER, Point, TrialRecord, percent
+from sweeplab.records import OVER, Point, TrialRecord, number_of, percent
 from sweeplab.terminal import PatientConsole
 
 QUIET_SECONDS = 300.0
@@ -87,7 +87,7 @@ class SweepProgress:
         """The state in one line."""
         states = [trial.state for trial in self.trials.values()]
         over = sum(state in OVER for state in states)
-        parts = [f"{over}/{self.total} trials done", f"{states.count('running')} running"]
+        parts = [f"{over}/{number_of(self.total, 'trial')} done", f"{states.count('running')} running"]
         if failed := states.count("failed"):
             parts.append(f"{failed} failed")
         best = self._best()

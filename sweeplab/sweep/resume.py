@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sweeplab.clip_model import has_batch_norm
 from sweeplab.experiment import CleaningSweep
-from sweeplab.records import OVER
+from sweeplab.records import OVER, number_of
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.sweep.comparison import compare
 from sweeplab.sweep.prepare import Prepared
@@ -60,9 +60,9 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
         run = folder.trial(record.number)
         place, points = run.latest_checkpoint(), len(record.points)
         kept = points if place is not None else run.num_kept()
-        lost = f"; its newest checkpoint is gone, so {points - kept} points are made again" if kept < points else ""
+        lost = f"; its newest checkpoint is gone, so {_again(points - kept)}" if kept < points else ""
         if num_lost := run.num_lost():
-            lost = f"; its history is damaged, so {points - kept + num_lost} points are made again"
+            lost = f"; its history is damaged, so {_again(points - kept + num_lost)}"
         if place is None and kept <= 1:
             lines.append(f"  trial {record.number}: starts again{lost or ' (has no epoch yet)'}")
             continue
@@ -164,6 +164,5 @@ def search_in_words(sweep: CleaningSweep) -> str:
     return text
 
 
-def number_of(count: int, word: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{count} {word}{'s' * (count != 1)}"
+def _again(num_points: int) -> str:
+    return f"{number_of(num_points, 'point')} {'is' if num_points == 1 else 'are'} made again"

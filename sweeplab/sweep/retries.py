@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from sweeplab.records import number_of
 from sweeplab.storage.checkpoint_names import Checkpoint
 from sweeplab.storage.run_folder import RunFolder
 from sweeplab.worker.failures import Failure
@@ -44,7 +45,7 @@ class Retries:
         )
         if not for_good and not twice and len(failures) < self._max_attempts:
             return None
-        tries = "" if for_good else f" ({len(failures)} attempts)"
+        tries = "" if for_good else f" ({number_of(len(failures), 'attempt')})"
         advice = f"; {MORE_MEMORY}" if twice else ""
         return f"{last['reason']}{tries}{advice}"
 

@@ -16,7 +16,7 @@ from sweeplab.execution.inline import run_inline
 from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial, measured_alone
-from sweeplab.records import SweepRecord, Victim
+from sweeplab.records import SweepRecord, Victim, number_of
 from sweeplab.search.quiet import quiet_optuna
 from sweeplab.specs import Failed, InvalidInput, StorageFault, Unfinished
 from sweeplab.storage.broken_rows import sweep_owner
@@ -112,8 +112,9 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
         return record
     if limit is None:
         raise Unfinished(f"{sweep.name}: not finished; everything so far is kept, and the same command goes on")
+    planned = number_of(record.planned_trials, "trial")
     logger.info(
-        f"{sweep.name}: {limit} after {len(record.trials)} of {record.planned_trials} trials; raise it to go on: "
+        f"{sweep.name}: {limit} after {len(record.trials)} of {planned}; raise it to go on: "
         f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
     )
     return record
@@ -184,7 +185,9 @@ def _show_finished(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
     # Another number of trials was asked for, or an older version did not say which test images it measured.
     if header["planned_trials"] != folder.num_planned(prepared.sweep) or "images" not in header:
         folder.write_header(prepared.sweep, prepared.digest, prepared.contents, prepared.images)
-    logger.info(f"{folder.name}: all {len(folder.trial_numbers())} trials are there already; nothing to run")
+    count = len(folder.trial_numbers())
+    what = "its one trial is" if count == 1 else f"all {count} trials are"
+    logger.info(f"{folder.name}: {what} there already; nothing to run")
     store, place = tracking_store(home), Place.read(folder.path)
     is_elsewhere = store.address != (place.store if place else "")
     is_lacking = not folder.journal.exists() or (store.path is not None and not store.path.exists())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.evaluation.retention import best_cleaned_point, is_cleaned, lowest_asr, retention
-from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms, percent, promote_command
+from sweeplab.records import OVER, Point, SweepRecord, TrialRecord, now_ms, number_of, percent, promote_command
 from sweeplab.specs import digest_of
 from sweeplab.storage.checkpoint_store import Storage
 from sweeplab.storage.sweep_records import original_victim, section
@@ -378,8 +378,8 @@ def _description(sweep: SweepRecord) -> str:
     attack = f" The victim: {made.attack}, target {sweep.target}{rate}." if made.attack else ""
     accuracy, ceiling = percent(sweep.victim.accuracy, 2), percent(sweep.asr_ceiling, None)
     paragraphs = [
-        f"`{sweep.method}` on `{sweep.victim_name}`: {sweep.planned_trials} trials of {sweep.epochs} epochs over "
-        f"{names or 'no parameter'}.{attack}",
+        f"`{sweep.method}` on `{sweep.victim_name}`: {number_of(sweep.planned_trials, 'trial')} of "
+        f"{number_of(sweep.epochs, 'epoch')} over {names or 'no parameter'}.{attack}",
         f"`best/...` is a trial's most accurate epoch with an ASR below {ceiling}, retention its accuracy over the "
         f"victim's, {accuracy}. The victim's run holds the files of the whole sweep: page, spec, packages, trigger.",
         *sweep.notes,

@@ -190,7 +190,7 @@ def test_the_card_has_the_counts_and_names_no_place_of_this_machine(finished: Ma
         "(79/80)",
         values.evaluation_digest,
         measured[0].digest(),
-        "Rank 1 of 1 trials",
+        "Rank 1 of 1 trial,",
         '"learning_rate": 0.001',
         "## What was not tested",
         f"| torch | {torch.__version__.partition('+')[0]}",

@@ -282,7 +282,7 @@ class TestBudget:
         record = sweep(trial(0, START, (300, 10), (310, 10)))
         assert len(draw_budget(budget_points(record)).data) == 1
         nothing = budget_points(sweep(trial(0, START, (300, 900))))
-        assert describe_budget(nothing) == "Nothing was cleaned in 1 trial-epochs."
+        assert describe_budget(nothing) == "Nothing was cleaned in 1 trial-epoch."
 
 
 class TestPruning:
@@ -293,7 +293,7 @@ class TestPruning:
         frame = pruned_trials(record, ranked(record))
         assert frame[["trial", "epoch", "saved", "lowest_asr"]].to_numpy().tolist() == [[1, 1.0, 1.0, 0.9]]
         assert plain(describe_pruning(frame, record)).startswith(
-            "1 of 2 trials were stopped early, which saved 1 trial-epochs (25 %)."
+            "Stopped early: 1 of 2 trials; saved: 1 trial-epoch (25 %)."
         )
         draw_pruning(frame, epochs=2)
         assert "<b>weak" not in render_page(record, ranked(record))

@@ -362,7 +362,7 @@ def test_parameters_that_do_not_fit_in_columns_stand_whole_in_one():
 def test_the_state_has_a_column_where_it_says_something():
     over = rank_trials(sweep(trial(0, START, (300, 20))), no_outcomes)
     assert "state" not in printed(over)
-    assert "1 of 1 trials, finished, 1 below" in printed(over)
+    assert "1 of 1 trial, finished, 1 below" in printed(over)
     assert "running" in printed(rank_trials(sweep(trial(0, START, (300, 20), state="running")), no_outcomes))
 
 

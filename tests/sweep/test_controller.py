@@ -191,7 +191,7 @@ def test_a_kill_between_the_last_failure_and_the_result_gives_no_further_attempt
     again = open_controller(folder, one)
     assert again.folder.trial(0).result() == {
         "state": "failed",
-        "reason": "RuntimeError: the process died (1 attempts)",
+        "reason": "RuntimeError: the process died (1 attempt)",
         "points": 0,
     }
     assert again.next_job().number == 1

@@ -242,7 +242,7 @@ def test_another_sweeps_best_trial_is_cleaned_and_compared_with_the_victim_behin
     assert trial.points[0].measurement == best.points[0].measurement
     assert trial.points[0].measurement != record.victim
     run_module.run_sweep(outer, home, Options(inline=True))
-    assert news()[-1] == "outer: all 1 trials are there already; nothing to run"
+    assert news()[-1] == "outer: its one trial is there already; nothing to run"
     again = outer.replace(name="again", epochs=1)
     run_module.run_sweep(again, home, Options(inline=True))
     assert "starts: all 2 trials are there already; nothing to run" in news()

@@ -67,7 +67,7 @@ def test_a_checkpoint_inside_an_epoch_is_named(begun: SweepFolder):
 
 def test_a_checkpoint_that_is_gone_is_named(begun: SweepFolder):
     (begun.trial(2).checkpoints / "attempt-1-epoch-0001.pt").unlink()
-    assert "  trial 2: starts again; its newest checkpoint is gone, so 1 points are made again" in plan(begun)
+    assert "  trial 2: starts again; its newest checkpoint is gone, so 1 point is made again" in plan(begun)
 
 
 def test_planning_changes_nothing(begun: SweepFolder):
