@@ -10,7 +10,8 @@ from dashboards import style
 
 MOST_BINS = 50
 """Over the cosines of all checkpoints; finer ones are joined."""
-KINDS = (("clean", style.BLUE), ("poisoned", style.VERMILLION))
+KINDS = (("clean", style.BLUE, 1.0), ("poisoned", style.VERMILLION, 0.5))
+"""Name, colour, and width of a bar as a share of its bin: the narrow ones hide no wide one."""
 
 
 def histogram_bars(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
@@ -31,7 +32,7 @@ def histogram_bars(tables: Sequence[tuple[str, pd.DataFrame]]) -> pd.DataFrame:
     parts = []
     for place, (name, table) in enumerate(tables):
         bins = np.round((table["from"].to_numpy() + 1) / width).astype(int) // joined
-        for kind, _ in KINDS:
+        for kind, *_ in KINDS:
             pairs = table.groupby(bins)[kind].sum()
             pairs = pairs[pairs > 0]
             starts = -1 + pairs.index.to_numpy() * joined * width
@@ -94,18 +95,18 @@ def draw_histograms(frame: pd.DataFrame) -> go.Figure:
     for place, name in enumerate(frame.groupby("place")["checkpoint"].first()):
         part = frame[frame["place"] == place]
         x, y = style.axis_id("x", place), style.axis_id("y", place)
-        for kind, colour in KINDS:
+        for kind, colour, width in KINDS:
             bars = part[part["kind"] == kind]
             if bars.empty:
                 continue
             figure.add_bar(
                 x=(bars["from"] + bars["to"]).to_numpy() / 2,
                 y=100 * bars["share"].to_numpy(),
-                width=(bars["to"] - bars["from"]).to_numpy(),
+                width=width * (bars["to"] - bars["from"]).to_numpy(),
                 customdata=bars["pairs"].to_numpy(),
                 xaxis=x,
                 yaxis=y,
-                marker={"color": colour, "opacity": 0.6, "line": {"width": 0}},
+                marker={"color": colour, "line": {"width": 0}},
                 name=f"{kind} pairs",
                 legendgroup=kind,
                 showlegend=not any(trace.legendgroup == kind for trace in figure.data),

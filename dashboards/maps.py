@@ -66,7 +66,7 @@ def draw_maps(frame: pd.DataFrame) -> go.Figure:
             figure.add_scatter(
                 x=points["x"].to_numpy(),
                 y=points["y"].to_numpy(),
-                marker={"color": colour, "symbol": symbol, "size": 6, "opacity": 0.75},
+                marker={"color": colour, "symbol": symbol, "size": 6},
                 name=words,
                 showlegend=place == 0,
                 xaxis=x,

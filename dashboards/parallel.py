@@ -89,7 +89,6 @@ def draw_parallel(frame: pd.DataFrame) -> go.Figure:
             mode="lines+markers",
             line={"color": colour, "width": 2 if band == BANDS else 1},
             marker={"color": colour, "size": 4},
-            opacity=1.0 if band == BANDS else 0.45,
             name=name,
             hovertemplate="%{hovertext}<extra></extra>",
         )

@@ -194,9 +194,9 @@ def _add_trials(figure: go.Figure, points: pd.DataFrame, kind: str, *, x: str, y
         return
     name, marker = _MARKERS[kind]
     if kind == "cleaned" and len(points) > 300:
-        marker = marker | {"size": 5, "opacity": 0.6, "line": {"width": 0}}
+        marker = marker | {"size": 5, "line": {"width": 0}}
     if kind == "strip" and len(points) > 300:
-        marker = marker | {"size": 5, "opacity": 0.6}
+        marker = marker | {"size": 5}
     values = points["value"].to_numpy(dtype=float)
     if (points["scale"] == "category").all():
         # Trials with one word would lie on top of each other: the golden ratio of their number spreads them.

@@ -168,7 +168,6 @@ def _add_points(
                 "symbol": symbol,
                 "size": size,
                 "color": colour,
-                "opacity": 1.0 if edge else 0.55 if is_many else 0.75,
                 "line": {"width": edge, "color": style.INK},
             },
             hovertemplate=style.HOVER,

@@ -170,7 +170,7 @@ def _add_markers(figure: go.Figure, points: pd.DataFrame, *, index: int, on_zoom
             customdata=chosen["trial"].to_numpy(),
             meta={"epoch": chosen["epoch"].to_numpy(), "on_zoom": on_zoom},
             mode="markers",
-            marker={"symbol": symbol, "size": 6, "color": colour, "opacity": 0.85},
+            marker={"symbol": symbol, "size": 6, "color": colour},
             name=name,
             legendgroup=name,
             showlegend=index == 0 and not chosen.empty and not on_zoom,

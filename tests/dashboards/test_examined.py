@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from test_views import faint_marks, figures_of
 
 from dashboards import style
 from dashboards.examined import MOST_PANELS, Examined, render_examined
@@ -104,6 +105,7 @@ def test_a_page_has_the_figures_of_what_was_examined():
     assert 'id="cosines-section"' in text
     assert 'id="maps-section"' in text
     assert "<b>x</b>" not in text
+    assert faint_marks(figures_of(text)) == []
     assert 'id="maps-section"' not in render_examined("s", [Examined("y", STRONG)])
 
 

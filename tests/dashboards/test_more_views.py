@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_views import PARAMS, START, figures_of, ranked, sweep, trial
+from test_views import PARAMS, START, faint_marks, figures_of, ranked, sweep, trial
 
 from dashboards.budget import budget_points, describe_budget, draw_budget
 from dashboards.build import Extras, render_page
@@ -426,5 +426,6 @@ def test_a_page_of_everything_draws_every_view():
     )
     page = render_page(record, ranked(record), extras)
     assert len(figures_of(page)) == 14  # all but the leaderboard
+    assert faint_marks(figures_of(page)) == []
     assert page.count("<details>") == 14
     assert PARAMS["optimizer"] in page

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_views import START, ranked, sweep, trial
+from test_views import START, faint_marks, ranked, sweep, trial
 
 from dashboards.against import against_points, describe_against, draw_against
 from dashboards.bars import bar_rows, draw_bars, without_beginning
@@ -224,6 +224,8 @@ class TestSeries:
         """40 trials of one epoch: the frontier is trial 0, the best too; 10 of the other 39 are drawn."""
         many = compared("s", *(trial(n, START, (390 - n, 20 + n)) for n in range(40)))
         frame = series_points(Comparison.of([many]))
+        figure = draw_series(frame, Comparison.of([many]).series, asr_ceiling=0.05)
+        assert faint_marks({"series": figure.to_plotly_json()}) == []
         drawn = drawn_points(frame, most=10)
         assert drawn["trial"].tolist()[:2] == [0, 1]
         assert len(drawn) == 11

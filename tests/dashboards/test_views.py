@@ -487,6 +487,10 @@ class TestStyle:
         assert colours
         assert colours <= set(style.DARK)
 
+    def test_no_mark_is_fainter_than_its_colour(self, mixed_page):
+        """A mark that lets its paper through has less contrast than `style` gives it."""
+        assert faint_marks(figures_of(mixed_page)) == []
+
     def test_the_accuracy_axis_passes_over_a_destroyed_epoch_and_says_so(self):
         """Of 40 accuracies from 90 % to 99 % and one of 6 %: the axis begins near 90 %."""
         rates = [*np.linspace(0.9, 0.99, 40), 0.06]
@@ -524,6 +528,23 @@ class TestStyle:
     )
     def test_a_column_has_one_notation(self, values, words):
         assert column_words(values) == words
+
+
+def faint_marks(figures):
+    """Traces of markers, lines and bars that stand out from their paper by less than 3 to 1, or let it through."""
+    found = []
+    for name, figure in figures.items():
+        for trace in (trace for trace in figure["data"] if trace["type"] != "heatmap"):
+            parts = [trace[part] for part in ("marker", "line") if part in trace.get("mode", "markers")]
+            # Plotly's own opacity of markers of several sizes is 0.7.
+            own = [1 if isinstance(part.get("size", 0), (int, float)) else 0.7 for part in parts]
+            opacity = min(part.get("opacity", usual) for part, usual in zip(parts, own, strict=True))
+            colours = [part["color"] for part in parts]
+            pairs = [(colour, style.PAPER) for colour in colours]
+            pairs += [(style.DARK[colour], style.DARK[style.PAPER]) for colour in colours]
+            if min(opacity, trace.get("opacity", 1)) < 1 or any(contrast(*pair) < 3 for pair in pairs):
+                found.append((name, trace.get("name"), colours))
+    return found
 
 
 def contrast(one, other):
