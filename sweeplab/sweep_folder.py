@@ -40,7 +40,16 @@ from sweeplab.storage.files import append_line, make_private, read_object, write
 from sweeplab.storage.locks import Work, file_lock
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder, StoredPoints
-from sweeplab.storage.summary_file import LAYOUT, SummaryFile, is_settled, marks_of, now_ns, num_points, record_of
+from sweeplab.storage.summary_file import (
+    LAYOUT,
+    SummaryFile,
+    is_settled,
+    marks_of,
+    now_ns,
+    num_points,
+    record_of,
+    uncollected,
+)
 from sweeplab.storage.sweep_records import original_victim, read_events, read_header, section
 from sweeplab.versions import commit_of, environment, made_by_older_version, num_changes, started_script, version_of
 
@@ -490,6 +499,7 @@ class SweepFolder:
     def _summary(self) -> Path:
         return self.path / "summary.npz"
 
+    @uncollected()
     def _trials(
         self, header: dict[str, Any], victim: Measurement | None, *, is_driven: bool, summarizes: bool = False
     ) -> "_Trials":

@@ -5,11 +5,13 @@ and place on the disk, those that it was made of.
 """
 
 import dataclasses
+import gc
 import io
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,15 +48,21 @@ def marks_of(trials: str, names: Sequence[str]) -> np.ndarray:
     Returns:
         (T, files, 4) integers; zeros where there is no such file.
     """
-    marks = np.zeros((len(names), len(FILES), 4), dtype=np.int64)
-    for row, name in enumerate(names):
-        for place, file in enumerate(FILES):
-            try:
-                found = os.stat(f"{trials}/{name}/{file}")
-            except FileNotFoundError:
-                continue
-            marks[row, place] = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-    return marks
+    marks: list[tuple[int, int, int, int]] = []
+    if names:
+        folder = os.open(trials, os.O_RDONLY)  # paths from there on are short, which halves the time of looking at them
+        try:
+            for name in names:
+                for file in FILES:
+                    try:
+                        found = os.stat(f"{name}/{file}", dir_fd=folder)
+                    except FileNotFoundError:
+                        marks.append((0, 0, 0, 0))
+                    else:
+                        marks.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+        finally:
+            os.close(folder)
+    return np.array(marks, dtype=np.int64).reshape(len(names), len(FILES), 4)
 
 
 def is_settled(marks: np.ndarray, taken_ns: int) -> np.ndarray:
@@ -242,6 +250,19 @@ def record_of(number: int, part: Sequence[Any], points: Sequence[Point], *, is_d
         storage=storage,
         summary=TrialSummary(*[*plain, tuple(map(_point, kept)), None if report is None else Measurement(*report)]),
     )
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python's garbage collector, which is called by the number of new objects, away from thousands of records
+    that all stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def num_points(part: Sequence[Any]) -> int:
