@@ -5,11 +5,14 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.segment import Segment
+
+T = TypeVar("T")
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Characters that move the cursor, begin escape sequences, or have text read in another order than it is written."""
@@ -36,6 +39,39 @@ def encodable(text: str, encoding: str | None) -> str:
     except UnicodeEncodeError:
         return text.translate(PLAIN).encode(encoding, "replace").decode(encoding)
     return text
+
+
+WHOLE = re.compile(r"`[^`\n]+`|\d (?:%|[kKMGT]?B|d|h|min|s)(?!\w)")
+"""Parts of a line that are not broken at their spaces: commands to copy, and a number with its unit."""
+
+GLUE = "\ue000"
+"""Stands for a space within such a part while a line is broken."""
+
+
+def wrapped(text: str, width: int) -> str:
+    """A text in lines of at most so many columns, broken between words alone.
+
+    What does not fit goes on below the line's last column of text that begins in its first half, or two spaces further
+    in than the line. A word that is wider than that, such as a path, is left whole: a terminal shows it in two lines,
+    and copies it as one.
+    """
+    return "\n".join(part for line in text.split("\n") for part in _wrapped_line(line, width))
+
+
+def _wrapped_line(line: str, width: int) -> Iterator[str]:
+    if cell_len(line) <= width:
+        yield line
+        return
+    indent = len(line) - len(line.lstrip()) + 2
+    columns = [found.end() for found in re.finditer(r"\S  +(?=\S)", line) if found.end() <= width // 2]
+    hang = " " * max(indent, *columns, 0)
+    part = ""
+    for word in re.findall(r"\s*\S+", WHOLE.sub(lambda found: found[0].replace(" ", GLUE), line)):
+        if part.strip() and cell_len(part + word) > width:
+            yield part.replace(GLUE, " ")
+            part, word = hang, word.lstrip()
+        part += word
+    yield part.replace(GLUE, " ")
 
 
 GONE = (errno.EPIPE, errno.EIO)
@@ -93,3 +129,13 @@ class PatientConsole(Console):
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else encodable(printable(segment.text), self.encoding)
             yield Segment(text, segment.style, segment.control)
+
+
+def tracked(items: Iterable[T], what: str, total: int) -> Iterator[T]:
+    """The items, with a progress bar on stderr where that is a terminal."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    share = TextColumn("{task.percentage:.0f} %")
+    columns = (TextColumn("{task.description}"), BarColumn(), share, TimeRemainingColumn())
+    with Progress(*columns, console=PatientConsole(file=sys.stderr), disable=not sys.stderr.isatty()) as progress:
+        yield from progress.track(items, total, description=what)

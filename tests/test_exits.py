@@ -402,7 +402,7 @@ def test_a_sweep_whose_inputs_are_missing_keeps_the_others_from_nothing(
     assert run_script([], lacking, named("whole"), lacking.replace(name="lacking-too")) == 2
     assert ran == ["whole"]
     (message,) = errors(capsys)
-    assert message == "1 input(s) missing:"
+    assert message == "missing inputs (1):"
 
 
 def test_a_plan_of_several_sweeps_goes_on_past_one_that_is_refused(

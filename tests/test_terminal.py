@@ -16,7 +16,7 @@ from rich.text import Text
 from sweeplab import cli
 from sweeplab.cli import program
 from sweeplab.specs import InvalidInput
-from sweeplab.terminal import PatientConsole, encodable, printable
+from sweeplab.terminal import PatientConsole, encodable, printable, wrapped
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,3 +130,38 @@ def test_a_terminal_that_is_closed_does_not_end_the_work(does: str):
         errors = process.stderr.read()
         assert errors.decode() == ""
         assert process.wait(30) == 7
+
+
+def test_a_line_is_broken_between_words_and_below_its_column():
+    """Not within `67.8 %`, `1.5 GB` and a command to copy; a path that has no room is left whole."""
+    line = "  disk      about 1.5 GB and 67.8 % of it; `sweeplab gc --copies` frees it"
+    assert wrapped(line, 27).splitlines() == [
+        "  disk      about 1.5 GB",
+        "            and 67.8 % of",
+        "            it;",
+        "            `sweeplab gc --copies`",
+        "            frees it",
+    ]
+    assert wrapped("made: /a/path/that/is/longer/than/that", 20) == "made:\n  /a/path/that/is/longer/than/that"
+    assert wrapped("fits\n  as it  is", 20) == "fits\n  as it  is"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_broken_lines_and_whole_json(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    program.say("a line of more than twenty columns")
+    program.say_json(["a text of more than twenty columns"])
+    assert terminal.getvalue().splitlines() == [
+        *("a line of more than", "  twenty columns"),
+        *("[", ' "a text of more than twenty columns"', "]"),
+    ]
+
+
+def test_help_fits_any_width_and_keeps_code_and_lists():
+    text = "One\ntwo.\n\n    python a.py  # so\n    python b.py\n\nThree:\n- a\n  b\n- c\n"
+    assert program.paragraphs(text) == "One two.\n\npython a.py  # so\npython b.py\n\nThree:\n- a\n  b\n- c"

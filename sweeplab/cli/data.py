@@ -1,23 +1,19 @@
 """Commands on data and disk: what a sweep would read, looked at before it runs, and what takes space in the home."""
 
-import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from sweeplab.cli.models import OwnArchitecture
 from sweeplab.cli.program import SURROUNDINGS, AsJson, Only, Overrides, Script, Smoke, app, command, say, say_json
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
 from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
+from sweeplab.records import number_of
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
-
-T = TypeVar("T")
+from sweeplab.terminal import tracked
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at the data that a script's sweep would read, and label them.")
 app.add_typer(data_app, name="data", rich_help_panel=SURROUNDINGS)
@@ -32,7 +28,7 @@ def data_check(
 
     sweep = one_sweep(script, only, overrides or [], smoke)
     check_sources([sweep])
-    reports = check_data(sweep, home_folder() / "data", _bar)
+    reports = check_data(sweep, home_folder() / "data", tracked)
     if as_json:
         say_json([report.to_json() for report in reports])
     else:
@@ -71,18 +67,13 @@ def data_label(
 
     sweep = one_sweep(script, only, overrides or [], smoke)
     request = LabelRequest(sweep, model, to, architecture, classes, templates)
-    report = label_pairs(request, home_folder(), _bar)
+    report = label_pairs(request, home_folder(), tracked)
     if as_json:
         say_json(report.to_json())
     else:
         for line in report.lines():
             say(line)
         say(f"written: {report.path}; set method.pseudo_labels to it")
-
-
-def _bar(items: Iterable[T], what: str, total: int) -> Iterable[T]:
-    """The items, with a progress bar where somebody looks."""
-    return track(items, what, total=total, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 @command(app, rich_help_panel=SURROUNDINGS)
@@ -110,12 +101,15 @@ def gc(
     for row in table:
         say(f"{readable(row['bytes']):>10}  {row['what']}")
     for item in removable:
-        say(f"{'would go' if dry_run else 'goes':10}  {readable(item.bytes):>10}  {item.path}: {item.why}")
+        say(f"{readable(item.bytes):>10}  {'would be ' if dry_run else ''}removed: {item.path}: {item.why}")
     for path in foreign_folders(home):
         why = "it came from elsewhere or is damaged, so neither it nor anything it names is removed"
-        say(f"{'stays':10}  {'':>10}  {path}: {why}")
-    total = sum(item.bytes for item in removable)
-    if dry_run:
-        say(f"{len(removable)} items of {readable(total)} would be removed; run without --dry-run to remove them")
+        say(f"{'':>10}  stays: {path}: {why}")
+    num = number_of(len(removable), "item")
+    if not removable:
+        say("nothing to remove")
+    elif dry_run:
+        total = readable(sum(item.bytes for item in removable))
+        say(f"{num} of {total} would be removed; run without --dry-run to remove them")
     else:
-        say(f"{len(removable)} items removed, {readable(remove(removable))} freed")
+        say(f"{num} removed, {readable(remove(removable))} freed")

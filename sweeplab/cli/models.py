@@ -302,7 +302,7 @@ def examine(
         request = EvaluationRequest(checkpoints[0], architecture=architecture, test=test, classes=classes)
         say_notes(notes_of(request))
         found = examine_unknown(request, what or ["panel"])
-    say(json.dumps(found, indent=1))
+    say_json(found)
 
 
 def _is_run(path: Path) -> bool:
@@ -426,7 +426,8 @@ def doctor(as_json: AsJson = False) -> None:
     if as_json:
         say_json([finding.to_json() for finding in findings])
     else:
+        width = max(len(finding.subject) for finding in findings)
         for finding in findings:
-            say(f"{finding.mark} {finding.subject:14s} {finding.text}")
+            say(f"{finding.mark} {finding.subject:{width}s}  {finding.text}")
     if any(finding.level == "fault" for finding in findings):
         raise InvalidInput("the faults above keep sweeps from running")

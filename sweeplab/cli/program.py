@@ -2,37 +2,28 @@
 
 import contextlib
 import errno
+import inspect
 import json
 import logging
 import os
+import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TextIO
+from textwrap import dedent
+from typing import Annotated, Any, NoReturn, ParamSpec, TextIO
 
 import typer
 from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
 
 from sweeplab.execution.watchdog import exit_now, is_left_behind, signals_as_interrupts
 from sweeplab.specs import BAD_INPUT, DONE, FAULT, INTERRUPTED, Failed, InvalidInput, StorageFault, Unfinished
-from sweeplab.terminal import PatientConsole, PatientStream, encodable, printable, without_reader
+from sweeplab.terminal import PatientConsole, PatientStream, encodable, printable, without_reader, wrapped
 from sweeplab.versions import environment, installed_version
-
-HELP = {"help_option_names": ["-h", "--help"]}
-"""Settings of every command."""
-
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings=HELP,
-    help="Clean backdoored CLIP models in sweeps, ranked by the accuracy they keep below 5 % ASR.",
-    epilog="Everything lies in one folder, the home: $SWEEPLAB_HOME, or ~/sweeplab where that is not set.",
-)
-
-# The groups in which `sweeplab --help` lists the commands.
-SWEEPS, RESULTS, MODELS, SURROUNDINGS = "Run sweeps", "Look at results", "Single models", "Data, attacks, machine"
 
 logger = logging.getLogger("sweeplab")
 
@@ -40,14 +31,17 @@ logger = logging.getLogger("sweeplab")
 
 
 def say(text: str) -> None:
-    """Print a line at once, so that a job's log shows it. Where nobody reads any more (`| head`), the line and all
-    further output are dropped: the work goes on without a reader."""
+    """Print a line at once, so that a job's log shows it; on a terminal, lines are broken between words. Where nobody
+    reads any more (`| head`), the line and all further output are dropped: the work goes on without a reader."""
     _print(text, sys.stdout)
 
 
-def _print(text: str, stream: TextIO) -> None:
+def _print(text: str, stream: TextIO, *, wraps: bool = True) -> None:
+    text = printable(text)
+    if wraps and stream.isatty():
+        text = wrapped(text, shutil.get_terminal_size().columns)
     try:
-        print(encodable(printable(text), stream.encoding), file=PatientStream(stream), flush=True)
+        print(encodable(text, stream.encoding), file=PatientStream(stream), flush=True)
     except BrokenPipeError:
         without_reader(stream)
 
@@ -69,7 +63,7 @@ NEWS = NewsHandler()
 
 def say_json(values: Any) -> None:
     """Print a result as strict JSON, which has no NaN and no infinity."""
-    say(json.dumps(values, indent=1, allow_nan=False))
+    _print(json.dumps(values, indent=1, allow_nan=False), sys.stdout, wraps=False)
 
 
 def say_error(text: str) -> None:
@@ -175,6 +169,67 @@ sys.excepthook = _explain
 
 # --- commands
 
+UsageError = typer.BadParameter.__base__
+"""What the parser raises; the copy of click that typer uses, which it may have within itself."""
+assert UsageError is not None
+
+
+def one_message(parse: Callable[[], Any]) -> NoReturn:
+    """Have words parsed and run, and exit with the code; with one message, as of any other bad input, where they do not
+    make a command."""
+    try:
+        code = parse()
+    except UsageError as error:  # type: ignore[misc]
+        context, rule = error.ctx, error.format_message()
+        if not rule or context is None or "NoArgs" in type(error).__name__:
+            error.show()
+        else:
+            path = context.command_path
+            say_error(f"{path}: {rule[0].lower()}{rule[1:].rstrip('.')}; `{path} --help` lists what there is")
+        sys.exit(BAD_INPUT)
+    except typer.Abort:
+        sys.exit(FAULT)
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+class OneMessage:
+    """What group and command have in common."""
+
+    def main(self, *arguments: Any, standalone_mode: bool = True, **named: Any) -> Any:
+        """See `one_message`."""
+        parse = partial(super().main, *arguments, standalone_mode=False, **named)  # type: ignore[misc]
+        return one_message(parse) if standalone_mode else parse()
+
+
+class OneMessageGroup(OneMessage, TyperGroup):
+    """Commands, with errors of usage in one message."""
+
+
+class OneMessageCommand(OneMessage, TyperCommand):
+    """A command, with errors of usage in one message."""
+
+
+def paragraphs(text: str) -> str:
+    """A docstring as help that fits any width: a paragraph in one line, and code and lists in theirs."""
+    parts = re.split(r"\n[ \t]*\n", inspect.cleandoc(text))
+    return "\n\n".join(dedent(part) if part.startswith(" ") else re.sub(r"\n(?![ *-])", " ", part) for part in parts)
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Settings of every command."""
+
+app = typer.Typer(
+    cls=OneMessageGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings=HELP,
+    help="Clean backdoored CLIP models in sweeps, ranked by the accuracy they keep below 5 % ASR.",
+    epilog="Everything lies in one folder, the home: $SWEEPLAB_HOME, or ~/sweeplab where that is not set.",
+)
+
+# The groups in which `sweeplab --help` lists the commands.
+SWEEPS, RESULTS, MODELS, SURROUNDINGS = "Run sweeps", "Look at results", "Single models", "Data, attacks, machine"
+
 P = ParamSpec("P")
 """Parameters of a command."""
 
@@ -196,7 +251,8 @@ def command(
             end(guarded(partial(work, *arguments, **named)))
 
         settings["context_settings"] = {**HELP, **settings.get("context_settings", {})}
-        to.command(name, **settings)(run_and_end)
+        settings["help"] = paragraphs(settings.get("help") or inspect.getdoc(work) or "")
+        to.command(name, cls=OneMessageCommand, **settings)(run_and_end)
         return work
 
     return register

@@ -267,7 +267,7 @@ def check_sources(experiments: "Sequence[Experiment]") -> None:
                     "what .gitignore names, of at most 512 MiB, and removes"
                 )
         raise InvalidInput(
-            f"{len(missing)} input(s) missing:\n{listed}\n{remedy}; --smoke runs without them, --dry-run plans"
+            f"missing inputs ({len(missing)}):\n{listed}\n{remedy}; --smoke runs without them, --dry-run plans"
         )
 
 

@@ -3,11 +3,13 @@
 import ast
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from sweeplab.cli.program import (
     RESULTS,
@@ -29,7 +31,7 @@ from sweeplab.cli.running import ranked, say_result, start, write_page
 from sweeplab.commands import logs as logs_module
 from sweeplab.commands.status import status_or_damage, sweep_status
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
-from sweeplab.ranking.leaderboard import render_table
+from sweeplab.ranking.leaderboard import in_percent, render_table
 from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
 from sweeplab.records import SweepRecord, now_ms, number_of, percent
 from sweeplab.specs import InvalidInput
@@ -256,41 +258,68 @@ def list_(
     if scripts and victims:
         raise InvalidInput("--scripts and --victims exclude each other; give one")
     if victims:
-        found, broken = victims_of(home_folder(to_read=True))
-        _show_victims(found, as_json=as_json)
+        known, broken = victims_of(home_folder(to_read=True))
+        _show_victims(known, as_json=as_json)
         say_notes([f"{path.name} is left out: {why}" for path, why in broken.items()])
         return
     if scripts:
-        rows = list_scripts(Path("sweeps"))
-        lines = [f"{row['script']:40s} {row['title']}" for row in rows]
-    else:
-        sound, damaged = sweeps_of(home_folder(to_read=True))
-        rows = [status_or_damage(folder) for folder in sound]
-        rows += [{"sweep": folder.name, "state": "damaged", "reason": why} for folder, why in damaged.items()]
-        lines = [line for row in rows for line in _lines_of_list(row)]
-        if not lines and (num := sum(1 for _ in (home_folder(to_read=True) / "victims").glob("[!.]*/victim.json"))):
-            lines = [f"no sweeps; {num} victim{'s' * (num > 1)}: sweeplab list --victims"]
+        found = list_scripts(Path("sweeps"))
+        if as_json:
+            say_json(found)
+        else:
+            say_table(lambda _: _table(("script", "what it does"), [tuple(row.values()) for row in found]))
+        return
+    home = home_folder(to_read=True)
+    sound, damaged = sweeps_of(home)
+    rows = [status_or_damage(folder) for folder in sound]
+    rows += [{"sweep": folder.name, "state": "damaged", "reason": why} for folder, why in damaged.items()]
     if as_json:
         say_json(rows)
-    else:
-        for line in lines:
-            say(line)
+        return
+    if rows:
+        headings = ("sweep", "state", "trials", "kept %", "time left", "last point")
+        say_table(lambda _: _table(headings, map(_cells_of_list, rows), right=headings[2:]))
+    elif num := sum(1 for _ in (home / "victims").glob("[!.]*/victim.json")):
+        say(f"no sweeps; {number_of(num, 'victim')}: sweeplab list --victims")
+    for row in rows:
+        for note in _notes_of_list(row):
+            say(f"{row['sweep']}: {note}")
 
 
-def _lines_of_list(row: dict[str, Any]) -> list[str]:
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
+    """Columns of which only the first is broken within a word where there is no room; `right` lists those of
+    numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(headings[0], overflow="fold")
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=heading in right)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _cells_of_list(row: dict[str, Any]) -> tuple[str, ...]:
     """How `list` shows a sweep's status."""
     if row["state"] == "damaged":
-        return [f"{row['sweep']:40s} {'damaged':12s} {row['reason']}"]
+        return row["sweep"], "damaged"
     trials = row["trials"]
     over = trials["finished"] + trials["pruned"] + trials["failed"]
-    best = "" if row["best"] is None else f", best keeps {percent(row['best']['retention'])}"
-    left = "" if row["seconds_left"] is None else f", {duration(row['seconds_left'])} left"
-    age = f", last point {duration((now_ms() - row['last_ms']) / 1000)} ago" if row["last_ms"] else ""
-    origin = "" if row["own"] else ", from elsewhere"
-    trials = f"{over}/{number_of(row['planned_trials'], 'trial')}"
-    line = f"{row['sweep']:40s} {row['state']:12s} {trials}{best}{left}{age}{origin}"
-    older = [] if row["older"] is None else [row["older"]]
-    return [line, *(f"  {note}" for note in [*older, *row["damage"]])]
+    return (
+        row["sweep"],
+        row["state"],
+        f"{over:,} of {row['planned_trials']:,}",
+        in_percent(row["best"]["retention"] if row["best"] is not None else None),
+        "" if row["seconds_left"] is None else duration(row["seconds_left"]),
+        f"{duration((now_ms() - row['last_ms']) / 1000)} ago" if row["last_ms"] else "",
+    )
+
+
+def _notes_of_list(row: dict[str, Any]) -> list[str]:
+    """What else `list` says of a sweep."""
+    if row["state"] == "damaged":
+        return [row["reason"]]
+    origin = [] if row["own"] else ["from elsewhere"]
+    return [*origin, *([row["older"]] if row["older"] is not None else []), *row["damage"]]
 
 
 def list_scripts(folder: Path) -> list[dict[str, Any]]:

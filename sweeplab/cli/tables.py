@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
-from sweeplab.cli.program import RESULTS, AsJson, SweepName, app, command, say, say_json
+from sweeplab.cli.program import RESULTS, AsJson, SweepName, app, command, say, say_json, say_table
 from sweeplab.cli.sweeps import folder_of
 from sweeplab.records import number_of, percent
 from sweeplab.specs import InvalidInput
@@ -100,19 +101,24 @@ def replay(
 
 
 def _say_replays(sweep: str, found: dict[str, Any]) -> None:
-    table = found["table"]
-    size = f"{table['configurations']} configurations, {table['trial_epochs']:g} trial-epochs"
+    size = f"{found['table']['configurations']:,} configurations, {found['table']['trial_epochs']:,g} trial-epochs"
     say(f"{sweep}: {size}; {found['target']}")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("search", no_wrap=True)
+    for heading in ("trial-epochs\nmedian", "\nquartiles", "share of\nthe table", "\narrived"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in found["results"]:
         costs = [row["trial_epochs"][name] for name in ("median", "lower_quartile", "upper_quartile")]
-        median, low, high = ("never" if cost is None else f"{cost:g}" for cost in costs)
+        median, low, high = ("never" if cost is None else f"{cost:,g}" for cost in costs)
         share = row["share_of_table"]["median"]
-        name = row["sampler"] + (" + pruning" if row["pruning"] else "")
-        say(
-            f"  {name:30s} {median} trial-epochs [{low}, {high}]"
-            + ("" if share is None else f", {percent(share, 0)} of the table")
-            + f"; {row['arrived']} of {row['seeds']} arrived"
+        table.add_row(
+            row["sampler"] + (" + pruning" if row["pruning"] else ""),
+            median,
+            f"{low} to {high}",
+            "–" if share is None else percent(share, 0),
+            f"{row['arrived']} of {row['seeds']}",
         )
+    say_table(lambda _: table)
 
 
 @command(app, rich_help_panel=RESULTS)

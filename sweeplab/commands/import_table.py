@@ -15,8 +15,6 @@ from uuid import uuid4
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import track
 
 from sweeplab.data.delimited import refuse_swallowed
 from sweeplab.ranking.tables import NOT_PARAMETERS, with_formulas
@@ -26,6 +24,7 @@ from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of, file_digest
 from sweeplab.storage.files import make_private, sync_folder
 from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.terminal import tracked
 from sweeplab.versions import environment
 
 REQUIRED = ("trial", "epoch", "accuracy", "asr")
@@ -108,7 +107,7 @@ def import_table(
 
 def _write(stage: SweepFolder, table: ImportedTable, file: Path, name: str, asr_ceiling: float) -> None:
     stage.commit_victim(Victim("imported", table.digest, "", 0.0, table.victim, Outcomes(b"", 0, b"", 0)))
-    for trial in track(table.trials, "importing", console=Console(stderr=True), disable=not sys.stderr.isatty()):
+    for trial in tracked(table.trials, "importing", len(table.trials)):
         stage.write_trial(
             trial.number,
             trial.params,

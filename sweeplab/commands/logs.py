@@ -126,17 +126,27 @@ def log(
         time.sleep(LOOK_SECONDS)
 
 
-INTERNAL = ("time_ms", "event", "digest", "before_until_ms", "made_up_for")
-"""Fields of events that say nothing to a reader."""
+INTERNAL = ("time_ms", "event", "digest", "before_until_ms", "made_up_for", "finished", "rule", "saw")
+"""Fields of events that say nothing to a reader, or nothing new."""
+
+USUAL = {"attempt": 1, "points": 0, "workers": 1, "gpus_per_worker": 0.0}
+"""Values that go without saying."""
 
 
 def event_line(event: dict[str, Any], outcome: str | None = None) -> str:
     """When, what, and the facts, in one line; of a trial that ended its outcome."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event["time_ms"] / 1000))
-    facts = [f"{name}={value}" for name, value in event.items() if name not in INTERNAL]
-    if outcome is not None:
-        facts = [f"trial={event['trial']}", outcome]
-    return printable(f"{when}  {event['event']:16s} {'  '.join(facts)}", keep="").rstrip()
+    facts = f"trial {event['trial']}: {outcome}" if outcome is not None else ", ".join(_facts(event))
+    return printable(f"{when}  {event['event']:16s} {facts}", keep="").rstrip()
+
+
+def _facts(event: dict[str, Any]) -> Iterator[str]:
+    """What an event says beyond its name and time."""
+    for name, value in event.items():
+        if name in INTERNAL or USUAL.get(name) == value:
+            continue
+        words = name.replace("_", " ")
+        yield str(value) if name == "reason" else words if value is True else f"{words} {value}"
 
 
 def _outcomes(folder: SweepFolder) -> Callable[[dict[str, Any]], str | None]:

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import posixpath
-import sys
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,9 +97,8 @@ def _make(missing: dict[Path, Shard], what: str) -> None:
     # Here, so that training needs neither.
     import joblib
     from joblib.externals.loky import get_reusable_executor
-    from rich.progress import track
 
-    from sweeplab.terminal import PatientConsole
+    from sweeplab.terminal import tracked
 
     if any(MARK in shard.location for shard in missing.values()):
         workers, prefer = DOWNLOADS, "threads"
@@ -110,8 +108,7 @@ def _make(missing: dict[Path, Shard], what: str) -> None:
     parallel = joblib.Parallel(n_jobs=workers, prefer=prefer, return_as="generator_unordered")
     made = parallel(joblib.delayed(_write)(shard, place) for place, shard in missing.items())
     try:
-        console = PatientConsole(file=sys.stderr)
-        for _ in track(made, f"indexing {what}", total=len(missing), console=console, disable=not sys.stderr.isatty()):
+        for _ in tracked(made, f"indexing {what}", len(missing)):
             pass
     finally:
         if workers > 1 and prefer == "processes":

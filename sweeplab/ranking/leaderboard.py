@@ -340,14 +340,14 @@ def parameter_table(
         width: of the terminal, characters.
     """
     names = list(dict.fromkeys(name for one in params for name in one))
-    each = {
-        name.replace("_", "_\n"): [short_value(one[name]) if name in one else "–" for one in params] for name in names
-    }
+    words = {name: column_words([one.get(name) for one in params]) for name in names}
+    each = {name.replace("_", "_\n"): words[name] for name in names}
     apart = 2
     taken = sum(_column_width(heading, cells) + apart for heading, cells in columns.items())
     if names and taken + sum(_column_width(heading, cells) + apart for heading, cells in each.items()) - apart > width:
         room = max(12, width - taken)
-        each = {"parameters": [_folded([f"{n}={short_value(v)}" for n, v in one.items()], room) for one in params]}
+        cells = [[f"{name}={words[name][row]}" for name in one] for row, one in enumerate(params)]
+        each = {"parameters": [_folded(cell, room) for cell in cells]}
     table = Table(
         title=title,
         caption=Text(caption),
@@ -360,8 +360,7 @@ def parameter_table(
     for heading in (*columns, *each):
         left = heading in ("state", "parameters")
         table.add_column(Text(heading), justify="left" if left else "right", no_wrap=True)
-    cells = zip(*columns.values(), *each.values(), strict=True)
-    for row, dim in zip(cells, is_dim, strict=True):
+    for row, dim in zip(zip(*columns.values(), *each.values(), strict=True), is_dim, strict=True):
         table.add_row(*(Text(cell) for cell in row), style="dim" if dim else None)
     return table
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sweeplab.evaluation.retention import best_cleaned_point, best_of_trials, retention
 from sweeplab.records import OVER, Point, TrialRecord, number_of, percent
-from sweeplab.terminal import PatientConsole
+from sweeplab.terminal import PatientConsole, wrapped
 
 QUIET_SECONDS = 300.0
 """After so long without a line a log is told how far the sweep is."""
@@ -117,7 +117,8 @@ class SweepProgress:
 
     def _say(self, text: str) -> None:
         self._last_line = time.monotonic()
-        self.console.print(f"[{time.strftime('%H:%M:%S')}] {text}", markup=False)
+        line = f"[{time.strftime('%H:%M:%S')}] {text}"
+        self.console.print(wrapped(line, self.console.width) if self.console.is_terminal else line, markup=False)
         with contextlib.suppress(OSError):  # its reader is gone
             sys.stdout.flush()
 
@@ -151,8 +152,10 @@ def worth(point: Point, victim_accuracy: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Days and hours, hours and minutes, or minutes and seconds."""
+    """Days, days and hours, hours and minutes, or minutes and seconds."""
     seconds = round(seconds)
+    if seconds >= 10 * 86_400:
+        return f"{seconds // 86_400:,} d"
     if seconds >= 86_400:
         return f"{seconds // 86_400} d {seconds % 86_400 // 3600:02d} h"
     if seconds >= 3600:

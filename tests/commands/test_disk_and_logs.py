@@ -68,7 +68,7 @@ def write(path: Path, size: int, *, hours: float = 2.0) -> Path:
 def test_a_sweeps_log_has_a_line_for_every_event_with_its_facts(folder: SweepFolder):
     lines = list(log(folder))
     assert len(lines) == len(folder.events())
-    assert lines[0].endswith("trial began      trial=0  attempt=1  points=0")
+    assert lines[0].endswith("trial began      trial 0")
 
 
 def test_a_log_says_what_came_of_a_trial_and_nothing_internal(folder: SweepFolder):
@@ -79,9 +79,9 @@ def test_a_log_says_what_came_of_a_trial_and_nothing_internal(folder: SweepFolde
     assert best is not None
     *lines, began = log(folder)
     worth = f"keeps {percent(best.retention)} at ASR {percent(best.asr)} (epoch {best.epoch:g})"
-    assert any(line.endswith(f"trial ended      trial={best.trial}  {worth}") for line in lines)
-    assert lines[-1].endswith(f"trial ended      trial=5  not cleaned, lowest ASR {percent(last.min_asr)}")
-    assert began.endswith("driver began     process=1")
+    assert any(line.endswith(f"trial ended      trial {best.trial}: {worth}") for line in lines)
+    assert lines[-1].endswith(f"trial ended      trial 5: not cleaned, lowest ASR {percent(last.min_asr)}")
+    assert began.endswith("driver began     process 1")
 
 
 def test_the_tail_of_a_log_is_its_end(folder: SweepFolder):
@@ -105,7 +105,7 @@ def test_a_followed_log_goes_on_while_the_sweep_runs_and_shows_its_last_lines(
         monkeypatch.setattr(logs.time, "sleep", meanwhile)
         monkeypatch.setattr(SweepFolder, "is_locked", lambda self, state=state: state["runs"])
         lines = list(log(folder, trial, tail=0, follow=True))
-        assert [line.partition("reason=")[2] for line in lines] == [f"look {n} of {trial}" for n in (1, 2, 3)]
+        assert [line[line.index("look") :] for line in lines] == [f"look {n} of {trial}" for n in (1, 2, 3)]
 
 
 def test_a_trials_log_has_its_setting_its_points_and_what_it_printed(tmp_path: Path):
@@ -121,7 +121,7 @@ def test_a_trials_log_has_its_setting_its_points_and_what_it_printed(tmp_path: P
     assert f"  learning_rate = {job.params['learning_rate']}" in lines
     assert "epoch 1: accuracy 89.00 %, ASR 50.00 %, loss 1.5000 (attempt 1, 3.0 s)" in lines
     assert lines[-1] == "Traceback: somewhere"
-    assert not any("trial=0" in line for line in lines)
+    assert not any("trial 0" in line for line in lines)
 
 
 def test_logs_of_what_is_not_there_are_refused(folder: SweepFolder):
@@ -215,7 +215,7 @@ def test_a_process_is_told_from_others_by_its_start_and_its_command_line():
 def test_what_a_file_says_commands_no_terminal(folder: SweepFolder):
     folder.event("attempt failed", trial=0, reason="no\x1b]0;owned\x07\nforged line\x9b2J")
     (line,) = [line for line in log(folder) if "owned" in line]
-    assert line.endswith("reason=no\ufffd]0;owned\ufffd\ufffdforged line\ufffd2J")
+    assert line.endswith("trial 0, no\ufffd]0;owned\ufffd\ufffdforged line\ufffd2J")
     assert line in trial_log(folder, 0)
 
 

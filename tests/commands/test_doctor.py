@@ -55,7 +55,7 @@ BAD: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], None], str, str, int]]
     "an address without Ray": (
         lambda patch, path: patch.setenv("RAY_ADDRESS", "127.0.0.1:1"),
         "ray",
-        "[fault] ray            RAY_ADDRESS=127.0.0.1:1 does not answer as Ray does",
+        "RAY_ADDRESS=127.0.0.1:1 does not answer as Ray does",
         2,
     ),
     "no short folder": (
@@ -79,7 +79,7 @@ BAD: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], None], str, str, int]]
     "a proxy": (
         lambda patch, path: patch.setenv("https_proxy", "http://user:secret@proxy:3128"),
         "proxy",
-        "[note]  proxy          https_proxy set: requests to object stores go through it",
+        "https_proxy set: requests to object stores go through it",
         0,
     ),
     "a host without a name": (
