@@ -3,6 +3,7 @@
     python benchmarks/speed.py                                      # both models, about 20 minutes on one core
     python benchmarks/speed.py --only small
     python benchmarks/speed.py --authors ~/src/CleanCLIP            # a checkout of nishadsinghi/CleanCLIP
+    python benchmarks/speed.py --only RN50 --contests evaluation --without-peers
 
 Everything runs in this process, with one thread, and is measured in CPU seconds of the process: ours, the peer and the
 floor take turns, round after round, and a row shows the median over rounds of the ratio of two turns. Compare ratios,
@@ -11,11 +12,13 @@ longest of their batch; of an evaluation it is the forward passes alone.
 
 `small` is the quickstart's model of 48 pixels on its own pairs; `RN50` that of the papers at 224 pixels, on JPEGs of
 500 x 375 made here with captions of 17 tokens on average. open_clip's trainer is its package `open_clip_train`,
-which needs `pip install braceexpand webdataset`.
+which needs `pip install braceexpand webdataset`. What is printed last has no floor: how many pairs a core makes in a
+second at 224 pixels, without a model.
 Results: benchmarks/RESULTS.md.
 """
 
 import argparse
+import itertools
 import os
 import random
 import statistics
@@ -27,6 +30,7 @@ import types
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +60,17 @@ from sweeplab.clip_model import (
     tokenizer,
     trimmed,
 )
+from sweeplab.data.augmentation import AutoAugmentView, SimCLRView
+from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.tables import LabelledImages, PairTable
-from sweeplab.data.training_pairs import TrainingPairs
+from sweeplab.data.training_pairs import CACHE_BYTES, OWN_BYTES, TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.evaluation.zero_shot import class_weights, prompt_tokens
 from sweeplab.losses import in_modal_ssl, mmcl
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.specs import Spec
-from sweeplab.training.batches import EpochBatches, PairBatch
+from sweeplab.training.batches import EpochBatches, ImageViews, PairBatch
 from sweeplab.training.loop import Run, Training
 from sweeplab.training.optimisation import Optimization, clamp_logit_scale, parameter_groups
 from sweeplab.training.probe import Nobody, not_measured
@@ -93,6 +99,8 @@ class Setting:
     templates: tuple[str, ...]
     prompt_batch: int = 1024
     """Prompts of a forward pass, here: as finely sorted by length as 80,000 in batches of 1,024."""
+    peers: bool = True
+    """Whether they take part; without them a floor is found in a third of the time."""
 
 
 @dataclass
@@ -164,8 +172,10 @@ Turn = Callable[[int], object]
 """One turn of a contestant; it is told the number of the round, from 1."""
 
 
-def take_turns(contestants: dict[str, Turn], rounds: int) -> dict[str, list[float]]:
+def take_turns(contestants: dict[str, Turn], rounds: int, *, peers: bool = True) -> dict[str, list[float]]:
     """CPU seconds of every contestant's turns; a first round, in which memory is laid out, does not count."""
+    if not peers:
+        contestants = {name: turn for name, turn in contestants.items() if name != "peer"}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(1, rounds + 2):
         order = list(contestants.items())
@@ -435,6 +445,7 @@ def contest_evaluation(setting: Setting, prompts_row: Row, images_row: Row, full
             "floor": floor_prompts,
         },
         setting.rounds,
+        peers=setting.peers,
     )
     note(prompts_row, setting, of_prompts)
 
@@ -474,6 +485,7 @@ def contest_evaluation(setting: Setting, prompts_row: Row, images_row: Row, full
             "floor": floor_images,
         },
         setting.rounds,
+        peers=setting.peers,
     )
     note(images_row, setting, of_images)
 
@@ -491,6 +503,59 @@ def contest_evaluation(setting: Setting, prompts_row: Row, images_row: Row, full
     note(full_row, setting, together)
 
 
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def repeated(table: PairTable, num_rows: int) -> PairTable:
+    """A table of so many rows: its own, over and over."""
+    rows = np.arange(num_rows) % len(table)
+    columns = table.images.take(rows), table.captions.take(rows), table.sizes[rows]
+    return PairTable.of(table.root, *columns, deep_grey=np.zeros(num_rows, dtype=bool))
+
+
+def tell_pairs(setting: Setting, folder: Path, num_pairs: int = 256) -> None:
+    """Print how many pairs a core makes in a second.
+
+    It decodes or copies each image, makes the views of image and caption where there are any, and looks up the tokens.
+
+    From JPEG every image of a batch is decoded, as of data for which the node has no room; else it comes out of the
+    node's file of decoded images.
+
+    Args:
+        setting: whose files they are.
+        folder: for the node's file.
+        num_pairs: made in a turn, in batches of 64.
+    """
+    size = setting.architecture.image_size
+    image_bytes = 3 * size**2
+    options: dict[str, Any] = {"tokenize": tokenizer(setting.architecture), "seed": 0}
+    # So many that no process would keep them decoded for itself.
+    files = TrainingPairs(repeated(setting.table, CACHE_BYTES // image_bytes + 1), size, **options)
+    kept = repeated(setting.table, OWN_BYTES // image_bytes + 1)
+    node = TrainingPairs(kept, size, decoded=DecodedFiles(folder / "decoded", 1e9, lambda: None), **options)
+    makers: dict[str, ImageViews | None] = {
+        "without views": None,
+        "one AutoAugment view": AutoAugmentView(),
+        "one SimCLR view": SimCLRView(),
+    }
+
+    def turn(pairs: TrainingPairs, number: int) -> None:
+        order = EpochBatches(len(pairs), global_batch_size=64, epoch=number, seed=0)
+        for keys in itertools.islice(order, num_pairs // 64):
+            pairs.__getitems__(keys)
+
+    for what, views in makers.items():
+        files.use_views(views)
+        node.use_views(views)
+        seconds = take_turns({"JPEG": partial(turn, files), "decoded": partial(turn, node)}, setting.rounds)
+        rates = {name: num_pairs / statistics.median(found) for name, found in seconds.items()}
+        print(
+            f"  {setting.name}: pairs a second and core, {what}: {rates['JPEG']:.0f} from JPEG, "
+            f"{rates['decoded']:.0f} from the node's file of decoded images",
+            flush=True,
+        )
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -502,7 +567,7 @@ def contest_mmcl(setting: Setting, folder: Path, pairs: TrainingPairs) -> dict[s
         "peer": OpenClipTrainer(setting, folder, keeps_data=True),
         "floor": Floor(setting, pairs, views=False),
     }
-    return take_turns(contestants, setting.rounds)
+    return take_turns(contestants, setting.rounds, peers=setting.peers)
 
 
 def contest_first_epoch(setting: Setting, folder: Path) -> dict[str, list[float]]:
@@ -512,7 +577,7 @@ def contest_first_epoch(setting: Setting, folder: Path) -> dict[str, list[float]
         Ours(setting, MMCL(), pairs_of(setting), 1)(1)
 
     peer = OpenClipTrainer(setting, folder, keeps_data=False)
-    return take_turns({"ours": anew, "peer": peer}, max(1, setting.rounds // 2))
+    return take_turns({"ours": anew, "peer": peer}, max(1, setting.rounds // 2), peers=setting.peers)
 
 
 def contest_cleaning(
@@ -525,25 +590,35 @@ def contest_cleaning(
         "ours": Ours(setting, method, pairs, setting.rounds),
         "floor": Floor(setting, pairs, views=True),
     }
-    if checkout is not None:
+    if checkout is not None and setting.peers:
         contestants["peer"] = AuthorsTrainer(setting, folder, checkout)
     return take_turns(contestants, setting.rounds)
 
 
-def measure_all(settings: Sequence[Setting], folder: Path, checkout: Path | None) -> list[Row]:
-    """All contests, one after the other."""
+CONTESTS = ("mmcl", "first", "cleaning", "evaluation", "pairs")
+
+
+def measure_all(
+    settings: Sequence[Setting], folder: Path, checkout: Path | None, contests: Sequence[str] = CONTESTS
+) -> list[Row]:
+    """All contests, or some, one after the other."""
     later, first = Row("MMCL, later epochs, against `open_clip_train`"), Row("MMCL, first epoch (decode, tokenise)")
     cleaning = Row("CleanCLIP epoch against the authors' `train.py`")
     prompts = Row("class weights from prompts, against plain open_clip")
     images = Row("test images, clean and triggered, against plain open_clip")
     full = Row("one accuracy + ASR evaluation against plain open_clip (RN50: a part, extrapolated to ImageNet)")
     for setting in settings:
-        pairs = pairs_of(setting)
-        note(later, setting, contest_mmcl(setting, folder, pairs))
-        note(first, setting, contest_first_epoch(setting, folder))
-        note(cleaning, setting, contest_cleaning(setting, folder, pairs, checkout))
-        contest_evaluation(setting, prompts, images, full)
-    return [later, first, cleaning, prompts, images, full]
+        if "mmcl" in contests:
+            note(later, setting, contest_mmcl(setting, folder, pairs_of(setting)))
+        if "first" in contests:
+            note(first, setting, contest_first_epoch(setting, folder))
+        if "cleaning" in contests:
+            note(cleaning, setting, contest_cleaning(setting, folder, pairs_of(setting), checkout))
+        if "evaluation" in contests:
+            contest_evaluation(setting, prompts, images, full)
+        if "pairs" in contests and setting.name == "RN50":
+            tell_pairs(setting, folder)
+    return [row for row in (later, first, cleaning, prompts, images, full) if row.peer or row.floor]
 
 
 def markdown(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -573,6 +648,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("small", "RN50"), help="one of the two models")
     parser.add_argument("--rounds", type=int, help="turns of each that count (small: 7, RN50: 3)")
+    parser.add_argument("--contests", nargs="+", choices=CONTESTS, default=CONTESTS, help="some of them")
+    parser.add_argument("--without-peers", action="store_true", help="ours and the floor alone")
     parser.add_argument("--authors", type=Path, help="a checkout of nishadsinghi/CleanCLIP")
     chosen = parser.parse_args(words)
     torch.set_num_threads(1)
@@ -582,7 +659,8 @@ def main(words: Sequence[str] | None = None) -> None:
         made = [make(folder) for make in (small, rn50) if chosen.only in (None, {small: "small", rn50: "RN50"}[make])]
         if chosen.rounds:
             made = [replace(setting, rounds=chosen.rounds) for setting in made]
-        rows = measure_all(made, folder, chosen.authors)
+        made = [replace(setting, peers=not chosen.without_peers) for setting in made]
+        rows = measure_all(made, folder, chosen.authors, chosen.contests)
     print(f"\n{where()}\n\n{markdown(rows, [setting.name for setting in made])}")
 
 

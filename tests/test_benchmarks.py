@@ -169,6 +169,11 @@ def test_contestants_take_turns_in_changing_order_and_the_first_round_does_not_c
     assert [len(found) for found in seconds.values()] == [2, 2]
 
 
+def test_without_peers_the_others_take_turns():
+    contestants = dict.fromkeys(("ours", "peer", "floor"), lambda number: None)
+    assert speed.take_turns(contestants, 1, peers=False).keys() == {"ours", "floor"}
+
+
 def test_a_ratio_is_the_median_of_the_rounds_ratios():
     """2/1, 3/3 and 12/2: the median is 2, whereas the ratio of the medians is 3/2."""
     assert speed.ratio([2.0, 3.0, 12.0], [1.0, 3.0, 2.0]) == 2.0
@@ -185,7 +190,7 @@ def test_the_table_of_speeds_says_what_was_not_run():
 
 
 @pytest.mark.slow
-def test_speed_is_measured_of_the_loop_and_of_the_evaluation(tmp_path: Path):
+def test_speed_is_measured_of_the_loop_and_of_the_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """In miniature: which is faster cannot be said of it."""
     setting = dataclasses.replace(
         speed.small(tmp_path),
@@ -198,6 +203,8 @@ def test_speed_is_measured_of_the_loop_and_of_the_evaluation(tmp_path: Path):
     pairs = speed.pairs_of(setting)
     seconds = speed.contest_cleaning(setting, tmp_path, pairs, None)
     assert {name: len(found) for name, found in seconds.items()} == {"ours": 1, "floor": 1}
+    speed.tell_pairs(setting, tmp_path, num_pairs=64)
+    assert capsys.readouterr().out.count("small: pairs a second and core, ") == 3
     rows = [speed.Row(name) for name in ("prompts", "images", "full")]
     speed.contest_evaluation(setting, *rows)
     assert all(row.peer["small"] > 0 and row.floor["small"] > 0 for row in rows)
