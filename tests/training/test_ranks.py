@@ -26,8 +26,8 @@ from sweeplab.pretraining.roclip import RoCLIP
 from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
+from sweeplab.training import loop, ranks
 from sweeplab.training import objective as hooks
-from sweeplab.training import ranks
 from sweeplab.training.batches import ImageViews, PairBatch
 from sweeplab.training.loop import Run, Training, on_all_ranks, prepare_batch_norm, train, train_step
 from sweeplab.training.objective import EmbeddedBatch, Loss, TrainingFacts
@@ -199,10 +199,11 @@ def one_step(objective: Spec, num_chunks: int = 1) -> dict[str, Tensor]:
     return found
 
 
-def two_epochs(objective: Spec, batch_norm: str, num_chunks: int = 1) -> dict[str, Tensor]:
+def two_epochs(objective: Spec, batch_norm: str, num_chunks: int = 1, *, compiles: bool = False) -> dict[str, Tensor]:
     """Weights, buffers and recorded losses after two epochs of the loop."""
     model, notebook = build(ARCHITECTURE, seed=0), Notebook()
-    run = Run(objective, OPTIMIZATION.replace(batch_norm=batch_norm, num_chunks=num_chunks), epochs=2, seed=0)
+    optimization = OPTIMIZATION.replace(batch_norm=batch_norm, num_chunks=num_chunks)
+    run = Run(objective, optimization, epochs=2, seed=0, compile=compiles)
     train(model, DrawnPairs(), run, measure=measure, context=notebook)
     found = {f"weight {name}": tensor.detach() for name, tensor in model.state_dict().items()}
     for point in notebook.points:
@@ -289,6 +290,31 @@ def work_of_four(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def work_compiled(rank: int, folder: str) -> None:
+    """With torch's own front and back pass but no compiler, which would take minutes for its kernels."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    compiled: list[Encoder] = []
+
+    def compile_graphs(encoder: Encoder) -> None:
+        compiled.append(encoder)
+        nn.Module.compile(encoder, backend="aot_eager")
+
+    loop.check_compiler = lambda for_gpu: None
+    Encoder.compile = compile_graphs
+    found = {}
+    for num_chunks in (1, 2):
+        for compiles in (False, True):
+            name = f"{num_chunks} {'compiled' if compiles else 'plain'}"
+            found[name] = two_epochs(MMCLWithSSL(ssl_weight=0.5), "frozen", num_chunks, compiles=compiles)
+        found[f"{num_chunks} graphs"] = dict(torch._dynamo.utils.counters["stats"])
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+    found["compiled"] = len(compiled)
+    torch.save(found, Path(folder) / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
 def check_close(found: dict[str, Tensor], expected: dict[str, Tensor], word: str, relative: float = 1e-4) -> None:
     names = [name for name in expected if name.startswith(word)]
     assert names
@@ -349,6 +375,21 @@ def test_two_ranks_in_chunks_take_the_steps_of_one_process_in_one_piece(two_rank
             for word in ("loss", "gradient", "weight"):
                 check_close(step, step_of_one_process(objective), word, relative=1e-5)
         check_close(found["epochs in chunks"], expected, "epoch")
+
+
+@pytest.mark.slow
+def test_two_ranks_in_compiled_steps_find_the_losses_of_plain_ones_whole_and_in_chunks(tmp_path: Path):
+    torch.multiprocessing.spawn(work_compiled, args=(str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"rank-{rank}.pt")
+        assert found["compiled"] == 2
+        for num_chunks in (1, 2):
+            assert found[f"{num_chunks} graphs"]["unique_graphs"] > 0
+            compiled, plain = found[f"{num_chunks} compiled"], found[f"{num_chunks} plain"]
+            assert any(name.startswith("epoch 2") for name in plain)
+            assert compiled.keys() == plain.keys()
+            for name, value in plain.items():
+                assert_close(compiled[name], value, rtol=1e-5, atol=1e-5, msg=name)
 
 
 @pytest.mark.slow
