@@ -17,7 +17,7 @@ from typing import Any
 from sweeplab.records import SweepRecord, TrialRecord
 from sweeplab.storage.locks import file_lock, lock_path
 from sweeplab.tracking.runs import Tracker, VictimFacts
-from sweeplab.tracking.store import redacted
+from sweeplab.tracking.store import environment_kept, redacted
 
 LOCK_SECONDS = 30.0
 """So long a new command waits for the MLflow process of a killed one, which ends within `PARENT_SECONDS` as a rule."""
@@ -56,11 +56,15 @@ class ProcessEnded(TrackingFault):
 
 
 class TrackingHere:
-    """A sweep in MLflow, written by this process; another command's process that still writes is awaited."""
+    """A sweep in MLflow, written by this process; another command's process that still writes is awaited.
+
+    MLflow's variables stand in the environment until it is closed.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
-        self._lock = file_lock(ledger.folder / "mlflow.lock")
-        self._lock.acquire(timeout=LOCK_SECONDS)
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(file_lock(ledger.folder / "mlflow.lock").acquire(timeout=LOCK_SECONDS))
+        self._open.enter_context(environment_kept())
         mask = os.umask(0o077)  # MLflow makes its files here; they hold what the ledger does, for this user alone
         try:
             # Sweeps that begin together make the tables once.
@@ -75,7 +79,7 @@ class TrackingHere:
             self.tracker.sync(ledger.settings, ledger.record.trials)
             self.tracker.place.write(ledger.folder)
         except BaseException:
-            self._lock.release()
+            self._open.close()
             raise
         finally:
             os.umask(mask)
@@ -86,7 +90,7 @@ class TrackingHere:
 
     def close(self) -> None:
         """Let another process write."""
-        self._lock.release()
+        self._open.close()
 
 
 class TrackingProcess:

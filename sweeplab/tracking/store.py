@@ -9,7 +9,8 @@ import re
 import socket
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,6 +45,9 @@ DATABASE_SECONDS = 10
 
 LOOPBACK, PORT = "127.0.0.1", 5000
 SERVER_COMMAND = "sweeplab mlflow"
+
+FOR_MLFLOW = ("MLFLOW_", "DO_NOT_TRACK")
+"""Beginnings of the names of variables that MLflow reads, or is given here."""
 
 VIEW = "sweeplab"
 """Key of the saved view of a sweep's runs."""
@@ -91,7 +95,8 @@ class Store:
         return (location or "").startswith(f"{(self.home / 'mlartifacts').as_uri()}/") if is_path else True
 
     def client(self, *, is_patient: bool = False) -> Any:
-        """MLflow's client of the store.
+        """MLflow's client of the store. It reads its settings in the environment at every call, where they are put
+        here; `environment_kept` takes them out again.
 
         Args:
             is_patient: let MLflow itself try for minutes where a server does not answer.
@@ -117,6 +122,18 @@ class Store:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         return MlflowClient(tracking_uri=self.uri)
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Have MLflow's variables at the end as they were, so that no password of it is inherited by what starts later."""
+    before = {name: value for name, value in os.environ.items() if name.startswith(FOR_MLFLOW)}
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith(FOR_MLFLOW) and name not in before]:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def tracking_store(home: Path) -> Store:
@@ -284,7 +301,8 @@ def put_page(home: Path, sweep: Path, page: Path) -> str:
             target.unlink(missing_ok=True)
             os.link(page, target)
         else:
-            store.client().log_artifact(place.run, str(page))
+            with environment_kept():
+                store.client().log_artifact(place.run, str(page))
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; told, and the page is there all the same
         return redacted(error)
     return ""

@@ -76,6 +76,16 @@ def test_it_writes_what_this_process_would(folder: SweepFolder, apart: TrackingP
     assert len(content(tmp_path)["states"]) == 7  # six trials and the victim
 
 
+def test_here_mlflows_variables_are_set_until_it_is_closed(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    before = dict(os.environ)
+    here = TrackingHere(ledger_of(folder))
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    here.close()
+    assert dict(os.environ) == before
+
+
 @pytest.mark.slow
 def test_one_that_was_killed_is_started_again_and_brings_what_it_missed(folder: SweepFolder, apart: TrackingProcess):
     first = process_of(apart)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from sweeplab.specs import InvalidInput
 from sweeplab.sweep.tracking_process import trouble_of
-from sweeplab.tracking.store import Place, page_of, redacted, serve, store_uri, tracking_store
+from sweeplab.tracking.store import Place, environment_kept, page_of, redacted, serve, store_uri, tracking_store
 
 
 def named(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
@@ -158,6 +158,16 @@ def test_a_database_that_does_not_answer_is_told_at_once(tmp_path: Path, monkeyp
     named(monkeypatch, TRACKING_URI=f"sqlite:///{tmp_path}/nowhere/runs.db")
     with pytest.raises(OperationalError, match="unable to open database file"):
         tracking_store(tmp_path).client()
+
+
+def test_a_servers_password_is_in_the_environment_while_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    named(monkeypatch, TRACKING_URI="http://me:secret@host:5000", TRACKING_PASSWORD="")
+    before = dict(os.environ)
+    with environment_kept():
+        tracking_store(tmp_path).client()
+        assert os.environ["MLFLOW_TRACKING_URI"] == "http://host:5000"
+        assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
+    assert dict(os.environ) == before
 
 
 def test_a_sweep_is_shown_where_it_was_written(tmp_path: Path):
