@@ -410,6 +410,18 @@ def number_of(count: float, word: str) -> str:
     return f"{count:,.10g} {word}{'' if count == 1 else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Days, days and hours, hours and minutes, or minutes and seconds."""
+    seconds = round(seconds)
+    if seconds >= 10 * 86_400:
+        return f"{seconds // 86_400:,} d"
+    if seconds >= 86_400:
+        return f"{seconds // 86_400} d {seconds % 86_400 // 3600:02d} h"
+    if seconds >= 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
+
+
 def now_ms() -> int:
     """Milliseconds since 1970, as records carry them."""
     return time.time_ns() // 1_000_000

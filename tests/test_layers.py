@@ -21,6 +21,7 @@ TOOLS = (
     "clip_checkpoints",
     "clip_labeller",
     "terminal",
+    "live_line",
     "storage",
     "training",
 )

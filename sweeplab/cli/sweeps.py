@@ -33,11 +33,10 @@ from sweeplab.commands.status import status_or_damage, sweep_status
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.leaderboard import in_percent, render_table
 from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
-from sweeplab.records import SweepRecord, now_ms, number_of, percent
+from sweeplab.records import SweepRecord, duration, now_ms, number_of, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.locks import victim_work
-from sweeplab.sweep.progress import duration
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 from sweeplab.tracking.store import LOOPBACK, PORT, serve
 

@@ -18,17 +18,20 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def for_rows(work: Callable[[int], None], num_rows: int) -> None:
+def for_rows(work: Callable[[int], None], num_rows: int, what: str = "") -> None:
     """Do work on every row, in as many processes as there are usable cores; the order does not matter.
 
     Args:
         work: is told the row, and leaves what it makes on the disk: memory is not shared. It must not need threads or
             CUDA.
         num_rows: rows from 0.
+        what: is done, for a terminal's live line.
 
     Raises:
         Exception: whatever `work` raises. What another process could not do is tried again in this one.
     """
+    from sweeplab.live_line import phase  # here, so that training needs no terminal
+
     num_processes = min(usable_cores(), num_rows // FEWEST_ROWS) if _may_fork() else 1
     shares = [range(first, num_rows, num_processes) for first in range(1, num_processes)]
     others = []
@@ -42,7 +45,12 @@ def for_rows(work: Callable[[int], None], num_rows: int) -> None:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 other.start()
             others.append(other)
-        _do(work, range(0, num_rows, max(1, num_processes)))
+        own = range(0, num_rows, max(1, num_processes))
+        # Drawn by this process itself: with a thread it could not fork the next time.
+        with phase(what, len(own), in_thread=False) as shown:
+            for done, row in enumerate(own, start=1):
+                work(row)
+                shown.reached(done)
         for other, rows in zip(others, shares, strict=True):
             other.join()
             if other.exitcode:

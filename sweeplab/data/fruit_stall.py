@@ -106,7 +106,7 @@ class FruitStall(Spec):
             name, _, stream = self._pair(index)
             _save(draw(name, self.image_size, stream), folder / "images" / _file_name(self.seed, index))
 
-        for_rows(draw_pair, self.num_pairs)
+        for_rows(draw_pair, self.num_pairs, "drawing pairs")
         with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(("image", "caption"))
@@ -152,7 +152,7 @@ class FruitStallTest(Spec):
             name = CLASS_NAMES[index % len(CLASS_NAMES)]
             _save(draw(name, self.image_size, stream), folder / name / _file_name(self.seed, index))
 
-        for_rows(draw_image, self.num_images)
+        for_rows(draw_image, self.num_images, "drawing test images")
 
 
 def _folder(prefix: str, spec: Spec, data_home: Path) -> Path:

@@ -21,6 +21,7 @@ from sweeplab.execution.watchdog import (
     run_beside,
 )
 from sweeplab.experiment import Resources
+from sweeplab.live_line import phase
 from sweeplab.specs import ClusterLost, InvalidInput, StorageFault, Unfinished, first_line
 from sweeplab.storage.files import make_private, storage_faults
 from sweeplab.storage.locks import RAY_FOLDER, OwnFolder, ray_parent
@@ -154,7 +155,7 @@ def _start(folder: str, quiet: dict[str, Any], *, needs_train: bool) -> None:
 
     logger.info("starting Ray")
 
-    with _own_address() as address, _loopback_alone():
+    with _own_address() as address, _loopback_alone(), phase("starting Ray"):
         try:
             ray.init(
                 address="local",

@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeplab.attacks.preview import drawn_preview
 from sweeplab.experiment import CleaningSweep, Setting
+from sweeplab.live_line import phase
 from sweeplab.records import TrialRecord
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import NETWORK, file_system
@@ -123,7 +124,8 @@ def synced_tracking(sweep: CleaningSweep, folder: SweepFolder, session: Session)
         return Ledger(home, folder.path, record, folder.header(), settings, victim, writes_ahead)
 
     try:
-        tracking = TrackingHere(ledger()) if session.inline else TrackingProcess(ledger)
+        with phase("bringing MLflow up to the ledger"):
+            tracking = TrackingHere(ledger()) if session.inline else TrackingProcess(ledger)
     except InvalidInput:  # of a record, not of MLflow's store
         raise
     except Exception as error:  # noqa: BLE001 - MLflow's store raises many kinds; the ledger does without, and says so

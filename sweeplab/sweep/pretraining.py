@@ -15,7 +15,8 @@ from sweeplab.execution.inline import run_inline
 from sweeplab.execution.pool import run_in_pool
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import ClosestTo, PretrainedVictim
-from sweeplab.records import Outcomes, Point, now_ms, number_of, percent
+from sweeplab.live_line import Phase, phase
+from sweeplab.records import Outcomes, Point, duration, now_ms, number_of, percent
 from sweeplab.specs import Failed, InvalidInput, StorageFault
 from sweeplab.storage.broken_rows import BrokenRow, victim_owner
 from sweeplab.storage.checkpoint_store import Storage
@@ -26,7 +27,6 @@ from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep.broken_ledger import BrokenLedger, begin_record
 from sweeplab.sweep.checks import data_digests, digest_of_victim, machine_for
 from sweeplab.sweep.comparison import compare
-from sweeplab.sweep.progress import duration
 from sweeplab.sweep.retries import Retries, describe
 from sweeplab.sweep.session import Session
 from sweeplab.versions import environment, num_changes, version_of
@@ -80,14 +80,15 @@ def _pretrain_victim(victim: PretrainedVictim, digest: str, run: RunFolder, sess
     begin_record(run.path, victim_owner(victim.name), contents)
     _begin_victim(victim, digest, run, session.home, plan, len(table))
     logger.info(f"pre-training victim {victim.name}: {number_of(victim.epochs, 'epoch')}, {_poison_text(plan)}")
-    controller = VictimController(victim, run, machine, contents)
-    if session.inline:
-        run_inline(controller)
-    else:
-        reads = session.reads or parts_of(victim)
-        workload = Workload(reads, _initial_weights(victim), session.home)
-        watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
-        run_in_pool(controller, workload, watchdog, slots=1, join=True)
+    with phase(f"pre-training victim {victim.name}", _last_epoch(victim), "epoch") as shown:
+        controller = VictimController(victim, run, machine, contents, shown)
+        if session.inline:
+            run_inline(controller)
+        else:
+            reads = session.reads or parts_of(victim)
+            workload = Workload(reads, _initial_weights(victim), session.home)
+            watchdog = Watchdog(stall_minutes=victim.resources.stall_minutes, cluster_fault=cluster_fault)
+            run_in_pool(controller, workload, watchdog, slots=1, join=True)
     # The epoch is selected once all are there, and of the others only the wanted checkpoints stay.
     selected = select_epoch(victim, run)
     run.finish({"state": "finished", "selected_epoch": selected.epoch})
@@ -145,8 +146,10 @@ def check_same_storage(what: str, begun: str | None, now: str | None) -> None:
 class VictimController:
     """Hands out the attempts of one victim's pre-training, and commits its points."""
 
-    def __init__(self, victim: PretrainedVictim, run: RunFolder, machine: Machine, contents: DataDigests) -> None:
-        self.victim, self.run, self._machine = victim, run, machine
+    def __init__(
+        self, victim: PretrainedVictim, run: RunFolder, machine: Machine, contents: DataDigests, shown: Phase
+    ) -> None:
+        self.victim, self.run, self._machine, self._shown = victim, run, machine, shown
         self._broken = BrokenLedger(run.path, victim, contents)
         self._fault: InvalidInput | None = None
         """Too many pairs are broken."""
@@ -164,6 +167,8 @@ class VictimController:
         self.run.clear_abandoned()
         if lost := self.run.rewind():
             logger.info(f"  {number_of(lost, 'epoch')} of victim {self.victim.name} lost; trained again")
+        if points := self.run.points():
+            self._show(points[-1])
         return PretrainingJob(
             victim=self.victim,
             number=0,
@@ -186,9 +191,14 @@ class VictimController:
         rate = "PSR" if isinstance(self.victim.poisoning, TargetedImages) else "ASR"
         numbers = f"accuracy {percent(point.measurement.accuracy)}, {rate} {percent(point.measurement.asr)}"
         seconds = point.train_seconds + point.evaluate_seconds
-        last = self.victim.select if isinstance(self.victim.select, int) else self.victim.epochs
+        last = _last_epoch(self.victim)
+        self._show(point)
         left = f", {duration((last - point.epoch) * seconds)} left" if 0 < point.epoch < last else ""
         logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s{left})")
+
+    def _show(self, point: Point) -> None:
+        if point.epoch > 0:
+            self._shown.reached(point.epoch, point.train_seconds + point.evaluate_seconds)
 
     def found_broken(self, number: int, rows: tuple[BrokenRow, ...]) -> None:
         """Record pairs that turned out to be broken.

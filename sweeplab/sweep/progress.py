@@ -6,11 +6,11 @@ import sys
 import time
 from typing import Any
 
-from rich.live import Live
 from rich.text import Text
 
 from sweeplab.evaluation.retention import best_cleaned_point, best_of_trials, retention
-from sweeplab.records import OVER, Point, TrialRecord, number_of, percent
+from sweeplab.live_line import live_line
+from sweeplab.records import OVER, Point, TrialRecord, duration, number_of, percent
 from sweeplab.terminal import PatientConsole, wrapped
 
 QUIET_SECONDS = 300.0
@@ -41,21 +41,17 @@ class SweepProgress:
             self._take(trial)
         self.began = time.monotonic()
         self._points_now = 0
-        self._live: Live | None = None
+        self._live = contextlib.ExitStack()
         self._last_line = time.monotonic()
 
     def __enter__(self) -> "SweepProgress":
         """Begin to show."""
-        if self.console.is_terminal:
-            self._live = Live(self._fitting(), console=self.console, refresh_per_second=4, transient=True)
-            self._live.__enter__()
+        self._live.enter_context(live_line(self._fitting, self.console))
         return self
 
     def __exit__(self, *error: Any) -> None:
         """End the live line."""
-        if self._live is not None:
-            self._live.__exit__(*error)
-            self._live = None
+        self._live.close()
 
     def hear(self, trial: TrialRecord) -> None:
         """Take in a trial as it is now; of one that is over, say what came of it."""
@@ -123,9 +119,7 @@ class SweepProgress:
             sys.stdout.flush()
 
     def _refresh(self) -> None:
-        if self._live is not None:
-            self._live.update(self._fitting())
-        elif time.monotonic() - self._last_line > QUIET_SECONDS:
+        if not self.console.is_terminal and time.monotonic() - self._last_line > QUIET_SECONDS:
             self._say(self.line())
 
     def _fitting(self) -> Text:
@@ -149,18 +143,6 @@ def worth(point: Point, victim_accuracy: float) -> str:
     """What a cleaned point keeps, and at which ASR."""
     kept = retention(point.measurement.accuracy, victim_accuracy)
     return f"keeps {percent(kept)} at ASR {percent(point.measurement.asr)}"
-
-
-def duration(seconds: float) -> str:
-    """Days, days and hours, hours and minutes, or minutes and seconds."""
-    seconds = round(seconds)
-    if seconds >= 10 * 86_400:
-        return f"{seconds // 86_400:,} d"
-    if seconds >= 86_400:
-        return f"{seconds // 86_400} d {seconds % 86_400 // 3600:02d} h"
-    if seconds >= 3600:
-        return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-    return f"{seconds // 60} min {seconds % 60:02d} s" if seconds >= 60 else f"{seconds} s"
 
 
 def short(value: Any) -> str:

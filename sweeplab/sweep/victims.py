@@ -16,6 +16,7 @@ from sweeplab.execution.cluster import cluster_fault, resources_per_worker
 from sweeplab.execution.measuring import measure_on_ray
 from sweeplab.execution.watchdog import Watchdog
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, PretrainedVictim, SelectedTrial
+from sweeplab.live_line import phase
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.records import Measurement, Outcomes, Point, SweepRecord, Victim, percent
 from sweeplab.specs import InvalidInput, digest_of, file_digest
@@ -147,11 +148,12 @@ class MeasuredVictim(SweepVictim[V]):
             sweep.protocol,
             contents=expected,
         )
-        if session.inline:
-            here = local_copy(checkpoint, content_of(checkpoint), None)
-            return measure_checkpoint(replace(job, checkpoint=str(here)))
-        watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
-        return measure_on_ray(job, session.reads or [], resources_per_worker(sweep.resources), watchdog)
+        with phase(f"measuring victim {self.spec.name}"):
+            if session.inline:
+                here = local_copy(checkpoint, content_of(checkpoint), None)
+                return measure_checkpoint(replace(job, checkpoint=str(here)))
+            watchdog = Watchdog(stall_minutes=sweep.resources.stall_minutes, cluster_fault=cluster_fault)
+            return measure_on_ray(job, session.reads or [], resources_per_worker(sweep.resources), watchdog)
 
 
 class TrainedVictim(MeasuredVictim[PretrainedVictim]):
