@@ -41,6 +41,8 @@ class SweepProgress:
             self._take(trial)
         self.began = time.monotonic()
         self._points_now = 0
+        self._seconds_each, self._known_at = 0.0, self.began
+        """Of a point so far, and since when that is known."""
         self._live = contextlib.ExitStack()
         self._last_line = time.monotonic()
 
@@ -58,6 +60,8 @@ class SweepProgress:
         before = self.trials.get(trial.number)
         if before is not None and len(trial.points) > max(1, len(before.points)):
             self._points_now += 1
+            self._known_at = time.monotonic()
+            self._seconds_each = (self._known_at - self.began) / self._points_now
         self._take(trial)
         if trial.state in OVER:
             self._say_end(trial)
@@ -108,8 +112,7 @@ class SweepProgress:
         )
         failed = sum(trial.state == "failed" for trial in self.trials.values())
         left = max(0, (self.total - failed) * self.points_per_trial - done)
-        seconds = left * (time.monotonic() - self.began) / self._points_now
-        return duration(seconds)
+        return duration(max(0.0, left * self._seconds_each - (time.monotonic() - self._known_at)))
 
     def _say(self, text: str) -> None:
         self._last_line = time.monotonic()

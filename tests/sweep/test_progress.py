@@ -67,6 +67,19 @@ def test_points_of_running_trials_add_no_line_until_the_log_was_quiet_for_long(m
     assert "0/3 trials done | 1 running | best keeps 90.0 % at ASR 0.0 % (trial 0) | ETA" in line
 
 
+def test_the_time_left_falls_between_two_points(monkeypatch: pytest.MonkeyPatch):
+    """The first of 6 points took 10 s: 50 s are left, and 8 s later 42."""
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    shown, _ = showing()
+    shown.hear(trial(0, state="running"))
+    now = 10.0
+    shown.hear(trial(0, (30, 0), state="running"))
+    assert shown.eta() == "50 s"
+    now = 18.0
+    assert shown.eta() == "42 s"
+
+
 @pytest.mark.parametrize("width", [20, 80, 200])
 def test_the_live_line_fits_the_terminal(width: int):
     shown, stream = showing(width=width)
