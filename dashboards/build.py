@@ -19,7 +19,7 @@ from dashboards.curves import curve_points, describe_curves, draw_curves
 from dashboards.gallery import describe_gallery, draw_gallery, gallery_table
 from dashboards.image_by_image import compared_trials, describe_comparison, draw_comparison
 from dashboards.importance import describe_importance, draw_importance, importance_table
-from dashboards.page import Page, View, tiles_html
+from dashboards.page import Page, View, tiles_html, with_code
 from dashboards.pairs import describe_pair, draw_pair, most_telling_pair, pair_cells
 from dashboards.parallel import describe_parallel, draw_parallel, parallel_points
 from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, value_table
@@ -31,7 +31,15 @@ from dashboards.timeline import attempt_bars, cost_table, describe_timeline, dra
 from dashboards.trade_off import describe_trade_off, draw_trade_off, frontier_table, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
 from sweeplab.ranking.costs import Attempt, Costs
-from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, bound_text, column_words, result_lines
+from sweeplab.ranking.leaderboard import (
+    WHAT_NEXT,
+    Leaderboard,
+    LeaderboardRow,
+    bound_text,
+    column_words,
+    result_lines,
+)
+from sweeplab.ranking.next_steps import next_steps
 from sweeplab.ranking.summary import ReadOutcomes
 from sweeplab.records import Point, SweepRecord, number_of
 from sweeplab.storage.files import write_atomically
@@ -219,7 +227,6 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
             if sweep.victim.is_counted
             else "not known",
         ),
-        ("Time in trials", duration(sum(row.seconds for row in leaderboard.rows))),
         ("Script", origin.script),
         ("Seed", "" if origin.seed is None else str(origin.seed)),
         ("Protocol", sweep.protocol),
@@ -241,22 +248,52 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
 
 
 def _result(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
-    """Where the winner's weights are and the commands that measure them and take them away, or what came closest; where
-    MLflow shows the sweep."""
-    lines = [escape(line) for line in result_lines(leaderboard)]
-    winner, script = leaderboard.winner, sweep.origin.script
-    if winner is not None and winner.checkpoint is not None and script.endswith(".py"):
-        weights = shlex.quote(winner.checkpoint)
-        lines.append(escape(f"        sweeplab evaluate {weights} --script {shlex.quote(script)}"))
+    """The winner's setting, its weights, and the commands that measure them and take them away, or what came closest;
+    what to try next; what it cost; where MLflow shows the sweep."""
+    rows = _winner(sweep, leaderboard)
+    if steps := next_steps(sweep, leaderboard):
+        rows.append(("Try next", "<br>".join(map(with_code, steps))))
+    rows.append(("Cost", escape(_cost(leaderboard, extras))))
     if extras.mlflow_address:
         address = escape(extras.mlflow_address)
-        link = f'<a href="{address}">{address}</a>'
-        if extras.mlflow_command:
-            lines += [f"MLflow: {escape(extras.mlflow_command)}", f"        then {link}"]
-        else:
-            lines.append(f"MLflow: {link}")
-    text = "\n".join(lines)
-    return f'<pre class="result">{text}</pre>\n' if lines else ""
+        command = f"<code>{escape(extras.mlflow_command)}</code>, then " if extras.mlflow_command else ""
+        rows.append(("MLflow", f'{command}<a href="{address}">{address}</a>'))
+    return f'<dl class="answers">{"".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in rows)}</dl>\n'
+
+
+def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str]]:
+    """What names the winner, or what came closest: headings and HTML."""
+    winner, script = leaderboard.winner, sweep.origin.script
+    if winner is None:
+        lines = [escape(line) for line in result_lines(leaderboard) if WHAT_NEXT not in line]
+        return [("Closest", "<br>".join(lines))] if lines else []
+    begun = [row for row in leaderboard.rows if row.epochs is not None]
+    words = {name: column_words([row.params.get(name) for row in begun])[begun.index(winner)] for name in winner.params}
+    setting = ", ".join(f"{name}\u00a0{word}" for name, word in words.items())
+    rows = [("Best setting", escape(f"{setting}: trial {winner.trial}, epoch {winner.epoch:g}".removeprefix(": ")))]
+    if winner.checkpoint is None:
+        return [*rows, ("Weights", "not kept")]
+    rows.append(("Weights", f"<code>{escape(winner.checkpoint)}</code>"))
+    if leaderboard.promote is not None:
+        rows.append(("Take it away", f"<code>{escape(leaderboard.promote)}</code>"))
+    if script.endswith(".py"):
+        command = f"sweeplab evaluate {shlex.quote(winner.checkpoint)} --script {shlex.quote(script)}"
+        rows.append(("Measure it", f"<code>{escape(command)}</code>"))
+    return rows
+
+
+def _cost(leaderboard: Leaderboard, extras: Extras) -> str:
+    """What the trials and the victim's training took."""
+    costs = extras.costs
+    if costs is None or not costs.worker_seconds:
+        text = f"{duration(sum(row.seconds for row in leaderboard.rows))} in trials"
+    else:
+        gpus = f", {duration(costs.gpu_seconds)} of GPUs" if costs.gpu_seconds else ""
+        text = f"{duration(costs.worker_seconds)} of workers{gpus} for {number_of(costs.trial_epochs, 'trial-epoch')}"
+    if extras.pretraining:
+        seconds = sum(point.train_seconds + point.evaluate_seconds for point in extras.pretraining)
+        text += f"; {duration(seconds)} for the victim's training"
+    return text
 
 
 def _notes(leaderboard: Leaderboard) -> str:
@@ -478,5 +515,5 @@ def _timeline_view(sweep: SweepRecord, extras: Extras) -> View:
         return View(*head, "It is not known when trials ran.", missing=missing)
     states = {trial.number: trial.state for trial in sweep.trials}
     frame = attempt_bars(extras.attempts, states, extras.until_ms)
-    table = small_table(cost_table(extras.costs), {"what": "What", "hours": "Hours"})
+    table = small_table(cost_table(extras.costs), {"what": "What", "time": "Time", "hours": "Hours"})
     return View(*head, describe_timeline(frame, extras.costs), draw_timeline(frame), table)

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from sweeplab.ranking.leaderboard import Leaderboard, short_value
+from sweeplab.ranking.leaderboard import Leaderboard, column_words
 from sweeplab.records import SweepRecord, number_of
 
 MOST_MARKERS = 6_000
@@ -29,7 +29,7 @@ def parameter_points(sweep: SweepRecord, leaderboard: Leaderboard) -> pd.DataFra
         if not rows:
             continue
         values = [row.params[name] for row in rows]
-        words = [short_value(value) for value in values]
+        words = column_words(values)
         scale = _scale(values, is_log=name in sweep.log_parameters)
         if scale == "category":
             positions = {word: position for position, word in enumerate(sorted(set(words)))}

@@ -382,15 +382,24 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
     values = [step * 10.0**power for power in range(first, last + 1) for step in steps]
     # The ticks on both sides of the data stay, so that an axis has two at least.
     inside = [value for value in values if low / 1.3 <= value <= high * 1.3]
+    if len(inside) < 3 and high > 1.5 * low:
+        digits = [step * 10.0**power for power in range(first, last) for step in range(1, 10)]
+        inside = [value for value in digits if low / 1.1 <= value <= high * 1.1]
     while len(inside) > 7:
         inside = inside[::2]
     shown = inside if len(inside) > 1 else values
-    return {"type": "log", "tickvals": shown, "ticktext": [plain_number(value) for value in shown]}
+    powers = min(shown) < 0.001 or max(shown) >= 100_000
+    texts = [_in_powers(value) if powers else plain_number(value) for value in shown]
+    return {"type": "log", "tickvals": shown, "ticktext": texts}
 
 
 def plain_number(value: float) -> str:
     """A number as a tick shows it: 0.05, 20, 1e-5."""
     if value == 0 or 0.001 <= abs(value) < 100_000:
         return f"{value:.10g}"
+    return _in_powers(value)
+
+
+def _in_powers(value: float) -> str:
     digits, power = f"{value:.2e}".split("e")
     return f"{float(digits):g}e{int(power)}"

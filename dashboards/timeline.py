@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
+from dashboards.table import duration
 from sweeplab.ranking.costs import Attempt, Costs
 from sweeplab.records import number_of
 
@@ -44,28 +45,35 @@ def attempt_bars(attempts: Sequence[Attempt], states: Mapping[int, str], until_m
 
 
 def cost_table(costs: Costs) -> pd.DataFrame:
-    """What was spent, in hours of workers and of GPUs. Columns: `what`, `hours`."""
+    """What was spent by workers and GPUs. Columns: `what`, `time` (in words), `hours`."""
     rows = {
-        "all attempts, worker-hours": costs.worker_seconds,
-        "all attempts, GPU-hours": costs.gpu_seconds,
-        "behind points of finished trials, worker-hours": costs.useful_seconds,
+        "all attempts, workers": costs.worker_seconds,
+        "all attempts, GPUs": costs.gpu_seconds,
+        "behind points of finished trials, workers": costs.useful_seconds,
         "lost with failed trials": costs.wasted_by_failure,
         "spent on trials that were stopped early": costs.wasted_by_pruning,
         "repeated after interruptions": costs.wasted_by_repetition,
     }
-    return pd.DataFrame([(what, seconds / 3600) for what, seconds in rows.items()], columns=["what", "hours"])
+    cells = [(what, duration(seconds), seconds / 3600) for what, seconds in rows.items()]
+    return pd.DataFrame(cells, columns=["what", "time", "hours"])
+
+
+def _spent(hours: float, of: str = "") -> str:
+    """Such as `45 s of workers`, and from one hour on `7.5 worker-hours`; without `of` `45 s` and `7.5 hours`."""
+    if hours < 1:
+        return duration(3600 * hours) + (f" of {of}s" if of else "")
+    return f"{hours:,.{0 if hours >= 10 else 1}f}".removesuffix(".0") + (f" {of}-hours" if of else " hours")
 
 
 def describe_timeline(frame: pd.DataFrame, costs: Costs) -> str:
     """The figure in one sentence."""
-    hours, spent = frame["ended"].max(), costs.worker_seconds / 3600
     lanes = int(frame["lane"].max())
     lost = costs.wasted_by_failure + costs.wasted_by_repetition
-    gpus = f", {costs.gpu_seconds / 3600:,.2g} GPU-hours" if costs.gpu_seconds else ""
+    gpus = f", {_spent(costs.gpu_seconds / 3600, 'GPU')}" if costs.gpu_seconds else ""
     share = style.percent(lost / costs.worker_seconds, 0) if lost else "nothing"
     return (
-        f"{number_of(len(frame), 'attempt')} within {hours:,.2g} hours, up to {lanes} at a time: {spent:,.2g} "
-        f"worker-hours{gpus}; {share} of it lost to failures and repetition."
+        f"{number_of(len(frame), 'attempt')} within {_spent(frame['ended'].max())}, up to {lanes} at a time: "
+        f"{_spent(costs.worker_seconds / 3600, 'worker')}{gpus}; {share} of it lost to failures and repetition."
     )
 
 
@@ -77,6 +85,8 @@ def draw_timeline(frame: pd.DataFrame) -> go.Figure:
     """
     figure = go.Figure()
     shown = frame.tail(MOST_BARS)
+    last = float(shown["ended"].max())
+    unit, per_hour = ("hours", 1) if last >= 2 else ("minutes", 60) if last >= 2 / 60 else ("seconds", 3600)
     colours = {
         "finished": style.BLUE,
         "pruned": style.SKY,
@@ -89,14 +99,14 @@ def draw_timeline(frame: pd.DataFrame) -> go.Figure:
         if mine.empty:
             continue
         figure.add_bar(
-            x=(mine["ended"] - mine["began"]).to_numpy(),
-            base=mine["began"].to_numpy(),
+            x=per_hour * (mine["ended"] - mine["began"]).to_numpy(),
+            base=per_hour * mine["began"].to_numpy(),
             y=mine["lane"].to_numpy(),
             orientation="h",
             marker={"color": colour, "line": {"width": 1, "color": style.PAPER}},
             customdata=mine["trial"].to_numpy(),
             name=f"{outcome}: the next attempt went on" if outcome == "broken" else outcome,
-            hovertemplate="%{hovertext}<br>%{base:.3g} to %{x:.3g} h<extra></extra>",
+            hovertemplate="%{hovertext}<br>%{base:.3g} to %{x:.3g} " + unit + "<extra></extra>",
         )
     lanes = int(shown["lane"].max())
     figure.update_layout(
@@ -104,7 +114,7 @@ def draw_timeline(frame: pd.DataFrame) -> go.Figure:
         margin={"l": 58, "r": 18},
         barmode="overlay",
         bargap=0.15,
-        xaxis={"title": {"text": "hours since the first attempt"}, "rangemode": "tozero"},
+        xaxis={"title": {"text": f"{unit} since the first attempt"}, "rangemode": "tozero"},
         yaxis={"title": {"text": "at a time"}, "range": [lanes + 0.6, 0.4], "dtick": max(1, lanes // 10)},
     )
     layout = {"margin.t": 30, "margin.b": 56, "height": min(560, 150 + 30 * lanes)}

@@ -42,8 +42,8 @@ def encodable(text: str, encoding: str | None) -> str:
     return text
 
 
-WHOLE = re.compile(r"`[^`\n]+`|\d (?:%|[kKMGT]?B|d|h|min|s)(?!\w)")
-"""Parts of a line that are not broken at their spaces: commands to copy, and a number with its unit."""
+WHOLE = re.compile(r"`[^`\n]+`|(?:epoch|trial) \d|\d (?:%|[kKMGT]?B|d|h|min|s)(?!\w)")
+"""Parts of a line that are not broken at their spaces: commands to copy, a number with its unit, and `epoch 2`."""
 
 GLUE = "\ue000"
 """Stands for a space within such a part while a line is broken."""

@@ -363,11 +363,17 @@ def test_an_unknown_sweep_is_refused_with_the_known_ones(words: list[str], own_h
 
 @pytest.mark.parametrize("words", [["pretrain"], ["clean"], ["evaluate", "weights.pt", "--script"]])
 def test_a_script_that_does_not_exist_is_refused(words: list[str]):
-    assert refused(*words, "nowhere.py") == "script nowhere.py does not exist"
+    assert (
+        refused(*words, "nowhere.py")
+        == "script nowhere.py does not exist; `sweeplab list --scripts` shows those in ./sweeps"
+    )
 
 
 def test_run_refuses_a_script_that_does_not_exist():
-    assert refused("run", "nowhere.py") == "script nowhere.py does not exist"
+    assert (
+        refused("run", "nowhere.py")
+        == "script nowhere.py does not exist; `sweeplab list --scripts` shows those in ./sweeps"
+    )
 
 
 def test_a_given_checkpoint_cannot_be_pre_trained():

@@ -151,7 +151,7 @@ def sets_of(path: Path) -> "dict[str, Evaluation]":
 
 def _check_exists(script: Path) -> None:
     if not script.is_file():
-        raise InvalidInput(f"script {script} does not exist")
+        raise InvalidInput(f"script {script} does not exist; `sweeplab list --scripts` shows those in ./sweeps")
 
 
 def _taken_down(path: Path, name: str) -> "tuple[dict[str, Any], list[Experiment]]":

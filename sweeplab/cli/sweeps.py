@@ -276,7 +276,7 @@ def list_(
         say_json(rows)
         return
     if rows:
-        headings = ("sweep", "state", "trials", "kept %", "time left", "last point")
+        headings = ("sweep", "state", "trials", "kept %", "last point")
         say_table(lambda _: _table(headings, map(_cells_of_list, rows), right=headings[2:]))
     elif num := sum(1 for _ in (home / "victims").glob("[!.]*/victim.json")):
         say(f"no sweeps; {number_of(num, 'victim')}: sweeplab list --victims")
@@ -305,10 +305,9 @@ def _cells_of_list(row: dict[str, Any]) -> tuple[str, ...]:
     over = trials["finished"] + trials["pruned"] + trials["failed"]
     return (
         row["sweep"],
-        row["state"],
+        row["state"] + ("" if row["seconds_left"] is None else f", {duration(row['seconds_left'])} left"),
         f"{over:,} of {row['planned_trials']:,}",
         in_percent(row["best"]["retention"] if row["best"] is not None else None),
-        "" if row["seconds_left"] is None else duration(row["seconds_left"]),
         f"{duration((now_ms() - row['last_ms']) / 1000)} ago" if row["last_ms"] else "",
     )
 

@@ -121,7 +121,8 @@ CUT = """(() => {
       const isShown = own.width && text.textContent.trim();
       if (isShown && !inside(chart.getBoundingClientRect(), own)) found.push(`${chart.id}: ${text.textContent}`);
     }
-  for (const part of document.querySelectorAll(".legend button, .tile, .facts > div, h1, h2, .summary, .lead, pre")) {
+  const parts = ".legend button, .tile, .facts > div, .answers dd, h1, h2, .summary, .lead, pre";
+  for (const part of document.querySelectorAll(parts)) {
     const own = part.getBoundingClientRect();
     const isCut = own.left < 0 || own.right > innerWidth + 1 || part.scrollWidth > part.clientWidth + 1;
     if (isCut) found.push(part.textContent);

@@ -503,8 +503,9 @@ class TestStyle:
     @pytest.mark.parametrize(
         ("low", "high", "texts"),
         [
-            (1e-6, 1e-2, ["1e-6", "1e-5", "1e-4", "0.001", "0.01"]),
-            (2e-4, 1e-3, ["2e-4", "5e-4", "0.001"]),
+            (1e-6, 1e-2, ["1e-6", "1e-5", "1e-4", "1e-3", "1e-2"]),
+            (2e-4, 1e-3, ["2e-4", "5e-4", "1e-3"]),
+            (0.0236, 0.0528, ["0.03", "0.04", "0.05"]),
             (3.0, 3.0, ["2", "5"]),
         ],
     )
@@ -597,7 +598,8 @@ def test_the_page_names_the_winners_weights_and_the_command_that_takes_them_away
     best = dataclasses.replace(record.trials[0].points[1], checkpoint="<1>.pt")
     board = rank_trials(record, lambda number, index: None, [KeptPoint(0, best, "/home/<1>.pt")])
     page = render_page(record, board)
-    assert "trial 0, epoch 1: /home/&lt;1&gt;.pt\n        sweeplab promote" in page
+    for text in ("trial 0, epoch 1<", "/home/&lt;1&gt;.pt<", "sweeplab promote toy 0 --to FOLDER<"):
+        assert text in page
 
 
 def test_the_page_says_what_was_attacked_how_and_where_to_go_on():
