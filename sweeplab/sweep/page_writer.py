@@ -73,7 +73,9 @@ class PageWriter:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a key on the terminal that interrupts the sweep is not for it
+                # A key on the terminal that interrupts the sweep is not for it. In a session of its own, Linux would
+                # give it as much time as all of the sweep's, however nice it is (autogroups).
+                process_group=0,
             )
         except OSError:  # no memory or no processes left: the sweep matters more
             return 0.0

@@ -1,5 +1,6 @@
 """The page of a sweep that runs is written by a process of its own, and never awaited."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeplab.records import TrialRecord
-from sweeplab.sweep.page_writer import PageWriter
+from sweeplab.sweep.page_writer import NICENESS, PageWriter
 from sweeplab.sweep_folder import SweepFolder
 
 TRIAL = TrialRecord(0, "running", {}, "c", 1, 1, ())
@@ -39,6 +40,20 @@ def test_a_page_is_written_where_something_has_changed(folder, tmp_path):
         writer.hear(TRIAL)
         wait_for(lambda: lines(log))
     assert lines(log) == [str(folder.home)]
+
+
+def test_a_page_yields_to_the_sweep_and_is_not_interrupted_with_it(folder, tmp_path):
+    """Linux compares niceness within a session, and keys interrupt a terminal's foreground group."""
+    log = tmp_path / "log"
+    tell = "import os, sys, time; time.sleep(0.3); told = os.nice(0), os.getsid(0), os.getpgid(0); "
+    tell += "open(sys.argv[1], 'w').write(' '.join(map(str, told)) + '\\n')"
+    with PageWriter(folder, command=[sys.executable, "-c", tell, str(log)], seconds=0.02) as writer:
+        writer.hear(TRIAL)
+        wait_for(lambda: lines(log))
+    niceness, session, group = map(int, lines(log)[0].split())
+    assert niceness == min(19, os.nice(0) + NICENESS)
+    assert session == os.getsid(0)
+    assert group != os.getpgid(0)
 
 
 def test_the_end_of_a_sweep_waits_for_no_page(folder, tmp_path):
