@@ -13,7 +13,6 @@ import argparse
 import compileall
 import os
 import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -63,15 +62,15 @@ def made_up_table(num_trials: int, num_epochs: int, seed: int = 0) -> pd.DataFra
 
 def timed(words: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """CPU seconds, seconds by the clock, and peak megabytes of a command."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     code = "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode"
-    code += "; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+    code += "; used = resource.getrusage(resource.RUSAGE_CHILDREN)"
+    code += "; print(used.ru_utime + used.ru_stime, used.ru_maxrss); sys.exit(code)"
+    began = time.monotonic()
     ran = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
     if ran.returncode:
         sys.exit(ran.stderr[-3000:])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return cpu, time.monotonic() - began, int(ran.stdout) / 1024
+    cpu, kilobytes = ran.stdout.split()
+    return float(cpu), time.monotonic() - began, int(kilobytes) / 1024
 
 
 def first_view(page: Path, profile: Path) -> float | None:

@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. Scripts end with `main`; `app` is the `sweeplab` command."""
 
+import atexit
 import gc
 
 gc.disable()  # modules are no garbage, and to look for some among them takes a third of the time of `sweeplab list`
@@ -20,5 +21,6 @@ import sweeplab.cli.attacks  # noqa: F401
 
 gc.freeze()
 gc.enable()
+atexit.register(gc.freeze)  # nor is there any to be looked for when the process ends
 
 __all__ = ["app", "guarded", "load_script", "main", "resolve", "say", "say_error", "select"]
