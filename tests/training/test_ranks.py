@@ -291,7 +291,7 @@ def work_of_four(rank: int, folder: str) -> None:
 
 
 def work_compiled(rank: int, folder: str) -> None:
-    """With torch's own front and back pass but no compiler, which would take minutes for its kernels."""
+    """By torch's graphs of both passes, without the C++ compiler: to build kernels takes minutes on a busy machine."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     compiled: list[Encoder] = []
