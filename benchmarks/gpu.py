@@ -440,7 +440,7 @@ def main(words: Sequence[str] | None = None) -> int:
         say("contract", f"on {device}", "")
         say(*["---"] * 3)
         # Convolutions in TF32, which torch takes on GPUs by default, would differ by a thousandth.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             good = check_objectives(folder, device)
         good &= check_attacks(folder, device)
         print(flush=True)

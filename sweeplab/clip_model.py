@@ -67,6 +67,10 @@ class Architecture(Spec):
             raise ValueError("give either `name` (an open_clip model) or `config` (its own layout), not both")
         if self.name is not None and self.name not in open_clip.list_models():
             raise ValueError(f"unknown architecture name={self.name!r}; {_suggest(self.name)}")
+        if self.context_length < 3:
+            raise ValueError(
+                f"context_length={self.context_length} leaves no token of a text between its start and end; at least 3"
+            )
         foreign = FOREIGN_TEXT & set(self.resolved()["text_cfg"])
         if foreign or "multimodal_cfg" in self.resolved():
             raise ValueError(

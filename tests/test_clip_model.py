@@ -105,6 +105,12 @@ def test_an_architecture_knows_its_input_sizes(architecture: Architecture, image
     assert (architecture.image_size, architecture.context_length) == (image_size, context_length)
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_context_without_room_for_a_text_is_refused(length: int):
+    with pytest.raises(InvalidInput, match=f"context_length={length} leaves no token of a text .* at least 3"):
+        SmallCLIP(context_length=length).architecture()
+
+
 def test_the_resolved_configuration_is_a_copy(tiny: Architecture):
     tiny.resolved()["embed_dim"] = 1
     tiny.resolved()["vision_cfg"]["image_size"] = 1

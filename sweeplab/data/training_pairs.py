@@ -138,7 +138,8 @@ class TrainingPairs(Dataset[PairBatch]):
     @property
     def is_in_memory(self) -> bool:
         """Whether batches come without waiting for a disk or making views."""
-        return self._images_fit and (self.image_views is None or self._views_fit)
+        makes_none = self.image_augmentation is None and (self.image_views is None or self._views_fit)
+        return self._images_fit and makes_none
 
     @property
     def shards(self) -> Tensor | None:

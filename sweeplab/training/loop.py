@@ -368,8 +368,7 @@ class Training:
         """Measure, write a checkpoint, report."""
         run, place = self.settings, self.place
         check_finite(tally.sums["loss"], place.step, run)
-        if place.step_in_epoch == 0:
-            ranks.broadcast_buffers(self.model)
+        ranks.broadcast_buffers(self.model)  # one model is measured and kept: rank 0's
         place.point += 1
         trained = time.perf_counter()
         name = self.begin_checkpoint()  # written while the model is measured, whole before the point is reported

@@ -211,6 +211,19 @@ def two_epochs(objective: Spec, batch_norm: str, num_chunks: int = 1, *, compile
     return found
 
 
+def buffers_at_points() -> list[Tensor]:
+    """What is measured of the model's buffers at the start, inside an epoch and at its end."""
+    seen = []
+
+    def look(model: nn.Module, classifier: object = None) -> tuple[Measurement, Outcomes]:
+        seen.append(torch.cat([buffer.flatten().float() for buffer in model.buffers()]))
+        return measure(model)
+
+    run = Run(MMCL(), OPTIMIZATION.replace(batch_norm="local"), epochs=1, seed=0, measure_at=(1,))
+    train(build(ARCHITECTURE, seed=0), DrawnPairs(), run, measure=look, context=Notebook())
+    return seen
+
+
 def refused_batch_norm() -> str:
     try:
         prepare_batch_norm(build(ARCHITECTURE, seed=0), OPTIMIZATION.replace(batch_norm="sync"))
@@ -264,6 +277,7 @@ def work(rank: int, folder: str) -> None:
         "steps in chunks": {name: one_step(OBJECTIVES[name], num_chunks=2) for name in IN_CHUNKS},
         "epochs in chunks": two_epochs(MMCLWithSSL(ssl_weight=0.5), "frozen", num_chunks=2),
         "local": two_epochs(MMCL(), "local"),
+        "buffers at points": buffers_at_points(),
         "sync": refused_batch_norm(),
         "helpers": helpers(),
         "computed": ranks.gather_computed(lambda: ranks.rank()),
@@ -399,6 +413,14 @@ def test_local_batch_norm_ends_every_epoch_with_rank_0s_statistics(two_ranks: li
     assert moved
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(float(first[name].abs().sum()) not in (0.0, float(first[name].numel())) for name in moved)
+
+
+@pytest.mark.slow
+def test_at_every_point_all_ranks_measure_rank_0s_statistics(two_ranks: list[dict]):
+    first, second = (found["buffers at points"] for found in two_ranks)
+    assert len(first) == 3
+    assert all(map(torch.equal, first, second))
+    assert not torch.equal(first[0], first[1])
 
 
 @pytest.mark.slow
