@@ -6,7 +6,8 @@
 
 The quickstart's recipe on pictures of 32 pixels, as in benchmarks/measured_grid.py; MMCL alone and CleanCLIP, each at
 two rates that clean this victim. About 15 minutes of one core. Came out: 25 poisons among 2,000 pairs leave MMCL alone
-at 14 % ASR and more, CleanCLIP below 5 %; 500 pairs keep 3 to 13 points less than 2,000. The table: docs/choosing.md.
+at 14 % ASR and more, CleanCLIP below 5 %; with as many steps 500 pairs keep 3 to 5 points less than 2,000, with as many
+epochs 6 to 13, or clean nothing. The table: docs/choosing.md
 """
 
 from quickstart import SWEEP as QUICKSTART
