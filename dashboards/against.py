@@ -98,7 +98,7 @@ def draw_against(frame: pd.DataFrame, by: str, *, rate: str = "ASR", asr_ceiling
                 legendgroup=line,
                 showlegend=not index,
                 hovertext=[style.label(name, 80) for name in part["name"]],
-                hovertemplate=f"%{{hovertext}}<br>{style.label(short_path(by))} %{{x}}: %{{y:.2f}} %<extra></extra>",
+                hovertemplate=f"%{{hovertext}}<br>{style.label(short_path(by))} %{{x}}: %{{y:.1f}} %<extra></extra>",
             )
         xs = frame["x"].unique().tolist()
         ticks = style.log_ticks(min(xs), max(xs)) if spans_magnitudes(xs) and min(xs) > 0 else {"nticks": 7}

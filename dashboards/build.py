@@ -26,7 +26,7 @@ from dashboards.parameters import describe_parameters, draw_parameters, paramete
 from dashboards.pretraining import describe_pretraining, draw_pretraining, pretraining_points
 from dashboards.pruning import describe_pruning, draw_pruning, pruned_trials
 from dashboards.seeds import describe_seeds, draw_seeds, seed_points
-from dashboards.table import describe_table, draw_table, duration, leaderboard_table, small_table
+from dashboards.table import describe_table, draw_table, leaderboard_table, small_table
 from dashboards.timeline import attempt_bars, cost_table, describe_timeline, draw_timeline
 from dashboards.trade_off import describe_trade_off, draw_trade_off, frontier_table, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
@@ -36,7 +36,7 @@ from sweeplab.ranking.leaderboard import (
     Leaderboard,
     LeaderboardRow,
     bound_text,
-    column_words,
+    parameter_words,
     result_lines,
 )
 from sweeplab.ranking.next_steps import next_steps
@@ -130,7 +130,7 @@ def trials_of(rows: Sequence[LeaderboardRow], ids: Sequence[int]) -> dict[str, o
         rows: of the leaderboard, or of several.
         ids: how the charts call each of them.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row.params))
+    words = parameter_words(rows)
     return {
         "trial": list(ids),
         "rank": [row.rank for row in rows],
@@ -140,8 +140,8 @@ def trials_of(rows: Sequence[LeaderboardRow], ids: Sequence[int]) -> dict[str, o
             else f"lowest ASR {style.percent(row.min_asr)}"
             for row in rows
         ],
-        "names": names,
-        "words": [column_words([row.params.get(name) for row in rows]) for name in names],
+        "names": list(words),
+        "words": list(words.values()),
     }
 
 
@@ -164,12 +164,12 @@ def best_sentence(leaderboard: Leaderboard) -> str:
     sentence = (
         f"Trial {best.trial} is best: at epoch {best.epoch:g} it keeps {style.percent(best.retention)} "
         f"of the victim's accuracy ({style.percent(best.accuracy)} of "
-        f"{style.percent(leaderboard.victim.accuracy)}) at {style.percent(best.asr, 2)} ASR{bound}."
+        f"{style.percent(leaderboard.victim.accuracy)}) at {style.percent(best.asr)} ASR{bound}."
     )
     if best.accuracy_report is not None and best.asr_report is not None:
         sentence += (
             f" With the epoch chosen on one half of the images, the other half shows "
-            f"{style.percent(best.accuracy_report)} accuracy at {style.percent(best.asr_report, 2)} ASR."
+            f"{style.percent(best.accuracy_report)} accuracy at {style.percent(best.asr_report)} ASR."
         )
     return sentence
 
@@ -193,7 +193,7 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
         ),
         (
             "At ASR",
-            style.percent(best.asr if best else _lowest(leaderboard), 2),
+            style.percent(best.asr if best else _lowest(leaderboard)),
             f"ceiling {ceiling}" if best else f"the lowest; ceiling {ceiling}",
         ),
         (
@@ -267,9 +267,8 @@ def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str
     if winner is None:
         lines = [escape(line) for line in result_lines(leaderboard) if WHAT_NEXT not in line]
         return [("Closest", "<br>".join(lines))] if lines else []
-    begun = [row for row in leaderboard.rows if row.epochs is not None]
-    words = {name: column_words([row.params.get(name) for row in begun])[begun.index(winner)] for name in winner.params}
-    setting = ", ".join(f"{name}\u00a0{word}" for name, word in words.items())
+    words, place = parameter_words(leaderboard.rows), leaderboard.rows.index(winner)
+    setting = ", ".join(f"{name}\u00a0{words[name][place]}" for name in winner.params)
     rows = [("Best setting", escape(f"{setting}: trial {winner.trial}, epoch {winner.epoch:g}".removeprefix(": ")))]
     if winner.checkpoint is None:
         return [*rows, ("Weights", "not kept")]
@@ -286,13 +285,14 @@ def _cost(leaderboard: Leaderboard, extras: Extras) -> str:
     """What the trials and the victim's training took."""
     costs = extras.costs
     if costs is None or not costs.worker_seconds:
-        text = f"{duration(sum(row.seconds for row in leaderboard.rows))} in trials"
+        text = f"{style.duration(sum(row.seconds for row in leaderboard.rows))} in trials"
     else:
-        gpus = f", {duration(costs.gpu_seconds)} of GPUs" if costs.gpu_seconds else ""
-        text = f"{duration(costs.worker_seconds)} of workers{gpus} for {number_of(costs.trial_epochs, 'trial-epoch')}"
+        gpus = f", {style.duration(costs.gpu_seconds)} of GPUs" if costs.gpu_seconds else ""
+        epochs = number_of(costs.trial_epochs, "trial-epoch")
+        text = f"{style.duration(costs.worker_seconds)} of workers{gpus} for {epochs}"
     if extras.pretraining:
         seconds = sum(point.train_seconds + point.evaluate_seconds for point in extras.pretraining)
-        text += f"; {duration(seconds)} for the victim's training"
+        text += f"; {style.duration(seconds)} for the victim's training"
     return text
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from sweeplab.ranking.leaderboard import Leaderboard, column_words
+from sweeplab.ranking.leaderboard import Leaderboard, parameter_words
 from sweeplab.records import SweepRecord, number_of
 
 MOST_MARKERS = 6_000
@@ -23,13 +23,15 @@ def parameter_points(sweep: SweepRecord, leaderboard: Leaderboard) -> pd.DataFra
     """
     columns = ["parameter", "scale", "value", "word", "trial", "rank", "feasible", "retention", "min_asr"]
     pieces: list[pd.DataFrame] = []
-    measured = [row for row in leaderboard.rows if row.min_asr is not None]
+    known = parameter_words(leaderboard.rows)
+    measured = [(place, row) for place, row in enumerate(leaderboard.rows) if row.min_asr is not None]
     for name in sweep.parameters:
-        rows = [row for row in measured if row.params.get(name) is not None]
-        if not rows:
+        places = [place for place, row in measured if row.params.get(name) is not None]
+        if not places:
             continue
+        rows = [leaderboard.rows[place] for place in places]
         values = [row.params[name] for row in rows]
-        words = column_words(values)
+        words = [known[name][place] for place in places]
         scale = _scale(values, is_log=name in sweep.log_parameters)
         if scale == "category":
             positions = {word: position for position, word in enumerate(sorted(set(words)))}

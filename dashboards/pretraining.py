@@ -52,7 +52,7 @@ def draw_pretraining(frame: pd.DataFrame, selected: float) -> go.Figure:
             line={"color": colour, "width": 2, "dash": dash},
             marker={"color": colour, "size": 6},
             name=name,
-            hovertemplate=f"epoch %{{x:g}}: {name} %{{y:.2f}} %<extra></extra>",
+            hovertemplate=f"epoch %{{x:g}}: {name} %{{y:.1f}} %<extra></extra>",
         )
     lost = frame.dropna(subset="loss")
     figure.add_scatter(

@@ -66,7 +66,7 @@ DARK = {
 }
 """What the page draws instead of each colour where the reader's system is dark."""
 
-HOVER = "%{hovertext}<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>"
+HOVER = "%{hovertext}<br>accuracy %{y:.1f} %<br>ASR %{x:.1f} %<extra></extra>"
 """Of a point of accuracy over ASR. The page puts trial, epoch and parameters in the place of the hovertext."""
 
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
@@ -121,6 +121,11 @@ def look_of(place: int) -> tuple[str, str, str]:
 def percent(fraction: float | None, digits: int | None = 1) -> str:
     """As `sweeplab.records.percent`, with a no-break space."""
     return records.percent(fraction, digits).replace(" ", "\u00a0")
+
+
+def duration(seconds: float) -> str:
+    """As `sweeplab.records.duration`, with no-break spaces."""
+    return records.duration(seconds).replace(" ", "\u00a0")
 
 
 def ceiling_text(asr_ceiling: float) -> str:

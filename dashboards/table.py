@@ -6,7 +6,7 @@ from html import escape
 import pandas as pd
 
 from dashboards import style
-from sweeplab.ranking.leaderboard import Leaderboard, bound_text, column_words
+from sweeplab.ranking.leaderboard import Leaderboard, bound_text, column_words, parameter_words
 from sweeplab.records import number_of
 
 MOST_ROWS = 300
@@ -82,7 +82,7 @@ def draw_table(frame: pd.DataFrame, leaderboard: Leaderboard, *, caption: str) -
     split = shown.index("min_asr") + 1
     columns = [*shown[:split], *params, *shown[split:]]
     head = "".join(_heading(column) for column in columns)
-    words = {column: column_words(frame[column].tolist()) for column in params}
+    words = {f"params.{name}": texts for name, texts in parameter_words(leaderboard.rows).items()}
     body = "\n".join(
         _row(
             dict(zip(frame.columns, values, strict=True)) | {column: words[column][index] for column in params},
@@ -176,7 +176,7 @@ def _cell(column: str, fields: dict[str, object], victim_accuracy: float) -> str
         return f"<td>{_percent(value)}</td>"
     if column == "seconds":
         seconds = value if isinstance(value, (int, float)) else 0.0
-        return f'<td data-sort="{seconds:.1f}">{duration(seconds)}</td>'
+        return f'<td data-sort="{seconds:.1f}">{style.duration(seconds)}</td>'
     return f"<td>{escape(str(value))}</td>"
 
 
@@ -186,13 +186,3 @@ _HIGH = {"retention": "retention_high", "accuracy": "retention_high", "asr": "as
 def _percent(value: object) -> str:
     """In a column whose head says `%`."""
     return style.percent(float(value)).removesuffix("\u00a0%") if isinstance(value, float) and value == value else "–"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: 45 s, 12 min, 3 h 05 min."""
-    if seconds < 90:
-        return f"{seconds:.0f}\u00a0s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes}\u00a0min"
-    return f"{minutes // 60:,}\u00a0h {minutes % 60:02d}\u00a0min"

@@ -7,7 +7,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from dashboards.table import duration
 from sweeplab.ranking.costs import Attempt, Costs
 from sweeplab.records import number_of
 
@@ -54,26 +53,19 @@ def cost_table(costs: Costs) -> pd.DataFrame:
         "spent on trials that were stopped early": costs.wasted_by_pruning,
         "repeated after interruptions": costs.wasted_by_repetition,
     }
-    cells = [(what, duration(seconds), seconds / 3600) for what, seconds in rows.items()]
+    cells = [(what, style.duration(seconds), seconds / 3600) for what, seconds in rows.items()]
     return pd.DataFrame(cells, columns=["what", "time", "hours"])
-
-
-def _spent(hours: float, of: str = "") -> str:
-    """Such as `45 s of workers`, and from one hour on `7.5 worker-hours`; without `of` `45 s` and `7.5 hours`."""
-    if hours < 1:
-        return duration(3600 * hours) + (f" of {of}s" if of else "")
-    return f"{hours:,.{0 if hours >= 10 else 1}f}".removesuffix(".0") + (f" {of}-hours" if of else " hours")
 
 
 def describe_timeline(frame: pd.DataFrame, costs: Costs) -> str:
     """The figure in one sentence."""
     lanes = int(frame["lane"].max())
     lost = costs.wasted_by_failure + costs.wasted_by_repetition
-    gpus = f", {_spent(costs.gpu_seconds / 3600, 'GPU')}" if costs.gpu_seconds else ""
+    gpus = f", {style.duration(costs.gpu_seconds)} of GPUs" if costs.gpu_seconds else ""
     share = style.percent(lost / costs.worker_seconds, 0) if lost else "nothing"
     return (
-        f"{number_of(len(frame), 'attempt')} within {_spent(frame['ended'].max())}, up to {lanes} at a time: "
-        f"{_spent(costs.worker_seconds / 3600, 'worker')}{gpus}; {share} of it lost to failures and repetition."
+        f"{number_of(len(frame), 'attempt')} within {style.duration(3600 * frame['ended'].max())}, up to {lanes} at a "
+        f"time: {style.duration(costs.worker_seconds)} of workers{gpus}; {share} of it lost to failures and repetition."
     )
 
 

@@ -303,7 +303,7 @@ def add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int, is_labell
             legendrank=10_000,
             showlegend=index == 0,
             cliponaxis=False,
-            hovertemplate="victim<br>accuracy %{y:.2f} %<br>ASR %{x:.2f} %<extra></extra>",
+            hovertemplate="victim<br>accuracy %{y:.1f} %<br>ASR %{x:.1f} %<extra></extra>",
         )
         style.dotted_line(figure, accuracy, index)
         if is_labelled:

@@ -393,7 +393,8 @@ def percent(fraction: float | None, digits: int | None = 1) -> str:
 
     Args:
         fraction: in [0, 1].
-        digits: behind the point; None: as many as there are, for bounds such as 0.05.
+        digits: behind the point: 1 for what was measured, wherever it stands; 2 where a rule compares two numbers
+            that lie close together; None: as many as there are, for bounds such as 0.05.
     """
     if fraction is None:
         return "–"

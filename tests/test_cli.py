@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -573,24 +574,36 @@ def json_of(*words: str) -> Any:
     return json.loads(stdout, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
 
 
+def give_attempts(folder: SweepFolder, milliseconds: int) -> None:
+    """Have each attempt of a sweep's trials, one after another, take so long."""
+    events = folder.events()
+    ended = itertools.accumulate(event["event"] == "trial ended" for event in events)
+    for event, num in zip(events, ended, strict=True):
+        event["time_ms"] = 1_700_000_000_000 + milliseconds * num
+    (folder.path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+
+
 def test_terminal_page_json_and_mlflow_show_the_same_numbers(
     finished_home: Path, tmp_path: Path, mlflow_tables: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """JSON and MLflow to the last digit, terminal and page as percentages with one."""
+    """JSON and MLflow to the last digit, terminal and page as percentages with one; parameters in the notation of all
+    trials, also where one is shown; 6 x 7.577 s = 45.462 s are 45 s of workers, and not 46 by way of 45.5."""
     shutil.copytree(finished_home, tmp_path / "home")
     shutil.copy(mlflow_tables, tmp_path / "home")
     monkeypatch.setenv("SWEEPLAB_HOME", str(tmp_path / "home"))
     folder = SweepFolder(tmp_path / "home" / "sweeps" / "made-up")
+    give_attempts(folder, 7577)
     record = folder.record()
     tracker = Tracker(folder.home, record, folder.header())
     tracker.sync({trial.number: trial.params for trial in record.trials}, record.trials)
-    runs = {run.data.tags.get("sweeplab.trial"): run.data.metrics for run in tracker.client.search_runs(["1"])}
+    runs = {run.data.tags.get("sweeplab.trial"): run.data for run in tracker.client.search_runs(["1"])}
     rows = json_of("leaderboard", "made-up")["trials"]
-    page = Path(command("report", "made-up")[1].strip()).read_text()
+    page = Path(command("report", "made-up")[1].strip()).read_text().replace("\u00a0", " ")
     lines = [line.split() for line in command("leaderboard", "made-up")[1].splitlines()]
     seen = 0
     for row in rows:
-        metrics = runs[str(row["trial"])]
+        metrics, logged = runs[str(row["trial"])].metrics, runs[str(row["trial"])].params
+        assert {name: float(logged[name]) for name in row["params"]} == pytest.approx(row["params"], rel=1e-5)
         assert metrics["min/asr"] == row["min_asr"]
         found = {name: metrics.get(f"best/{name}") for name in ("retention", "accuracy", "asr", "epoch")}
         assert found == {name: row[name] for name in found}
@@ -598,11 +611,30 @@ def test_terminal_page_json_and_mlflow_show_the_same_numbers(
         (shown,) = [words[2:5] for words in lines if words[:2] == [str(row["rank"]), str(row["trial"])]]
         (written,) = re.findall(f'<tr[^>]* data-trial="{row["trial"]}">(.*?)</tr>', page)
         cells = [re.sub("<small>.*|<[^>]*>", "", cell) for cell in re.findall("<td[^>]*>(.*?)</td>", written)]
+        (one,) = [words for words in lines if words[:2] == [str(row["rank"]), str(row["trial"])]]
+        params = re.findall('<td class="param">(.*?)</td>', written)
+        assert one[-2:] == params
         if row["feasible"]:
             seen += 1
             percentages = [f"{100 * row[name]:.1f}" for name in ("retention", "accuracy", "asr")]
             assert shown == cells[1:4] == percentages
+            if row["rank"] == 1:
+                kept, accuracy, asr = percentages
+                best, setting = row, dict(zip(row["params"], params, strict=True))
     assert seen == 2
+    alone = command("leaderboard", "made-up", "--limit", "1")[1]
+    assert list(setting.values()) == next(line.split()[-2:] for line in alone.splitlines() if line.split()[:1] == ["1"])
+    assert f"<dd>{', '.join(f'{name} {word}' for name, word in setting.items())}: trial {best['trial']}, " in page
+    assert re.search(rf'class="lead">[^<]*keeps {kept} %[^<]*\({accuracy} % of [^<]* at {asr} % ASR', page)
+    assert f"<dt>Best retention</dt><dd>{kept} %</dd>" in page
+    assert f"<dt>At ASR</dt><dd>{asr} %</dd>" in page
+    status = command("status", "made-up")[1]
+    assert f"best: keeps {kept} % at ASR {asr} % (trial {best['trial']}, epoch {best['epoch']:g})" in status
+    points = command("logs", "made-up", str(best["trial"]))[1]
+    assert f"epoch {best['epoch']:g}: accuracy {accuracy} %, ASR {asr} %" in points
+    assert json_of("status", "made-up")["costs"]["worker_seconds"] == pytest.approx(6 * 7.577)
+    assert re.search(r"cost: 12 trial-epochs, 45 s of workers$", status, re.MULTILINE)
+    assert page.count("45 s of workers") == 2  # in the costs and above the time line
 
 
 ROW_KEYS = (

@@ -225,7 +225,7 @@ def _evaluate_retrieval(request: "EvaluationRequest", path: Path, *, as_json: bo
         return
     say(f"{number_of(found.num_images, 'image')} with {number_of(found.num_captions, 'caption')}")
     for name, recall in found.recalls.items():
-        say(f"recall {name.replace('_', ' '):18} {percent(recall, 2)}")
+        say(f"recall {name.replace('_', ' '):18} {percent(recall)}")
     if found.tried:
         say(f"ASR      {_rate_with_interval(found.hits, found.tried)}")
         say(f"         {_rate_with_interval(found.clean_hits, found.tried)} without the trigger")
@@ -399,7 +399,7 @@ def _say_measurement(measurement: "Measurement", *, as_json: bool = False) -> No
 
 def _rate_with_interval(k: int, n: int) -> str:
     low, high = wilson(k, n)
-    return f"{percent(k / n, 2)}  [{percent(low, 2)}, {percent(high, 2)}]  ({k}/{n})"
+    return f"{percent(k / n)}  [{percent(low)}, {percent(high)}]  ({k}/{n})"
 
 
 def _measurement_values(measurement: "Measurement") -> dict[str, Any]:

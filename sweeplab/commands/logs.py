@@ -182,8 +182,8 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
         asr = point.measurement.asr
         loss = point.train.get("loss")
         lines.append(
-            f"epoch {point.epoch:g}: accuracy {percent(point.measurement.accuracy, 2)}"
-            + (f", ASR {percent(asr, 2)}" if asr is not None else "")
+            f"epoch {point.epoch:g}: accuracy {percent(point.measurement.accuracy)}"
+            + (f", ASR {percent(asr)}" if asr is not None else "")
             + (f", loss {loss:.4f}" if loss is not None else "")
             + f" (attempt {point.attempt}, {point.train_seconds + point.evaluate_seconds:.1f} s)"
         )

@@ -107,10 +107,8 @@ def _results(evidence: Evidence) -> str:
     ceiling = percent(evidence.record.asr_ceiling, None)
     retention = "not known"
     if row.retention is not None:
-        ends = (
-            "" if row.retention_low is None else f" [{percent(row.retention_low, 2)}, {percent(row.retention_high, 2)}]"
-        )
-        retention = f"{percent(row.retention, 2)}{ends}"
+        ends = "" if row.retention_low is None else f" [{percent(row.retention_low)}, {percent(row.retention_high)}]"
+        retention = f"{percent(row.retention)}{ends}"
     bound = f"the upper bound of the ASR, {bound_text(evidence.board)}, {{}} below {ceiling} too"
     certified = f"yes: {bound.format('lies')}"
     if not row.certified:
@@ -136,7 +134,7 @@ def _results(evidence: Evidence) -> str:
     if row.accuracy_report is not None and row.asr_report is not None:
         lines.append(
             f"- With the epoch chosen on one half of the images, the other half shows accuracy "
-            f"{percent(row.accuracy_report, 2)} and ASR {percent(row.asr_report, 2)}."
+            f"{percent(row.accuracy_report)} and ASR {percent(row.asr_report)}."
         )
     notes = (*evidence.remarks, *evidence.record.notes)
     return "\n".join([*lines, *(f"- Note: {_text(note)}." for note in notes)])
@@ -206,7 +204,7 @@ def _rate(k: int, n: int) -> str:
     if not n:
         return "not measured"
     low, high = wilson(k, n)
-    return f"{percent(k / n, 2)} [{percent(low, 2)}, {percent(high, 2)}] ({k:,}/{n:,})"
+    return f"{percent(k / n)} [{percent(low)}, {percent(high)}] ({k:,}/{n:,})"
 
 
 def _json(value: Any) -> str:

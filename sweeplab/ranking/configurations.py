@@ -122,7 +122,7 @@ def render_configurations(
         with_notes(f"{leaderboard.sweep}: {len(rows)} configurations, over their seeds", leaderboard),
         "mean and deviation over the seeds that were cleaned; worst: – where one was not",
         columns,
-        [row.params for row in shown],
+        [row.params for row in rows],
         is_dim=[not row.feasible for row in shown],
         width=width,
     )

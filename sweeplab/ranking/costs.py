@@ -29,8 +29,8 @@ class Costs:
     """Worker-seconds of other trials' attempts after the last point that stands: what the next attempt did again."""
 
     def to_json(self) -> dict[str, float]:
-        """Plain JSON values, seconds to a tenth."""
-        return {name: round(value, 1) for name, value in dataclasses.asdict(self).items()}
+        """Plain JSON values, not rounded: who shows them in words rounds once."""
+        return dataclasses.asdict(self)
 
 
 @dataclass

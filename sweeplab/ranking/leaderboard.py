@@ -256,14 +256,26 @@ def _line(kept: KeptPoint) -> str:
 
 
 def short_value(value: object) -> str:
-    """A parameter's value in few characters: up to four digits, small and large numbers as 1.2e-03."""
+    """A parameter's value that stands alone, in few characters: three digits."""
+    return column_words([value])[0]
+
+
+def parameter_words(rows: Sequence[LeaderboardRow]) -> dict[str, list[str]]:
+    """The parameters of trials in words, one a row.
+
+    Args:
+        rows: all of a leaderboard, also where a few are shown: they choose the notation, so that a setting reads the
+            same in every place.
+    """
+    names = dict.fromkeys(name for row in rows for name in row.params)
+    return {name: column_words([row.params.get(name) for row in rows]) for name in names}
+
+
+def _word(value: object) -> str:
+    """A value that is shown as it is."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        if value == 0:
-            return "0"
-        return f"{value:.4g}" if 0.01 <= abs(value) < 10_000 else f"{value:.1e}"
-    return "–" if value is None else str(value)
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def column_words(values: Sequence[object]) -> list[str]:
@@ -276,13 +288,13 @@ def column_words(values: Sequence[object]) -> list[str]:
     whole = all(number.is_integer() and abs(number) < 1e6 for number in numbers)
     sizes = [abs(number) for number in numbers if number]
     if whole or not all(map(math.isfinite, numbers)) or any(isinstance(value, str) for value in values):
-        return [f"{value:g}" if isinstance(value, float) else short_value(value) for value in values]
+        return [_word(value) for value in values]
     if min(sizes) < 0.001 or max(sizes) >= 100_000:
         digits = next(d for d in (0, 1, 2) if d == 2 or all(float(f"{n:.{d}e}") == n for n in sizes))
-        return [f"{value:.{digits}e}" if _is_number(value) else short_value(value) for value in values]
+        return [f"{value:.{digits}e}" if _is_number(value) else _word(value) for value in values]
     most = min(5, 2 - math.floor(math.log10(min(sizes))))
     decimals = next(d for d in range(most + 1) if d == most or all(round(n, d) == n for n in sizes))
-    return [f"{value:.{decimals}f}" if _is_number(value) else short_value(value) for value in values]
+    return [f"{value:.{decimals}f}" if _is_number(value) else _word(value) for value in values]
 
 
 def _is_number(value: object) -> bool:
@@ -314,7 +326,8 @@ def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100)
         "lowest\nASR %": [in_percent(row.min_asr) for row in shown],
     }
     is_dim = [not row.feasible for row in shown]
-    return parameter_table(title, caption, columns, [row.params for row in shown], is_dim=is_dim, width=width)
+    params = [row.params for row in leaderboard.rows]
+    return parameter_table(title, caption, columns, params, is_dim=is_dim, width=width)
 
 
 def parameter_table(
@@ -335,18 +348,19 @@ def parameter_table(
         title: above it.
         caption: below it.
         columns: cells of N rows by their heading, each no wider than it has to be.
-        params: N settings.
+        params: settings, of which the first N are shown; all of them choose the notation.
         is_dim: N, which rows are printed faintly.
         width: of the terminal, characters.
     """
-    names = list(dict.fromkeys(name for one in params for name in one))
-    words = {name: column_words([one.get(name) for one in params]) for name in names}
+    shown = params[: len(is_dim)]
+    names = list(dict.fromkeys(name for one in shown for name in one))
+    words = {name: column_words([one.get(name) for one in params])[: len(shown)] for name in names}
     each = {name.replace("_", "_\n"): words[name] for name in names}
     apart = 2
     taken = sum(_column_width(heading, cells) + apart for heading, cells in columns.items())
     if names and taken + sum(_column_width(heading, cells) + apart for heading, cells in each.items()) - apart > width:
         room = max(12, width - taken)
-        cells = [[f"{name}={words[name][row]}" for name in one] for row, one in enumerate(params)]
+        cells = [[f"{name}={words[name][row]}" for name in one] for row, one in enumerate(shown)]
         each = {"parameters": [_folded(cell, room) for cell in cells]}
     table = Table(
         title=title,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, column_words
+from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, parameter_words
 from sweeplab.records import SweepRecord
 
 FEWEST_VALUES = 5
@@ -22,14 +22,16 @@ def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
     if winner is None:
         return (f"{WHAT_NEXT[0].upper()}{WHAT_NEXT[1:]}.",)
     return (
-        *_ends(sweep, measured, winner),
+        *_ends(sweep, leaderboard, measured, winner),
         *_more_trials(sweep, measured, winner),
         *_other_seeds(leaderboard, winner),
         *_more_images(leaderboard, winner),
     )
 
 
-def _ends(sweep: SweepRecord, measured: list[LeaderboardRow], winner: LeaderboardRow) -> Iterator[str]:
+def _ends(
+    sweep: SweepRecord, leaderboard: Leaderboard, measured: list[LeaderboardRow], winner: LeaderboardRow
+) -> Iterator[str]:
     """Parameters of which the best has the lowest or highest value that was tried."""
     for name in sweep.parameters:
         values: list[Any] = [row.params.get(name) for row in measured]
@@ -38,7 +40,7 @@ def _ends(sweep: SweepRecord, measured: list[LeaderboardRow], winner: Leaderboar
         best = winner.params[name]
         if best in (min(values), max(values)):
             end, place = ("lowest", "below") if best == min(values) else ("highest", "above")
-            word = column_words(values)[measured.index(winner)]
+            word = parameter_words(leaderboard.rows)[name][leaderboard.rows.index(winner)]
             yield f"The best has the {end} {name} that was tried, {word}: search {place} it too."
 
 

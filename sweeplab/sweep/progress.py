@@ -10,6 +10,7 @@ from rich.text import Text
 
 from sweeplab.evaluation.retention import best_cleaned_point, best_of_trials, retention
 from sweeplab.live_line import live_line
+from sweeplab.ranking.leaderboard import short_value
 from sweeplab.records import OVER, Point, TrialRecord, duration, number_of, percent
 from sweeplab.terminal import PatientConsole, wrapped
 
@@ -78,7 +79,7 @@ class SweepProgress:
         over = sum(one.state in OVER for one in self.trials.values())
         best = self._best()
         mark = " (best so far)" if best is not None and best[0] == trial.number else ""
-        params = "  ".join(f"{name}={short(value)}" for name, value in trial.params.items())
+        params = "  ".join(f"{name}={short_value(value)}" for name, value in trial.params.items())
         came_of_it = outcome(trial, self.victim_accuracy, self.asr_ceiling)
         left = f"  |  ETA {self.eta()}" if over < self.total else ""
         self._say(f"{over}/{self.total}  trial {trial.number}: {came_of_it}{mark}  |  {params}{left}")
@@ -146,8 +147,3 @@ def worth(point: Point, victim_accuracy: float) -> str:
     """What a cleaned point keeps, and at which ASR."""
     kept = retention(point.measurement.accuracy, victim_accuracy)
     return f"keeps {percent(kept)} at ASR {percent(point.measurement.asr)}"
-
-
-def short(value: Any) -> str:
-    """A parameter's value in few characters."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

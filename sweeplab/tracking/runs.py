@@ -376,7 +376,7 @@ def _description(sweep: SweepRecord) -> str:
     made, names = sweep.origin, ", ".join(f"`{name}`" for name in sweep.parameters)
     rate = f", {percent(made.poison_rate, None)} of the pairs" if made.poison_rate is not None else ""
     attack = f" The victim: {made.attack}, target {sweep.target}{rate}." if made.attack else ""
-    accuracy, ceiling = percent(sweep.victim.accuracy, 2), percent(sweep.asr_ceiling, None)
+    accuracy, ceiling = percent(sweep.victim.accuracy), percent(sweep.asr_ceiling, None)
     paragraphs = [
         f"`{sweep.method}` on `{sweep.victim_name}`: {number_of(sweep.planned_trials, 'trial')} of "
         f"{number_of(sweep.epochs, 'epoch')} over {names or 'no parameter'}.{attack}",

@@ -342,7 +342,8 @@ class TestTimeline:
             [2, 2, 4, 1, "running"],
         ]
         assert plain(describe_timeline(frame, self.COSTS)) == (
-            "4 attempts within 4 hours, up to 2 at a time: 7 worker-hours; 10 % of it lost to failures and repetition."
+            "4 attempts within 4 h 00 min, up to 2 at a time: 7 h 00 min of workers; 10 % of it lost to "
+            "failures and repetition."
         )
         assert len(draw_timeline(frame).data) == 3
 

@@ -393,10 +393,12 @@ def test_many_parameters_share_a_column_and_brackets_are_no_markup():
 @pytest.mark.parametrize(
     ("value", "short"),
     [
-        (0.0012, "1.2e-03"),
+        (0.0012, "0.0012"),
+        (0.00012, "1.2e-04"),
         (0.05, "0.05"),
         (0.0, "0"),
-        (123456.0, "1.2e+05"),
+        (123456.5, "1.23e+05"),
+        (0.285, "0.285"),
         (7, "7"),
         (True, "yes"),
         (None, "–"),

@@ -150,7 +150,7 @@ def test_the_experiments_description_says_what_the_sweep_is_unless_the_user_wrot
 
     first = description()
     assert first.startswith("`cleanclip` on `toy-victim`: 3 trials of 2 epochs over `learning_rate`, `ssl_weight`.")
-    assert "with an ASR below 5 %, retention its accuracy over the victim's, 90.00 %" in first
+    assert "with an ASR below 5 %, retention its accuracy over the victim's, 90.0 %" in first
     assert description("no backdoor", "old") == f"{first}\n\nno backdoor\n\nold"
     assert description() == first
     tracker = Tracker(home, record(), HEADER)
