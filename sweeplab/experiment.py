@@ -843,9 +843,12 @@ def smoke_victim(victim: PretrainedVictim | CheckpointVictim, seed: int = 0) -> 
     )
 
 
+SMOKE_ENDING = "-smoke"
+
+
 def smoke_name(name: str) -> str:
     """Of a sweep's or victim's miniature."""
-    return f"{name[:74]}-smoke"
+    return f"{name[:74]}{SMOKE_ENDING}"
 
 
 def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:

@@ -277,7 +277,41 @@ def test_sweeps_are_compared_in_a_table_and_a_page(home: Path, table: Path, tmp_
     assert [row["x"] for row in found["against"] if row["line"] == "second"] == [1e-4, 1e-3, 1e-2]
     assert not (home / "compare.html").exists()
     assert "named 'third'" in refused("compare", "first", "third")
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no dynamics.csv" in refused("compare", "first", str(tmp_path / "empty"))
+    assert "page.html is no table: its name ends in none" in refused("compare", str(tmp_path / "page.html"))
     assert refused("compare", "first", "--marks", "lines") == "--marks lines is unknown; known: points, frontier, line"
+
+
+@pytest.mark.parametrize("words", [("compare", "nothing"), ("reproduce", "verma", "tab1")])
+def test_a_page_that_cannot_be_written_is_refused_first(home: Path, tmp_path: Path, words: tuple[str, ...]):
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "file").touch()
+    for name, why in (
+        ("page.pdf", "must be a file that ends in .html"),
+        ("folder.html", "is a folder; name a file in it"),
+        ("file/page.html", "is no folder; name another place"),
+        ("file/deeper/page.html", "is no folder; name another place"),
+    ):
+        assert refused(*words, "--to", str(tmp_path / name)).endswith(why)
+
+
+def test_a_pattern_leaves_out_miniatures_and_other_searches_of_a_sweep_unless_it_names_them(home: Path, table: Path):
+    """`ablation-random` is no other search: there is no sweep `ablation`."""
+    for name in ("fig-5", "fig-5-tpe", "fig-5-smoke", "fig-10", "ablation-random"):
+        assert command("import", str(table), "--sweep", name)[0] == 0
+
+    def names(*patterns: str) -> list[str]:
+        found = json_of("compare", *patterns)
+        return [row["name"] for row in found["results"] if row["series"] != "victim"]
+
+    assert names("fig-*") == ["fig-5", "fig-10"]
+    assert json_of("compare", "fig-*")["notes"][0].startswith("'fig-*' leaves out fig-5-smoke, fig-5-tpe: a pattern")
+    assert "fig-* leaves out" in command("compare", "fig-*")[2].replace("'", "")
+    assert names("fig-*-tpe", "fig-*-smoke") == ["fig-5-tpe", "fig-5-smoke"]
+    assert names("fig-5-smoke") == ["fig-5-smoke"]
+    assert names("ablation-*") == ["ablation-random"]
+    assert refused("compare", "*smok?").startswith("'*smok?' fits fig-5-smoke alone: a pattern takes miniatures")
 
 
 def test_sweeps_that_were_measured_on_other_images_are_refused(home: Path):

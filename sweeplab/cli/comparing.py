@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sweeplab.cli.program import RESULTS, AsJson, app, command, say, say_json, say_notes, say_table
+from sweeplab.cli.program import RESULTS, AsJson, app, check_page, command, say, say_json, say_notes, say_table
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 
@@ -16,8 +16,8 @@ def compare(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Sweeps and victims of the home, patterns too ('verma-fig6-*'), and folders that `sweeplab examine "
-            "--to` wrote."
+            help="Sweeps and victims of the home, patterns too ('verma-fig6-*'; miniatures by '*-smoke' alone), and "
+            "folders that `sweeplab examine --to` wrote."
         ),
     ],
     by: Annotated[
@@ -32,7 +32,7 @@ def compare(
         list[int] | None,
         typer.Option(help="Number of a trial whose way is shown; may be repeated. The best by default."),
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="File to write the page to; compare.html of the home.")] = None,
+    to: Annotated[Path | None, typer.Option(help="File to write the page to, .html; compare.html of the home.")] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -45,12 +45,22 @@ def compare(
 
     if marks not in MARKS:
         raise InvalidInput(f"--marks {marks} is unknown; known: points, frontier, line")
+    if to is not None:
+        check_page(to)
     from dashboards.several import build_comparison, tables_of
 
-    comparison = Comparison.of(gather(home_folder(to_read=True), names), by)
+    found, left_out = gather(home_folder(to_read=True), names)
+    say_notes(left_out)
+    comparison = Comparison.of(found, by)
     comparison.check_trials(trial or [])
     if as_json:
-        say_json({"by": comparison.by, "notes": notes_of(comparison), **tables_of(comparison, marks, trial or [])})
+        say_json(
+            {
+                "by": comparison.by,
+                "notes": [*left_out, *notes_of(comparison)],
+                **tables_of(comparison, marks, trial or []),
+            }
+        )
     elif (table := render_results(comparison)).row_count:  # none of tables over checkpoints alone
         say_table(lambda _: table)
     if to is None and as_json and not opens:

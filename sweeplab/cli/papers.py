@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeplab.cli.program import RESULTS, AsJson, app, command, say, say_json, say_table
+from sweeplab.cli.program import RESULTS, AsJson, app, check_page, command, say, say_json, say_table
 from sweeplab.cli.scripts import load_script, resolve, select
 from sweeplab.commands.papers import PaperRun
 from sweeplab.specs import InvalidInput
@@ -61,8 +61,8 @@ def reproduce(
 
     if (as_json + markdown + (to is not None)) > 1:
         raise InvalidInput("--json, --markdown and --to exclude each other; give one")
-    if to is not None and to.suffix != ".html":
-        raise InvalidInput(f"--to={to} must be a file that ends in .html")
+    if to is not None:
+        check_page(to)
     name, chosen = reproduce_module.chosen(paper, rows or [])
     home = home_folder(to_read=True)
     found = reproduce_module.reproduce(home, name, chosen, experiments_in(Path("sweeps")))

@@ -83,6 +83,22 @@ def say_table(table_of: Callable[[int], Table]) -> None:
     console.print(table_of(console.width))
 
 
+def check_page(to: Path) -> None:
+    """Refuse a page's file that cannot be written, before the work for it is done; its folders may be missing.
+
+    Raises:
+        InvalidInput: for another ending than .html, a folder, or a place in which no file can be made.
+    """
+    if to.suffix != ".html":
+        raise InvalidInput(f"--to={to} must be a file that ends in .html")
+    if to.is_dir():
+        raise InvalidInput(f"--to={to} is a folder; name a file in it")
+    above = next(parent for parent in to.absolute().parents if os.path.lexists(parent))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        what = "cannot be written to" if above.is_dir() else "is no folder"
+        raise InvalidInput(f"--to={to}: {above} {what}; name another place")
+
+
 # --- exit codes
 
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)

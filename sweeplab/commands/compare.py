@@ -2,14 +2,15 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from sweeplab.evaluation.measure import Evaluation
+from sweeplab.experiment import SMOKE_ENDING, Search
 from sweeplab.ranking.compared import (
     TEST_IMAGES,
     TEST_SETS,
@@ -31,8 +32,9 @@ DYNAMICS = "dynamics.csv"
 """What `sweeplab examine --to` writes over checkpoints."""
 
 
-def gather(home: Path, names: Sequence[str]) -> list[Compared]:
-    """What was asked for, each once, in the order of the names; of a pattern by name, numbers in it as numbers.
+def gather(home: Path, names: Sequence[str]) -> tuple[list[Compared], list[str]]:
+    """What was asked for, each once, in the order of the names; of a pattern by name, numbers in it as numbers. And
+    notes of what the patterns left out: see `_ending`.
 
     Args:
         home: where the sweeps and victims are.
@@ -45,25 +47,73 @@ def gather(home: Path, names: Sequence[str]) -> list[Compared]:
     folders, victims = sweeps_of(home)[0], victims_of(home)[0]
     found: dict[str, Compared] = {}
     imported: dict[Any, str] = {}
+    notes: list[str] = []
     for pattern in names:
         path = Path(pattern)
         if path.exists() and (path.suffix in TABLES or (path / DYNAMICS).exists()):
             one = _table(path)
             found[f"table {one.name}"] = one
             continue
-        chosen = sorted((f for f in folders if _matches(f, pattern)), key=lambda f: _in_number_order(f.name))
-        trained = [row for row in victims if any(fnmatchcase(name, pattern) for name in (row.victim, row.folder.name))]
+        sweeps = {folder.name: folder for folder in folders if _matches(folder, pattern)}
+        rows = {row.folder.name: row for row in victims if any(fnmatchcase(n, pattern) for n in _names(row))}
+        left = [name for name in sweeps if not pattern.endswith(_ending(name, {folder.name for folder in folders}))]
+        left += [name for name, row in rows.items() if pattern != name and not pattern.endswith(_ending(row.victim))]
+        chosen = sorted((f for name, f in sweeps.items() if name not in left), key=lambda f: _in_number_order(f.name))
+        trained = [row for name, row in rows.items() if name not in left]
         trained.sort(key=lambda row: _in_number_order(row.victim))
         if not chosen and not trained:
-            raise InvalidInput(
-                f"no sweep and no victim is named {pattern!r}, and it is no table: give names of {home}, patterns such "
-                f"as 'verma-fig6-*', or folders that `sweeplab examine --to` wrote; known: {_known(folders, victims)}"
-            )
+            raise InvalidInput(_nothing(home, pattern, left, _known(folders, victims)))
+        if left:
+            notes.append(f"{pattern!r} leaves out {', '.join(left)}: {ONLY_NAMED}")
         for folder in chosen:
             found.setdefault(f"sweep {folder.name}", _sweep(folder, imported))
         for row in trained:
             found.setdefault(f"victim {row.folder.name}", _victim(row, is_one_of_several(row, victims)))
-    return list(found.values())
+    return list(found.values()), notes
+
+
+ONLY_NAMED = "a pattern takes miniatures, and sweeps searched another way, only if it ends as their names do"
+
+
+def _ending(name: str, sweeps: Collection[str] = ()) -> str:
+    """What `--smoke` put behind a name, or `--search` behind that of a sweep which is there as its script has it too.
+
+    With them the figure of a family would be refused, since a miniature has other test images, or show a sweep twice.
+
+    Args:
+        name: of a sweep or victim.
+        sweeps: the names of all.
+    """
+    if name.endswith(SMOKE_ENDING):
+        return SMOKE_ENDING
+    base, dash, word = name.rpartition("-")
+    samplers = get_args(Search.model_fields["sampler"].annotation)
+    return dash + word if word in samplers and base in sweeps else ""
+
+
+def _nothing(home: Path, pattern: str, left: Collection[str], known: str) -> str:
+    """Why nothing is compared."""
+    path = Path(pattern)
+    if left:
+        return f"{pattern!r} fits {', '.join(left)} alone: {ONLY_NAMED}"
+    if path.is_dir():
+        return f"{path} holds no {DYNAMICS}, which `sweeplab examine FOLDER --to` writes over a victim's epochs"
+    if path.exists():
+        return f"{path} is no table: its name ends in none of {', '.join(TABLES)}"
+    return (
+        f"no sweep and no victim is named {pattern!r}, and it is no table: give names of {home}, patterns such "
+        f"as 'verma-fig6-*', or folders that `sweeplab examine --to` wrote; known: {known}"
+    )
+
+
+def _known(folders: Sequence[SweepFolder], victims: Sequence[VictimRow]) -> str:
+    names = dict.fromkeys([*(folder.name for folder in folders), *(row.victim for row in victims)])
+    return ", ".join(names) or "none yet"
+
+
+def _names(row: VictimRow) -> tuple[str, str]:
+    """By which a victim is asked for: its own, and its folder's."""
+    return row.victim, row.folder.name
 
 
 def _in_number_order(name: str) -> list[str | float]:
@@ -79,11 +129,6 @@ def _matches(folder: SweepFolder, pattern: str) -> bool:
 def is_one_of_several(row: VictimRow, victims: Sequence[VictimRow]) -> bool:
     """Whether another victim has its name, and another digest."""
     return sum(other.victim == row.victim for other in victims) > 1
-
-
-def _known(folders: Sequence[SweepFolder], victims: Sequence[VictimRow]) -> str:
-    names = dict.fromkeys([*(folder.name for folder in folders), *(row.victim for row in victims)])
-    return ", ".join(names) or "none yet"
 
 
 def _sweep(folder: SweepFolder, imported: dict[Any, str]) -> ComparedSweep:
