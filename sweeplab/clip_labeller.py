@@ -61,9 +61,11 @@ def labeller_at(path: Path, architecture: str | None = None) -> Labeller:
             weights that do not say it. The files of a tokeniser lie beside the .json file, else beside the weights.
 
     Raises:
-        InvalidInput: if files cannot be read, weights are of another architecture, or a model that is none of CLIP's
-            own does not say how its images are prepared, or says what is not known here.
+        InvalidInput: if files are lacking or cannot be read, weights are of another architecture, or a model that is
+            none of CLIP's own does not say how its images are prepared, or says what is not known here.
     """
+    if not path.exists():
+        raise InvalidInput(f"model {path} does not exist; give a model's folder, or a file of weights")
     config, preprocessing, folder = _described(path, architecture)
     prepared = _checked_preprocessing(config, preprocessing, path)
     if not path.is_dir() and quick_gelu_of(path) not in (None, bool(config.get("quick_gelu", False))):

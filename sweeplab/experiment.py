@@ -922,17 +922,23 @@ def family(spec: E, field: str, values: Sequence[Any] | Mapping[str, Any]) -> tu
         values: of the field; where they are no numbers, words or named specs, by the word that stands in the name.
 
     Raises:
-        InvalidInput: if there is no such field, the search sets it, a value breaks a rule, or two members would have
-            the same name.
+        InvalidInput: if there is no such field, it is a name, the search sets it, there are no values, a value breaks
+            a rule, or two members would have the same name.
     """
-    if not isinstance(values, Collection) or isinstance(values, str):
-        raise InvalidInput(f"family over {field!r}: values={values!r} must be a sequence, or values by words")
+    if not isinstance(values, Collection) or isinstance(values, str) or len(values) == 0:
+        raise InvalidInput(
+            f"family over {field!r}: values={values!r} must be a sequence, or values by words; one at least"
+        )
     if parameter := searched_parameter(spec, field):
         raise InvalidInput(
             f"family over {field!r}: the search sets {parameter} in every trial, so that none has the values "
             f"{tuple(values)}; fix {parameter} in the space (or by `with_grid`), or search these values"
         )
     words = dict(values) if isinstance(values, Mapping) else {_word(value): value for value in values}
+    if "" in words:
+        raise InvalidInput(
+            f"family over {field!r}: an empty word makes no name; give each value one: {{'WORD': VALUE}}"
+        )
     if len(words) != len(values):
         raise InvalidInput(f"family over {field!r}: the values {tuple(values)} give names that are the same")
     return tuple(_override(spec, field.split("."), value, field, behind=word) for word, value in words.items())
@@ -999,6 +1005,8 @@ def _override(spec: Any, names: list[str], value: Any, path: str, behind: str | 
     current = getattr(spec, first)
     changes = {first: _override(current, rest, value, path, behind) if rest else value}
     if behind is not None and isinstance(spec, NAMED):
+        if first == "name":
+            raise InvalidInput(f"{asked}: a family names its members itself; give names as `replace(name=...)`")
         changes["name"] = f"{spec.name}-{behind}"
     return spec.replace(**changes)
 

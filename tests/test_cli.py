@@ -281,6 +281,7 @@ def test_of_a_pattern_the_shards_that_are_missing_are_counted(sweep: CleaningSwe
 def test_only_with_an_unknown_name_is_refused_with_the_known_ones(sweep: CleaningSweep, refusal):
     message = refusal(["--only", "other"], sweep, sweep.replace(name="second"))
     assert message == "--only other: the script has no such sweep or victim; it has made-up, second"
+    assert refusal(["--only", ""], sweep) == "--only '': the script has no such sweep or victim; it has made-up"
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(sweep: CleaningSweep, refusal, tmp_path: Path):

@@ -315,7 +315,15 @@ def test_a_family_of_equal_names_or_of_an_unknown_field_is_refused():
         family(VICTIM, "data.speed", (1, 2))
 
 
-@pytest.mark.parametrize("values", [5, "adam"])
+def test_a_family_without_members_or_without_names_is_refused(base: CleaningSweep):
+    with pytest.raises(InvalidInput, match=r"^family over 'epochs': an empty word makes no name; give each value one"):
+        family(VICTIM, "epochs", {"": 1, "two": 2})
+    for spec, field in ((VICTIM, "name"), (base, "victim.name")):
+        with pytest.raises(InvalidInput, match=rf"^family over '{field}': a family names its members itself"):
+            family(spec, field, ("one", "other"))
+
+
+@pytest.mark.parametrize("values", [5, "adam", (), {}])
 def test_a_family_over_one_value_is_refused(values: object):
     with pytest.raises(InvalidInput, match=r"^family over 'epochs': values=.* must be a sequence"):
         family(VICTIM, "epochs", values)  # type: ignore[arg-type]

@@ -185,7 +185,9 @@ def select(experiments: "Sequence[Experiment]", only: Sequence[str]) -> "list[Ex
     names = [experiment.name for experiment in experiments]
     unknown = [pattern for pattern in only if not any(fnmatchcase(name, pattern) for name in names)]
     if unknown:
-        raise InvalidInput(f"--only {unknown[0]}: the script has no such sweep or victim; it has {', '.join(names)}")
+        raise InvalidInput(
+            f"--only {unknown[0] or repr('')}: the script has no such sweep or victim; it has {', '.join(names)}"
+        )
     return [e for e in experiments if not only or any(fnmatchcase(e.name, pattern) for pattern in only)]
 
 

@@ -321,6 +321,8 @@ def test_a_folder_that_is_no_labeller_is_refused(
 
 def test_weights_alone_need_the_name_of_an_architecture(siglip: Path):
     weights = siglip / "open_clip_model.safetensors"
+    with pytest.raises(InvalidInput, match=r"model .*nowhere does not exist; give a model's folder, or a file"):
+        labeller_at(siglip / "nowhere")
     with pytest.raises(InvalidInput, match="does not say its architecture; give --architecture NAME"):
         labeller_at(weights)
     with pytest.raises(InvalidInput, match="nothing says how its images are prepared"):
