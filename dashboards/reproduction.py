@@ -14,6 +14,7 @@ from sweeplab.ranking.reproduction import (
     Row,
     Run,
     counts,
+    printed_lines,
     protocol_lines,
     run_lines,
 )
@@ -40,10 +41,11 @@ def _is_held(row: Row) -> bool:
 
 def _header(found: Reproduction) -> str:
     tiles = [(name, f"{count:,}", note) for name, count, note in counts(found)]
+    printed = "".join(f'<p class="lead">{escape(line)}.</p>\n' for line in printed_lines(found.rows))
     return f"""<header>
 <p class="kicker">A paper's experiments, here</p>
 <h1>{escape(found.title)}</h1>
-{tiles_html(tiles)}
+{printed}{tiles_html(tiles)}
 </header>"""
 
 

@@ -76,8 +76,9 @@ def reproduce(
         say(str(build_reproduction(found, to)))
     else:
         say_table(lambda _: reproduction.render_rows(found))
-        if any(row.numbers for row in reproduction.shown(found, all_rows=bool(rows))):
-            say("")
+        shown = reproduction.shown(found, all_rows=bool(rows))
+        if any(row.numbers for row in shown):
+            say("\n".join(["", *reproduction.printed_lines(shown)]))
             say_table(lambda _: reproduction.render_numbers(found, all_rows=bool(rows)))
         for line in reproduction.detail_lines(found, all_rows=bool(rows)):
             say(line)

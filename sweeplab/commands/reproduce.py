@@ -320,6 +320,7 @@ def _number(published: Published, found: Mapping[str, _Found]) -> Number:
         published.place,
         published.remark,
         published.run,
+        is_printed=bool(published.run) and not published.of,
     )
     if not sources or any(one.run.state == NOT_RUN for one in sources):
         return dataclasses.replace(number, missing=NOT_RUN)

@@ -121,6 +121,8 @@ class Number:
     remark: str
     run: str
     """What measures it here, in the script's words; empty: nothing."""
+    is_printed: bool = False
+    """Whether the row's last command prints ours, which is not read back."""
     ours: Ours | None = None
     missing: str = ""
     """Why there is none of ours."""
@@ -360,6 +362,16 @@ def detail_lines(found: Reproduction, *, all_rows: bool) -> list[str]:
     return [*lines, "", *protocol_lines(found), summary(found) + hint]
 
 
+def printed_lines(rows: Sequence[Row]) -> list[str]:
+    """How many of the rows' published numbers never have ours beside them here; none where all may have it."""
+    numbers = [number for row in rows for number in row.numbers]
+    ids = [row.id for row in rows if any(number.is_printed for number in row.numbers)]
+    if not ids:
+        return []
+    count = f"{sum(number.is_printed for number in numbers)} of {number_of(len(numbers), 'published number')}"
+    return [f"{count}, of {', '.join(ids)}: ours is printed by the row's last command, and is not read back here"]
+
+
 def protocol_lines(found: Reproduction) -> list[str]:
     """Under which protocol the runs are, and that the published numbers are under neither; none where none is known."""
     known = sorted({run.protocol for row in found.rows for run in row.runs if run.protocol})
@@ -383,8 +395,9 @@ def run_lines(run: Run) -> list[str]:
 
 def markdown(found: Reproduction) -> str:
     """The rows, the numbers and the runs as Markdown tables."""
+    lines = [*printed_lines(found.rows), *protocol_lines(found)]
     parts = [
-        "".join(f"{line}\n" for line in (f"# {found.title}\n", f"{summary(found)}.", *protocol_lines(found))),
+        "".join(f"{line}\n" for line in (f"# {found.title}\n", f"{summary(found)}.", *(f"{one}." for one in lines))),
         _table(
             ("row", "shows", "state", "commands"),
             [

@@ -1,6 +1,7 @@
 """Papers' rows beside what a home holds: their states, our numbers beside the published ones, what is a miniature."""
 
 import dataclasses
+import html
 import json
 import re
 from pathlib import Path
@@ -210,10 +211,11 @@ def test_a_smoke_run_is_found_under_its_own_name_and_a_whole_one_goes_before_it(
     row = json.loads(command("reproduce", "verma", "fig12-m", "--json")[1])["rows"][0]
     assert (row["state"], row["runs"][0]["found"]) == ("2 of 44 trials, imported", "verma-fig12-m")
     assert {number["label"] for number in row["numbers"]} == {"imported: sizes not known"}
-    assert row["commands"] == ["python sweeps/verma_victims.py --only verma-fig12-m"]
+    drawn = "sweeplab compare 'verma-fig12-*'"
+    assert row["commands"] == ["python sweeps/verma_victims.py --only verma-fig12-m", drawn]
     imported(own_home, "verma-fig12-s", counted=False, points=[(i, e, 40, 2) for i in range(71) for e in (0, 1)])
     row = json.loads(command("reproduce", "verma", "fig12-s", "--json")[1])["rows"][0]
-    assert (row["state"], row["commands"]) == ("done, imported", [])
+    assert (row["state"], row["commands"]) == ("done, imported", [drawn])
 
 
 def victim_in(
@@ -359,3 +361,14 @@ def test_what_is_measured_elsewhere_says_so_only_once_its_run_is_there(own_home:
     ]
     rows = json.loads(command("reproduce", "safeclip", "tab2", "tab3", "fig3a", "fig3b", "--json")[1])["rows"]
     assert {number["missing"] for row in rows for number in row["numbers"]} == {"not run"}
+    assert all(number["is_printed"] for row in rows[2:] for number in row["numbers"])
+
+
+def test_numbers_that_are_not_read_back_are_counted_first(own_home: Path, in_repository: None):
+    head = "3 of 3 published numbers, of safeclip-fig3a, safeclip-fig3b: ours is printed by the row's last command"
+    assert head in command("reproduce", "safeclip", "fig3a", "fig3b")[1]
+    assert f"\n{head}" in command("reproduce", "safeclip", "fig3a", "fig3b", "--markdown")[1]
+    command("reproduce", "safeclip", "--to", str(own_home / "page.html"))
+    page = html.unescape((own_home / "page.html").read_text())
+    assert page.index("published numbers, of safeclip-tab2, safeclip-tab3,") < page.index("Rows done")
+    assert "read back" not in command("reproduce", "verma")[1]
