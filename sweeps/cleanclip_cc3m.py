@@ -3,7 +3,7 @@
     python sweeps/cleanclip_cc3m.py --dry-run                                 # the plans; needs no data
     python sweeps/cleanclip_cc3m.py --smoke                                   # in miniature
     ray job submit --working-dir . -- python sweeps/cleanclip_cc3m.py --only 'cleanclip-c1-*' --only 'cleanclip-c2-*'
-    sweeplab examine VICTIM_FOLDER --script sweeps/cleanclip_cc3m.py --only cleanclip-fig7a --to tables
+    sweeplab examine VICTIM_FOLDER --script sweeps/cleanclip_cc3m.py --only cleanclip-fig7a --to tables/fig7a
 
 What to put where (or name other places: victim.data.path=..., evaluation.test.path=...):
 

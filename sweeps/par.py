@@ -27,8 +27,8 @@ against the paper):
     par-tab-synth: 99.8 -> 3.7         par-fig5-*-0.0005: ASR 92 before cleaning
 
 Figs. 4, 9 and 10 record the parts of the loss every 25 steps, and accuracy and ASR on 10,000 images as often; their
-maps are `sweeplab examine CHECKPOINT... --what map --to tables`. Poisons of BadCLIP have captions of the training set
-that mention bananas, as BadCLIP's authors have it; all others have templates.
+maps are `sweeplab examine CHECKPOINT... --what map --to maps/FIGURE`. Poisons of BadCLIP have captions of the training
+set that mention bananas, as BadCLIP's authors have it; all others have templates.
 
 Chosen here, since the texts at hand do not say it: how models are poisoned (OpenAI's weights, 500,000 pairs of CC3M
 with 1,500 poisons, 5 epochs at 1e-5), the settings of CleanCLIP (rate 1e-5, its own default) and of RoCLIP (5e-5, its

@@ -4,7 +4,7 @@
     python sweeps/safeclip_cc1m.py --smoke                                    # in miniature
     ray job submit --working-dir . -- python sweeps/safeclip_cc1m.py --only 'safeclip-tab1-*'
     sweeplab evaluate CHECKPOINT --sets sweeps/safeclip_cc1m.py               # Table 2: ten sets, zero-shot and probe
-    sweeplab examine VICTIM_FOLDER --script sweeps/safeclip_cc1m.py --only safeclip-tab3-5-1 --to tables
+    sweeplab examine VICTIM_FOLDER --script sweeps/safeclip_cc1m.py --only safeclip-tab3-5-1 --to tables/5-1
 
 What to put where (or name other places: victim.data.path=..., victim.poisoning.mentioned_in.path=...,
 victim.evaluation.test.path=...):

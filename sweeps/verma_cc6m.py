@@ -17,11 +17,12 @@ the victim's; published):
     verma-fig2-s-ssl              -71 % in the authors' data
     verma-fig6-m-5, -10           accuracy kept at ASR 30 to 50 % (Sec. 4); lowest ASR 31.9 % and 31.7 %
     verma-fig6-s-5, -10           -80 % (Sec. 4)
-    verma-fig13                   twice the cleaning pairs: -90 % (App. G)
-    verma-fig14-50, -100          longer cleaning: -24 % after 100 epochs (App. H), none stated for 50
-    verma-fig15                   SSL weights 2 to 8: no trend, no number
+    verma-fig13                   twice the cleaning pairs: about -90 % (text)
+    verma-fig14-50, -100          longer cleaning: about -24 % after 100 epochs (App. H), none stated for 50
+    verma-fig15                   SSL weights 2 to 8, beside 1 of D.4: no trend, no number
 
-Chosen here, since the texts do not say it: the rates of SSL alone (those of the victim's own list, D.3 or D.4); that
+The rates of MMCL alone and its batch of 128 are those of the authors' scripts, which elsewhere have 1e-4, 3e-4, 1e-3
+and 3e-3. Chosen here, since the texts do not say it: the rates of SSL alone (the victim's own list, D.3 or D.4); that
 Figs. 13 to 15 clean the MMCL + SSL victim (the objective is lost in the text at hand); and that points inside an epoch
 are measured where the authors' data have them (Figs. 2 and 13).
 """

@@ -56,7 +56,7 @@ SIZES = {
     "verma-fig13": (0, 14),
     "verma-fig14-50": (0, 13),
     "verma-fig14-100": (0, 13),
-    "verma-fig15": (0, 16),
+    "verma-fig15": (0, 16 + 23),  # weight 1 is D.4's
     "verma-fig17": (1, 0),
     "verma-fig18": (1, 0),
     "verma-fig19": (0, 12),

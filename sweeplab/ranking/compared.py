@@ -54,8 +54,10 @@ class Compared:
         return "PSR" if "targeted-images" in attacks else "ASR"
 
     def value(self, by: str, params: Mapping[str, Any]) -> Any:
-        """The value of a field, or of a searched parameter in a trial's `params`; None: it has none."""
-        return params[by] if by in params else self.fields.get(by)
+        """The value of a field, or of a searched parameter in a trial's `params`; where a parameter is not searched,
+        that of its field. None: it has none."""
+        places = (by, *(f"{part}.{by}" for part in ("method", "start", "optimization")))
+        return params[by] if by in params else next((self.fields[p] for p in places if p in self.fields), None)
 
 
 @dataclass(frozen=True, kw_only=True)

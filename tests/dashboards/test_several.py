@@ -82,6 +82,12 @@ class TestWhatTellsThemApart:
         assert comparison.series == ("learning_rate 1e-04", "learning_rate 1e-03")
         assert result_table(comparison)["accuracy"].tolist() == [0.4, 0.35, 0.3]
 
+    def test_a_sweep_that_does_not_search_a_parameter_has_the_value_of_its_field(self):
+        """It is one series more, in the order of the values: SSL weight 1 of D.4 beside the weights of D.16."""
+        searched = compared("s", trial(0, START, ssl_weight=4.0), fields={"method.ssl_weight": 1.0})
+        fixed = compared("t", trial(0, START), fields={"method.ssl_weight": 1.0})
+        assert Comparison.of([searched, fixed], "ssl_weight").series == ("ssl_weight 1", "ssl_weight 4")
+
     def test_an_unknown_field_is_refused_with_those_that_differ(self):
         items = [Compared(name=f"v{n}", victim="", fields={"seed": n, "epochs": 3}) for n in range(2)]
         with pytest.raises(InvalidInput, match="no field and no parameter; these take several values: seed"):
