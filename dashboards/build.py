@@ -39,7 +39,7 @@ from sweeplab.ranking.leaderboard import (
     parameter_words,
     result_lines,
 )
-from sweeplab.ranking.next_steps import next_steps
+from sweeplab.ranking.next_steps import more_trials, next_steps
 from sweeplab.ranking.summary import ReadOutcomes
 from sweeplab.records import Point, SweepRecord, number_of
 from sweeplab.storage.files import write_atomically
@@ -112,8 +112,8 @@ def views_of(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extr
         _importance_view(sweep, extras),
         _pair_view(points, extras),
         _parallel_view(points),
-        _seeds_view(leaderboard),
-        _gallery_view(leaderboard, extras),
+        _seeds_view(sweep, leaderboard),
+        _gallery_view(sweep, leaderboard, extras),
         _comparison_view(sweep, leaderboard, extras),
         _budget_view(sweep),
         _pruning_view(sweep, leaderboard),
@@ -181,15 +181,17 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
     others = [f"{states[state]:,} {state}" for state in ("running", "pruned", "failed", "waiting") if states[state]]
     epochs = leaderboard.num_choices
     best = leaderboard.rows[0] if leaderboard.rows and leaderboard.rows[0].feasible else None
-    interval = ""
-    if best and best.retention_low is not None and best.retention_high is not None:
-        interval = f"95 % interval {100 * best.retention_low:.1f}–{100 * best.retention_high:.1f}"
     ceiling = style.ceiling_text(sweep.asr_ceiling)
+    interval = f"no epoch below {ceiling} ASR"
+    if best:
+        interval = "no interval: counts not known"
+        if best.retention_low is not None and best.retention_high is not None:
+            interval = f"95 % interval {100 * best.retention_low:.1f}–{100 * best.retention_high:.1f}"
     tiles = [
         (
             "Best retention",
             style.percent(best.retention if best else None),
-            interval or f"no epoch below {ceiling} ASR",
+            interval,
         ),
         (
             "At ASR",
@@ -201,7 +203,11 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
             style.percent(sweep.victim.accuracy),
             f"accuracy, at {style.percent(sweep.victim.asr)} ASR",
         ),
-        ("Cleaned trials", f"{feasible:,}", f"{certified:,} certified"),
+        (
+            "Cleaned trials",
+            f"{feasible:,}",
+            f"{certified:,} certified" if sweep.victim.is_counted else "none can be certified: counts not known",
+        ),
         (
             "Finished trials",
             f"{states['finished']:,}<small> of {max(sweep.planned_trials, len(sweep.trials)):,}</small>",
@@ -220,6 +226,8 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
             + trained,
         ),
         ("Method", sweep.method),
+        ("Cleaning pairs", origin.cleaning_pairs),
+        ("Poisons among them", "" if origin.cleaning_poisons is None else f"{origin.cleaning_poisons:,}"),
         ("Epochs a trial", f"{sweep.epochs:,}"),
         (
             "Test images",
@@ -263,7 +271,7 @@ def _result(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
 
 def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str]]:
     """What names the winner, or what came closest: headings and HTML."""
-    winner, script = leaderboard.winner, sweep.origin.script
+    winner = leaderboard.winner
     if winner is None:
         lines = [escape(line) for line in result_lines(leaderboard) if WHAT_NEXT not in line]
         return [("Closest", "<br>".join(lines))] if lines else []
@@ -275,17 +283,29 @@ def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str
     rows.append(("Weights", f"<code>{escape(winner.checkpoint)}</code>"))
     if leaderboard.promote is not None:
         rows.append(("Take it away", f"<code>{escape(leaderboard.promote)}</code>"))
-    if script.endswith(".py"):
-        command = f"sweeplab evaluate {shlex.quote(winner.checkpoint)} --script {shlex.quote(script)}"
-        rows.append(("Measure it", f"<code>{escape(command)}</code>"))
+    if measured := _measure_command(sweep, winner.checkpoint):
+        rows.append(("Measure it", f"<code>{escape(measured)}</code>"))
     return rows
+
+
+def _measure_command(sweep: SweepRecord, checkpoint: str) -> str:
+    """Measures weights as the sweep did, from any folder; empty where nothing says how."""
+    made, name = sweep.origin, shlex.quote(sweep.name)
+    command = f"sweeplab evaluate {shlex.quote(checkpoint)}"
+    if not made.has_spec:
+        return ""
+    if not made.has_own_code:
+        return f"{command} --sweep {name}"
+    script = str(Path(made.folder, made.script))
+    return f"{command} --script {shlex.quote(script)} --only {name}" if made.script else ""
 
 
 def _cost(leaderboard: Leaderboard, extras: Extras) -> str:
     """What the trials and the victim's training took."""
     costs = extras.costs
     if costs is None or not costs.worker_seconds:
-        text = f"{style.duration(sum(row.seconds for row in leaderboard.rows))} in trials"
+        seconds = sum(row.seconds for row in leaderboard.rows)
+        text = f"{style.duration(seconds)} in trials" if seconds else "not known"
     else:
         gpus = f", {style.duration(costs.gpu_seconds)} of GPUs" if costs.gpu_seconds else ""
         epochs = number_of(costs.trial_epochs, "trial-epoch")
@@ -382,8 +402,10 @@ def _parameters_view(sweep: SweepRecord, points: pd.DataFrame) -> View:
 def _importance_view(sweep: SweepRecord, extras: Extras) -> View:
     head = ("importance", "Which parameter matters", "Importance")
     if not extras.importances:
-        finding = "Too few trials to tell: five are needed on either side of each question."
-        return View(*head, finding, missing=f"`sweeplab resume {sweep.name} search.trials=...` runs more trials.")
+        finding = "Too few trials: at least five cleaned and five uncleaned trials are needed, or twenty cleaned ones."
+        command = more_trials(sweep)
+        missing = f"`{command}` runs more trials." if command else "A sweep of more trials, under another name."
+        return View(*head, finding, missing=missing)
     frame = importance_table(extras.importances)
     heads = {"parameter": "Parameter", **{question: f"For {question} %" for question in extras.importances}}
     return View(*head, describe_importance(frame), draw_importance(frame), small_table(frame, heads))
@@ -417,22 +439,28 @@ def _parallel_view(points: pd.DataFrame) -> View:
     return View(*head, describe_parallel(frame), draw_parallel(frame), table, least_width=width)
 
 
-def _seeds_view(leaderboard: Leaderboard) -> View:
+def _seeds_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
     head = ("seeds", "Seeds of one setting", "Seeds")
     frame = seed_points(leaderboard)
     if frame.empty:
         finding = "Every setting was run with one seed, so nothing tells how far chance carries."
         missing = "`python SCRIPT search.seeds_per_configuration=3`, under another name, runs each setting three times."
+        if not sweep.origin.has_spec:
+            missing = "A table that has trials with equal parameters."
         return View(*head, finding, missing=missing)
     heads = {"setting": "Setting", "trial": "Trial", "seed": "Seed", "retention": "Retention %"}
     heads |= {"lowest_asr": "Lowest ASR %", "mean": "Mean retention %", "sd": "Deviation %"}
     return View(*head, describe_seeds(frame), draw_seeds(frame), small_table(frame, heads, most=60))
 
 
-def _gallery_view(leaderboard: Leaderboard, extras: Extras) -> View:
+def _gallery_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> View:
     head = ("gallery", "The trigger, and what is seen in it", "Gallery")
     gallery, winner = extras.gallery, leaderboard.winner
     missing = f"`sweeplab report {leaderboard.sweep} --gallery` asks the victim and the winner about a few test images."
+    if not sweep.origin.has_spec or sweep.origin.has_own_code:
+        missing = "The sweep's record alone does not hold its images and models."
+    elif winner is None or winner.checkpoint is None:
+        missing = f"It takes a cleaned trial whose weights are kept; then {missing}"
     if gallery is None:
         return View(*head, "No pictures were made yet.", missing=missing)
     if winner is None or (winner.trial, winner.epoch) != (gallery["trial"], gallery["epoch"]):
@@ -456,7 +484,7 @@ def _comparison_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extra
     head = ("comparison", "The best trials image by image", "Image by image")
     frame = compared_trials(sweep, leaderboard, extras.outcomes)
     if frame.empty:
-        finding = "Outcomes per image of two cleaned trials are not there."
+        finding = "No two cleaned trials have their outcomes image by image."
         missing = "Sweeps that `sweeplab run` makes keep them; imported tables have none."
         return View(*head, finding, missing=missing)
     heads = {"trial": "Trial", "only_best": "Correct only in the best", "only_other": "Correct only in it"}

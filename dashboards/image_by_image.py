@@ -50,12 +50,13 @@ def describe_comparison(frame: pd.DataFrame) -> str:
     following = "one" if len(frame) == 1 else str(len(frame))
     if told.empty:
         return (
-            f"On these images trial {best} is not told from the next {following} by accuracy (McNemar, p from 0.05 "
-            "on): choose among them by ASR or cost."
+            f"On these images trial {best} cannot be told apart from the next {following} by accuracy "
+            "(McNemar, p ≥ 0.05): choose among them by ASR or cost."
         )
     same = len(frame) - len(told)
-    rest = f"; of {number_of(same, 'other')} it is not told" if same else ""
-    return f"By accuracy trial {best} is told from {len(told)} of the next {following} (McNemar, p below 0.05){rest}."
+    rest = f"; from {number_of(same, 'other')} it cannot" if same else ""
+    apart = f"By accuracy trial {best} can be told apart from {len(told)} of the next {following}"
+    return f"{apart} (McNemar, p < 0.05){rest}."
 
 
 def draw_comparison(frame: pd.DataFrame) -> go.Figure:

@@ -7,7 +7,6 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from sweeplab.records import number_of
 
 MOST_CELLS = 8
 """Cells along a parameter of more values than that."""
@@ -70,10 +69,11 @@ def describe_pair(frame: pd.DataFrame, names: tuple[str, str]) -> str:
     if cleaned.empty:
         return f"No cell of {names[0]} and {names[1]} holds a cleaned trial."
     best = cleaned.sort_values("retention").iloc[-1]
+    of = f"{best['cleaned']} of {best['trials']} trials" if best["trials"] > 1 else "its only trial"
     return (
         f"{len(cleaned)} of {len(frame)} cells that were tried hold a cleaned trial; the best is {names[0]} "
         f"{best['x_word']} with {names[1]} {best['y_word']}: {style.percent(best['retention'])} kept, "
-        f"{best['cleaned']} of {number_of(best['trials'], 'trial')} cleaned."
+        f"{of} cleaned."
     )
 
 

@@ -60,11 +60,12 @@ def cost_table(costs: Costs) -> pd.DataFrame:
 def describe_timeline(frame: pd.DataFrame, costs: Costs) -> str:
     """The figure in one sentence."""
     lanes = int(frame["lane"].max())
+    together = f"up to {lanes}" if lanes > 1 else "one"
     lost = costs.wasted_by_failure + costs.wasted_by_repetition
     gpus = f", {style.duration(costs.gpu_seconds)} of GPUs" if costs.gpu_seconds else ""
     share = style.percent(lost / costs.worker_seconds, 0) if lost else "nothing"
     return (
-        f"{number_of(len(frame), 'attempt')} within {style.duration(3600 * frame['ended'].max())}, up to {lanes} at a "
+        f"{number_of(len(frame), 'attempt')} within {style.duration(3600 * frame['ended'].max())}, {together} at a "
         f"time: {style.duration(costs.worker_seconds)} of workers{gpus}; {share} of it lost to failures and repetition."
     )
 

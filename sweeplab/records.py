@@ -322,6 +322,21 @@ class Origin:
     seed: int | None = None
     versions: tuple[tuple[str, str], ...] = ()
     """Program and version, those that can change a result."""
+    folder: str = ""
+    """In which it was started."""
+    sampler: str = ""
+    asked_trials: int = 0
+    """What `search.trials` says; 0: not known."""
+    seeds: int = 1
+    """Of each setting."""
+    cleaning_pairs: str = ""
+    """How many, and of which kind of source."""
+    cleaning_poisons: int | None = None
+    """Poisoned pairs among them; None: not known."""
+    has_spec: bool = True
+    """False in tables from elsewhere, which no command can continue or measure."""
+    has_own_code: bool = False
+    """Whether its script defines a class that it uses, so that its record does not say all."""
 
 
 @dataclass(frozen=True)

@@ -609,19 +609,41 @@ def origin_of(header: dict[str, Any]) -> Origin:
     """What a header says of the sweep's victim, its attack, its script and the versions that made it."""
     if "imported" in header:
         versions = (("sweeplab", version_of(header)),)
-        return Origin(script=f"imported from {header['imported']['file']}", versions=versions)
+        return Origin(script=f"imported from {header['imported']['file']}", versions=versions, has_spec=False)
     spec = header["spec"]
     victim = original_victim(spec.get("victim"))
     poisoning = section(victim, "poisoning")
     rate, seed, script = poisoning.get("rate"), spec.get("seed"), header.get("script")
+    search = section(spec, "search")
+    pairs, poisons = _cleaning_pairs(spec)
     return Origin(
         attack=_in_words(section(victim, "attack") or section(poisoning, "attack") or poisoning),
         poison_rate=rate if isinstance(rate, (int, float)) else None,
         objective=str(section(victim, "objective").get("kind", "")),
         script=script if isinstance(script, str) else "",
+        folder=str(header.get("working_folder", "")),
         seed=seed if isinstance(seed, int) else None,
+        sampler=str(search.get("sampler", "")),
+        asked_trials=_whole(search.get("trials")) or 0,
+        seeds=_whole(search.get("seeds_per_configuration")) or 1,
+        cleaning_pairs=pairs,
+        cleaning_poisons=poisons,
+        has_own_code=bool(header.get("own_code")),
         versions=tuple((name, str(version)) for name, version in section(header, "environment").items()),
     )
+
+
+def _cleaning_pairs(spec: dict[str, Any]) -> tuple[str, int | None]:
+    """What a sweep cleans with, such as `2,000 (fruit-stall)`, as far as its record says it, and the poisons in it."""
+    data, slipped = section(spec, "data"), section(spec, "slipped").get("count")
+    num = section(data, "sample").get("num", data.get("num_pairs"))
+    kind = str(data.get("kind", ""))
+    pairs = f"{num:,} ({kind})" if _whole(num) is not None else kind
+    return pairs, _whole(data.get("num_poisons") or slipped)
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _in_words(part: dict[str, Any]) -> str:

@@ -2,10 +2,13 @@
 
 import contextlib
 import csv
+import dataclasses
+import html
 import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -27,6 +30,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from dashboards.build import render_page
 from sweeplab import cli
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.badnet import BadNet
@@ -34,6 +38,7 @@ from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.cli import program
+from sweeplab.cli.running import ranked
 from sweeplab.cli.scripts import resolve
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
 from sweeplab.clip_model import SmallCLIP, architecture_json, build
@@ -1072,6 +1077,41 @@ def test_what_is_odd_about_a_test_folder_is_noted_beside_the_output(
     assert json.loads(stdout)
     assert "note: 1 files or folders in" in stderr
     assert "(.heic 1), the first: plum/3.heic" in stderr
+
+
+TWO_SWEEPS = """
+import fabricated
+
+SWEEPS = (fabricated.SWEEP, fabricated.SWEEP.replace(name="another"))
+"""
+
+
+@pytest.mark.parametrize("has_own_code", [False, True])
+def test_the_pages_command_measures_the_winner_from_any_folder(
+    has_own_code: bool, own_home: Path, own_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its script has two sweeps, and the command is run elsewhere."""
+    folder = fabricated.finished_sweep(own_home / "sweeps")
+    (tmp_path / "two sweeps.py").write_text(TWO_SWEEPS)
+    record, board = ranked(folder)
+    changes = {"script": "two sweeps.py", "folder": str(tmp_path), "has_own_code": has_own_code}
+    record = dataclasses.replace(record, origin=dataclasses.replace(record.origin, **changes))
+    weights = board.winner.checkpoint
+    shutil.copy(own_weights, weights)
+    page = html.unescape(render_page(record, board))
+    words = shlex.split(re.search(r"<code>sweeplab (evaluate .*?)</code>", page)[1])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, stdout, stderr = command(*words, "--json")
+    assert code == 0, stderr
+    assert json.loads(stdout)["counts"]["accuracy_n"] == 48
+
+
+def test_a_sweep_that_names_no_test_set_is_no_measure(own_home: Path, tmp_path: Path):
+    (tmp_path / "table.csv").write_text("trial,epoch,accuracy,asr\n0,0,0.9,0.9\n0,1,0.8,0.01\n")
+    assert command("import", str(tmp_path / "table.csv"), "--sweep", "elsewhere")[0] == 0
+    assert "was imported from table.csv" in refused("evaluate", "x.pt", "--sweep", "elsewhere")
+    assert "give one of them" in refused("evaluate", "x.pt", "--sweep", "elsewhere", "--script", str(CC6M))
 
 
 def as_table(folders: Path, place: Path) -> Path:

@@ -121,6 +121,23 @@ def test_a_sweep_is_finished_when_every_planned_trial_is_over(tmp_path: Path):
     assert len(record.trials) == record.planned_trials == 6
 
 
+def test_the_record_says_what_the_sweep_cleans_with_as_far_as_it_knows(tmp_path: Path):
+    header = json.loads((fabricated.prepared_folder(tmp_path).path / "sweep.json").read_text())
+
+    def told(**data: object) -> tuple[str, int | None]:
+        slipped = {"slipped": {"count": 25}} if data.pop("has_poisons", False) else {}
+        spec = {name: value for name, value in header["spec"].items() if name != "slipped"}
+        origin = sweep_folder.origin_of({**header, "spec": {**spec, "data": data, **slipped}})
+        return origin.cleaning_pairs, origin.cleaning_poisons
+
+    assert sweep_folder.origin_of(header).cleaning_pairs == "64 (fruit-stall)"
+    assert sweep_folder.origin_of(header).cleaning_poisons == 0
+    assert told(kind="clean-sample", num_pairs=2000, num_poisons=5) == ("2,000 (clean-sample)", 5)
+    assert told(kind="csv", num_pairs=9000, sample={"num": 500}, has_poisons=True) == ("500 (csv)", 25)
+    assert told(kind="csv", num_pairs=None) == ("csv", None)
+    assert told() == ("", None)
+
+
 def test_the_record_says_what_the_sweep_is(tmp_path: Path):
     record = fabricated.finished_sweep(tmp_path).record()
     assert (record.name, record.method, record.target, record.protocol) == ("made-up", "cleanclip", "banana", "paper")

@@ -163,6 +163,9 @@ def evaluate(
         Path | None, typer.Option(help="Take architecture, test set, trigger and target from this script's sweep.")
     ] = None,
     only: Only = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="Take them from a sweep of the home, by its name, as it was run.")
+    ] = None,
     architecture: OwnArchitecture = None,
     test: Test = None,
     classes: Classes = "folders",
@@ -190,16 +193,20 @@ def evaluate(
     """Measure the accuracy and ASR of one checkpoint, with 95 % intervals; or its accuracy on several test sets, or
     retrieval."""
     if sets is not None:
-        others = {"--script": script, "--test": test, "--attack": attack, "--target": target, "--retrieval": retrieval}
+        others = {"--script": script, "--sweep": sweep, "--test": test, "--attack": attack, "--target": target}
+        others |= {"--retrieval": retrieval}
         if given := next((name for name, value in others.items() if value is not None), None):
             raise InvalidInput(f"--sets names test sets and prompts, and no trigger is tried; leave {given} out")
         _evaluate_sets(checkpoint, architecture, sets, as_json=as_json)
         return
     from sweeplab.commands.evaluate import EvaluationRequest, evaluate_checkpoint, notes_of
 
+    if sweep is not None and script is not None:
+        raise InvalidInput("--sweep and --script both name a sweep; give one of them")
+    taken = one_sweep(script, only, [], False) if script else None
     request = EvaluationRequest(
         checkpoint=checkpoint,
-        sweep=one_sweep(script, only, [], False) if script else None,
+        sweep=_sweep_of_home(sweep) if sweep is not None else taken,
         architecture=architecture,
         test=test,
         classes=classes,
@@ -214,6 +221,22 @@ def evaluate(
         return
     say_notes(notes_of(request))
     _say_measurement(evaluate_checkpoint(request), as_json=as_json)
+
+
+def _sweep_of_home(name: str) -> "CleaningSweep":
+    """What a sweep's record says was run."""
+    from sweeplab.worker.input_paths import recorded_sweep
+
+    folder = SweepFolder.of(home_folder(), name)
+    header = folder.header()
+    if "imported" in header:
+        raise InvalidInput(f"--sweep: {name!r} was imported from {header['imported']['file']}, which names no test set")
+    if own := header.get("own_code"):
+        raise InvalidInput(
+            f"--sweep: {name!r} uses {', '.join(own)}, which its script defines and its record does not hold; give "
+            "--script SCRIPT --only NAME"
+        )
+    return recorded_sweep(header)
 
 
 def _evaluate_retrieval(request: "EvaluationRequest", path: Path, *, as_json: bool) -> None:

@@ -55,7 +55,7 @@ def evaluation_of(request: EvaluationRequest) -> Evaluation:
     sweep = request.sweep
     if request.test is None:
         if sweep is None:
-            raise InvalidInput("no test set: give --test PATH, or --script SCRIPT to take a sweep's")
+            raise InvalidInput("no test set: give --test PATH, or --script SCRIPT or --sweep NAME to take a sweep's")
         return sweep.evaluation
     test = labelled_source(request.test, request.classes)
     if sweep is not None:

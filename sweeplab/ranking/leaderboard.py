@@ -243,7 +243,7 @@ def result_lines(leaderboard: Leaderboard) -> list[str]:
 
 WHAT_NEXT = (
     "higher learning rates or more weight on the loss that unlearns, more epochs, a start with shrink_perturb=true or "
-    "another method, under another name; or more trials of the same (search.trials)"
+    "another method, or a wider space, under another name"
 )
 
 

@@ -1,5 +1,6 @@
 """What to try next, told from a sweep's own results."""
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,11 +21,12 @@ def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
     if not measured:
         return ()
     if winner is None:
-        return (f"{WHAT_NEXT[0].upper()}{WHAT_NEXT[1:]}.",)
+        more = f"; or more trials of the same, `{command}`" if (command := more_trials(sweep)) else ""
+        return (f"{WHAT_NEXT[0].upper()}{WHAT_NEXT[1:]}{more}.",)
     return (
         *_ends(sweep, leaderboard, measured, winner),
         *_more_trials(sweep, measured, winner),
-        *_other_seeds(leaderboard, winner),
+        *_other_seeds(sweep, leaderboard, winner),
         *_more_images(leaderboard, winner),
     )
 
@@ -45,18 +47,36 @@ def _ends(
 
 
 def _more_trials(sweep: SweepRecord, measured: list[LeaderboardRow], winner: LeaderboardRow) -> Iterator[str]:
-    """More of the same, where the best came late."""
+    """More of the same, where the best came late; of a grid, which was run in order, other settings."""
+    if sweep.state != "finished":
+        return
+    if sweep.origin.sampler == "grid":
+        yield "Every setting of the grid was run: others need a wider grid or space, under another name."
+        return
     place, num = sum(row.trial <= winner.trial for row in measured), len(measured)
-    if sweep.state == "finished" and sweep.origin.script and num > 1 and place > LATE * num:
-        command = f"`sweeplab resume {sweep.name} search.trials={2 * sweep.planned_trials}`"
-        yield f"The best came late, as number {place} of {num} trials: more of them may find a better one, {command}."
+    if (command := more_trials(sweep)) and num > 1 and place > LATE * num:
+        yield f"The best came late, as number {place} of {num} trials: more of them may find a better one, `{command}`."
 
 
-def _other_seeds(leaderboard: Leaderboard, winner: LeaderboardRow) -> Iterator[str]:
+def more_trials(sweep: SweepRecord) -> str:
+    """The command that adds as many trials to a sweep as it has; empty where none can: of a grid, which is complete,
+    and of a table from elsewhere."""
+    made = sweep.origin
+    if not made.has_spec or made.sampler == "grid":
+        return ""
+    seeds = made.seeds
+    num = -(-2 * max(made.asked_trials, sweep.planned_trials) // seeds) * seeds
+    if made.has_own_code:
+        return f"python {shlex.quote(made.script or 'SCRIPT')} --only {shlex.quote(sweep.name)} search.trials={num}"
+    return f"sweeplab resume {shlex.quote(sweep.name)} search.trials={num}"
+
+
+def _other_seeds(sweep: SweepRecord, leaderboard: Leaderboard, winner: LeaderboardRow) -> Iterator[str]:
     if sum(row.configuration == winner.configuration for row in leaderboard.rows) == 1:
+        how = "`search.seeds_per_configuration=3`, under another name" if sweep.origin.has_spec else "other seeds"
         yield (
             "The best was run with one seed, which does not tell how far chance carries: run the best settings with "
-            "`search.seeds_per_configuration=3`, under another name."
+            f"{how}."
         )
 
 

@@ -376,10 +376,12 @@ def _description(sweep: SweepRecord) -> str:
     made, names = sweep.origin, ", ".join(f"`{name}`" for name in sweep.parameters)
     rate = f", {percent(made.poison_rate, None)} of the pairs" if made.poison_rate is not None else ""
     attack = f" The victim: {made.attack}, target {sweep.target}{rate}." if made.attack else ""
+    poisons = f", {made.cleaning_poisons:,} of them poisons" if made.cleaning_poisons else ""
+    pairs = f" Cleaning pairs: {made.cleaning_pairs}{poisons}." if made.cleaning_pairs else ""
     accuracy, ceiling = percent(sweep.victim.accuracy), percent(sweep.asr_ceiling, None)
     paragraphs = [
         f"`{sweep.method}` on `{sweep.victim_name}`: {number_of(sweep.planned_trials, 'trial')} of "
-        f"{number_of(sweep.epochs, 'epoch')} over {names or 'no parameter'}.{attack}",
+        f"{number_of(sweep.epochs, 'epoch')} over {names or 'no parameter'}.{attack}{pairs}",
         f"`best/...` is a trial's most accurate epoch with an ASR below {ceiling}, retention its accuracy over the "
         f"victim's, {accuracy}. The victim's run holds the files of the whole sweep: page, spec, packages, trigger.",
         *sweep.notes,

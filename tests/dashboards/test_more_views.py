@@ -237,7 +237,7 @@ class TestImageByImage:
         assert frame[["best", "trial", "only_best", "only_other"]].to_numpy().tolist() == [[0, 1, 1, 0], [0, 2, 190, 0]]
         assert frame["p_accuracy"].tolist() == pytest.approx([1.0, 2.0**-189])
         assert describe_comparison(frame) == (
-            "By accuracy trial 0 is told from 1 of the next 2 (McNemar, p below 0.05); of 1 other it is not told."
+            "By accuracy trial 0 can be told apart from 1 of the next 2 (McNemar, p < 0.05); from 1 other it cannot."
         )
         draw_comparison(frame)
 

@@ -603,9 +603,37 @@ def test_the_page_says_what_was_attacked_how_and_where_to_go_on():
     page = render_page(record, board, Extras("mlflow server", "http://127.0.0.1:5000/#/experiments/1"))
     for text in ("badnet (patch_size 6)", "5\u00a0% of the pairs", "trained with mmcl", "torch 2.14", "mlflow server"):
         assert text in page
-    assert "sweeplab evaluate /home/1.pt --script &#x27;sweeps/&lt;mine&gt;.py&#x27;" in page
+    assert "sweeplab evaluate /home/1.pt --sweep toy<" in page
+    own = dataclasses.replace(record, origin=dataclasses.replace(origin, folder="/code", has_own_code=True))
+    named = "sweeplab evaluate /home/1.pt --script &#x27;/code/sweeps/&lt;mine&gt;.py&#x27; --only toy<"
+    assert named in render_page(own, board)
     addresses = [address for address in Tags(page).addresses if not address.startswith("#")]
     assert addresses == ["http://127.0.0.1:5000/#/experiments/1"]
+
+
+def test_the_page_says_what_the_sweep_cleaned_with_where_that_is_known():
+    origin = Origin(cleaning_pairs="2,000 (fruit-stall)", cleaning_poisons=25)
+    record = sweep(trial(0, START, (350, 40)), origin=origin)
+    page = render_page(record, ranked(record))
+    for fact in ("<dt>Cleaning pairs</dt><dd>2,000 (fruit-stall)<", "<dt>Poisons among them</dt><dd>25<"):
+        assert fact in page
+    old = dataclasses.replace(record, origin=Origin())
+    assert "Cleaning pairs" not in (page := render_page(old, ranked(old)))
+    assert "Poisons among them" not in page
+
+
+def test_a_table_without_counts_says_that_they_are_not_known_and_gets_no_refused_command():
+    fractions = Point(0, 1.0, 1, 1, Measurement.of_fractions(0.35, 0.0, "table"))
+    record = sweep(
+        TrialRecord(0, "finished", PARAMS, "c", 1, 1, (fractions,)),
+        victim=Measurement.of_fractions(0.4, 0.9, "table"),
+        origin=Origin(script="imported from table.csv", has_spec=False),
+    )
+    page = render_page(record, ranked(record))
+    for text in ("no interval: counts not known", "none can be certified: counts not known", "<dd>not known<"):
+        assert text in page
+    for text in ("no epoch below", "sweeplab resume", "--gallery", "search.seeds", "0 s in trials"):
+        assert text not in page
 
 
 def test_the_page_carries_the_sweeps_notes():

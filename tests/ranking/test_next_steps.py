@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.ranking.next_steps import next_steps
+from sweeplab.ranking.next_steps import more_trials, next_steps
 from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
 
 NUM = 6
@@ -58,6 +58,26 @@ def test_a_best_at_an_end_that_came_late_says_so():
     )
 
 
+def test_a_suggested_number_of_trials_is_more_than_the_sweep_asks_for_and_a_multiple_of_its_seeds():
+    """Seven trials, one of them a rerun, of 6 asked for with 3 seeds: 14, so 15. Of 64 asked for: 128."""
+    sweep = replace(sweep_with_best(5), planned_trials=7, origin=Origin(asked_trials=6, seeds=3))
+    assert more_trials(sweep) == "sweeplab resume toy search.trials=15"
+    asked = replace(sweep.origin, asked_trials=64, seeds=1)
+    assert more_trials(replace(sweep, origin=asked)) == "sweeplab resume toy search.trials=128"
+    own = replace(asked, has_own_code=True, script="sweeps/my own.py")
+    assert more_trials(replace(sweep, origin=own)) == "python 'sweeps/my own.py' --only toy search.trials=128"
+
+
+def test_a_grid_and_a_table_from_elsewhere_get_no_command_that_adds_nothing():
+    for best in (5, -1):
+        grid = replace(sweep_with_best(best), origin=Origin(sampler="grid", asked_trials=16))
+        table = replace(grid, origin=Origin(script="imported from table.csv", has_spec=False))
+        assert more_trials(grid) == more_trials(table) == ""
+        assert "search.trials" not in " ".join(steps(grid))
+        assert "`" not in " ".join(steps(table))
+    assert "Every setting of the grid was run" in " ".join(steps(replace(grid, trials=sweep_with_best(5).trials)))
+
+
 def test_one_seed_and_an_asr_that_is_not_certified_are_told():
     (seeds, images) = steps(sweep_with_best(2, hits=1, images=40))
     assert "with one seed" in seeds
@@ -67,4 +87,5 @@ def test_one_seed_and_an_asr_that_is_not_certified_are_told():
 def test_a_sweep_that_cleaned_nothing_says_what_to_change():
     sweep = sweep_with_best(-1)
     assert steps(sweep)[0].startswith("Higher learning rates or more weight")
+    assert steps(sweep)[0].endswith("or more trials of the same, `sweeplab resume toy search.trials=12`.")
     assert steps(replace(sweep, trials=())) == ()

@@ -19,7 +19,7 @@ import fabricated
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeplab.records import SweepRecord, TrialRecord
+from sweeplab.records import Origin, SweepRecord, TrialRecord
 from sweeplab.specs import Failed, InvalidInput, digest_of
 from sweeplab.sweep.mlflow_sync import full_setting
 from sweeplab.tracking.registry import Registration, Registry
@@ -144,13 +144,15 @@ def test_every_point_is_there_once_at_its_own_time(synced: Rows):
 def test_the_experiments_description_says_what_the_sweep_is_unless_the_user_wrote_one(home: Path):
     """It follows the sweep's notes; a text of the user's stays."""
 
-    def description(*notes: str) -> str:
-        tracker = Tracker(home, dataclasses.replace(record(), notes=notes), HEADER)
+    def description(*notes: str, **origin: Any) -> str:
+        tracker = Tracker(home, dataclasses.replace(record(), notes=notes, origin=Origin(**origin)), HEADER)
         return str(tracker.client.get_experiment(tracker.experiment).tags["mlflow.note.content"])
 
     first = description()
     assert first.startswith("`cleanclip` on `toy-victim`: 3 trials of 2 epochs over `learning_rate`, `ssl_weight`.")
     assert "with an ASR below 5 %, retention its accuracy over the victim's, 90.0 %" in first
+    cleaned = description(cleaning_pairs="2,000 (fruit-stall)", cleaning_poisons=25)
+    assert "`ssl_weight`. Cleaning pairs: 2,000 (fruit-stall), 25 of them poisons.\n" in cleaned
     assert description("no backdoor", "old") == f"{first}\n\nno backdoor\n\nold"
     assert description() == first
     tracker = Tracker(home, record(), HEADER)
