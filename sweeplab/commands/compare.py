@@ -61,10 +61,11 @@ def gather(home: Path, names: Sequence[str]) -> tuple[list[Compared], list[str]]
         chosen = sorted((f for name, f in sweeps.items() if name not in left), key=lambda f: _in_number_order(f.name))
         trained = [row for name, row in rows.items() if name not in left]
         trained.sort(key=lambda row: _in_number_order(row.victim))
+        shown = [rows[name].victim if name in rows else name for name in left]
         if not chosen and not trained:
-            raise InvalidInput(_nothing(home, pattern, left, _known(folders, victims)))
+            raise InvalidInput(_nothing(home, pattern, shown, _known(folders, victims)))
         if left:
-            notes.append(f"{pattern!r} leaves out {', '.join(left)}: {ONLY_NAMED}")
+            notes.append(f"{pattern!r} leaves out {', '.join(shown)}: {ONLY_NAMED}")
         for folder in chosen:
             found.setdefault(f"sweep {folder.name}", _sweep(folder, imported))
         for row in trained:

@@ -232,6 +232,17 @@ def victim_in(
         folder.finish({"state": "finished", "selected_epoch": float(num_epochs)})
 
 
+def test_a_pattern_of_compare_leaves_out_victims_in_miniature(own_home: Path, in_repository: None):
+    row = next(row for row in ROWS if row.id == "safeclip-fig3c")
+    with_, without = experiments_in(Path("sweeps"))(row.runs[0])
+    for victim, num_images in ((with_, 50_000), (without, 50_000), (smoke_victim(with_), 160)):
+        victim_in(own_home, victim, num_images, is_over=True)
+    code, _, notes = command("compare", "safeclip-fig3c-*")
+    assert (code, "'safeclip-fig3c-*' leaves out safeclip-fig3c-with-smoke: " in notes) == (0, True)
+    for named in ("safeclip-fig3c-*-smoke", "safeclip-fig3c-with-smoke-0"):  # the name, or the folder's
+        assert command("compare", named)[2] == ""
+
+
 def test_runs_say_how_they_differ_from_their_script(own_home: Path, in_repository: None):
     """A victim in full size but for some fields, which goes on, and one in miniature: the first alone is counted."""
     row = next(row for row in ROWS if row.id == "safeclip-fig3c")
