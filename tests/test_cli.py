@@ -37,7 +37,7 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
-from sweeplab.cli import program
+from sweeplab.cli import program, sweeps
 from sweeplab.cli.running import ranked
 from sweeplab.cli.scripts import resolve
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
@@ -712,7 +712,7 @@ def test_tables_for_people_name_the_best_trial(at_finished: Path):
     code, stdout, _ = command("leaderboard", "made-up")
     assert code == 0
     assert "victim accuracy 90.0 %" in stdout
-    assert "6 of 6 trials" in stdout
+    assert "6 trials, " in stdout
 
 
 def test_export_writes_every_point_with_its_parameters(at_finished: Path, tmp_path: Path):
@@ -1432,17 +1432,26 @@ def test_status_says_the_best_the_victim_the_cost_and_what_comes_next(at_finishe
     assert status["victim"] == {"name": "made-up-victim", **board["victim"]}
     lines = [line.strip() for line in out.splitlines()]
     assert lines[0] == "made-up: finished"
-    assert lines[1] == "trials: 6 of 6 over (6 finished)"
+    assert lines[1] == "trials: 6 of 6 finished"
+    assert re.fullmatch(r"last point: \d.* ago", lines[2])
     kept = f"keeps {percent(best['retention'])} at ASR {percent(best['asr'])}"
     assert f"best: {kept} (trial {best['trial']}, epoch {best['epoch']:g})" in lines
     assert any(line.startswith("cost: 12 trial-epochs, ") for line in lines)
     assert lines[-1] == "next: sweeplab leaderboard made-up"
 
 
-def test_list_says_the_best_and_how_long_ago_the_last_point_was_made(at_finished: Path):
+def test_list_says_the_best_the_victim_the_age_and_what_comes_next(at_finished: Path):
     best = json_of("status", "made-up")["best"]["retention"]
-    line = next(line for line in command("list")[1].splitlines() if line.startswith("made-up"))
-    assert re.search(rf"finished +6 of 6 +{percent(best).removesuffix(' %')} .* ago$", line)
+    *_, line, last = command("list")[1].splitlines()
+    assert re.fullmatch(rf"made-up +finished +6 of 6 +{percent(best).removesuffix(' %')} +made-up-victim +\d.*", line)
+    assert last == "next: sweeplab leaderboard made-up"
+
+
+def test_what_comes_next_in_a_list_is_the_latest_sweep_that_is_not_finished():
+    states = {9: "finished", 3: "interrupted", 7: "interrupted"}
+    rows = [{"state": state, "last_ms": last} for last, state in states.items()]
+    assert max(rows, key=sweeps._urgency) == rows[2]
+    assert max(rows[:1], key=sweeps._urgency) == rows[0]
 
 
 def test_status_of_an_interrupted_sweep_names_the_command_that_goes_on(own_home: Path):
@@ -1454,7 +1463,7 @@ def test_status_of_an_interrupted_sweep_names_the_command_that_goes_on(own_home:
     assert (running["next"], running["best"]) == ("sweeplab logs made-up --follow", None)
     lines = [line.strip() for line in command("status", "made-up")[1].splitlines()]
     assert lines[0] == "made-up: interrupted"
-    assert lines[1] == "trials: 1 of 6 over (1 finished, 5 waiting)"
+    assert lines[1] == "trials: 1 of 6 finished, 5 waiting"
     assert f"best: none cleaned yet, lowest ASR {percent(running['min_asr'])}" in lines
     assert lines[-1] == "next: sweeplab resume made-up"
 

@@ -77,7 +77,7 @@ def test_status_says_how_many_succeeded_and_its_json_stays_as_it_was(sweep: Clea
     finished(home, sweep, set(range(6)))
     told = CliRunner().invoke(cli.app, ["status", "made-up"])
     assert told.exit_code == 0
-    assert told.stdout.startswith("made-up: finished, 0 of 6 succeeded\n  trials: 6 of 6 over (6 failed)\n")
+    assert told.stdout.startswith("made-up: finished, 0 of 6 succeeded\n  trials: 0 of 6 finished, 6 failed\n")
     status = json.loads(CliRunner().invoke(cli.app, ["status", "made-up", "--json"]).stdout)
     assert (status["state"], status["trials"]["failed"], status["trials"]["finished"]) == ("finished", 6, 0)
 

@@ -191,7 +191,8 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
     """How `status` shows what `sweep_status` gives."""
     name, state, trials, planned = values["sweep"], values["state"], values["trials"], values["planned_trials"]
     over = trials["finished"] + trials["pruned"] + trials["failed"]
-    counts = ", ".join(f"{count:,} {kind}" for kind, count in trials.items() if count)
+    counts = [f"{trials['finished']:,} of {planned:,} finished"]
+    counts += [f"{count:,} {kind}" for kind, count in trials.items() if count and kind != "finished"]
     head = f"{name}: {state}"
     if state == "finished" and trials["failed"]:
         head += f", {over - trials['failed']:,} of {planned:,} succeeded"
@@ -200,7 +201,9 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
     if values["seconds_left"] is not None:
         head += f", about {duration(values['seconds_left'])} left"
     victim, best = values["victim"], values["best"]
-    lines = [head, f"  trials: {over:,} of {planned:,} over ({counts})"]
+    lines = [head, f"  trials: {', '.join(counts)}"]
+    if values["last_ms"]:
+        lines.append(f"  last point: {_age(values)} ago")
     if victim is not None:
         lines.append(
             f"  victim: {victim['name']}, accuracy {percent(victim['accuracy'])}, ASR {percent(victim['asr'])}"
@@ -224,6 +227,11 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
     if not values["own"]:
         lines.append("  it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
     return [*lines, f"  next: {values['next']}"]
+
+
+def _age(values: dict[str, Any]) -> str:
+    """How long ago a sweep's last point was measured; nothing where there is none."""
+    return duration((now_ms() - values["last_ms"]) / 1000) if values["last_ms"] else ""
 
 
 def _victims_named(folder: SweepFolder) -> list[VictimRow]:
@@ -276,17 +284,24 @@ def list_(
         say_json(rows)
         return
     if rows:
-        headings = ("sweep", "state", "trials", "kept %", "last point")
-        say_table(lambda _: _table(headings, map(_cells_of_list, rows), right=headings[2:]))
+        headings = ("sweep", "state", "trials", "kept %", "victim", "last point,\nago")
+        say_table(lambda _: _table(headings, map(_cells_of_list, rows), right=(*headings[2:4], headings[5])))
     elif num := sum(1 for _ in (home / "victims").glob("[!.]*/victim.json")):
         say(f"no sweeps; {number_of(num, 'victim')}: sweeplab list --victims")
     for row in rows:
         for note in _notes_of_list(row):
             say(f"{row['sweep']}: {note}")
+    if readable := [row for row in rows if row["state"] != "damaged"]:
+        say(f"next: {max(readable, key=_urgency)['next']}")
+
+
+def _urgency(row: dict[str, Any]) -> tuple[bool, int]:
+    """Which sweep of a list comes next: one that is not finished before others, the latest of them."""
+    return row["state"] != "finished", row["last_ms"]
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
-    """Columns of which only the first is broken within a word where there is no room; `right` lists those of
+    """Columns of which those of words are broken within a word where there is no room; `right` lists those of
     numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(headings[0], overflow="fold")
@@ -308,7 +323,8 @@ def _cells_of_list(row: dict[str, Any]) -> tuple[str, ...]:
         row["state"] + ("" if row["seconds_left"] is None else f", {duration(row['seconds_left'])} left"),
         f"{over:,} of {row['planned_trials']:,}",
         in_percent(row["best"]["retention"] if row["best"] is not None else None),
-        f"{duration((now_ms() - row['last_ms']) / 1000)} ago" if row["last_ms"] else "",
+        row["victim"]["name"] if row["victim"] is not None else "",
+        _age(row),
     )
 
 

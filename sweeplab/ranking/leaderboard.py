@@ -310,7 +310,9 @@ def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100)
     feasible = sum(row.feasible for row in leaderboard.rows)
     title = with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard)
     all_finished = all(row.state == "finished" for row in shown)  # then the column would only take space
-    counts = f"{len(shown)} of {number_of(len(leaderboard.rows), 'trial')}" + (", finished" if all_finished else "")
+    total = number_of(len(leaderboard.rows), "trial")
+    counts = total if len(shown) == len(leaderboard.rows) else f"the first {len(shown)} of {total}"
+    counts += ", finished" if all_finished else ""
     caption = (
         f"{counts}, {feasible} below {ceiling} ASR; ✓ its upper bound, {bound_text(leaderboard)}, lies below {ceiling} "
         "too"
