@@ -393,9 +393,18 @@ def describe_faults(cls: type[BaseModel], error: ValidationError) -> str:
         elif fault["type"] == "value_error":
             lines.append(f"{place}: {message}")
         else:
-            lines.append(f"{place}={_short(fault.get('input'))}: {message}")
+            lines.append(f"{place}={_short(fault.get('input'))}: {message}{_example(cls, place, fault['type'])}")
     head = cls.__name__
     return f"{head}: {lines[0]}" if len(lines) == 1 else f"{head}: {len(lines)} faults\n  " + "\n  ".join(lines)
+
+
+def _example(cls: type[BaseModel], place: str, fault: str) -> str:
+    """A field's default, for a value of the wrong type, where it shows what would be right."""
+    field = cls.model_fields.get(place)
+    is_shown = field is not None and fault.endswith(("_type", "_parsing")) and not field.is_required()
+    if field is None or not is_shown or not isinstance(field.default, (bool, int, float, str)):
+        return ""
+    return f"; its default is {field.default}"
 
 
 def _short(value: Any) -> str:

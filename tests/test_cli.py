@@ -37,7 +37,7 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.supervised import SupervisedFinetuning
-from sweeplab.cli import program, sweeps
+from sweeplab.cli import program, running, sweeps
 from sweeplab.cli.running import ranked
 from sweeplab.cli.scripts import resolve
 from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights
@@ -56,6 +56,7 @@ from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep import prepare, victims
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.controller import SweepController
+from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking.runs import Tracker
 from sweeplab.versions import installed_version
@@ -1491,15 +1492,40 @@ def test_every_command_that_prints_a_result_prints_it_as_json(at_finished: Path,
     lacking = [
         name
         for name, one in commands_below(typer.main.get_command(cli.app))
-        if not any("--json" in p.opts for p in one.params) and name.split()[-1] not in WITHOUT_JSON
+        if not any("--json" in p.opts for p in one.params) and not {name, name.split()[-1]} & WITHOUT_JSON
     ]
     assert lacking == []
 
 
+@pytest.mark.parametrize(("code", "printed"), [(0, 6), (75, None), (1, None)])
+def test_what_runs_a_sweep_prints_its_leaderboard_as_json_and_all_else_on_stderr(
+    code: int,
+    printed: int | None,
+    at_finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def start(*_: Any, **named: Any) -> int:
+        program.say("home: /home")
+        return code
+
+    monkeypatch.setattr(running, "start", start)
+    assert running.start_one(SWEEP, Options(), as_json=True) == code
+    out, err = capsys.readouterr()
+    assert err == "home: /home\n"
+    assert (len(json.loads(out)["trials"]) if out else None) == printed
+
+
+def test_files_that_were_written_are_named_as_json(at_finished: Path, tmp_path: Path):
+    files = json_of("export", "made-up", "--to", str(tmp_path / "tables"))["files"]
+    assert len(files) == 4
+    assert all(Path(file).is_file() for file in files)
+
+
 WITHOUT_JSON = {
-    *("run", "resume", "clean"),  # which print what a sweep does; `leaderboard --json` has its results
+    "run",  # prints what a script's sweeps do; `leaderboard --json` has the results of each
     *("stop", "logs", "rerun", "mlflow"),  # do something, or show text
-    *("export", "report", "import", "label", "preview", "badclip"),  # write files and name them
+    *("report", "label", "preview", "badclip", "sweeplab attack export"),  # write files and name them
     "examine",  # prints nothing but JSON
 }
 

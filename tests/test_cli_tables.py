@@ -248,7 +248,8 @@ def test_a_watched_page_is_written_when_something_has_changed_until_the_sweep_en
 
 
 def test_a_number_is_the_same_to_the_last_digit_wherever_it_stands(home: Path, table: Path):
-    command("import", str(table), "--sweep", "elsewhere")
+    made = json_of("import", str(table), "--sweep", "elsewhere")
+    assert (made["trials"], made["points"], made["parameters"]) == (3, 9, ["rate"])
     best = json_of("leaderboard", "elsewhere")["trials"][0]
     kept, asr = percent(best["retention"]), percent(best["asr"])
     assert (kept, asr) == ("88.9 %", "1.0 %")

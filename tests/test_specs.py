@@ -12,6 +12,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from sweeplab.attacks.badnet import BadNet
+from sweeplab.experiment import Search
 from sweeplab.specs import (
     AnySpec,
     InvalidInput,
@@ -100,6 +101,11 @@ def test_a_number_that_is_not_finite_is_refused(scale: float):
 def test_a_whole_number_is_taken_from_no_other_type_and_has_a_bound(count: object):
     with pytest.raises(InvalidInput, match=r"^Sheet: count=.*(valid integer|less than or equal to 922337)"):
         Sheet(count=count)
+
+
+def test_a_value_of_the_wrong_type_is_answered_with_the_fields_default():
+    with pytest.raises(InvalidInput, match=r"^Search: trials='x': Input should be a valid integer; its default is 16$"):
+        Search.model_validate({"trials": "x"})
 
 
 def test_numpys_scalars_are_numbers_too():

@@ -23,7 +23,7 @@ from sweeplab.cli.program import (
     say_notes,
     say_table,
 )
-from sweeplab.cli.running import check_sources, start
+from sweeplab.cli.running import check_sources, start_one
 from sweeplab.cli.scripts import one_experiment, one_sweep, sets_of
 from sweeplab.ranking.intervals import wilson
 from sweeplab.records import number_of, percent
@@ -89,6 +89,7 @@ def clean(
     architecture: OwnArchitecture = None,
     smoke: Smoke = False,
     inline: Inline = False,
+    as_json: AsJson = False,
 ) -> int:
     """Clean a script's victim with one setting, without a search.
 
@@ -112,7 +113,7 @@ def clean(
         grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
     )
     name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
-    return start([single.replace(name=name)], Options(inline=inline))
+    return start_one(single.replace(name=name), Options(inline=inline), as_json=as_json)
 
 
 def _with_architecture(sweep: "CleaningSweep", architecture: str) -> "CleaningSweep":

@@ -1,5 +1,6 @@
 """Running what a command names: one after the other, as plans, under supervision; and what each of them prints."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -7,21 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeplab.cli.program import exit_code, explained, interrupted, say, say_notes, say_table, worst
+from sweeplab.cli.program import exit_code, explained, interrupted, say, say_json, say_notes, say_table, worst
 from sweeplab.commands.supervise import committed, supervise
 from sweeplab.ranking.costs import attempts_of, costs_of
 from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table, result_lines
 from sweeplab.ranking.victims import VictimRow, read_victim, render_victims
 from sweeplab.records import SweepRecord, now_ms
-from sweeplab.specs import INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
+from sweeplab.specs import DONE, INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.storage.files import read_object
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking.store import page_of, put_page
 
 if TYPE_CHECKING:
-    from sweeplab.experiment import Experiment
+    from sweeplab.experiment import CleaningSweep, Experiment
     from sweeplab.sweep.run import Options
 
 
@@ -50,6 +51,17 @@ def start(
     if victims:
         say_table(lambda _: render_victims(victims))
         say("`sweeplab list --victims` shows all victims of the home, with --json their counts and folders")
+    return code
+
+
+def start_one(sweep: "CleaningSweep", options: "Options", *, as_json: bool = False, **named: bool) -> int:
+    """`start` one sweep; with `as_json` all that it prints goes to stderr, and its leaderboard to stdout as JSON."""
+    if not as_json:
+        return start([sweep], options, **named)
+    with contextlib.redirect_stdout(sys.stderr):
+        code = start([sweep], options, **named)
+    if code == DONE and (is_supervised() or not named.get("supervised")):  # else the supervised command has printed it
+        say_json(ranked(SweepFolder.of(home_folder(), sweep.name))[1].to_json())
     return code
 
 

@@ -27,7 +27,7 @@ from sweeplab.cli.program import (
     say_notes,
     say_table,
 )
-from sweeplab.cli.running import ranked, say_result, start, write_page
+from sweeplab.cli.running import ranked, say_result, start_one, write_page
 from sweeplab.commands import logs as logs_module
 from sweeplab.commands.status import status_or_damage, sweep_status
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
@@ -51,16 +51,19 @@ def resume(
     plan: Plan = False,
     supervise: Supervise = False,
     adopt: Adopt = False,
+    as_json: AsJson = False,
 ) -> int:
     """Continue a sweep from its own record, without its script. Trials, hours and resources may be changed."""
     from sweeplab.experiment import apply_overrides
     from sweeplab.sweep.run import Options
     from sweeplab.worker.input_paths import recorded_sweep
 
+    if as_json and plan:
+        raise InvalidInput("--plan is a text for people, and --json prints the results of a run; give one")
     header = _header_to_continue(sweep, adopt=adopt)
     chosen = apply_overrides(recorded_sweep(header), overrides or [])
     options = Options(resume=True, inline=inline, adopt=adopt)
-    return start([chosen], options, plan=plan, supervised=supervise)
+    return start_one(chosen, options, as_json=as_json, plan=plan, supervised=supervise)
 
 
 def _header_to_continue(sweep: str, *, adopt: bool) -> dict[str, Any]:
@@ -350,7 +353,9 @@ def list_scripts(folder: Path) -> list[dict[str, Any]]:
 
 
 @command(app, rich_help_panel=RESULTS)
-def export(sweep: SweepName, to: Annotated[Path, typer.Option(help="Folder to write to.")]) -> None:
+def export(
+    sweep: SweepName, to: Annotated[Path, typer.Option(help="Folder to write to.")], as_json: AsJson = False
+) -> None:
     """Write a sweep's points and trials as CSV and Parquet."""
     from sweeplab.ranking import tables
 
@@ -358,7 +363,10 @@ def export(sweep: SweepName, to: Annotated[Path, typer.Option(help="Folder to wr
         files = tables.export(*ranked(folder_of(sweep)), to)
     except OSError as error:
         raise InvalidInput(f"cannot write to {to} ({error.strerror}); choose another folder") from error
-    say("\n".join(map(str, files)))
+    if as_json:
+        say_json({"files": [str(file) for file in files]})
+    else:
+        say("\n".join(map(str, files)))
 
 
 @command(app, rich_help_panel=RESULTS)

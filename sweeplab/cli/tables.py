@@ -23,6 +23,7 @@ def import_(
     asr_ceiling: Annotated[
         float, typer.Option(help="A point counts as cleaned when its ASR is strictly below it.")
     ] = 0.05,
+    as_json: AsJson = False,
 ) -> None:
     """Make a sweep of a table of results that were measured elsewhere.
 
@@ -41,6 +42,10 @@ def import_(
     )
     record = folder.record(keep_summary=True)
     points = sum(len(trial.points) for trial in record.trials)
+    if as_json:
+        counts = {"trials": len(record.trials), "points": points}
+        say_json({"sweep": sweep, **counts, "parameters": list(record.parameters), "folder": str(folder.path)})
+        return
     names = ", ".join(record.parameters) or "none"
     say(f"{sweep}: {number_of(len(record.trials), 'trial')}, {number_of(points, 'point')}, parameters {names}")
     say(f"{folder.path}")

@@ -176,7 +176,9 @@ def _read(file: Path) -> pd.DataFrame:
     if file.suffix not in SUFFIXES:
         raise InvalidInput(f"{file}: a table is a file that ends in {', '.join(SUFFIXES)}")
     if not file.is_file():
-        raise InvalidInput(f"table {file} does not exist")
+        raise InvalidInput(
+            f"table {file} does not exist; give the path of one with a row per point, as `sweeplab export` writes it"
+        )
     try:
         if file.suffix == ".csv":
             frame = pd.read_csv(file)

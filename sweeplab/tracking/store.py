@@ -49,6 +49,9 @@ SERVER_COMMAND = "sweeplab mlflow"
 FOR_MLFLOW = ("MLFLOW_", "DO_NOT_TRACK")
 """Beginnings of the names of variables that MLflow reads, or is given here."""
 
+NO_NEWS = "ignore:starlette.middleware.wsgi is deprecated"
+"""What the server of MLflow 3 warns of at each start, and nobody here can mend."""
+
 VIEW = "sweeplab"
 """Key of the saved view of a sweep's runs."""
 
@@ -423,10 +426,12 @@ def serve(home: Path, port: int, announce: Callable[[], None] = lambda: None) ->
     words = ["-m", "mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(port)]
     settings = {
         "MLFLOW_BACKEND_STORE_URI": store.uri,  # not among the words, which every user of the machine can read
+        "MLFLOW_REGISTRY_STORE_URI": store.uri,  # the same; where it is left out, the server says so
         "MLFLOW_ARTIFACTS_DESTINATION": (home / "mlartifacts").as_uri(),  # for clients that come through the server
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), NO_NEWS))),
     }
     announce()
     os.execve(sys.executable, [sys.executable, *words], os.environ | settings)
