@@ -4,12 +4,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from sweeplab.records import duration
-from sweeplab.terminal import PatientConsole
+
+if TYPE_CHECKING:  # where nothing is shown, rich is not needed
+    from rich.console import Console
+    from rich.text import Text
 
 TIMES_A_SECOND = 4
 """The line is drawn anew."""
@@ -17,7 +18,7 @@ TIMES_A_SECOND = 4
 WIDEST_BAR = 24
 """Characters."""
 
-_lines: list[Callable[[], Text]] = []
+_lines: list[Callable[[], "Text"]] = []
 """Those that are asked for now; the innermost is shown."""
 
 
@@ -52,7 +53,7 @@ class Phase:
         self._seconds_each = (self._known_at - self._began) / max(done, 1e-9) if seconds_each is None else seconds_each
         self._draw()
 
-    def line(self, width: int = 80) -> Text:
+    def line(self, width: int = 80) -> "Text":
         """What the terminal shows now."""
         now = time.monotonic()
         if not self.total:
@@ -69,12 +70,16 @@ class Phase:
         return _cut(f"{self.words}  {'█' * full}{'░' * (room - full)}  {count}{left}")
 
 
-def _cut(text: str) -> Text:
+def _cut(text: str) -> "Text":
+    from rich.text import Text
+
     return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager
-def live_line(line: Callable[[], Text], console: Console, *, in_thread: bool = True) -> Iterator[Callable[[], None]]:
+def live_line(
+    line: Callable[[], "Text"], console: "Console", *, in_thread: bool = True
+) -> Iterator[Callable[[], None]]:
     """Show a line at the bottom of the terminal while a block runs; gives what draws it anew.
 
     Nothing is shown where the console is no terminal, or quiet.
@@ -119,8 +124,13 @@ def phase(words: str, total: float = 0.0, unit: str = "", *, in_thread: bool = T
         unit: see there.
         in_thread: see `live_line`.
     """
-    console = PatientConsole(highlight=False, quiet=not logging.getLogger("sweeplab").isEnabledFor(logging.INFO))
     one, drawn_at = Phase(words, total, unit), 0.0
+    if not logging.getLogger("sweeplab").isEnabledFor(logging.INFO):
+        yield one
+        return
+    from sweeplab.terminal import PatientConsole
+
+    console = PatientConsole(highlight=False)
     with live_line(lambda: one.line(console.width), console, in_thread=in_thread) as draw:
 
         def draw_now_and_then() -> None:

@@ -123,7 +123,7 @@ def test_a_sweeps_line_shows_its_best_cleaned_point():
 def test_without_a_cleaned_point_the_lowest_asr_is_shown_and_no_retention():
     """4 of 80 is the ceiling itself, so not below it."""
     line = line_of(record(trial(0, (90, 79), (88, 50), (87, 60)), trial(1, (90, 79), (80, 4), (85, 9))))
-    assert line == ["made-up", "0 of 2", "none", "0.800 (80/100)", "0.050 (4/80)", "none", "1", "learning_rate 1.0e-03"]
+    assert line == ["made-up", "0 of 2", "none", "0.800 (80/100)", "0.050 (4/80)", "none", "1", "learning_rate 0.001"]
 
 
 def test_a_start_that_counts_is_shown_where_there_are_no_epochs():

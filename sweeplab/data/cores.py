@@ -30,7 +30,7 @@ def for_rows(work: Callable[[int], None], num_rows: int, what: str = "") -> None
     Raises:
         Exception: whatever `work` raises. What another process could not do is tried again in this one.
     """
-    from sweeplab.live_line import phase  # here, so that training needs no terminal
+    from sweeplab.live_line import phase
 
     num_processes = min(usable_cores(), num_rows // FEWEST_ROWS) if _may_fork() else 1
     shares = [range(first, num_rows, num_processes) for first in range(1, num_processes)]

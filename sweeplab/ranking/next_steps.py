@@ -37,7 +37,7 @@ def _ends(
     """Parameters of which the best has the lowest or highest value that was tried."""
     for name in sweep.parameters:
         values: list[Any] = [row.params.get(name) for row in measured]
-        if len(set(values)) < FEWEST_VALUES or not all(type(value) in (int, float) for value in values):
+        if not all(type(value) in (int, float) for value in values) or len(set(values)) < FEWEST_VALUES:
             continue
         best = winner.params[name]
         if best in (min(values), max(values)):
