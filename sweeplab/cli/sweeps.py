@@ -307,9 +307,9 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Seq
     """Columns of which those of words are broken within a word where there is no room; `right` lists those of
     numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(headings[0], overflow="fold")
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=heading in right)
+    for heading in headings:
+        is_number = heading in right
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     return table
