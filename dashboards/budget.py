@@ -51,20 +51,23 @@ def describe_budget(frame: pd.DataFrame) -> str:
 
 
 def draw_budget(frame: pd.DataFrame) -> go.Figure:
-    """Two panels, over trial-epochs and over hours; one where no times are known.
+    """Two panels, over trial-epochs and over time; one where no times are known.
 
     Args:
         frame: of `budget_points`, not empty.
     """
     figure = go.Figure()
     known = frame.dropna(subset="retention")
-    has_times = bool(frame["hours"].iloc[-1] > 0.01)
-    scales = (("spent", "trial-epochs"), ("hours", "hours since the first point"))[: 1 + has_times]
+    hours = float(frame["hours"].iloc[-1])
+    unit, per_hour = style.time_unit(hours)
+    scales = [("spent", "trial-epochs", 1)]
+    if per_hour * hours > 1:
+        scales.append(("hours", f"{unit} since the first point", per_hour))
     heights = style.accuracy_range(known["retention"].to_numpy()) if len(known) else (0.0, 100.0)
-    for index, (column, title) in enumerate(scales):
+    for index, (column, title, scale) in enumerate(scales):
         x, y = style.axis_id("x", index), style.axis_id("y", index)
         figure.add_scatter(
-            x=known[column].to_numpy(dtype=float),
+            x=scale * known[column].to_numpy(dtype=float),
             y=100 * known["retention"].to_numpy(),
             xaxis=x,
             yaxis=y,
@@ -82,7 +85,7 @@ def draw_budget(frame: pd.DataFrame) -> go.Figure:
                 style.axis_name("x", index): {
                     "anchor": y,
                     "title": {"text": title},
-                    "range": [0, 1.02 * max(float(frame[column].iloc[-1]), 0.01)],
+                    "range": [0, 1.02 * max(scale * float(frame[column].iloc[-1]), 0.01)],
                 },
                 style.axis_name("y", index): {"anchor": x, "range": list(heights), "nticks": 6},
             }

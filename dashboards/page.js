@@ -103,6 +103,7 @@ async function draw(chart) {
   const mode = () => (chart.clientWidth < 640 ? "narrow" : "wide");
   let now = null;
   const arrange = () => {
+    if (!chart.clientWidth) return; // it is not shown
     if (now === mode() && chart.clientWidth === chart.layout.width) return;
     const layout = now === mode() ? {} : meta[mode()];
     now = mode();

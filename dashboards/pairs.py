@@ -11,6 +11,9 @@ from dashboards import style
 MOST_CELLS = 8
 """Cells along a parameter of more values than that."""
 
+LEAST_SPAN = 1.0
+"""Points of retention between the two ends of the colours, at least."""
+
 
 def pair_cells(points: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
     """One row a cell in which a trial lies.
@@ -77,6 +80,12 @@ def describe_pair(frame: pd.DataFrame, names: tuple[str, str]) -> str:
     )
 
 
+def _in_lines(word: str, letter: str) -> str:
+    """A cell's values as its tick says them: below a cell in two lines."""
+    text = style.label(word, 18)
+    return text.replace(" to ", " to<br>") if letter == "x" else text
+
+
 def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
     """A cell for each pair of values; those without a cleaned trial are grey and say their lowest ASR.
 
@@ -97,7 +106,9 @@ def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
             none[y, x] = 100 * row["lowest_asr"]
             text[y][x] = f"ASR {100 * row['lowest_asr']:.0f}<br>{count}"
     figure = go.Figure()
-    low = float(np.nanmin(kept)) if np.isfinite(kept).any() else 0.0
+    low, high = (float(np.nanmin(kept)), float(np.nanmax(kept))) if np.isfinite(kept).any() else (0.0, 0.0)
+    # Nearly equal values have nearly equal colours.
+    margin = max(0.0, LEAST_SPAN - (high - low)) / 2
     for values, colours, name, what in (
         (none, ((0.0, style.CELL), (1.0, style.CELL)), "no cleaned trial: lowest ASR, %", "lowest ASR %{z:.1f} %"),
         (
@@ -111,8 +122,8 @@ def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
             continue
         figure.add_heatmap(
             z=values,
-            zmin=low if name.startswith("best") else 0.0,
-            zmax=max(float(np.nanmax(values)), low + 1e-3),
+            zmin=low - margin if name.startswith("best") else 0.0,
+            zmax=high + margin if name.startswith("best") else 100.0,
             colorscale=[list(stop) for stop in colours],
             showscale=False,
             xgap=2,
@@ -134,7 +145,7 @@ def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
             {
                 f"{letter}axis": {
                     "tickvals": side[letter].tolist(),
-                    "ticktext": [style.label(word, 18) for word in side[f"{letter}_word"]],
+                    "ticktext": [_in_lines(word, letter) for word in side[f"{letter}_word"]],
                     "title": {"text": style.label(name)},
                     "showgrid": False,
                     "automargin": True,

@@ -1,5 +1,7 @@
 """Parallel coordinates: every trial as a line through its setting, to what it kept."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -28,7 +30,8 @@ def parallel_points(points: pd.DataFrame, most: int = MOST_LINES) -> pd.DataFram
     trials = thinned(points.drop_duplicates("trial"), most)
     frame = points[points["trial"].isin(trials["trial"])]
     kept = trials.dropna(subset="retention").sort_values("rank", ascending=False)
-    bands = dict(zip(kept["trial"], 1 + np.arange(len(kept)) * BANDS // max(len(kept), 1), strict=True))
+    behind = np.arange(len(kept))[::-1]  # trials that are better
+    bands = dict(zip(kept["trial"], BANDS - behind * BANDS // max(len(kept), 1), strict=True))
     pieces = []
     for name, side in frame.groupby("parameter", sort=False):
         along = np.log10(side["value"]) if side["scale"].iloc[0] == "log" else side["value"]
@@ -38,7 +41,8 @@ def parallel_points(points: pd.DataFrame, most: int = MOST_LINES) -> pd.DataFram
     low, high = kept["retention"].min(), kept["retention"].max()
     # Trials without a cleaned epoch end below the axis of retention.
     ends = ((trials["retention"] - low) / (high - low if high > low else 1)).fillna(-0.12)
-    words = [style.percent(value if value == value else None) for value in trials["retention"]]
+    digits = 1 if style.percent(low) != style.percent(high) or low == high else 2
+    words = [style.percent(value if value == value else None, digits) for value in trials["retention"]]
     pieces.append(trials[["trial", "rank"]].assign(word=words, axis="retention", place=ends))
     result = pd.concat(pieces, ignore_index=True)
     return result.assign(band=result["trial"].map(bands).fillna(0).astype(int))
@@ -61,6 +65,11 @@ def describe_parallel(frame: pd.DataFrame) -> str:
         f"The best quarter of the cleaned trials lies closest together in {narrow}: from {side['word'].iloc[0]} to "
         f"{side['word'].iloc[-1]}, {100 * spans[narrow]:.0f}\u00a0% of its range."
     )
+
+
+def _in_lines(name: str) -> str:
+    """A name broken after its marks, each line as wide as an axis has room for."""
+    return "<br>".join(style.label(part, 13) for part in re.findall("[^_]*_|[^_]+", name))
 
 
 def draw_parallel(frame: pd.DataFrame) -> go.Figure:
@@ -113,7 +122,7 @@ def draw_parallel(frame: pd.DataFrame) -> go.Figure:
         margin={"l": 40, "r": 40},
         xaxis={
             "tickvals": list(range(len(names))),
-            "ticktext": [style.label(name, 16).replace("_", "_<br>") for name in names],
+            "ticktext": [_in_lines(name) for name in names],
             "range": [-0.4, len(names) - 0.6],
             "tickangle": 0,
         },

@@ -10,6 +10,9 @@ from dashboards import style
 from sweeplab.ranking.leaderboard import Leaderboard, parameter_words
 from sweeplab.records import SweepRecord, number_of
 
+MOST_TICKS = 6
+"""Values of a parameter that are ticks themselves; of more, round numbers are."""
+
 MOST_MARKERS = 6_000
 """Markers over all panels; with more trials a panel shows the best ones and an even sample of the others."""
 
@@ -220,6 +223,11 @@ def _add_trials(figure: go.Figure, points: pd.DataFrame, kind: str, *, x: str, y
 
 def _x_axis(points: pd.DataFrame) -> dict[str, object]:
     scale = points["scale"].iloc[0]
+    tried = sorted(set(points["value"]))
+    if scale != "category" and len(tried) <= MOST_TICKS:
+        shown = style.apart(tried, is_log=scale == "log")
+        texts = dict(zip(points["value"], points["word"], strict=True))
+        return {"type": scale, "tickvals": shown, "ticktext": [style.label(texts[value], 14) for value in shown]}
     if scale == "log":
         return style.log_ticks(float(points["value"].min()), float(points["value"].max()))
     if scale == "linear":

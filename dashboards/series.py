@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
-from dashboards.trade_off import add_victim, on_frontier_of
+from dashboards.trade_off import add_victim, best_accuracies, on_frontier_of
 from sweeplab.ranking.compared import VICTIM, Comparison, best_results, result_table
 from sweeplab.records import number_of
 
@@ -127,9 +127,11 @@ def draw_series(
                 _add_frontier(figure, on_frontier, index, colour, dash, {**look, "showlegend": name not in shown})
                 shown.add(name)
         victim = frame[(frame["group"] == group) & (frame["kind"] == "victim")]
-        add_victim(figure, victim, index=index, is_labelled=right == zoom)
         x, y = style.axis_name("x", index), style.axis_name("y", index)
-        heights = style.accuracy_range((near if len(near) else whole)["accuracy"].to_numpy())
+        values = (near if len(near) else whole)["accuracy"].to_numpy()
+        of_victim = victim["accuracy"].max() if len(victim) else None
+        heights = style.focused_range(values, best_accuracies(whole, "id"), of_victim)
+        add_victim(figure, victim, index=index, labelled_in=heights if right == zoom else None)
         of = f": {style.label(group, 34)}" if len(groups) > 1 else ""
         title = f"ASR (%), up to {zoom:g}\u00a0%" if right == zoom else f"ASR (%){of}"
         figure.update_layout(

@@ -375,6 +375,28 @@ def accuracy_range(accuracies: Sequence[float] | np.ndarray) -> tuple[float, flo
     return low - room, high + room
 
 
+def time_unit(hours: float) -> tuple[str, int]:
+    """The unit in which an axis of so many hours is read, and how many of it an hour has."""
+    return ("hours", 1) if hours >= 2 else ("minutes", 60) if hours >= 2 / 60 else ("seconds", 3600)
+
+
+def focused_range(
+    accuracies: np.ndarray, good: Sequence[float] | np.ndarray, victim: float | None = None
+) -> tuple[float, float]:
+    """Ends of an accuracy axis, percent, on which the good values can be told apart: what lies below all of them has no
+    part in it. `accuracy_range` of all where fewer than two are good.
+
+    Args:
+        accuracies: all of the panel, not empty.
+        good: those of them that matter.
+        victim: its accuracy, which is in the panel too where that does not squeeze the others.
+    """
+    values = accuracies if len(good) < 2 else accuracies[accuracies >= min(good)]
+    if victim is not None and abs(victim - values.max()) <= max(np.ptp(values), 0.02):
+        values = np.append(values, victim)
+    return accuracy_range(values)
+
+
 def log_ticks(low: float, high: float) -> dict[str, Any]:
     """Ticks of a logarithmic axis in one notation: powers of ten, with 2 and 5 between them below two decades.
 
@@ -392,10 +414,24 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
         inside = [value for value in digits if low / 1.1 <= value <= high * 1.1]
     while len(inside) > 7:
         inside = inside[::2]
-    shown = inside if len(inside) > 1 else values
+    shown = apart(inside if len(inside) > 1 else values, is_log=True)
     powers = min(shown) < 0.001 or max(shown) >= 100_000
     texts = [_in_powers(value) if powers else plain_number(value) for value in shown]
     return {"type": "log", "tickvals": shown, "ticktext": texts}
+
+
+def apart(values: Sequence[float], *, is_log: bool) -> list[float]:
+    """Those of some ascending ticks that have room for their texts beside each other; the first one stays."""
+    places = np.log10(values) if is_log else np.asarray(values, dtype=float)
+    kept: list[int] = []
+    for index, place in enumerate(places):
+        if not kept or place - places[kept[-1]] >= LEAST_GAP * (places[-1] - places[0]):
+            kept.append(index)
+    return [values[index] for index in kept]
+
+
+LEAST_GAP = 0.16
+"""Between two ticks, a share of the axis."""
 
 
 def plain_number(value: float) -> str:

@@ -79,7 +79,7 @@ def draw_timeline(frame: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     shown = frame.tail(MOST_BARS)
     last = float(shown["ended"].max())
-    unit, per_hour = ("hours", 1) if last >= 2 else ("minutes", 60) if last >= 2 / 60 else ("seconds", 3600)
+    unit, per_hour = style.time_unit(last)
     colours = {
         "finished": style.BLUE,
         "pruned": style.SKY,

@@ -17,6 +17,9 @@ MOST_OTHERS = 10_000
 MOST_BEST = 200
 """Best points drawn, the most accurate ones."""
 
+LABEL_SHARE = 0.08
+"""Of a panel's height, what a label takes with some room."""
+
 
 def trade_off_points(sweep: SweepRecord, leaderboard: Leaderboard) -> pd.DataFrame:
     """One row for every point that may win, one for the victim.
@@ -120,8 +123,15 @@ def draw_trade_off(frame: pd.DataFrame, *, asr_ceiling: float, density_above: in
     victim = frame[frame["kind"] == "victim"]
     zoom = style.zoomed_asr(asr_ceiling)
     near = points[100 * points["asr"] <= zoom]
-    parts = [frame[100 * frame["asr"] <= right] for right in (102.0, zoom)]
-    heights = [style.accuracy_range((part if len(part) else frame)["accuracy"].to_numpy()) for part in parts]
+    shown_near = near if len(near) else points
+    heights = [
+        style.accuracy_range(frame["accuracy"].to_numpy()),
+        style.focused_range(
+            shown_near["accuracy"].to_numpy(),
+            best_accuracies(points, "trial"),
+            victim["accuracy"].max() if len(victim) else None,
+        ),
+    ]
     dense = len(points) > density_above
     kept = kept_points(frame)
     for index, (right, shown) in enumerate(((102.0, points), (zoom, near))):
@@ -132,7 +142,7 @@ def draw_trade_off(frame: pd.DataFrame, *, asr_ceiling: float, density_above: in
         _add_markers(figure, mine[mine["kind"] == "epoch"], index=index, on_zoom=dense)
         _add_frontier(figure, points, x=x, y=y, right=right, first=not index)
         _add_best(figure, points, x=x, y=y, first=not index)
-        add_victim(figure, victim, index=index, is_labelled=index == 1)
+        add_victim(figure, victim, index=index, labelled_in=heights[index] if index else None)
     style.asr_panels(figure, asr_ceiling, *heights)
     for index, shown in enumerate((points, near)):
         style.note_below(figure, 100 * shown["accuracy"].to_numpy(dtype=float), heights[index][0], index)
@@ -282,8 +292,22 @@ def _add_best(figure: go.Figure, points: pd.DataFrame, *, x: str, y: str, first:
         )
 
 
-def add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int, is_labelled: bool) -> None:
-    """The victim as a star in the panel `index`, its accuracy as a dotted line, which may be labelled."""
+def best_accuracies(points: pd.DataFrame, by: str) -> np.ndarray:
+    """Of each trial with a cleaned epoch, the highest accuracy among these."""
+    return points[points["cleaned"]].groupby(by)["accuracy"].max().to_numpy()
+
+
+def add_victim(
+    figure: go.Figure, victim: pd.DataFrame, *, index: int, labelled_in: tuple[float, float] | None = None
+) -> None:
+    """The victim as a star in the panel `index`, its accuracy as a dotted line.
+
+    Args:
+        figure: drawn on.
+        victim: its row, or none.
+        index: of the panel.
+        labelled_in: ends of the accuracy axis, where the line is labelled.
+    """
     x, y = style.axis_id("x", index), style.axis_id("y", index)
     for asr, accuracy in _percentages(victim):
         figure.add_scatter(
@@ -306,14 +330,17 @@ def add_victim(figure: go.Figure, victim: pd.DataFrame, *, index: int, is_labell
             hovertemplate="victim<br>accuracy %{y:.1f} %<br>ASR %{x:.1f} %<extra></extra>",
         )
         style.dotted_line(figure, accuracy, index)
-        if is_labelled:
+        if labelled_in is not None:
+            low, high = labelled_in
+            # Above the panel's upper end stands the label of the ceiling.
+            below = high - accuracy < LABEL_SHARE * (high - low)
             figure.add_annotation(
                 xref=f"{x} domain",
                 yref=y,
                 x=1,
                 y=accuracy,
                 xanchor="right",
-                yanchor="bottom",
+                yanchor="top" if below else "bottom",
                 text=f"victim's accuracy {style.percent(accuracy / 100)}",
                 showarrow=False,
                 bgcolor=style.LABEL_PAPER,

@@ -20,6 +20,9 @@ HIGHLIGHTED = (
 )
 """Colour and symbol of the first trials; the others are grey."""
 
+PANEL, LABEL = (270, 290), (26, 20)
+"""Pixels, width and height: of the smallest panel, and of an epoch's number."""
+
 UNSTABLE_RISE = 0.05
 """A trial is unstable when its ASR rises by more than this (a fraction) after its minimum."""
 
@@ -75,7 +78,7 @@ def describe_trajectories(frame: pd.DataFrame) -> str:
 
 
 def draw_trajectories(frame: pd.DataFrame, *, asr_ceiling: float) -> go.Figure:
-    """One line a trial, markers growing with the epoch.
+    """One line a trial, markers growing with the epoch, which is named where there is room.
 
     Args:
         frame: of `trajectory_points`, not empty.
@@ -86,16 +89,21 @@ def draw_trajectories(frame: pd.DataFrame, *, asr_ceiling: float) -> go.Figure:
     ranks = sorted(frame["rank"].unique())
     highlighted = list(zip(ranks, HIGHLIGHTED, strict=False))
     relapses = frame[frame["relapse"]]
-    for index in (0, 1):
+    near = frame[100 * frame["asr"] <= style.zoomed_asr(asr_ceiling)]
+    shown = frame, near if len(near) else frame
+    good = frame[frame["asr"] < asr_ceiling].groupby("trial")["accuracy"].max().to_numpy()
+    heights = [style.accuracy_range(frame["accuracy"].to_numpy())]
+    heights.append(style.focused_range(shown[1]["accuracy"].to_numpy(), good))
+    of_first = frame[frame["rank"].isin(ranks[: len(HIGHLIGHTED)])]
+    for index, right in enumerate((102.0, style.zoomed_asr(asr_ceiling))):
+        named = numbered_points(of_first, right, heights[index]).index
         _add_others(figure, frame[frame["rank"].isin(ranks[len(HIGHLIGHTED) :])], last_epoch, index=index)
         for rank, (colour, symbol) in reversed(highlighted):
             points = frame[frame["rank"] == rank]
-            _add_line(figure, points, last_epoch, colour=colour, symbol=symbol, index=index)
+            texts = [f"{epoch:g}" if row in named else "" for row, epoch in points["epoch"].items()]
+            _add_line(figure, points, texts, last_epoch, colour=colour, symbol=symbol, index=index)
         if not relapses.empty:
             _add_relapses(figure, relapses, index=index)
-    near = frame[100 * frame["asr"] <= style.zoomed_asr(asr_ceiling)]
-    shown = frame, near if len(near) else frame
-    heights = [style.accuracy_range(part["accuracy"].to_numpy()) for part in shown]
     style.asr_panels(figure, asr_ceiling, *heights)
     for index, part in enumerate(shown):
         style.note_below(figure, 100 * part["accuracy"].to_numpy(dtype=float), heights[index][0], index)
@@ -108,19 +116,53 @@ def draw_trajectories(frame: pd.DataFrame, *, asr_ceiling: float) -> go.Figure:
     )
 
 
+def numbered_points(frame: pd.DataFrame, right: float, heights: tuple[float, float]) -> pd.DataFrame:
+    """The points beside which a panel has room for their epoch: the best trial's first, of each its last, its first and
+    then the others; no number stands on another.
+
+    Args:
+        frame: rows of `trajectory_points`.
+        right: end of the axis of ASR, percent.
+        heights: ends of that of accuracy, percent.
+    """
+    low, high = heights
+    x = PANEL[0] * 100 * frame["asr"].to_numpy() / right
+    y = PANEL[1] * (100 * frame["accuracy"].to_numpy() - low) / (high - low)
+    rows = [np.asarray(found) for _, found in sorted(frame.groupby("rank").indices.items())]
+    order = [row for found in rows for row in dict.fromkeys((found[-1], found[0], *found))]
+    kept: list[int] = []
+    for row in order:
+        is_inside = x[row] <= PANEL[0] and 0 <= y[row] <= PANEL[1]
+        # In the lower right corner stands how many points lie below the panel.
+        is_free = y[row] > LABEL[1] or x[row] < PANEL[0] / 3
+        if is_inside and is_free and all(abs(x[row] - x[k]) > LABEL[0] or abs(y[row] - y[k]) > LABEL[1] for k in kept):
+            kept.append(row)
+    return frame.iloc[sorted(kept)]
+
+
 def _sizes(epochs: pd.Series, last_epoch: float) -> np.ndarray:
     """(points,) pixels, 4 at the start to 11 at the last epoch."""
     return 4 + 7 * epochs.to_numpy(dtype=float) / last_epoch
 
 
 def _add_line(
-    figure: go.Figure, points: pd.DataFrame, last_epoch: float, *, colour: str, symbol: str, index: int
+    figure: go.Figure,
+    points: pd.DataFrame,
+    texts: list[str],
+    last_epoch: float,
+    *,
+    colour: str,
+    symbol: str,
+    index: int,
 ) -> None:
     first = points.iloc[0]
     kept = "not cleaned" if pd.isna(first["retention"]) else f"keeps {style.percent(first['retention'])}"
     figure.add_scatter(
         **_coordinates(points, index),
-        mode="lines+markers",
+        mode="lines+markers+text",
+        text=texts,
+        textposition="top center",
+        textfont={"size": 11, "color": style.MUTED},
         line={"color": colour, "width": 2},
         marker={
             "symbol": symbol,

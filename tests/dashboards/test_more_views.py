@@ -151,6 +151,13 @@ class TestPair:
         )
         assert [trace.type for trace in draw_pair(frame, ("warmup_steps", "optimizer")).data] == ["heatmap"] * 2
 
+    def test_nearly_equal_cells_have_nearly_equal_colours(self):
+        """95.0 and 95.25 % kept lie a quarter of the colours apart, around their middle."""
+        made = [trial(n, START, (k, 10), warmup_steps=n, optimizer="ab"[n]) for n, k in enumerate((380, 381))]
+        frame = pair_cells(points_of(sweep(*made)), ("warmup_steps", "optimizer"))
+        (cells,) = draw_pair(frame, ("warmup_steps", "optimizer")).data
+        assert (cells.zmin, cells.zmax) == pytest.approx((94.625, 95.625), abs=1e-4)
+
     def test_many_values_fall_into_cells_of_equal_width_on_their_scale(self):
         """Learning rates from 1e-9 to 1e-1 in eight cells: a decade each."""
         trials = [trial(n, START, (300, 10), learning_rate=10.0 ** (-9 + n / 2), warmup_steps=n % 2) for n in range(17)]
@@ -182,6 +189,15 @@ class TestParallel:
         assert first["place"].to_dict() == pytest.approx(
             {"learning_rate": 0.5, "optimizer": 0.5, "warmup_steps": 0.0, "retention": 1.0}
         )
+
+    def test_of_few_cleaned_trials_the_best_is_of_the_best_band_and_equal_looking_ends_get_a_digit(self):
+        """38,000 and 37,996 of 100,000: both keep 95.0 % of the victim's accuracy; 95.00 and 94.99 %."""
+        rates = [Measurement(k, 100_000, 1000, 100_000, "evaluation") for k in (38_000, 37_996)]
+        made = [dataclasses.replace(trial(n), points=(Point(1, 1.0, 1, 1, rate),)) for n, rate in enumerate(rates)]
+        frame = parallel_points(points_of(sweep(*made)))
+        ends = frame[frame["axis"] == "retention"].set_index("trial")
+        assert ends["band"].to_dict() == {0: 4, 1: 2}
+        assert [plain(word) for word in ends["word"]] == ["95.00 %", "94.99 %"]
 
     def test_trials_without_a_cleaned_epoch_end_below_the_axis(self):
         frame = parallel_points(points_of(sweep(trial(0, START, (300, 10)), trial(1, START, (390, 500)))))
@@ -277,6 +293,12 @@ class TestBudget:
             "after 4."
         )
         assert len(draw_budget(frame).data) == 2
+
+    def test_a_short_sweep_is_drawn_over_seconds(self):
+        record = sweep(timed(0, (0, 400, 990, 0), (1, 300, 10, 0.002), (2, 360, 10, 0.005)))
+        figure = draw_budget(budget_points(record))
+        assert figure.layout.xaxis2.title.text == "seconds since the first point"
+        assert list(figure.data[1].x) == pytest.approx([7.2, 18.0], abs=1e-6)
 
     def test_tables_without_times_have_one_panel(self):
         record = sweep(trial(0, START, (300, 10), (310, 10)))

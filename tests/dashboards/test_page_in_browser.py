@@ -132,6 +132,22 @@ CUT = """(() => {
 })()"""
 """Texts that do not lie within their chart, or within the window."""
 
+OVERLAPS = """(() => {
+  const found = [];
+  for (const chart of document.querySelectorAll(".chart")) {
+    const texts = [...chart.querySelectorAll("svg text")].filter((text) => text.textContent.trim());
+    const boxes = texts.map((text) => text.getBoundingClientRect());
+    boxes.forEach((a, i) => boxes.slice(i + 1).forEach((b, j) => {
+      const width = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const height = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      const other = texts[i + 1 + j].textContent;
+      if (a.width && b.width && width > 2 && height > 4) found.push(`${chart.id}: ${texts[i].textContent} | ${other}`);
+    }));
+  }
+  return found;
+})()"""
+"""Pairs of texts of a chart that cover each other."""
+
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
@@ -141,6 +157,7 @@ def test_every_chart_is_drawn_and_no_text_is_cut(browser: Browser, page: str, wi
     assert browser.run("[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('.main-svg'))")
     assert browser.run("document.querySelectorAll('.chart').length") == 14
     assert browser.run(CUT) == []
+    assert browser.run(OVERLAPS) == []
     assert browser.complaints() == []
 
 

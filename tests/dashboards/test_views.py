@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from dashboards import style
@@ -19,6 +20,7 @@ from dashboards.parameters import describe_parameters, draw_parameters, paramete
 from dashboards.style import CONFIG, accuracy_range
 from dashboards.table import draw_table, leaderboard_table
 from dashboards.trade_off import (
+    add_victim,
     cell_edges,
     describe_trade_off,
     draw_trade_off,
@@ -26,7 +28,13 @@ from dashboards.trade_off import (
     kept_points,
     trade_off_points,
 )
-from dashboards.trajectories import describe_trajectories, draw_trajectories, relapse_index, trajectory_points
+from dashboards.trajectories import (
+    describe_trajectories,
+    draw_trajectories,
+    numbered_points,
+    relapse_index,
+    trajectory_points,
+)
 from sweeplab.ranking.kept_weights import KeptPoint
 from sweeplab.ranking.leaderboard import column_words, rank_trials
 from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
@@ -159,6 +167,13 @@ class TestTradeOff:
 
 
 class TestTrajectories:
+    def test_epochs_are_named_where_there_is_room_the_first_and_the_last_before_others(self):
+        """Both start as the victim: one 0. Epochs 2 and 3 of trial 0 are one place: its last is named."""
+        record = sweep(trial(0, START, (300, 500), (350, 10), (350, 12)), trial(1, START, (200, 20)))
+        frame = trajectory_points(record, ranked(record))
+        named = numbered_points(frame, 102.0, (0.0, 50.0))
+        assert named[["trial", "epoch"]].to_numpy().tolist() == [[0, 0], [0, 1], [0, 3], [1, 1]]
+
     def test_a_trajectory_starts_at_epoch_0_and_keeps_the_order_of_the_leaderboard(self):
         record = mixed()
         frame = trajectory_points(record, ranked(record))
@@ -492,6 +507,29 @@ class TestStyle:
         figure = draw_trade_off(trade_off_points(record, ranked(record)), asr_ceiling=0.05)
         notes = [note.text for note in figure.layout.annotations if "below, down to" in note.text]
         assert notes == ["▾ 1 below, down to 6.0\u00a0%"] * 2
+
+    def test_the_second_panel_tells_the_best_epochs_apart(self):
+        """Two trials end at 97.0 and 96.5 %, and passed through 60 and 80 % on their way; the victim has 98 %."""
+        record = sweep(trial(0, START, (600, 10), (970, 10)), trial(1, START, (800, 20), (965, 20)))
+        record = dataclasses.replace(record, victim=Measurement(980, 1000, 900, 1000, "evaluation"))
+        figure = draw_trade_off(trade_off_points(record, ranked(record)), asr_ceiling=0.05)
+        low, high = figure.layout.yaxis2.range
+        assert 94 < low < 96.5
+        assert 98 < high < 100
+        notes = [note.text for note in figure.layout.annotations if note.xref == "x2 domain" and "below" in note.text]
+        assert notes == ["▾ 2 below, down to 60.0\u00a0%"]
+
+    def test_the_victims_label_lies_below_its_line_where_it_would_meet_the_ceilings(self):
+        frame = trade_off_points(mixed(), ranked(mixed()))
+        for accuracy, anchor in ((0.9, "bottom"), (0.99, "top")):
+            figure = go.Figure()
+            victim = frame[frame["kind"] == "victim"].assign(accuracy=accuracy)
+            add_victim(figure, victim, index=1, labelled_in=(0.0, 100.0))
+            assert figure.layout.annotations[0].yanchor == anchor
+
+    def test_few_values_are_the_ticks_and_none_stands_on_another(self):
+        assert style.apart([64, 128, 256, 1024], is_log=True) == [64, 128, 256, 1024]
+        assert style.apart([0.0, 0.05, 1.0], is_log=False) == [0.0, 1.0]
 
     @pytest.mark.parametrize(
         ("low", "high", "texts"),
