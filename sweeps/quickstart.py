@@ -1,6 +1,6 @@
 """Poison a small CLIP, then search for the settings that clean it. Everything is made here; no GPU, no download.
 
-    python sweeps/quickstart.py            # 5 to 8 minutes on 2 cores
+    python sweeps/quickstart.py            # 4 to 8 minutes on 2 cores
     python sweeps/quickstart.py --dry-run  # what it would do
 
 The fruit stall has 16 classes; 5 % of the 8,000 training pairs carry a 6-pixel square of noise and captions of bananas.
