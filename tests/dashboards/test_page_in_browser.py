@@ -206,7 +206,7 @@ NUMBERS = (
         "Sec. 4",
         "at a step of its own",
         SMALL.name,
-        Ours(-10.0, -20.0, 1.0),
+        ours=Ours(-10.0, -20.0, 1.0),
         label=SMALL.label,
         is_preliminary=True,
     ),
