@@ -175,7 +175,7 @@ def test_a_comparison_is_drawn_whole_and_names_its_trials(browser: Browser, tmp_
         assert browser.run("[...document.querySelectorAll('.chart')].map((chart) => chart.id)") == [
             "results", "series", "against", "cleaning", "panels"
         ]  # fmt: skip
-        assert browser.run(CUT) == []
+        assert browser.run(CUT) == browser.run(OVERLAPS) == []
         assert browser.run(CONTRASTS) == []
         assert browser.complaints() == []
     # Trial 3 of the second sweep is not that of the first.
@@ -289,6 +289,16 @@ def test_figures_of_checkpoints_are_drawn_and_not_cut(browser: Browser, tmp_path
     assert browser.run("[...document.querySelectorAll('.chart')].map((chart) => chart.id)") == ["cosines", "maps"]
     assert browser.run("document.querySelectorAll('#maps .cartesianlayer > .subplot').length") == 3
     assert browser.run(CUT) == browser.run(CONTRASTS) == browser.complaints() == []
+
+
+def test_a_chart_that_is_hidden_and_shown_again_is_no_error(browser: Browser, page: str):
+    browser.open(page)
+    browser.show_all()
+    for display in ("none", ""):
+        browser.run(f"document.querySelector('main').style.display = '{display}'")
+        browser.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)))")
+    assert browser.complaints() == []
+    assert browser.run("document.querySelector('#trade-off .main-svg').getBoundingClientRect().width") > 0
 
 
 def test_charts_are_drawn_when_they_come_into_view(browser: Browser, page: str):
