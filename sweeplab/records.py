@@ -337,6 +337,8 @@ class Origin:
     """False in tables from elsewhere, which no command can continue or measure."""
     has_own_code: bool = False
     """Whether its script defines a class that it uses, so that its record does not say all."""
+    is_closed: bool = False
+    """Whether it was set aside or made by an older version, so that no trial can be added."""
 
 
 @dataclass(frozen=True)

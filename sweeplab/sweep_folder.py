@@ -435,7 +435,9 @@ class SweepFolder:
             planted_target=self.planted_target(),
             notes=(*self.notes(), *losses),
             keep_checkpoints=header["spec"].get("resources", {}).get("keep_checkpoints", 0),
-            origin=origin_of(header),
+            origin=dataclasses.replace(
+                origin_of(header), is_closed=header["name"] != self.name or self.older() is not None
+            ),
             read_columns=found.columns,
             certified_hits=found.summary.certified_hits if found.summary else {},
         )

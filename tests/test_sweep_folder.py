@@ -121,6 +121,13 @@ def test_a_sweep_is_finished_when_every_planned_trial_is_over(tmp_path: Path):
     assert len(record.trials) == record.planned_trials == 6
 
 
+def test_a_sweep_that_was_set_aside_is_closed(tmp_path: Path):
+    folder = fabricated.finished_sweep(tmp_path)
+    assert not folder.record().origin.is_closed
+    other = folder.path.rename(folder.path.with_name("made-up.20260101-000000"))
+    assert SweepFolder(other).record().origin.is_closed
+
+
 def test_the_record_says_what_the_sweep_cleans_with_as_far_as_it_knows(tmp_path: Path):
     header = json.loads((fabricated.prepared_folder(tmp_path).path / "sweep.json").read_text())
 

@@ -59,10 +59,10 @@ def _more_trials(sweep: SweepRecord, measured: list[LeaderboardRow], winner: Lea
 
 
 def more_trials(sweep: SweepRecord) -> str:
-    """The command that adds as many trials to a sweep as it has; empty where none can: of a grid, which is complete,
-    and of a table from elsewhere."""
+    """The command that adds as many trials to a sweep as it has; empty where none can: of a grid, which is complete, of
+    a table from elsewhere, and of a sweep that is closed."""
     made = sweep.origin
-    if not made.has_spec or made.sampler == "grid":
+    if not made.has_spec or made.sampler == "grid" or made.is_closed:
         return ""
     seeds = made.seeds
     num = -(-2 * max(made.asked_trials, sweep.planned_trials) // seeds) * seeds

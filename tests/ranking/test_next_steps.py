@@ -64,6 +64,7 @@ def test_a_suggested_number_of_trials_is_more_than_the_sweep_asks_for_and_a_mult
     assert more_trials(sweep) == "sweeplab resume toy search.trials=15"
     asked = replace(sweep.origin, asked_trials=64, seeds=1)
     assert more_trials(replace(sweep, origin=asked)) == "sweeplab resume toy search.trials=128"
+    assert more_trials(replace(sweep, origin=replace(asked, is_closed=True))) == ""
     own = replace(asked, has_own_code=True, script="sweeps/my own.py")
     assert more_trials(replace(sweep, origin=own)) == "python 'sweeps/my own.py' --only toy search.trials=128"
 
