@@ -130,9 +130,7 @@ def draw_series(
         x, y = style.axis_name("x", index), style.axis_name("y", index)
         values = (near if len(near) else whole)["accuracy"].to_numpy()
         of_victim = victim["accuracy"].max() if len(victim) else None
-        best = best_accuracies(whole, "id")
-        # The worst quarter of the cleaned trials, some of them destroyed, would squeeze what is compared.
-        heights = style.focused_range(values, best[best >= np.quantile(best, 0.25)] if len(best) else best, of_victim)
+        heights = style.focused_range(values, best_accuracies(whole, "id"), of_victim)
         add_victim(figure, victim, index=index, labelled_in=heights if right == zoom else None)
         of = f": {style.label(group, 34)}" if len(groups) > 1 else ""
         title = f"ASR (%), up to {zoom:g}\u00a0%" if right == zoom else f"ASR (%){of}"

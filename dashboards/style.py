@@ -383,15 +383,16 @@ def time_unit(hours: float) -> tuple[str, int]:
 def focused_range(
     accuracies: np.ndarray, good: Sequence[float] | np.ndarray, victim: float | None = None
 ) -> tuple[float, float]:
-    """Ends of an accuracy axis, percent, on which the good values can be told apart: what lies below all of them has no
-    part in it. `accuracy_range` of all where fewer than two are good.
+    """Ends of an accuracy axis, percent, on which the good values can be told apart: what lies below the best three
+    quarters of them has no part in it, since one of a destroyed model would squeeze all others together.
+    `accuracy_range` of all where fewer than two are good.
 
     Args:
         accuracies: all of the panel, not empty.
         good: those of them that matter.
         victim: its accuracy, which is in the panel too where that does not squeeze the others.
     """
-    values = accuracies if len(good) < 2 else accuracies[accuracies >= min(good)]
+    values = accuracies if len(good) < 2 else accuracies[accuracies >= np.quantile(good, 0.25)]
     if victim is not None and abs(victim - values.max()) <= max(np.ptp(values), 0.02):
         values = np.append(values, victim)
     return accuracy_range(values)

@@ -5,8 +5,8 @@
 
 The fruit stall has 16 classes; 5 % of the 8,000 training pairs carry a 6-pixel square of noise and captions of bananas.
 Expect a victim with accuracy above 0.9 that calls more than 0.9 of the triggered images "banana", and a sweep in
-which some trials get below 5 % ASR: learning rates near 6e-3 keep almost all of the accuracy, smaller ones leave the
-backdoor in place, larger ones destroy the model.
+which about half of the trials get below 5 % ASR: learning rates near 6e-3 keep almost all of the accuracy, smaller
+ones leave the backdoor in place, larger ones destroy the model.
 """
 
 from searchspaces import cleanclip

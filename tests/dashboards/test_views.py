@@ -713,3 +713,11 @@ def test_a_large_sweep_stays_small():
     record = sweep(*trials, epochs=20)
     page = render_page(record, ranked(record))
     assert len(page.encode()) < 6_000_000
+
+
+def test_a_destroyed_trial_squeezes_no_good_ones():
+    """Six cleaned trials, one of which keeps 6 %: the axis tells the other ones apart."""
+    good = np.array([0.059, 0.86, 0.971, 0.972, 0.98, 0.99])
+    low, high = style.focused_range(np.concatenate([good, [0.4, 0.93]]), good, 0.995)
+    assert 95 < low < 97.1
+    assert 99.5 < high < 101
