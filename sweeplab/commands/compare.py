@@ -45,6 +45,7 @@ def gather(home: Path, names: Sequence[str]) -> tuple[list[Compared], list[str]]
             cannot be read.
     """
     folders, victims = sweeps_of(home)[0], victims_of(home)[0]
+    known = {folder.name for folder in folders}
     found: dict[str, Compared] = {}
     imported: dict[Any, str] = {}
     notes: list[str] = []
@@ -56,7 +57,7 @@ def gather(home: Path, names: Sequence[str]) -> tuple[list[Compared], list[str]]
             continue
         sweeps = {folder.name: folder for folder in folders if _matches(folder, pattern)}
         rows = {row.folder.name: row for row in victims if any(fnmatchcase(n, pattern) for n in _names(row))}
-        left = [name for name in sweeps if not pattern.endswith(_ending(name, {folder.name for folder in folders}))]
+        left = [name for name in sweeps if not pattern.endswith(_ending(name, known))]
         left += [name for name, row in rows.items() if pattern != name and not pattern.endswith(_ending(row.victim))]
         chosen = sorted((f for name, f in sweeps.items() if name not in left), key=lambda f: _in_number_order(f.name))
         trained = [row for name, row in rows.items() if name not in left]

@@ -54,7 +54,8 @@ def for_rows(work: Callable[[int], None], num_rows: int, what: str = "") -> None
         for other, rows in zip(others, shares, strict=True):
             other.join()
             if other.exitcode:
-                _do(work, rows)
+                for row in rows:
+                    work(row)
     finally:
         for other in others:
             other.kill()
@@ -81,8 +82,3 @@ def _share(work: Callable[[int], None], rows: Iterable[int], parent: int) -> Non
         else:
             os._exit(0)
     os._exit(1)
-
-
-def _do(work: Callable[[int], None], rows: Iterable[int]) -> None:
-    for row in rows:
-        work(row)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, parameter_words
+from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, column_words
 from sweeplab.records import SweepRecord
 
 FEWEST_VALUES = 5
@@ -42,7 +42,7 @@ def _ends(
         best = winner.params[name]
         if best in (min(values), max(values)):
             end, place = ("lowest", "below") if best == min(values) else ("highest", "above")
-            word = parameter_words(leaderboard.rows)[name][leaderboard.rows.index(winner)]
+            word = column_words([row.params.get(name) for row in leaderboard.rows])[leaderboard.rows.index(winner)]
             yield f"The best has the {end} {name} that was tried, {word}: search {place} it too."
 
 
