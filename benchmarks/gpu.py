@@ -6,8 +6,8 @@
 Needs torch, torchvision, open_clip, pydantic, pyarrow, numpy and Pillow alone; nothing is downloaded. Every row is
 printed as it comes, so that a run that is cut short is not lost, and rows for which no time is left say so:
 
-1. contracts: two steps of every objective and cleaning method, and every attack, give on the GPU what they give on the
-   CPU;
+1. contracts: two steps of every objective and cleaning method, every attack, and a checkpoint are on the GPU what they
+   are on the CPU;
 2. one evaluation of 1,000 classes x 80 templates, clean and triggered images, beside plain open_clip;
 3. training at 224 pixels in bfloat16, RN50 and ViT-B/16: images/s of our loop's step, its share of the GPU's dense
    bfloat16 peak, the memory at its peak, and images/s of open_clip's own loop.
@@ -59,6 +59,7 @@ from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.specs import Spec
+from sweeplab.training import checkpoints
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import PairBatch
 from sweeplab.training.loop import Run, Training
@@ -247,6 +248,29 @@ def check_attacks(folder: Path, device: torch.device) -> bool:
         apart = int((stamped.int() - attack.stamp(images, [1, 2, 3]).int()).abs().max())
         good &= apart <= 1
         say(f"`{attack.kind}`", "as on the CPU" if apart <= 1 else "DIFFERS", f"pixels {apart} of 255 apart")
+    return good
+
+
+def check_checkpoint(folder: Path, device: torch.device) -> bool:
+    """Whether a checkpoint holds the weights of when it was asked for, though they change at once."""
+    weights, zeros = torch.full((2048, 2048), 0.5, device=device), torch.zeros((), dtype=torch.uint8)
+    content = checkpoints.Checkpoint(
+        model={"weight": weights},
+        optimizer={},
+        state={},
+        epoch=1,
+        step_in_epoch=0,
+        step=1,
+        point=1,
+        random=zeros,
+        tally=None,
+        config="{}",
+    )
+    writing = checkpoints.Writing(content, folder / "checkpoint.pt")
+    weights.zero_()
+    writing.wait()
+    good = bool((checkpoints.load(writing.path)["model"]["weight"] == 0.5).all())
+    say("checkpoint", "as on the CPU" if good else "DIFFERS", "written while weights change")
     return good
 
 
@@ -443,6 +467,7 @@ def main(words: Sequence[str] | None = None) -> int:
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             good = check_objectives(folder, device)
         good &= check_attacks(folder, device)
+        good &= check_checkpoint(folder, device)
         print(flush=True)
         evaluation_row(size, folder, device)
         print(flush=True)

@@ -47,13 +47,15 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 class Writing:
     """A checkpoint on its way to the disk, in a thread of its own: what is trained or measured meanwhile does not wait.
 
-    What is written was copied before, so that the next step may change it.
+    What is written was copied before, so that the next step may change it. From a GPU it is copied into page-locked
+    memory, for which nobody waits but the thread: the GPU copies before it takes the next step.
     """
 
     def __init__(self, checkpoint: Checkpoint, path: Path) -> None:
         self.path = path
         self._fault: BaseException | None = None
         content = copied(checkpoint)
+        self._copied = torch.cuda.current_stream().record_event() if torch.cuda.is_initialized() else None
         self._thread = threading.Thread(target=self._run, args=(content,), name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -79,6 +81,8 @@ class Writing:
 
     def _run(self, content: Checkpoint) -> None:
         try:
+            if self._copied is not None:
+                self._copied.synchronize()
             save(content, self.path)
         except BaseException as fault:  # noqa: BLE001 - `wait` raises it where it can be heard
             self._fault = fault
@@ -88,10 +92,10 @@ C = TypeVar("C")
 
 
 def copied(value: C) -> C:
-    """Containers with copies of their tensors on the CPU."""
+    """Containers with copies of their tensors on the CPU; those from a GPU have come once its stream is there."""
     if isinstance(value, Tensor):
-        # A copy from the device has come when this returns; one of the CPU's own is made.
-        return value.detach().to("cpu", copy=True)  # type: ignore[return-value]
+        place = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda, requires_grad=False)
+        return place.copy_(value.detach(), non_blocking=True)  # type: ignore[return-value]
     if isinstance(value, dict):
         return type(value)((key, copied(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
