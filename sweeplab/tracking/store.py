@@ -423,7 +423,9 @@ def serve(home: Path, port: int, announce: Callable[[], None] = lambda: None) ->
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise InvalidInput(f"--port={port} cannot be used ({error.strerror}); choose another one") from None
-    words = ["-m", "mlflow", "server", "--workers", "1", "--host", LOOPBACK, "--port", str(port)]
+    words = ["-m", "mlflow", "server", "--workers", "1"]
+    words += ["--uvicorn-opts", "--log-level warning"]  # a line for every request would scroll the address away
+    words += ["--host", LOOPBACK, "--port", str(port)]
     settings = {
         "MLFLOW_BACKEND_STORE_URI": store.uri,  # not among the words, which every user of the machine can read
         "MLFLOW_REGISTRY_STORE_URI": store.uri,  # the same; where it is left out, the server says so

@@ -627,6 +627,7 @@ def test_the_server_is_lean_and_on_loopback(home: Path, monkeypatch: pytest.Monk
     assert program == sys.executable
     assert words[words.index("--host") + 1] == "127.0.0.1"
     assert words[words.index("--workers") + 1] == "1"
+    assert words[words.index("--uvicorn-opts") + 1] == "--log-level warning"  # else a line for every request
     assert environment["MLFLOW_BACKEND_STORE_URI"] == environment["MLFLOW_REGISTRY_STORE_URI"] == store_uri(home)
     assert "starlette.middleware.wsgi is deprecated" in environment["PYTHONWARNINGS"]
     assert environment["MLFLOW_ARTIFACTS_DESTINATION"] == (home / "mlartifacts").as_uri()
