@@ -200,8 +200,8 @@ def one_message(parse: Callable[[], Any]) -> NoReturn:
         if not rule or context is None or "NoArgs" in type(error).__name__:
             error.show()
         else:
-            path = context.command_path
-            say_error(f"{path}: {rule[0].lower()}{rule[1:].rstrip('.')}; `{path} --help` lists what there is")
+            path, rule = context.command_path, f"{rule[0].lower()}{rule[1:].rstrip('.')}"
+            say_error(f"{path}: {rule}{'' if rule.endswith('?') else ';'} `{path} --help` lists what there is")
         sys.exit(BAD_INPUT)
     except typer.Abort:
         sys.exit(FAULT)
