@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from sweeplab import cli, sweep_folder
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.fruit_stall import FruitStall
+from sweeplab.evaluation.retention import missing_backdoor
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import rank_trials
@@ -204,16 +205,17 @@ def test_of_an_older_sweep_it_is_known_that_target_images_are_no_test_images(tmp
 
 
 def test_a_victim_below_the_ceiling_is_noted_wherever_the_sweep_is_looked_at(tmp_path: Path):
-    """3 of 80 triggered images are 3.75 %."""
+    """3 of 80 triggered images are 3.75 %; 497 of 10,000 would read 5.0 % with one decimal, which is not below."""
     (note,) = measured_as(tmp_path, fabricated.measurement(90, 3)).record().notes
-    assert note.startswith("the victim's own ASR of 3.75 % lies below the ceiling of 5 % before any cleaning")
+    assert note.startswith("the victim's own ASR of 3.8 % lies below the ceiling of 5 % before any cleaning")
     assert note.endswith("no trial is certified")
+    assert "ASR of 4.97 % lies below" in str(missing_backdoor(Measurement(1, 1, 497, 10_000, ""), 0.05))
 
 
 def test_a_victim_at_chance_is_noted(tmp_path: Path):
     """6 of 80 are 7.5 %, where 1 of 16 classes is 6.25 %."""
     (note,) = measured_as(tmp_path, fabricated.measurement(90, 6)).record().notes
-    assert note.startswith("the victim's own ASR of 7.50 % is not above chance, 1 of 16 classes")
+    assert note.startswith("the victim's own ASR of 7.5 % is not above chance, 1 of 16 classes")
 
 
 def test_a_victim_that_was_planted_with_another_target_is_noted(folder: SweepFolder):

@@ -13,7 +13,7 @@ from test_cli import command, one_message
 
 from sweeplab import cli
 from sweeplab.attacks.badnet import BadNet
-from sweeplab.attacks.poisoning import Poisoning
+from sweeplab.attacks.poisoning import Poisoning, PoisonPlan
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.cli import running
 from sweeplab.clip_model import SmallCLIP
@@ -36,6 +36,7 @@ from sweeplab.ranking.victims import read_victim, victims_of
 from sweeplab.search_space import Choice, Grid, SearchSpace
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.locks import victim_work
+from sweeplab.sweep import pretraining
 from sweeplab.training.optimisation import Optimization
 
 VICTIM = PretrainedVictim(
@@ -342,3 +343,13 @@ def test_a_family_over_what_every_trial_has_from_the_search_is_refused(base: Cle
     for sweep in (other, searched.with_grid(Grid(axes={"mmcl_weight": (1.0,)}, source=""))):
         made = family(sweep, "method.ssl_weight", (1.0, 8.0))
         assert [member.method.ssl_weight for member in made] == [1.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("count", "num_pairs", "words"),
+    [(64, 1280, "64 of 1,280 pairs poisoned (5 %)"), (1500, 2_880_000, "1,500 of 2,880,000 pairs poisoned (0.052 %)")],
+)
+def test_the_poison_of_a_victim_is_told_as_papers_write_it(count: int, num_pairs: int, words: str):
+    """1,500 / 2,880,000 = 0.0520833 %."""
+    plan = PoisonPlan(BadNet(), "banana", tuple(range(count)), ("",) * count, 0, num_pairs, "")
+    assert pretraining._poison_text(plan) == f"{words} towards {plan.aim}"

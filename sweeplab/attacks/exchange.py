@@ -56,7 +56,7 @@ class ImportedPoison(Spec):
         rows = [row for row in poisoned_rows(self.path).tolist() if row < len(table)]
         if len(rows) in (0, len(table)):
             raise InvalidInput(
-                f"{'all' if rows else 'none'} of the {len(table)} pairs of {self.path} are marked as poisoned; mark "
+                f"{'all' if rows else 'none'} of the {len(table):,} pairs of {self.path} are marked as poisoned; mark "
                 f"the rows that are, and they alone, in a column {COLUMN!r} (yes or no), or by {MARK!r} in the name of "
                 f"the image; poisoned rows come first in an export, so that a small num_pairs takes none but them"
             )
@@ -106,7 +106,7 @@ def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, ima
     images.mkdir(parents=True)
     captions = plan.caption_changes()
     poisoned = set(plan.rows)
-    name = f"{MARK}_{word}_{len(table)}_{len(plan.rows)}.csv"
+    name = f"{MARK}_{word}_{len(table):,}_{len(plan.rows)}.csv"
     with (unfinished / name).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["", "image", "caption", COLUMN])
@@ -152,8 +152,8 @@ def poisoned_rows(path: Path) -> np.ndarray:
         if None in flags:
             row = flags.index(None)
             raise InvalidInput(
-                f"{path}: row {row + 1} has {COLUMN}={table[COLUMN][row].as_py()!r}, and {flags.count(None)} of "
-                f"{len(flags)} rows are like that; give yes or no, true or false, t or f, 1 or 0"
+                f"{path}: row {row + 1} has {COLUMN}={table[COLUMN][row].as_py()!r}, and {flags.count(None):,} of "
+                f"{len(flags):,} rows are like that; give yes or no, true or false, t or f, 1 or 0"
             )
         return np.flatnonzero(np.array(flags, dtype=bool))
     if "image" in table.column_names:

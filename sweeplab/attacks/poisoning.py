@@ -106,7 +106,7 @@ class Poisoning(Spec):
         """Poisoned pairs among `num_pairs`."""
         count = self.count if self.count is not None else round((self.rate or 0) * num_pairs)
         if count > num_pairs:
-            raise InvalidInput(f"count={count} poisons exceed the {num_pairs} pairs; choose fewer")
+            raise InvalidInput(f"count={count} poisons exceed the {num_pairs:,} pairs; choose fewer")
         return count
 
 
@@ -310,7 +310,7 @@ def mix_in(planted: Planted, clean: PairTable, *, count: int, seed: int) -> Pois
     training, plan = planted
     if count > min(len(plan.indices), len(clean)):
         raise InvalidInput(
-            f"count={count} poisons exceed the {len(plan.indices)} poisons of the training set or the {len(clean)} "
+            f"count={count} poisons exceed the {len(plan.indices):,} poisons of the training set or the {len(clean):,} "
             "cleaning pairs; choose fewer"
         )
     own = np.sort(numpy_stream(seed, "mixed poisons").permutation(len(plan.indices))[:count]).tolist()
@@ -349,7 +349,7 @@ def plan_poison(poisoning: Poisoning, table: PairTable) -> PoisonPlan:
     if len(order) < count:
         which = "captions mention" if poisoning.captions == "label-consistent" else "pairs can be poisoned with"
         raise InvalidInput(
-            f"count={count} poisons are asked for, and {len(order)} {which} target={poisoning.target!r}; "
+            f"count={count} poisons are asked for, and {len(order):,} {which} target={poisoning.target!r}; "
             "choose fewer, or captions='templates'"
         )
     rows = np.sort(order[:count])

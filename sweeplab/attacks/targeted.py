@@ -124,7 +124,7 @@ class TargetedImages(Spec):
         source: PairTable = self.images.read(data_home)  # type: ignore[attr-defined]
         if self.num_targets > len(source):
             raise InvalidInput(
-                f"num_targets={self.num_targets} exceeds the {len(source)} images of the source; choose fewer"
+                f"num_targets={self.num_targets} exceeds the {len(source):,} images of the source; choose fewer"
             )
         order = numpy_stream(self.seed, "target images").permutation(len(source))
         rows = np.sort(order[: self.num_targets]).tolist()
@@ -153,8 +153,8 @@ class TargetedImages(Spec):
             drawn.append(next((names[i] for i in order if known(names[i])), None))
         if None in drawn:
             raise InvalidInput(
-                f"mentioned_in: its {len(captions)} captions mention no class that {drawn.count(None)} of the "
-                f"{len(rows)} target images could get; give a larger source, or `classes` that it mentions"
+                f"mentioned_in: its {len(captions):,} captions mention no class that {drawn.count(None):,} of the "
+                f"{len(rows):,} target images could get; give a larger source, or `classes` that it mentions"
             )
         return drawn  # type: ignore[return-value]
 

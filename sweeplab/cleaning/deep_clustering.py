@@ -62,7 +62,7 @@ class DeepClustering(Spec):
         """Refuse more clusters than pairs, and pseudo-labels that do not fit."""
         if self.num_clusters > facts.num_pairs:
             raise InvalidInput(
-                f"num_clusters={self.num_clusters} exceeds the {facts.num_pairs} cleaning pairs; choose fewer"
+                f"num_clusters={self.num_clusters} exceeds the {facts.num_pairs:,} cleaning pairs; choose fewer"
             )
         if self.pseudo_labels is not None:
             read_pseudo_labels(self.pseudo_labels, facts.num_pairs, self.num_clusters)
@@ -167,7 +167,7 @@ def read_pseudo_labels(path: Path, num_pairs: int, num_labels: int) -> Tensor:
         raise InvalidInput(f"pseudo_labels={path} is an archive, and no single array; write it with numpy.save")
     if labels.shape != (num_pairs,) or labels.dtype.kind not in "iu":
         raise InvalidInput(
-            f"pseudo_labels={path} holds {labels.dtype} {labels.shape}; one whole number for each of the {num_pairs} "
+            f"pseudo_labels={path} holds {labels.dtype} {labels.shape}; one whole number for each of the {num_pairs:,} "
             "pairs is needed"
         )
     if labels.min() < 0 or labels.max() >= num_labels:

@@ -151,7 +151,7 @@ def attack_export(
 
     table, plan, image_size = _poisons(script, only, overrides or [], smoke)
     written = export_poisoned_csv(table, plan, to, image_size=image_size)
-    say(f"{len(plan.indices)} poisoned and {len(table) - len(plan.indices)} clean pairs: {written}")
+    say(f"{len(plan.indices):,} poisoned and {len(table) - len(plan.indices):,} clean pairs: {written}")
 
 
 def _poisons(

@@ -423,7 +423,7 @@ def _say_measurement(measurement: "Measurement", *, as_json: bool = False) -> No
 
 def _rate_with_interval(k: int, n: int) -> str:
     low, high = wilson(k, n)
-    return f"{percent(k / n)}  [{percent(low)}, {percent(high)}]  ({k}/{n})"
+    return f"{percent(k / n)}  [{percent(low)}, {percent(high)}]  ({k:,}/{n:,})"
 
 
 def _measurement_values(measurement: "Measurement") -> dict[str, Any]:

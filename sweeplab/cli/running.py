@@ -93,7 +93,7 @@ def _run(experiment: "Experiment", home: Path, options: "Options", victims: list
     if record.state == "finished":
         failed = len(record.failures)
         why = f"; {failed} failed, and `sweeplab status {record.name}` says why" if failed else ""
-        say(f"{record.name}: finished, {record.num_succeeded} of {record.planned_trials} succeeded{why}")
+        say(f"{record.name}: finished, {record.num_succeeded:,} of {record.planned_trials:,} succeeded{why}")
 
 
 def _say_plan(experiment: "Experiment", home: Path, options: "Options") -> None:

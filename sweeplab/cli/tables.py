@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sweeplab.cli.program import RESULTS, AsJson, SweepName, app, command, say, say_json, say_table
 from sweeplab.cli.sweeps import folder_of
+from sweeplab.evaluation.retention import num_choices
 from sweeplab.records import number_of, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
@@ -28,7 +29,7 @@ def import_(
     """Make a sweep of a table of results that were measured elsewhere.
 
     Its columns are trial, epoch, accuracy and asr (fractions), and optionally accuracy_k, accuracy_n, asr_k, asr_n and
-    seed. Every other column is a parameter.
+    seed. Every other column is a parameter. The points that are counted are those that may win: epoch 0 is the victim.
     """
     from sweeplab.commands.import_table import import_table
 
@@ -41,7 +42,7 @@ def import_(
         asr_ceiling=asr_ceiling,
     )
     record = folder.record(keep_summary=True)
-    points = sum(len(trial.points) for trial in record.trials)
+    points = num_choices(record.trials)
     if as_json:
         counts = {"trials": len(record.trials), "points": points}
         say_json({"sweep": sweep, **counts, "parameters": list(record.parameters), "folder": str(folder.path)})
@@ -121,7 +122,7 @@ def _say_replays(sweep: str, found: dict[str, Any]) -> None:
             median,
             f"{low} to {high}",
             "–" if share is None else percent(share, 0),
-            f"{row['arrived']} of {row['seeds']}",
+            f"{row['arrived']:,} of {row['seeds']:,}",
         )
     say_table(lambda _: table)
 
@@ -157,12 +158,12 @@ def audit(
 
 def _say_audit(sweep: str, found: dict[str, Any]) -> None:
     """What rules would have done to a sweep that ran without them."""
-    say(f"{sweep}: {found['pruned']} of {number_of(found['trials'], 'trial')} would have been stopped early")
+    say(f"{sweep}: {found['pruned']:,} of {number_of(found['trials'], 'trial')} would have been stopped early")
     say(
-        f"  of those, {found['would_have_been_feasible']} would have been cleaned later on, and "
-        f"{found['would_have_become_best']} would have become the best"
+        f"  of those, {found['would_have_been_feasible']:,} would have been cleaned later on, and "
+        f"{found['would_have_become_best']:,} would have become the best"
     )
-    say(f"  trial-epochs saved: {found['trial_epochs_saved']:g} of {found['trial_epochs']:g}")
+    say(f"  trial-epochs saved: {found['trial_epochs_saved']:,g} of {found['trial_epochs']:,g}")
     best, kept = found["best_retention"], found["best_retention_with_pruning"]
     say(f"  best retention {_share(best)}, with pruning {_share(kept)}")
 
@@ -172,14 +173,14 @@ def _say_decisions(found: dict[str, Any]) -> None:
     name, left = found["sweep"], found["pruned"] - found["run_to_their_end"]
     saved = number_of(found["trial_epochs_saved"], "trial-epoch")
     say(
-        f"{name}: {found['pruned']} of {number_of(found['trials'], 'trial')} stopped early, {saved} saved; "
+        f"{name}: {found['pruned']:,} of {number_of(found['trials'], 'trial')} stopped early, {saved} saved; "
         f"best retention {_share(found['best_retention'])}"
     )
     if found["run_to_their_end"]:
         say(
-            f"  {found['run_to_their_end']} of them were run to their end since: "
-            f"{found['would_have_been_feasible']} were cleaned later on, and "
-            f"{found['would_have_become_best']} became better than the best"
+            f"  {found['run_to_their_end']:,} of them were run to their end since: "
+            f"{found['would_have_been_feasible']:,} were cleaned later on, and "
+            f"{found['would_have_become_best']:,} became better than the best"
         )
     for row in found["decisions"]:
         ending = "not run to its end"

@@ -72,7 +72,7 @@ def disk_table(home: Path) -> list[dict[str, Any]]:
 def _kinds(kept: Sequence[Kept]) -> str:
     """How many of each kind a node keeps, by the beginning of their names: data, decoded, table."""
     counts = Counter(copy.path.name.lstrip(".").partition("-")[0] for copy in kept)
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    return ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
 
 
 def older_victim(path: Path) -> str | None:

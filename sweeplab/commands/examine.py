@@ -399,15 +399,15 @@ def training_images(test: LabelledImages, train: Any, machine: Machine) -> Label
         differing = zip_longest(images.class_names, test.class_names)
         theirs, ours = next(pair for pair in differing if pair[0] != pair[1])
         raise InvalidInput(
-            f"the linear probe's training images have other classes than the test images: {len(images.class_names)} "
-            f"and {len(test.class_names)}, the first that differ are {theirs!r} and {ours!r}; use folders of the same "
-            "classes"
+            f"the linear probe's training images have other classes than the test images: {len(images.class_names):,} "
+            f"and {len(test.class_names):,}, the first that differ are {theirs!r} and {ours!r}; use folders of the "
+            "same classes"
         )
     known = {test.image(row) for row in range(len(test))}
     shared = [path for row in range(len(images)) if (path := images.image(row)) in known]
     if shared:
         raise InvalidInput(
-            f"{len(shared)} of the linear probe's {len(images)} training images are test images, the first "
+            f"{len(shared):,} of the linear probe's {len(images):,} training images are test images, the first "
             f"{shared[0]}; a probe that has seen them measures nothing: give others"
         )
     return images

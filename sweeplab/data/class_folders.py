@@ -65,7 +65,7 @@ class ClassFolders(Spec):
         total = sum(map(len, found))
         if self.num_images not in (None, total):
             raise InvalidInput(
-                f"num_images={self.num_images}, but {root} holds {total} images; "
+                f"num_images={self.num_images}, but {root} holds {total:,} images; "
                 f"set num_images={total} or mend the folder"
             )
         return LabelledImages.of(
@@ -116,7 +116,7 @@ class ClassFolders(Spec):
             names = self.class_names
             if len(names) != len(folders):
                 raise InvalidInput(
-                    f"class_names has {len(names)} names, but {root} holds {len(folders)} class folders "
+                    f"class_names has {len(names):,} names, but {root} holds {len(folders):,} class folders "
                     f"({some(folders)}); give one name for each folder, in sorted order"
                 )
             if ids := [name for name in names if WORDNET_ID.fullmatch(name)]:
@@ -130,15 +130,15 @@ class ClassFolders(Spec):
             if self.class_names == "imagenet" and stray:
                 raise InvalidInput(
                     f"class_names='imagenet' needs folders named after ImageNet's 1,000 WordNet ids (n01440764 ...), "
-                    f"all or some of them, but {len(stray)} of the {len(folders)} folders of {root} are others "
+                    f"all or some of them, but {len(stray):,} of the {len(folders):,} folders of {root} are others "
                     f"({some(stray)}); point path at ImageNet's images, or set class_names to one name for each "
                     "folder, or to 'folders' where folders are named after their classes"
                 )
             if ids := [folder for folder in stray if WORDNET_ID.fullmatch(folder)]:
                 raise InvalidInput(
-                    f"{len(ids)} of the {len(folders)} folders of {root} are WordNet ids that are not among ImageNet's "
-                    f"1,000 ({some(ids)}), and an id is no name for a prompt; set class_names to one name for each "
-                    "folder, in sorted order"
+                    f"{len(ids):,} of the {len(folders):,} folders of {root} are WordNet ids that are not among "
+                    f"ImageNet's 1,000 ({some(ids)}), and an id is no name for a prompt; set class_names to one "
+                    "name for each folder, in sorted order"
                 )
             names = tuple(known.get(folder, folder.replace("_", " ")) for folder in folders)
         twice = [name for name, count in Counter(names).items() if count > 1]
@@ -146,7 +146,7 @@ class ClassFolders(Spec):
             holders = [folder for folder, own in zip(folders, names, strict=True) if own == name]
             if isinstance(self.class_names, tuple) or not all(map(WORDNET_ID.fullmatch, holders)):
                 raise InvalidInput(
-                    f"class name {name!r} stands for {len(holders)} folders of {root} "
+                    f"class name {name!r} stands for {len(holders):,} folders of {root} "
                     f"({', '.join(holders)}); zero-shot classification needs distinct names: "
                     "rename a folder or give class_names"
                 )
@@ -163,7 +163,7 @@ class ClassFolders(Spec):
             ]
             if pairs:
                 return [
-                    f"{len(pairs)} of {len(names)} class_names differ from their folders in {root}: {some(pairs)}; "
+                    f"{len(pairs):,} of {len(names):,} class_names differ from their folders in {root}: {some(pairs)}; "
                     "see that each name belongs to its folder"
                 ]
         elif all(folder.isdecimal() for folder in folders):
@@ -217,8 +217,8 @@ def _left_out(root: Path, names: list[str]) -> list[str]:
     if not names:
         return []
     return [
-        f"{len(names)} files or folders in {root} are no images in a class folder and are left out ({_kinds(names)}), "
-        f"the first: {names[0]}"
+        f"{len(names):,} files or folders in {root} are no images in a class folder and are left out "
+        f"({_kinds(names)}), the first: {names[0]}"
     ]
 
 
@@ -227,7 +227,7 @@ def _kinds(names: list[str]) -> str:
     kinds = Counter(
         "folders" if name.endswith("/") else os.path.splitext(name)[1].lower() or "without suffix" for name in names
     )
-    return ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(5)) + (", ..." if len(kinds) > 5 else "")
+    return ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(5)) + (", ..." if len(kinds) > 5 else "")
 
 
 def _unreadable(root: Path, error: OSError) -> str:

@@ -59,12 +59,12 @@ class ImageNetFlat(Spec):
         stems = [image.partition(".")[0] for image in images]
         if lacking := [stem for stem in stems if stem not in classes]:
             raise InvalidInput(
-                f"{len(lacking)} of the {len(stems)} images in {root} have no label in {file} ({some(lacking)}); give "
-                "the labels of these images"
+                f"{len(lacking):,} of the {len(stems):,} images in {root} have no label in {file} ({some(lacking)}); "
+                "give the labels of these images"
             )
         if absent := sorted(set(classes) - set(stems)):
             raise InvalidInput(
-                f"{len(absent)} of the {len(classes)} images that {file} names are not in {root} ({some(absent)}); "
+                f"{len(absent):,} of the {len(classes):,} images that {file} names are not in {root} ({some(absent)}); "
                 "copy them there, or give the labels of the images that are there"
             )
         check_count(self.num_images, len(images), str(root))

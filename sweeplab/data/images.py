@@ -217,8 +217,8 @@ def decode_all(
         pixels = np.empty((len(table), 3, size, size), dtype=np.uint8)
     except MemoryError:
         raise InvalidInput(
-            f"{len(table)} images of {size} x {size} pixels take {len(table) * 3 * size**2 / 1e9:.1f} GB, more memory "
-            "than there is; use fewer or smaller ones"
+            f"{len(table):,} images of {size} x {size} pixels take {len(table) * 3 * size**2 / 1e9:.1f} GB, more "
+            "memory than there is; use fewer or smaller ones"
         ) from None
 
     def decode(row: int) -> None:

@@ -212,8 +212,8 @@ def _caption_beside(image: Path) -> tuple[str, str | None]:
 
 def left_out(path: Path | str, failed: Counter[str], num_rows: int) -> str:
     """The note on rows that were not downloaded, counted by their status, of all that were to be."""
-    kinds = ", ".join(f"{status} {count}" for status, count in failed.most_common())
-    return f"{failed.total()} of the {num_rows} rows of {path} were not downloaded and are left out ({kinds})"
+    kinds = ", ".join(f"{status} {count:,}" for status, count in failed.most_common())
+    return f"{failed.total():,} of the {num_rows:,} rows of {path} were not downloaded and are left out ({kinds})"
 
 
 def _notes(path: Path, shards: list[_Shard]) -> Iterator[str]:
@@ -224,4 +224,4 @@ def _notes(path: Path, shards: list[_Shard]) -> Iterator[str]:
     if failed:
         yield left_out(path, failed, total)
     if without:
-        yield f"{without} of the {total} rows of {path} have no caption and are left out"
+        yield f"{without:,} of the {total:,} rows of {path} have no caption and are left out"

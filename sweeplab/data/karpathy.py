@@ -82,7 +82,7 @@ class KarpathyJSON(Spec):
         images = _images(path)
         counts = Counter(image["split"] for image in images)
         if unknown := [split for split in wanted if split not in counts]:
-            known = ", ".join(f"{split!r} ({count} images)" for split, count in counts.items())
+            known = ", ".join(f"{split!r} ({count:,} images)" for split, count in counts.items())
             raise InvalidInput(f"split={unknown[0]!r} is none of {path}; known: {known or 'none, it has no images'}")
         pairs = [
             (image, sentence["raw"])

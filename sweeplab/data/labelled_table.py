@@ -282,7 +282,7 @@ class LabelledTable(Spec):
         strange = sorted(set(labels) - set(keys))
         if strange:
             raise InvalidInput(
-                f"{where}: {len(strange)} labels in {self.label_column!r} are none of the {len(names)} classes "
+                f"{where}: {len(strange):,} labels in {self.label_column!r} are none of the {len(names):,} classes "
                 f"({some(strange)}); mend them, or give all class_names"
             )
         return np.array([keys[label] for label in labels], dtype=np.int64), names
@@ -321,8 +321,8 @@ def _texts(column: Any, file: Path, name: str) -> list[str]:
     texts = ["" if value is None else str(value).strip() for value in column.to_pylist()]
     if "" in texts:
         raise InvalidInput(
-            f"{file}: {texts.count('')} of {len(texts)} rows have no {name!r}, the first is row {texts.index('') + 1}; "
-            "every row needs a label: fill it in or remove the row"
+            f"{file}: {texts.count(''):,} of {len(texts):,} rows have no {name!r}, the first is row "
+            f"{texts.index('') + 1}; every row needs a label: fill it in or remove the row"
         )
     return texts
 

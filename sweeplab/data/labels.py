@@ -50,7 +50,7 @@ def check_class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
         raise InvalidInput(f"{where} holds no class names; give one for each class")
     blank = [number for number, name in enumerate(names, start=1) if not name.strip()]
     if blank:
-        raise InvalidInput(f"{where}: class name {blank[0]} of {len(names)} is blank; give a name for each class")
+        raise InvalidInput(f"{where}: class name {blank[0]} of {len(names):,} is blank; give a name for each class")
     if ids := [name for name in names if WORDNET_ID.fullmatch(name)]:
         raise InvalidInput(
             f"{where} holds the WordNet id {ids[0]!r}, of which a text encoder knows nothing; give words, or "
@@ -59,7 +59,7 @@ def check_class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice and tuple(names) != tuple(imagenet_names().values()):
         raise InvalidInput(
-            f"{where} gives {len(twice)} class names more than once ({some(twice)}); zero-shot classification needs "
+            f"{where} gives {len(twice):,} class names more than once ({some(twice)}); zero-shot classification needs "
             "distinct names: rename one of each"
         )
     return tuple(names)
@@ -79,9 +79,9 @@ def check_numbers(labels: np.ndarray, num_classes: int, where: str) -> np.ndarra
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(bad):
         raise InvalidInput(
-            f"{where}: {len(bad)} of {len(labels)} labels are outside of 0 ... {num_classes - 1}, the numbers of the "
-            f"{num_classes} class names, the first is {labels[bad[0]]} in row {bad[0] + 1}; labels count from 0: mend "
-            "them, or give all class names"
+            f"{where}: {len(bad):,} of {len(labels):,} labels are outside of 0 ... {num_classes - 1}, the numbers of "
+            f"the {num_classes} class names, the first is {labels[bad[0]]} in row {bad[0] + 1}; labels count from 0: "
+            "mend them, or give all class names"
         )
     return labels.astype(np.int64)
 
@@ -96,7 +96,7 @@ def check_count(num_images: int | None, found: int, where: str) -> None:
         raise InvalidInput(f"{where} holds no images; a test set needs at least one")
     if num_images not in (None, found):
         raise InvalidInput(
-            f"num_images={num_images}, but {where} holds {found} images; set num_images={found} or mend the files"
+            f"num_images={num_images}, but {where} holds {found:,} images; set num_images={found} or mend the files"
         )
 
 
@@ -105,7 +105,7 @@ def empty_classes(labels: np.ndarray, names: Sequence[str], where: str) -> tuple
     lacking = [names[number] for number in np.setdiff1d(np.arange(len(names)), labels)]
     if not lacking:
         return ()
-    return (f"{len(lacking)} of the {len(names)} classes of {where} have no image ({some(lacking)})",)
+    return (f"{len(lacking):,} of the {len(names):,} classes of {where} have no image ({some(lacking)})",)
 
 
 def file_sizes(root: str, names: Sequence[str], where: str) -> np.ndarray:

@@ -115,7 +115,7 @@ def used_rows(available: int, path: Path | str, num_pairs: int | None, sample: S
     """See `PairColumns.used`; `available` rows are in `path`."""
     if num_pairs is not None and num_pairs > available:
         raise InvalidInput(
-            f"num_pairs={num_pairs} exceeds the {available} rows of {path}; "
+            f"num_pairs={num_pairs} exceeds the {available:,} rows of {path}; "
             f"choose num_pairs <= {available}, or leave it out to use all rows"
         )
     count = num_pairs or available

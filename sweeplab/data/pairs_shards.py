@@ -136,7 +136,7 @@ class PairsShards(Spec):
     def _said(self) -> str:
         """The places, for messages."""
         first, *others = self._places()
-        return f"{first}" + (f" and {len(others)} more" if others else "")
+        return f"{first}" + (f" and {len(others):,} more" if others else "")
 
     def _locations(self) -> list[str]:
         """Absolute path or URL of every shard, in order."""
@@ -155,8 +155,8 @@ def _shards_at(place: Path | str) -> list[str]:
     if not is_remote and (gone := [tar for tar in tars if not os.path.isfile(tar)]):
         patterns = "; of patterns only braces are known: give the folder, or {00000..00331}.tar" if "*" in where else ""
         raise InvalidInput(
-            f"path={place} is not all there: {len(gone)} of {len(tars)} shards are missing, the first {gone[0]}; give "
-            f"those that are there, or restore them{patterns}"
+            f"path={place} is not all there: {len(gone):,} of {len(tars):,} shards are missing, the first {gone[0]}; "
+            f"give those that are there, or restore them{patterns}"
         )
     return tars
 

@@ -73,7 +73,7 @@ def detection_recall(
     if not is_poison.any():
         raise ValueError("no pair is poisoned, so nothing can be found")
     if not np.isfinite(scores).all():
-        raise FloatingPointError(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
+        raise FloatingPointError(f"{int((~np.isfinite(scores)).sum())} of {len(scores):,} scores are not finite")
     order = np.argsort(-scores if suspicious == "highest" else scores, kind="stable")
     rows = []
     for share in shares:

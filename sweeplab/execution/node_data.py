@@ -239,7 +239,7 @@ def send_data(reads: list[Any], nodes: list[str], watchdog: Watchdog) -> None:
             listing = ray.get(sender.listing.remote())
             receivers = "1 node does" if len(nodes) == 1 else f"{len(nodes)} nodes do"
             logger.info(
-                f"{receivers} not see all data: sending what is lacking of {listing.num_files} files "
+                f"{receivers} not see all data: sending what is lacking of {listing.num_files:,} files "
                 f"({listing.num_bytes / 1e9:.2f} GB)"
             )
             # Pinned to the node: its copies are of no use to another one.

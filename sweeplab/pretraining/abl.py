@@ -60,7 +60,7 @@ class ABL(Spec):
     def check(self, facts: TrainingFacts) -> None:
         """Refuse more flags than pairs, a detection after the end, and a detector that cannot be read."""
         if self.num_flagged > facts.num_pairs:
-            raise InvalidInput(f"num_flagged={self.num_flagged} exceeds the {facts.num_pairs} pairs; choose fewer")
+            raise InvalidInput(f"num_flagged={self.num_flagged} exceeds the {facts.num_pairs:,} pairs; choose fewer")
         if self.num_flagged and self.detect_at > facts.epochs:
             raise InvalidInput(
                 f"detect_at={self.detect_at} lies behind epochs={facts.epochs}; detect earlier or train longer"

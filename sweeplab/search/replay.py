@@ -138,7 +138,7 @@ def table_of(sweep: SweepRecord, space: SearchSpace | None) -> Table:
             chosen.setdefault(repr(sorted(trial.params.items())), trial)
     if len(chosen) < 2:
         raise InvalidInput(
-            f"sweep {sweep.name!r} has {len(chosen)} configuration(s) that ran to their end; a replay needs 2 or more"
+            f"sweep {sweep.name!r} has {len(chosen):,} configuration(s) that ran to their end; a replay needs 2 or more"
         )
     if sweep.victim.asr is None:
         raise InvalidInput(f"sweep {sweep.name!r} measured no ASR, so nothing in it can be called cleaned")
@@ -164,8 +164,8 @@ def spanned_space(settings: Sequence[Mapping[str, Any]], log_parameters: Sequenc
         missing = sum(name not in setting for setting in settings)
         if missing:
             raise InvalidInput(
-                f"parameter {name!r} is missing in {missing} of {len(settings)} configurations; fill the column, or "
-                "replay a sweep whose space says when the parameter applies"
+                f"parameter {name!r} is missing in {missing:,} of {len(settings):,} configurations; fill the column, "
+                "or replay a sweep whose space says when the parameter applies"
             )
         values = [setting[name] for setting in settings]
         if len(set(values)) == 1:

@@ -180,7 +180,7 @@ class RunFolder:
             return []
         kept = len(self.points())
         return [
-            f"{self.path / 'history.jsonl'} is damaged: {self._num_lost} of {kept + self._num_lost} points are lost; "
+            f"{self.path / 'history.jsonl'} is damaged: {self._num_lost:,} of {kept + self._num_lost} points are lost; "
             "restore it, or run the sweep's command, which makes them again"
         ]
 

@@ -338,5 +338,6 @@ def _keep_checkpoints(victim: PretrainedVictim, run: RunFolder, *points: Point) 
 def _poison_text(plan: PoisonPlan) -> str:
     if not plan.indices:
         return "no pair poisoned"
-    share = f"{len(plan.indices)} of {plan.num_training_pairs} pairs poisoned ({percent(plan.rate, 3)})"
+    rate = percent(float(f"{plan.rate:.2g}"), None)  # papers poison as little as 0.01 %: one decimal says nothing of it
+    share = f"{len(plan.indices):,} of {plan.num_training_pairs:,} pairs poisoned ({rate})"
     return f"{share} towards {plan.aim}"

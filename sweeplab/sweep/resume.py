@@ -31,9 +31,9 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     over = [record for record in records if record.state in OVER]
     begun = [record for record in records if record.state == "waiting"]
     trials, epochs = number_of(sweep.num_trials(), "trial"), number_of(sweep.epochs, "epoch")
-    text = f"{sweep.name}: {trials} of {epochs} on {prepared.num_pairs} pairs"
+    text = f"{sweep.name}: {trials} of {epochs} on {prepared.num_pairs:,} pairs"
     if sweep.num_trials() < len(records):
-        text += f" (search.trials={sweep.num_trials()}, but {len(records)} were begun and stay)"
+        text += f" (search.trials={sweep.num_trials()}, but {len(records):,} were begun and stay)"
     search = f"  search: {search_in_words(sweep)}"
     warnings = [f"  warning: {line}" for line in warnings_of(sweep)]
     if not records:
@@ -44,7 +44,7 @@ def resume_plan(folder: SweepFolder, prepared: Prepared, home: Path) -> list[str
     new = folder.num_planned(sweep) - len(records) - len(again)
     if begun or new or again:
         sweep.resources.resolved_executor()  # which refuses one that only older records name
-    lines = [f"{text}; {len(over)} are done and stay, {len(begun)} go on, {new} are new", *warnings]
+    lines = [f"{text}; {len(over):,} are done and stay, {len(begun):,} go on, {new:,} are new", *warnings]
     if new > 0:
         lines.append(search)
     if again:

@@ -114,7 +114,7 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
         raise Unfinished(f"{sweep.name}: not finished; everything so far is kept, and the same command goes on")
     planned = number_of(record.planned_trials, "trial")
     logger.info(
-        f"{sweep.name}: {limit} after {len(record.trials)} of {planned}; raise it to go on: "
+        f"{sweep.name}: {limit} after {len(record.trials):,} of {planned}; raise it to go on: "
         f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
     )
     return record
@@ -186,7 +186,7 @@ def _show_finished(prepared: Prepared, folder: SweepFolder, home: Path) -> None:
     if header["planned_trials"] != folder.num_planned(prepared.sweep) or "images" not in header:
         folder.write_header(prepared.sweep, prepared.digest, prepared.contents, prepared.images)
     count = len(folder.trial_numbers())
-    what = "its one trial is" if count == 1 else f"all {count} trials are"
+    what = "its one trial is" if count == 1 else f"all {count:,} trials are"
     logger.info(f"{folder.name}: {what} there already; nothing to run")
     store, place = tracking_store(home), Place.read(folder.path)
     is_elsewhere = store.address != (place.store if place else "")
@@ -233,7 +233,7 @@ def check_some_succeeded(record: SweepRecord) -> None:
     if len(record.failures) == 1:
         raise Failed(f"{record.name}: its trial failed: {first.reason}; `sweeplab logs {record.name} {first.number}`")
     raise Failed(
-        f"{record.name}: every trial failed ({len(record.failures)} of {record.planned_trials}), the first with: "
+        f"{record.name}: every trial failed ({len(record.failures):,} of {record.planned_trials:,}), the first with: "
         f"{first.reason}; `sweeplab status {record.name}` lists the reasons"
     )
 

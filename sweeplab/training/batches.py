@@ -211,7 +211,7 @@ def steps_per_epoch(num_pairs: int, global_batch_size: int) -> int:
     steps = math.floor(num_pairs / global_batch_size)
     if steps == 0:
         raise ValueError(
-            f"global_batch_size={global_batch_size} exceeds the {num_pairs} pairs; choose at most {num_pairs}"
+            f"global_batch_size={global_batch_size} exceeds the {num_pairs:,} pairs; choose at most {num_pairs}"
         )
     return steps
 

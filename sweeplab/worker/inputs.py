@@ -317,7 +317,7 @@ def cleaning_table(sweep: CleaningSweep, inputs: Inputs) -> PairTable:
     clean_rows = np.setdiff1d(np.arange(len(table)), plan.rows)
     if sweep.data.num_pairs > len(clean_rows):
         raise InvalidInput(
-            f"data.num_pairs={sweep.data.num_pairs} exceeds the {len(clean_rows)} unpoisoned pairs of the victim; "
+            f"data.num_pairs={sweep.data.num_pairs} exceeds the {len(clean_rows):,} unpoisoned pairs of the victim; "
             "choose fewer"
         )
     order = numpy_stream(sweep.data.seed, "clean sample").permutation(len(clean_rows))[: sweep.data.num_pairs]

@@ -131,7 +131,7 @@ def test_a_name_and_the_id_of_that_name_are_two_folders_of_one_class(tmp_path: P
 @pytest.mark.parametrize("class_names", ["imagenet", "folders"])
 def test_a_thousand_invented_ids_are_not_imagenet(tmp_path: Path, class_names: str):
     fill(tmp_path, {f"n{number:08d}": ["a.JPEG"] for number in range(1000)})
-    with pytest.raises(InvalidInput, match=r"1000 of the 1000 folders .*\(n00000000, .*set class_names to one name"):
+    with pytest.raises(InvalidInput, match=r"1,000 of the 1,000 folders .*\(n00000000, .*set class_names to one name"):
         ClassFolders(path=tmp_path, class_names=class_names).read(tmp_path)
 
 
