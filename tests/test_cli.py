@@ -7,6 +7,7 @@ import html
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import shlex
@@ -434,7 +435,7 @@ def test_bad_input_outside_a_command_does_not_end_an_interactive_session(
 
 
 def test_a_command_stays_the_function_that_it_was():
-    """Its parameters are read through the wrapper, and its exit code is the process's."""
+    """Its parameters are read through the wrapper, -q and -v are taken out, and its exit code is the process's."""
     toy = typer.Typer()
 
     @program.command(toy, "answer")
@@ -443,7 +444,7 @@ def test_a_command_stays_the_function_that_it_was():
         return number + as_json
 
     assert answer(3) == 3
-    assert CliRunner().invoke(toy, ["3", "--json"]).exit_code == 4
+    assert CliRunner().invoke(toy, ["3", "--json", "-q"]).exit_code == 4
     assert "Exit with a number." in CliRunner().invoke(toy, ["--help"]).output
 
 
@@ -939,8 +940,18 @@ def test_help_names_every_flag_of_a_script(
 ):
     assert run_script(["--help"], sweep) == 0
     shown = capsys.readouterr().out
-    for flag in ("--dry-run", "--probe", "--smoke", "--resume", "--fresh", "--search", "--inline", "--only"):
+    for flag in ("--dry-run", "--probe", "--smoke", "--resume", "--fresh", "--search", "--inline", "--only", "--json"):
         assert flag in shown
+
+
+def test_run_hands_what_follows_the_script_to_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Its flags and --help too; `run`'s own help says so."""
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint(sys.argv[1:])\nsys.exit(3)\n")
+    words = ["--help", "--json", "-q", "epochs=1", "--only", "x"]
+    code, out, _ = command("run", str(script), *words)
+    assert (code, out.strip()) == (3, str(words))
+    assert "script [FLAGS AND OVERRIDES]..." in " ".join(command("run", "-h")[1].split()).replace("{script}", "script")
 
 
 def test_every_command_has_help():
@@ -1374,7 +1385,15 @@ def test_the_version_is_said_with_those_that_change_results():
 
 
 def test_volume_goes_one_way():
-    assert one_message(*(command("-q", "-v", "list")[place] for place in (0, 2))).startswith("-q and -v exclude")
+    for words in (("-q", "-v", "list"), ("list", "-q", "-v")):
+        assert refused(*words).startswith("-q and -v exclude")
+
+
+def test_volume_is_taken_before_and_behind_the_command(at_finished: Path):
+    for words in (("-q", "status", "made-up"), ("status", "made-up", "-q")):
+        assert (command(*words)[0], program.logger.level) == (0, logging.WARNING)
+    assert "Traceback" in command("status", "nowhere", "-v")[2]
+    assert "Traceback" not in command("status", "nowhere")[2]
 
 
 @pytest.mark.parametrize(
@@ -1407,6 +1426,7 @@ def test_quiet_drops_progress_and_keeps_results(run_script: RunScript, capsys: p
     assert run_script(plan, SWEEP) == 0
     assert SWEEP.name in capsys.readouterr().out
     assert not program.logger.isEnabledFor(20)
+    program.set_volume(quiet=False, verbose=False)
 
 
 def test_news_leave_stdout_to_json_and_only_there():
@@ -1506,12 +1526,12 @@ def test_every_command_that_prints_a_result_prints_it_as_json(at_finished: Path,
     attacks = json_of("attack", "list")
     assert {attack.model_fields["kind"].default for attack in ATTACKS} < set(attacks)
     assert attacks["image"]["path"] == "required"
-    lacking = [
-        name
-        for name, one in commands_below(typer.main.get_command(cli.app))
-        if not any("--json" in p.opts for p in one.params) and not {name, name.split()[-1]} & WITHOUT_JSON
-    ]
-    assert lacking == []
+    known = commands_below(typer.main.get_command(cli.app))
+    assert {name for name, one in known if not any("--json" in p.opts for p in one.params)} == set(WITHOUT_JSON)
+    assert json_of("stop", "made-up") == [{"what": "sweep 'made-up'", "stopped": False}]
+    assert {event["event"] for event in json_of("logs", "made-up")["events"]} == {"trial began", "trial ended"}
+    assert len(json_of("logs", "made-up", "3")["points"]) == 3
+    assert "leave --follow and --tail out" in refused("logs", "made-up", "--json", "--tail", "2")
 
 
 @pytest.mark.parametrize(("code", "printed"), [(0, 6), (75, None), (1, None)])
@@ -1522,15 +1542,28 @@ def test_what_runs_a_sweep_prints_its_leaderboard_as_json_and_all_else_on_stderr
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    def start(*_: Any, **named: Any) -> int:
+    def each(experiments: Any, work: Any) -> int:
         program.say("home: /home")
+        work.keywords["results"].append(ranked(SweepFolder.of(at_finished, "made-up"))[1])
         return code
 
-    monkeypatch.setattr(running, "start", start)
+    monkeypatch.setattr(running, "_each", each)
     assert running.start_one(SWEEP, Options(), as_json=True) == code
     out, err = capsys.readouterr()
     assert err == "home: /home\n"
     assert (len(json.loads(out)["trials"]) if out else None) == printed
+
+
+def test_a_script_prints_a_list_of_its_results_as_json(
+    at_finished: Path, run_script: RunScript, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    board = ranked(SweepFolder.of(at_finished, "made-up"))[1]
+    monkeypatch.setattr(running, "_each", lambda experiments, work: work.keywords["results"].append(board) or 0)
+    assert run_script(["--json"], SWEEP) == 0
+    assert json.loads(capsys.readouterr().out) == [board.to_json()]
+    for flag in ("--dry-run", "--plan"):
+        assert run_script(["--json", flag], SWEEP) == 2
+        assert f"{flag} is a text for people" in one_message(2, capsys.readouterr().err)
 
 
 def test_files_that_were_written_are_named_as_json(at_finished: Path, tmp_path: Path):
@@ -1540,11 +1573,15 @@ def test_files_that_were_written_are_named_as_json(at_finished: Path, tmp_path: 
 
 
 WITHOUT_JSON = {
-    "run",  # prints what a script's sweeps do; `leaderboard --json` has the results of each
-    *("stop", "logs", "rerun", "mlflow"),  # do something, or show text
-    *("report", "label", "preview", "badclip", "sweeplab attack export"),  # write files and name them
-    "examine",  # prints nothing but JSON
+    "sweeplab run": "hands its words to the script, whose own --json prints the results",
+    "sweeplab mlflow": "becomes a server",
+    "sweeplab report": "prints the path of the page that it writes, and nothing else",
+    "sweeplab attack preview": "writes the file that --to names",
+    "sweeplab attack badclip": "writes the file that --to names",
+    "sweeplab attack export": "writes the folder that --to names",
+    "sweeplab examine": "prints nothing but JSON",
 }
+"""Commands that print no result that has to be read, and why."""
 
 
 def test_scripts_are_listed_in_a_repository_alone(own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

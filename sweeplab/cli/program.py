@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
+from inspect import Parameter
 from pathlib import Path
 from textwrap import dedent
 from typing import Annotated, Any, NoReturn, ParamSpec, TextIO
@@ -249,6 +250,11 @@ SWEEPS, RESULTS, MODELS, SURROUNDINGS = "Run sweeps", "Look at results", "Single
 P = ParamSpec("P")
 """Parameters of a command."""
 
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print results and errors, and no progress.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show where in the code an error arose, too.")]
+VOLUME = {"quiet": Quiet, "verbose": Verbose}
+"""Parameters that all commands have."""
+
 
 def command(
     to: typer.Typer, name: str | None = None, *, prints_json: bool = False, **settings: Any
@@ -257,15 +263,25 @@ def command(
 
     Its parameters become the command's parameters, and its docstring the help text. The process ends with the exit
     code that the function returns (None: 0), or that its error means. Where stdout is JSON, because the command prints
-    nothing else or was asked to by its parameter `as_json`, news go to stderr.
+    nothing else or was asked to by its parameter `as_json`, news go to stderr. Every command has -q and -v too.
     """
 
     def register(work: Callable[P, int | None]) -> Callable[P, int | None]:
         @wraps(work)
         def run_and_end(*arguments: P.args, **named: P.kwargs) -> None:
+            volume = {name: bool(named.pop(name)) for name in VOLUME}
             NEWS.is_beside_json = prints_json or bool(named.get("as_json"))
-            end(guarded(partial(work, *arguments, **named)))
 
+            def run() -> int | None:
+                if any(volume.values()):  # else that of the options before the command stays
+                    set_volume(**volume)
+                return work(*arguments, **named)
+
+            end(guarded(run))
+
+        own = inspect.signature(work)
+        more = [Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=VOLUME[name]) for name in VOLUME]
+        run_and_end.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
         settings["context_settings"] = {**HELP, **settings.get("context_settings", {})}
         settings["help"] = paragraphs(settings.get("help") or inspect.getdoc(work) or "")
         to.command(name, cls=OneMessageCommand, **settings)(run_and_end)
@@ -283,10 +299,6 @@ def set_volume(*, quiet: bool, verbose: bool) -> None:
     if quiet and verbose:
         raise InvalidInput("-q and -v exclude each other; give one")
     logger.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
-
-
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print results and errors, and no progress.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Show where in the code an error arose, too.")]
 
 
 def _say_version(wanted: bool) -> None:

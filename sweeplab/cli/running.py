@@ -26,8 +26,20 @@ if TYPE_CHECKING:
     from sweeplab.sweep.run import Options
 
 
+Result = Leaderboard | VictimRow
+"""What comes of a sweep, or of a victim alone."""
+
+NO_JSON = "is a text for people, and --json prints the results of a run; give one"
+"""How --json is refused beside another flag."""
+
+
 def start(
-    experiments: "Sequence[Experiment]", options: "Options", *, plan: bool = False, supervised: bool = False
+    experiments: "Sequence[Experiment]",
+    options: "Options",
+    *,
+    plan: bool = False,
+    supervised: bool = False,
+    json_of: Callable[[list[Result]], Any] | None = None,
 ) -> int:
     """Run sweeps, and victims alone, one after the other.
 
@@ -38,6 +50,7 @@ def start(
         options: of the command.
         plan: only print what a start would reuse, repeat and run of each of them, and start nothing.
         supervised: start this very command again and again, until it is done.
+        json_of: print all that on stderr, and on stdout, if all went well, what this makes of the results, as JSON.
 
     Returns:
         The worst exit code.
@@ -46,27 +59,30 @@ def start(
         return _each(experiments, partial(_say_plan, options=options))
     if supervised and not is_supervised():
         return _run_supervised(experiments, options)
-    victims: list[VictimRow] = []
-    code = _each(experiments, partial(_run, options=options, victims=victims))
-    if victims:
-        say_table(lambda _: render_victims(victims))
-        say("`sweeplab list --victims` shows all victims of the home, with --json their counts and folders")
+    results: list[Result] = []
+    with contextlib.redirect_stdout(sys.stderr) if json_of is not None else contextlib.nullcontext():
+        code = _each(experiments, partial(_run, options=options, results=results))
+        if victims := [row for row in results if isinstance(row, VictimRow)]:
+            say_table(lambda _: render_victims(victims))
+            say("`sweeplab list --victims` shows all victims of the home, with --json their counts and folders")
+    if json_of is not None and code == DONE:
+        say_json(json_of(results))
     return code
+
+
+def list_of_results(results: list[Result]) -> list[dict[str, Any]]:
+    """What a script prints as JSON: what `leaderboard --json` prints of each sweep, `list --victims --json` of each
+    victim."""
+    return [result.to_json() for result in results]
 
 
 def start_one(sweep: "CleaningSweep", options: "Options", *, as_json: bool = False, **named: bool) -> int:
-    """`start` one sweep; with `as_json` all that it prints goes to stderr, and its leaderboard to stdout as JSON."""
-    if not as_json:
-        return start([sweep], options, **named)
-    with contextlib.redirect_stdout(sys.stderr):
-        code = start([sweep], options, **named)
-    if code == DONE and (is_supervised() or not named.get("supervised")):  # else the supervised command has printed it
-        say_json(ranked(SweepFolder.of(home_folder(), sweep.name))[1].to_json())
-    return code
+    """`start` one sweep; with `as_json` the JSON is its leaderboard."""
+    return start([sweep], options, json_of=(lambda results: results[0].to_json()) if as_json else None, **named)
 
 
-def _run(experiment: "Experiment", home: Path, options: "Options", victims: list[VictimRow]) -> None:
-    """Run a sweep and print its results, or train a victim and add its own to `victims`.
+def _run(experiment: "Experiment", home: Path, options: "Options", results: list[Result]) -> None:
+    """Run a sweep and print what came of it, or train a victim; adds the result to `results`.
 
     Raises:
         Failed: if every one of a sweep's trials failed.
@@ -79,7 +95,7 @@ def _run(experiment: "Experiment", home: Path, options: "Options", victims: list
             say(f"note: --fresh leaves victim {experiment.name} as it is, since sweeps go on from its weights")
         run = run_victim(experiment, home, options)
         run.mark_run_alone()
-        victims.append(read_victim(run.path))
+        results.append(read_victim(run.path))
         return
     sweep = experiment
     try:
@@ -88,7 +104,7 @@ def _run(experiment: "Experiment", home: Path, options: "Options", victims: list
         if options.fresh:
             say("note: leave --fresh out to go on; it would set this work aside again")
         raise
-    show_results(home, sweep.name)
+    results.append(show_results(home, sweep.name))
     check_some_succeeded(record)
     if record.state == "finished":
         failed = len(record.failures)
@@ -205,8 +221,8 @@ def _sweeps_within(experiment: "Experiment") -> list[str]:
 # --- results
 
 
-def show_results(home: Path, name: str) -> None:
-    """Print a sweep's leaderboard, write its page, and say how to open MLflow."""
+def show_results(home: Path, name: str) -> Leaderboard:
+    """Print a sweep's leaderboard, write its page, and say how to open MLflow; returns the leaderboard."""
     folder = SweepFolder.of(home, name)
     record, board = ranked(folder, keep_summary=True)  # read once: the table and the page then show the same
     say_table(lambda width: render_table(board, width=width))
@@ -218,6 +234,7 @@ def show_results(home: Path, name: str) -> None:
     command, address = page_of(home, folder.path)
     if address:
         say(f"MLflow: {f'{command}, then ' if command else ''}{address}")
+    return board
 
 
 def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> Path:

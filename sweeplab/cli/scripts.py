@@ -12,21 +12,19 @@ import typer
 from sweeplab.cli.program import (
     SWEEPS,
     Adopt,
+    AsJson,
     Inline,
     Overrides,
     Plan,
-    Quiet,
     Script,
     Smoke,
     Supervise,
-    Verbose,
     app,
     command,
     say,
     say_notes,
-    set_volume,
 )
-from sweeplab.cli.running import start
+from sweeplab.cli.running import NO_JSON, list_of_results, start
 from sweeplab.specs import DONE, InvalidInput
 
 if TYPE_CHECKING:
@@ -69,12 +67,12 @@ def main(*experiments: "Experiment") -> None:
         plan: Plan = False,
         supervise: Supervise = False,
         adopt: Adopt = False,
-        quiet: Quiet = False,
-        verbose: Verbose = False,
+        as_json: AsJson = False,
     ) -> int:
-        set_volume(quiet=quiet, verbose=verbose)
         if resume and fresh:
             raise InvalidInput("--resume and --fresh exclude each other; give one")
+        if as_json and (dry_run or plan):
+            raise InvalidInput(f"--{'dry-run' if dry_run else 'plan'} {NO_JSON}")
         if probe and not dry_run:
             raise InvalidInput("--probe belongs to --dry-run; give both, or neither")
         # Overrides are resolved for all of them first: a wrong one is refused before any begins.
@@ -88,18 +86,32 @@ def main(*experiments: "Experiment") -> None:
         from sweeplab.sweep.run import Options
 
         options = Options(resume=resume, fresh=fresh, inline=inline, adopt=adopt)
-        return start(chosen, options, plan=plan, supervised=supervise)
+        json_of = list_of_results if as_json else None
+        return start(chosen, options, plan=plan, supervised=supervise, json_of=json_of)
 
     script_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     command(script_app, help=sys.modules["__main__"].__doc__ or "Run this script's sweeps.")(script)
     script_app()
 
 
-@command(app, rich_help_panel=SWEEPS, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def run(context: typer.Context, script: Script) -> None:
+@command(
+    app,
+    rich_help_panel=SWEEPS,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},  # what follows is the script's
+)
+def run(
+    script: Script,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FLAGS AND OVERRIDES",
+            help="The script's own, such as --smoke, --json or epochs=10; `sweeplab run SCRIPT --help` lists them.",
+        ),
+    ] = None,
+) -> None:
     """Run an experiment script: the same as `python SCRIPT`."""
     _check_exists(script)
-    sys.argv = [str(script), *context.args]
+    sys.argv = [str(script), *(words or [])]
     sys.path.insert(0, str(script.parent.resolve()))
     runpy.run_path(str(script), run_name="__main__")
 

@@ -27,7 +27,7 @@ from sweeplab.cli.program import (
     say_notes,
     say_table,
 )
-from sweeplab.cli.running import ranked, say_result, start_one, write_page
+from sweeplab.cli.running import NO_JSON, ranked, say_result, start_one, write_page
 from sweeplab.commands import logs as logs_module
 from sweeplab.commands.status import status_or_damage, sweep_status
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
@@ -59,7 +59,7 @@ def resume(
     from sweeplab.worker.input_paths import recorded_sweep
 
     if as_json and plan:
-        raise InvalidInput("--plan is a text for people, and --json prints the results of a run; give one")
+        raise InvalidInput(f"--plan {NO_JSON}")
     header = _header_to_continue(sweep, adopt=adopt)
     chosen = apply_overrides(recorded_sweep(header), overrides or [])
     options = Options(resume=True, inline=inline, adopt=adopt)
@@ -95,20 +95,27 @@ def _header_to_continue(sweep: str, *, adopt: bool) -> dict[str, Any]:
 
 
 @command(app, rich_help_panel=SWEEPS)
-def stop(sweep: SweepName) -> None:
+def stop(sweep: SweepName, as_json: AsJson = False) -> None:
     """Stop the command that runs a sweep. Everything committed is kept.
 
     Where no sweep has the name, the command that trains the victim of that name.
     """
     folder = folder_of(sweep)
+    works = [folder.work]
     if rows := _victims_named(folder):
         running = [row for row in rows if row.state == "running"]
-        for row in running or rows[:1]:
-            say(logs_module.stop(victim_work(row.folder)))
-        return
-    if not folder.is_own():
+        works = [victim_work(row.folder) for row in running or rows[:1]]
+    elif not folder.is_own():
         raise InvalidInput(f"sweep {folder.name!r} came from elsewhere; no command of this home runs it")
-    say(logs_module.stop(folder.work))
+    stopped = []
+    for work in works:
+        was_running = logs_module.stop(work)
+        stopped.append({"what": work.what, "stopped": was_running})
+        if not as_json:
+            end = "stopped; everything so far is kept, and the same command goes on"
+            say(f"{work.what} {end if was_running else 'is not running; nothing to stop'}")
+    if as_json:
+        say_json(stopped)
 
 
 @command(app, rich_help_panel=SWEEPS)
@@ -117,8 +124,14 @@ def logs(
     trial: Annotated[int | None, typer.Argument(help="Show only this trial, with its points and tracebacks.")] = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new lines while the sweep runs.")] = False,
     tail: Annotated[int | None, typer.Option(min=0, help="Begin with so many of the last lines.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what happened in a sweep, or in one of its trials."""
+    if as_json:
+        if follow or tail is not None:
+            raise InvalidInput("--json prints all that is there, once; leave --follow and --tail out")
+        say_json(logs_module.log_values(folder_of(sweep), trial))
+        return
     for line in logs_module.log(folder_of(sweep), trial, tail=tail, follow=follow):
         say(line)
 
@@ -132,6 +145,7 @@ def rerun(
         typer.Option("--pruned", help="Rerun all trials that a stopping rule ended, so that `audit` can judge it."),
     ] = False,
     adopt: Adopt = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run trials' settings again, as new trials, when the sweep is started next. The old trials stay on record.
 
@@ -142,6 +156,9 @@ def rerun(
     folder = folder_of(sweep, to_read=False)
     wanted = logs_module.pruned_trials(folder) if pruned else trials or []
     logs_module.request_reruns(folder, wanted, adopt=adopt)
+    if as_json:
+        say_json({"sweep": sweep, "trials": wanted})
+        return
     if not wanted:
         say(f"{sweep} has no trial that a rule stopped and that was not run to its end since")
         return
@@ -225,10 +242,11 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
         + gpus
         + (f"; lost {lost}" if lost else "")
     )
-    lines += [f"  {note}" for note in values["notes"]]
-    lines += [f"  trial {failure['trial']} failed: {failure['reason']}" for failure in values["failures"]]
+    notes = list(values["notes"])
     if not values["own"]:
-        lines.append("  it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
+        notes.append("it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")
+    lines += [f"  note: {note}" for note in notes]
+    lines += [f"  trial {failure['trial']} failed: {failure['reason']}" for failure in values["failures"]]
     return [*lines, f"  next: {values['next']}"]
 
 
@@ -293,7 +311,7 @@ def list_(
         say(f"no sweeps; {number_of(num, 'victim')}: sweeplab list --victims")
     for row in rows:
         for note in _notes_of_list(row):
-            say(f"{row['sweep']}: {note}")
+            say(f"note: {row['sweep']}: {note}")
     if readable := [row for row in rows if row["state"] != "damaged"]:
         say(f"next: {max(readable, key=_urgency)['next']}")
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sweeplab.adoption import adopt_sweep
+from sweeplab.ranking.leaderboard import short_value
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.locks import Work, process_facts
@@ -24,9 +25,12 @@ SETTLE_SECONDS = 0.2
 """Between two looks at the lock, so that nothing is stopped but the process that holds it for good."""
 
 
-def stop(work: Work, *, wait_seconds: float = STOP_SECONDS) -> str:
+def stop(work: Work, *, wait_seconds: float = STOP_SECONDS) -> bool:
     """Ask the command that works on a sweep, or trains a victim, to end, as SIGTERM does, and wait until it has let go
     of the lock.
+
+    Returns:
+        False where no command is at work on it.
 
     Raises:
         InvalidInput: if its process is on another host, the one that the record names is another one by now, or it does
@@ -34,7 +38,7 @@ def stop(work: Work, *, wait_seconds: float = STOP_SECONDS) -> str:
     """
     for _ in range(2):  # `status` holds the lock for a moment too, and the holder's file may be a killed process's
         if not work.is_locked():
-            return f"{work.what} is not running; nothing to stop"
+            return False
         time.sleep(SETTLE_SECONDS)
     holder = work.holder()
     if holder is None:
@@ -55,7 +59,7 @@ def stop(work: Work, *, wait_seconds: float = STOP_SECONDS) -> str:
                 "loses no more than the epochs that run"
             )
         time.sleep(0.2)
-    return f"{work.what} stopped; everything so far is kept, and the same command goes on"
+    return True
 
 
 def _end_process(work: Work, holder: dict[str, Any]) -> None:
@@ -175,7 +179,7 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     _check_trial(folder, number)
     record = folder.trial_record(number, is_driven=folder.is_locked())
     lines = [f"trial {number}: {record.state}" + (f" ({printable(record.reason, keep='')})" if record.reason else "")]
-    lines += [printable(f"  {name} = {value}", keep="") for name, value in record.params.items()]
+    lines += [printable(f"  {name} = {short_value(value)}", keep="") for name, value in record.params.items()]
     outcome_of = _outcomes(folder)
     lines += [event_line(event, outcome_of(event)) for event in folder.events() if event.get("trial") == number]
     for point in record.points:
@@ -187,8 +191,37 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
             + (f", loss {loss:.4f}" if loss is not None else "")
             + f" (attempt {point.attempt}, {point.train_seconds + point.evaluate_seconds:.1f} s)"
         )
+    return lines + _printed(folder, number)
+
+
+def _printed(folder: SweepFolder, number: int) -> list[str]:
+    """The lines that a trial's failed attempts printed."""
     log = folder.trial(number).path / "log.txt"
-    return lines + (log.read_text(errors="replace").splitlines() if log.exists() else [])
+    return log.read_text(errors="replace").splitlines() if log.exists() else []
+
+
+def log_values(folder: SweepFolder, number: int | None = None) -> dict[str, Any]:
+    """What `logs --json` prints: the sweep's events, or those of one trial, its points, its setting to the last digit,
+    and what its failed attempts printed.
+
+    Raises:
+        InvalidInput: if there is no such sweep or trial.
+    """
+    folder.header()
+    if number is None:
+        return {"sweep": folder.name, "events": folder.events()}
+    _check_trial(folder, number)
+    record = folder.trial_record(number, is_driven=folder.is_locked())
+    return {
+        "sweep": folder.name,
+        "trial": number,
+        "state": record.state,
+        "reason": record.reason,
+        "params": record.params,
+        "events": [event for event in folder.events() if event.get("trial") == number],
+        "points": [point.to_json() for point in record.points],
+        "log": _printed(folder, number),
+    }
 
 
 def request_reruns(folder: SweepFolder, numbers: list[int], *, adopt: bool = False) -> None:

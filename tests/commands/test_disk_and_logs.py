@@ -17,8 +17,8 @@ from filelock import FileLock
 
 from sweeplab.commands import logs
 from sweeplab.commands.disk import disk_table, find_removable, readable, remove, size_of
-from sweeplab.commands.logs import log, stop, trial_log
-from sweeplab.ranking.leaderboard import rank_trials
+from sweeplab.commands.logs import log, log_values, stop, trial_log
+from sweeplab.ranking.leaderboard import rank_trials, short_value
 from sweeplab.records import percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage import locks, node_cache
@@ -109,6 +109,7 @@ def test_a_followed_log_goes_on_while_the_sweep_runs_and_shows_its_last_lines(
 
 
 def test_a_trials_log_has_its_setting_its_points_and_what_it_printed(tmp_path: Path):
+    """The setting in three digits, as a run tells it; to the last digit in JSON."""
     folder = fabricated.prepared_folder(tmp_path)
     controller = open_controller(folder)
     for _ in range(2):
@@ -118,9 +119,13 @@ def test_a_trials_log_has_its_setting_its_points_and_what_it_printed(tmp_path: P
     controller.failed(1, Failure("ValueError: no", True))
     lines = trial_log(folder, 1)
     assert lines[0] == "trial 1: failed (ValueError: no)"
-    assert f"  learning_rate = {job.params['learning_rate']}" in lines
+    assert f"  learning_rate = {short_value(job.params['learning_rate'])}" in lines
     assert "epoch 1: accuracy 89.0 %, ASR 50.0 %, loss 1.5000 (attempt 1, 3.0 s)" in lines
     assert lines[-1] == "Traceback: somewhere"
+    values = log_values(folder, 1)
+    assert (values["params"], values["log"]) == (job.params, ["Traceback: somewhere"])
+    assert [event["event"] for event in values["events"]] == ["trial began", "attempt failed", "trial ended"]
+    assert [point["measurement"]["accuracy_k"] for point in values["points"]] == [90, 89]
     assert not any("trial 0" in line for line in lines)
 
 
@@ -147,7 +152,7 @@ def test_a_sweep_that_nobody_runs_is_not_stopped_whatever_a_killed_driver_left(f
     holder = {"process": bystander.pid, "host": socket.gethostname(), "since": "long ago"}
     write_json(folder.path / "holder.json", holder)
     try:
-        assert stop(folder.work) == "sweep 'made-up' is not running; nothing to stop"
+        assert stop(folder.work) is False
         assert bystander.poll() is None
     finally:
         bystander.kill()
@@ -159,7 +164,7 @@ def test_a_look_at_the_lock_is_not_taken_for_a_driver(folder: SweepFolder, monke
     answers = iter([True, False])
     monkeypatch.setattr(Work, "is_locked", lambda work: next(answers))
     write_json(folder.path / "holder.json", {"process": os.getpid(), "host": socket.gethostname(), "since": ""})
-    assert "is not running" in stop(folder.work)
+    assert stop(folder.work) is False
 
 
 def test_a_driver_on_another_host_is_not_stopped_from_here(folder: SweepFolder):
@@ -246,7 +251,7 @@ def holding(folder: SweepFolder, manner: str) -> subprocess.Popen[str]:
 
 def test_the_driver_is_asked_to_end_as_sigterm_does(folder: SweepFolder):
     process = holding(folder, "polite")
-    assert "stopped; everything so far is kept" in stop(folder.work, wait_seconds=10)
+    assert stop(folder.work, wait_seconds=10) is True
     assert process.wait(timeout=5) == 75
     assert folder.work.holder() is None
 

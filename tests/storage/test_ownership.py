@@ -165,8 +165,8 @@ def test_a_received_sweep_is_listed_ranked_reported_and_exported_as_it_is(home: 
     ):
         code, output = command(*words)
         assert code == 0, output
-    assert "from elsewhere" in command("list")[1]
-    assert "it came from elsewhere: it is read" in command("status", NAME)[1]
+    assert f"note: {NAME}: from elsewhere" in command("list")[1].splitlines()
+    assert "  note: it came from elsewhere: it is read" in command("status", NAME)[1]
     assert json.loads(command("status", NAME, "--json")[1])["own"] is False
     assert content(folder.path).pop("report.html", None) is not None
     assert {name: text for name, text in content(folder.path).items() if name != "report.html"} == before
