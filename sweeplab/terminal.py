@@ -10,7 +10,9 @@ from typing import Any, TextIO, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
+from rich.containers import Lines
 from rich.segment import Segment
+from rich.text import Text
 
 T = TypeVar("T")
 
@@ -73,6 +75,24 @@ def _wrapped_line(line: str, width: int) -> Iterator[str]:
             part, word = hang, word.lstrip()
         part += word
     yield part.replace(GLUE, " ")
+
+
+JOINTS = re.compile(r"(?<=\s)|(?<=[-_])(?<!\de-)(?=\w)")
+"""Where a name may be broken: behind spaces, `-` and `_`, and not within 1e-3."""
+
+
+class Name(Text):
+    """A table's cell that is broken behind `-` and `_` too; within a word only where a part of it has no room."""
+
+    def wrap(self, console: Console, width: int, **settings: Any) -> Lines:
+        """Its lines, of at most so many columns."""
+        lines = [""]
+        for part in JOINTS.split(WHOLE.sub(lambda found: found[0].replace(" ", GLUE), self.plain)):
+            if lines[-1] and cell_len(lines[-1] + part.rstrip()) > width:
+                lines.append("")
+            lines[-1] += part
+        whole = "\n".join(line.rstrip() for line in lines).replace(GLUE, " ")
+        return Text(whole, self.style).wrap(console, width, **settings)
 
 
 GONE = (errno.EPIPE, errno.EIO)

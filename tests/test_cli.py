@@ -4,7 +4,6 @@ import contextlib
 import csv
 import dataclasses
 import html
-import io
 import itertools
 import json
 import logging
@@ -29,7 +28,6 @@ import typer
 from fabricated import SWEEP
 from optuna.trial import TrialState
 from PIL import Image
-from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -1470,19 +1468,6 @@ def test_list_says_the_best_the_victim_the_age_and_what_comes_next(at_finished: 
     *_, line, last = command("list")[1].splitlines()
     assert re.fullmatch(rf"made-up +finished +6 of 6 +{percent(best).removesuffix(' %')} +made-up-victim +\d.*", line)
     assert last == "next: sweeplab leaderboard made-up"
-
-
-def test_a_list_is_whole_in_eighty_columns():
-    """Names of 40 characters are broken, and no number is."""
-    row = ("x" * 40, "running, 2 h 13 min left", "4 of 1,200", "99.0", "y" * 40, "10 min 07 s")
-    headings = ("sweep", "state", "trials", "kept %", "victim", "ago")
-    written = io.StringIO()
-    console = Console(width=80, file=written)
-    console.print(sweeps._table(headings, [row], right=("trials", "kept %", "ago")))
-    text = written.getvalue()
-    assert max(map(len, text.splitlines())) <= 80
-    assert (text.count("x"), text.count("y")) == (40, 40)
-    assert all(number in text for number in ("4 of 1,200", "99.0", "10 min 07 s"))
 
 
 def test_what_comes_next_in_a_list_is_the_latest_sweep_that_is_not_finished():

@@ -4,17 +4,21 @@ import io
 import logging
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import fabricated
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sweeplab import cli
-from sweeplab.cli import program
+from sweeplab.cli import program, sweeps
 from sweeplab.specs import InvalidInput
 from sweeplab.terminal import PatientConsole, encodable, printable, wrapped
 
@@ -149,6 +153,72 @@ def test_a_line_is_broken_between_words_and_below_its_column():
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+ROW = ("fruit-stall_mmcl-lr-1e-3-smoke-tpe-x", "running, 2 h 13 min left", "4 of 1,200", "y" * 40, "10 min 07 s")
+
+
+@pytest.mark.parametrize(
+    ("width", "names", "state"),
+    [
+        (80, ["fruit-stall_mmcl-", "lr-1e-3-smoke-tpe-", "x"], ["running, 2 h", "13 min left"]),
+        (200, [ROW[0]], [ROW[1]]),
+    ],
+)
+def test_a_name_in_a_table_is_broken_behind_its_parts_and_no_number_is(width: int, names: list[str], state: list[str]):
+    """One without parts is broken anywhere, and whole all the same."""
+    written = io.StringIO()
+    table = sweeps._table(("sweep", "state", "trials", "victim", "ago"), [ROW], right=("trials", "ago"))
+    Console(width=width, file=written).print(table)
+    first, *others = cells_of(written.getvalue().splitlines()[1:])
+    found = {start: [text, *(more[start] for more in others if start in more)] for start, text in first.items()}
+    name, when, trials, victim, ago = found.values()
+    assert (name, when, trials, ago) == (names, state, [ROW[2]], [ROW[4]])
+    assert "".join(victim) == ROW[3]
+
+
+def cells_of(lines: list[str]) -> list[dict[int, str]]:
+    """The cells of each line of a table by the column at which they begin."""
+    return [{cell.start(): cell[0] for cell in re.finditer(r"\S+(?: \S+)*", line)} for line in lines]
+
+
+def rows_of(lines: list[str], columns: int) -> list[list[str]]:
+    """The rows of a table, whose first line alone has text in every column; pieces of names are joined again."""
+    rows: list[dict[int, str]] = []
+    for cells in cells_of(lines):
+        if len(cells) == columns:
+            rows.append(cells)
+        else:
+            for start, text in cells.items():
+                rows[-1][start] += ("" if rows[-1][start].endswith(("-", "_")) else " ") + text
+    return [list(row.values()) for row in rows]
+
+
+def test_a_narrow_terminal_is_told_in_the_same_words_as_a_wide_one(own_home: Path, monkeypatch: pytest.MonkeyPatch):
+    """No line is longer than the terminal is wide, but for a path that has no room; no number is broken."""
+    name = "fruit-stall_mmcl-and-ssl-cleanclip-smoke-tpe"
+    victim = fabricated.SWEEP.victim.replace(name="fruit-stall_mmcl-and-ssl-at-0.05-of-8000-pairs-victim")
+    fabricated.finished_sweep(own_home / "sweeps", fabricated.SWEEP.replace(name=name, victim=victim))
+    folder = fabricated.prepared_folder(own_home / "sweeps", fabricated.SWEEP.replace(victim=victim))
+    fabricated.Player(fabricated.open_controller(folder)).play_all()
+
+    def lines_at(width: int, height: int, *words: str) -> list[str]:
+        monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setenv("LINES", str(height))
+        assert cli.app(words, standalone_mode=False) in (0, None)
+        lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
+        assert [line for line in lines if cell_len(line.rstrip()) > width and " " in line.strip()] == []
+        return lines
+
+    for words in (["leaderboard", name], ["status", name]):
+        narrow, wide = lines_at(80, 24, *words), lines_at(200, 50, *words)
+        assert " ".join(narrow).split() == " ".join(wide).split()
+        assert len(narrow) > len(wide)
+    (*narrow, next_narrow), (*wide, next_wide) = lines_at(80, 24, "list"), lines_at(200, 50, "list")
+    assert rows_of(narrow[2:], 6) == rows_of(wide[2:], 6)
+    assert len(wide) == 4 < len(narrow)
+    assert next_narrow == next_wide == f"next: sweeplab leaderboard {name}"
 
 
 def test_a_terminal_gets_broken_lines_and_whole_json(monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from sweeplab.cli.program import (
     RESULTS,
@@ -38,6 +37,7 @@ from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 from sweeplab.storage.locks import victim_work
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
+from sweeplab.terminal import Name
 from sweeplab.tracking.store import LOOPBACK, PORT, serve
 
 
@@ -322,14 +322,13 @@ def _urgency(row: dict[str, Any]) -> tuple[bool, int]:
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> Table:
-    """Columns of which those of words are broken within a word where there is no room; `right` lists those of
-    numbers."""
+    """Columns of which those of words are broken where there is no room; `right` lists those of numbers."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in headings:
         is_number = heading in right
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Name, row))
     return table
 
 
