@@ -6,8 +6,8 @@
 Needs torch, torchvision, open_clip, pydantic, pyarrow, numpy and Pillow alone; nothing is downloaded. Every row is
 printed as it comes, so that a run that is cut short is not lost, and rows for which no time is left say so:
 
-1. contracts: two steps of every objective and cleaning method, every attack, and a checkpoint are on the GPU what they
-   are on the CPU;
+1. contracts: two steps of every objective and cleaning method, every attack, every view that is made where a GPU
+   trains, and a checkpoint are on the GPU what they are on the CPU; and what such views cost;
 2. one evaluation of 1,000 classes x 80 templates, clean and triggered images, beside plain open_clip;
 3. training at 224 pixels in bfloat16, RN50 and ViT-B/16: images/s of our loop's step, its share of the GPU's dense
    bfloat16 peak, the memory at its peak, and images/s of open_clip's own loop.
@@ -52,6 +52,7 @@ from sweeplab.clip_model import (
     normalise_pixels,
     tokenizer,
 )
+from sweeplab.data.augmentation import AutoAugmentView, SimCLRView
 from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.data.tables import LabelledImages
 from sweeplab.data.training_pairs import TrainingPairs
@@ -103,6 +104,8 @@ class Size:
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     test_images: int
+    views_side: int
+    """Of the images that views are made of, pixels."""
     seconds: float
     """Of each row, after it has warmed up."""
 
@@ -116,6 +119,7 @@ def full() -> Size:
         class_names=tuple(imagenet_class_names()),
         templates=tuple(imagenet_templates()),
         test_images=2048,
+        views_side=224,
         seconds=4.0,
     )
 
@@ -130,6 +134,7 @@ def miniature() -> Size:
         class_names=("banana", "apple", "pear", "plum", "fig", "lime"),
         templates=("a photo of a {}.", "a {}."),
         test_images=12,
+        views_side=32,
         seconds=0.0,
     )
 
@@ -271,6 +276,30 @@ def check_checkpoint(folder: Path, device: torch.device) -> bool:
     writing.wait()
     good = bool((checkpoints.load(writing.path)["model"]["weight"] == 0.5).all())
     say("checkpoint", "as on the CPU" if good else "DIFFERS", "written while weights change")
+    return good
+
+
+def check_views(size: Size, device: torch.device) -> bool:
+    """Whether views are made on the device as on the CPU, to a tenth of a level of 255 on average."""
+    draw, good, many, side = torch.Generator().manual_seed(8), True, size.batch_sizes[1], size.views_side
+    coarse = torch.randint(256, (64, 3, 14, 14), generator=draw).float()
+    images = F.interpolate(coarse, size=side, mode="bilinear").to(torch.uint8)
+    batch = images.repeat(-(-many // 64), 1, 1, 1)[:many].to(device)
+    for view in (*(AutoAugmentView(policy=policy) for policy in ("imagenet", "cifar10", "svhn")), SimCLRView()):
+        made = view.drawn((side, side), range(64)).each(lambda tensor: tensor.to(device)).applied(images.to(device))
+        apart = (made.cpu().int() - view.views(images, range(64)).int()).abs().float()
+        good &= float(apart.mean()) <= 0.1
+        began = time.perf_counter()
+        drawn = view.drawn((side, side), range(many)).each(lambda tensor: tensor.to(device))
+        words = f"{many} images drawn in {1e3 * (time.perf_counter() - began):.1f} ms"
+        seconds = seconds_of(partial(drawn.applied, batch), device, min(1.0, size.seconds))
+        same = f"pixels {apart.mean():.1e} of 255 apart on average, {apart.max():.0f} at most"
+        name = "-".join(map(str, view.canonical().values()))
+        say(
+            f"`{name}`",
+            "as on the CPU" if apart.mean() <= 0.1 else "DIFFERS",
+            f"{same}; {words}, made in {1e3 * seconds:.1f} ms",
+        )
     return good
 
 
@@ -468,6 +497,7 @@ def main(words: Sequence[str] | None = None) -> int:
             good = check_objectives(folder, device)
         good &= check_attacks(folder, device)
         good &= check_checkpoint(folder, device)
+        good &= check_views(size, device)
         print(flush=True)
         evaluation_row(size, folder, device)
         print(flush=True)

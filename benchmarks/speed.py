@@ -510,7 +510,8 @@ def repeated(table: PairTable, num_rows: int) -> PairTable:
 def tell_pairs(setting: Setting, folder: Path, num_pairs: int = 256) -> None:
     """Print how many pairs a core makes in a second.
 
-    It decodes or copies each image, makes the views of image and caption where there are any, and looks up the tokens.
+    It decodes or copies each image, makes the views of image and caption where there are any, or draws the image's for
+    the device that makes them, and looks up the tokens.
 
     From JPEG every image of a batch is decoded, as of data for which the node has no room; else it comes out of the
     node's file of decoded images.
@@ -527,10 +528,12 @@ def tell_pairs(setting: Setting, folder: Path, num_pairs: int = 256) -> None:
     files = TrainingPairs(repeated(setting.table, CACHE_BYTES // image_bytes + 1), size, **options)
     kept = repeated(setting.table, OWN_BYTES // image_bytes + 1)
     node = TrainingPairs(kept, size, decoded=DecodedFiles(folder / "decoded", 1e9, lambda: None), **options)
-    makers: dict[str, ImageViews | None] = {
-        "without views": None,
-        "one AutoAugment view": AutoAugmentView(),
-        "one SimCLR view": SimCLRView(),
+    makers: dict[str, tuple[ImageViews | None, bool]] = {
+        "without views": (None, False),
+        "one AutoAugment view": (AutoAugmentView(), False),
+        "one AutoAugment view, made on the device": (AutoAugmentView(), True),
+        "one SimCLR view": (SimCLRView(), False),
+        "one SimCLR view, made on the device": (SimCLRView(), True),
     }
 
     def turn(pairs: TrainingPairs, number: int) -> None:
@@ -538,9 +541,9 @@ def tell_pairs(setting: Setting, folder: Path, num_pairs: int = 256) -> None:
         for keys in itertools.islice(order, num_pairs // 64):
             pairs.__getitems__(keys)
 
-    for what, views in makers.items():
-        files.use_views(views)
-        node.use_views(views)
+    for what, (views, on_device) in makers.items():
+        files.use_views(views, on_device=on_device)
+        node.use_views(views, on_device=on_device)
         seconds = take_turns({"JPEG": partial(turn, files), "decoded": partial(turn, node)}, setting.rounds)
         rates = {name: num_pairs / statistics.median(found) for name, found in seconds.items()}
         print(

@@ -126,8 +126,8 @@ class Resources(Spec):
     concurrent_trials: int | None = Field(default=None, ge=1)
     """Trials at a time; None: as many as the cluster holds."""
     loader_workers: int | None = Field(default=None, ge=0, le=MOST_CORES)
-    """Processes of each worker that decode and make views, for data that do not fit into memory. None: as many as it
-    has cores where a GPU trains, else none."""
+    """Processes of each worker that decode and make views (on a GPU that trains: draw them), for data that do not fit
+    into memory. None: as many as it has cores where a GPU trains, else none."""
     activation_checkpointing: bool = False
     """Whether the blocks of both towers keep their inputs alone and are computed again for their gradients: far less
     memory for a third more work, and the same result."""

@@ -204,7 +204,7 @@ def test_speed_is_measured_of_the_loop_and_of_the_evaluation(tmp_path: Path, cap
     seconds = speed.contest_cleaning(setting, tmp_path, pairs, None)
     assert {name: len(found) for name, found in seconds.items()} == {"ours": 1, "floor": 1}
     speed.tell_pairs(setting, tmp_path, num_pairs=64)
-    assert capsys.readouterr().out.count("small: pairs a second and core, ") == 3
+    assert capsys.readouterr().out.count("small: pairs a second and core, ") == 5
     rows = [speed.Row(name) for name in ("prompts", "images", "full")]
     speed.contest_evaluation(setting, *rows)
     assert all(row.peer["small"] > 0 and row.floor["small"] > 0 for row in rows)

@@ -1,7 +1,8 @@
-"""Augmented views of images: torchvision's policies under one seed an image."""
+"""Augmented views of images: torchvision's policies under one seed an image; by the batch: see `device_views`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from sweeplab.clip_model import IMAGE_MEAN
+from sweeplab.data.device_views import Change, DrawnViews, autoaugment_change, blur_taps, shift_hue
 from sweeplab.specs import AnySpec, Spec, one_of
 
 
@@ -33,37 +35,59 @@ class AutoAugmentView(Spec):
         Returns:
             (B, 3, H, W) uint8.
         """
-        transform = _AutoAugmentOnPlanes(v2.AutoAugmentPolicy(self.policy), interpolation=InterpolationMode.NEAREST)
-        return _each(images, seeds, transform)
+        policy = _Policy(v2.AutoAugmentPolicy(self.policy))
+
+        def view(image: Tensor) -> Tensor:
+            for name, magnitude in policy.draw(image):
+                image = policy.on_planes(image, name, magnitude)
+            return image
+
+        return _each(images, seeds, view)
+
+    def drawn(self, size: Sequence[int], seeds: Sequence[int]) -> DrawnViews:
+        """What `views` does to images of that size, (height, width), under these seeds."""
+        policy, like = _Policy(v2.AutoAugmentPolicy(self.policy)), _empty(size)
+        return _drawn(seeds, lambda: [autoaugment_change(*each, *size) for each in policy.draw(like)])
 
 
-class _AutoAugmentOnPlanes(v2.AutoAugment):
-    """torchvision's policy and draws with PIL's operations, bit for bit, on tensors.
+class _Policy(v2.AutoAugment):
+    """torchvision's policy and draws, and PIL's operations, bit for bit, on tensors.
 
     PIL's operations are what the papers used, and faster than tensor ones on one image. They work on the tensor's
     planes as grey images, without a copy: to interleave the channels and back would cost as much as most operations.
     Operations that look every value up in a table are done without PIL, which makes the table value by value in Python.
     """
 
+    def draw(self, image: Tensor) -> list[tuple[str, float]]:
+        """Operations and magnitudes for an image of that size, from the global stream."""
+        self._found: list[tuple[str, float]] = []
+        self(image)
+        return self._found
+
     def _apply_image_or_video_transform(
         self, image: Tensor, transform_id: str, magnitude: float, interpolation: Any, fill: Any
     ) -> Tensor:
+        self._found.append((transform_id, magnitude))
+        return image
+
+    def on_planes(self, image: Tensor, name: str, magnitude: float) -> Tensor:
+        """The changed image."""
         planes = np.ascontiguousarray(image.numpy())
-        if transform_id in ONE_TABLE:
-            return torch.from_numpy(_looked_up(planes, ONE_TABLE[transform_id](magnitude)))
-        if transform_id in TABLE_OF_A_PLANE:
-            table = TABLE_OF_A_PLANE[transform_id]
+        if name in ONE_TABLE:
+            return torch.from_numpy(_looked_up(planes, ONE_TABLE[name](magnitude)))
+        if name in TABLE_OF_A_PLANE:
+            table = TABLE_OF_A_PLANE[name]
             return torch.from_numpy(np.stack([_looked_up(plane, table(plane)) for plane in planes]))
         apply = super()._apply_image_or_video_transform
 
         def changed(picture: Image.Image) -> Image.Image:
-            done: Image.Image = apply(picture, transform_id, magnitude, interpolation, fill)
+            done: Image.Image = apply(picture, name, magnitude, InterpolationMode.NEAREST, self._fill)
             return done
 
-        if transform_id == "Brightness":  # the same function of every value, whatever its channel
+        if name == "Brightness":  # the same function of every value, whatever its channel
             stacked = changed(Image.fromarray(planes.reshape(-1, planes.shape[-1])))
             return torch.from_numpy(np.array(stacked).reshape(planes.shape))
-        if transform_id in ("Color", "Contrast"):  # which depend on the grey image
+        if name in ("Color", "Contrast"):  # which depend on the grey image
             bands = changed(Image.merge("RGB", [Image.fromarray(plane) for plane in planes])).split()
         else:
             bands = tuple(changed(Image.fromarray(plane)) for plane in planes)
@@ -130,75 +154,50 @@ class SimCLRView(Spec):
 
     def views(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         """One augmented copy of each image; see `AutoAugmentView.views`."""
-        size = [int(side) for side in images.shape[-2:]]
-        kernel = max(3, 2 * round((21 / 224 * min(size) - 1) / 2) + 1)
-        colours = _QuickColorJitter(self.jitter, self.jitter, self.jitter, min(0.5, self.jitter / 5))
-        transform = v2.Compose(
-            [
-                v2.RandomHorizontalFlip(0.5),
-                v2.RandomResizedCrop(
-                    size, scale=(self.smallest_crop, 1.0), interpolation=InterpolationMode.BILINEAR, antialias=True
-                ),
-                v2.RandomApply([colours], 0.8),
-                v2.RandomGrayscale(0.2),
-                _SeparableBlur(kernel, (0.1, 2.0)),
-            ]
-        )
-        return _each(images, seeds, transform)
+        draw = self._draws(images.shape[-2:])
+
+        def view(image: Tensor) -> Tensor:
+            for name, numbers in filter(None, draw()):
+                image = ON_ONE_IMAGE[name](image, *numbers)
+            return image
+
+        return _each(images, seeds, view)
+
+    def drawn(self, size: Sequence[int], seeds: Sequence[int]) -> DrawnViews:
+        """What `views` does; see `AutoAugmentView.drawn`."""
+        return _drawn(seeds, self._draws(size))
+
+    def _draws(self, size: Sequence[int]) -> Callable[[], list[Change | None]]:
+        """Draws one image's changes from the global stream, as torchvision's transforms do one after the other."""
+        like = [_empty(size)]
+        crop = v2.RandomResizedCrop(list(size), scale=(self.smallest_crop, 1.0))
+        colours = v2.ColorJitter(self.jitter, self.jitter, self.jitter, min(0.5, self.jitter / 5))
+        blur = v2.GaussianBlur(blur_taps(*size), (0.1, 2.0))
+
+        def draw() -> list[Change | None]:
+            flips = float(torch.rand(1) < 0.5)
+            changes: list[Change | None] = [("crop", (flips, *map(crop.make_params(like).get, CROP)))]
+            changes += [None] * len(JITTER)
+            if torch.rand(1) < 0.8:
+                factors = colours.make_params(like)
+                for place, index in enumerate(factors["fn_idx"].tolist()):
+                    if (factor := factors[f"{JITTER[index]}_factor"]) is not None:
+                        changes[1 + place] = JITTER[index], (factor,)
+            changes.append(("grey", ()) if torch.rand(1) < 0.2 else None)
+            changes.append(("blur", (blur.make_params(like)["sigma"][0],)))
+            return changes
+
+        return draw
 
 
-class _QuickColorJitter(v2.ColorJitter):
-    """torchvision's draws, and its operations but for the hue, which takes a quarter of the time."""
-
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        changes: tuple[tuple[Callable[[Tensor, float], Tensor], str], ...] = (
-            (tv.adjust_brightness, "brightness_factor"),
-            (tv.adjust_contrast, "contrast_factor"),
-            (tv.adjust_saturation, "saturation_factor"),
-            (shift_hue, "hue_factor"),
-        )
-        for change, name in (changes[index] for index in params["fn_idx"]):
-            if params[name] is not None:
-                inpt = change(inpt, params[name])
-        return inpt
+CROP = ("top", "left", "height", "width")
+JITTER = ("brightness", "contrast", "saturation", "hue")
 
 
-class _SeparableBlur(v2.GaussianBlur):
-    """torchvision's draws, and its blur one side after the other."""
-
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
-        return blur(inpt, self.kernel_size[0], params["sigma"][0])
-
-
-def shift_hue(images: Tensor, share: float) -> Tensor:
-    """Turn every colour by a share of the colour circle; lightness and saturation (of HSV) stay.
-
-    Equals torchvision's `adjust_hue`, which goes to HSV and back: a channel lies below the largest one by the range of
-    the three, times a function of the hue alone that is moved by a third of the circle from channel to channel.
-
-    Args:
-        images: (..., 3, H, W) uint8.
-        share: -0.5 to 0.5.
-
-    Returns:
-        (..., 3, H, W) uint8.
-    """
-    red, green, blue = images.float().unbind(-3)
-    high, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
-    spread = high - low
-    divisor = spread.clamp_min(1)  # a grey pixel has no hue, and none is seen
-    sixths = torch.where(
-        high == red,
-        (green - blue) / divisor,
-        torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
-    ).add_(6 * share)
-    turned = []
-    for offset in (5, 3, 1):
-        along = (sixths + offset).remainder_(6)
-        lacking = torch.minimum(along, 4 - along).clamp_(0, 1).mul_(spread)
-        # torchvision turns [0, 1] into bytes by 255.999, rounded down.
-        turned.append((high - lacking).mul_(255.999 / 255).to(torch.uint8))
-    return torch.stack(turned, dim=-3)
+def _flipped_and_cropped(image: Tensor, flips: float, *box: int) -> Tensor:
+    size = list(image.shape[-2:])
+    image = tv.horizontal_flip(image) if flips else image
+    return tv.resized_crop(image, *box, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
 
 
 NEGLIGIBLE = 1e-6
@@ -236,11 +235,25 @@ def blur(image: Tensor, kernel_size: int, sigma: float) -> Tensor:
     return blurred.round_().to(torch.uint8)
 
 
+ON_ONE_IMAGE: dict[str, Callable[..., Tensor]] = {
+    "crop": _flipped_and_cropped,
+    "brightness": tv.adjust_brightness,
+    "contrast": tv.adjust_contrast,
+    "saturation": tv.adjust_saturation,
+    "hue": shift_hue,  # in a quarter of torchvision's time
+    "grey": partial(tv.rgb_to_grayscale, num_output_channels=3),
+    "blur": lambda image, sigma: blur(image, blur_taps(*image.shape[-2:]), sigma),
+}
+"""SimCLR's operations on the CPU: torchvision's, but for hue and blur."""
+
+
 class PARView(Spec):
     """PAR's light augmentation: brightening noise and one small erased square, each with probability 1/2.
 
     Noise is N(0, noise^2) cut to [0, 1], so it only brightens, and the sum is cut to [0, 1] again. The square covers
     0.5 to 1 % of the image and takes CLIP's mean colour, 0 after normalisation. (PerturbAndRecover, `data.py`.)
+    Views are made on the CPU, also where a GPU trains: half of the work is to draw the noise, which would have to be
+    sent beside the image.
     """
 
     kind: Literal["par"] = "par"
@@ -276,6 +289,21 @@ def _global_stream_kept() -> Iterator[None]:
         yield
     finally:
         torch.random.set_rng_state(state)
+
+
+def _empty(size: Sequence[int]) -> Tensor:
+    """(3, height, width) uint8 of any values: torchvision draws for an image's size."""
+    return torch.empty((3, *size), dtype=torch.uint8)
+
+
+def _drawn(seeds: Sequence[int], draw: Callable[[], Sequence[Change | None]]) -> DrawnViews:
+    """What is drawn under every seed; compare `_each`."""
+    rows = []
+    with _global_stream_kept():
+        for seed in seeds:
+            torch.default_generator.manual_seed(seed)
+            rows.append(draw())
+    return DrawnViews.of(rows)
 
 
 def _each(images: Tensor, seeds: Sequence[int], change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from sweeplab.data.kept_tokens import HEAD, INDEX_TYPE, KeptTokens, OwnWords, Sh
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import digest_of
 from sweeplab.storage.broken_rows import BrokenRow
-from sweeplab.training.batches import ImageViews, PairBatch
+from sweeplab.training.batches import DeviceViews, ImageViews, PairBatch
 from sweeplab.training.randomness import stream_seed
 
 CACHE_BYTES = 2 * 2**30
@@ -95,6 +95,9 @@ class TrainingPairs(Dataset[PairBatch]):
         self.augments_captions = False
         self.table, self.image_size, self.tokenize, self.seed = table, image_size, tokenize, seed
         self.image_views: ImageViews | None = None
+        self._device_first: DeviceViews | None = None
+        """Draws what changes first copies, where that is done on the device."""
+        self._device_second: DeviceViews | None = None
         self._captions = dict(captions or {})
         self.report = report
         poisons = frozenset(poisoned)
@@ -138,8 +141,9 @@ class TrainingPairs(Dataset[PairBatch]):
     @property
     def is_in_memory(self) -> bool:
         """Whether batches come without waiting for a disk or making views."""
-        makes_none = self.image_augmentation is None and (self.image_views is None or self._views_fit)
-        return self._images_fit and makes_none
+        makes_no_first = self.image_augmentation is None or self._device_first is not None
+        makes_no_second = self.image_views is None or self._device_second is not None or self._views_fit
+        return self._images_fit and makes_no_first and makes_no_second
 
     @property
     def shards(self) -> Tensor | None:
@@ -153,6 +157,7 @@ class TrainingPairs(Dataset[PairBatch]):
         *,
         image_augmentation: ImageViews | None = None,
         augments_captions: bool = False,
+        on_device: bool = False,
     ) -> None:
         """Say which augmented views the next epochs need, and whether the first copies are augmented too.
 
@@ -160,8 +165,15 @@ class TrainingPairs(Dataset[PairBatch]):
             image_views: makes second copies of images, text views come along; None: none, and none are made.
             image_augmentation: changes the first copies of images; None: they stay as they are.
             augments_captions: whether the first copies of captions are augmented, once for all epochs.
+            on_device: whether images are changed only when a batch comes to its device, as far as their makers can;
+                what is to be done to them travels with the batch, and no views are held in memory.
         """
         self.image_augmentation, self.augments_captions = image_augmentation, augments_captions
+        first, second = (one if isinstance(one, DeviceViews) else None for one in (image_augmentation, image_views))
+        self._device_first = first if on_device else None
+        # First copies that are changed here leave no images as they are to make second ones of there.
+        sends_images = image_augmentation is None or self._device_first is not None
+        self._device_second = second if on_device and sends_images else None
         if image_views != self._views_key:
             self._views.clear()
             self._views_key = image_views
@@ -272,6 +284,9 @@ class TrainingPairs(Dataset[PairBatch]):
             self._token_views[stream] = self._own_tokens(make)
         return self._token_views[stream].of(rows)
 
+    def _seeds(self, stream: str, epoch: int, rows: Sequence[int]) -> list[int]:
+        return [stream_seed(self.seed, stream, epoch, row) for row in rows]
+
     def _image_views_of(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
         assert self.image_views is not None
         cache = self._view_cache(epoch, images)
@@ -287,7 +302,7 @@ class TrainingPairs(Dataset[PairBatch]):
 
     def _make_views(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
         assert self.image_views is not None
-        return self.image_views.views(images, [stream_seed(self.seed, "image view", epoch, r) for r in rows])
+        return self.image_views.views(images, self._seeds("image view", epoch, rows))
 
     def _view_cache(self, epoch: int, images: Tensor) -> tuple[Tensor, Tensor] | None:
         size = len(self) * images[0].numel()
@@ -307,12 +322,14 @@ class TrainingPairs(Dataset[PairBatch]):
         return self._with_first_copies(epoch, rows, self.images_of(rows))
 
     def _with_first_copies(self, epoch: int, rows: Sequence[int], images: Tensor) -> PairBatch:
-        if self.image_augmentation is not None:
-            seeds = [stream_seed(self.seed, "image", epoch, row) for row in rows]
-            images = self.image_augmentation.views(images, seeds)
+        changes = None
+        if self._device_first is not None:
+            changes = self._device_first.drawn(images.shape[-2:], self._seeds("image", epoch, rows))
+        elif self.image_augmentation is not None:
+            images = self.image_augmentation.views(images, self._seeds("image", epoch, rows))
         sources = self._sources(rows)
         tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens.of(sources)
-        return PairBatch(rows=torch.as_tensor(sources), images=images, tokens=tokens)
+        return PairBatch(rows=torch.as_tensor(sources), images=images, tokens=tokens, image_changes=changes)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> PairBatch:
         """The batch of the given (epoch, row) keys, all of one epoch."""
@@ -323,10 +340,12 @@ class TrainingPairs(Dataset[PairBatch]):
             batch, self._untold = replace(batch, broken=tuple(self._untold)), []
         if self.image_views is None:
             return batch
+        batch = replace(batch, token_views=self._token_views_of(rows))
         # Second copies are made from the images as they are, not from augmented first copies.
-        return replace(
-            batch, image_views=self._image_views_of(epoch, rows, images), token_views=self._token_views_of(rows)
-        )
+        if self._device_second is not None:
+            seeds = self._seeds("image view", epoch, rows)
+            return replace(batch, view_changes=self._device_second.drawn(images.shape[-2:], seeds))
+        return replace(batch, image_views=self._image_views_of(epoch, rows, images))
 
     def __getitem__(self, key: tuple[int, int]) -> PairBatch:
         """The batch of one (epoch, row) key."""

@@ -4,8 +4,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,9 +23,30 @@ class ImageViews(Protocol):
         ...
 
 
+class Changes(Protocol):
+    """What is to be done to each image of a batch, and travels with it."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Changes":
+        """With its tensors elsewhere."""
+        ...
+
+    def applied(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8, on any device, to the same shape."""
+        ...
+
+
+@runtime_checkable
+class DeviceViews(ImageViews, Protocol):
+    """Makes its views on the device that trains, too: the same changes, drawn on the CPU."""
+
+    def drawn(self, size: Sequence[int], seeds: Sequence[int]) -> Changes:
+        """What `views` would do to images of that size, (height, width)."""
+        ...
+
+
 @dataclass(frozen=True)
 class PairBatch:
-    """One rank's share of a batch, on the CPU."""
+    """One rank's share of a batch, on the CPU until `to` brings it to the device."""
 
     rows: Tensor
     """(b,) int64 row numbers of the pair table: where others stand in for broken pairs, theirs."""
@@ -39,6 +60,10 @@ class PairBatch:
     """(b, l) int64 of augmented captions."""
     broken: tuple[BrokenRow, ...] = ()
     """Rows that turned out to be broken as the batch was made in another process."""
+    image_changes: Changes | None = None
+    """Make augmented first copies of `images` on the device; None: they are what they shall be."""
+    view_changes: Changes | None = None
+    """Make `image_views` of `images` there."""
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
         return PairBatch(
@@ -48,10 +73,14 @@ class PairBatch:
             None if self.image_views is None else change(self.image_views),
             None if self.token_views is None else change(self.token_views),
             self.broken,
+            None if self.image_changes is None else self.image_changes.each(change),
+            None if self.view_changes is None else self.view_changes.each(change),
         )
 
     def chunks(self, count: int) -> list["PairBatch"]:
-        """So many equal parts, in order; `count` divides the batch."""
+        """So many equal parts, in order; `count` divides the batch, which is on its device."""
+        assert self.image_changes is None
+        assert self.view_changes is None
         size = len(self.rows) // count
 
         def part(start: int) -> PairBatch:
@@ -64,8 +93,16 @@ class PairBatch:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> "PairBatch":
-        """On the device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """On the device, with the views that are made there."""
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(
+            moved,
+            # Both from the images as they are: second copies are not made from augmented first copies.
+            images=moved.images if moved.image_changes is None else moved.image_changes.applied(moved.images),
+            image_views=moved.image_views if moved.view_changes is None else moved.view_changes.applied(moved.images),
+            image_changes=None,
+            view_changes=None,
+        )
 
 
 WINDOW_SHARDS = 16
@@ -107,8 +144,10 @@ class Pairs(Protocol):
         *,
         image_augmentation: ImageViews | None = None,
         augments_captions: bool = False,
+        on_device: bool = False,
     ) -> None:
-        """Say which augmented views the next epochs need, and whether the first copies are augmented too."""
+        """Say which augmented views the next epochs need, whether the first copies are augmented too, and whether
+        images are changed on the device, by makers that can."""
         ...
 
     def first_copies(self, epoch: int, rows: Sequence[int]) -> PairBatch:

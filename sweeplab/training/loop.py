@@ -210,6 +210,7 @@ class Training:
             hooks.image_views(self.objective),
             image_augmentation=hooks.image_augmentation(self.objective),
             augments_captions=hooks.augments_captions(self.objective),
+            on_device=self.device.type == "cuda",
         )
         self.model = prepare_batch_norm(model, self.optimization).to(memory_format=torch.channels_last)
         self.per_epoch = steps_per_epoch(len(pairs), self.optimization.global_batch_size) if run.epochs else 0

@@ -110,7 +110,8 @@ class Objective(Protocol):
 
     Only `loss` is needed. What else the loop asks for, where an objective has it:
 
-    - `image_views`: makes augmented second copies (`views(images, seeds)`); text views come along.
+    - `image_views`: makes augmented second copies (`views(images, seeds)`; what has `drawn(size, seeds)` too, see
+      `batches.DeviceViews`, makes them on a GPU that trains); text views come along.
     - `image_augmentation`: changes the first copies of the images too, `augments_captions` (bool) the captions.
     - `check(facts: TrainingFacts)`: refuses (InvalidInput) what does not fit the run; asked before any process starts.
     - `init_state(model, facts) -> nn.Module | None`: what this run remembers beside the model. Parameters of it that

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from sweeplab.data.augmentation import AutoAugmentView
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, Spec
 from sweeplab.training.batches import EpochBatches, Loader, PairBatch, prefetched, steps_per_epoch
 from sweeplab.training.randomness import stream_seed
 
@@ -350,6 +350,71 @@ def test_a_batch_moves_as_a_whole(pairs: TrainingPairs):
     assert same_batches(batch.to(torch.device("cpu")), batch)
     bare = PairBatch(batch.rows, batch.images, batch.tokens).to(torch.device("cpu"))
     assert bare.image_views is None
+
+
+# --- views made on the device ----------------------------------------------------------------------------------------
+
+
+class OwnView(Spec):
+    """A user's, which has nothing but `views`: darkens."""
+
+    kind: str = "own"
+
+    def views(self, images: Tensor, seeds: list[int]) -> Tensor:
+        return images // 2
+
+
+class NoView(AutoAugmentView):
+    """AutoAugment's on the device alone."""
+
+    def views(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        raise AssertionError("a view was made on the CPU")
+
+
+def test_what_is_drawn_for_a_device_makes_there_the_views_of_the_cpu(tokenize: Tokenize, stall_pairs: PairTable):
+    """First and second copies, both from the stamped image as it is."""
+    plan = plan_poison(Poisoning(attack=ATTACK, target="banana", count=6), stall_pairs)
+    poison = {"captions": plan.caption_changes(), "alter": plan.stamp_rows}
+    here, there = (pairs_of(tokenize, stall_pairs, **poison) for _ in range(2))
+    here.use_views(VIEW, image_augmentation=VIEW)
+    there.use_views(NoView(), image_augmentation=NoView(), on_device=True)
+    sent = batch_of(there, 2, list(range(64)))
+    assert sent.image_views is None
+    assert torch.equal(sent.images, there.images_of(range(64)))
+    arrived = sent.to(torch.device("cpu"))
+    assert same_batches(arrived, batch_of(here, 2, list(range(64))))
+    assert (arrived.image_changes, arrived.view_changes) == (None, None)
+    first = there.first_copies(2, [5, 6]).to(torch.device("cpu"))
+    assert same_batches(first, here.first_copies(2, [5, 6]))
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, OwnView()), (OwnView(), VIEW), (VIEW, OwnView())])
+def test_what_only_the_cpu_can_make_is_made_there(
+    pairs: TrainingPairs, first: Spec | None, second: Spec, tokenize: Tokenize
+):
+    other = pairs_of(tokenize, pairs.table)
+    pairs.use_views(second, image_augmentation=first)
+    other.use_views(second, image_augmentation=first, on_device=True)
+    batch = batch_of(other, 1, [1, 2])
+    assert batch.image_views is not None
+    assert same_batches(batch.to(torch.device("cpu")), batch_of(pairs, 1, [1, 2]))
+
+
+def test_views_made_on_the_device_need_no_processes_here(
+    pairs: TrainingPairs, tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch
+):
+    pairs.use_views(VIEW, image_augmentation=VIEW)
+    assert not pairs.is_in_memory
+    pairs.use_views(VIEW, image_augmentation=VIEW, on_device=True)
+    assert pairs.is_in_memory
+    pairs.use_views(VIEW, image_augmentation=OwnView(), on_device=True)
+    assert not pairs.is_in_memory
+    monkeypatch.setattr(training_pairs, "CACHE_BYTES", 64 * 3 * 32 * 32)  # the images fit, and no views
+    small = pairs_of(tokenize, pairs.table)
+    small.use_views(VIEW, on_device=True)
+    assert small.is_in_memory
+    small.use_views(OwnView(), on_device=True)
+    assert not small.is_in_memory
 
 
 def test_rows_may_be_numpy_numbers(pairs: TrainingPairs):

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sweeplab.cleaning.cleanclip import CleanCLIP
+from sweeplab.cleaning.par import PAR
 from sweeplab.clip_model import MAX_LOG_SCALE, Architecture, Encoder, build, tokenizer
+from sweeplab.data.augmentation import AutoAugmentView, SimCLRView
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
 from sweeplab.data.pairs_shards import PairsShards
 from sweeplab.data.tables import LabelledImages, PairTable
@@ -30,7 +32,7 @@ from sweeplab.specs import Spec, StorageFault
 from sweeplab.training import checkpoints
 from sweeplab.training.batches import EpochBatches
 from sweeplab.training.loop import Run, set_training_mode, train, train_step
-from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, TrainingFacts
+from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, Objective, TrainingFacts
 from sweeplab.training.optimisation import Optimization, build_optimizer, learning_rate_at
 
 OPTIMIZATION = Optimization(learning_rate=1e-3, warmup_steps=2, global_batch_size=16)
@@ -409,6 +411,42 @@ def test_batch_norm_mixes_originals_and_views_in_one_forward(tiny: Architecture,
     train_step(Encoder(model), model, build_optimizer(model, optimization), CleanCLIP(), None, batch, optimization)
     counts = [int(tensor) for name, tensor in model.state_dict().items() if name.endswith("num_batches_tracked")]
     assert set(counts) == {1}
+
+
+class OnDevice(TrainingPairs):
+    """Has views made on the device, as pairs do where a GPU trains."""
+
+    def use_views(self, *views: object, **named: object) -> None:
+        super().use_views(*views, **{**named, "on_device": True})
+
+
+def made_before(view: Spec, images: Tensor, seeds: list[int]) -> Tensor:
+    raise AssertionError("a view was made on the CPU")
+
+
+@pytest.mark.parametrize("num_chunks", [1, 2])
+@pytest.mark.parametrize(
+    ("objective", "tolerance"),
+    [(CleanCLIP(), 0.0), (CleanCLIP(views=SimCLRView()), 1e-3), (PAR(augmentation=AutoAugmentView()), 0.0)],
+    ids=["second copies", "SimCLR's", "first copies"],
+)
+def test_a_run_takes_the_same_steps_whether_views_are_made_on_its_device_or_before(
+    objective: Objective,
+    tolerance: float,
+    num_chunks: int,
+    tiny: Architecture,
+    pairs: TrainingPairs,
+    stall_pairs: PairTable,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """AutoAugment's views are equal to the last bit; a few pixels of SimCLR's lie a level apart."""
+    run = {"epochs": 1, "objective": objective, "optimization": OPTIMIZATION.replace(num_chunks=num_chunks)}
+    _, expected = trained(tiny, pairs, **run)
+    for view in (AutoAugmentView, SimCLRView):
+        monkeypatch.setattr(view, "views", made_before)
+    there = OnDevice(stall_pairs, 32, tokenize=tokenizer(tiny), seed=0)
+    _, found = trained(tiny, there, **run)
+    assert found[-1].train == pytest.approx(expected[-1].train, rel=tolerance, abs=0)
 
 
 def test_the_logit_scale_is_clamped_after_every_step(tiny: Architecture, pairs: TrainingPairs):
