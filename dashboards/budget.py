@@ -90,4 +90,5 @@ def draw_budget(frame: pd.DataFrame) -> go.Figure:
                 style.axis_name("y", index): {"anchor": x, "range": list(heights), "nticks": 6},
             }
         )
+        style.note_below(figure, 100 * known["retention"].to_numpy(), heights[0], index)
     return style.side_by_side(figure, count=len(scales), y_title="best retention (%)")

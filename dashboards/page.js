@@ -180,7 +180,7 @@ function restoreZoom(chart, layout) {
 // --- legends, as text that breaks into lines
 const SHAPES = {
   circle: "M8 3.5a4.5 4.5 0 1 0 .01 0z", square: "M3.5 3.5h9v9h-9z", diamond: "M8 1.5L14.5 8L8 14.5L1.5 8z",
-  star: "M8 1l2 4.8 5.2.4-4 3.4 1.3 5L8 11.9 3.5 14.6l1.3-5-4-3.4 5.2-.4z", "triangle-up": "M8 2.5L14 13H2z",
+  star: "M8 1l2 4.8 5.2.4-4 3.4 1.3 5L8 11.9 3.5 14.6l1.3-5-4-3.4 5.2-.4z", "triangle-up": "M8 2.5L14 13H2z", "triangle-down": "M8 13.5L14 3H2z",
   pentagon: "M8 2l6 4.4-2.3 7H4.3L2 6.4z", x: "M3 3L13 13M13 3L3 13", "line-ns": "M8 2V14",
 };
 function sample(trace) {

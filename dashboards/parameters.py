@@ -98,6 +98,9 @@ def value_table(frame: pd.DataFrame) -> pd.DataFrame:
 def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float, most_markers: int = MOST_MARKERS) -> go.Figure:
     """One panel a parameter; trials without a cleaned epoch stand in a strip below, by their lowest ASR.
 
+    Cleaned trials that keep far less than the others stand at the lower end of the axis of retention, and a note says
+    how many they are.
+
     Args:
         frame: of `parameter_points`, not empty.
         asr_ceiling: a fraction; the upper end of the strip, whose lower one is an ASR of 100 %.
@@ -106,26 +109,35 @@ def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float, most_markers: in
     figure = go.Figure()
     names = list(dict.fromkeys(frame["parameter"]))
     kept = frame.loc[frame["feasible"], "retention"].tolist()
-    low, high = style.accuracy_range([*kept, 1.0] if kept else [0.0, 1.0])
+    fence, high = style.accuracy_range([*kept, 1.0] if kept else [0.0, 1.0])
+    frame = frame.assign(is_low=100 * frame["retention"] < fence)
+    # A lane for those below the fence and for the note of them.
+    low = fence - 0.1 * (high - fence) if frame["is_low"].any() else fence
     height = high - low
     strip = None if frame["feasible"].all() else (low - 0.34 * height, low - 0.08 * height)
     bottom = low if strip is None else strip[0] - 0.05 * height
     for index, name in enumerate(names):
-        points = thinned(frame[frame["parameter"] == name], max(2, most_markers // len(names)))
+        side = frame[frame["parameter"] == name]
+        points = thinned(side, max(2, most_markers // len(names)))
+        cleaned = points["feasible"] & (points["rank"] > 1)
         x, y = style.axis_id("x", index), style.axis_id("y", index)
         for chosen, kind in (
             (points[~points["feasible"]], "strip"),
-            (points[points["feasible"] & (points["rank"] > 1)], "cleaned"),
+            (points[cleaned & ~points["is_low"]], "cleaned"),
+            (points[cleaned & points["is_low"]], "low"),
             (points[points["feasible"] & (points["rank"] == 1)], "best"),
         ):
             heights = 100 * chosen["retention"].to_numpy()
+            if kind == "low":
+                heights = np.full(len(chosen), low)
             if kind == "strip" and strip is not None:
                 heights = strip_heights(chosen["min_asr"].to_numpy(), strip, asr_ceiling)
             _add_trials(figure, chosen, kind, x=x, y=y, heights=heights)
         style.dotted_line(figure, 100.0, index)
+        style.note_below(figure, 100 * side["retention"].dropna().to_numpy(), fence, index, height=low)
         y_axis: dict[str, object] = {"anchor": x, "range": [bottom, high + 0.02 * height], "nticks": 6}
         if strip is not None:
-            y_axis |= _strip_ticks((low, high), strip, asr_ceiling)
+            y_axis |= _strip_ticks((fence, high), strip, asr_ceiling)
             figure.add_shape(
                 type="rect",
                 xref=f"{x} domain",
@@ -186,6 +198,10 @@ _MARKERS: dict[str, tuple[str, dict[str, object]]] = {
     "cleaned": (
         "cleaned trial",
         {"symbol": "circle", "size": 8, "color": style.BLUE, "line": {"width": 0.8, "color": style.PAPER}},
+    ),
+    "low": (
+        "cleaned trial, keeps less than the axis shows",
+        {"symbol": "triangle-down", "size": 9, "color": style.BLUE, "line": {"width": 0.8, "color": style.PAPER}},
     ),
     "best": (
         "best of the sweep",

@@ -256,16 +256,28 @@ def asr_panels(
     shade_cleaned(figure, asr_ceiling, (0, 1))
 
 
-def note_below(figure: go.Figure, values: np.ndarray, lowest: float, index: int) -> None:
-    """Say in the panel `index` how many values (percent) lie below its axis, and how deep; nothing where none does."""
+def note_below(
+    figure: go.Figure, values: np.ndarray, lowest: float, index: int, *, height: float | None = None
+) -> None:
+    """Say in the panel `index` how many values lie below its axis, and how deep; nothing where none does.
+
+    Args:
+        figure: drawn on.
+        values: of the panel, percent.
+        lowest: of the axis.
+        index: of the panel.
+        height: of the marks that stand for them, above which the note stands; None: there are none, and it stands at
+            the bottom.
+    """
     below = values[values < lowest]
     if not len(below):
         return
     figure.add_annotation(
         xref=f"{axis_id('x', index)} domain",
-        yref=f"{axis_id('y', index)} domain",
+        yref=f"{axis_id('y', index)} domain" if height is None else axis_id("y", index),
         x=0.99,
-        y=0.01,
+        y=0.01 if height is None else height,
+        yshift=0 if height is None else 6,
         xanchor="right",
         yanchor="bottom",
         text=f"▾ {len(below):,} below, down to {below.min():.1f}\u00a0%",

@@ -228,6 +228,14 @@ class TestSeeds:
         )
         draw_seeds(frame)
 
+    def test_a_trial_that_is_not_cleaned_stands_left_of_all_that_are(self):
+        """Of eight cleaned trials one keeps 25 %."""
+        kept = (100, 380, 382, 384, 386, 388, 390, 392)
+        made = [trial(n, START, (correct, 10)) for n, correct in enumerate(kept)] + [trial(8, START, (390, 300))]
+        record = sweep(*(dataclasses.replace(one, configuration=f"{n // 3}", seed=n) for n, one in enumerate(made)))
+        cleaned, missed, _ = draw_seeds(seed_points(ranked(record))).data
+        assert max(missed.x) < min(cleaned.x) == pytest.approx(25)
+
     def test_one_seed_each_tells_nothing(self):
         one_each = [dataclasses.replace(trial(n, START, (300, 10)), configuration=f"{n}") for n in range(3)]
         assert seed_points(ranked(sweep(*one_each))).empty
@@ -293,6 +301,13 @@ class TestBudget:
             "after 4."
         )
         assert len(draw_budget(frame).data) == 2
+
+    def test_an_axis_that_begins_above_the_first_best_says_so(self):
+        """The best so far is 10 %, then 95 to 99.5 %."""
+        record = sweep(trial(0, START, *((correct, 10) for correct in (40, 380, 390, 396, 398))))
+        figure = draw_budget(budget_points(record))
+        assert figure.layout.yaxis.range[0] > 90
+        assert [note.text for note in figure.layout.annotations] == ["▾ 1 below, down to 10.0\u00a0%"]
 
     def test_a_short_sweep_is_drawn_over_seconds(self):
         record = sweep(timed(0, (0, 400, 990, 0), (1, 300, 10, 0.002), (2, 360, 10, 0.005)))

@@ -255,6 +255,23 @@ class TestParameters:
         assert figure.layout.xaxis.type == "log"
         assert "the best has learning_rate" in describe_parameters(frame)
 
+    def test_a_cleaned_trial_that_kept_little_stands_above_the_strip_and_is_counted(self):
+        """Eight trials are cleaned: six keep 99.5 to 97 %, the others 86 and 6 %. Two are not."""
+        kept = (398, 396, 394, 392, 390, 388, 344, 24)
+        cleaned = [trial(number, START, (correct, 10)) for number, correct in enumerate(kept)]
+        record = sweep(*cleaned, trial(8, START, (390, 300)), trial(9, START, (380, 900)))
+        figure = draw_parameters(self.table(record), asr_ceiling=0.05)
+        strip_top = figure.layout.shapes[1].y1
+        assert figure.layout.shapes[1].fillcolor == style.STRIP
+        drawn = {}
+        for trace in figure.data:
+            if trace.xaxis == "x":
+                drawn |= dict(zip(trace.customdata.tolist(), trace.y.tolist(), strict=True))
+        assert all(drawn[number] > strip_top for number in range(8))
+        assert all(drawn[number] < strip_top for number in (8, 9))
+        assert figure.layout.yaxis.range[0] < min(drawn.values())
+        assert {"▾ 2 below, down to 6.0\u00a0%"} == {note.text for note in figure.layout.annotations}
+
 
 def curved(record, parts, steps=3):
     """The sweep with `steps` recorded steps before each trial's last point; value = step x place of the part."""
