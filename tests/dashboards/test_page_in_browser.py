@@ -161,6 +161,17 @@ def test_every_chart_is_drawn_and_no_text_is_cut(browser: Browser, page: str, wi
     assert browser.complaints() == []
 
 
+@pytest.mark.parametrize("hits", [0, 29, 31, 49])
+def test_the_winners_label_is_not_cut_wherever_it_lies_below_the_ceiling(browser: Browser, tmp_path: Path, hits: int):
+    record = toy(10)
+    winner = dataclasses.replace(trial(0, (400, 990), (450, hits)), number=1234)
+    record = dataclasses.replace(record, trials=(winner, *record.trials[1:]))
+    browser.open(page_of(record, tmp_path), width=800)
+    browser.show_all()
+    assert "trial 1234, epoch 1: 45.0\u00a0%" in browser.run("$('trade-off').textContent")
+    assert browser.run(CUT) == browser.run(OVERLAPS) == []
+
+
 def test_a_comparison_is_drawn_whole_and_names_its_trials(browser: Browser, tmp_path: Path):
     """Two sweeps of ten trials: bars, scatter, lines, panels."""
     items = []
