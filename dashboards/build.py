@@ -30,7 +30,7 @@ from dashboards.table import describe_table, draw_table, leaderboard_table, smal
 from dashboards.timeline import attempt_bars, cost_table, describe_timeline, draw_timeline
 from dashboards.trade_off import describe_trade_off, draw_trade_off, frontier_table, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
-from sweeplab.ranking.costs import Attempt, Costs
+from sweeplab.ranking.costs import Attempt, Costs, costs_of
 from sweeplab.ranking.leaderboard import (
     WHAT_NEXT,
     Leaderboard,
@@ -261,7 +261,7 @@ def _result(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
     rows = _winner(sweep, leaderboard)
     if steps := next_steps(sweep, leaderboard):
         rows.append(("Try next", "<br>".join(map(with_code, steps))))
-    rows.append(("Cost", escape(_cost(leaderboard, extras))))
+    rows.append(("Cost", escape(_cost(sweep, leaderboard, extras))))
     if extras.mlflow_address:
         address = escape(extras.mlflow_address)
         command = f"<code>{escape(extras.mlflow_command)}</code>, then " if extras.mlflow_command else ""
@@ -300,16 +300,10 @@ def _measure_command(sweep: SweepRecord, checkpoint: str) -> str:
     return f"{command} --script {shlex.quote(script)} --only {name}" if made.script else ""
 
 
-def _cost(leaderboard: Leaderboard, extras: Extras) -> str:
+def _cost(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
     """What the trials and the victim's training took."""
-    costs = extras.costs
-    if costs is None or not costs.worker_seconds:
-        seconds = sum(row.seconds for row in leaderboard.rows)
-        text = f"{style.duration(seconds)} in trials" if seconds else "not known"
-    else:
-        gpus = f", {style.duration(costs.gpu_seconds)} of GPUs" if costs.gpu_seconds else ""
-        epochs = number_of(costs.trial_epochs, "trial-epoch")
-        text = f"{style.duration(costs.worker_seconds)} of workers{gpus} for {epochs}"
+    costs = extras.costs or costs_of((), sweep.trials, extras.until_ms)
+    text = costs.in_words(sum(row.seconds for row in leaderboard.rows))
     if extras.pretraining:
         seconds = sum(point.train_seconds + point.evaluate_seconds for point in extras.pretraining)
         text += f"; {style.duration(seconds)} for the victim's training"
@@ -498,8 +492,11 @@ def _budget_view(sweep: SweepRecord) -> View:
     frame = budget_points(sweep)
     if frame.empty:
         return View(*head, _NOT_YET, missing=_NOTHING)
-    heads = {"spent": "Trial-epochs", "hours": "Hours", "retention": "Best retention %", "trial": "Trial"}
-    return View(*head, describe_budget(frame), draw_budget(frame), small_table(frame, heads, most=60))
+    heads = {"spent": "Trial-epochs", "time": "Time", "retention": "Best retention %", "trial": "Trial"}
+    if not frame["hours"].any():
+        del heads["time"]
+    shown = frame.assign(time=[style.duration(3600 * hours) for hours in frame["hours"]])
+    return View(*head, describe_budget(frame), draw_budget(frame), small_table(shown, heads, most=60))
 
 
 def _pruning_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:

@@ -77,6 +77,7 @@ def draw_table(frame: pd.DataFrame, leaderboard: Leaderboard, *, caption: str) -
         "state": frame["state"].nunique() == 1 and frame["state"].iloc[0] == "finished",
         "seed": frame["seed"].nunique() == 1,
         "report": frame["accuracy_report"].isna().all(),
+        "seconds": not frame["seconds"].any(),
     }
     shown = [name for name in _HEADINGS if not left_out.get(name)]
     split = shown.index("min_asr") + 1
@@ -175,8 +176,9 @@ def _cell(column: str, fields: dict[str, object], victim_accuracy: float) -> str
     if column == "min_asr":
         return f"<td>{_percent(value)}</td>"
     if column == "seconds":
-        seconds = value if isinstance(value, (int, float)) else 0.0
-        return f'<td data-sort="{seconds:.1f}">{style.duration(seconds)}</td>'
+        if isinstance(value, float) and value:
+            return f'<td data-sort="{value:.1f}">{style.duration(value)}</td>'
+        return "<td>–</td>"  # not begun, or a table from elsewhere that does not say it
     return f"<td>{escape(str(value))}</td>"
 
 

@@ -30,6 +30,7 @@ from sweeplab.cli.running import NO_JSON, ranked, say_result, start_one, write_p
 from sweeplab.commands import logs as logs_module
 from sweeplab.commands.status import status_or_damage, sweep_status
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
+from sweeplab.ranking.costs import Costs
 from sweeplab.ranking.leaderboard import in_percent, render_table
 from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
 from sweeplab.records import SweepRecord, duration, now_ms, number_of, percent
@@ -233,15 +234,7 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
         lines.append(f"  best: {kept} (trial {best['trial']}, epoch {best['epoch']:g})")
     elif over:
         lines.append(f"  best: none cleaned yet, lowest ASR {percent(values['min_asr'])}")
-    costs = values["costs"]
-    wasted = {cause: costs[f"wasted_by_{cause}"] for cause in ("failure", "pruning", "repetition")}
-    lost = ", ".join(f"{duration(seconds)} by {cause}" for cause, seconds in wasted.items() if seconds >= 1)
-    gpus = f", {duration(costs['gpu_seconds'])} of GPUs" if costs["gpu_seconds"] else ""
-    lines.append(
-        f"  cost: {number_of(values['trial_epochs'], 'trial-epoch')}, {duration(costs['worker_seconds'])} of workers"
-        + gpus
-        + (f"; lost {lost}" if lost else "")
-    )
+    lines.append(f"  cost: {Costs(**values['costs']).in_words(values['seconds'])}")
     notes = list(values["notes"])
     if not values["own"]:
         notes.append("it came from elsewhere: it is read, but not changed and not removed; --adopt takes it over")

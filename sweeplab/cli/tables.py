@@ -28,8 +28,9 @@ def import_(
 ) -> None:
     """Make a sweep of a table of results that were measured elsewhere.
 
-    Its columns are trial, epoch, accuracy and asr (fractions), and optionally accuracy_k, accuracy_n, asr_k, asr_n and
-    seed. Every other column is a parameter. The points that are counted are those that may win: epoch 0 is the victim.
+    Its columns are trial, epoch, accuracy and asr (fractions), and optionally accuracy_k, accuracy_n, asr_k, asr_n,
+    seed, seconds (of training and measuring) and what else export writes. Every other column is a parameter. The points
+    that are counted are those that may win: epoch 0 is the victim.
     """
     from sweeplab.commands.import_table import import_table
 

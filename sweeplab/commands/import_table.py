@@ -18,7 +18,7 @@ import pandas as pd
 
 from sweeplab.data.delimited import refuse_swallowed
 from sweeplab.ranking.tables import NOT_PARAMETERS, with_formulas
-from sweeplab.records import Measurement, Outcomes, Point, Victim, now_ms
+from sweeplab.records import Measurement, Outcomes, Point, Victim
 from sweeplab.search_space import spans_magnitudes
 from sweeplab.specs import SCHEMA_VERSION, InvalidInput, digest_of, file_digest
 from sweeplab.storage.files import make_private, sync_folder
@@ -69,8 +69,8 @@ def import_table(
 
     Args:
         file: .csv, .json (records) or .parquet; one row a point. Columns `trial`, `epoch`, `accuracy`, `asr`
-            (fractions; epoch 0 is the victim); optional counts, `seed`, and what `sweeplab export` writes; every other
-            column is a parameter.
+            (fractions; epoch 0 is the victim); optional counts, `seed`, `seconds` (wall time since the row before) and
+            what else `sweeplab export` writes; every other column is a parameter.
         home: of the sweeps.
         name: of the sweep; must be free.
         victim_accuracy: a fraction; None: epoch 0 says it.
@@ -384,7 +384,7 @@ def _trial(
     victim: Measurement,
 ) -> ImportedTrial:
     params = {name: value for name in parameters if (value := _plain(rows[0][name])) is not None}
-    points = [] if rows[0]["epoch"] == 0 else [Point(0, 0.0, 0, 1, victim, timestamp_ms=now_ms())]
+    points = [] if rows[0]["epoch"] == 0 else [Point(0, 0.0, 0, 1, victim)]
     for row in rows:
         points.append(
             Point(
@@ -399,7 +399,6 @@ def _trial(
                     if (value := _optional(row, column)) is not None
                 },
                 train_seconds=_optional(row, "seconds") or 0.0,
-                timestamp_ms=now_ms(),
             )
         )
     seed, starts = _optional(rows[0], "seed") or 0, bool(rows[0].get("start_counts", False))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweeplab.records import TrialRecord
+from sweeplab.records import TrialRecord, duration, number_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,29 @@ class Costs:
     def to_json(self) -> dict[str, float]:
         """Plain JSON values, not rounded: who shows them in words rounds once."""
         return dataclasses.asdict(self)
+
+    def in_words(self, trial_seconds: float) -> str:
+        """What it took, as terminal and page say it: `6,000 trial-epochs, 21 h 52 min in trials`.
+
+        Args:
+            trial_seconds: of training and evaluation, over all trials; said of tables from elsewhere, which have no
+                attempts.
+        """
+        words = number_of(self.trial_epochs, "trial-epoch")
+        if self.worker_seconds:
+            gpus = f", {duration(self.gpu_seconds)} of GPUs" if self.gpu_seconds else ""
+            words += f", {duration(self.worker_seconds)} of workers{gpus}"
+        elif trial_seconds:
+            words += f", {duration(trial_seconds)} in trials"
+        elif self.trial_epochs:
+            words += "; how long they took is not known"
+        wasted = {
+            "failure": self.wasted_by_failure,
+            "pruning": self.wasted_by_pruning,
+            "repetition": self.wasted_by_repetition,
+        }
+        lost = ", ".join(f"{duration(seconds)} by {cause}" for cause, seconds in wasted.items() if seconds >= 1)
+        return words + (f"; lost {lost}" if lost else "")
 
 
 @dataclass

@@ -35,7 +35,7 @@ def epochs_table(sweep: SweepRecord) -> pd.DataFrame:
             "step": point.step,
             "train_loss": point.train.get("loss"),
             "learning_rate_now": point.train.get("learning_rate"),
-            "seconds": point.train_seconds + point.evaluate_seconds,
+            "seconds": (point.train_seconds + point.evaluate_seconds) or None,
             "start_counts": trial.start_counts,
             **{name: trial.params.get(name) for name in sweep.parameters},
         }
@@ -48,7 +48,7 @@ def epochs_table(sweep: SweepRecord) -> pd.DataFrame:
     if table[list(counts)].isna().any(axis=None):
         table = table.astype(dict.fromkeys(counts, "Int64"))
     # A column without any number would be read back from CSV as another type than from Parquet.
-    return table.astype({"top5_accuracy": float})
+    return table.astype({"top5_accuracy": float, "seconds": float})
 
 
 def curve_table(sweep: SweepRecord) -> pd.DataFrame:

@@ -7,10 +7,13 @@ import fabricated
 import pandas as pd
 import pytest
 
+from dashboards.build import render_page
 from sweeplab.commands import import_table as import_table_module
 from sweeplab.commands.import_table import import_table, read_table
+from sweeplab.commands.status import sweep_status
+from sweeplab.ranking.costs import Costs
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.ranking.tables import export
+from sweeplab.ranking.tables import epochs_table, export
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.sweep_folder import SweepFolder
 
@@ -112,6 +115,24 @@ def test_export_gives_a_table_back_that_imports_to_the_same(tmp_path: Path):
             assert [(p.epoch, p.measurement.accuracy, p.measurement.asr) for p in one.points] == [
                 (p.epoch, p.measurement.accuracy, p.measurement.asr) for p in other.points
             ]
+
+
+@pytest.mark.parametrize("seconds", [None, 30.0])
+def test_no_time_is_said_that_the_table_does_not_hold(seconds: float | None, tmp_path: Path):
+    """Five rows of 30 s, or of no time at all; when they were measured is not known either way."""
+    rows = [row if seconds is None else {**row, "seconds": seconds} for row in ROWS]
+    folder = import_table(table(tmp_path, rows), tmp_path, "elsewhere")
+    status, record = sweep_status(folder), folder.record()
+    page = render_page(record, rank_trials(record, folder.outcomes))
+    words = "; how long they took is not known" if seconds is None else ", 2 min 30 s in trials"
+    cost = f"4 trial-epochs{words}"
+    assert Costs(**status["costs"]).in_words(status["seconds"]) == cost
+    assert f"<dt>Cost</dt><dd>{cost}</dd>" in page
+    assert status["last_ms"] == 0
+    assert "Last epoch measured" not in page
+    assert ('title="training and evaluation">Time' in page) == (seconds is not None)
+    assert not any(text in page for text in (">0\u00a0s<", '<th scope="col">Time'))
+    assert epochs_table(record)["seconds"].isna().sum() == (6 if seconds is None else 1)  # one more row is the victim
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

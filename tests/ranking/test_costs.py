@@ -50,6 +50,16 @@ def test_a_finished_trial_of_two_workers_with_half_a_gpu_each():
     assert found == Costs(1.0, 20.0, 10.0, 12.0, 0.0, 0.0, 0.0)
 
 
+def test_costs_in_words_say_no_time_that_is_not_known():
+    nothing = Costs(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    assert nothing.in_words(0.0) == "0 trial-epochs"
+    epochs = replace(nothing, trial_epochs=6000.0)
+    assert epochs.in_words(0.0) == "6,000 trial-epochs; how long they took is not known"
+    assert epochs.in_words(78_720.0) == "6,000 trial-epochs, 21 h 52 min in trials"
+    spent = replace(epochs, worker_seconds=90.0, gpu_seconds=45.0, wasted_by_failure=30.0, wasted_by_pruning=0.4)
+    assert spent.in_words(80.0) == ("6,000 trial-epochs, 1 min 30 s of workers, 45 s of GPUs; lost 30 s by failure")
+
+
 @pytest.mark.parametrize(("state", "failure", "pruning"), [("failed", 7.0, 0.0), ("pruned", 0.0, 7.0)])
 def test_a_trial_that_failed_or_was_pruned_is_wasted_whole(state: TrialState, failure: float, pruning: float):
     """One attempt of 4 s that died, another of 3 s."""
