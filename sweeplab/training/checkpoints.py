@@ -94,7 +94,10 @@ C = TypeVar("C")
 def copied(value: C) -> C:
     """Containers with copies of their tensors on the CPU; those from a GPU have come once its stream is there."""
     if isinstance(value, Tensor):
-        place = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda, requires_grad=False)
+        try:
+            place = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda, requires_grad=False)
+        except RuntimeError:  # no more may be locked here, of which torch speaks as if it were the GPU's memory
+            return value.detach().to("cpu", copy=True)  # type: ignore[return-value]
         return place.copy_(value.detach(), non_blocking=True)  # type: ignore[return-value]
     if isinstance(value, dict):
         return type(value)((key, copied(item)) for key, item in value.items())

@@ -52,6 +52,17 @@ def test_whatever_keeps_a_thread_from_writing_is_raised_where_it_is_waited_for(t
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_no_memory_can_be_locked_a_checkpoint_is_copied_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    def fail(*tensors: torch.Tensor, **options: object) -> torch.Tensor:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch, "empty_like", fail)
+    weight = torch.ones(4, requires_grad=True)
+    held = checkpoints.copied({"model": {"weight": weight}})["model"]["weight"]
+    weight.detach().fill_(2.0)
+    assert (held.tolist(), held.requires_grad) == ([1.0] * 4, False)
+
+
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
