@@ -117,6 +117,12 @@ def attack_name(attack: Attack) -> str:
     return f"{canonical['kind']}({fields})" if fields else str(canonical["kind"])
 
 
+def triggered_copies(attack: Attack, images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """What the attack makes of copies, for images that are used further: a user's own may write into what it is
+    given."""
+    return attack.stamp(images.clone(), seeds)
+
+
 @dataclass(frozen=True)
 class PoisonPlan:
     """The poison of one training set, replayable: same plan, same pixels, in every epoch and on every machine."""

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from sweeplab.attacks.poisoning import Attack, PoisonPlan, attack_name
+from sweeplab.attacks.poisoning import Attack, PoisonPlan, attack_name, triggered_copies
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.fruit_stall import draw
 from sweeplab.data.images import load_image
@@ -68,7 +68,7 @@ def preview(attacks: Sequence[Attack], paths: Sequence[Path], *, image_size: int
         attack.check_fits(image_size)
     clean = torch.stack([torch.from_numpy(load_image(str(path), image_size)) for path in paths])
     seeds = [stream_seed(seed, "preview", row) for row in range(len(paths))]
-    stamped = [attack.stamp(clean, seeds) for attack in attacks]
+    stamped = [triggered_copies(attack, clean, seeds) for attack in attacks]
     if len(attacks) == 1:
         return sheet([Row([a, b, magnified(a, b)]) for a, b in zip(clean, stamped[0], strict=True)])
     rows = [Row([picture for image in clean for picture in (image, None)], name="clean")]
@@ -89,7 +89,7 @@ def drawn_preview(attack: Attack | TargetedImages, image_size: int) -> bytes:
         return b""
     fruit = np.array(draw("apple", image_size, numpy_stream(0, "preview")))
     clean = torch.from_numpy(fruit).permute(2, 0, 1)
-    triggered = attack.stamp(clean[None], [stream_seed(0, "preview", 0)])[0]
+    triggered = triggered_copies(attack, clean[None], [stream_seed(0, "preview", 0)])[0]
     buffer = io.BytesIO()
     pictures = _enlarged(torch.stack([clean, triggered, magnified(clean, triggered)]))
     sheet([Row(list(pictures))]).save(buffer, "PNG")

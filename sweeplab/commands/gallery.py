@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from sweeplab.attacks.poisoning import triggered_copies
 from sweeplab.attacks.preview import magnified
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.clip_model import as_clip, evaluation_mode, tokenizer
@@ -73,7 +74,7 @@ def make_gallery(folder: SweepFolder, board: Leaderboard) -> Path:
     )
     clean = measure.clean_pixels(range(len(rows)))
     seeds = [stream_seed(evaluation.seed, "test trigger", int(row)) for row in rows]
-    triggered = trigger.attack.stamp(clean, seeds)
+    triggered = triggered_copies(trigger.attack, clean, seeds)
     victim = read_object(folder.victim_run().path / "victim.json", checkpoint=str)["checkpoint"]
     device = torch.device("cuda" if whole_machine(folder.home).use_cuda else "cpu")
     said = {}

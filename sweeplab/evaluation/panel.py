@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from sweeplab.attacks.poisoning import Attack, attack_name
+from sweeplab.attacks.poisoning import Attack, attack_name, triggered_copies
 from sweeplab.clip_model import evaluation_mode
 from sweeplab.evaluation.measure import Measure, Trigger, triggered_rows
 from sweeplab.evaluation.zero_shot import predict, zero_shot_classifier
@@ -71,7 +71,7 @@ def run_panel(
             clean[start : rows.stop] = predict(model, [pixels], classify, device=device, precision=precision)
             seeds = [stream_seed(measure.evaluation.seed, "test trigger", row) for row in rows]
             for index, attack in enumerate(attacks):
-                stamped = [attack.stamp(pixels, seeds)]
+                stamped = [triggered_copies(attack, pixels, seeds)]
                 found = predict(model, stamped, classify, device=device, precision=precision)
                 triggered[index, start : rows.stop] = found
     measurement = Measurement(int((clean == labels).sum()), len(labels), 0, 0, measure.digest)

@@ -3,6 +3,7 @@
 import csv
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -240,6 +241,15 @@ def test_a_preview_shows_clean_triggered_and_difference(tmp_path: Path):
     assert (pixels[:32, 32 + GAP : 64 + GAP] != 100).any(axis=2).sum() == 36
     difference = pixels[:32, 64 + 2 * GAP :]
     assert (difference != 128).any(axis=2).sum() == 36
+
+
+def test_a_preview_of_an_attack_that_writes_into_its_images_shows_the_clean_one(tmp_path: Path):
+    """Darkening by 100: clean grey at the left, black in the middle."""
+    Image.new("RGB", (50, 40), (100, 100, 100)).save(tmp_path / "a.png")
+    attack = SimpleNamespace(check_fits=lambda size: None, stamp=lambda images, seeds: images.sub_(100))
+    pixels = np.asarray(preview([attack], [tmp_path / "a.png"], image_size=32))
+    assert (pixels[:, :32] == 100).all()
+    assert (pixels[:, 32 + GAP : 64 + GAP] == 0).all()
 
 
 def test_the_difference_fills_its_range():

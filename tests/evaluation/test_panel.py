@@ -1,6 +1,7 @@
 """A trigger panel: many attacks tried on one model in one pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.evaluation.panel import _row, run_panel
-from sweeplab.specs import InvalidInput
+from sweeplab.specs import InvalidInput, Spec
 
 EVALUATION = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
 ATTACKS = (BadNet(patch_size=8, pattern="binary"), Blended())
@@ -55,6 +56,30 @@ def test_the_panel_counts_as_the_measure_does(
     alone = [measure(model)[0] for measure in measures]
     assert [(row.asr_k, row.asr_n) for row in rows] == [(each.asr_k, each.asr_n) for each in alone]
     assert (clean.accuracy_k, clean.accuracy_n) == (alone[0].accuracy_k, alone[0].accuracy_n)
+
+
+class Burning(Spec):
+    """Writes into what it is given."""
+
+    kind: Literal["burning"] = "burning"
+
+    def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        return images.fill_(255)
+
+    def check_fits(self, image_size: int) -> None:
+        return None
+
+
+def test_an_attack_that_writes_into_its_images_leaves_those_of_the_others(
+    tiny: Architecture, tokenize: Callable[[list[str]], Tensor], stall_test: LabelledImages
+):
+    model = build(tiny, seed=0)
+    measure = Measure(EVALUATION, stall_test, 32, tokenize=tokenize, trigger=None)
+    before = measure.clean_pixels(range(48)).clone()
+    alone = run_panel(model, measure, ATTACKS, "banana")
+    clean, rows = run_panel(model, measure, (Burning(), *ATTACKS), "banana")
+    assert (clean, rows[1:]) == alone
+    assert torch.equal(measure.clean_pixels(range(48)), before)
 
 
 def test_a_target_that_is_no_class_is_refused(
