@@ -1,5 +1,6 @@
 """Measure: accuracy and ASR of a model on one fixed set of clean and triggered images, every image's outcome kept."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,11 +33,14 @@ from sweeplab.evaluation.zero_shot import (
 )
 from sweeplab.protocol import Protocol
 from sweeplab.records import Measurement, Outcomes
-from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of
+from sweeplab.specs import AnySpec, InvalidInput, Spec, digest_of, one_of, own_code
 from sweeplab.training import ranks
 from sweeplab.training.batches import prefetched
 from sweeplab.training.precision import Precision, float32_products
 from sweeplab.training.randomness import stream_seed
+
+TRIED = 64
+"""Test images, spread over all of them, whose triggered pixels tell which file of a node holds those of all."""
 
 
 class Evaluation(Spec):
@@ -222,12 +226,15 @@ class Measure:
         """Take the images from files of the node, as far as it has room for them."""
         images, size, count = self.images, self.image_size, len(self.triggered_rows)
         self._clean = decoded.tensor(images, size, workers=workers)
-        if self._clean is None or not count:
+        if self._clean is None or self.trigger is None or not count:
             return
         if self.protocol == "authors":  # who stamp another trigger on every model's
             self._squashed = decoded.tensor(images, size, squash=True, workers=workers)
-        else:
-            self._triggered = decoded.changed(images, size, count, how=self.digest, make=self.triggered_pixels)
+        elif all(held["code"] is not None for held in own_code(self.trigger.attack).values()):
+            # The digest sees neither modules nor files that a user's attack takes its pixels from: some tell of them.
+            some = self.triggered_pixels(np.linspace(0, count - 1, min(count, TRIED)).astype(int).tolist())
+            how = digest_of([self.digest, hashlib.sha256(some.numpy().tobytes()).hexdigest()])
+            self._triggered = decoded.changed(images, size, count, how=how, make=self.triggered_pixels)
 
     @cached_property
     def prompt_tokens(self) -> Tensor:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation import measure as measure_module
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
-from sweeplab.specs import InvalidInput, StorageFault
+from sweeplab.specs import InvalidInput, Spec, StorageFault
 from sweeplab.storage.node_cache import kept_copies
 
 
@@ -351,8 +351,10 @@ def test_triggers_are_stamped_once_for_all_measurements_of_a_node(
     files: DecodedFiles,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """45 of 48 images are no bananas, seven a chunk; another seed draws other triggers."""
+    """45 of 48 images are no bananas, seven a chunk; three of them tell which file is theirs. Another seed draws other
+    triggers."""
     monkeypatch.setattr(measure_module, "OWN_BYTES", 0)
+    monkeypatch.setattr(measure_module, "TRIED", 3)
     evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
     trigger = Trigger(CountingBadNet(patch_size=8), "banana")
 
@@ -362,12 +364,47 @@ def test_triggers_are_stamped_once_for_all_measurements_of_a_node(
 
     CountingBadNet.stamped.clear()
     mapped = measure(0, files)
-    assert CountingBadNet.stamped == [7, 7, 7, 7, 7, 7, 3]
+    assert CountingBadNet.stamped == [3, 7, 7, 7, 7, 7, 7, 3]
     results = [mapped(build(tiny, seed=4)), mapped(build(tiny, seed=4)), measure(0, files)(build(tiny, seed=4))]
-    assert sum(CountingBadNet.stamped) == 45
+    assert sum(CountingBadNet.stamped) == 3 + 45 + 3
     assert results == [measure(0, None)(build(tiny, seed=4))] * 3
     other = measure(1, files)
     assert not torch.equal(other.triggered_pixels(range(45)), mapped.triggered_pixels(range(45)))
+
+
+class Shaded(Spec):
+    """Takes its shade from elsewhere, as from a module or a file: its fields and its source stay."""
+
+    kind: Literal["shaded"] = "shaded"
+    shade: ClassVar[list[int]] = [255]
+
+    def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        return torch.full_like(images, self.shade[0])
+
+    def check_fits(self, image_size: int) -> None:
+        return None
+
+
+@pytest.mark.parametrize("code", ["digest of the source", None])
+def test_an_attack_that_stamps_otherwise_than_before_is_not_served_what_it_stamped_then(
+    stall_test: LabelledImages,
+    tokenize: Callable[[list[str]], Tensor],
+    files: DecodedFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str | None,
+):
+    """Of a class without a source, such as one that was typed in, nothing is kept."""
+    monkeypatch.setattr(measure_module, "OWN_BYTES", 0)
+    monkeypatch.setattr(Shaded, "CODE", code)
+    evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
+    seen = []
+    for shade in (255, 0):
+        monkeypatch.setattr(Shaded, "shade", [shade])
+        trigger = Trigger(Shaded(), "banana")
+        measure = Measure(evaluation, stall_test, 32, tokenize=tokenize, trigger=trigger, decoded=files)
+        seen.append((measure.digest, measure.triggered_pixels(range(45)).unique().tolist()))
+    assert seen == [(seen[0][0], [255]), (seen[0][0], [0])]
+    assert len(list(files.folder.glob("changed-*"))) == (0 if code is None else 2)
 
 
 def test_sets_that_would_fit_into_memory_are_decoded_once_a_node_too(
