@@ -399,7 +399,7 @@ def measure_for(
     """
     attack, target = (trigger.attack, trigger.target) if trigger else (None, None)
     key = _key("measure", architecture, evaluation, attack, target, protocol, known.evaluation)
-    if key not in _measures:
+    if key not in _measures or _measures[key].trigger != trigger:  # a class that was defined anew reads as before
         _measures.clear()
         # As for the pairs: one set of decoded images at a time.
         images = evaluation.load(machine.data_home)

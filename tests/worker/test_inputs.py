@@ -3,19 +3,24 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from fabricated import ARCHITECTURE, SWEEP
+from torch import Tensor
 
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
+from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.evaluation.measure import Evaluation, Trigger
 from sweeplab.experiment import CleaningSweep, SelectedTrial
 from sweeplab.search_space import LogUniform, SearchSpace
-from sweeplab.worker.inputs import checkpoint_config, has_cleanclips_trainer, planted_target
-from sweeplab.worker.jobs import whole_machine
+from sweeplab.specs import Spec
+from sweeplab.worker.inputs import checkpoint_config, has_cleanclips_trainer, measure_for, planted_target
+from sweeplab.worker.jobs import Machine, whole_machine
 
 
 def test_a_lone_process_takes_the_threads_that_torch_chose(tmp_path: Path):
@@ -44,6 +49,27 @@ def test_the_environment_can_ask_for_one_thread(tmp_path: Path):
         check=True,
     )
     assert done.stdout.strip() == "1"
+
+
+def test_an_attack_whose_class_is_defined_anew_is_measured_as_it_is_now(tmp_path: Path):
+    """As in an interactive session: of one name, with the same fields."""
+
+    def triggered(shade: int) -> list[int]:
+        class Shaded(Spec):
+            kind: Literal["shaded"] = "shaded"
+
+            def stamp(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+                return torch.full_like(images, shade)
+
+            def check_fits(self, image_size: int) -> None:
+                return None
+
+        evaluation = Evaluation(test=FruitStallTest(num_images=16, image_size=32), templates=("a {}",))
+        machine = Machine(tmp_path / "data", threads=1, use_cuda=False)
+        measure = measure_for(ARCHITECTURE, evaluation, Trigger(Shaded(), "banana"), machine)
+        return measure.triggered_pixels([0]).unique().tolist()
+
+    assert [triggered(shade) for shade in (255, 0)] == [[255], [0]]
 
 
 @pytest.mark.parametrize("protocol", ["paper", "authors"])
