@@ -538,8 +538,9 @@ class Training:
         model = self.model if other is None else other.to(self.device)
         wanted = torch.arange(len(self.pairs)) if wanted is None else wanted.cpu()
         share = wanted.tensor_split(ranks.world_size())[ranks.rank()]
-        rows: list[tuple[Tensor, ...]] = []
-        try:
+
+        def of_share() -> list[tuple[Tensor, ...]]:
+            rows: list[tuple[Tensor, ...]] = []
             with evaluation_mode(model):
                 for chunk in share.split(EMBED_BATCH):
                     batch = self.pairs.first_copies(epoch, chunk.tolist()).to(self.device)
@@ -548,9 +549,12 @@ class Training:
                     with_directions(texts, "caption embeddings")
                     kept = keep(F.normalize(images, dim=-1), F.normalize(texts, dim=-1))
                     rows.append(tuple(tensor.cpu() for tensor in kept))
+            return rows
+
+        try:
+            return [part for one in ranks.gather_computed(of_share) for part in one]
         except FloatingPointError as error:
             raise diverged(str(error), self.place.step, self.settings) from error
-        return [part for one in ranks.gather_objects(rows) for part in one]
 
 
 def on_all_ranks(encoder: nn.Module, objective: Objective, optimization: Optimization) -> nn.Module:

@@ -1,6 +1,7 @@
 """Ranks: the identity in one process; two processes take the step of one with the whole batch."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -268,9 +269,22 @@ def no_number_on_rank_1() -> str:
         return str(error)
 
 
+def no_embedding_on_rank_1() -> str:
+    run = Run(objective=MMCL(), optimization=OPTIMIZATION, epochs=1, seed=0)
+    training = Training(build(ARCHITECTURE, seed=0), DrawnPairs(), run, measure, Notebook())
+    if ranks.rank() == 1:
+        training.model.text_projection.detach().fill_(torch.nan)
+    try:
+        training.embed_all(epoch=1)
+    except FloatingPointError as error:
+        return str(error)
+    return ""
+
+
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    rendezvous, patience = f"file://{folder}/rendezvous", timedelta(minutes=2)  # with a rank that does not come
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2, timeout=patience)
     found = {
         "steps": {name: one_step(objective) for name, objective in OBJECTIVES.items()},
         "epochs": {name: two_epochs(objective, "frozen") for name, objective in OBJECTIVES.items()},
@@ -282,6 +296,7 @@ def work(rank: int, folder: str) -> None:
         "helpers": helpers(),
         "computed": ranks.gather_computed(lambda: ranks.rank()),
         "no number": no_number_on_rank_1(),
+        "no embedding": no_embedding_on_rank_1(),
         "class weights": zero_shot_weights(),
     }
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
@@ -452,3 +467,10 @@ def test_two_ranks_share_the_prompts_and_find_the_class_weights_of_one(two_ranks
 def test_what_one_rank_cannot_compute_fails_on_all(two_ranks: list[dict]):
     assert [found["computed"] for found in two_ranks] == [[0, 1], [0, 1]]
     assert [found["no number"] for found in two_ranks] == ["no number", "no number"]
+
+
+@pytest.mark.slow
+def test_an_embedding_that_is_no_number_on_one_rank_ends_the_look_at_all_pairs_on_all(two_ranks: list[dict]):
+    """Rank 1 embeds the last eight captions."""
+    expected = "8 of 8 caption embeddings are not finite or have norm zero at step 0 with learning_rate=0.01"
+    assert [found["no embedding"].partition(";")[0] for found in two_ranks] == [expected, expected]
