@@ -549,6 +549,7 @@ class Training:
                     with_directions(texts, "caption embeddings")
                     kept = keep(F.normalize(images, dim=-1), F.normalize(texts, dim=-1))
                     rows.append(tuple(tensor.cpu() for tensor in kept))
+                    self.context.heartbeat()
             return rows
 
         try:

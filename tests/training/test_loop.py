@@ -29,7 +29,7 @@ from sweeplab.evaluation.measure import Evaluation, Measure
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec, StorageFault
-from sweeplab.training import checkpoints
+from sweeplab.training import checkpoints, loop
 from sweeplab.training.batches import EpochBatches
 from sweeplab.training.loop import Run, set_training_mode, train, train_step
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, Objective, TrainingFacts
@@ -585,6 +585,17 @@ class Looking(Spec):
 
     def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
         return MMCL().loss(None, batch)
+
+
+def test_a_look_at_all_pairs_says_that_it_goes_on(
+    tiny: Architecture, pairs: TrainingPairs, monkeypatch: pytest.MonkeyPatch
+):
+    """Of millions it takes longer than a worker may be silent: here four parts, beside two epochs of four steps."""
+    monkeypatch.setattr(loop, "EMBED_BATCH", 16)
+    notebook = Notebook()
+    run = Run(objective=Looking(), optimization=OPTIMIZATION, epochs=2, seed=0)
+    train(build(tiny, seed=0), pairs, run, measure=measure, context=notebook)
+    assert notebook.num_heartbeats == 2 * 4 + 4
 
 
 def test_an_objective_is_not_shown_embeddings_that_are_not_finite(tiny: Architecture, pairs: TrainingPairs):
