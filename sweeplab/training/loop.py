@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -563,10 +564,14 @@ def on_all_ranks(encoder: nn.Module, objective: Objective, optimization: Optimiz
     if not ranks.is_distributed():
         return encoder
     every = hooks.reaches_every_parameter(objective)
-    # Buffers stay local during an epoch (the papers' BatchNorm is per rank) and follow rank 0 at its end.
+    # Buffers stay local during an epoch (the papers' BatchNorm is per rank) and follow rank 0 at its end. torch 2.14
+    # warns of the old word; under the new one ranks take rank 0's at the beginning too, where all have the same.
+    new, old = "forward_sync_buffers", "broadcast_buffers"
+    word = new if new in signature(DistributedDataParallel.__init__).parameters else old
+    stay_local: dict[str, Any] = {word: False}
     return DistributedDataParallel(
         encoder,
-        broadcast_buffers=False,
+        **stay_local,
         gradient_as_bucket_view=True,
         static_graph=every and optimization.num_chunks == 1,
         find_unused_parameters=not every,

@@ -1,5 +1,6 @@
 """Ranks: the identity in one process; two processes take the step of one with the whole batch."""
 
+import warnings
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
@@ -281,6 +282,13 @@ def no_embedding_on_rank_1() -> str:
     return ""
 
 
+def warnings_of_ddp() -> list[str]:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        on_all_ranks(Encoder(build(ARCHITECTURE, seed=0)), MMCL(), OPTIMIZATION)
+    return [str(warning.message) for warning in told]
+
+
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     rendezvous, patience = f"file://{folder}/rendezvous", timedelta(minutes=2)  # with a rank that does not come
@@ -297,6 +305,7 @@ def work(rank: int, folder: str) -> None:
         "computed": ranks.gather_computed(lambda: ranks.rank()),
         "no number": no_number_on_rank_1(),
         "no embedding": no_embedding_on_rank_1(),
+        "warnings": warnings_of_ddp(),
         "class weights": zero_shot_weights(),
     }
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
@@ -474,3 +483,8 @@ def test_an_embedding_that_is_no_number_on_one_rank_ends_the_look_at_all_pairs_o
     """Rank 1 embeds the last eight captions."""
     expected = "8 of 8 caption embeddings are not finite or have norm zero at step 0 with learning_rate=0.01"
     assert [found["no embedding"].partition(";")[0] for found in two_ranks] == [expected, expected]
+
+
+@pytest.mark.slow
+def test_several_ranks_begin_without_a_warning(two_ranks: list[dict]):
+    assert [found["warnings"] for found in two_ranks] == [[], []]
