@@ -127,7 +127,10 @@ class Resources(Spec):
     """Trials at a time; None: as many as the cluster holds."""
     loader_workers: int | None = Field(default=None, ge=0, le=MOST_CORES)
     """Processes of each worker that decode and make views (on a GPU that trains: draw them), for data that do not fit
-    into memory. None: as many as it has cores where a GPU trains, else none."""
+    into memory; each keeps two batches ready, in shared memory. None: where a GPU trains, the node's cores are divided
+    by the workers that find room on it (16 cores and a GPU: 16, or 8 where two trials share it), up to 16 a worker, and
+    never fewer than `cpus_per_worker` or more than there are cores; else none. So many threads decode what the node
+    keeps, too."""
     activation_checkpointing: bool = False
     """Whether the blocks of both towers keep their inputs alone and are computed again for their gradients: far less
     memory for a third more work, and the same result."""

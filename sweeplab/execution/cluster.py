@@ -346,16 +346,29 @@ def concurrent_trials(resources: Resources, per_worker: dict[str, float]) -> int
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needs = [(word, need) for word, need in per_worker.items() if need]
-    workers = sum(min(_fit(node.get(word, 0), need) for word, need in needs) for node in nodes)
+    workers = sum(_held(node, per_worker) for node in nodes)
     fits = workers // resources.workers
     if not fits:
-        needed = " and ".join(f"{need:g} {word}" for word, need in needs)
+        needed = " and ".join(f"{need:g} {word}" for word, need in per_worker.items() if need)
         raise InvalidInput(
             f"resources.workers={resources.workers}, each with {needed} on one node, find no room: the cluster's "
             f"{len(nodes)} nodes hold {workers} of them; lower resources.workers or what each takes, or add nodes"
         )
     return min(fits, resources.concurrent_trials or fits)
+
+
+def share_of_cores(per_worker: dict[str, float]) -> int:
+    """A node's cores for each of the workers that find room on it, of the node that has the fewest; 0 where none
+    does."""
+    import ray
+
+    held = [(node["Resources"], _held(node["Resources"], per_worker)) for node in ray.nodes() if node["Alive"]]
+    return min((int(node["CPU"]) // workers for node, workers in held if workers), default=0)
+
+
+def _held(node: dict[str, float], per_worker: dict[str, float]) -> int:
+    """Workers for which a node has all that each takes."""
+    return min(_fit(node.get(word, 0), need) for word, need in per_worker.items() if need)
 
 
 def _fit(have: float, need: float) -> int:

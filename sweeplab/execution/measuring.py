@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from sweeplab.execution.loops import measure_task
-from sweeplab.execution.pump import open_mailbox, weights_of
+from sweeplab.execution.pump import machine_of_worker, open_mailbox, weights_of
 from sweeplab.execution.watchdog import Watchdog, run_watched
 from sweeplab.records import Measurement, Outcomes
 from sweeplab.worker.input_paths import input_paths_of
@@ -17,7 +17,7 @@ def measure_on_ray(
     """Measure weights under an evaluation in a Ray task; `reads`: parts of specs that say what files are read."""
     import ray
 
-    machine = dataclasses.replace(job.machine, use_cuda=per_worker.get("GPU", 0) > 0)
+    machine = machine_of_worker(job.machine, per_worker)
     task = ray.remote(num_cpus=per_worker["CPU"], num_gpus=per_worker.get("GPU", 0), max_retries=2)(measure_task)
 
     def work() -> tuple[Measurement, Outcomes]:

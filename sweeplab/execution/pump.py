@@ -4,7 +4,7 @@ import dataclasses
 from queue import SimpleQueue
 from typing import Any
 
-from sweeplab.execution.cluster import is_private, resources_per_worker
+from sweeplab.execution.cluster import is_private, resources_per_worker, share_of_cores
 from sweeplab.execution.controller import Controller, Workload
 from sweeplab.execution.mailbox import Ended, FoundBroken, Mailbox, Ready, Report
 from sweeplab.execution.node_data import packed
@@ -15,7 +15,7 @@ from sweeplab.storage.checkpoint_store import MARK
 from sweeplab.storage.node_cache import content_of
 from sweeplab.worker.failures import most_telling, root_cause
 from sweeplab.worker.input_paths import input_paths_of
-from sweeplab.worker.jobs import Job, Weights
+from sweeplab.worker.jobs import Job, Machine, Weights
 
 
 class Pump:
@@ -40,7 +40,7 @@ class Pump:
             return None
         self._attempts[job.number] = job.attempt
         self.watchdog.moved()
-        machine = dataclasses.replace(job.machine, use_cuda=self.per_worker.get("GPU", 0) > 0)
+        machine = machine_of_worker(job.machine, self.per_worker)
         return dataclasses.replace(job, machine=machine, input_paths=self._input_paths, weights=self._weights)
 
     def is_done(self) -> bool:
@@ -107,6 +107,12 @@ class Pump:
     def runs(self, job: Job) -> bool:
         """Whether this attempt has not said yet how it ended."""
         return self._attempts.get(job.number) == job.attempt
+
+
+def machine_of_worker(machine: Machine, per_worker: dict[str, float]) -> Machine:
+    """With what one worker takes of this cluster."""
+    use_cuda = per_worker.get("GPU", 0) > 0
+    return dataclasses.replace(machine, use_cuda=use_cuda, share_of_cores=share_of_cores(per_worker) if use_cuda else 0)
 
 
 def open_mailbox(reads: list[Any]) -> Any:

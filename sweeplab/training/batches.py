@@ -277,7 +277,6 @@ class Loader:
             collate_fn=_first,  # the data set makes whole batches
             num_workers=workers,
             pin_memory=pin,
-            prefetch_factor=4 if workers else None,
             persistent_workers=workers > 0,
             # Else every pass draws a seed from the global stream, and one more where a run goes on inside an epoch.
             generator=torch.Generator(),

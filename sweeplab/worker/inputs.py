@@ -297,7 +297,7 @@ def _training_pairs(
         labels=torch.from_numpy(labelled.labels) if labelled is not None else None,
         num_classes=len(labelled.class_names) if labelled is not None else 0,
         text_augmentation=spec.text_augmentation,
-        decode_workers=machine.cores,
+        decode_workers=machine.decoders,
         decoded=machine.decoded_files(heartbeat),
         poisoned=plan.rows if plan is not None else (),
         broken=record.rows if record is not None else (),
@@ -411,7 +411,7 @@ def measure_for(
             tokenize=tokenizer(architecture, protocol),
             trigger=trigger,
             targets=trigger.targets(machine.data_home, known.targets) if trigger else None,
-            decode_workers=machine.cores,
+            decode_workers=machine.decoders,
             protocol=protocol,
             decoded=machine.decoded_files(heartbeat),
         )

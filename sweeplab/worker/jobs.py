@@ -25,6 +25,9 @@ from sweeplab.storage.node_cache import node_cache, tidy
 from sweeplab.training.loop import Context
 from sweeplab.worker.input_paths import NO_PATHS, InputPaths
 
+MOST_DECODERS = 16
+"""Of a process, unless more are asked for: a GPU whose node has hundreds of cores needs no hundreds of them."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -37,11 +40,19 @@ class Machine:
     use_cuda: bool
     node_cache_gigabytes: float = 0.0
     """What the node may keep for its processes on its disk: tables, decoded images."""
+    share_of_cores: int = 0
+    """Of the node's cores, those for this process where it trains on a GPU; 0: its threads' alone."""
 
     @property
     def cores(self) -> int:
         """Those of the threads that have a core: more of them spin while they wait for each other."""
         return min(self.threads, usable_cores())
+
+    @property
+    def decoders(self) -> int:
+        """Threads, or processes beside this one, that decode and make views: more than its own threads where a GPU
+        does the rest, and the node has cores for them."""
+        return min(max(self.threads, min(self.share_of_cores, MOST_DECODERS)), usable_cores())
 
     @property
     def node_cache_bytes(self) -> float:

@@ -11,7 +11,6 @@ import torch
 from sweeplab.cleaning.start import recalibrate_batch_norm
 from sweeplab.clip_checkpoints import load_into, load_weights
 from sweeplab.clip_model import Architecture, build
-from sweeplab.data.cores import usable_cores
 from sweeplab.evaluation.measure import Measure
 from sweeplab.experiment import CleaningSweep, PretrainedVictim, Resources
 from sweeplab.records import Measurement, Outcomes
@@ -58,12 +57,12 @@ def checkpoint_target(job: Job, minutes: float | None) -> Iterator[dict[str, Any
         uploads.close()
 
 
-def loader_workers(resources: Resources, device: torch.device) -> int:
-    """Processes that make batches beside this one: as asked for, else as many as it has cores where a GPU trains; on a
+def loader_workers(resources: Resources, machine: Machine) -> int:
+    """Processes that make batches beside this one: as asked for, else as many as may decode where a GPU trains; on a
     CPU they would take the cores that train."""
     if resources.loader_workers is not None:
         return resources.loader_workers
-    return min(resources.cpus_per_worker, usable_cores()) if device.type == "cuda" else 0
+    return machine.decoders if machine.use_cuda else 0
 
 
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
@@ -87,7 +86,7 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
             stop_after=victim.select if isinstance(victim.select, int) else None,
             seed=victim.seed,
             config=checkpoint_config(victim.architecture, {"victim": job.victim.to_json()}),
-            loader_workers=loader_workers(victim.resources, device),
+            loader_workers=loader_workers(victim.resources, job.machine),
             activation_checkpointing=victim.resources.activation_checkpointing,
             compile=victim.resources.compile,
             schedule_shift=1 if victim.protocol == "authors" else 0,
@@ -131,7 +130,7 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
             config=checkpoint_config(sweep.victim.architecture, facts),
             start=known_start,
             keep_start=sweep.start_counts(setting),
-            loader_workers=loader_workers(sweep.resources, device),
+            loader_workers=loader_workers(sweep.resources, job.machine),
             activation_checkpointing=sweep.resources.activation_checkpointing,
             compile=sweep.resources.compile,
             measure_at=sweep.measure_at,

@@ -362,6 +362,23 @@ def test_trials_at_a_time_are_what_the_nodes_hold(
 
 
 @pytest.mark.parametrize(
+    ("nodes", "resources", "cores"),
+    [
+        ([(16, 1)], {"gpus_per_worker": 1}, 16),
+        ([(16, 1)], {"gpus_per_worker": 0.5}, 8),
+        ([(64, 8)], {"gpus_per_worker": 1, "workers": 8}, 8),
+        ([(64, 8)], {"gpus_per_worker": 1, "cpus_per_worker": 16}, 16),  # room for four
+        ([(96, 4), (64, 8), (128, 0)], {"gpus_per_worker": 1}, 8),  # of the poorest node that has a GPU
+    ],
+)
+def test_a_worker_has_its_share_of_the_nodes_cores(
+    nodes: list[tuple[float, float]], resources: dict[str, Any], cores: int, monkeypatch: pytest.MonkeyPatch
+):
+    Nodes(monkeypatch, *nodes)
+    assert cluster.share_of_cores(cluster.resources_per_worker(Resources(**resources))) == cores
+
+
+@pytest.mark.parametrize(
     ("nodes", "resources", "message"),
     [
         ([(4, 0), (4, 0)], {"cpus_per_worker": 6}, "exceeds the 4 CPUs of the cluster's largest node"),

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from sweeplab.experiment import CleaningSweep
+from sweeplab.experiment import CleaningSweep, Resources
 from sweeplab.training.loop import Run
+from sweeplab.worker import jobs
 from sweeplab.worker import run as worker_run
+from sweeplab.worker.jobs import Machine
 
 
 @pytest.mark.parametrize("field", ["activation_checkpointing", "compile"])
@@ -33,7 +35,7 @@ def test_switches_of_the_resources_reach_the_run(
         number=0,
         attempt=1,
         input_paths=SimpleNamespace(on_this_node=lambda spec, copy: spec),
-        machine=None,
+        machine=SimpleNamespace(use_cuda=False),
         contents=SimpleNamespace(evaluation=None),
         initial=None,
         weights=None,
@@ -45,3 +47,32 @@ def test_switches_of_the_resources_reach_the_run(
         job.victim = record
     getattr(worker_run, kind)(job, context)
     assert [getattr(run, field) for run in runs] == [True]
+
+
+@pytest.mark.parametrize(
+    ("asked", "use_cuda", "share", "threads", "workers"),
+    [
+        (None, True, 8, 1, 8),
+        (None, True, 8, 12, 12),  # never fewer than its own cores,
+        (None, True, 30, 32, 24),  # or more than there are
+        (None, True, 20, 1, 16),
+        (None, True, 0, 1, 1),
+        (None, False, 0, 8, 0),
+        (0, True, 8, 4, 0),
+        (40, True, 8, 4, 40),
+        (3, False, 0, 1, 3),
+    ],
+)
+def test_beside_a_gpu_batches_are_made_on_a_workers_share_of_the_nodes_cores(
+    asked: int | None, use_cuda: bool, share: int, threads: int, workers: int, monkeypatch: pytest.MonkeyPatch
+):
+    """On a node of 24 cores."""
+    monkeypatch.setattr(jobs, "usable_cores", lambda: 24)
+    machine = Machine(Path("data"), threads, use_cuda=use_cuda, share_of_cores=share)
+    assert worker_run.loader_workers(Resources(loader_workers=asked), machine) == workers
+
+
+def test_beside_a_gpu_images_are_decoded_on_that_share_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "usable_cores", lambda: 24)
+    alone, beside = (Machine(Path("data"), 2, use_cuda=share > 0, share_of_cores=share) for share in (0, 8))
+    assert (alone.decoders, alone.cores, beside.decoders, beside.cores) == (2, 2, 8, 2)
