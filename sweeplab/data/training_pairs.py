@@ -302,7 +302,7 @@ class TrainingPairs(Dataset[PairBatch]):
 
     def _make_views(self, epoch: int, rows: Sequence[int], images: Tensor) -> Tensor:
         assert self.image_views is not None
-        return self.image_views.views(images, self._seeds("image view", epoch, rows))
+        return _views(self.image_views, images, self._seeds("image view", epoch, rows))
 
     def _view_cache(self, epoch: int, images: Tensor) -> tuple[Tensor, Tensor] | None:
         size = len(self) * images[0].numel()
@@ -326,7 +326,7 @@ class TrainingPairs(Dataset[PairBatch]):
         if self._device_first is not None:
             changes = self._device_first.drawn(images.shape[-2:], self._seeds("image", epoch, rows))
         elif self.image_augmentation is not None:
-            images = self.image_augmentation.views(images, self._seeds("image", epoch, rows))
+            images = _views(self.image_augmentation, images, self._seeds("image", epoch, rows))
         sources = self._sources(rows)
         tokens = self._token_views_of(rows, "text") if self.augments_captions else self._tokens.of(sources)
         return PairBatch(rows=torch.as_tensor(sources), images=images, tokens=tokens, image_changes=changes)
@@ -350,3 +350,8 @@ class TrainingPairs(Dataset[PairBatch]):
     def __getitem__(self, key: tuple[int, int]) -> PairBatch:
         """The batch of one (epoch, row) key."""
         return self.__getitems__([key])
+
+
+def _views(maker: ImageViews, images: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Made of copies: first and second ones are of the same images, and a user's own maker may write into those."""
+    return maker.views(images.clone(), seeds)

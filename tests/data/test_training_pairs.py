@@ -417,6 +417,29 @@ def test_views_made_on_the_device_need_no_processes_here(
     assert not small.is_in_memory
 
 
+class InPlace(Spec):
+    """Inverts what it is given, and gives that back."""
+
+    kind: str = "in-place"
+
+    def views(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        return images.neg_().sub_(1)
+
+
+@pytest.mark.parametrize("first", [None, InPlace()])
+def test_views_that_are_made_in_place_leave_the_images(
+    first: Spec | None, pairs: TrainingPairs, tokenize: Tokenize, monkeypatch: pytest.MonkeyPatch
+):
+    """255 - x of each image, where views are not kept."""
+    images = pairs.images_of([3, 4])
+    monkeypatch.setattr(training_pairs, "CACHE_BYTES", 0)
+    streamed = pairs_of(tokenize, pairs.table)
+    streamed.use_views(InPlace(), image_augmentation=first)
+    batch = batch_of(streamed, 1, [3, 4])
+    assert torch.equal(batch.images, images if first is None else 255 - images)
+    assert torch.equal(batch.image_views, 255 - images)
+
+
 def test_rows_may_be_numpy_numbers(pairs: TrainingPairs):
     assert torch.equal(pairs.images_of(np.array([3, 4])), pairs.images_of([3, 4]))
 
