@@ -39,7 +39,7 @@ from sweeplab.ranking.leaderboard import (
     parameter_words,
     result_lines,
 )
-from sweeplab.ranking.next_steps import more_trials, next_steps
+from sweeplab.ranking.next_steps import more_trials, next_steps, run_anew, script_command, twice_as_many
 from sweeplab.ranking.summary import ReadOutcomes
 from sweeplab.records import Point, SweepRecord, number_of
 from sweeplab.storage.files import write_atomically
@@ -110,7 +110,7 @@ def views_of(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extr
         _trajectories_view(sweep, leaderboard),
         _parameters_view(sweep, points),
         _importance_view(sweep, extras),
-        _pair_view(points, extras),
+        _pair_view(sweep, points, extras),
         _parallel_view(points),
         _seeds_view(sweep, leaderboard),
         _gallery_view(sweep, leaderboard, extras),
@@ -397,20 +397,27 @@ def _importance_view(sweep: SweepRecord, extras: Extras) -> View:
     head = ("importance", "Which parameter matters", "Importance")
     if not extras.importances:
         finding = "Too few trials: at least five cleaned and five uncleaned trials are needed, or twenty cleaned ones."
-        command = more_trials(sweep)
-        missing = f"`{command}` runs more trials." if command else "A sweep of more trials, under another name."
+        missing = "A table with more trials can tell."
+        if sweep.origin.sampler == "grid":
+            missing = "A wider grid, or a search of more trials, can tell; give it another name."
+        elif sweep.origin.has_spec:
+            command = more_trials(sweep) or run_anew(sweep, "more", f"search.trials={twice_as_many(sweep)}")
+            missing = f"`{command}` runs more trials."
         return View(*head, finding, missing=missing)
     frame = importance_table(extras.importances)
     heads = {"parameter": "Parameter", **{question: f"For {question} %" for question in extras.importances}}
     return View(*head, describe_importance(frame), draw_importance(frame), small_table(frame, heads))
 
 
-def _pair_view(points: pd.DataFrame, extras: Extras) -> View:
+def _pair_view(sweep: SweepRecord, points: pd.DataFrame, extras: Extras) -> View:
     head = ("pair", "Two parameters together", "Two parameters")
     weights = {name: value for question in extras.importances.values() for name, value in question.items()}
     names = most_telling_pair(points, weights) if len(points) else None
     if names is None:
-        missing = "A space of two parameters or more; `sweeplab run SCRIPT --dry-run` shows a sweep's."
+        missing = "It takes a table in which two parameters vary."
+        if sweep.origin.has_spec:
+            command = script_command(sweep, "sweeplab run", "--dry-run")
+            missing = f"It takes a space of two parameters or more; `{command}` shows this sweep's."
         return View(*head, "Fewer than two parameters take two values.", missing=missing)
     frame = pair_cells(points, names)
     if frame.empty:
@@ -438,9 +445,10 @@ def _seeds_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
     frame = seed_points(leaderboard)
     if frame.empty:
         finding = "Every setting was run with one seed, so nothing tells how far chance carries."
-        missing = "`python SCRIPT search.seeds_per_configuration=3`, under another name, runs each setting three times."
-        if not sweep.origin.has_spec:
-            missing = "A table that has trials with equal parameters."
+        missing = "It takes a table in which trials have equal parameters."
+        if sweep.origin.has_spec:
+            command = run_anew(sweep, "seeds", "search.seeds_per_configuration=3")
+            missing = f"`{command}` runs each setting three times."
         return View(*head, finding, missing=missing)
     heads = {"setting": "Setting", "trial": "Trial", "seed": "Seed", "retention": "Retention %"}
     heads |= {"lowest_asr": "Lowest ASR %", "mean": "Mean retention %", "sd": "Deviation %"}
@@ -515,7 +523,11 @@ def _curves_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
     head = ("curves", "Loss and its parts over the steps", "Loss")
     frame = curve_points(sweep, leaderboard)
     if frame.empty:
-        missing = "A sweep with log_every=10 records the loss and its parts at every 10th step."
+        missing = "Tables from elsewhere hold none."
+        if sweep.origin.has_spec:
+            missing = (
+                f"`{run_anew(sweep, 'losses', 'log_every=10')}` records the loss and its parts at every 10th step."
+            )
         return View(*head, "The sweep recorded no losses.", missing=missing)
     heads = {"trial": "Trial", "part": "Part", "step": "Last step", "value": "Value there"}
     table = small_table(frame.groupby(["rank", "trial", "part"], as_index=False).last(), heads)
@@ -526,7 +538,9 @@ def _pretraining_view(sweep: SweepRecord, extras: Extras) -> View:
     head = ("pretraining", "The victim's training", "Pre-training")
     frame = pretraining_points(extras.pretraining)
     if frame.empty:
-        missing = "A victim that is trained here, as `sweeplab pretrain SCRIPT` does, has its epochs here."
+        missing = "A victim that is trained here has its epochs here."
+        if sweep.origin.objective:
+            missing = f"`{script_command(sweep, 'sweeplab pretrain')}` trains it here."
         return View(*head, "The victim was not trained in this home.", missing=missing)
     heads = {"epoch": "Epoch", "accuracy": "Accuracy %", "asr": "ASR %", "loss": "Loss, nats"}
     figure = draw_pretraining(frame, sweep.victim_epoch)

@@ -362,6 +362,9 @@ class SweepRecord:
     """Names of the searched parameters, in the order of the space."""
     log_parameters: tuple[str, ...] = ()
     """Those of them that were searched on a logarithmic scale."""
+    ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Lowest and highest value of the space, or of the grid, that was searched, by parameter; none of choices and of
+    what is no number. Empty in tables from elsewhere."""
     images: MeasuredImages | None = None
     """None: not known, in tables from elsewhere and in sweeps from before this was written."""
     planted_target: str | None = None

@@ -431,6 +431,7 @@ class SweepFolder:
             planned_trials=header["planned_trials"],
             parameters=tuple(header["parameters"]),
             log_parameters=tuple(header["log_parameters"]),
+            ends=searched_ends(header),
             images=images,
             planted_target=self.planted_target(),
             notes=(*self.notes(), *losses),
@@ -633,6 +634,20 @@ def origin_of(header: dict[str, Any]) -> Origin:
         has_own_code=bool(header.get("own_code")),
         versions=tuple((name, str(version)) for name, version in section(header, "environment").items()),
     )
+
+
+def searched_ends(header: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Between which values a sweep searched, by parameter; see `SweepRecord.ends`."""
+    spec = section(header, "spec")
+    if section(spec, "search").get("sampler") == "grid":
+        axes = section(section(spec, "grid"), "axes")
+        return {name: (min(axis), max(axis)) for name, axis in axes.items() if axis and all(map(_is_number, axis))}
+    dimensions = section(section(spec, "space"), "dimensions").items()
+    return {name: (one["low"], one["high"]) for name, one in dimensions if _is_number(one.get("low"))}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _cleaning_pairs(spec: dict[str, Any]) -> tuple[str, int | None]:

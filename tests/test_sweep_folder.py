@@ -152,6 +152,18 @@ def test_the_record_says_what_the_sweep_is(tmp_path: Path):
     assert (record.victim, record.victim_name) == (fabricated.VICTIM.measurement, "made-up-victim")
     assert (record.epochs, record.asr_ceiling) == (2, 0.05)
     assert (record.parameters, record.log_parameters) == (("learning_rate", "ssl_weight"), ("learning_rate",))
+    assert record.ends == {"learning_rate": (1e-4, 1e-1), "ssl_weight": (0.0, 4.0)}
+
+
+def test_ends_are_those_of_the_grid_where_it_is_run_and_of_numbers_alone(tmp_path: Path):
+    header = json.loads((fabricated.prepared_folder(tmp_path).path / "sweep.json").read_text())
+    spec = header["spec"]
+    grid = {**spec, "search": {"sampler": "grid"}}
+    assert sweep_folder.searched_ends({"spec": grid}) == {"ssl_weight": (1.0, 2.0), "learning_rate": (1e-3, 1e-1)}
+    words = {**grid, "grid": {"axes": {"optimizer": ["sgd", "adamw"], "shrink_perturb": [False, True]}}}
+    choice = {**spec, "space": {"dimensions": {"optimizer": {"kind": "choice", "values": [1, 2]}}}}
+    for other in (words, choice, {"search": {"asr_ceiling": 0.05}}):
+        assert sweep_folder.searched_ends({"spec": other}) == {}
 
 
 def test_the_record_says_which_test_images_have_a_triggered_copy(folder: SweepFolder):

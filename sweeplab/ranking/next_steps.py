@@ -1,14 +1,19 @@
 """What to try next, told from a sweep's own results."""
 
+import json
+import math
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, column_words
 from sweeplab.records import SweepRecord
 
 FEWEST_VALUES = 5
 """Below so many values of a parameter its lowest or highest says little of where to look."""
+
+NEAR = 0.05
+"""A value this share of the space away from its end lies at the end."""
 
 LATE = 0.75
 """A best that comes after this share of the trials may not be the last improvement."""
@@ -34,16 +39,21 @@ def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
 def _ends(
     sweep: SweepRecord, leaderboard: Leaderboard, measured: list[LeaderboardRow], winner: LeaderboardRow
 ) -> Iterator[str]:
-    """Parameters of which the best has the lowest or highest value that was tried."""
-    for name in sweep.parameters:
-        values: list[Any] = [row.params.get(name) for row in measured]
-        if not all(type(value) in (int, float) for value in values) or len(set(values)) < FEWEST_VALUES:
+    """Parameters of which the best lies at an end of the space; an extreme of the trials alone is chance."""
+    for name, (low, high) in sweep.ends.items():
+        best = winner.params.get(name)
+        if best is None or low == high or len({row.params.get(name) for row in measured}) < FEWEST_VALUES:
             continue
-        best = winner.params[name]
-        if best in (min(values), max(values)):
-            end, place = ("lowest", "below") if best == min(values) else ("highest", "above")
+        scale = math.log if name in sweep.log_parameters else float
+        place = (scale(best) - scale(low)) / (scale(high) - scale(low))
+        end, side, limit = ("lower", "below", low) if place < 0.5 else ("upper", "above", high)
+        # 0 and 1 are the ends of what most fields may be.
+        if min(place, 1 - place) <= NEAR and limit not in (0, 1):
             word = column_words([row.params.get(name) for row in leaderboard.rows])[leaderboard.rows.index(winner)]
-            yield f"The best has the {end} {name} that was tried, {word}: search {place} it too."
+            yield (
+                f"The best has {name} {word}, at the {end} end of what was searched, {low:g} to {high:g}: "
+                f"search {side} it too."
+            )
 
 
 def _more_trials(sweep: SweepRecord, measured: list[LeaderboardRow], winner: LeaderboardRow) -> Iterator[str]:
@@ -64,20 +74,57 @@ def more_trials(sweep: SweepRecord) -> str:
     made = sweep.origin
     if not made.has_spec or made.sampler == "grid" or made.is_closed:
         return ""
-    seeds = made.seeds
-    num = -(-2 * max(made.asked_trials, sweep.planned_trials) // seeds) * seeds
+    trials = f"search.trials={twice_as_many(sweep)}"
     if made.has_own_code:
-        return f"python {shlex.quote(made.script or 'SCRIPT')} --only {shlex.quote(sweep.name)} search.trials={num}"
-    return f"sweeplab resume {shlex.quote(sweep.name)} search.trials={num}"
+        return script_command(sweep, "python", trials)
+    return f"sweeplab resume {shlex.quote(sweep.name)} {trials}"
+
+
+def twice_as_many(sweep: SweepRecord) -> int:
+    """Twice as many trials as a sweep has or asks for, a multiple of its seeds."""
+    seeds = sweep.origin.seeds
+    return -(-2 * max(sweep.origin.asked_trials, sweep.planned_trials) // seeds) * seeds
+
+
+MINIATURE = "-smoke"
+"""How the names of miniatures end; see `experiment.smoke_name`."""
+
+
+def script_command(sweep: SweepRecord, command: str, *settings: str) -> str:
+    """A command over the script that made a sweep, from any folder; `SCRIPT` stands for one that is not known.
+
+    Args:
+        sweep: made from the script.
+        command: that takes a script, `--only` and changes, such as `python`.
+        settings: changes, in the form that a shell gives them on.
+    """
+    made = sweep.origin
+    script = str(Path(made.folder, made.script)) if made.script else "SCRIPT"
+    smoke = " --smoke" if sweep.name.endswith(MINIATURE) else ""
+    only = f"--only {shlex.quote(sweep.name.removesuffix(MINIATURE))}{smoke}"
+    return " ".join([command, shlex.quote(script), only, *map(shlex.quote, settings)])
+
+
+def run_anew(sweep: SweepRecord, what_for: str, setting: str) -> str:
+    """The command that runs a sweep's script once more with a change, under a name that ends in what it is for."""
+    name = f"name={sweep.name.removesuffix(MINIATURE)}-{what_for}"
+    return script_command(sweep, "python", name, setting)
 
 
 def _other_seeds(sweep: SweepRecord, leaderboard: Leaderboard, winner: LeaderboardRow) -> Iterator[str]:
-    if sum(row.configuration == winner.configuration for row in leaderboard.rows) == 1:
-        how = "`search.seeds_per_configuration=3`, under another name" if sweep.origin.has_spec else "other seeds"
-        yield (
-            "The best was run with one seed, which does not tell how far chance carries: run the best settings with "
-            f"{how}."
-        )
+    if sum(row.configuration == winner.configuration for row in leaderboard.rows) > 1:
+        return
+    what = "The best was run with one seed, which does not tell how far chance carries"
+    if not sweep.origin.has_spec:
+        yield f"{what}: run its setting with other seeds too."
+        return
+    setting = [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in winner.params.items()
+        if value is not None
+    ]
+    command = script_command(sweep, "sweeplab clean", *setting, "search.seeds_per_configuration=3")
+    yield f"{what}: `{command}` runs its setting with three."
 
 
 def _more_images(leaderboard: Leaderboard, winner: LeaderboardRow) -> Iterator[str]:

@@ -691,6 +691,37 @@ def test_a_table_without_counts_says_that_they_are_not_known_and_gets_no_refused
         assert text not in page
 
 
+def test_a_view_that_is_empty_names_the_script_and_what_to_change():
+    one = dataclasses.replace(trial(0, START, (350, 40)), params={"learning_rate": 1e-3})
+    record = sweep(one, origin=Origin(script="sweeps/toy.py", folder="/code", asked_trials=1, objective="mmcl"))
+    script = "/code/sweeps/toy.py --only toy"
+    for origin, texts in (
+        (
+            record.origin,
+            (
+                "<code>sweeplab resume toy search.trials=2</code> runs more trials.",
+                f"<code>sweeplab run {script} --dry-run</code> shows this sweep&#x27;s.",
+                f"<code>python {script} name=toy-seeds search.seeds_per_configuration=3</code> runs",
+                f"<code>python {script} name=toy-losses log_every=10</code> records",
+                f"<code>sweeplab pretrain {script}</code> trains it here.",
+            ),
+        ),
+        (
+            dataclasses.replace(record.origin, is_closed=True),
+            (f"<code>python {script} name=toy-more search.trials=2</code> runs more trials.",),
+        ),
+        (
+            Origin(script="imported from table.csv", has_spec=False),
+            ("A table with more trials can tell.", "a table in which trials have equal parameters."),
+        ),
+    ):
+        changed = dataclasses.replace(record, origin=origin)
+        page = render_page(changed, ranked(changed))
+        for text in texts:
+            assert text in page
+        assert "SCRIPT" not in page.partition("<script")[0]
+
+
 def test_the_page_carries_the_sweeps_notes():
     record = sweep(trial(0, START, (350, 40)), notes=("weights say <banana>", "another"))
     page = render_page(record, ranked(record))

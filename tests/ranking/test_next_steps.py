@@ -3,8 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from sweeplab.experiment import SMOKE_ENDING
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.ranking.next_steps import more_trials, next_steps
+from sweeplab.ranking.next_steps import MINIATURE, more_trials, next_steps
 from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
 
 NUM = 6
@@ -37,6 +40,7 @@ def sweep_with_best(best: int, *, hits: int = 0, seeds: int = 1, images: int = 1
         trials=tuple(map(trial, range(NUM))),
         planned_trials=NUM,
         parameters=("rate",),
+        ends={"rate": (1.0, 6.0)},
         origin=Origin(script="sweeps/toy.py"),
     )
 
@@ -52,10 +56,53 @@ def test_a_best_in_the_middle_that_is_certified_and_repeated_leaves_nothing_to_s
 def test_a_best_at_an_end_that_came_late_says_so():
     found = steps(sweep_with_best(5, hits=1, seeds=2))
     assert found == (
-        "The best has the highest rate that was tried, 6: search above it too.",
+        "The best has rate 6, at the upper end of what was searched, 1 to 6: search above it too.",
         "The best came late, as number 6 of 6 trials: more of them may find a better one, "
         "`sweeplab resume toy search.trials=12`.",
     )
+
+
+@pytest.mark.parametrize(
+    ("ends", "is_log", "end"),
+    [
+        ((1.0, 6.25), False, "upper"),  # 4.76 % of the space from its end
+        ((1.0, 6.3), False, None),  # 5.7 %
+        ((0.01, 8.0), True, "upper"),  # 4.3 % on the logarithmic scale, 25 % on the linear one
+        ((0.01, 9.0), True, None),  # 6.0 %
+        ((6.0, 20.0), False, "lower"),
+        ((-3.0, 6.0), False, "upper"),
+    ],
+)
+def test_a_best_lies_at_an_end_of_the_space_and_not_of_what_was_drawn(
+    ends: tuple[float, float], is_log: bool, end: str | None
+):
+    sweep = replace(sweep_with_best(5, hits=1, seeds=2), ends={"rate": ends}, state="running")
+    found = steps(replace(sweep, log_parameters=("rate",) if is_log else ()))
+    assert [step.partition("at the ")[2].partition(" end")[0] for step in found] == ([] if end is None else [end])
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_nothing_is_searched_past_0_or_1(limit: float):
+    """The best has the lowest rate, 1, in a space that begins there, or just below it."""
+    sweep = replace(sweep_with_best(0, hits=1, seeds=2), ends={"rate": (limit, 30.0)})
+    assert steps(sweep) == ()
+    assert len(steps(replace(sweep, ends={"rate": (0.5, 30.0)}))) == 1
+    assert steps(replace(sweep, ends={})) == ()
+
+
+def test_the_best_setting_is_run_with_three_seeds_by_the_script_that_made_it():
+    sweep = sweep_with_best(2, hits=1)
+    (found,) = steps(sweep)
+    command = "sweeplab clean sweeps/toy.py --only toy rate=3.0 search.seeds_per_configuration=3"
+    assert found.endswith(f"how far chance carries: `{command}` runs its setting with three.")
+    params = {"rate": 1.9e-05, "optimizer": "adam w", "shrink": None, "shrink_perturb": False}
+    trials = [replace(trial, params=params if trial.number == 2 else trial.params) for trial in sweep.trials]
+    small = replace(sweep, name="toy-smoke", trials=tuple(trials), origin=Origin(script="toy.py", folder="/my code"))
+    assert (
+        "`sweeplab clean '/my code/toy.py' --only toy --smoke rate=1.9e-05 'optimizer=adam w' shrink_perturb=false "
+        "search.seeds_per_configuration=3`"
+    ) in steps(small)[0]
+    assert MINIATURE == SMOKE_ENDING
 
 
 def test_a_suggested_number_of_trials_is_more_than_the_sweep_asks_for_and_a_multiple_of_its_seeds():
