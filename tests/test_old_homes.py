@@ -79,8 +79,8 @@ def test_a_sweep_that_was_begun_before_a_change_is_named_with_it(begun: SweepFol
     status = json.loads(command("status", "made-up", "--json")[1])
     assert (status["state"], status["notes"]) == ("finished", [CHANGED])
     assert json.loads(command("list", "--json")[1])[0]["notes"] == [CHANGED]
-    assert f"\n  {CHANGED}\n" in command("status", "made-up")[1]
-    assert f"\nmade-up: {CHANGED}\n" in command("list")[1]
+    assert f"\n  note: {CHANGED}\n" in command("status", "made-up")[1]
+    assert f"\nnote: made-up: {CHANGED}\n" in command("list")[1]
 
 
 def test_without_a_change_of_what_it_holds_nothing_is_named(begun: SweepFolder, monkeypatch: pytest.MonkeyPatch):
