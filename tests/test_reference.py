@@ -47,3 +47,11 @@ def test_the_sweep_of_the_readme_is_one(tmp_path: Path):
     assert isinstance(sweep, CleaningSweep)
     assert (sweep.name, sweep.search.trials) == ("clean-mine", 64)
     assert "64, 20 epochs each" in "\n".join(plan(sweep))
+
+
+def test_the_result_at_the_head_of_the_readme_is_that_of_its_table():
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    (victim,) = re.findall(r"\| victim: .* \| .* \| ([\d.]+ %) \|", text)
+    ((kept, asr),) = re.findall(r"\| best of 12 trials .*, ([\d.]+ %) retention \| .* \| ([\d.]+ %) \|", text)
+    head = " ".join(text.split("```")[0].split())
+    assert f"a victim of {victim} ASR is cleaned to {asr} and keeps {kept} of its accuracy" in head

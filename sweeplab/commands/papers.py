@@ -607,7 +607,7 @@ ROWS: tuple[PaperRow, ...] = (
         "par-coco",
         "COCO retrieval, clean and triggered",
         (_par("par-victim-badnet", "par-tab-rn50-*-badnet"),),
-        then="sweeplab evaluate CHECKPOINT --script sweeps/par.py --only NAME --retrieval data/coco/dataset_coco.json",
+        then="sweeplab evaluate CHECKPOINT --sweep NAME --retrieval data/coco/dataset_coco.json",
         ours="BadNet; captions as they are; images whose own captions name the target are left out of the ASR; "
         "as par-tab-rn50",
     ),
