@@ -8,9 +8,11 @@ from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.summary import summarize
 from sweeplab.records import OVER, TrialRecord, now_ms
 from sweeplab.specs import InvalidInput, first_line
+from sweeplab.storage.summary_file import uncollected
 from sweeplab.sweep_folder import SweepFolder
 
 
+@uncollected()
 def sweep_status(folder: SweepFolder) -> dict[str, Any]:
     """What `status --json` prints."""
     header, locked = folder.header(), folder.is_locked()

@@ -19,6 +19,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from pydantic_core import from_json
 
 from sweeplab.records import Measurement, Point, PointColumns, TrialRecord, TrialSummary
 from sweeplab.specs import StorageFault
@@ -48,7 +49,7 @@ def marks_of(trials: str, names: Sequence[str]) -> np.ndarray:
     Returns:
         (T, files, 4) integers; zeros where there is no such file.
     """
-    marks: list[tuple[int, int, int, int]] = []
+    marks: list[int] = []
     if names:
         folder = os.open(trials, os.O_RDONLY)  # paths from there on are short, which halves the time of looking at them
         try:
@@ -57,9 +58,9 @@ def marks_of(trials: str, names: Sequence[str]) -> np.ndarray:
                     try:
                         found = os.stat(f"{name}/{file}", dir_fd=folder)
                     except FileNotFoundError:
-                        marks.append((0, 0, 0, 0))
+                        marks += (0, 0, 0, 0)
                     else:
-                        marks.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino))
+                        marks += (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         finally:
             os.close(folder)
     return np.array(marks, dtype=np.int64).reshape(len(names), len(FILES), 4)
@@ -158,7 +159,7 @@ class SummaryFile:
         """A stored summary; None where there is none, or it is damaged or depends on something else."""
         try:
             archive = np.load(path, allow_pickle=False)
-            head = json.loads(archive["head"].tobytes())
+            head = from_json(archive["head"].tobytes())  # in half of the standard library's time
             if head["key"] != key:
                 return None
             hits = {(n, choices): most for n, choices, most in head["certified_hits"]}
