@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.blended import Blended
@@ -18,7 +21,7 @@ from sweeplab.data.images import load_all
 from sweeplab.data.tables import LabelledImages
 from sweeplab.evaluation import measure as measure_module
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger, triggered_rows
-from sweeplab.evaluation.zero_shot import class_weights, prompt_tokens
+from sweeplab.evaluation.zero_shot import class_weights, predict, prompt_tokens, zero_shot_classifier
 from sweeplab.specs import InvalidInput, Spec
 
 EVALUATION = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
@@ -29,8 +32,12 @@ Tokenize = Callable[[list[str]], Tensor]
 
 @pytest.fixture(scope="module")
 def model(tiny: Architecture) -> nn.Module:
+    return varied(tiny)
+
+
+def varied(architecture: Architecture) -> nn.Module:
     """Random weights, and running statistics of a few images, so that it does not say the same of everything."""
-    model = build(tiny, seed=0).train()
+    model = build(architecture, seed=0).train()
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _ in range(20):
@@ -63,6 +70,44 @@ def predictions_one_by_one(model: nn.Module, tokenize: Tokenize, pixels: Tensor)
     with torch.no_grad():
         inputs = (pixels / 255 - mean[:, None, None]) / std[:, None, None]
         return [int((model.encode_image(image[None]) @ weights.T).argmax()) for image in inputs]
+
+
+SEES_ALL = {"custom_text": True, "text_cfg": {"no_causal_mask": True}}
+"""A text tower whose features depend on what stands behind a text's end too."""
+
+
+@pytest.mark.parametrize(("changes", "columns"), [({}, {8, 10, 11, 12}), (SEES_ALL, {16})], ids=["causal", "sees all"])
+def test_prompts_sorted_and_trimmed_give_the_weights_and_predictions_of_plain_open_clip(
+    changes: dict,
+    columns: set[int],
+    tiny: Architecture,
+    tokenize: Tokenize,
+    stall_test: LabelledImages,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """open_clip encodes a class's prompts together and the whole context of each; ours seven of similar length."""
+    config = tiny.resolved()
+    text = config["text_cfg"] | changes.get("text_cfg", {})
+    model = varied(Architecture(config={**config, **changes, "text_cfg": text})).eval()
+    measure, device = measure_of(tokenize, stall_test), torch.device("cpu")
+    theirs = open_clip.build_zero_shot_classifier(model, tokenize, CLASS_NAMES, ZERO_SHOT_TEMPLATES).T
+    seen: list[Tensor] = []
+    embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
+    hook = embedding.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    monkeypatch.setattr(measure_module, "class_weights", partial(class_weights, batch_size=7))
+    ours = measure.class_weights(model, device)
+    hook.remove()
+    assert {len(tokens) for tokens in seen} == {7, 1}
+    assert {tokens.shape[1] for tokens in seen} == columns
+    assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+    with torch.no_grad():
+        images = model.encode_image(normalise_pixels(measure.clean_pixels(range(48))), normalize=True)
+    wanted = (images @ theirs.T).argmax(dim=1)
+    assert len(wanted.unique()) > 1
+    found = predict(model, iter([measure.clean_pixels(range(48))]), zero_shot_classifier(ours), device=device)
+    assert torch.equal(found, wanted)
+    assert measure(model)[1].correct_mask().tolist() == (wanted.numpy() == stall_test.labels).tolist()
 
 
 def test_accuracy_counts_images_of_their_own_class(

@@ -15,11 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from sweeplab.attacks.badnet import BadNet
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.par import PAR
 from sweeplab.cleaning.supervised import SupervisedFinetuning
-from sweeplab.clip_model import Encoder, SmallCLIP, build, trimmed
+from sweeplab.clip_model import Encoder, SmallCLIP, build, tokenizer, trimmed
+from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
+from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.evaluation.zero_shot import class_weights
 from sweeplab.losses import mmcl
 from sweeplab.pretraining.abl import ABL
@@ -258,6 +261,22 @@ def zero_shot_weights() -> Tensor:
     return class_weights(build(ARCHITECTURE, seed=0).eval(), tokens, device=torch.device("cpu"), batch_size=4)
 
 
+def measured(folder: Path) -> dict[str, object]:
+    """Of 31 images, 29 of which are no strawberries and carry a trigger: neither number splits over two ranks."""
+    model = build(ARCHITECTURE, seed=0).train()
+    with torch.no_grad():  # running statistics of some images, so that not all get the same class
+        for noise in torch.randn(20, 16, 3, 32, 32, generator=torch.Generator().manual_seed(0)):
+            model.encode_image(noise)
+    test = FruitStallTest(num_images=32, image_size=32)
+    evaluation = Evaluation(test=test, templates=ZERO_SHOT_TEMPLATES, batch_size=4)
+    trigger = Trigger(BadNet(patch_size=8), "strawberry")
+    images = test.read(folder).subset(range(31))
+    measure = Measure(evaluation, images, 32, tokenize=tokenizer(ARCHITECTURE), trigger=trigger)
+    measurement, outcomes = measure(model)
+    counts = (measurement.accuracy_k, measurement.accuracy_n, measurement.asr_k, measurement.asr_n, measurement.top5_k)
+    return {"counts": counts, "correct": outcomes.correct_mask().tolist(), "hits": outcomes.hit_mask().tolist()}
+
+
 def no_number_on_rank_1() -> str:
     def compute() -> int:
         if ranks.rank() == 1:
@@ -307,6 +326,7 @@ def work(rank: int, folder: str) -> None:
         "no embedding": no_embedding_on_rank_1(),
         "warnings": warnings_of_ddp(),
         "class weights": zero_shot_weights(),
+        "measured": measured(Path(folder) / f"data-{rank}"),
     }
     torch.save(found, Path(folder) / f"rank-{rank}.pt")
     dist.destroy_process_group()
@@ -470,6 +490,17 @@ def test_the_helpers_by_hand(two_ranks: list[dict]):
 def test_two_ranks_share_the_prompts_and_find_the_class_weights_of_one(two_ranks: list[dict]):
     for found in two_ranks:
         assert_close(found["class weights"], zero_shot_weights(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_measure_every_images_outcome_as_one_process_does(two_ranks: list[dict], tmp_path: Path):
+    """Rank 0 takes 16 and 15 of the images, rank 1 takes 15 and 14."""
+    expected = measured(tmp_path)
+    assert (len(expected["correct"]), len(expected["hits"])) == (31, 29)
+    assert 0 < sum(expected["correct"]) < 31
+    assert 0 < sum(expected["hits"]) < 29
+    for found in two_ranks:
+        assert found["measured"] == expected
 
 
 @pytest.mark.slow
