@@ -3,13 +3,16 @@
 import copy
 import io
 import math
+import multiprocessing
+import os
 import shutil
+import signal
 import tarfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import pytest
 import torch
@@ -20,7 +23,7 @@ from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
 from sweeplab.clip_model import MAX_LOG_SCALE, Architecture, Encoder, build, tokenizer
 from sweeplab.data.augmentation import AutoAugmentView, SimCLRView
-from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
+from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.pairs_shards import PairsShards
 from sweeplab.data.tables import LabelledImages, PairTable
 from sweeplab.data.tar_members import content_at
@@ -29,6 +32,7 @@ from sweeplab.evaluation.measure import Evaluation, Measure
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec, StorageFault
+from sweeplab.storage.run_folder import RunFolder
 from sweeplab.training import checkpoints, loop
 from sweeplab.training.batches import EpochBatches
 from sweeplab.training.loop import Run, set_training_mode, train, train_step
@@ -323,6 +327,69 @@ def test_a_run_that_was_cut_inside_an_epoch_ends_as_an_undisturbed_one(
         assert found.train == wanted.train
         assert found.curve == wanted.curve
         assert len(found.curve) == 4
+
+
+WHILE_KILLED = {"objective": Remembering(), "checkpoint_minutes": EAGER, "epochs": 2}
+
+
+def train_until_killed(tiny: Architecture, data: Path, run: RunFolder, torn: str) -> None:
+    """Train and commit points, until half of the named checkpoint is written: then the process is killed."""
+    written = torch.save
+
+    def write_half(content: dict, file: BinaryIO) -> None:
+        if f".{torn}." not in file.name:
+            return written(content, file)
+        whole = io.BytesIO()
+        written(content, whole)
+        file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    class Committing(Notebook):
+        def report(self, point: Point, outcomes: Outcomes) -> None:
+            run.commit(point, outcomes)
+
+    torch.save = write_half
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    pairs = TrainingPairs(FruitStall(num_pairs=64, image_size=32).read(data), 32, tokenize=tokenizer(tiny), seed=0)
+    fields = {"checkpoint_folder": run.checkpoints, "checkpoint_prefix": "attempt-1-", **WHILE_KILLED}
+    settings = Run(optimization=OPTIMIZATION, seed=0, **fields)
+    train(build(tiny, seed=0), pairs, settings, measure=measure, context=Committing())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("torn", "last"),
+    [("after-point-0001-step-0000000006.pt", 5), ("epoch-0002.pt", 7)],
+    ids=["inside an epoch", "of a point"],
+)
+def test_a_run_that_is_killed_while_a_checkpoint_is_written_goes_on_from_the_last_whole_one(
+    torn: str, last: int, tiny: Architecture, pairs: TrainingPairs, home: Path, tmp_path: Path
+):
+    """Four steps an epoch and a checkpoint after each of them; what follows is the same to the bit."""
+    torch.manual_seed(5)
+    whole, points = trained(tiny, pairs, **WHILE_KILLED)
+    run, torn = RunFolder(tmp_path), f"attempt-1-{torn}"
+    worker = multiprocessing.get_context("spawn").Process(
+        target=train_until_killed, args=(tiny, home / "data", run, torn)
+    )
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    (part,) = run.checkpoints.glob(f".{torn}.*.part")
+    assert part.stat().st_size > 100_000
+    assert not (run.checkpoints / torn).exists()
+
+    again = RunFolder(tmp_path)
+    newest = again.latest_checkpoint()
+    assert newest.name == f"attempt-1-after-point-0001-step-{last:010d}.pt"
+    again.clear_abandoned()
+    assert {path.name for path in run.checkpoints.iterdir()} == {"attempt-1-epoch-0001.pt", newest.name}
+    torch.manual_seed(6)
+    resumed, later = trained(tiny, pairs, model=build(tiny, seed=77), resume_from=Path(newest.location), **WHILE_KILLED)
+    assert same_weights(resumed, whole)
+    assert [(point.index, point.step, point.train) for point in later] == [(2, 8, points[2].train)]
 
 
 def test_a_cut_between_points_inside_an_epoch_goes_on_between_them(
