@@ -189,7 +189,12 @@ class Stepped:
 
 
 def stepped(
-    architecture: Architecture, optimization: Optimization, objective: Spec = CLEANCLIP, *, recomputes: bool = False
+    architecture: Architecture,
+    optimization: Optimization,
+    objective: Spec = CLEANCLIP,
+    *,
+    recomputes: bool = False,
+    compiles: bool = False,
 ) -> Stepped:
     """One step on eight pairs with views."""
     model = build(architecture, seed=0)
@@ -198,6 +203,8 @@ def stepped(
     if recomputes:
         recompute_blocks(model)
     encoder = CountedEncoder(model)
+    if compiles:
+        encoder.compile(backend="aot_eager")
     optimizer = build_optimizer(model, optimization, hooks.trained_parameters(state))
     torch.manual_seed(0)
     losses = train_step(encoder, model, optimizer, objective, state, batch_of(architecture), optimization)
@@ -266,6 +273,18 @@ def test_the_random_state_after_a_step_is_the_one_after_a_single_pass_of_all_chu
     found = torch.random.get_rng_state()
     chunks_in_one_graph(FORGETFUL, PLAIN.replace(num_chunks=2))
     assert torch.equal(found, torch.random.get_rng_state())
+
+
+@pytest.mark.slow
+def test_compiled_chunks_with_a_local_batch_norm_take_the_step_of_plain_ones(tiny: Architecture):
+    """By torch's graphs of both passes, without a compiler; the running statistics too."""
+    chunked = PLAIN.replace(num_chunks=2)
+    plain = stepped(tiny, chunked)
+    torch._dynamo.utils.counters.clear()
+    compiled = stepped(tiny, chunked, compiles=True)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch._dynamo.reset()
+    assert_same_step(compiled, plain)
 
 
 def test_chunks_that_do_not_divide_a_ranks_share_are_refused():
