@@ -407,6 +407,22 @@ def test_an_attack_that_stamps_otherwise_than_before_is_not_served_what_it_stamp
     assert len(list(files.folder.glob("changed-*"))) == (0 if code is None else 2)
 
 
+def test_a_process_that_keeps_its_images_decodes_and_stamps_them_once(
+    stall_test: LabelledImages,
+    tiny: Architecture,
+    tokenize: Callable[[list[str]], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
+    CountingBadNet.stamped.clear()
+    trigger = Trigger(CountingBadNet(patch_size=8), "banana")
+    measure = Measure(evaluation, stall_test, 32, tokenize=tokenize, trigger=trigger)
+    for name in ("load_all", "load_image"):
+        monkeypatch.setattr(measure_module, name, lambda *arguments, **options: pytest.fail("decoded again"))
+    assert measure(build(tiny, seed=4)) == measure(build(tiny, seed=4))
+    assert CountingBadNet.stamped == [45]
+
+
 def test_sets_that_would_fit_into_memory_are_decoded_once_a_node_too(
     stall_pairs: PairTable,
     tokenize: Callable[[list[str]], Tensor],

@@ -65,8 +65,8 @@ LOSSES: dict[str, Callable[[EmbeddedBatch], Tensor]] = {
 
 
 def leaves() -> list[Tensor]:
-    """Images, texts, views of both, eight of width 5 each, and the scale."""
-    drawn = torch.randn(4, 8, 5, generator=torch.Generator().manual_seed(0))
+    """Images, texts, views of both, eight of width 6 each, and the scale."""
+    drawn = torch.randn(4, 8, 6, generator=torch.Generator().manual_seed(0))
     return [tensor.requires_grad_() for tensor in (*drawn.unbind(), torch.tensor(5.0))]
 
 
@@ -102,15 +102,15 @@ def test_a_share_of_some_rows_by_hand():
 
 
 class Shapes(TorchDispatchMode):
-    """Notes the number of elements of every tensor that is made, backward passes included."""
+    """Notes the shape of every tensor that is made, backward passes included."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.sizes: list[int] = []
+        self.shapes: list[torch.Size] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
-        self.sizes += [each.numel() for each in (made if isinstance(made, tuple) else (made,)) if torch.is_tensor(each)]
+        self.shapes += [each.shape for each in (made if isinstance(made, tuple) else (made,)) if torch.is_tensor(each)]
         return made
 
 
@@ -121,7 +121,16 @@ def test_a_rank_makes_its_rows_of_the_logits_and_never_all_of_them(loss: Callabl
     for share, largest in ((None, 64 * 64), (Share(8, 16, 8), 8 * 64)):
         with Shapes() as made:
             loss(*taken, torch.tensor(3.0), share=share).backward()
-        assert max(made.sizes) == largest
+        assert max(shape.numel() for shape in made.shapes) == largest
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_objective_hands_the_ranks_share_to_its_losses(loss: str):
+    """Logits of all eight pairs with each other, or of the five that are some, are square; those of a share are not."""
+    for share, is_square in ((None, True), (Share(4, 8, 2), False)):
+        with Shapes() as made:
+            value_and_gradients(LOSSES[loss], share)
+        assert bool({(8, 8), (5, 5)} & set(made.shapes)) is is_square
 
 
 def batch_of(architecture: Architecture, size: int = 8) -> PairBatch:
