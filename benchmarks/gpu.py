@@ -59,7 +59,7 @@ from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
-from sweeplab.specs import Spec
+from sweeplab.specs import InvalidInput, Spec
 from sweeplab.training import checkpoints
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import PairBatch
@@ -318,10 +318,7 @@ def our_step(
     """A step of the loop."""
     size, precision = len(batch.rows), precision_of(device)
     optimization = Optimization(learning_rate=1e-5, warmup_steps=10, global_batch_size=size, precision=precision)
-    step = ProbeStep(architecture, objective, optimization, batch, device)
-    if compiled:
-        step.training.encoder = torch.compile(step.training.encoder)
-    return step
+    return ProbeStep(architecture, objective, optimization, batch, device, compile=compiled)
 
 
 def open_clips_step(architecture: Architecture, batch: PairBatch, device: torch.device) -> Callable[[], object]:
@@ -378,7 +375,7 @@ def rate_of(make: Callable[[], Callable[[], object]], size: int, device: torch.d
             return Rate(rate, gigabytes(), f"{rate:,.0f}")
         except torch.cuda.OutOfMemoryError:
             return Rate(None, gigabytes(), "out of memory")
-        except RuntimeError as error:  # of torch.compile, say; the other rows are still worth having
+        except (InvalidInput, RuntimeError) as error:  # of a lacking compiler, say; other rows are worth having
             reason = " ".join(f"{type(error).__name__}: {error}".replace("|", "/").split())
             return Rate(None, gigabytes(), f"failed: {reason:.150}")
 

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -251,6 +252,20 @@ def test_views_double_what_a_step_computes():
     architecture = SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
     once, twice = (gpu.flops_of(architecture, member(), torch.device("cpu")) for member in (gpu.MMCL, gpu.MMCLWithSSL))
     assert 1.9 < twice / once < 2.1
+
+
+def test_a_compiled_row_is_a_run_that_compiles_and_without_a_compiler_says_what_is_lacking(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    architecture, device = gpu.tiny_architecture(), torch.device("cpu")
+    batch = gpu.noise_batch(architecture, 8, views=False)
+    make = partial(gpu.our_step, architecture, gpu.MMCL(), batch, device, compiled=True)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler is not on the PATH" in gpu.rate_of(make, 8, device, 0.0).words
+    monkeypatch.setenv("CXX", sys.executable)
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    assert [make().training.encoder] == compiled
 
 
 ABSENT = ("ray", "mlflow", "optuna", "plotly", "pandas", "typer", "rich", "scipy", "sklearn", "joblib", "nltk")
