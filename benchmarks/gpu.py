@@ -6,11 +6,13 @@
 Needs torch, torchvision, open_clip, pydantic, pyarrow, numpy and Pillow alone; nothing is downloaded. Every row is
 printed as it comes, so that a run that is cut short is not lost, and rows for which no time is left say so:
 
-1. contracts: two steps of every objective and cleaning method, every attack, every view that is made where a GPU
-   trains, and a checkpoint are on the GPU what they are on the CPU; and what such views cost;
+1. contracts: two steps of every objective and cleaning method, of MMCL + SSL also in chunks, with activation
+   checkpointing and in bfloat16, every attack, every view that is made where a GPU trains, and a checkpoint are on the
+   GPU what they are on the CPU; and what such views cost;
 2. one evaluation of 1,000 classes x 80 templates, clean and triggered images, beside plain open_clip;
 3. training at 224 pixels in bfloat16, RN50 and ViT-B/16: images/s of our loop's step, its share of the GPU's dense
-   bfloat16 peak, the memory at its peak, and images/s of open_clip's own loop.
+   bfloat16 peak, the memory at its peak, and images/s of open_clip's own loop. A batch that does not fit is taken in 2,
+   4 or 8 chunks, which keeps its negatives and costs a second forward pass.
 
 Both loops get batches that lie ready in page-locked memory, as their loaders bring them: ours bytes and tokens cut to
 the longest caption of the batch, open_clip's normalised floats and 77 tokens. Images made by augmentation are not
@@ -26,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -68,6 +70,7 @@ from sweeplab.training.objective import Objective
 from sweeplab.training.optimisation import Optimization
 from sweeplab.training.precision import Precision, forward_pass
 from sweeplab.training.probe import Nobody, ProbeStep, noise_batch, not_measured
+from sweeplab.worker.failures import says_out_of_memory
 
 PEAKS = (
     ("B200", 2250.0),
@@ -89,8 +92,13 @@ PEAKS = (
     ("3090", 71.0),
 )
 """Dense bfloat16 TFLOP/s by a part of the device's name, from the makers' data sheets; the first that fits counts."""
+CHUNKS = (2, 4, 8)
+"""Into which a batch is cut, one after the other, where the GPU's memory does not hold it."""
+OUT_OF_MEMORY = "out of memory"
 TOLERANCE = 2e-3
 """Relative difference of a loss between GPU and CPU, both in float32: sums are taken in another order."""
+BFLOAT16_TOLERANCE = 5e-2
+"""The same, both in bfloat16, which has 8 bits: on a CPU, steps of four seeds were up to 1.4e-2 from float32."""
 
 
 @dataclass(frozen=True)
@@ -199,14 +207,35 @@ def precision_of(device: torch.device) -> Precision:
 # --- contracts --------------------------------------------------------------------------------------------------------
 
 
-def two_steps(objective: Spec, pairs: TrainingPairs, device: torch.device) -> dict[str, float]:
-    """Losses of a tiny model's first two steps, in float32, in the second epoch, where all is in use.
+@dataclass(frozen=True)
+class Way:
+    """How the steps of a contract are taken."""
+
+    words: str = ""
+    changes: dict[str, object] = field(default_factory=dict)
+    """Fields of the optimization."""
+    recomputes: bool = False
+    tolerance: float = TOLERANCE
+
+
+WAYS = (
+    Way(" in 2 chunks", {"num_chunks": 2}),
+    Way(", activation checkpointing", recomputes=True),
+    # At a lower rate, or rounding would grow too large in one step.
+    Way(" in bfloat16", {"precision": "bfloat16", "learning_rate": 1e-3}, tolerance=BFLOAT16_TOLERANCE),
+)
+"""In which MMCL + SSL is checked too."""
+
+
+def two_steps(objective: Spec, pairs: TrainingPairs, device: torch.device, way: Way) -> dict[str, float]:
+    """Losses of a tiny model's first two steps, in the second epoch, where all is in use.
 
     The second step's tell of the first one's gradients: its rate moves losses by more than rounding does. A large
     epsilon keeps AdamW smooth where a gradient is zero but for rounding.
     """
     optimization = Optimization(learning_rate=1e-2, epsilon=1e-2, warmup_steps=0, global_batch_size=16)
-    run = Run(objective, optimization, epochs=3, seed=0)  # type: ignore[arg-type]
+    optimization = optimization.replace(**way.changes)
+    run = Run(objective, optimization, epochs=3, seed=0, activation_checkpointing=way.recomputes)  # type: ignore[arg-type]
     training = Training(build(tiny_architecture(), 0).to(device), pairs, run, not_measured, Nobody())
     training.encoder = Encoder(training.model)
     hooks.start_epoch(training.objective, training.state, training.epoch_facts(2))
@@ -223,21 +252,26 @@ def tiny_architecture() -> Architecture:
 
 
 def check_objectives(folder: Path, device: torch.device) -> bool:
-    """Whether every objective and cleaning method computes on the device what it computes on the CPU."""
+    """Whether every objective and cleaning method, and MMCL + SSL in `WAYS`, compute on the device what they compute
+    on the CPU."""
     table = FruitStall(num_pairs=64, image_size=32).read(folder)
     labels, tokenize, good = torch.arange(64) % 5, tokenizer(tiny_architecture()), True
-    for member in dict.fromkeys((*OBJECTIVES, *METHODS)):  # some are both
-        objective = member()
+    plain = [(member(), Way()) for member in dict.fromkeys((*OBJECTIVES, *METHODS))]  # some are both
+    for objective, way in [*plain, *((MMCLWithSSL(), way) for way in WAYS)]:
         objective = objective.in_miniature() if hasattr(objective, "in_miniature") else objective  # for 64 pairs
         pairs = [TrainingPairs(table, 32, tokenize=tokenize, seed=0, labels=labels, num_classes=5) for _ in range(2)]
+        name = f"`{objective.kind}`{way.words}"
         try:
-            ours, theirs = two_steps(objective, pairs[0], device), two_steps(objective, pairs[1], torch.device("cpu"))
+            ours = two_steps(objective, pairs[0], device, way)
+            theirs = two_steps(objective, pairs[1], torch.device("cpu"), way)
         except ImportError as error:
-            say(f"`{objective.kind}`", f"not run: {error}")
+            say(name, f"not run: {error}")
             continue
-        apart = max(abs(ours[name] - value) / max(1.0, abs(value)) for name, value in theirs.items())
-        good &= ours.keys() == theirs.keys() and apart <= TOLERANCE
-        say(f"`{objective.kind}`", "as on the CPU" if apart <= TOLERANCE else "DIFFERS", f"losses {apart:.1e} apart")
+        apart = max(abs(ours[part] - value) / max(1.0, abs(value)) for part, value in theirs.items())
+        is_same = ours.keys() == theirs.keys() and apart <= way.tolerance
+        good &= is_same
+        words = f"losses {apart:.1e} apart, of {way.tolerance:g} allowed"
+        say(name, "as on the CPU" if is_same else "DIFFERS", words)
     return good
 
 
@@ -313,11 +347,22 @@ def ready_batch(architecture: Architecture, size: int, device: torch.device, *, 
 
 
 def our_step(
-    architecture: Architecture, objective: Objective, batch: PairBatch, device: torch.device, *, compiled: bool = False
+    architecture: Architecture,
+    objective: Objective,
+    batch: PairBatch,
+    device: torch.device,
+    *,
+    compiled: bool = False,
+    num_chunks: int = 1,
 ) -> ProbeStep:
     """A step of the loop."""
-    size, precision = len(batch.rows), precision_of(device)
-    optimization = Optimization(learning_rate=1e-5, warmup_steps=10, global_batch_size=size, precision=precision)
+    optimization = Optimization(
+        learning_rate=1e-5,
+        warmup_steps=10,
+        global_batch_size=len(batch.rows),
+        num_chunks=num_chunks,
+        precision=precision_of(device),
+    )
     return ProbeStep(architecture, objective, optimization, batch, device, compile=compiled)
 
 
@@ -347,10 +392,13 @@ def open_clips_step(architecture: Architecture, batch: PairBatch, device: torch.
     return step
 
 
-def flops_of(architecture: Architecture, objective: Objective, device: torch.device) -> float:
-    """Of a step, by pair: multiplications and additions of matrices and convolutions, forward and backward."""
+def flops_of(
+    architecture: Architecture, objective: Objective, device: torch.device, *, is_chunked: bool = False
+) -> float:
+    """Of a step, by pair: multiplications and additions of matrices and convolutions, forward (twice where it is taken
+    in chunks, however many) and backward."""
     batch = ready_batch(architecture, 4, device, views=isinstance(objective, MMCLWithSSL))
-    step = our_step(architecture, objective, batch, device)
+    step = our_step(architecture, objective, batch, device, num_chunks=2 if is_chunked else 1)
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops() / 4
@@ -373,11 +421,10 @@ def rate_of(make: Callable[[], Callable[[], object]], size: int, device: torch.d
         try:
             rate = size / seconds_of(make(), device, seconds)
             return Rate(rate, gigabytes(), f"{rate:,.0f}")
-        except torch.cuda.OutOfMemoryError:
-            return Rate(None, gigabytes(), "out of memory")
         except (InvalidInput, RuntimeError) as error:  # of a lacking compiler, say; other rows are worth having
             reason = " ".join(f"{type(error).__name__}: {error}".replace("|", "/").split())
-            return Rate(None, gigabytes(), f"failed: {reason:.150}")
+            words = OUT_OF_MEMORY if says_out_of_memory(reason) else f"failed: {reason:.150}"
+            return Rate(None, gigabytes(), words)
 
 
 def train_rows(size: Size, device: torch.device, clock: Clock, peak: float | None) -> None:
@@ -387,27 +434,47 @@ def train_rows(size: Size, device: torch.device, clock: Clock, peak: float | Non
     say(*["---"] * 10)
     for name, architecture in size.architectures:
         for objective in (MMCL(), MMCLWithSSL()):
-            views = isinstance(objective, MMCLWithSSL)
+            views, kind = isinstance(objective, MMCLWithSSL), f"`{objective.kind}`"
             flops = flops_of(architecture, objective, device)
             for batch_size in size.batch_sizes:
                 batch = ready_batch(architecture, batch_size, device, views=views)
-                for compiled in (False, True)[: 2 if batch_size == size.compiled_batch and not views else 1]:
-                    head = (name, f"`{objective.kind}`", batch_size, "yes" if compiled else "no")
-                    if not clock.has(100 if compiled else 15):
-                        say(*head, "not run: the time is up", *[""] * 5)
-                        continue
+                ours_of = partial(our_step, architecture, objective, batch, device)
+                peer = None if views else partial(open_clips_step, architecture, batch, device)
+                row = partial(train_row, batch_size, device, clock, peak, size.seconds)
+                found = row((name, kind, batch_size, "no"), ours_of, flops, peer=peer)
+                for num_chunks in CHUNKS:
+                    if found.words != OUT_OF_MEMORY:
+                        break
+                    head = (name, kind, f"{batch_size} in {num_chunks} chunks", "no")
+                    twice = flops_of(architecture, objective, device, is_chunked=True)
+                    found = row(head, partial(ours_of, num_chunks=num_chunks), twice, needed=30)
+                if batch_size == size.compiled_batch and not views:
+                    row((name, kind, batch_size, "yes"), partial(ours_of, compiled=True), flops, needed=100)
 
-                    make = partial(our_step, architecture, objective, batch, device, compiled=compiled)
-                    found = rate_of(make, batch_size, device, size.seconds)
-                    peer = Rate(None, "-")
-                    if not views and not compiled:
-                        make = partial(open_clips_step, architecture, batch, device)
-                        peer = rate_of(make, batch_size, device, size.seconds)
-                    share = f"{found.per_second * flops / peak:.3f}" if found.per_second and peak else "-"
-                    quicker = (
-                        f"{found.per_second / peer.per_second:.2f}" if found.per_second and peer.per_second else "-"
-                    )
-                    say(*head, found.words, share, found.gigabytes, peer.words, peer.gigabytes, quicker)
+
+def train_row(
+    pairs: int,
+    device: torch.device,
+    clock: Clock,
+    peak: float | None,
+    seconds: float,
+    head: tuple[object, ...],
+    make: Callable[[], Callable[[], object]],
+    flops: float,
+    *,
+    peer: Callable[[], Callable[[], object]] | None = None,
+    needed: float = 15,
+) -> Rate:
+    """Measure and print a row, if the seconds that it needs are left; how quick ours was."""
+    if not clock.has(needed):
+        say(*head, "not run: the time is up", *[""] * 5)
+        return Rate(None, "-")
+    found = rate_of(make, pairs, device, seconds)
+    theirs = rate_of(peer, pairs, device, seconds) if peer else Rate(None, "-")
+    share = f"{found.per_second * flops / peak:.3f}" if found.per_second and peak else "-"
+    quicker = f"{found.per_second / theirs.per_second:.2f}" if found.per_second and theirs.per_second else "-"
+    say(*head, found.words, share, found.gigabytes, theirs.words, theirs.gigabytes, quicker)
+    return found
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
