@@ -3,8 +3,9 @@
     python benchmarks/gpu.py                 # a machine with a GPU
     python benchmarks/gpu.py --miniature     # the same code on small models, on a CPU too: seconds
 
-Needs torch, torchvision, open_clip, pydantic, pyarrow, numpy and Pillow alone; nothing is downloaded. Every row is
-printed as it comes, so that a run that is cut short is not lost, and rows for which no time is left say so:
+Needs torch, torchvision, open_clip (with ftfy, regex and tqdm), pydantic, pyarrow, numpy and Pillow alone; nothing is
+downloaded. Every row is printed as it comes, so that a run that is cut short is not lost, and rows for which no time is
+left say so:
 
 1. contracts: two steps of every objective and cleaning method, of MMCL + SSL also in chunks, with activation
    checkpointing and in bfloat16, every attack, every view that is made where a GPU trains, and a checkpoint are on the
