@@ -64,7 +64,7 @@ from sweeplab.data.augmentation import AutoAugmentView, SimCLRView
 from sweeplab.data.decoded import DecodedFiles
 from sweeplab.data.fruit_stall import CLASS_NAMES, ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.tables import LabelledImages, PairTable
-from sweeplab.data.training_pairs import CACHE_BYTES, OWN_BYTES, TrainingPairs
+from sweeplab.data.training_pairs import CACHE_BYTES, TrainingPairs
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.evaluation.zero_shot import class_weights, prompt_tokens
 from sweeplab.losses import in_modal_ssl, mmcl
@@ -508,10 +508,10 @@ def repeated(table: PairTable, num_rows: int) -> PairTable:
 
 
 def tell_pairs(setting: Setting, folder: Path, num_pairs: int = 256) -> None:
-    """Print how many pairs a core makes in a second, and how many milliseconds more a pair takes for each kind of view.
+    """Print how many pairs a core makes in a second, and what the view of an image takes.
 
-    It decodes or copies each image, makes the views of image and caption where there are any, or draws the image's for
-    the device that makes them, and looks up the tokens.
+    It decodes or copies each image, makes its view where there is one, or draws it for the device that makes it, and
+    looks up the tokens; captions' views, which stay for all epochs, are made in the round that does not count.
 
     From JPEG every image of a batch is decoded, as of data for which the node has no room; else it comes out of the
     node's file of decoded images.
@@ -524,9 +524,9 @@ def tell_pairs(setting: Setting, folder: Path, num_pairs: int = 256) -> None:
     size = setting.architecture.image_size
     image_bytes = 3 * size**2
     options: dict[str, Any] = {"tokenize": tokenizer(setting.architecture), "seed": 0}
-    # So many that no process would keep them decoded for itself.
+    # So many that no process would keep them decoded for itself, nor their views.
     files = TrainingPairs(repeated(setting.table, CACHE_BYTES // image_bytes + 1), size, **options)
-    kept = repeated(setting.table, OWN_BYTES // image_bytes + 1)
+    kept = repeated(setting.table, CACHE_BYTES // 8 // image_bytes + 1)
     node = TrainingPairs(kept, size, decoded=DecodedFiles(folder / "decoded", 1e9, lambda: None), **options)
     makers: dict[str, tuple[ImageViews | None, bool]] = {
         "without views": (None, False),
@@ -536,25 +536,26 @@ def tell_pairs(setting: Setting, folder: Path, num_pairs: int = 256) -> None:
         "one SimCLR view, made on the device": (SimCLRView(), True),
     }
 
-    def turn(pairs: TrainingPairs, number: int) -> None:
-        order = EpochBatches(len(pairs), global_batch_size=64, epoch=number, seed=0)
+    def turn(pairs: TrainingPairs, views: ImageViews | None, on_device: bool, number: int) -> None:
+        pairs.use_views(views, on_device=on_device)
+        order = EpochBatches(len(pairs), global_batch_size=64, epoch=1, seed=0)
         for keys in itertools.islice(order, num_pairs // 64):
-            pairs.__getitems__(keys)
+            pairs.__getitems__([(number, row) for _, row in keys])
 
-    without: dict[str, float] = {}
-    for what, (views, on_device) in makers.items():
-        files.use_views(views, on_device=on_device)
-        node.use_views(views, on_device=on_device)
-        seconds = take_turns({"JPEG": partial(turn, files), "decoded": partial(turn, node)}, setting.rounds)
-        each = {name: 1e3 * statistics.median(found) / num_pairs for name, found in seconds.items()}
-        without = without or each
-        more = {name: value - without[name] for name, value in each.items()}
-        takes = f"; a view takes {more['JPEG']:.2f} and {more['decoded']:.2f} ms" if views is not None else ""
-        print(
-            f"  {setting.name}: pairs a second and core, {what}: {1e3 / each['JPEG']:.0f} from JPEG, "
-            f"{1e3 / each['decoded']:.0f} from the node's file of decoded images{takes}",
-            flush=True,
-        )
+    sources = {"from JPEG": files, "from the node's file of decoded images": node}
+    turns = {
+        f"{what} {source}": partial(turn, pairs, *how)
+        for what, how in makers.items()
+        for source, pairs in sources.items()
+    }
+    seconds = take_turns(turns, setting.rounds)
+    for what, (views, _) in makers.items():
+        for source in sources:
+            found = seconds[f"{what} {source}"]
+            rate = num_pairs / statistics.median(found)
+            more = statistics.median(a - b for a, b in zip(found, seconds[f"without views {source}"], strict=True))
+            view = f", {1e3 * more / num_pairs:.2f} ms a view" if views is not None else ""
+            print(f"  {setting.name}: pairs a second and core, {what}, {source}: {rate:.0f}{view}", flush=True)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
