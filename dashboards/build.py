@@ -19,7 +19,7 @@ from dashboards.curves import curve_points, describe_curves, draw_curves
 from dashboards.gallery import describe_gallery, draw_gallery, gallery_table
 from dashboards.image_by_image import compared_trials, describe_comparison, draw_comparison
 from dashboards.importance import describe_importance, draw_importance, importance_table
-from dashboards.page import Page, View, tiles_html, with_code
+from dashboards.page import Page, View, tiles_html, unbroken, with_code
 from dashboards.pairs import describe_pair, draw_pair, most_telling_pair, pair_cells
 from dashboards.parallel import describe_parallel, draw_parallel, parallel_points
 from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, value_table
@@ -277,7 +277,7 @@ def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str
         return [("Closest", "<br>".join(lines))] if lines else []
     words, place = parameter_words(leaderboard.rows), leaderboard.rows.index(winner)
     setting = ", ".join(f"{name}\u00a0{words[name][place]}" for name in winner.params)
-    rows = [("Best setting", escape(f"{setting}: trial {winner.trial}, epoch {winner.epoch:g}".removeprefix(": ")))]
+    rows = [("Best setting", unbroken(f"{setting}: trial {winner.trial}, epoch {winner.epoch:g}".removeprefix(": ")))]
     if winner.checkpoint is None:
         return [*rows, ("Weights", "not kept")]
     rows.append(("Weights", f"<code>{escape(winner.checkpoint)}</code>"))

@@ -92,7 +92,12 @@ def draw_ceilings(frame: pd.DataFrame, *, asr_ceiling: float) -> go.Figure:
         x, y = style.axis_id("x", index), style.axis_id("y", index)
         figure.update_layout(
             {
-                style.axis_name("x", index): {"anchor": y, "title": {"text": "ASR ceiling (%)"}, "nticks": 8},
+                style.axis_name("x", index): {
+                    "anchor": y,
+                    "title": {"text": "ASR ceiling (%)"},
+                    "nticks": 8,
+                    "range": [0, 102 * float(frame["ceiling"].max())],
+                },
                 style.axis_name("y", index): {"anchor": x, "nticks": 6, "title": {"text": title}},
             }
         )

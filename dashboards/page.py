@@ -105,7 +105,12 @@ class Page:
 
 def with_code(text: str) -> str:
     """A text as HTML, in which commands and names stand between back quotes."""
-    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
+    return re.sub("`([^`]*)`", r"<code>\1</code>", unbroken(text))
+
+
+def unbroken(text: str) -> str:
+    """A text as HTML, whose numbers are not broken behind a minus: 1.46e-02."""
+    return re.sub(r"\b[\d.]+e-\d+\b", r'<span class="number">\g<0></span>', escape(text))
 
 
 def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
@@ -130,7 +135,7 @@ def _section(view: View, columns: Columns) -> str:
         content = f'<p class="empty">{with_code(view.missing)}</p>'
     return f"""<section aria-label="{escape(view.title)}" id="{view.name}-section">
 <h2>{escape(view.title)}</h2>
-<p class="summary">{escape(view.finding)}</p>
+<p class="summary">{unbroken(view.finding)}</p>
 {content}{view.table}
 </section>"""
 

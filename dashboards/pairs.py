@@ -42,14 +42,16 @@ def pair_cells(points: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
 def _cells(values: pd.Series, words: pd.Series, scales: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Each value's cell, and the cells' words: one a value where there are few, else of equal width on its scale."""
     distinct = sorted(set(values))
-    if scales.iloc[0] == "category" or len(distinct) <= MOST_CELLS:
+    if scales.iloc[0] == "category":
         names = dict(zip(values, words, strict=True))
         return np.searchsorted(distinct, values), [str(names[value]) for value in distinct]
+    if len(distinct) <= MOST_CELLS:
+        return np.searchsorted(distinct, values), style.number_texts(distinct)
     is_log = scales.iloc[0] == "log"
     along = np.log10(values) if is_log else values.to_numpy(dtype=float)
     edges = np.linspace(along.min(), along.max(), MOST_CELLS + 1)
     place = np.clip(np.searchsorted(edges, along, side="right") - 1, 0, MOST_CELLS - 1)
-    ends = [style.plain_number(float(f"{10**edge if is_log else edge:.2g}")) for edge in edges]
+    ends = style.number_texts([float(f"{10**edge if is_log else edge:.2g}") for edge in edges])
     return place, [f"{low} to {high}" for low, high in pairwise(ends)]
 
 
@@ -114,7 +116,7 @@ def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
         (
             kept,
             style.CLEANED_DENSITY,
-            "best retention, % (the stronger, the higher); cleaned of all trials",
+            "best retention, % (the stronger, the higher); number cleaned of number tried",
             "retention %{z:.1f} %",
         ),
     ):

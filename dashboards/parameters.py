@@ -116,6 +116,7 @@ def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float, most_markers: in
     height = high - low
     strip = None if frame["feasible"].all() else (low - 0.34 * height, low - 0.08 * height)
     bottom = low if strip is None else strip[0] - 0.05 * height
+    columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
     for index, name in enumerate(names):
         side = frame[frame["parameter"] == name]
         points = thinned(side, max(2, most_markers // len(names)))
@@ -150,13 +151,14 @@ def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float, most_markers: in
                 line_width=0,
                 layer="below",
             )
-        x_axis = _x_axis(points) | {"title": {"text": style.label(name), "font": {"color": style.INK}}}
+        x_axis = _x_axis(points, 160 if columns == 3 else 220) | {
+            "title": {"text": style.label(name), "font": {"color": style.INK}}
+        }
         figure.update_layout(
             {style.axis_name("x", index): {"anchor": y, **x_axis}, style.axis_name("y", index): y_axis}
         )
     figure.update_layout(template=style.TEMPLATE, margin={"l": 76, "r": 18})
     title = "retention (%)"
-    columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
     return style.responsive(
         figure,
         wide=style.panels(len(names), columns, panel=250, between=0.075, y_title=title),
@@ -237,13 +239,13 @@ def _add_trials(figure: go.Figure, points: pd.DataFrame, kind: str, *, x: str, y
     )
 
 
-def _x_axis(points: pd.DataFrame) -> dict[str, object]:
+def _x_axis(points: pd.DataFrame, width: float) -> dict[str, object]:
+    """Type and ticks of a panel's horizontal axis, which is so many pixels wide at least."""
     scale = points["scale"].iloc[0]
     tried = sorted(set(points["value"]))
     if scale != "category" and len(tried) <= MOST_TICKS:
-        shown = style.apart(tried, is_log=scale == "log")
-        texts = dict(zip(points["value"], points["word"], strict=True))
-        return {"type": scale, "tickvals": shown, "ticktext": [style.label(texts[value], 14) for value in shown]}
+        texts = style.spaced(tried, is_log=scale == "log", width=width)
+        return {"type": scale, "tickvals": tried, "ticktext": texts, "tickangle": 0}
     if scale == "log":
         return style.log_ticks(float(points["value"].min()), float(points["value"].max()))
     if scale == "linear":

@@ -70,15 +70,20 @@ def describe_series(frame: pd.DataFrame, asr_ceiling: float) -> str:
     ceiling = style.ceiling_text(asr_ceiling)
     victims = points["group"].nunique()
     found = []
+    shares = set()
     for series, part in points.groupby("series", sort=False):
         cleaned = part[part["cleaned"]]
         best = float(cleaned["accuracy"].max()) if len(cleaned) else -1.0
         if victims > 1:
-            text = f"{series} {cleaned['group'].nunique()} of {part['group'].nunique()}"
+            share = f"{cleaned['group'].nunique()} of {part['group'].nunique()}"
+            shares.add(share)
+            text = f"{series} {share}"
         else:
             lowest = f"not cleaned (lowest ASR {style.percent(part['asr'].min())})"
             text = f"{series} {style.percent(best)}" if len(cleaned) else f"{series} {lowest}"
         found.append((best, text))
+    if len(shares) == 1 and len(found) > 1:
+        found = [(0.0, f"each of {len(found)} series {shares.pop()}")]
     found.sort(key=lambda pair: -pair[0])
     more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
     what = f"Victims with an epoch below {ceiling} ASR" if victims > 1 else f"Highest accuracy below {ceiling} ASR"

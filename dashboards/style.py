@@ -427,31 +427,43 @@ def log_ticks(low: float, high: float) -> dict[str, Any]:
         inside = [value for value in digits if low / 1.1 <= value <= high * 1.1]
     while len(inside) > 7:
         inside = inside[::2]
-    shown = apart(inside if len(inside) > 1 else values, is_log=True)
-    powers = min(shown) < 0.001 or max(shown) >= 100_000
-    texts = [_in_powers(value) if powers else plain_number(value) for value in shown]
-    return {"type": "log", "tickvals": shown, "ticktext": texts}
+    chosen = inside if len(inside) > 1 else values
+    shown = [value for value, text in zip(chosen, spaced(chosen, is_log=True), strict=True) if text]
+    return {"type": "log", "tickvals": shown, "ticktext": number_texts(shown)}
 
 
-def apart(values: Sequence[float], *, is_log: bool) -> list[float]:
-    """Those of some ascending ticks that have room for their texts beside each other; the first one stays."""
+def spaced(values: Sequence[float], *, is_log: bool, width: float = 160) -> list[str]:
+    """The texts of some ascending ticks, empty where there is no room between the one before and the next; the first
+    one stays.
+
+    Args:
+        values: of the ticks.
+        is_log: whether the axis is logarithmic.
+        width: pixels between the first and the last tick, at least; of three panels beside each other by default.
+    """
     places = np.log10(values) if is_log else np.asarray(values, dtype=float)
-    kept: list[int] = []
-    for index, place in enumerate(places):
-        if not kept or place - places[kept[-1]] >= LEAST_GAP * (places[-1] - places[0]):
-            kept.append(index)
-    return [values[index] for index in kept]
+    scale = width / (np.ptp(places) or 1.0)
+    texts = number_texts(values)
+    last = 0
+    for index in range(1, len(texts)):
+        room = LETTER * (len(texts[last]) + len(texts[index])) / 2 + 4
+        if scale * (places[index] - places[last]) < room:
+            texts[index] = ""
+        else:
+            last = index
+    return texts
 
 
-LEAST_GAP = 0.16
-"""Between two ticks, a share of the axis."""
+LETTER = 7.0
+"""Pixels, of a tick's text."""
 
 
-def plain_number(value: float) -> str:
-    """A number as a tick shows it: 0.05, 20, 1e-5."""
-    if value == 0 or 0.001 <= abs(value) < 100_000:
-        return f"{value:.10g}"
-    return _in_powers(value)
+def number_texts(values: Sequence[float]) -> list[str]:
+    """The numbers of an axis in one notation: 0.05 and 20, or 5e-2 and 1e-5; of broken ones three digits."""
+    sizes = [abs(value) for value in values if value]
+    if sizes and (min(sizes) < 0.001 or max(sizes) >= 100_000):
+        return [_in_powers(value) if value else "0" for value in values]
+    return [f"{value if value == round(value) else float(f'{value:.3g}'):.10g}" for value in values]
 
 
 def _in_powers(value: float) -> str:

@@ -663,12 +663,17 @@ def _whole(value: Any) -> int | None:
     return value if isinstance(value, int) else None
 
 
+USUAL = {"noise": "per-image", "noise_seed": 0, "grid_seed": 0, "overflow": "clip"}
+"""Fields of attacks of which only another value is worth a word: their defaults."""
+
+
 def _in_words(part: dict[str, Any]) -> str:
-    """A spec's kind and its plain fields: `badnet (patch_size 6, pattern binary)`."""
+    """A spec's kind and its plain fields, without what is usual: `badnet (patch_size 6, pattern binary)`."""
     plain = (
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in part.items()
         if name != "kind" and isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        if USUAL.get(name) != value
     )
     fields = ", ".join(plain)
     return str(part.get("kind", "")) + (f" ({fields})" if fields else "")

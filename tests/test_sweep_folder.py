@@ -20,6 +20,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from sweeplab import cli, sweep_folder
+from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.targeted import TargetedImages
 from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.evaluation.retention import missing_backdoor
@@ -144,6 +145,15 @@ def test_the_record_says_what_the_sweep_cleans_with_as_far_as_it_knows(tmp_path:
     assert told(kind="csv", num_pairs=9000, sample={"num": 500}, has_poisons=True) == ("500 (csv)", 25)
     assert told(kind="csv", num_pairs=None) == ("csv", None)
     assert told() == ("", None)
+
+
+def test_an_attack_in_words_leaves_out_what_is_usual(tmp_path: Path):
+    header = json.loads((fabricated.prepared_folder(tmp_path).path / "sweep.json").read_text())
+    assert sweep_folder.origin_of(header).attack == "badnet (patch_size 4, pattern gaussian, location random)"
+    header["spec"]["victim"]["attack"] |= {"noise": "fixed", "noise_seed": 3, "overflow": "wrap"}
+    assert sweep_folder.origin_of(header).attack.endswith("noise fixed, noise_seed 3, location random, overflow wrap)")
+    fields = [field for attack in ATTACKS for field in attack.model_fields.items() if field[0] in sweep_folder.USUAL]
+    assert {name: field.default for name, field in fields} == sweep_folder.USUAL
 
 
 def test_the_record_says_what_the_sweep_is(tmp_path: Path):

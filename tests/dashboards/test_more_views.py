@@ -60,6 +60,10 @@ class TestCeilings:
         assert plain(describe_ceilings(nothing, 0.05)) == "No trial lies below 20 % ASR."
         draw_ceilings(nothing, asr_ceiling=0.05)
 
+    def test_both_panels_have_one_range(self):
+        layout = draw_ceilings(ceiling_points(self.RECORD), asr_ceiling=0.05).layout
+        assert layout.xaxis.range == layout.xaxis2.range == (0, pytest.approx(20.4))
+
 
 class TestParameters:
     def test_trials_without_a_cleaned_epoch_stand_the_higher_the_lower_their_asr(self):
@@ -164,7 +168,7 @@ class TestPair:
         frame = pair_cells(points_of(sweep(*trials)), ("learning_rate", "warmup_steps"))
         words = frame.drop_duplicates("x")["x_word"].tolist()
         assert words[0] == "1e-9 to 1e-8"
-        assert words[-1] == "0.01 to 0.1"
+        assert words[-1] == "1e-2 to 1e-1"
         assert frame.groupby("x")["trials"].sum().tolist() == [2] * 7 + [3]
 
     def test_the_pair_is_that_of_the_two_most_important_parameters(self):

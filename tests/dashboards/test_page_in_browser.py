@@ -158,7 +158,34 @@ def test_every_chart_is_drawn_and_no_text_is_cut(browser: Browser, page: str, wi
     assert browser.run("document.querySelectorAll('.chart').length") == 14
     assert browser.run(CUT) == []
     assert browser.run(OVERLAPS) == []
+    assert browser.run("[...document.querySelectorAll('.number')].every((e) => e.getClientRects().length === 1)")
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_ticks_and_notes_of_the_parameter_view_have_room(browser: Browser, tmp_path: Path, width: int):
+    """Three panels beside each other, values that lie close together, and a trial that keeps 6 %."""
+    record = toy(24)
+    settings = [
+        {"learning_rate": (1.94e-5, 2e-4, 0.02)[n % 3], "ssl_weight": (0.5, 1.0, 2.0, 4.0)[n % 4]} for n in range(24)
+    ]
+    trials = [
+        dataclasses.replace(one, params={**setting, "warmup_steps": (0, 50, 500)[one.number % 3]})
+        for one, setting in zip(record.trials, settings, strict=True)
+    ]
+    low = dataclasses.replace(trial(5, (400, 990), (24, 10)), params=trials[5].params)
+    trials[5] = low
+    names = ("learning_rate", "ssl_weight", "warmup_steps")
+    browser.open(page_of(dataclasses.replace(record, trials=tuple(trials), parameters=names), tmp_path), width=width)
+    browser.show_all()
+    texts = "[...document.querySelectorAll('#parameters :is(.xtick, .x2tick, .x3tick) text')]"
+    shown = browser.run(f"{texts}.map((text) => text.textContent)")
+    assert shown == ["1.94e-5", "2e-4", "2e-2", "0.5", "1", "2", "4", "0", "50", "500"]
+    assert (
+        browser.run(f"Math.max(...{texts}.map((text) => text.getBoundingClientRect().height))") < 20
+    )  # none is turned
+    assert "▾ 1 below, down to 6.0\u00a0%" in browser.run("$('parameters').textContent")
+    assert browser.run(CUT) == browser.run(OVERLAPS) == []
 
 
 @pytest.mark.parametrize("hits", [0, 29, 31, 49])

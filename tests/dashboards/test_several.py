@@ -211,6 +211,10 @@ class TestSeries:
         )
         both = describe_series(series_points(two_methods()), 0.05)
         assert both.startswith("Victims with an epoch below 5\u00a0% ASR: par 1 of 2, cleanclip 2 of 2; ")
+        items = [compared(f"{name}-{on}", trial(0, START, (360, 20)), victim=on, fields={"method.kind": name})
+                 for name in ("par", "cleanclip") for on in "ab"]  # fmt: skip
+        equal = describe_series(series_points(Comparison.of(items)), 0.05)
+        assert equal == "Victims with an epoch below 5\u00a0% ASR: each of 2 series 2 of 2; 4 evaluated epochs."
 
     def test_one_victim_has_a_second_panel_near_the_ceiling(self):
         one = Comparison.of(two_methods().items[::2])

@@ -544,9 +544,26 @@ class TestStyle:
             add_victim(figure, victim, index=1, labelled_in=(0.0, 100.0))
             assert figure.layout.annotations[0].yanchor == anchor
 
-    def test_few_values_are_the_ticks_and_none_stands_on_another(self):
-        assert style.apart([64, 128, 256, 1024], is_log=True) == [64, 128, 256, 1024]
-        assert style.apart([0.0, 0.05, 1.0], is_log=False) == [0.0, 1.0]
+    @pytest.mark.parametrize(
+        ("values", "is_log", "texts"),
+        [
+            ([64, 128, 256, 1024], True, ["64", "128", "256", "1024"]),
+            ([0.5, 1.0, 2.0, 4.0], False, ["0.5", "1", "2", "4"]),
+            ([0, 50, 500], False, ["0", "50", "500"]),
+            ([0.0, 0.05, 1.0], False, ["0", "", "1"]),  # 8 pixels apart
+            ([1.94e-5, 2e-4, 0.02], True, ["1.94e-5", "2e-4", "2e-2"]),
+            ([0.0, 1e-4, 0.123], False, ["0", "", "1.23e-1"]),
+            ([7.0], False, ["7"]),
+        ],
+    )
+    def test_few_values_are_the_ticks_and_their_texts_stand_where_they_fit(self, values, is_log, texts):
+        assert style.spaced(values, is_log=is_log) == texts
+
+    def test_every_value_of_a_few_has_a_tick_in_the_notation_of_all_axes(self):
+        rates = (1.94e-5, 2e-4, 2.1e-4, 2e-2)
+        record = sweep(*(trial(number, START, (300, 10), learning_rate=rate) for number, rate in enumerate(rates)))
+        axis = draw_parameters(parameter_points(record, ranked(record)), asr_ceiling=0.05).layout.xaxis
+        assert (axis.tickvals, axis.ticktext) == (rates, ("1.94e-5", "2e-4", "", "2e-2"))
 
     @pytest.mark.parametrize(
         ("low", "high", "texts"),
@@ -691,6 +708,21 @@ def test_a_table_without_counts_says_that_they_are_not_known_and_gets_no_refused
         assert text not in page
 
 
+def test_no_number_is_broken_behind_its_minus():
+    """The best setting, the sentence below a heading, and a command."""
+    trials = [trial(n, START, (350 - n, 40), learning_rate=10.0 ** -(n + 5)) for n in range(6)]
+    made = (dataclasses.replace(one, configuration=f"c{one.number}") for one in trials)
+    record = sweep(*made, origin=Origin(script="<toy>.py"))
+    page = render_page(record, ranked(record))
+    number = '<span class="number">1e-05</span>'
+    for text in (
+        f"<dd>learning_rate\u00a0{number}, ",
+        f"the best has learning_rate {number},",
+        f"learning_rate={number} ",
+    ):
+        assert text in page
+
+
 def test_a_view_that_is_empty_names_the_script_and_what_to_change():
     one = dataclasses.replace(trial(0, START, (350, 40)), params={"learning_rate": 1e-3})
     record = sweep(one, origin=Origin(script="sweeps/toy.py", folder="/code", asked_trials=1, objective="mmcl"))
@@ -719,7 +751,7 @@ def test_a_view_that_is_empty_names_the_script_and_what_to_change():
         page = render_page(changed, ranked(changed))
         for text in texts:
             assert text in page
-        assert "SCRIPT" not in page.partition("<script")[0]
+        assert "SCRIPT" not in re.sub("(?s)<script.*?</script>", "", page)
 
 
 def test_the_page_carries_the_sweeps_notes():
