@@ -632,7 +632,8 @@ def test_terminal_page_json_and_mlflow_show_the_same_numbers(
     assert seen == 2
     alone = command("leaderboard", "made-up", "--limit", "1")[1]
     assert list(setting.values()) == next(line.split()[-2:] for line in alone.splitlines() if line.split()[:1] == ["1"])
-    assert f"<dd>{', '.join(f'{name} {word}' for name, word in setting.items())}: trial {best['trial']}, " in page
+    best_setting = f"<dd>{', '.join(f'{name} {word}' for name, word in setting.items())}: trial {best['trial']}, "
+    assert best_setting in re.sub('<span class="number">(.*?)</span>', r"\1", page)
     assert re.search(rf'class="lead">[^<]*keeps {kept} %[^<]*\({accuracy} % of [^<]* at {asr} % ASR', page)
     assert f"<dt>Best retention</dt><dd>{kept} %</dd>" in page
     assert f"<dt>At ASR</dt><dd>{asr} %</dd>" in page
