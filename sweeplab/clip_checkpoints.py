@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sweeplab.clip_folders import checkpoint_file, folder_architecture, is_model_folder, with_open_clips_names
-from sweeplab.clip_model import Architecture
+from sweeplab.clip_model import Architecture, build_unfilled
 from sweeplab.specs import InvalidInput, first_line
 
 CONTAINERS = ("state_dict", "model_state_dict", "model")
@@ -226,6 +226,17 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         raise InvalidInput(
             f"checkpoint {path} cannot be read as safetensors ({first_line(error)}); write or copy it again"
         ) from error
+
+
+def load_model(architecture: Architecture, weights: dict[str, Tensor], origin: str) -> nn.Module:
+    """A new model with these weights.
+
+    Raises:
+        InvalidInput: as `load_into`.
+    """
+    model = build_unfilled(architecture)
+    load_into(model, weights, origin)
+    return model
 
 
 def load_into(model: nn.Module, weights: dict[str, Tensor], origin: str) -> None:

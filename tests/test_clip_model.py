@@ -24,6 +24,7 @@ from sweeplab.clip_checkpoints import (
     check_activation,
     checkpoint_architecture,
     load_into,
+    load_model,
     load_weights,
     not_finite,
     quick_gelu_of,
@@ -439,6 +440,27 @@ def test_a_refused_checkpoint_leaves_the_model(tiny: Architecture, model: nn.Mod
     with pytest.raises(InvalidInput, match="has unknown extra"):
         load_into(other, weights, "victim.pt")
     assert same_weights(other.state_dict(), build(tiny, seed=1).state_dict())
+
+
+VIT = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.mark.parametrize("config", [CONFIG, VIT, {**VIT, "custom_text": True}], ids=["ResNet", "ViT", "custom text"])
+def test_a_model_of_given_weights_is_whole_though_none_was_drawn(config: dict):
+    """Buffers that a state dict leaves out too, such as the text tower's mask; and no random stream moves."""
+    architecture = Architecture(config=config)
+    drawn = build(architecture, seed=3)
+    before = torch.get_rng_state()
+    loaded = load_model(architecture, drawn.state_dict(), "victim.pt")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert loaded.training
+    assert any(name.endswith("attn_mask") and name not in loaded.state_dict() for name, _ in loaded.named_buffers())
+    assert same_weights(dict(drawn.named_parameters()), dict(loaded.named_parameters()))
+    assert same_weights(dict(drawn.named_buffers()), dict(loaded.named_buffers()))
 
 
 def test_a_checkpoint_of_ours_names_its_architecture(tiny: Architecture, tmp_path: Path):

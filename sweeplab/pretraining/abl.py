@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from sweeplab.clip_checkpoints import load_into, load_weights
-from sweeplab.clip_model import Architecture, build
+from sweeplab.clip_checkpoints import load_model, load_weights
+from sweeplab.clip_model import Architecture
 from sweeplab.losses import mmcl, unlearning
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.training.objective import EmbeddedBatch, EpochFacts, Loss, Pass, TrainingFacts
@@ -143,6 +143,4 @@ class ABLState(nn.Module):
 
 def detector_model(detector: Detector) -> nn.Module:
     """The clean CLIP, loaded weights only."""
-    model = build(detector.architecture, seed=0)
-    load_into(model, load_weights(detector.path), str(detector.path))
-    return model
+    return load_model(detector.architecture, load_weights(detector.path), str(detector.path))

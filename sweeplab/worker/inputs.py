@@ -12,9 +12,9 @@ from torch import nn
 
 from sweeplab.attacks.poisoning import Poisoning, PoisonPlan
 from sweeplab.attacks.targeted import TargetedImages, Targets
-from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_into, load_weights
+from sweeplab.clip_checkpoints import check_activation, checkpoint_facts, load_model, load_weights
 from sweeplab.clip_folders import checkpoint_file
-from sweeplab.clip_model import Architecture, architecture_json, build, check_prompts, tokenizer
+from sweeplab.clip_model import Architecture, architecture_json, check_prompts, tokenizer
 from sweeplab.data.broken import StandIns, refuse_too_many
 from sweeplab.data.cores import usable_cores
 from sweeplab.data.images import undecodable
@@ -431,9 +431,7 @@ def victim_model(architecture: Architecture, checkpoint: Path) -> nn.Module:
         _weights.clear()
         check_activation(architecture, checkpoint)  # of a folder its configuration says what its weights cannot
         _weights[key] = load_weights(file)
-    model = build(architecture, seed=0)
-    load_into(model, _weights[key], str(checkpoint))
-    return model
+    return load_model(architecture, _weights[key], str(checkpoint))
 
 
 def plain_images(pairs: TrainingPairs, batch_size: int, device: torch.device) -> Iterator[torch.Tensor]:
