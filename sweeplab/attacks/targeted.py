@@ -1,5 +1,6 @@
 """Targeted data poisoning: chosen images, left as they are, paired with captions of another class (SafeCLIP, 3.2)."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -109,7 +110,8 @@ class TargetedImages(Spec):
     def candidates(self) -> tuple[str, ...]:
         """Classes that may be drawn; names that two classes share (ImageNet's `missile`) are left out."""
         names = imagenet_class_names() if self.classes == "imagenet" else self.classes
-        return tuple(name for name in names if names.count(name) == 1)
+        counts = Counter(names)
+        return tuple(name for name in names if counts[name] == 1)
 
     def choose(self, data_home: Path, labels: Sequence[str] = ()) -> Targets:
         """The targets: a matter of the fields and of the sources that they name.
