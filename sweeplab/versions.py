@@ -1,6 +1,7 @@
 """Versions: what made a record of a sweep or victim, and what has changed since in what it describes."""
 
 import contextlib
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -66,8 +67,9 @@ def commit_of(script: str) -> str:
     return ""
 
 
+@functools.cache
 def installed_version(package: str) -> str:
-    """Of a distribution, or that there is none."""
+    """Of a distribution, or that there is none; looked up once, because its whole description is parsed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
 """The runs: copies the ledger into flat runs of MLflow. Everything here can be thrown away and made again."""
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
@@ -365,8 +366,9 @@ class Tracker:
         return False
 
 
+@functools.cache
 def _packages() -> str:
-    """Name and version of everything that is installed, as pip writes them."""
+    """Name and version of everything that is installed, as pip writes them; read once, for hundreds of files are."""
     found = {f"{made.metadata['Name']}=={made.version}" for made in importlib.metadata.distributions()}
     return "".join(f"{line}\n" for line in sorted(found, key=str.lower))
 
