@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -65,8 +66,7 @@ class Page:
         views = "\n".join(_section(view, columns) for view in self.views)
         links = "".join(f'<a href="#{view.name}-section">{escape(view.short)}</a>' for view in self.views)
         has_charts = any(view.figure is not None for view in self.views)
-        scripts = [get_plotlyjs(), _asset("page.js")] if has_charts else []  # tables need none
-        allowed = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts) or "'none'"
+        scripts, allowed = _scripts() if has_charts else ("", "'none'")  # tables need none
         policy = (
             f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
             "connect-src 'none'; base-uri 'none'; form-action 'none'"
@@ -76,7 +76,7 @@ class Page:
             f'<script type="text/plain" id="trials">{_packed(self.trials)}</script>\n'
             f'<script type="application/json" id="dark">{json.dumps(style.DARK)}</script>\n'
         )
-        embedded = data + "\n".join(f"<script>{script}</script>" for script in scripts) if has_charts else ""
+        embedded = data + scripts if has_charts else ""
         return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -168,6 +168,14 @@ def _packed(value: object) -> str:
 def _asset(name: str) -> str:
     """The text of a file that lies beside this one."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+@cache
+def _scripts() -> tuple[str, str]:
+    """Plotly and the page's own script as elements, and what the policy allows: them alone. Made once, of megabytes."""
+    texts = [get_plotlyjs(), _asset("page.js")]
+    allowed = " ".join(f"'sha256-{_sha256(text)}'" for text in texts)
+    return "\n".join(f"<script>{text}</script>" for text in texts), allowed
 
 
 def _sha256(text: str) -> str:

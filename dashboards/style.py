@@ -181,10 +181,9 @@ def panels(
 
 def responsive(figure: go.Figure, *, wide: dict[str, Any], narrow: dict[str, Any]) -> go.Figure:
     """Give a figure two layouts, relayout paths: `wide` is applied; the page applies `narrow` if needed."""
-    figure.update_layout({"meta": {"wide": {"dragmode": "zoom", **wide}, "narrow": {"dragmode": False, **narrow}}})
-    for path, value in wide.items():
-        if "[" not in path:  # parts of a list are as drawn
-            figure.update_layout({path.replace(".", "_"): value})
+    as_drawn = {path.replace(".", "_"): value for path, value in wide.items() if "[" not in path}  # not parts of a list
+    meta = {"wide": {"dragmode": "zoom", **wide}, "narrow": {"dragmode": False, **narrow}}
+    figure.update_layout({"meta": meta, **as_drawn})
     return figure
 
 
