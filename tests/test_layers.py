@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -59,16 +59,37 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Full names of the imported modules, those inside functions too; of `from a import b` both `a` and `a.b`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+AT_ONCE, LATER, FOR_TYPES = "at once", "later", "for types"
+"""When an import runs: with the module, when a function is called, or never, for it serves type checkers alone."""
+
+
+@cache
+def all_imports(text: str) -> tuple[tuple[str, str], ...]:
+    """Full name of everything that a module's text imports, and when; of `from a import b` both `a` and `a.b`."""
+    found: list[tuple[str, str]] = []
+
+    def visit(node: ast.AST, when: str) -> None:
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            found.extend((name.name, when) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{relative(path)}:{node.lineno} imports relatively; imports are absolute"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
+            assert node.level == 0, f"line {node.lineno} imports relatively; imports are absolute"
+            found.extend((name, when) for name in (node.module, *(f"{node.module}.{one.name}" for one in node.names)))
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for part, then in ((node.body, FOR_TYPES), (node.orelse, when)):
+                for statement in part:
+                    visit(statement, then)
+        else:
+            is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and when == AT_ONCE
+            for inner in ast.iter_child_nodes(node):
+                visit(inner, LATER if is_function else when)
+
+    visit(ast.parse(text), AT_ONCE)
+    return tuple(found)
+
+
+def imports_of(path: Path, *when: str) -> list[str]:
+    """Full names of the imported modules, those inside functions too unless it is said when they are imported."""
+    return [name for name, then in all_imports(path.read_text(encoding="utf-8")) if not when or then in when]
 
 
 def unit_of(module: str) -> str | None:
@@ -167,27 +188,10 @@ def first_circle(graph: dict[str, set[str]]) -> tuple[str, ...] | None:
     return next((found for module in sorted(graph) if (found := visit(module, ()))), None)
 
 
-def imports_when_it_runs(path: Path) -> Iterator[str]:
-    """As `imports_of`, without what is imported for type checkers alone."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for_types = [
-        {id(inner) for statement in node.body for inner in ast.walk(statement)}
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-    ]
-    skipped: set[int] = set().union(*for_types)
-    for node in ast.walk(tree):
-        if id(node) not in skipped and isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif id(node) not in skipped and isinstance(node, ast.ImportFrom):
-            yield str(node.module)
-            yield from (f"{node.module}.{name.name}" for name in node.names)
-
-
 def graph_of(modules: dict[str, Path]) -> dict[str, set[str]]:
     """Which of the modules each one imports, at its top or later."""
     return {
-        module: {name for name in imports_when_it_runs(path) if name in modules and name != module}
+        module: {name for name in imports_of(path, AT_ONCE, LATER) if name in modules and name != module}
         for module, path in modules.items()
     }
 
@@ -219,9 +223,35 @@ def test_what_ray_loads_into_its_own_processes_imports_next_to_nothing():
     assert ran.stdout.strip() == "[]"
 
 
-def test_a_sweep_imports_ray_no_earlier_than_its_session():
+def loaded_with(*modules: str) -> set[str]:
+    """Full names of what an import of modules imports at once: our own are followed, those of others are named."""
+    paths = {module_of(path): path for path in MODULES}
+    found: set[str] = set()
+    left = list(modules)
+    while left:
+        name = left.pop()
+        if name and name not in found:
+            found.add(name)
+            left.append(name.rpartition(".")[0])  # the package around it
+            left.extend(imports_of(paths[name], AT_ONCE) if name in paths else ())
+    return found
+
+
+A_SWEEPS_BEGINNING = ("sweeplab.sweep.run", "sweeplab.commands.doctor")
+
+
+def test_none_of_our_modules_that_a_sweep_begins_with_imports_ray():
     """Ray reads its settings when it is imported, the mode of its tokens among them."""
-    code = "import sys; import sweeplab.sweep.run, sweeplab.commands.doctor; print('ray' in sys.modules)"
+    found = loaded_with(*A_SWEEPS_BEGINNING)
+    assert {"sweeplab.execution.cluster", "torch"} <= found
+    assert "ray" not in found
+    assert "ray" in loaded_with("sweeplab.execution.tune")
+
+
+@pytest.mark.slow
+def test_a_sweep_imports_ray_no_earlier_than_its_session():
+    """Nor do the libraries that these import: a process of its own imports them all."""
+    code = f"import sys; import {', '.join(A_SWEEPS_BEGINNING)}; print('ray' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert ran.stdout.strip() == "False"
 
