@@ -2,6 +2,7 @@
 whole sweeps as processes of their own."""
 
 import contextlib
+import functools
 import gc
 import logging
 import os
@@ -75,6 +76,32 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SWEEPLAB_HOME", str(folder))
         torch.set_num_threads(1)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_parser() -> Iterator[None]:
+    """Has commands that are run in this process share one parser, which takes as long to make as many of them run."""
+    import typer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", functools.cache(typer.main.get_command))
+        yield
+
+
+@pytest.fixture
+def drawn(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives homes of this test's own copies of the fruit stalls that this process has drawn; for tests that are about
+    other things than drawing."""
+    from sweeplab.data import fruit_stall
+
+    draw = fruit_stall.materialise
+
+    def copied(folder: Path, write: Callable[[Path], None], what: str) -> None:
+        original = home / "data" / folder.name  # the name holds all that the pictures depend on
+        draw(original, write, what)
+        draw(folder, lambda partial: shutil.copytree(original, partial, dirs_exist_ok=True), what)
+
+    monkeypatch.setattr(fruit_stall, "materialise", copied)
 
 
 @pytest.fixture(scope="session")
@@ -163,15 +190,23 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's store without a run, to be copied: making its tables takes seconds."""
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """MLflow's store without a run, to be copied: its tables take seconds, so one process makes them for all."""
+    from filelock import FileLock
     from mlflow.tracking import MlflowClient
 
     from sweeplab.tracking.store import store_uri
 
-    folder = tmp_path_factory.mktemp("mlflow")
-    MlflowClient(tracking_uri=store_uri(folder)).search_experiments()
-    return folder / "mlflow.db"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "mlflow-tables"
+    made = folder / "mlflow.db"
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            partial = folder.with_name("mlflow-tables-partial")
+            partial.mkdir()
+            MlflowClient(tracking_uri=store_uri(partial)).search_experiments()
+            partial.rename(folder)
+    return made
 
 
 @pytest.fixture

@@ -63,6 +63,8 @@ from sweeplab.tracking.runs import Tracker
 from sweeplab.versions import installed_version
 from sweeplab.worker.inputs import checkpoint_config
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 ROOT = Path(__file__).parents[1]
 CC6M, OWN_MODEL = ROOT / "sweeps" / "cleanclip_cc6m.py", ROOT / "sweeps" / "own_model.py"
 
@@ -1210,6 +1212,7 @@ def test_a_folder_of_open_clip_is_measured_as_its_weights_are(
     assert "give --architecture FILE.json" in refused(verb, str(weights), *words)
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_clean_takes_an_own_configuration_by_file(own_home: Path, own_weights: Path, tmp_path: Path):
     """The sweep names RN50; the file, what the weights were made with."""
     script, config = tmp_path / "experiment.py", tmp_path / "mine.json"

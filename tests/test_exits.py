@@ -25,6 +25,8 @@ from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.failures import Failure
 from sweeplab.worker.jobs import DataDigests
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 RunScript = Callable[..., int]
 
 DIVERGED = "FloatingPointError: the loss is not finite at step 3"

@@ -33,6 +33,8 @@ from sweeplab.sweep_folder import SweepFolder
 from sweeplab.versions import installed_version, num_changes
 from sweeplab.worker.jobs import DataDigests
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 ARCHIVE = Path(__file__).parent / "old_homes" / "home-0.1.0.tar.xz"
 CHANGED = "made by an older version (0.0.9): CleanCLIP: views are drawn otherwise"
 

@@ -25,11 +25,12 @@ NAME = fabricated.SWEEP.name
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path) -> Path:
     """A home with a finished sweep whose records all agree."""
     home = tmp_path_factory.mktemp("chaos") / "home"
     folder = fabricated.finished_sweep(home / "sweeps")
     record = folder.record()
+    shutil.copy(mlflow_tables, home)
     tracker = Tracker(home, record, folder.header())
     settings = {t.number: full_setting(fabricated.SWEEP.setting(t.params)) for t in record.trials}
     tracker.sync(settings, record.trials)

@@ -13,6 +13,8 @@ from sweeplab.sweep import prepare, resume
 from sweeplab.sweep.resume import search_in_words
 from sweeplab.sweep_folder import SweepFolder
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 @pytest.fixture
 def left_out(sweep: CleaningSweep) -> CleaningSweep:

@@ -166,6 +166,7 @@ def test_twenty_are_refused_and_all_are_listed(sweep: CleaningSweep, pairs: Path
     run.open_sweep(sweep.replace(data=sweep.data.replace(max_broken=0.02)), tmp_path / "home", Options())
 
 
+@pytest.mark.usefixtures("mlflow_is_there")
 def test_too_many_that_workers_find_end_the_sweep_and_record_nothing(
     sweep: CleaningSweep, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

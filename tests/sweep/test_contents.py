@@ -35,6 +35,8 @@ from sweeplab.sweep_folder import SweepFolder
 from sweeplab.worker.inputs import Inputs
 from sweeplab.worker.jobs import check_same_data
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 
 def test_data_that_are_the_same_or_unknown_pass():
     check_same_data("pairs", "a", "a")

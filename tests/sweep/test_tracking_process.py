@@ -63,12 +63,15 @@ def process_of(tracking: TrackingProcess) -> int:
     return tracking._process.pid
 
 
-def test_it_writes_what_this_process_would(folder: SweepFolder, apart: TrackingProcess, tmp_path: Path):
+def test_it_writes_what_this_process_would(
+    folder: SweepFolder, apart: TrackingProcess, tmp_path: Path, mlflow_tables: Path
+):
     bring_all(apart, folder)
     apart.close()
     other = SweepFolder(tmp_path / "other" / "sweeps" / folder.name)
     other.path.parent.mkdir(parents=True)
     other.path.symlink_to(folder.path)
+    shutil.copy(mlflow_tables, tmp_path / "other")
     here = TrackingHere(ledger_of(other))
     bring_all(here, folder)
     here.close()

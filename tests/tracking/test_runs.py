@@ -230,9 +230,13 @@ def test_points_that_were_lost_with_their_checkpoint_and_made_again_are_there_on
     assert active == [(run,)]
 
 
-@pytest.mark.parametrize("name", ["a %20b?c#d\"e'f", "ü 100%", "plain"])
-def test_a_home_of_any_name_holds_its_store(name: str, tmp_path: Path):
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_home_of_any_name_holds_its_store(is_there: bool, tmp_path: Path, mlflow_tables: Path):
+    name = "ü 100% a %20b?c#d\"e'f"
     home = tmp_path / "homes" / name
+    home.mkdir(parents=True)
+    if is_there:
+        shutil.copy(mlflow_tables, home / "mlflow.db")
     folder = fabricated.finished_sweep(home / "sweeps")
     record = folder.record()
     tracker = Tracker(home, record, folder.header(), writes_ahead=True)
@@ -602,13 +606,15 @@ def test_the_address_opens_the_runs_and_not_the_pages_for_language_models(home: 
     assert address.endswith("/runs?workflowType=machine_learning&viewStateShareKey=sweeplab")
 
 
-def test_the_server_is_refused_without_a_store_over_a_damaged_one_and_at_a_taken_port(home: Path, tmp_path: Path):
+def test_the_server_is_refused_without_a_store_over_a_damaged_one_and_at_a_taken_port(
+    home: Path, tmp_path: Path, mlflow_tables: Path
+):
     with pytest.raises(InvalidInput, match=r"holds no mlflow\.db"):
         serve(tmp_path / "nowhere", 5000)
     (home / "mlflow.db").write_bytes(b"garbage" * 1000)
     with pytest.raises(InvalidInput, match="is damaged"):
         serve(home, 5000)
-    (home / "mlflow.db").unlink()
+    shutil.copy(mlflow_tables, home / "mlflow.db")
     sync(home, CLEANED)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -26,6 +26,8 @@ from sweeplab.worker.inputs import Inputs, cleaning_pairs, victim_pairs
 from sweeplab.worker.jobs import NO_DIGESTS, DataDigests, Machine
 from sweeplab.worker.training_sets import TrainingSet
 
+pytestmark = pytest.mark.usefixtures("drawn")
+
 NUM_PAIRS = 64
 
 
