@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.cleaning.cleanclip import CleanCLIP
@@ -33,6 +35,18 @@ IMAGES = MeasuredImages(target_rows=tuple(range(20)), num_classes=16)
 ARCHITECTURE = SmallCLIP(
     image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1, context_length=16
 ).architecture()
+
+OF_FEW_WORDS = ARCHITECTURE.replace(
+    config={**ARCHITECTURE.resolved(), "text_cfg": {**ARCHITECTURE.resolved()["text_cfg"], "vocab_size": 64}}
+)
+"""For tests that train and save a model often: three quarters of the other's parameters are vectors of words."""
+
+
+def number_words(texts: list[str]) -> torch.Tensor:
+    """(N, 16) int64, the tokens of 61 words, told by their checksums; 62 begins a text, 63 ends it, then come zeros."""
+    numbers = [[62, *(1 + zlib.crc32(word.encode()) % 61 for word in text.split()[:14]), 63] for text in texts]
+    return torch.tensor([row + [0] * (16 - len(row)) for row in numbers])
+
 
 SWEEP = CleaningSweep(
     name="made-up",

@@ -1,10 +1,12 @@
 """What holds for every pre-training objective and every cleaning method, run by the real loop on a tiny model."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from fabricated import OF_FEW_WORDS, number_words
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
@@ -12,7 +14,7 @@ from torch.testing import assert_close
 from sweeplab.cleaning import METHODS
 from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.par import PAR
-from sweeplab.clip_model import Architecture, Encoder, build, normalise_pixels, tokenizer
+from sweeplab.clip_model import Architecture, Encoder, build, normalise_pixels
 from sweeplab.data.augmentation import SimCLRView
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
@@ -22,7 +24,7 @@ from sweeplab.pretraining.roclip import RoCLIP
 from sweeplab.pretraining.safeclip import SafeCLIP
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.specs import Spec
-from sweeplab.training import loop
+from sweeplab.training import checkpoints, loop
 from sweeplab.training import objective as hooks
 from sweeplab.training.batches import PairBatch
 from sweeplab.training.loop import Run, Training, train, train_step
@@ -75,10 +77,15 @@ def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, O
 
 
 @pytest.fixture(scope="module")
-def pairs(tiny: Architecture, stall_pairs: PairTable) -> TrainingPairs:
+def tiny() -> Architecture:
+    return OF_FEW_WORDS
+
+
+@pytest.fixture(scope="module")
+def pairs(stall_pairs: PairTable) -> TrainingPairs:
     """64 pairs of five classes: four steps of 16."""
     labels = torch.arange(64) % 5
-    return TrainingPairs(stall_pairs, 32, tokenize=tokenizer(tiny), seed=0, labels=labels, num_classes=5)
+    return TrainingPairs(stall_pairs, 32, tokenize=number_words, seed=0, labels=labels, num_classes=5)
 
 
 def ready(objective: Spec, tiny: Architecture, pairs: TrainingPairs, epoch: int = 1, rate: float = 2e-3) -> Training:
@@ -131,55 +138,63 @@ def test_a_step_gives_finite_named_parts_and_leaves_its_inputs(
 
 
 @every
-def test_20_steps_on_one_batch_lower_the_stated_loss(objective: Spec, tiny: Architecture, pairs: TrainingPairs):
+def test_8_steps_on_one_batch_lower_the_stated_loss(objective: Spec, tiny: Architecture, pairs: TrainingPairs):
     """Each stage by itself; neighbours come from a pool that moves on, so a moving mean of the end is compared."""
     for stage in set(stages(ready(objective, tiny, pairs), 1)):
         training = ready(objective, tiny, pairs)
         batch = pairs.__getitems__([(1, row) for row in range(16)])
-        losses = [float(step(training, batch, stage)["loss"]) for _ in range(20)]
-        assert sum(losses[-3:]) / 3 < losses[0] - 0.05
+        losses = [float(step(training, batch, stage)["loss"]) for _ in range(8)]
+        assert sum(losses[-3:]) / 3 < losses[0] - 0.2
 
 
-@every
-def test_the_same_seed_gives_the_same_weights(objective: Spec, tiny: Architecture, pairs: TrainingPairs):
-    def weights() -> dict[str, Tensor]:
-        model = build(tiny, seed=0)
-        run = Run(objective=objective, optimization=OPTIMIZATION, epochs=2, seed=3)
-        train(model, pairs, run, measure=measure, context=Notebook())
-        return model.state_dict()
+@dataclass(frozen=True)
+class Finished:
+    """A run of three epochs, measured after their first step and at their end."""
 
-    first = weights()
-    torch.manual_seed(1234)
-    second = weights()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    objective: Spec
+    tiny: Architecture
+    pairs: TrainingPairs
+    weights: dict[str, Tensor]
+    points: list[Point]
+    checkpoints: Path
 
-
-@every
-def test_a_run_resumed_inside_an_epoch_takes_the_same_next_steps(
-    objective: Spec, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
-):
-    """Killed after the first step of the third epoch, where every objective has its state in use."""
-
-    def finished(resume_from: Path | None, folder: Path) -> tuple[dict[str, Tensor], list[Point]]:
+    @classmethod
+    def run(
+        cls, objective: Spec, tiny: Architecture, pairs: TrainingPairs, checkpoints: Path, **fields: object
+    ) -> "Finished":
         model, notebook = build(tiny, seed=0), Notebook()
-        run = Run(
-            objective=objective,
-            optimization=OPTIMIZATION,
-            epochs=3,
-            seed=0,
-            checkpoint_folder=folder,
-            resume_from=resume_from,
-            measure_at=(1,),
-        )
+        common = {"epochs": 3, "seed": 0, "measure_at": (1,), "checkpoint_folder": checkpoints}
+        run = Run(objective=objective, optimization=OPTIMIZATION, **{**common, **fields})
         train(model, pairs, run, measure=measure, context=notebook)
-        return model.state_dict(), notebook.points
+        return cls(objective, tiny, pairs, model.state_dict(), notebook.points, checkpoints)
 
-    whole, points = finished(None, tmp_path / "whole")
-    inside = tmp_path / "whole" / "epoch-0002-step-000001.pt"
-    resumed, later = finished(inside, tmp_path / "again")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert [(point.index, point.epoch, point.step) for point in later] == [
-        (point.index, point.epoch, point.step) for point in points[-1:]
+    def again(self, checkpoints: Path, **fields: object) -> "Finished":
+        """The same run a second time, but for these fields."""
+        return Finished.run(self.objective, self.tiny, self.pairs, checkpoints, **fields)
+
+
+@pytest.fixture(scope="module", params=EVERY.values(), ids=EVERY.keys())
+def finished(
+    request: pytest.FixtureRequest, tiny: Architecture, pairs: TrainingPairs, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    return Finished.run(request.param, tiny, pairs, tmp_path_factory.mktemp("finished"))
+
+
+def test_the_same_seed_gives_the_same_weights(finished: Finished, tmp_path: Path):
+    """After two of the three epochs, whatever the global random stream."""
+    torch.manual_seed(1234)
+    again = finished.again(tmp_path, stop_after=2)
+    first = checkpoints.load(finished.checkpoints / "epoch-0002.pt")["model"]
+    assert again.weights.keys() == first.keys()
+    assert all(torch.equal(first[name], again.weights[name]) for name in first)
+
+
+def test_a_run_resumed_inside_an_epoch_takes_the_same_next_steps(finished: Finished, tmp_path: Path):
+    """Killed after the first step of the third epoch, where every objective has its state in use."""
+    resumed = finished.again(tmp_path, resume_from=finished.checkpoints / "epoch-0002-step-000001.pt")
+    assert all(torch.equal(finished.weights[name], resumed.weights[name]) for name in finished.weights)
+    assert [(point.index, point.epoch, point.step) for point in resumed.points] == [
+        (point.index, point.epoch, point.step) for point in finished.points[-1:]
     ]
 
 

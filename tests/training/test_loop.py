@@ -16,12 +16,13 @@ from typing import BinaryIO, Literal
 
 import pytest
 import torch
+from fabricated import OF_FEW_WORDS, number_words
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
-from sweeplab.clip_model import MAX_LOG_SCALE, Architecture, Encoder, build, tokenizer
+from sweeplab.clip_model import MAX_LOG_SCALE, Architecture, Encoder, build
 from sweeplab.data.augmentation import AutoAugmentView, SimCLRView
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStall, FruitStallTest
 from sweeplab.data.pairs_shards import PairsShards
@@ -69,13 +70,18 @@ def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, O
 
 
 @pytest.fixture(scope="module")
-def pairs(tiny: Architecture, stall_pairs: PairTable) -> TrainingPairs:
-    """64 pairs: four steps of 16."""
-    return TrainingPairs(stall_pairs, 32, tokenize=tokenizer(tiny), seed=0)
+def tiny() -> Architecture:
+    return OF_FEW_WORDS
 
 
 @pytest.fixture(scope="module")
-def in_tars(tiny: Architecture, stall_pairs: PairTable, tmp_path_factory: pytest.TempPathFactory) -> TrainingPairs:
+def pairs(stall_pairs: PairTable) -> TrainingPairs:
+    """64 pairs: four steps of 16."""
+    return TrainingPairs(stall_pairs, 32, tokenize=number_words, seed=0)
+
+
+@pytest.fixture(scope="module")
+def in_tars(stall_pairs: PairTable, tmp_path_factory: pytest.TempPathFactory) -> TrainingPairs:
     """The same pairs in 32 tars of two, more than one window."""
     folder = tmp_path_factory.mktemp("tars")
     for number in range(32):
@@ -87,7 +93,7 @@ def in_tars(tiny: Architecture, stall_pairs: PairTable, tmp_path_factory: pytest
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
     table = PairsShards(path=folder).read(folder / "home")
-    return TrainingPairs(table, 32, tokenize=tokenizer(tiny), seed=0)
+    return TrainingPairs(table, 32, tokenize=number_words, seed=0)
 
 
 def trained(tiny: Architecture, pairs: TrainingPairs, **fields: object) -> tuple[nn.Module, list[Point]]:
@@ -296,37 +302,31 @@ EAGER = 1e-9
 
 
 @pytest.mark.parametrize("objective", [CleanCLIP(), Remembering()], ids=["cleanclip", "remembering"])
-@pytest.mark.parametrize("step", [2, 7])
 def test_a_run_that_was_cut_inside_an_epoch_ends_as_an_undisturbed_one(
-    objective: Spec, step: int, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+    objective: Spec, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
 ):
     """Four steps an epoch: cut in the first and in the second one. Weights, means and curve are the same to the bit."""
     common = {"objective": objective, "log_every": 1, "checkpoint_minutes": EAGER}
     torch.manual_seed(5)
     whole, points = trained(tiny, pairs, checkpoint_folder=tmp_path / "whole", **common)
-    torch.manual_seed(5)
-    written, saved = cut_after(step)
-    with pytest.raises(Cut):
-        trained(tiny, pairs, checkpoint_folder=tmp_path / "cut", checkpoint_prefix="a1-", saved=saved, **common)
-    last = written[-1]
-    assert last.name == f"a1-after-point-{(step - 1) // 4:04d}-step-{step:010d}.pt"
-    torch.manual_seed(6)
-    resumed, later = trained(
-        tiny,
-        pairs,
-        model=build(tiny, seed=77),
-        checkpoint_folder=tmp_path / "cut",
-        checkpoint_prefix="a2-",
-        resume_from=last,
-        **common,
-    )
-    assert same_weights(resumed, whole)
-    expected = points[1 + (step - 1) // 4 :]
-    for found, wanted in zip(later, expected, strict=True):
-        assert (found.index, found.epoch, found.step) == (wanted.index, wanted.epoch, wanted.step)
-        assert found.train == wanted.train
-        assert found.curve == wanted.curve
-        assert len(found.curve) == 4
+    for step in (2, 7):
+        torch.manual_seed(5)
+        written, saved = cut_after(step)
+        cut = {"checkpoint_folder": tmp_path / f"cut-{step}"}
+        with pytest.raises(Cut):
+            trained(tiny, pairs, checkpoint_prefix="a1-", saved=saved, **cut, **common)
+        last = written[-1]
+        assert last.name == f"a1-after-point-{(step - 1) // 4:04d}-step-{step:010d}.pt"
+        torch.manual_seed(6)
+        model = build(tiny, seed=77)
+        resumed, later = trained(tiny, pairs, model=model, checkpoint_prefix="a2-", resume_from=last, **cut, **common)
+        assert same_weights(resumed, whole)
+        expected = points[1 + (step - 1) // 4 :]
+        for found, wanted in zip(later, expected, strict=True):
+            assert (found.index, found.epoch, found.step) == (wanted.index, wanted.epoch, wanted.step)
+            assert found.train == wanted.train
+            assert found.curve == wanted.curve
+            assert len(found.curve) == 4
 
 
 WHILE_KILLED = {"objective": Remembering(), "checkpoint_minutes": EAGER, "epochs": 2}
@@ -352,7 +352,7 @@ def train_until_killed(tiny: Architecture, data: Path, run: RunFolder, torn: str
     torch.save = write_half
     torch.set_num_threads(1)
     torch.manual_seed(5)
-    pairs = TrainingPairs(FruitStall(num_pairs=64, image_size=32).read(data), 32, tokenize=tokenizer(tiny), seed=0)
+    pairs = TrainingPairs(FruitStall(num_pairs=64, image_size=32).read(data), 32, tokenize=number_words, seed=0)
     fields = {"checkpoint_folder": run.checkpoints, "checkpoint_prefix": "attempt-1-", **WHILE_KILLED}
     settings = Run(optimization=OPTIMIZATION, seed=0, **fields)
     train(build(tiny, seed=0), pairs, settings, measure=measure, context=Committing())
@@ -511,7 +511,7 @@ def test_a_run_takes_the_same_steps_whether_views_are_made_on_its_device_or_befo
     _, expected = trained(tiny, pairs, **run)
     for view in (AutoAugmentView, SimCLRView):
         monkeypatch.setattr(view, "views", made_before)
-    there = OnDevice(stall_pairs, 32, tokenize=tokenizer(tiny), seed=0)
+    there = OnDevice(stall_pairs, 32, tokenize=number_words, seed=0)
     _, found = trained(tiny, there, **run)
     assert found[-1].train == pytest.approx(expected[-1].train, rel=tolerance, abs=0)
 
@@ -619,7 +619,7 @@ def test_embeddings_that_overflow_in_the_last_step_are_no_result(
 ):
     """The weights are finite, about 1e36; what they make of an image is not."""
     evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
-    measured = Measure(evaluation, stall_test, 32, tokenize=tokenizer(tiny), trigger=None)
+    measured = Measure(evaluation, stall_test, 32, tokenize=number_words, trigger=None)
     run = Run(
         objective=MMCL(),
         optimization=ONE_STEP.replace(learning_rate=1e36),
