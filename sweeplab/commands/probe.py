@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sweeplab.clip_model import Architecture, build, evaluation_mode, normalise_pixels, num_parameters
+from sweeplab.clip_model import Architecture, build_unfilled, evaluation_mode, normalise_pixels, num_parameters
 from sweeplab.data.cores import usable_cores
 from sweeplab.experiment import Resources
 from sweeplab.pretraining.contrastive import MMCL, MMCLWithSSL
@@ -121,7 +121,7 @@ def _affordable(architecture: Architecture, cores: int, *, views: bool) -> int:
         NoProbe: if these are fewer than two.
     """
     with torch.device("meta"):
-        model = build(architecture, 0).eval()
+        model = build_unfilled(architecture).eval()
         inputs = torch.empty(1, 3, architecture.image_size, architecture.image_size)
         words = torch.zeros(1, architecture.context_length, dtype=torch.long)
         with FlopCounterMode(display=False) as counter:

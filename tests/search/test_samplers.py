@@ -1,6 +1,8 @@
 """The search: every sampler draws the same whatever is interrupted, and sees each configuration once."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import fabricated
@@ -37,25 +39,40 @@ def params_of(path: Path, sweep: CleaningSweep) -> list[dict[str, object]]:
     return [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
 
 
+Undisturbed = Callable[[str, int], list[dict[str, object]]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """What a sweep draws that nothing interrupts, by its sampler and its seeds of a configuration."""
+
+    @cache
+    def drawn(sampler: str, seeds: int) -> list[dict[str, object]]:
+        return params_of(tmp_path_factory.mktemp("undisturbed"), searching(sampler, seeds_per_configuration=seeds))
+
+    return drawn
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "nsga2"])
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_a_resumed_sweep_draws_what_an_uninterrupted_one_does(sampler: str, seeds: int, tmp_path: Path):
-    sweep = searching(sampler, trials=6, seeds_per_configuration=seeds)
-    undisturbed = params_of(tmp_path / "undisturbed", sweep)
+def test_a_resumed_sweep_draws_what_an_uninterrupted_one_does(
+    sampler: str, seeds: int, undisturbed: Undisturbed, tmp_path: Path
+):
+    sweep = searching(sampler, seeds_per_configuration=seeds)
     folder = fabricated.prepared_folder(tmp_path / "resumed", sweep)
     for _ in range(6):
         controller = open_controller(folder, sweep)
         Player(controller).play(controller.next_job())
-    assert [folder.trial_header(number)["params"] for number in folder.trial_numbers()] == undisturbed
+    found = [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
+    assert found == undisturbed(sampler, seeds)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "nsga2", "grid"])
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_kill_between_a_draw_and_its_record_changes_no_draw(
-    sampler: str, seeds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sampler: str, seeds: int, undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sweep = searching(sampler, seeds_per_configuration=seeds)
-    undisturbed = params_of(tmp_path / "undisturbed", sweep)
     folder = fabricated.prepared_folder(tmp_path / "killed", sweep)
     controller = open_controller(folder, sweep)
     for _ in range(4):
@@ -65,7 +82,8 @@ def test_a_kill_between_a_draw_and_its_record_changes_no_draw(
         with pytest.raises(Killed):
             controller.next_job()
     Player(open_controller(folder, sweep)).play_all()
-    assert [folder.trial_header(number)["params"] for number in folder.trial_numbers()] == undisturbed
+    found = [folder.trial_header(number)["params"] for number in folder.trial_numbers()]
+    assert found == undisturbed(sampler, seeds)
 
 
 class Killed(BaseException):
