@@ -17,6 +17,7 @@ from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, column_wor
 from sweeplab.ranking.victims import VictimRow
 from sweeplab.records import SweepRecord, percent
 from sweeplab.specs import InvalidInput
+from sweeplab.terminal import Name
 
 HIDDEN = (
     *("name", "space", "grid", "search", "resources", "notes", "measure_at", "log_every", "text_augmentation"),
@@ -442,6 +443,6 @@ def render_results(comparison: Comparison) -> Table:
         rates = [in_percent(row[name]) for name in ("accuracy", "asr", "retention", "lowest_asr")]
         if row["measures"] != rate:  # of both
             rates[1] += f" ({row['measures']})"
-        group = [Text(row["group"])] if several else []
-        table.add_row(*group, Text(row["series"]), trial, f"{row['epoch']:g}", *rates)
+        group = [Name(row["group"])] if several else []
+        table.add_row(*group, Name(row["series"]), trial, f"{row['epoch']:g}", *rates)
     return table

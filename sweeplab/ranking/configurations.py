@@ -119,7 +119,7 @@ def render_configurations(
         "lowest ASR %\nworst": [in_percent(row.min_asr_worst) for row in shown],
     }
     return parameter_table(
-        with_notes(f"{leaderboard.sweep}: {len(rows)} configurations, over their seeds", leaderboard),
+        with_notes(f"{leaderboard.sweep}: {len(rows):,} configurations, over their seeds", leaderboard),
         "mean and deviation over the seeds that were cleaned; worst: – where one was not",
         columns,
         [row.params for row in rows],

@@ -311,11 +311,11 @@ def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100)
     title = with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard)
     all_finished = all(row.state == "finished" for row in shown)  # then the column would only take space
     total = number_of(len(leaderboard.rows), "trial")
-    counts = total if len(shown) == len(leaderboard.rows) else f"the first {len(shown)} of {total}"
+    counts = total if len(shown) == len(leaderboard.rows) else f"the first {len(shown):,} of {total}"
     counts += ", finished" if all_finished else ""
     caption = (
-        f"{counts}, {feasible} below {ceiling} ASR; ✓ its upper bound, {bound_text(leaderboard)}, lies below {ceiling} "
-        "too"
+        f"{counts}, {feasible:,} below {ceiling} ASR; ✓ its upper bound, {bound_text(leaderboard)}, lies below "
+        f"{ceiling} too"
     )
     columns: dict[str, Sequence[str]] = {
         "rank": [str(row.rank) for row in shown],

@@ -15,6 +15,7 @@ from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_object
 from sweeplab.storage.locks import victim_work
 from sweeplab.storage.run_folder import RunFolder
+from sweeplab.terminal import Name
 
 VictimState = Literal["running", "interrupted", "finished"]
 
@@ -125,7 +126,7 @@ def victims_of(home: Path) -> tuple[list[VictimRow], dict[Path, str]]:
 def render_victims(rows: Sequence[VictimRow]) -> Table:
     """Victims for the terminal; percentages with one decimal."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("victim", no_wrap=True)
+    table.add_column("victim")
     table.add_column("state", no_wrap=True)
     for heading in ("acc. %", "ASR %", "epoch"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -133,7 +134,7 @@ def render_victims(rows: Sequence[VictimRow]) -> Table:
     for row in rows:
         known = row.measurement
         table.add_row(
-            Text(row.victim),
+            Name(row.victim),
             row.state,
             in_percent(known.accuracy if known else None),
             in_percent(known.asr if known else None) + (" (PSR)" if row.measures == "PSR" else ""),
