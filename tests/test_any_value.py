@@ -162,7 +162,7 @@ def test_an_override_accepts_any_text_or_refuses_it_in_one_message(place: int, v
     try:
         text = value if isinstance(value, str) else json.dumps(value)
     except ValueError:  # Python prints no number of so many digits
-        text = "9" * 5_000
+        text = value = "9" * 5_000
     code = told("--dry-run", f"{name}={text}", sweep=where.root)
     try:
         made = apply_overrides(where.root, [f"{name}={text}"])
