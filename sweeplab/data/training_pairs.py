@@ -16,7 +16,7 @@ from sweeplab.data.kept_tokens import HEAD, INDEX_TYPE, KeptTokens, OwnWords, Sh
 from sweeplab.data.tables import PairTable
 from sweeplab.specs import digest_of
 from sweeplab.storage.broken_rows import BrokenRow
-from sweeplab.training.batches import DeviceViews, ImageViews, PairBatch
+from sweeplab.training.batches import DeviceViews, ImageViews, PairBatch, as_device_views
 from sweeplab.training.randomness import stream_seed
 
 CACHE_BYTES = 2 * 2**30
@@ -169,7 +169,7 @@ class TrainingPairs(Dataset[PairBatch]):
                 what is to be done to them travels with the batch, and no views are held in memory.
         """
         self.image_augmentation, self.augments_captions = image_augmentation, augments_captions
-        first, second = (one if isinstance(one, DeviceViews) else None for one in (image_augmentation, image_views))
+        first, second = (as_device_views(one) for one in (image_augmentation, image_views))
         self._device_first = first if on_device else None
         # First copies that are changed here leave no images as they are to make second ones of there.
         sends_images = image_augmentation is None or self._device_first is not None

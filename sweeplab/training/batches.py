@@ -44,6 +44,20 @@ class DeviceViews(ImageViews, Protocol):
         ...
 
 
+def as_device_views(maker: ImageViews | None) -> DeviceViews | None:
+    """The maker, where it makes its views on the device too; None: on the CPU alone.
+
+    A class whose `views` are its own, and its `drawn` those of the class that it derives from, makes other views than
+    are drawn.
+    """
+    for cls in type(maker).__mro__:
+        if "drawn" in vars(cls):
+            return maker if isinstance(maker, DeviceViews) else None
+        if "views" in vars(cls):
+            break
+    return None
+
+
 @dataclass(frozen=True)
 class PairBatch:
     """One rank's share of a batch, on the CPU until `to` brings it to the device."""

@@ -14,6 +14,7 @@ from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.poisoning import Poisoning, plan_poison
 from sweeplab.data import eda, training_pairs
 from sweeplab.data.augmentation import AutoAugmentView
+from sweeplab.data.device_views import DrawnViews
 from sweeplab.data.images import load_image
 from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
@@ -370,6 +371,16 @@ class NoView(AutoAugmentView):
     def views(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
         raise AssertionError("a view was made on the CPU")
 
+    def drawn(self, size: Sequence[int], seeds: Sequence[int]) -> DrawnViews:
+        return super().drawn(size, seeds)
+
+
+class Darker(AutoAugmentView):
+    """A user's, which derives from ours."""
+
+    def views(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+        return super().views(images, seeds) // 2
+
 
 def test_what_is_drawn_for_a_device_makes_there_the_views_of_the_cpu(tokenize: Tokenize, stall_pairs: PairTable):
     """First and second copies, both from the stamped image as it is."""
@@ -388,7 +399,9 @@ def test_what_is_drawn_for_a_device_makes_there_the_views_of_the_cpu(tokenize: T
     assert same_batches(first, here.first_copies(2, [5, 6]))
 
 
-@pytest.mark.parametrize(("first", "second"), [(None, OwnView()), (OwnView(), VIEW), (VIEW, OwnView())])
+@pytest.mark.parametrize(
+    ("first", "second"), [(None, OwnView()), (OwnView(), VIEW), (VIEW, OwnView()), (None, Darker()), (Darker(), VIEW)]
+)
 def test_what_only_the_cpu_can_make_is_made_there(
     pairs: TrainingPairs, first: Spec | None, second: Spec, tokenize: Tokenize
 ):
