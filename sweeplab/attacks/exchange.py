@@ -106,7 +106,7 @@ def export_poisoned_csv(table: PairTable, plan: PoisonPlan, folder: Path, *, ima
     images.mkdir(parents=True)
     captions = plan.caption_changes()
     poisoned = set(plan.rows)
-    name = f"{MARK}_{word}_{len(table):,}_{len(plan.rows)}.csv"
+    name = f"{MARK}_{word}_{len(table)}_{len(plan.rows)}.csv"
     with (unfinished / name).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["", "image", "caption", COLUMN])

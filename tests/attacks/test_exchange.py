@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -156,6 +157,17 @@ def test_a_file_without_marked_rows_is_refused(tmp_path: Path, stall_pairs: Pair
     (tmp_path / "a.csv").write_text("image,caption\nx.png,a\n")
     with pytest.raises(InvalidInput, match=r"none of the 64 pairs of .* are marked as poisoned; mark the rows"):
         ImportedPoison(path=tmp_path / "a.csv", attack=ATTACK).plan(stall_pairs, tmp_path)
+
+
+def test_an_export_is_named_by_its_numbers_of_pairs_and_poisons(stall_pairs: PairTable, tmp_path: Path):
+    """Without commas, of which a file's name in the authors' form has none."""
+    few = len(stall_pairs)
+    times = -(-1000 // few)
+    images, captions = (pa.concat_arrays([column] * times) for column in (stall_pairs.images, stall_pairs.captions))
+    table = PairTable.of(str(stall_pairs.root), images, captions, np.tile(stall_pairs.sizes, times))
+    plan = plan_poison(Poisoning(attack=ATTACK, count=1), table)
+    path = export_poisoned_csv(table, plan, tmp_path / "out", image_size=32)
+    assert path.name == f"backdoor_banana_badnet_{few * times}_1.csv"
 
 
 def test_an_export_never_mixes_with_what_is_there(stall_pairs: PairTable, tmp_path: Path):
