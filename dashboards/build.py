@@ -39,7 +39,15 @@ from sweeplab.ranking.leaderboard import (
     parameter_words,
     result_lines,
 )
-from sweeplab.ranking.next_steps import more_trials, next_steps, run_anew, script_command, twice_as_many
+from sweeplab.ranking.next_steps import (
+    THREE_SEEDS,
+    more_trials,
+    next_steps,
+    run_anew,
+    script_command,
+    three_times_as_many,
+    twice_as_many,
+)
 from sweeplab.ranking.summary import ReadOutcomes
 from sweeplab.records import Point, SweepRecord, number_of
 from sweeplab.storage.files import write_atomically
@@ -447,7 +455,7 @@ def _seeds_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
         finding = "Every setting was run with one seed, so nothing tells how far chance carries."
         missing = "It takes a table in which trials have equal parameters."
         if sweep.origin.has_spec:
-            command = run_anew(sweep, "seeds", "search.seeds_per_configuration=3")
+            command = run_anew(sweep, "seeds", *THREE_SEEDS, *three_times_as_many(sweep))
             missing = f"`{command}` runs each setting three times."
         return View(*head, finding, missing=missing)
     heads = {"setting": "Setting", "trial": "Trial", "seed": "Seed", "retention": "Retention %"}

@@ -105,10 +105,20 @@ def script_command(sweep: SweepRecord, command: str, *settings: str) -> str:
     return " ".join([command, shlex.quote(script), only, *map(shlex.quote, settings)])
 
 
-def run_anew(sweep: SweepRecord, what_for: str, setting: str) -> str:
-    """The command that runs a sweep's script once more with a change, under a name that ends in what it is for."""
+def run_anew(sweep: SweepRecord, what_for: str, *settings: str) -> str:
+    """The command that runs a sweep's script once more with changes, under a name that ends in what it is for."""
     name = f"name={sweep.name.removesuffix(MINIATURE)}-{what_for}"
-    return script_command(sweep, "python", name, setting)
+    return script_command(sweep, "python", name, *settings)
+
+
+THREE_SEEDS = ("search.seeds_per_configuration=3",)
+"""The change; the number of trials is a multiple of it (see `three_times_as_many`)."""
+
+
+def three_times_as_many(sweep: SweepRecord) -> tuple[str, ...]:
+    """The change of a search that runs as many settings with three seeds; a grid's settings are what they are."""
+    trials = max(sweep.origin.asked_trials, sweep.planned_trials) // sweep.origin.seeds
+    return () if sweep.origin.sampler == "grid" else (f"search.trials={3 * trials}",)
 
 
 def _other_seeds(sweep: SweepRecord, leaderboard: Leaderboard, winner: LeaderboardRow) -> Iterator[str]:
@@ -123,7 +133,7 @@ def _other_seeds(sweep: SweepRecord, leaderboard: Leaderboard, winner: Leaderboa
         for name, value in winner.params.items()
         if value is not None
     ]
-    command = script_command(sweep, "sweeplab clean", *setting, "search.seeds_per_configuration=3")
+    command = script_command(sweep, "sweeplab clean", *setting, *THREE_SEEDS, "search.trials=3")
     yield f"{what}: `{command}` runs its setting with three."
 
 

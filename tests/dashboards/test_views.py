@@ -733,7 +733,7 @@ def test_a_view_that_is_empty_names_the_script_and_what_to_change():
             (
                 "<code>sweeplab resume toy search.trials=2</code> runs more trials.",
                 f"<code>sweeplab run {script} --dry-run</code> shows this sweep&#x27;s.",
-                f"<code>python {script} name=toy-seeds search.seeds_per_configuration=3</code> runs",
+                f"<code>python {script} name=toy-seeds search.seeds_per_configuration=3 search.trials=3</code> runs",
                 f"<code>python {script} name=toy-losses log_every=10</code> records",
                 f"<code>sweeplab pretrain {script}</code> trains it here.",
             ),

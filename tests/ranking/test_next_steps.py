@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sweeplab.experiment import SMOKE_ENDING
+from sweeplab.experiment import SMOKE_ENDING, Search
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.ranking.next_steps import MINIATURE, more_trials, next_steps
+from sweeplab.ranking.next_steps import MINIATURE, THREE_SEEDS, more_trials, next_steps, three_times_as_many
 from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
 
 NUM = 6
@@ -93,16 +93,27 @@ def test_nothing_is_searched_past_0_or_1(limit: float):
 def test_the_best_setting_is_run_with_three_seeds_by_the_script_that_made_it():
     sweep = sweep_with_best(2, hits=1)
     (found,) = steps(sweep)
-    command = "sweeplab clean sweeps/toy.py --only toy rate=3.0 search.seeds_per_configuration=3"
+    command = "sweeplab clean sweeps/toy.py --only toy rate=3.0 search.seeds_per_configuration=3 search.trials=3"
     assert found.endswith(f"how far chance carries: `{command}` runs its setting with three.")
     params = {"rate": 1.9e-05, "optimizer": "adam w", "shrink": None, "shrink_perturb": False}
     trials = [replace(trial, params=params if trial.number == 2 else trial.params) for trial in sweep.trials]
     small = replace(sweep, name="toy-smoke", trials=tuple(trials), origin=Origin(script="toy.py", folder="/my code"))
     assert (
         "`sweeplab clean '/my code/toy.py' --only toy --smoke rate=1.9e-05 'optimizer=adam w' shrink_perturb=false "
-        "search.seeds_per_configuration=3`"
+        "search.seeds_per_configuration=3 search.trials=3`"
     ) in steps(small)[0]
     assert MINIATURE == SMOKE_ENDING
+
+
+@pytest.mark.parametrize(("trials", "seeds", "asked"), [(16, 1, 48), (16, 2, 24), (1, 1, 3)])
+def test_three_seeds_of_every_setting_are_a_number_of_trials_that_a_search_takes(trials: int, seeds: int, asked: int):
+    made = Origin(asked_trials=trials, seeds=seeds, sampler="tpe")
+    sweep = replace(sweep_with_best(2, hits=1), origin=made, planned_trials=trials)
+    changes = [*THREE_SEEDS, *three_times_as_many(sweep)]
+    assert changes == ["search.seeds_per_configuration=3", f"search.trials={asked}"]
+    fields = dict(change.removeprefix("search.").split("=") for change in changes)
+    assert Search(**{name: int(value) for name, value in fields.items()}).trials == asked
+    assert three_times_as_many(replace(sweep, origin=replace(made, sampler="grid"))) == ()
 
 
 def test_a_suggested_number_of_trials_is_more_than_the_sweep_asks_for_and_a_multiple_of_its_seeds():
@@ -121,7 +132,7 @@ def test_a_grid_and_a_table_from_elsewhere_get_no_command_that_adds_nothing():
         grid = replace(sweep_with_best(best), origin=Origin(sampler="grid", asked_trials=16))
         table = replace(grid, origin=Origin(script="imported from table.csv", has_spec=False))
         assert more_trials(grid) == more_trials(table) == ""
-        assert "search.trials" not in " ".join(steps(grid))
+        assert "sweeplab resume" not in " ".join(steps(grid))
         assert "`" not in " ".join(steps(table))
     assert "Every setting of the grid was run" in " ".join(steps(replace(grid, trials=sweep_with_best(5).trials)))
 
