@@ -129,8 +129,8 @@ class Resources(Spec):
     """Processes of each worker that decode and make views (on a GPU that trains: draw them), for data that do not fit
     into memory; each keeps two batches ready, in shared memory. None: where a GPU trains, the node's cores are divided
     by the workers that find room on it (16 cores and a GPU: 16, or 8 where two trials share it), up to 16 a worker, and
-    never fewer than `cpus_per_worker` or more than there are cores; else none. So many threads decode what the node
-    keeps, too."""
+    never fewer than `cpus_per_worker` or more than there are cores, but fewer where /dev/shm has no room for their
+    batches; else none. So many threads decode what the node keeps, too."""
     activation_checkpointing: bool = False
     """Whether the blocks of both towers keep their inputs alone and are computed again for their gradients: far less
     memory for a third more work, and the same result."""

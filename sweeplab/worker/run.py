@@ -1,6 +1,7 @@
 """Run: where the stages are joined. data -> attacks -> pre-training or cleaning -> evaluation, one job at a time."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,9 @@ from sweeplab.worker.inputs import (
 )
 from sweeplab.worker.jobs import CleaningJob, Job, Machine, MeasuringJob, PretrainingJob, WorkerContext
 
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps what processes hand to each other without a copy: batches of loaders among it."""
+
 
 @contextmanager
 def checkpoint_target(job: Job, minutes: float | None) -> Iterator[dict[str, Any]]:
@@ -57,12 +61,16 @@ def checkpoint_target(job: Job, minutes: float | None) -> Iterator[dict[str, Any
         uploads.close()
 
 
-def loader_workers(resources: Resources, machine: Machine) -> int:
-    """Processes that make batches beside this one: as asked for, else as many as may decode where a GPU trains; on a
-    CPU they would take the cores that train."""
+def loader_workers(resources: Resources, machine: Machine, *, global_batch_size: int, image_size: int) -> int:
+    """Processes that make batches beside this one: as asked for, else as many as may decode where a GPU trains and
+    whose batches find room in shared memory; on a CPU they would take the cores that train."""
     if resources.loader_workers is not None:
         return resources.loader_workers
-    return machine.decoders if machine.use_cuda else 0
+    if not machine.use_cuda:
+        return 0
+    # Of all ranks' batches, which may share a node: images and views, two that wait and one that is being made.
+    num_bytes = 3 * global_batch_size * 2 * 3 * image_size**2
+    return max(1, min(machine.decoders, shutil.disk_usage(SHARED_MEMORY).free // num_bytes))
 
 
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
@@ -86,7 +94,12 @@ def pretrain(job: PretrainingJob, context: WorkerContext) -> None:
             stop_after=victim.select if isinstance(victim.select, int) else None,
             seed=victim.seed,
             config=checkpoint_config(victim.architecture, {"victim": job.victim.to_json()}),
-            loader_workers=loader_workers(victim.resources, job.machine),
+            loader_workers=loader_workers(
+                victim.resources,
+                job.machine,
+                global_batch_size=victim.optimization.global_batch_size,
+                image_size=victim.architecture.image_size,
+            ),
             activation_checkpointing=victim.resources.activation_checkpointing,
             compile=victim.resources.compile,
             schedule_shift=1 if victim.protocol == "authors" else 0,
@@ -130,7 +143,12 @@ def clean(job: CleaningJob, context: WorkerContext) -> None:
             config=checkpoint_config(sweep.victim.architecture, facts),
             start=known_start,
             keep_start=sweep.start_counts(setting),
-            loader_workers=loader_workers(sweep.resources, job.machine),
+            loader_workers=loader_workers(
+                sweep.resources,
+                job.machine,
+                global_batch_size=optimization.global_batch_size,
+                image_size=sweep.victim.architecture.image_size,
+            ),
             activation_checkpointing=sweep.resources.activation_checkpointing,
             compile=sweep.resources.compile,
             measure_at=sweep.measure_at,

@@ -69,7 +69,20 @@ def test_beside_a_gpu_batches_are_made_on_a_workers_share_of_the_nodes_cores(
     """On a node of 24 cores."""
     monkeypatch.setattr(jobs, "usable_cores", lambda: 24)
     machine = Machine(Path("data"), threads, use_cuda=use_cuda, share_of_cores=share)
-    assert worker_run.loader_workers(Resources(loader_workers=asked), machine) == workers
+    assert worker_run.loader_workers(Resources(loader_workers=asked), machine, **BATCH) == workers
+
+
+@pytest.mark.parametrize(("free", "workers"), [(10**12, 8), (8 * 18 * 512, 8), (8 * 18 * 512 - 1, 7), (0, 1)])
+def test_no_more_loaders_than_shared_memory_has_room_for(free: int, workers: int, monkeypatch: pytest.MonkeyPatch):
+    """Three batches each, of 2 images of 16 x 16 x 3 bytes and their views: a full /dev/shm kills a loader."""
+    monkeypatch.setattr(jobs, "usable_cores", lambda: 24)
+    monkeypatch.setattr(worker_run.shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+    machine = Machine(Path("data"), 1, use_cuda=True, share_of_cores=8)
+    assert worker_run.loader_workers(Resources(), machine, **BATCH) == workers
+    assert worker_run.loader_workers(Resources(loader_workers=9), machine, **BATCH) == 9
+
+
+BATCH = {"global_batch_size": 2, "image_size": 16}
 
 
 def test_beside_a_gpu_images_are_decoded_on_that_share_too(monkeypatch: pytest.MonkeyPatch):
