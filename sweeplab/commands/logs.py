@@ -219,7 +219,10 @@ def log_values(folder: SweepFolder, number: int | None = None) -> dict[str, Any]
         "reason": record.reason,
         "params": record.params,
         "events": [event for event in folder.events() if event.get("trial") == number],
-        "points": [point.to_json() for point in record.points],
+        "points": [
+            {**point.to_json(), "accuracy": point.measurement.accuracy, "asr": point.measurement.asr}
+            for point in record.points
+        ],
         "log": _printed(folder, number),
     }
 

@@ -126,6 +126,7 @@ def test_a_trials_log_has_its_setting_its_points_and_what_it_printed(tmp_path: P
     assert (values["params"], values["log"]) == (job.params, ["Traceback: somewhere"])
     assert [event["event"] for event in values["events"]] == ["trial began", "attempt failed", "trial ended"]
     assert [point["measurement"]["accuracy_k"] for point in values["points"]] == [90, 89]
+    assert [point["accuracy"] for point in values["points"]] == [0.9, 0.89]
     assert not any("trial 0" in line for line in lines)
 
 
