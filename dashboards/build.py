@@ -154,7 +154,15 @@ def trials_of(rows: Sequence[LeaderboardRow], ids: Sequence[int]) -> dict[str, o
 
 
 def best_sentence(leaderboard: Leaderboard) -> str:
-    """The sweep's result in one sentence."""
+    """The sweep's result in one sentence; before it, where the victim has no backdoor, another that says so."""
+    result = _result_sentence(leaderboard)
+    if not leaderboard.lacks_backdoor:
+        return result
+    own = style.percent(leaderboard.victim.asr)
+    return f"The victim has no backdoor to clean: its own ASR is {own}. {result}"
+
+
+def _result_sentence(leaderboard: Leaderboard) -> str:
     ceiling = style.ceiling_text(leaderboard.asr_ceiling)
     if not leaderboard.rows or leaderboard.rows[0].min_asr is None:
         return "No epoch has been evaluated yet."
@@ -169,8 +177,11 @@ def best_sentence(leaderboard: Leaderboard) -> str:
         bound = ", which is not certified, as no counts of images are known"
     if not leaderboard.has_backdoor:
         bound = ""  # the notes say why
+    which = f"Trial {best.trial} is best: at epoch {best.epoch:g} it"
+    if leaderboard.lacks_backdoor:
+        which = f"Trial {best.trial} at epoch {best.epoch:g}"
     sentence = (
-        f"Trial {best.trial} is best: at epoch {best.epoch:g} it keeps {style.percent(best.retention)} "
+        f"{which} keeps {style.percent(best.retention)} "
         f"of the victim's accuracy ({style.percent(best.accuracy)} of "
         f"{style.percent(leaderboard.victim.accuracy)}) at {style.percent(best.asr)} ASR{bound}."
     )
@@ -195,9 +206,11 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
         interval = "no interval: counts not known"
         if best.retention_low is not None and best.retention_high is not None:
             interval = f"95 % interval {100 * best.retention_low:.1f}–{100 * best.retention_high:.1f}"
+    if leaderboard.lacks_backdoor:
+        interval = f"no backdoor to clean; {interval}"
     tiles = [
         (
-            "Best retention",
+            "Retention" if leaderboard.lacks_backdoor else "Best retention",
             style.percent(best.retention if best else None),
             interval,
         ),
@@ -212,7 +225,7 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
             f"accuracy, at {style.percent(sweep.victim.asr)} ASR",
         ),
         (
-            "Cleaned trials",
+            f"Trials below {ceiling} ASR" if leaderboard.lacks_backdoor else "Cleaned trials",
             f"{feasible:,}",
             f"{certified:,} certified" if sweep.victim.is_counted else "none can be certified: counts not known",
         ),

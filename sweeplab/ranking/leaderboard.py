@@ -91,6 +91,9 @@ class Leaderboard:
     """False where the victim shows none, so that nothing is certified."""
     notes: tuple[str, ...]
     """The sweep's."""
+    lacks_backdoor: bool = False
+    """Whether the victim shows none though its ASR is measured towards the class that was planted, as far as is
+    known."""
     closest: tuple[KeptPoint, ...] = ()
     """Where no trial is cleaned, the points that came closest and keep their weights: the lowest ASR first."""
 
@@ -139,6 +142,7 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes, weights: Sequence[Ke
     classes = sweep.images.num_classes if sweep.images else None
     fault = missing_backdoor(sweep.victim, sweep.asr_ceiling, classes)
     has_backdoor = fault is None and sweep.measures_what_was_planted
+    lacks_backdoor = fault is not None and sweep.measures_what_was_planted
     chooses = even_images(sweep.images, sweep.victim.accuracy_n) if sweep.images else None
     places = {(kept.trial, kept.point.epoch): kept.location for kept in weights}
     found = [(t, t.summary or summarize(t, sweep.asr_ceiling, outcomes, chooses)) for t in sweep.trials]
@@ -150,7 +154,17 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes, weights: Sequence[Ke
     ranked = tuple(rows)
     nothing_cleaned = not any(row.feasible for row in rows)
     closest = tuple(closest_points(weights, sweep.asr_ceiling)) if nothing_cleaned else ()
-    return Leaderboard(sweep.name, sweep.asr_ceiling, sweep.victim, ranked, choices, has_backdoor, sweep.notes, closest)
+    return Leaderboard(
+        sweep=sweep.name,
+        asr_ceiling=sweep.asr_ceiling,
+        victim=sweep.victim,
+        rows=ranked,
+        num_choices=choices,
+        has_backdoor=has_backdoor,
+        lacks_backdoor=lacks_backdoor,
+        notes=sweep.notes,
+        closest=closest,
+    )
 
 
 def _order(trial: TrialRecord, summary: TrialSummary) -> tuple[int, float, float, int]:

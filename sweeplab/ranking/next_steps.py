@@ -4,6 +4,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, column_words
@@ -25,6 +26,8 @@ def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
     winner = leaderboard.winner
     if not measured:
         return ()
+    if leaderboard.lacks_backdoor:
+        return (_no_backdoor(sweep),)
     if winner is None:
         more = f"; or more trials of the same, `{command}`" if (command := more_trials(sweep)) else ""
         return (f"{WHAT_NEXT[0].upper()}{WHAT_NEXT[1:]}{more}.",)
@@ -34,6 +37,19 @@ def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
         *_other_seeds(sweep, leaderboard, winner),
         *_more_images(leaderboard, winner),
     )
+
+
+def _no_backdoor(sweep: SweepRecord) -> str:
+    """What to change where there was nothing to clean."""
+    what = "Nothing was cleaned, because the victim has no backdoor to clean"
+    if sweep.victim_name.endswith(MINIATURE) or sweep.name.endswith(MINIATURE):
+        if not sweep.origin.script or not sweep.name.endswith(MINIATURE):
+            return f"{what}: it is a miniature's victim; run the sweep without `--smoke`."
+        full = replace(sweep, name=sweep.name.removesuffix(MINIATURE))
+        return f"{what}: this is a miniature; run the sweep without `--smoke`, `{script_command(full, 'python')}`."
+    if sweep.origin.objective:
+        return f"{what}: train the victim longer or with more poisons."
+    return f"{what}: take another victim, or name the trigger and target that it was poisoned with."
 
 
 def _ends(

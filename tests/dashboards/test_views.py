@@ -658,6 +658,21 @@ def test_the_best_sentence_says_why_nothing_is_certified():
     assert best_sentence(ranked(clean)).replace("\u00a0", " ").endswith("at 0.0 % ASR.")
 
 
+def test_of_a_victim_without_a_backdoor_the_page_praises_nothing():
+    """7 of 1000 lie below the ceiling; the trial keeps 350 of 400."""
+    clean = sweep(trial(0, (400, 7), (350, 0)), victim=Measurement(400, 1000, 7, 1000, "evaluation"))
+    assert best_sentence(ranked(clean)).replace("\u00a0", " ") == (
+        "The victim has no backdoor to clean: its own ASR is 0.7 %. "
+        "Trial 0 at epoch 1 keeps 87.5 % of the victim's accuracy (35.0 % of 40.0 %) at 0.0 % ASR."
+    )
+    page = render_page(clean, ranked(clean))
+    assert "no backdoor to clean; 95 % interval" in page
+    for text in ("Best retention", "Cleaned trials", "is best"):
+        assert text not in page.partition("<nav")[0]
+    other = dataclasses.replace(clean, planted_target="apple")  # its backdoor may lead there
+    assert best_sentence(ranked(other)).startswith("Trial 0 is best")
+
+
 def test_the_page_names_the_winners_weights_and_the_command_that_takes_them_away():
     record = sweep(trial(0, START, (350, 40)))
     best = dataclasses.replace(record.trials[0].points[1], checkpoint="<1>.pt")

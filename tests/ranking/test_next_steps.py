@@ -143,6 +143,30 @@ def test_one_seed_and_an_asr_that_is_not_certified_are_told():
     assert images == "Its ASR is not certified: measure it on more triggered test images."
 
 
+@pytest.mark.parametrize(
+    ("changes", "origin", "end"),
+    [
+        ({}, Origin(objective="mmcl"), "train the victim longer or with more poisons."),
+        ({}, Origin(), "take another victim, or name the trigger and target that it was poisoned with."),
+        (
+            {"name": "toy-smoke"},
+            Origin(script="toy.py", folder="/code", objective="mmcl"),
+            "this is a miniature; run the sweep without `--smoke`, `python /code/toy.py --only toy`.",
+        ),
+        (
+            {"name": "toy-smoke-single-4c4e6260", "victim_name": "victim-smoke"},
+            Origin(objective="mmcl"),
+            "it is a miniature's victim; run the sweep without `--smoke`.",
+        ),
+    ],
+)
+def test_of_a_victim_without_a_backdoor_the_only_step_is_another_one(changes: dict[str, str], origin: Origin, end: str):
+    """Its ASR is 1 of 100; the best at an end, which came late with one seed, is not spoken of."""
+    sweep = replace(sweep_with_best(5), victim=Measurement(80, 100, 1, 100, "e"), origin=origin)
+    (found,) = steps(replace(sweep, **changes))
+    assert found == f"Nothing was cleaned, because the victim has no backdoor to clean: {end}"
+
+
 def test_a_sweep_that_cleaned_nothing_says_what_to_change():
     sweep = sweep_with_best(-1)
     assert steps(sweep)[0].startswith("Higher learning rates or more weight")
