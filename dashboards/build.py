@@ -30,6 +30,7 @@ from dashboards.table import describe_table, draw_table, leaderboard_table, smal
 from dashboards.timeline import attempt_bars, cost_table, describe_timeline, draw_timeline
 from dashboards.trade_off import describe_trade_off, draw_trade_off, frontier_table, trade_off_points
 from dashboards.trajectories import describe_trajectories, draw_trajectories, trajectory_points
+from sweeplab.ranking.configurations import group_by_configuration
 from sweeplab.ranking.costs import Attempt, Costs, costs_of
 from sweeplab.ranking.leaderboard import (
     WHAT_NEXT,
@@ -190,7 +191,19 @@ def _result_sentence(leaderboard: Leaderboard) -> str:
             f" With the epoch chosen on one half of the images, the other half shows "
             f"{style.percent(best.accuracy_report)} accuracy at {style.percent(best.asr_report)} ASR."
         )
-    return sentence
+    return sentence + _over_seeds(leaderboard, best.configuration)
+
+
+def _over_seeds(leaderboard: Leaderboard, configuration: str) -> str:
+    """What the best setting keeps over its seeds, of which the best trial is the luckiest; empty with one seed."""
+    row = next(row for row in group_by_configuration(leaderboard) if row.configuration == configuration)
+    if row.measured < 2 or row.retention_mean is None:
+        return ""
+    worst = f"at worst {style.percent(row.retention_worst)}"
+    if row.retention_worst is None:
+        worst = f"over the {row.feasible} that were cleaned"
+    mean = style.percent(row.retention_mean)
+    return f" Over the {row.measured} seeds of its setting, the mean retention is {mean}, {worst}."
 
 
 def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
@@ -256,7 +269,7 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
             if sweep.victim.is_counted
             else "not known",
         ),
-        ("Script", origin.script),
+        ("Script", origin.script or ("not recorded" if origin.has_spec else "")),
         ("Seed", "" if origin.seed is None else str(origin.seed)),
         ("Protocol", sweep.protocol),
         ("Digest", sweep.digest),
@@ -437,8 +450,10 @@ def _pair_view(sweep: SweepRecord, points: pd.DataFrame, extras: Extras) -> View
     if names is None:
         missing = "It takes a table in which two parameters vary."
         if sweep.origin.has_spec:
+            missing = "It takes a space of two parameters or more."
+        if sweep.origin.has_spec and sweep.origin.script:
             command = script_command(sweep, "sweeplab run", "--dry-run")
-            missing = f"It takes a space of two parameters or more; `{command}` shows this sweep's."
+            missing = f"{missing.removesuffix('.')}; `{command}` shows this sweep's."
         return View(*head, "Fewer than two parameters take two values.", missing=missing)
     frame = pair_cells(points, names)
     if frame.empty:
@@ -546,9 +561,8 @@ def _curves_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
     if frame.empty:
         missing = "Tables from elsewhere hold none."
         if sweep.origin.has_spec:
-            missing = (
-                f"`{run_anew(sweep, 'losses', 'log_every=10')}` records the loss and its parts at every 10th step."
-            )
+            command = run_anew(sweep, "losses", "log_every=10") if sweep.origin.script else "log_every=10"
+            missing = f"`{command}` records the loss and its parts at every 10th step."
         return View(*head, "The sweep recorded no losses.", missing=missing)
     heads = {"trial": "Trial", "part": "Part", "step": "Last step", "value": "Value there"}
     table = small_table(frame.groupby(["rank", "trial", "part"], as_index=False).last(), heads)
@@ -560,7 +574,7 @@ def _pretraining_view(sweep: SweepRecord, extras: Extras) -> View:
     frame = pretraining_points(extras.pretraining)
     if frame.empty:
         missing = "A victim that is trained here has its epochs here."
-        if sweep.origin.objective:
+        if sweep.origin.objective and sweep.origin.script:
             missing = f"`{script_command(sweep, 'sweeplab pretrain')}` trains it here."
         return View(*head, "The victim was not trained in this home.", missing=missing)
     heads = {"epoch": "Epoch", "accuracy": "Accuracy %", "asr": "ASR %", "loss": "Loss, nats"}

@@ -73,11 +73,13 @@ def _ends(
 
 
 def _more_trials(sweep: SweepRecord, measured: list[LeaderboardRow], winner: LeaderboardRow) -> Iterator[str]:
-    """More of the same, where the best came late; of a grid, which was run in order, other settings."""
+    """More of the same, where the best came late; of a grid, which was run in order, other settings; of one setting,
+    nothing."""
     if sweep.state != "finished":
         return
     if sweep.origin.sampler == "grid":
-        yield "Every setting of the grid was run: others need a wider grid or space, under another name."
+        if len({row.configuration for row in measured}) > 1:
+            yield "Every setting of the grid was run: others need a wider grid or space, under another name."
         return
     place, num = sum(row.trial <= winner.trial for row in measured), len(measured)
     if (command := more_trials(sweep)) and num > 1 and place > LATE * num:

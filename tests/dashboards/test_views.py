@@ -658,6 +658,28 @@ def test_the_best_sentence_says_why_nothing_is_certified():
     assert best_sentence(ranked(clean)).replace("\u00a0", " ").endswith("at 0.0 % ASR.")
 
 
+def test_the_best_sentence_gives_the_mean_over_the_seeds_of_the_setting():
+    """350, 330 and 310 of 400: 87.5 %, 82.5 % and 77.5 %, in the mean 82.5 %; without the last, 85 %."""
+    kept = [trial(n, START, (350 - 20 * n, 10)) for n in range(3)]
+    kept = [dataclasses.replace(one, seed=one.number) for one in kept]
+    text = best_sentence(ranked(sweep(*kept))).replace("\u00a0", " ")
+    assert text.endswith(" Over the 3 seeds of its setting, the mean retention is 82.5 %, at worst 77.5 %.")
+    lost = dataclasses.replace(trial(2, START, (310, 500)), seed=2)
+    text = best_sentence(ranked(sweep(*kept[:2], lost))).replace("\u00a0", " ")
+    assert text.endswith(" the mean retention is 85.0 %, over the 2 that were cleaned.")
+
+
+def test_a_sweep_whose_script_is_not_recorded_gets_no_command_over_a_script():
+    one = dataclasses.replace(trial(0, START, (350, 40)), params={"learning_rate": 1e-3})
+    kept = [dataclasses.replace(one, number=n, seed=n) for n in range(3)]
+    record = sweep(*kept, origin=Origin(sampler="grid", objective="mmcl", seeds=3))
+    page = re.sub("(?s)<script.*?</script>", "", render_page(record, ranked(record)))
+    for text in ("SCRIPT", "--only"):
+        assert text not in page
+    for text in ("<dt>Script</dt><dd>not recorded<", "<code>log_every=10</code> records the loss"):
+        assert text in page
+
+
 def test_of_a_victim_without_a_backdoor_the_page_praises_nothing():
     """7 of 1000 lie below the ceiling; the trial keeps 350 of 400."""
     clean = sweep(trial(0, (400, 7), (350, 0)), victim=Measurement(400, 1000, 7, 1000, "evaluation"))

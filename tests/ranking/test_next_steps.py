@@ -137,6 +137,12 @@ def test_a_grid_and_a_table_from_elsewhere_get_no_command_that_adds_nothing():
     assert "Every setting of the grid was run" in " ".join(steps(replace(grid, trials=sweep_with_best(5).trials)))
 
 
+def test_one_setting_is_no_grid_that_could_be_wider():
+    """As `sweeplab clean` makes it: one setting with six seeds."""
+    one = replace(sweep_with_best(2, hits=1, seeds=NUM), origin=Origin(sampler="grid", seeds=NUM))
+    assert steps(one) == ()
+
+
 def test_one_seed_and_an_asr_that_is_not_certified_are_told():
     (seeds, images) = steps(sweep_with_best(2, hits=1, images=40))
     assert "with one seed" in seeds
