@@ -428,7 +428,9 @@ MOST_ROWS = 60
 def render_results(comparison: Comparison) -> Table:
     """The first rows of `result_table` for the terminal; percentages with one decimal."""
     title = "\n".join(f"note: {note}" for note in notes_of(comparison))
-    table = Table(box=None, header_style="bold", pad_edge=False, title=Text(title) if title else None)
+    table = Table(
+        box=None, header_style="bold", pad_edge=False, title=Text(title) if title else None, title_justify="left"
+    )
     frame = result_table(comparison)
     several = frame["group"].nunique() > 1
     for heading in (*(("victim",) if several else ()), "series", "trial"):

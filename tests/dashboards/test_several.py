@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from test_views import START, faint_marks, ranked, sweep, trial
 
 from dashboards.against import against_points, describe_against, draw_against
@@ -49,6 +50,15 @@ def two_methods():
             compared("cc-b", trial(0, START, (300, 49)), victim="b", fields={"method.kind": "cleanclip"}),
         ]
     )
+
+
+def test_notes_stand_at_the_left_above_the_table():
+    long = "a note that is longer than its terminal is wide"
+    console = Console(width=30)
+    with console.capture() as captured:
+        console.print(render_results(Comparison.of([compared("s", trial(0, START, (300, 10)), notes=(long,))])))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    assert lines[:2] == ["note: s: a note that is longer", "than its terminal is wide"]
 
 
 class TestWhatTellsThemApart:
