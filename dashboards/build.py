@@ -316,9 +316,9 @@ def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str
         return [*rows, ("Weights", "not kept")]
     rows.append(("Weights", f"<code>{escape(winner.checkpoint)}</code>"))
     if leaderboard.promote is not None:
-        rows.append(("Take it away", f"<code>{escape(leaderboard.promote)}</code>"))
+        rows.append(("Take it away", f"<code>{unbroken(leaderboard.promote)}</code>"))
     if measured := _measure_command(sweep, winner.checkpoint):
-        rows.append(("Measure it", f"<code>{escape(measured)}</code>"))
+        rows.append(("Measure it", f"<code>{unbroken(measured)}</code>"))
     return rows
 
 

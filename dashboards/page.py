@@ -109,8 +109,8 @@ def with_code(text: str) -> str:
 
 
 def unbroken(text: str) -> str:
-    """A text as HTML, whose numbers are not broken behind a minus: 1.46e-02."""
-    return re.sub(r"\b[\d.]+e-\d+\b", r'<span class="number">\g<0></span>', escape(text))
+    """A text as HTML, whose numbers and flags are not broken behind a minus: 1.46e-02, --smoke."""
+    return re.sub(r"\b[\d.]+e-\d+\b|(?<![\w-])--[a-z-]+", r'<span class="number">\g<0></span>', escape(text))
 
 
 def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
