@@ -1402,7 +1402,9 @@ def test_volume_is_taken_before_and_behind_the_command(at_finished: Path):
     ("words", "rule"),
     [
         (["nothing"], "no such command 'nothing'"),
-        (["status"], "missing argument 'sweep'"),
+        (["status"], "missing argument 'sweep', of those that `sweeplab list` shows"),
+        (["compare"], "missing argument 'names', of those that `sweeplab list` shows"),
+        (["clean"], "missing argument 'script'"),
         (["status", "made-up", "--all"], "no such option: --all"),
         (["attak"], "no such command 'attak'. Did you mean 'attack', 'data'?"),
         (["data", "nothing"], "no such command 'nothing'"),

@@ -202,6 +202,8 @@ def one_message(parse: Callable[[], Any]) -> NoReturn:
             error.show()
         else:
             path, rule = context.command_path, f"{rule[0].lower()}{rule[1:].rstrip('.')}"
+            if rule in ("missing argument 'sweep'", "missing argument 'names'"):
+                rule += ", of those that `sweeplab list` shows"
             say_error(f"{path}: {rule}{'' if rule.endswith('?') else ';'} `{path} --help` lists what there is")
         sys.exit(BAD_INPUT)
     except typer.Abort:
