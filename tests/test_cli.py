@@ -1114,7 +1114,7 @@ def test_the_pages_command_measures_the_winner_from_any_folder(
     weights = board.winner.checkpoint
     shutil.copy(own_weights, weights)
     page = html.unescape(render_page(record, board))
-    words = shlex.split(re.search(r"<code>sweeplab (evaluate .*?)</code>", page)[1])
+    words = shlex.split(re.sub("<.*?>", "", re.search(r"<code>sweeplab (evaluate .*?)</code>", page)[1]))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     code, stdout, stderr = command(*words, "--json")
