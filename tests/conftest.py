@@ -81,6 +81,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Has this process not wait until files are on the disk, which only a power failure could tell. Faults of `fsync`
+    are raised by the tests that are about them; one of a file that is closed is still refused."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_parser() -> Iterator[None]:
     """Has commands that are run in this process share one parser, which takes as long to make as many of them run."""
     import typer
