@@ -58,9 +58,12 @@ def _ends(
     """Parameters of which the best lies at an end of the space; an extreme of the trials alone is chance."""
     for name, (low, high) in sweep.ends.items():
         best = winner.params.get(name)
-        if best is None or low == high or len({row.params.get(name) for row in measured}) < FEWEST_VALUES:
-            continue
         scale = math.log if name in sweep.log_parameters else float
+        # A record may hold anything, where somebody wrote into it.
+        if isinstance(best, bool) or not isinstance(best, (int, float)) or (scale is math.log and best <= 0):
+            continue
+        if low == high or len({str(row.params.get(name)) for row in measured}) < FEWEST_VALUES:
+            continue
         place = (scale(best) - scale(low)) / (scale(high) - scale(low))
         end, side, limit = ("lower", "below", low) if place < 0.5 else ("upper", "above", high)
         # 0 and 1 are the ends of what most fields may be.
