@@ -62,12 +62,17 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, code, seconds=60):
+    def wait(self, code, seconds=120):
         """Until an expression holds."""
+        self.wait_for(f"!!({code})", bool, seconds)
+
+    def wait_for(self, code, accepted, seconds=120):
+        """The value of an expression, as soon as it is one that `accepted` holds for: pages load in any order."""
         until = time.monotonic() + seconds
-        while not self.run(f"!!({code})"):
-            assert time.monotonic() < until, f"not within {seconds} s: {code}"
+        while not accepted(value := self.run(code)):
+            assert time.monotonic() < until, f"not within {seconds} s, last {value!r}: {code}"
             time.sleep(0.05)
+        return value
 
     def open(self, url, *, width=1440, height=900, dark=False, has_charts=True, until=None):
         """Load a page anew; where an expression is given, until it holds."""

@@ -129,11 +129,15 @@ def test_a_sweep_goes_to_the_server_and_elsewhere_later(
     assert holders == []
 
 
-def in_order(browser: Browser, place: str, text: str, axis: str) -> list[str]:
-    """Different texts that begin so, of the elements that a selector finds, by where they stand."""
-    found = f"[...document.querySelectorAll('{place}')].filter((e) => e.innerText.trim().startsWith('{text}'))"
+def in_order(place: str, text: str, axis: str) -> str:
+    """Different texts that begin so, of the elements that a selector finds, by where they stand; as JavaScript."""
+    found = f"[...document.querySelectorAll('{place}')].filter((e) => e.innerText?.trim().startsWith('{text}'))"
     by_place = f".sort((a, b) => a.getBoundingClientRect().{axis} - b.getBoundingClientRect().{axis})"
-    return list(dict.fromkeys(browser.run(f"{found}{by_place}.map((e) => e.innerText.trim())")))
+    return f"[...new Set({found}{by_place}.map((e) => e.innerText.trim()))]"
+
+
+SHOWN = "document.body?.innerText ?? ''"
+DRAWN = "[...document.querySelectorAll('.js-plotly-plot text')].map((text) => text.textContent)"
 
 
 @pytest.mark.slow
@@ -141,30 +145,28 @@ def in_order(browser: Browser, place: str, text: str, axis: str) -> list[str]:
 def test_mlflows_pages_show_runs_by_retention_charts_and_what_is_compared(
     server: str, folder: SweepFolder, tmp_path: Path
 ):
+    """Everything is waited for: the parts of these pages come in any order."""
     address = page_of(folder.home, folder.path)[1]
     client = MlflowClient(f"http://{server}")
     experiment = client.get_experiment_by_name(folder.name).experiment_id
-    drawn = "[...document.querySelectorAll('.js-plotly-plot text')].map((text) => text.textContent)"
     browser = Browser(tmp_path)
     try:
-        browser.open(address, until="document.body?.innerText.includes('trial 0005')")
-        shown = browser.run("document.body.innerText")
-        assert "Ranked by retention" in shown
-        assert "cleanclip on made-up-victim: 6 trials of 2 epochs" in shown
-        assert in_order(browser, "[role=columnheader]", "best/", "x")[:3] == [
-            "best/feasible",
-            "best/retention",
-            "best/accuracy",
-        ]
-        assert in_order(browser, "a", "trial ", "y")[:2] == ["trial 0001", "trial 0002"]
-        browser.open(f"{address}&compareRunsMode=CHART", until=f"{drawn}.includes('eval/asr')")
-        assert re.search(r"Accuracy and ASR\s*\(3\)", browser.run("document.body.textContent"))
+        browser.open(address, until="document.body")
+        browser.wait_for(SHOWN, lambda shown: "Ranked by retention" in shown)
+        browser.wait_for(SHOWN, lambda shown: "cleanclip on made-up-victim: 6 trials of 2 epochs" in shown)
+        columns = ["best/feasible", "best/retention", "best/accuracy"]
+        browser.wait_for(in_order("[role=columnheader]", "best/", "x"), lambda names: names[:3] == columns)
+        best = ["trial 0001", "trial 0002"]
+        browser.wait_for(in_order("a", "trial ", "y"), lambda names: names[:2] == best)
+        browser.open(f"{address}&compareRunsMode=CHART", until="document.body")
+        browser.wait_for(DRAWN, lambda names: "eval/asr" in names)
+        browser.wait_for(SHOWN, lambda shown: re.search(r"Accuracy and ASR\s*\(3\)", shown) is not None)
         runs = [run.info.run_id for run in client.search_runs([experiment], "tags.`sweeplab.kind` = 'trial'")]
         query = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
-        browser.open(f"http://{server}/#/compare-runs?{query}", until=f"{drawn}.includes('learning_rate')")
-        names = browser.run(drawn)
-        assert "eval/retention" in names
-        assert "time/epoch" not in names
+        browser.open(f"http://{server}/#/compare-runs?{query}", until="document.body")
+        # The chart of parameters and metrics draws all its axes at once.
+        browser.wait_for(DRAWN, lambda names: "learning_rate" in names and "eval/retention" in names)
+        assert "time/epoch" not in browser.run(DRAWN)
         asked = [
             e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"
         ]
