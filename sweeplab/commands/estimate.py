@@ -25,8 +25,7 @@ def plan(experiment: Experiment, *, probes: bool = False) -> list[str]:
     """What a sweep, or a victim alone, will do and cost, in lines for people, from the declared sizes alone.
 
     GPU-hours are those at PAIRS_PER_SECOND; with `probes`, hours are those of a few steps that are taken here and now,
-    where they can be. Disk space is that of the weights kept at the end, and of the checkpoints of the victim and of
-    what is under way.
+    where they can be. Disk space is the most that checkpoints take at a time.
     """
     if isinstance(experiment, PretrainedVictim):
         return _plan_of_victim(experiment, probes=probes)
@@ -110,7 +109,6 @@ def _plan_of_victim(victim: PretrainedVictim, *, probes: bool) -> list[str]:
     pairs, epochs = declared_pairs(victim.data), _epochs(victim)
     hours, steps = _hours_of_victim(victim), _steps(pairs, victim.optimization, epochs)
     selected = f"epoch {victim.select}" if isinstance(victim.select, int) else f"{_kind_or_word(victim.select)} epoch"
-    kept = epochs if victim.keep_epochs == "all" else len(victim.keep_epochs) + 1
     costs = "  hours             known after the first epoch"
     if hours is not None:
         costs = f"  GPU-hours         about {hours:,.0f}, at {PAIRS_PER_SECOND:.0f} pairs a second"
@@ -123,7 +121,7 @@ def _plan_of_victim(victim: PretrainedVictim, *, probes: bool) -> list[str]:
         f"  steps             {f'{steps:,}' if steps is not None else UNKNOWN}",
         *_chunk_lines(victim),
         *(_probed([_victims_part(victim)], costs) if probes else [costs]),
-        f"  disk              about {(kept + 2) * _checkpoint_bytes(victim) / 1e9:,.1f} GB of checkpoints",
+        f"  disk              about {(_num_kept(victim) + 2) * _checkpoint_bytes(victim) / 1e9:,.1f} GB of checkpoints",
     ]
 
 
@@ -140,6 +138,24 @@ def _checkpoint_bytes(spec: PretrainedVictim | CleaningSweep) -> int:
     """Weights and AdamW's two moments, float32."""
     victim = spec.victim if isinstance(spec, CleaningSweep) else spec
     return 3 * 4 * num_parameters(victim.architecture)
+
+
+def _num_kept(victim: PretrainedVictim) -> int:
+    """Epochs of which the victim's checkpoints stay: the selected one, and those that are asked for."""
+    return _epochs(victim) if victim.keep_epochs == "all" else len(victim.keep_epochs) + 1
+
+
+def _most_bytes(sweep: CleaningSweep) -> float:
+    """The most that the checkpoints of a sweep take at a time, while its last trials run: the victim's; of a trial that
+    runs the newest, the best and the one that is being written; of those that are over the best ones, stripped of
+    their optimizer where they can be. Where the number of concurrent trials is the cluster's, one runs."""
+    resources, trials, whole = sweep.resources, sweep.num_trials(), _checkpoint_bytes(sweep)
+    is_stripped = sweep.protocol == "paper" and not Storage(resources.storage or "").is_remote
+    running = min(resources.concurrent_trials or 1, trials)
+    kept = min(resources.keep_checkpoints, trials - running)
+    of_victim = _num_kept(sweep.victim) if isinstance(sweep.victim, PretrainedVictim) else 0
+    num_whole = of_victim + running * min(3, sweep.num_points())
+    return num_whole * whole + kept * (whole / 3 if is_stripped else whole)
 
 
 def _kind_or_word(value: Any) -> str:
@@ -159,9 +175,7 @@ def _plan_of_sweep(sweep: CleaningSweep, *, probes: bool) -> list[str]:
     hours = _gpu_hours(victim.architecture, pairs, sweep.epochs * trials, sweep.method)
     steps = _steps(pairs, sweep.optimization, sweep.epochs)
     resources = sweep.resources
-    is_stripped = sweep.protocol == "paper" and not Storage(resources.storage or "").is_remote
-    kept = resources.keep_checkpoints / (3 if is_stripped else 1) + (resources.concurrent_trials or 1) * 3 + 2
-    disk = f"about {kept * _checkpoint_bytes(sweep) / 1e9:,.1f} GB of checkpoints"
+    disk = f"about {_most_bytes(sweep) / 1e9:,.1f} GB of checkpoints"
     if decoded := _decoded_gigabytes(sweep, (victim_pairs, pairs)):
         disk += f", and {decoded:,.1f} GB of decoded images in each node's temporary folder"
     why = "own architecture" if victim.architecture.name is None else "num_pairs is not declared"

@@ -14,7 +14,7 @@ from sweeplab.clip_model import Architecture, num_parameters
 from sweeplab.commands.estimate import plan
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.sampling import Sample
-from sweeplab.experiment import CheckpointVictim, CleaningSweep
+from sweeplab.experiment import CheckpointVictim, CleaningSweep, Search
 from sweeplab.search_space import Choice, SearchSpace
 from sweeplab.sweep.resume import warnings_of
 
@@ -113,19 +113,69 @@ def test_the_cc6m_sweeps_measure_where_the_published_points_lie(monkeypatch: pyt
     assert starts["shrink-perturb-cc6m"].measure_at == cleaning
 
 
+def disk_of(sweep: CleaningSweep) -> str:
+    """What a plan says of checkpoints, in GB."""
+    (line,) = [line for line in plan(sweep) if line.startswith("  disk")]
+    return line.partition("about ")[2].partition(" GB of checkpoints")[0]
+
+
+def gigabytes(sweep: CleaningSweep, whole: int, stripped: int) -> str:
+    """Of so many checkpoints: weights of 4 bytes a parameter, and as much for each of the optimizer's two moments."""
+    return f"{(whole * 12 + stripped * 4) * num_parameters(sweep.victim.architecture) / 1e9:,.1f}"
+
+
 @pytest.mark.parametrize(
-    ("protocol", "storage", "kept"),
-    [("paper", None, 1), ("paper", "/shared", 1), ("paper", "s3://bucket", 3), ("authors", None, 3)],
+    ("protocol", "storage", "is_stripped"),
+    [("paper", None, True), ("paper", "/shared", True), ("paper", "s3://bucket", False), ("authors", None, False)],
 )
 def test_kept_weights_need_a_third_where_they_are_stripped(
-    protocol: str, storage: str | None, kept: int, par: CleaningSweep
+    protocol: str, storage: str | None, is_stripped: bool, par: CleaningSweep
 ):
-    """Of P parameters 4 P bytes each, 3,000 times; the checkpoints of one running trial and the victim: 5 x 12 P."""
-    resources = par.resources.replace(keep_checkpoints=3000, concurrent_trials=1, storage=storage)
-    parameters = num_parameters(par.victim.architecture)
-    wanted = (3000 * kept * 4 + 5 * 12) * parameters / 1e9
-    (line,) = [line for line in plan(par.replace(protocol=protocol, resources=resources)) if "  disk" in line]
-    assert f"about {wanted:,.1f} GB of checkpoints" in line
+    """Of 4,000 trials one runs, with three checkpoints beside the victim's, and 3,000 of the others keep one each."""
+    changes = {"resources": par.resources.replace(keep_checkpoints=3000, concurrent_trials=1, storage=storage)}
+    many = par.replace(protocol=protocol, search=Search(sampler="random", trials=4000), **changes)
+    wanted = gigabytes(par, 4, 3000) if is_stripped else gigabytes(par, 3004, 0)
+    assert disk_of(many) == wanted
+
+
+@pytest.mark.parametrize(
+    ("trials", "keep", "concurrent", "whole", "stripped"),
+    [
+        (1000, 500, 1, 1 + 3, 500),
+        (301, 500, 1, 1 + 3, 300),  # no more than there are
+        (301, 500, None, 1 + 3, 300),  # as many as the cluster holds: not known here
+        (1, 500, 1, 1 + 3, 0),
+        (1000, 5, 200, 1 + 600, 5),
+        (300, 500, 200, 1 + 600, 100),
+        (100, 500, 200, 1 + 300, 0),  # no more run at a time than there are
+    ],
+)
+def test_the_disk_that_checkpoints_take_depends_on_how_many_trials_run_and_are_over(
+    trials: int, keep: int, concurrent: int | None, whole: int, stripped: int, par: CleaningSweep
+):
+    """The victim's one, three of every trial that runs, and one of every other that is kept."""
+    resources = par.resources.replace(keep_checkpoints=keep, concurrent_trials=concurrent)
+    many = par.replace(search=Search(sampler="random", trials=trials), resources=resources)
+    wide = many.replace(victim=many.victim.replace(architecture=Architecture(name="RN50-quickgelu")))
+    assert disk_of(wide) == gigabytes(wide, whole, stripped)
+
+
+def test_the_disk_counts_a_victims_kept_epochs_and_the_points_of_short_trials(par: CleaningSweep, tmp_path: Path):
+    """Of RN50's 1.2 GB each: a victim's ten epochs, two of them, or none of a given one; a trial of one epoch has its
+    start and its end, one of none the start alone."""
+    architecture = Architecture(name="RN50-quickgelu")
+    victim = par.victim.replace(architecture=architecture, epochs=10, select="last")
+    given = {"attack": BadNet(patch_size=4), "target": "banana", "path": tmp_path / "model.pt"}
+    short = par.replace(victim=victim, epochs=1, search=Search(sampler="random", trials=1))
+    for changes, whole in (
+        ({"victim": victim.replace(keep_epochs="all")}, 10 + 2),
+        ({"victim": victim.replace(keep_epochs=(3, 5))}, 3 + 2),
+        ({"victim": CheckpointVictim(name="given", architecture=architecture, **given)}, 2),
+        ({"epochs": 0}, 1 + 1),
+        ({"epochs": 9}, 1 + 3),
+    ):
+        sweep = short.replace(**changes)
+        assert disk_of(sweep) == gigabytes(sweep, whole, 0)
 
 
 def test_a_plan_says_why_it_gives_no_hours(par: CleaningSweep, tmp_path: Path):
