@@ -28,12 +28,13 @@ from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.protocol import Protocol
 from sweeplab.ranking.stopping import Pruning
+from sweeplab.records import MINIATURE, NAME_CHARACTERS, name_with
 from sweeplab.search_space import Choice, Grid, SearchSpace, check_names
 from sweeplab.specs import LARGEST, AnySpec, InvalidInput, Spec, check_storage_url, one_of, usable_path
 from sweeplab.training.objective import augments_captions, image_views
 from sweeplab.training.optimisation import Optimization, pairs_per_chunk
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+Name = Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_CHARACTERS - 1}}}$")]
 """Names a folder and an MLflow experiment: letters, digits, '.', '_' and '-'."""
 
 
@@ -846,12 +847,9 @@ def smoke_victim(victim: PretrainedVictim | CheckpointVictim, seed: int = 0) -> 
     )
 
 
-SMOKE_ENDING = "-smoke"
-
-
 def smoke_name(name: str) -> str:
     """Of a sweep's or victim's miniature."""
-    return f"{name[:74]}{SMOKE_ENDING}"
+    return name_with(name, MINIATURE)
 
 
 def smoke_sweep(sweep: CleaningSweep) -> CleaningSweep:

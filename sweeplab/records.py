@@ -403,6 +403,25 @@ class SweepRecord:
         return sum(trial.state in ("finished", "pruned") for trial in self.trials)
 
 
+MINIATURE = "-smoke"
+"""How the names of miniatures end, before what is put behind them."""
+
+NAME_CHARACTERS = 80
+"""That the name of a sweep or victim has at most."""
+
+
+def name_with(name: str, ending: str) -> str:
+    """A name with an ending, cut before that where both are too long; a miniature's keeps its mark."""
+    base = name.removesuffix(MINIATURE)
+    ending = name[len(base) :] + ending
+    return base[: NAME_CHARACTERS - len(ending)] + ending
+
+
+def is_miniature(name: str) -> bool:
+    """Whether a sweep or victim of this name was made by `--smoke`, or from one that was."""
+    return f"{MINIATURE}-" in f"{name}-"
+
+
 def promote_command(sweep: str, trial: int) -> str:
     """The command that writes a trial's model to a folder from which open_clip loads it."""
     return f"sweeplab promote {shlex.quote(sweep)} {trial} --to FOLDER"

@@ -300,21 +300,26 @@ def test_a_page_that_cannot_be_written_is_refused_first(home: Path, tmp_path: Pa
 
 
 def test_a_pattern_leaves_out_miniatures_and_other_searches_of_a_sweep_unless_it_names_them(home: Path, table: Path):
-    """`ablation-random` is no other search: there is no sweep `ablation`."""
-    for name in ("fig-5", "fig-5-tpe", "fig-5-smoke", "fig-10", "ablation-random"):
+    """`ablation-random` is no other search: there is no sweep `ablation`. One setting of a miniature is one too."""
+    single = "fig-5-smoke-single-4c4e6260"
+    for name in ("fig-5", "fig-5-tpe", "fig-5-smoke", single, "fig-5-single-4c4e6260", "fig-10", "ablation-random"):
         assert command("import", str(table), "--sweep", name)[0] == 0
 
     def names(*patterns: str) -> list[str]:
         found = json_of("compare", *patterns)
         return [row["name"] for row in found["results"] if row["series"] != "victim"]
 
-    assert names("fig-*") == ["fig-5", "fig-10"]
-    assert json_of("compare", "fig-*")["notes"][0].startswith("'fig-*' leaves out fig-5-smoke, fig-5-tpe: a pattern")
+    assert names("fig-*") == ["fig-5", "fig-5-single-4c4e6260", "fig-10"]
+    left_out = f"'fig-*' leaves out fig-5-smoke, {single}, fig-5-tpe: a pattern takes"
+    assert json_of("compare", "fig-*")["notes"][0].startswith(left_out)
     assert "fig-* leaves out" in command("compare", "fig-*")[2].replace("'", "")
     assert names("fig-*-tpe", "fig-*-smoke") == ["fig-5-tpe", "fig-5-smoke"]
     assert names("fig-5-smoke") == ["fig-5-smoke"]
+    assert names("fig-*-smoke*") == ["fig-5-smoke", single]
+    assert names(single) == [single]
     assert names("ablation-*") == ["ablation-random"]
-    assert refused("compare", "*smok?").startswith("'*smok?' fits fig-5-smoke alone: a pattern takes miniatures")
+    alone = f"'*smok[e]*' fits fig-5-smoke, {single} alone: a pattern takes miniatures only if it says `smoke`"
+    assert refused("compare", "*smok[e]*").startswith(alone)
 
 
 def test_sweeps_that_were_measured_on_other_images_are_refused(home: Path):

@@ -16,7 +16,7 @@ def compare(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Sweeps and victims of the home, patterns too ('verma-fig6-*'; miniatures by '*-smoke' alone), and "
+            help="Sweeps and victims of the home, patterns too ('verma-fig6-*'; miniatures by '*-smoke*' alone), and "
             "folders that `sweeplab examine --to` wrote."
         ),
     ],

@@ -26,7 +26,7 @@ from sweeplab.cli.program import (
 from sweeplab.cli.running import check_sources, start_one
 from sweeplab.cli.scripts import one_experiment, one_sweep, sets_of
 from sweeplab.ranking.intervals import wilson
-from sweeplab.records import number_of, percent
+from sweeplab.records import name_with, number_of, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
@@ -112,7 +112,7 @@ def clean(
     single = sweep.replace(
         grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
     )
-    name = f"{sweep.name[:60]}-single-{digest_of(single.canonical())[:8]}"
+    name = name_with(sweep.name, f"-single-{digest_of(single.canonical())[:8]}")
     return start_one(single.replace(name=name), Options(inline=inline), as_json=as_json)
 
 

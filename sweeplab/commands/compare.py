@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from sweeplab.evaluation.measure import Evaluation
-from sweeplab.experiment import SMOKE_ENDING, Search
+from sweeplab.experiment import Search
 from sweeplab.ranking.compared import (
     TEST_IMAGES,
     TEST_SETS,
@@ -22,7 +22,7 @@ from sweeplab.ranking.compared import (
 )
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.victims import VictimRow, victims_of
-from sweeplab.records import SweepRecord
+from sweeplab.records import SweepRecord, is_miniature
 from sweeplab.specs import InvalidInput, digest_of
 from sweeplab.storage.files import read_object
 from sweeplab.storage.sweep_records import original_victim
@@ -34,7 +34,7 @@ DYNAMICS = "dynamics.csv"
 
 def gather(home: Path, names: Sequence[str]) -> tuple[list[Compared], list[str]]:
     """What was asked for, each once, in the order of the names; of a pattern by name, numbers in it as numbers. And
-    notes of what the patterns left out: see `_ending`.
+    notes of what the patterns left out: see `_is_meant`.
 
     Args:
         home: where the sweeps and victims are.
@@ -57,8 +57,8 @@ def gather(home: Path, names: Sequence[str]) -> tuple[list[Compared], list[str]]
             continue
         sweeps = {folder.name: folder for folder in folders if _matches(folder, pattern)}
         rows = {row.folder.name: row for row in victims if any(fnmatchcase(n, pattern) for n in _names(row))}
-        left = [name for name in sweeps if not pattern.endswith(_ending(name, known))]
-        left += [name for name, row in rows.items() if pattern != name and not pattern.endswith(_ending(row.victim))]
+        left = [name for name in sweeps if not _is_meant(pattern, name, known)]
+        left += [name for name, row in rows.items() if pattern != name and not _is_meant(pattern, row.victim)]
         chosen = sorted((f for name, f in sweeps.items() if name not in left), key=lambda f: _in_number_order(f.name))
         trained = [row for name, row in rows.items() if name not in left]
         trained.sort(key=lambda row: _in_number_order(row.victim))
@@ -74,23 +74,29 @@ def gather(home: Path, names: Sequence[str]) -> tuple[list[Compared], list[str]]
     return list(found.values()), notes
 
 
-ONLY_NAMED = "a pattern takes miniatures, and sweeps searched another way, only if it ends as their names do"
+ONLY_NAMED = (
+    "a pattern takes miniatures only if it says `smoke`, and other searches of a sweep only if it ends as they do"
+)
 
 
-def _ending(name: str, sweeps: Collection[str] = ()) -> str:
-    """What `--smoke` put behind a name, or `--search` behind that of a sweep which is there as its script has it too.
+def _is_meant(pattern: str, name: str, sweeps: Collection[str] = ()) -> bool:
+    """Whether a pattern that fits a name means what has it: a miniature only if it says so, and what `--search` made of
+    a sweep only if it ends in that, where the sweep is there as its script has it too.
 
     With them the figure of a family would be refused, since a miniature has other test images, or show a sweep twice.
 
     Args:
+        pattern: or the name itself.
         name: of a sweep or victim.
         sweeps: the names of all.
     """
-    if name.endswith(SMOKE_ENDING):
-        return SMOKE_ENDING
+    if pattern == name:
+        return True
+    if is_miniature(name):
+        return "smoke" in pattern
     base, dash, word = name.rpartition("-")
     samplers = get_args(Search.model_fields["sampler"].annotation)
-    return dash + word if word in samplers and base in sweeps else ""
+    return pattern.endswith(dash + word) if word in samplers and base in sweeps else True
 
 
 def _nothing(home: Path, pattern: str, left: Collection[str], known: str) -> str:

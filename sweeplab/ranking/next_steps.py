@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, column_words
-from sweeplab.records import SweepRecord
+from sweeplab.records import MINIATURE, SweepRecord
 
 FEWEST_VALUES = 5
 """Below so many values of a parameter its lowest or highest says little of where to look."""
@@ -105,10 +105,6 @@ def twice_as_many(sweep: SweepRecord) -> int:
     """Twice as many trials as a sweep has or asks for, a multiple of its seeds."""
     seeds = sweep.origin.seeds
     return -(-2 * max(sweep.origin.asked_trials, sweep.planned_trials) // seeds) * seeds
-
-
-MINIATURE = "-smoke"
-"""How the names of miniatures end; see `experiment.smoke_name`."""
 
 
 def script_command(sweep: SweepRecord, command: str, *settings: str) -> str:
