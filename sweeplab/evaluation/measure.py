@@ -256,7 +256,7 @@ class Measure:
         if self.protocol == "paper":
             return self._stamp(self.clean_pixels(rows.tolist()), rows)
         if self._squashed is not None:
-            return self._stamp(self._squashed[torch.as_tensor(rows)], rows)
+            return self._stamp(self._squashed.index_select(0, torch.as_tensor(rows)), rows)
         squashed = [load_image(self.images.image(row), self.image_size, squash=True) for row in rows.tolist()]
         return self._stamp(torch.from_numpy(np.stack(squashed)), rows)
 
@@ -371,7 +371,7 @@ def _taken(images: Tensor, rows: Sequence[int]) -> Tensor:
     """Some of the images; neighbours without a copy."""
     if isinstance(rows, range) and rows.step == 1:
         return images[rows.start : rows.stop]
-    return images[torch.as_tensor(rows)]
+    return images.index_select(0, torch.as_tensor(rows))
 
 
 def weights_name(model: nn.Module) -> str:

@@ -116,6 +116,24 @@ def test_image_views_do_not_depend_on_what_was_asked_before(pairs: TrainingPairs
     assert same_batches(batch_of(other, 2, [10, 11, 12, 13]), expected)
 
 
+def test_kept_views_are_made_once_and_stay_whatever_becomes_of_a_batch(pairs: TrainingPairs):
+    """Asked for by parts, in another order, twice in a batch, and written over in between."""
+    seen: list[int] = []
+
+    class Counting(AutoAugmentView):
+        def views(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
+            seen.extend(seeds)
+            return super().views(images, seeds)
+
+    pairs.use_views(Counting())
+    expected = VIEW.views(pairs.images_of([7, 8, 9]), [stream_seed(0, "image view", 2, row) for row in (7, 8, 9)])
+    for rows in ([8], [9, 7, 8], [8, 8, 9], [7, 8, 9]):
+        found = batch_of(pairs, 2, rows).image_views
+        assert torch.equal(found, expected[torch.tensor(rows) - 7])
+        found.zero_()
+    assert sorted(seen) == sorted(stream_seed(0, "image view", 2, row) for row in (7, 8, 9))
+
+
 def test_an_image_view_is_made_from_the_named_stream(pairs: TrainingPairs):
     pairs.use_views(VIEW)
     expected = VIEW.views(pairs.images_of([9]), [stream_seed(0, "image view", 5, 9)])
