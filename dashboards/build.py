@@ -103,7 +103,7 @@ def render_page(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = E
         header=_header(sweep, leaderboard, extras),
         views=views_of(sweep, leaderboard, extras),
         footer=_footer(sweep, leaderboard),
-        trials=trials_of(begun, [row.trial for row in begun]),
+        trials=trials_of(begun, [row.trial for row in begun], sweep.asr_ceiling),
         state=sweep.state,
     )
     return page.html(Columns((sweep.victim.accuracy_n, sweep.victim.asr_n)))
@@ -132,12 +132,13 @@ def views_of(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extr
     ]
 
 
-def trials_of(rows: Sequence[LeaderboardRow], ids: Sequence[int]) -> dict[str, object]:
+def trials_of(rows: Sequence[LeaderboardRow], ids: Sequence[int], asr_ceiling: float | None) -> dict[str, object]:
     """What the page says of a trial under the pointer: its rank, its worth and its setting in words.
 
     Args:
         rows: of the leaderboard, or of several.
         ids: how the charts call each of them.
+        asr_ceiling: a fraction; None: there is no trial.
     """
     words = parameter_words(rows)
     return {
@@ -146,7 +147,7 @@ def trials_of(rows: Sequence[LeaderboardRow], ids: Sequence[int]) -> dict[str, o
         "worth": [
             f"keeps {style.percent(row.retention)}"
             if row.retention is not None
-            else f"lowest ASR {style.percent(row.min_asr)}"
+            else f"lowest ASR {style.percent(row.min_asr, ceiling=asr_ceiling)}"
             for row in rows
         ],
         "names": list(words),
@@ -159,17 +160,18 @@ def best_sentence(leaderboard: Leaderboard) -> str:
     result = _result_sentence(leaderboard)
     if not leaderboard.lacks_backdoor:
         return result
-    own = style.percent(leaderboard.victim.asr)
+    own = style.percent(leaderboard.victim.asr, ceiling=leaderboard.asr_ceiling)
     return f"The victim has no backdoor to clean: its own ASR is {own}. {result}"
 
 
 def _result_sentence(leaderboard: Leaderboard) -> str:
-    ceiling = style.ceiling_text(leaderboard.asr_ceiling)
+    asr_ceiling = leaderboard.asr_ceiling
+    ceiling = style.ceiling_text(asr_ceiling)
     if not leaderboard.rows or leaderboard.rows[0].min_asr is None:
         return "No epoch has been evaluated yet."
     best = leaderboard.rows[0]
     if best.accuracy is None or best.asr is None or best.epoch is None:
-        lowest = style.percent(best.min_asr)
+        lowest = style.percent(best.min_asr, ceiling=asr_ceiling)
         return f"No trial lies below {ceiling} ASR; trial {best.trial} comes closest with {lowest}."
     bound = f", but its upper bound, {bound_text(leaderboard)}, does not lie below {ceiling}"
     if best.certified:
@@ -184,13 +186,13 @@ def _result_sentence(leaderboard: Leaderboard) -> str:
     sentence = (
         f"{which} keeps {style.percent(best.retention)} "
         f"of the victim's accuracy ({style.percent(best.accuracy)} of "
-        f"{style.percent(leaderboard.victim.accuracy)}) at {style.percent(best.asr)} ASR{bound}."
+        f"{style.percent(leaderboard.victim.accuracy)}) at {style.percent(best.asr, ceiling=asr_ceiling)} ASR{bound}."
     )
     if best.accuracy_report is not None and best.asr_report is not None:
-        sentence += (
-            f" With the epoch chosen on one half of the images, the other half shows "
-            f"{style.percent(best.accuracy_report)} accuracy at {style.percent(best.asr_report)} ASR."
+        rates = (
+            f"{style.percent(best.accuracy_report)} accuracy at {style.percent(best.asr_report, ceiling=asr_ceiling)}"
         )
+        sentence += f" With the epoch chosen on one half of the images, the other half shows {rates} ASR."
     return sentence + _over_seeds(leaderboard, best.configuration)
 
 
@@ -229,13 +231,13 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
         ),
         (
             "At ASR",
-            style.percent(best.asr if best else _lowest(leaderboard)),
+            style.percent(best.asr if best else _lowest(leaderboard), ceiling=sweep.asr_ceiling),
             f"ceiling {ceiling}" if best else f"the lowest; ceiling {ceiling}",
         ),
         (
             "Victim",
             style.percent(sweep.victim.accuracy),
-            f"accuracy, at {style.percent(sweep.victim.asr)} ASR",
+            f"accuracy, at {style.percent(sweep.victim.asr, ceiling=sweep.asr_ceiling)} ASR",
         ),
         (
             f"Trials below {ceiling} ASR" if leaderboard.lacks_backdoor else "Cleaned trials",
@@ -381,7 +383,7 @@ def _trade_off_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
         return View(*head, _NOT_YET, missing=_NOTHING)
     figure = draw_trade_off(frame, asr_ceiling=sweep.asr_ceiling)
     heads = {"asr": "At or below ASR %", "accuracy": "Best accuracy %", "trial": "Trial", "epoch": "Epoch"}
-    table = small_table(frontier_table(frame), heads)
+    table = small_table(frontier_table(frame), heads, asr_ceiling=sweep.asr_ceiling)
     return View(*head, describe_trade_off(frame, sweep.asr_ceiling), figure, table)
 
 
@@ -401,7 +403,7 @@ def _ceilings_view(sweep: SweepRecord) -> View:
         return View(*head, _NOT_YET, missing=_NOTHING)
     heads = {"ceiling": "Ceiling %", "retention": "Best retention %", "asr": "Its ASR %", "trial": "Trial"}
     heads |= {"epoch": "Epoch", "cleaned": "Cleaned trials"}
-    table = small_table(frame, heads, most=len(frame))
+    table = small_table(frame, heads, most=len(frame), asr_ceiling=sweep.asr_ceiling)
     figure = draw_ceilings(frame, asr_ceiling=sweep.asr_ceiling)
     return View(*head, describe_ceilings(frame, sweep.asr_ceiling), figure, table)
 
@@ -413,7 +415,8 @@ def _trajectories_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
         return View(*head, _NOT_YET, missing=_NOTHING)
     figure = draw_trajectories(frame, asr_ceiling=sweep.asr_ceiling)
     heads = {"trial": "Trial", "epoch": "Epoch", "accuracy": "Accuracy %", "asr": "ASR %"}
-    return View(*head, describe_trajectories(frame), figure, small_table(frame, heads))
+    table = small_table(frame, heads, asr_ceiling=sweep.asr_ceiling)
+    return View(*head, describe_trajectories(frame), figure, table)
 
 
 def _parameters_view(sweep: SweepRecord, points: pd.DataFrame) -> View:
@@ -423,7 +426,7 @@ def _parameters_view(sweep: SweepRecord, points: pd.DataFrame) -> View:
         return View(*head, finding, missing=_NOTHING if sweep.parameters else "Nothing to compare.")
     heads = {"parameter": "Parameter", "values": "Values", "trials": "Trials", "cleaned": "Cleaned"}
     heads |= {"retention": "Best retention %", "lowest_asr": "Lowest ASR %"}
-    table = small_table(value_table(points), heads, most=200)
+    table = small_table(value_table(points), heads, most=200, asr_ceiling=sweep.asr_ceiling)
     return View(*head, describe_parameters(points), draw_parameters(points, asr_ceiling=sweep.asr_ceiling), table)
 
 
@@ -460,7 +463,7 @@ def _pair_view(sweep: SweepRecord, points: pd.DataFrame, extras: Extras) -> View
         return View(*head, f"No trial has both {names[0]} and {names[1]}.", missing="Nothing to compare.")
     heads = {"x_word": names[0], "y_word": names[1], "trials": "Trials", "cleaned": "Cleaned"}
     heads |= {"retention": "Best retention %", "lowest_asr": "Lowest ASR %"}
-    table = small_table(frame, heads, most=len(frame))
+    table = small_table(frame, heads, most=len(frame), asr_ceiling=sweep.asr_ceiling)
     width = 90 + 84 * (1 + int(frame["x"].max()))
     return View(*head, describe_pair(frame, names), draw_pair(frame, names), table, least_width=width)
 
@@ -488,7 +491,8 @@ def _seeds_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
         return View(*head, finding, missing=missing)
     heads = {"setting": "Setting", "trial": "Trial", "seed": "Seed", "retention": "Retention %"}
     heads |= {"lowest_asr": "Lowest ASR %", "mean": "Mean retention %", "sd": "Deviation %"}
-    return View(*head, describe_seeds(frame), draw_seeds(frame), small_table(frame, heads, most=60))
+    table = small_table(frame, heads, most=60, asr_ceiling=leaderboard.asr_ceiling)
+    return View(*head, describe_seeds(frame), draw_seeds(frame), table)
 
 
 def _gallery_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> View:
@@ -552,7 +556,8 @@ def _pruning_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
     heads = {"trial": "Trial", "epoch": "Stopped after epoch", "saved": "Epochs saved"}
     heads |= {"lowest_asr": "Lowest ASR %", "retention": "Retention %", "reason": "Reason"}
     figure = draw_pruning(frame, epochs=sweep.epochs)
-    return View(*head, describe_pruning(frame, sweep), figure, small_table(frame, heads))
+    table = small_table(frame, heads, asr_ceiling=sweep.asr_ceiling)
+    return View(*head, describe_pruning(frame, sweep), figure, table)
 
 
 def _curves_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:

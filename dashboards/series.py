@@ -79,7 +79,7 @@ def describe_series(frame: pd.DataFrame, asr_ceiling: float) -> str:
             shares.add(share)
             text = f"{series} {share}"
         else:
-            lowest = f"not cleaned (lowest ASR {style.percent(part['asr'].min())})"
+            lowest = f"not cleaned (lowest ASR {style.percent(part['asr'].min(), ceiling=asr_ceiling)})"
             text = f"{series} {style.percent(best)}" if len(cleaned) else f"{series} {lowest}"
         found.append((best, text))
     if len(shares) == 1 and len(found) > 1:

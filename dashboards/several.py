@@ -41,7 +41,8 @@ def render_comparison(comparison: Comparison, marks: str | None = None, trials: 
     """The page as text."""
     ids = comparison.trial_ids()
     begun = [(item, row) for item in comparison.sweeps for row in item.board.rows if row.epochs is not None]
-    begun_trials = trials_of([row for _, row in begun], [ids[item.name] + row.trial for item, row in begun])
+    ceiling = comparison.asr_ceiling if comparison.sweeps else None
+    begun_trials = trials_of([row for _, row in begun], [ids[item.name] + row.trial for item, row in begun], ceiling)
     page = Page(
         title="Comparison · SweepLab report",
         header=_header(comparison),
@@ -89,13 +90,13 @@ def _results_view(comparison: Comparison) -> View | None:
     rate = comparison.rate
     heads |= {"accuracy": "Accuracy %", "asr": f"{rate} %", "measures": "Measured"}
     heads |= {"retention": "Retention %", "lowest_asr": f"Lowest {rate} %"}
+    ceiling = comparison.asr_ceiling if comparison.sweeps else None
     if results.empty:  # tables alone
         table = small_table(
             rows, {"group": "Group", "series": "Series", "quantity": "What", "value": "Value"}, most=200
         )
     else:
-        table = small_table(results, heads | {"trials": "Trials"}, most=200)
-    ceiling = comparison.asr_ceiling if comparison.sweeps else None
+        table = small_table(results, heads | {"trials": "Trials"}, most=200, asr_ceiling=ceiling)
     figure = draw_bars(rows, comparison.series, asr_ceiling=ceiling) if len(rows) <= MOST_BARS else None
     head = ("results", "What each came to", "Results")
     return View(*head, describe_bars(comparison), figure, table, rows=rows if results.empty else results)
@@ -113,7 +114,8 @@ def _against_view(comparison: Comparison) -> View | None:
     figure = draw_against(frame, comparison.by, rate=rate, asr_ceiling=ceiling)
     name = short_path(comparison.by)
     heads = {"line": "Line", "x": name, "name": "Sweep", "trial": "Trial", "epoch": "Epoch"}
-    table = small_table(frame, heads | {"accuracy": "Accuracy %", "asr": f"{rate} %"}, most=200)
+    heads |= {"accuracy": "Accuracy %", "asr": f"{rate} %"}
+    table = small_table(frame, heads, most=200, asr_ceiling=ceiling)
     title, finding = f"Accuracy and {rate} against {name}", describe_against(frame, comparison.by, rate)
     return View("against", title, "Against a field", finding, figure, table, rows=frame)
 
@@ -128,7 +130,8 @@ def _series_view(comparison: Comparison, marks: str | None) -> View | None:
     frontier = frame[frame["frontier"]].sort_values(["group", "series", "asr"])
     rows = frontier[["group", "series", "name", "trial", "epoch", "asr", "accuracy", "cleaned"]]
     heads = {"group": "Victim", "series": "Series", "asr": "At or below ASR %", "accuracy": "Best accuracy %"}
-    table = small_table(rows.reset_index(drop=True), heads | {"trial": "Trial", "epoch": "Epoch"}, most=200)
+    heads |= {"trial": "Trial", "epoch": "Epoch"}
+    table = small_table(rows.reset_index(drop=True), heads, most=200, asr_ceiling=comparison.asr_ceiling)
     finding = describe_series(frame, comparison.asr_ceiling)
     return View("series", "Accuracy against ASR", "Accuracy and ASR", finding, figure, table, rows=rows)
 
@@ -160,7 +163,8 @@ def _panels_view(comparison: Comparison, trials: Sequence[int]) -> View | None:
         return None
     figure = draw_panels(frame, comparison.series, asr_ceiling=comparison.asr_ceiling)
     heads = {"panel": "Panel", "name": "Sweep", "trial": "Trial", "epoch": "Epoch"}
-    table = small_table(frame, heads | {"accuracy": "Accuracy %", "asr": "ASR %"}, most=200)
+    heads |= {"accuracy": "Accuracy %", "asr": "ASR %"}
+    table = small_table(frame, heads, most=200, asr_ceiling=comparison.asr_ceiling)
     finding = describe_panels(frame, comparison.asr_ceiling)
     return View("panels", "A panel for each trial", "Trials", finding, figure, table, rows=frame)
 

@@ -66,8 +66,9 @@ DARK = {
 }
 """What the page draws instead of each colour where the reader's system is dark."""
 
-HOVER = "%{hovertext}<br>accuracy %{y:.1f} %<br>ASR %{x:.1f} %<extra></extra>"
-"""Of a point of accuracy over ASR. The page puts trial, epoch and parameters in the place of the hovertext."""
+HOVER = "%{hovertext}<br>accuracy %{y:.1f} %<br>ASR %{x:.3~f} %<extra></extra>"
+"""Of a point of accuracy over ASR, which has the digits that tell it from the ceiling. The page puts trial, epoch and
+parameters in the place of the hovertext."""
 
 SERIES_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)
 SERIES_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon")
@@ -118,9 +119,9 @@ def look_of(place: int) -> tuple[str, str, str]:
     return colours[place % len(colours)], symbols[place % len(symbols)], dashes[place % len(dashes)]
 
 
-def percent(fraction: float | None, digits: int | None = 1) -> str:
+def percent(fraction: float | None, digits: int | None = 1, *, ceiling: float | None = None) -> str:
     """As `sweeplab.records.percent`, with a no-break space."""
-    return records.percent(fraction, digits).replace(" ", "\u00a0")
+    return records.percent(fraction, digits, ceiling=ceiling).replace(" ", "\u00a0")
 
 
 def duration(seconds: float) -> str:

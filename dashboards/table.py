@@ -88,7 +88,7 @@ def draw_table(frame: pd.DataFrame, leaderboard: Leaderboard, *, caption: str) -
         _row(
             dict(zip(frame.columns, values, strict=True)) | {column: words[column][index] for column in params},
             columns,
-            leaderboard.victim.accuracy,
+            leaderboard,
         )
         for index, values in enumerate(frame.to_numpy())
     )
@@ -101,16 +101,22 @@ def draw_table(frame: pd.DataFrame, leaderboard: Leaderboard, *, caption: str) -
     )
 
 
-def small_table(frame: pd.DataFrame, heads: Mapping[str, str], *, most: int = MOST_SMALL_ROWS) -> str:
+def small_table(
+    frame: pd.DataFrame, heads: Mapping[str, str], *, most: int = MOST_SMALL_ROWS, asr_ceiling: float | None = None
+) -> str:
     """The numbers behind a chart, folded away under it.
 
     Args:
         frame: one row a line; of more than `most` the first ones are shown, and how many there are is said.
         heads: heading of each column that is shown; one that ends in `%` holds fractions.
         most: rows.
+        asr_ceiling: a fraction, from which the columns `asr` and `lowest_asr` are told; None: they are not.
     """
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads.values())
-    cells = {column: _cells(frame[column].head(most), heads[column]) for column in heads}
+    cells = {
+        column: _cells(frame[column].head(most), text, asr_ceiling if column in ("asr", "lowest_asr") else None)
+        for column, text in heads.items()
+    }
     body = "\n".join(
         "<tr>" + "".join(f"<td>{escape(cells[column][index])}</td>" for column in heads) + "</tr>"
         for index in range(min(most, len(frame)))
@@ -122,10 +128,10 @@ def small_table(frame: pd.DataFrame, heads: Mapping[str, str], *, most: int = MO
     )
 
 
-def _cells(values: pd.Series, head: str) -> list[str]:
+def _cells(values: pd.Series, head: str, ceiling: float | None) -> list[str]:
     """The texts of a column, in one notation."""
     if head.endswith("%"):
-        return [_percent(value) for value in values]
+        return [_percent(value, ceiling) for value in values]
     plain = [None if value is None or value != value else value for value in values.tolist()]
     return ["–" if value is None else text for value, text in zip(plain, column_words(plain), strict=True)]
 
@@ -144,18 +150,23 @@ def _heading(column: str) -> str:
     return f'<th scope="col" aria-sort="{order}"{kind}><button type="button"{title}>{broken}</button></th>'
 
 
-def _row(fields: dict[str, object], columns: list[str], victim_accuracy: float) -> str:
-    cells = "".join(_cell(column, fields, victim_accuracy) for column in columns)
+def _row(fields: dict[str, object], columns: list[str], leaderboard: Leaderboard) -> str:
+    cells = "".join(_cell(column, fields, leaderboard) for column in columns)
     best = ' class="best"' if fields["rank"] == 1 and fields["feasible"] else ""
     return f'<tr{best} data-trial="{fields["trial"]}">{cells}</tr>'
 
 
-def _cell(column: str, fields: dict[str, object], victim_accuracy: float) -> str:
+def _cell(column: str, fields: dict[str, object], leaderboard: Leaderboard) -> str:
+    ceiling = leaderboard.asr_ceiling
     if column.startswith("params."):
         return f'<td class="param">{escape(str(fields[column]))}</td>'
     if column == "report":
         accuracy, asr = fields["accuracy_report"], fields["asr_report"]
-        return f"<td>{_percent(accuracy)}<small>{_percent(asr)}</small></td>" if accuracy is not None else "<td>–</td>"
+        return (
+            f"<td>{_percent(accuracy)}<small>{_percent(asr, ceiling)}</small></td>"
+            if accuracy is not None
+            else "<td>–</td>"
+        )
     value = fields[column]
     if column == "trial":
         return f'<th scope="row">{value}</th>'
@@ -168,13 +179,14 @@ def _cell(column: str, fields: dict[str, object], victim_accuracy: float) -> str
         low, high = fields["asr_low" if column == "asr" else "retention_low"], fields[_HIGH[column]]
         ends = ""
         if isinstance(low, float) and isinstance(high, float):
-            scale = victim_accuracy if column == "accuracy" else 1.0
+            scale = leaderboard.victim.accuracy if column == "accuracy" else 1.0
             ends = f"<small>{100 * scale * low:.1f}–{100 * scale * high:.1f}</small>"
-        text = f"<strong>{_percent(value)}</strong>" if column == "retention" else _percent(value)
+        text = _percent(value, ceiling if column == "asr" else None)
+        text = f"<strong>{text}</strong>" if column == "retention" else text
         mark = ' <span title="certified">✓</span>' if column == "asr" and fields["certified"] else ""
         return f"<td>{text}{mark}{ends}</td>"
     if column == "min_asr":
-        return f"<td>{_percent(value)}</td>"
+        return f"<td>{_percent(value, ceiling)}</td>"
     if column == "seconds":
         if isinstance(value, float) and value:
             return f'<td data-sort="{value:.1f}">{style.duration(value)}</td>'
@@ -185,6 +197,7 @@ def _cell(column: str, fields: dict[str, object], victim_accuracy: float) -> str
 _HIGH = {"retention": "retention_high", "accuracy": "retention_high", "asr": "asr_high"}
 
 
-def _percent(value: object) -> str:
-    """In a column whose head says `%`."""
-    return style.percent(float(value)).removesuffix("\u00a0%") if isinstance(value, float) and value == value else "–"
+def _percent(value: object, ceiling: float | None = None) -> str:
+    """In a column whose head says `%`; see `records.percent`."""
+    known = value if isinstance(value, float) and value == value else None
+    return style.percent(known, ceiling=ceiling).removesuffix("\u00a0%")

@@ -97,7 +97,8 @@ def describe_trade_off(frame: pd.DataFrame, asr_ceiling: float) -> str:
     epochs = number_of(len(points), "evaluated epoch")
     trials = number_of(points["trial"].nunique(), "trial")
     if cleaned.empty:
-        return f"None of {epochs} lies below {ceiling} ASR; the lowest is {style.percent(points['asr'].min())}."
+        lowest = style.percent(points["asr"].min(), ceiling=asr_ceiling)
+        return f"None of {epochs} lies below {ceiling} ASR; the lowest is {lowest}."
     return (
         f"{len(cleaned):,} of {epochs} ({trials}) {'lies' if len(cleaned) == 1 else 'lie'} below {ceiling} ASR; "
         f"the most accurate of them has {style.percent(cleaned['accuracy'].max())} accuracy."
@@ -327,7 +328,7 @@ def add_victim(
             legendrank=10_000,
             showlegend=index == 0,
             cliponaxis=False,
-            hovertemplate="victim<br>accuracy %{y:.1f} %<br>ASR %{x:.1f} %<extra></extra>",
+            hovertemplate="victim<br>accuracy %{y:.1f} %<br>ASR %{x:.3~f} %<extra></extra>",
         )
         style.dotted_line(figure, accuracy, index)
         if labelled_in is not None:

@@ -427,17 +427,24 @@ def promote_command(sweep: str, trial: int) -> str:
     return f"sweeplab promote {shlex.quote(sweep)} {trial} --to FOLDER"
 
 
-def percent(fraction: float | None, digits: int | None = 1) -> str:
+def percent(fraction: float | None, digits: int | None = 1, *, ceiling: float | None = None) -> str:
     """A fraction as people read it: 0.984 is `98.4 %`, None a dash.
 
     Args:
         fraction: in [0, 1].
         digits: behind the point: 1 for what was measured, wherever it stands; 2 where a rule compares two numbers
             that lie close together; None: as many as there are, for bounds such as 0.05.
+        ceiling: a fraction; there are as many more digits as show on which side of it the other one lies: beside 0.05,
+            0.0497 is `4.97 %`.
     """
     if fraction is None:
         return "–"
-    return f"{100 * fraction:g} %" if digits is None else f"{100 * fraction:.{digits}f} %"
+    if digits is None:
+        return f"{100 * fraction:g} %"
+    if ceiling is not None:
+        limit, side = round(100 * ceiling, 9), fraction - ceiling
+        digits = next((n for n in range(digits, 9) if (round(100 * fraction, n) - limit) * side > 0), digits)
+    return f"{100 * fraction:.{digits}f} %"
 
 
 def number_of(count: float, word: str) -> str:

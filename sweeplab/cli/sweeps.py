@@ -230,10 +230,11 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
             f"  victim: {victim['name']}, accuracy {percent(victim['accuracy'])}, ASR {percent(victim['asr'])}"
         )
     if best is not None:
-        kept = f"keeps {percent(best['retention'])} at ASR {percent(best['asr'])}"
+        kept = f"keeps {percent(best['retention'])} at ASR {percent(best['asr'], ceiling=values['asr_ceiling'])}"
         lines.append(f"  best: {kept} (trial {best['trial']}, epoch {best['epoch']:g})")
     elif over:
-        lines.append(f"  best: none cleaned yet, lowest ASR {percent(values['min_asr'])}")
+        lowest = percent(values["min_asr"], ceiling=values["asr_ceiling"])
+        lines.append(f"  best: none cleaned yet, lowest ASR {lowest}")
     lines.append(f"  cost: {Costs(**values['costs']).in_words(values['seconds'])}")
     notes = list(values["notes"])
     if not values["own"]:

@@ -182,12 +182,13 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     lines += [printable(f"  {name} = {short_value(value)}", keep="") for name, value in record.params.items()]
     outcome_of = _outcomes(folder)
     lines += [event_line(event, outcome_of(event)) for event in folder.events() if event.get("trial") == number]
+    ceiling = folder.header()["spec"]["search"]["asr_ceiling"]
     for point in record.points:
         asr = point.measurement.asr
         loss = point.train.get("loss")
         lines.append(
             f"epoch {point.epoch:g}: accuracy {percent(point.measurement.accuracy)}"
-            + (f", ASR {percent(asr)}" if asr is not None else "")
+            + (f", ASR {percent(asr, ceiling=ceiling)}" if asr is not None else "")
             + (f", loss {loss:.4f}" if loss is not None else "")
             + f" (attempt {point.attempt}, {point.train_seconds + point.evaluate_seconds:.1f} s)"
         )

@@ -183,8 +183,9 @@ def choose(record: SweepRecord, board: Leaderboard, number: int | None) -> Chose
         )
     point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
     if point is None:
-        lowest = "nothing was measured yet" if row.min_asr is None else f"its lowest ASR is {percent(row.min_asr)}"
-        ceiling = percent(record.asr_ceiling, None)
+        ceiling, lowest = percent(record.asr_ceiling, None), "nothing was measured yet"
+        if row.min_asr is not None:
+            lowest = f"its lowest ASR is {percent(row.min_asr, ceiling=record.asr_ceiling)}"
         raise InvalidInput(
             f"trial {number} of {record.name} has no point below the ASR ceiling of {ceiling} "
             f"({lowest}), so there is no cleaned model to promote; {_what_remains(record, board)}"

@@ -284,10 +284,11 @@ def _result_of(status: dict[str, Any]) -> str:
     victim, best, lowest = status["victim"], status["best"], status["min_asr"]
     if victim is None:
         return "nothing measured yet"
+    ceiling = status["asr_ceiling"]
     words = f"victim {percent(victim['accuracy'])} at ASR {percent(victim['asr'])}"
     if best is not None:
-        return f"{words}; best keeps {percent(best['retention'])} at ASR {percent(best['asr'])}"
-    return words if lowest is None else f"{words}; none cleaned, lowest ASR {percent(lowest)}"
+        return f"{words}; best keeps {percent(best['retention'])} at ASR {percent(best['asr'], ceiling=ceiling)}"
+    return words if lowest is None else f"{words}; none cleaned, lowest ASR {percent(lowest, ceiling=ceiling)}"
 
 
 def _row(holdings: _Holdings, row: PaperRow, experiments_of: Callable[[PaperRun], Sequence[Experiment]]) -> Row:

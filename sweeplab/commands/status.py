@@ -29,6 +29,7 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
         "sweep": folder.name,
         "state": state,
         "planned_trials": header["planned_trials"],
+        "asr_ceiling": header["spec"]["search"]["asr_ceiling"],
         "notes": [*folder.notes(), *losses],
         "older": folder.older(),
         "damage": losses,

@@ -62,17 +62,16 @@ def missing_backdoor(victim: Measurement, asr_ceiling: float, num_classes: int |
     """
     if victim.asr is None:
         return None
-    rule, digits = "", 1
+    rule = ""
     if is_cleaned(victim, asr_ceiling):
         rule = f"lies below the ceiling of {percent(asr_ceiling, None)} before any cleaning"
-        digits = 1 if round(victim.asr, 3) < asr_ceiling else 2
     elif num_classes and victim.is_counted and not _is_above(victim.asr_k, victim.asr_n, 1 / num_classes):
         rule = f"is not above chance, 1 of {num_classes} classes"
     if not rule:
         return None
     return (
-        f"the victim's own ASR of {percent(victim.asr, digits)} {rule}: there is no backdoor to clean, or it has "
-        "another trigger or target than was named; no trial is certified"
+        f"the victim's own ASR of {percent(victim.asr, ceiling=asr_ceiling)} {rule}: there is no backdoor to clean, or "
+        "it has another trigger or target than was named; no trial is certified"
     )
 
 

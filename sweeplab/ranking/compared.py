@@ -432,6 +432,7 @@ def render_results(comparison: Comparison) -> Table:
         box=None, header_style="bold", pad_edge=False, title=Text(title) if title else None, title_justify="left"
     )
     frame = result_table(comparison)
+    ceiling = comparison.asr_ceiling if comparison.sweeps else None
     several = frame["group"].nunique() > 1
     for heading in (*(("victim",) if several else ()), "series", "trial"):
         table.add_column(heading)
@@ -442,7 +443,8 @@ def render_results(comparison: Comparison) -> Table:
         table.caption = f"the first {MOST_ROWS} of {len(frame):,} rows; --json gives all of them"
     for row in frame.head(MOST_ROWS).to_dict("records"):
         trial = "" if row["trial"] is None else f"{row['trial']}" + ("" if row["cleaned"] else " (not cleaned)")
-        rates = [in_percent(row[name]) for name in ("accuracy", "asr", "retention", "lowest_asr")]
+        rates = [in_percent(row["accuracy"]), in_percent(row["asr"], ceiling)]
+        rates += [in_percent(row["retention"]), in_percent(row["lowest_asr"], ceiling)]
         if row["measures"] != rate:  # of both
             rates[1] += f" ({row['measures']})"
         group = [Name(row["group"])] if several else []

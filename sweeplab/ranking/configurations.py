@@ -116,7 +116,7 @@ def render_configurations(
         "kept %\nmean": [in_percent(row.retention_mean) for row in shown],
         "\nsd": [in_percent(row.retention_sd) for row in shown],
         "\nworst": [in_percent(row.retention_worst) for row in shown],
-        "lowest ASR %\nworst": [in_percent(row.min_asr_worst) for row in shown],
+        "lowest ASR %\nworst": [in_percent(row.min_asr_worst, leaderboard.asr_ceiling) for row in shown],
     }
     return parameter_table(
         with_notes(f"{leaderboard.sweep}: {len(rows):,} configurations, over their seeds", leaderboard),

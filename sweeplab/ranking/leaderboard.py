@@ -248,10 +248,12 @@ def result_lines(leaderboard: Leaderboard) -> list[str]:
         return [best, f"        {command}"] if command is not None else []
     if not leaderboard.rows or leaderboard.rows[0].min_asr is None or leaderboard.rows[0].feasible:
         return []  # nothing was measured yet, or the cleaned trials have all failed since
-    nothing, first = f"no trial lies below {percent(leaderboard.asr_ceiling, None)} ASR", leaderboard.rows[0]
-    found = [f"{nothing}; trial {first.trial} came closest with {percent(first.min_asr)}, and no weights are kept"]
+    ceiling, first = leaderboard.asr_ceiling, leaderboard.rows[0]
+    nothing, lowest = f"no trial lies below {percent(ceiling, None)} ASR", percent(first.min_asr, ceiling=ceiling)
+    found = [f"{nothing}; trial {first.trial} came closest with {lowest}, and no weights are kept"]
     if leaderboard.closest:
-        found = [f"{nothing}; these came closest, and their weights are kept:", *map(_line, leaderboard.closest)]
+        closest = [_line(kept, ceiling) for kept in leaderboard.closest]
+        found = [f"{nothing}; these came closest, and their weights are kept:", *closest]
     return [*found, f"try next: {WHAT_NEXT}"]
 
 
@@ -261,10 +263,10 @@ WHAT_NEXT = (
 )
 
 
-def _line(kept: KeptPoint) -> str:
+def _line(kept: KeptPoint, asr_ceiling: float) -> str:
     values = kept.point.measurement
     return (
-        f"  trial {kept.trial}, epoch {kept.point.epoch:g}: ASR {percent(values.asr)}, accuracy "
+        f"  trial {kept.trial}, epoch {kept.point.epoch:g}: ASR {percent(values.asr, ceiling=asr_ceiling)}, accuracy "
         f"{percent(values.accuracy)}: {kept.location}"
     )
 
@@ -319,7 +321,7 @@ def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100)
     """The first `limit` rows for a terminal of so many columns; percentages with one decimal."""
     ceiling = percent(leaderboard.asr_ceiling, None)
     victim = leaderboard.victim
-    victim_asr = "" if victim.asr is None else f", ASR {percent(victim.asr)}"
+    victim_asr = "" if victim.asr is None else f", ASR {percent(victim.asr, ceiling=leaderboard.asr_ceiling)}"
     shown = leaderboard.rows[:limit]
     feasible = sum(row.feasible for row in leaderboard.rows)
     title = with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard)
@@ -337,9 +339,9 @@ def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100)
         **({"state": [row.state for row in shown]} if not all_finished else {}),
         "kept %": [in_percent(row.retention) for row in shown],
         "acc. %": [in_percent(row.accuracy) for row in shown],
-        "ASR %": [in_percent(row.asr) + (" ✓" if row.certified else "  ") for row in shown],
+        "ASR %": [in_percent(row.asr, leaderboard.asr_ceiling) + (" ✓" if row.certified else "  ") for row in shown],
         "epoch": ["–" if row.epoch is None else f"{row.epoch:g}" for row in shown],
-        "lowest\nASR %": [in_percent(row.min_asr) for row in shown],
+        "lowest\nASR %": [in_percent(row.min_asr, leaderboard.asr_ceiling) for row in shown],
     }
     is_dim = [not row.feasible for row in shown]
     params = [row.params for row in leaderboard.rows]
@@ -430,6 +432,6 @@ def bound_text(leaderboard: Leaderboard) -> str:
     return f"at 95 % for all {leaderboard.num_choices:,} points together"
 
 
-def in_percent(value: float | None) -> str:
-    """A cell of a column whose head says `%`."""
-    return percent(value).removesuffix(" %")
+def in_percent(value: float | None, ceiling: float | None = None) -> str:
+    """A cell of a column whose head says `%`; see `percent`."""
+    return percent(value, ceiling=ceiling).removesuffix(" %")

@@ -262,7 +262,7 @@ def of_sweep(record: SweepRecord, board: Leaderboard, quantity: str, of: str) ->
         return _rate(trial.points[-1].measurement, quantity) if trial is not None else "nothing measured yet"
     best = board.winner
     if best is None or best.retention is None or best.accuracy is None or best.asr is None:
-        return f"none below {percent(board.asr_ceiling, None)} ASR, lowest {percent(lowest)}"
+        return f"none below {percent(board.asr_ceiling, None)} ASR, lowest {percent(lowest, ceiling=board.asr_ceiling)}"
     if quantity == "change":
         ends = (best.retention_low, best.retention_high)
         low, high = (None if end is None else 100 * (end - 1) for end in ends)

@@ -95,7 +95,7 @@ class SweepProgress:
         best_text = "none cleaned yet"
         if best is not None:
             number, point = best
-            best_text = f"best {worth(point, self.victim_accuracy)} (trial {number})"
+            best_text = f"best {worth(point, self.victim_accuracy, self.asr_ceiling)} (trial {number})"
         return " | ".join([*parts, best_text, f"ETA {self.eta()}"])
 
     def _best(self) -> tuple[int, Point] | None:
@@ -137,13 +137,14 @@ def outcome(trial: TrialRecord, victim_accuracy: float, asr_ceiling: float) -> s
     if trial.state == "failed":
         text = f"failed: {trial.reason}"
     elif best is None:
-        text = f"not cleaned, lowest ASR {percent(min(p.measurement.asr or 0.0 for p in trial.points))}"
+        lowest = min(p.measurement.asr or 0.0 for p in trial.points)
+        text = f"not cleaned, lowest ASR {percent(lowest, ceiling=asr_ceiling)}"
     else:
-        text = f"{worth(best, victim_accuracy)} (epoch {best.epoch:g})"
+        text = f"{worth(best, victim_accuracy, asr_ceiling)} (epoch {best.epoch:g})"
     return f"{text}; stopped: {trial.reason}" if trial.state == "pruned" else text
 
 
-def worth(point: Point, victim_accuracy: float) -> str:
+def worth(point: Point, victim_accuracy: float, asr_ceiling: float) -> str:
     """What a cleaned point keeps, and at which ASR."""
     kept = retention(point.measurement.accuracy, victim_accuracy)
-    return f"keeps {percent(kept)} at ASR {percent(point.measurement.asr)}"
+    return f"keeps {percent(kept)} at ASR {percent(point.measurement.asr, ceiling=asr_ceiling)}"

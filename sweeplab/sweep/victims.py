@@ -266,7 +266,7 @@ class ChosenTrial(SweepVictim[SelectedTrial]):
         logger.info(
             f"victim {record.victim_name}: accuracy {percent(original[0].accuracy)}, ASR {percent(original[0].asr)}; "
             f"trials start from trial {trial} of {other.name}, epoch {point.epoch:g}: accuracy "
-            f"{percent(point.measurement.accuracy)}, ASR {percent(point.measurement.asr)}"
+            f"{percent(point.measurement.accuracy)}, ASR {percent(point.measurement.asr, ceiling=record.asr_ceiling)}"
         )
         return victim
 
@@ -312,8 +312,9 @@ def _best_start(record: SweepRecord, folder: SweepFolder) -> tuple[int, Point]:
     trial = next(trial for trial in record.trials if trial.number == best.trial)
     point = best_cleaned_point(trial.points, record.asr_ceiling, start_counts=trial.start_counts)
     if point is None:
+        lowest = percent(best.min_asr, ceiling=record.asr_ceiling)
         raise InvalidInput(
             f"no trial of {record.name} lies below its ASR ceiling of {percent(record.asr_ceiling, None)} (the lowest "
-            f"ASR is {percent(best.min_asr)}); raise search.asr_ceiling of that sweep, or search further"
+            f"ASR is {lowest}); raise search.asr_ceiling of that sweep, or search further"
         )
     return trial.number, point

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import gzip
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from rich.console import Console
 
 from dashboards import style
 from dashboards.build import Extras, best_sentence, build_page, render_page
@@ -36,7 +38,7 @@ from dashboards.trajectories import (
     trajectory_points,
 )
 from sweeplab.ranking.kept_weights import KeptPoint
-from sweeplab.ranking.leaderboard import column_words, rank_trials
+from sweeplab.ranking.leaderboard import column_words, rank_trials, render_table
 from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
 
 START = (400, 990)
@@ -808,6 +810,28 @@ def test_the_page_carries_the_sweeps_notes():
 def test_the_best_sentence_without_a_cleaned_trial_names_the_closest():
     text = best_sentence(ranked(SWEEPS["nothing cleaned"]())).replace("\u00a0", " ")
     assert text == "No trial lies below 5 % ASR; trial 0 comes closest with 6.0 %."
+
+
+def test_a_rate_next_to_the_ceiling_reads_the_same_on_page_and_terminal_and_never_as_the_ceiling():
+    """497 of 10,000 triggered images are 4.97 %, 503 are 5.03 %: both would be 5.0 %."""
+    rates = {0: (4000, 497), 1: (3900, 503)}
+    start = Point(0, 0.0, 0, 1, Measurement(4000, 10_000, 9900, 10_000, "evaluation"))
+    trials = [
+        TrialRecord(
+            number, "finished", PARAMS, "c", 1, 1, (start, Point(1, 1.0, 1, 1, Measurement(k, 10_000, h, 10_000, "e")))
+        )
+        for number, (k, h) in rates.items()
+    ]
+    board = ranked(record := sweep(*trials, victim=start.measurement))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render_table(board))
+    page = re.sub("(?s)<script.*?</script>", "", render_page(record, board))
+    table_of_ceilings = page[page.index('id="ceilings-section"') : page.index('id="trajectories-section"')]
+    assert table_of_ceilings.count("<td>5.0</td>") == 1
+    for text in (console.export_text(), page.replace("<td>5.0</td>", "", 1)):
+        assert "4.97" in text
+        assert "5.03" in text
+        assert not re.search(r"\b5\.0\b", text)
 
 
 def test_the_accuracy_axis_starts_at_zero_unless_all_values_are_close():
