@@ -4,6 +4,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
+from sweeplab.evaluation.retention import CleanedTrials
 from sweeplab.ranking.compared import VICTIM, ComparedTable, ComparedVictim, Comparison, best_results, result_table
 
 QUANTITIES = {
@@ -49,10 +50,10 @@ def describe_bars(comparison: Comparison) -> str:
     trials = results.dropna(subset="trial")
     if trials.empty:
         return "Victims at their selected epoch; tables over checkpoints at the last one."
-    cleaned = int(trials["cleaned"].sum())
+    cleaned = CleanedTrials.of(trials["retention"].tolist())
     return (
-        f"The most accurate cleaned epoch of each series, of each victim; where there is none, that of the lowest ASR. "
-        f"{cleaned} of {len(trials)} are cleaned."
+        "The most accurate cleaned epoch of each series, of each victim; where there is none, that of the lowest ASR: "
+        f"{cleaned.in_words()}."
     )
 
 

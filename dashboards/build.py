@@ -210,8 +210,10 @@ def _over_seeds(leaderboard: Leaderboard, configuration: str) -> str:
 
 def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
     states = Counter(row.state for row in leaderboard.rows)
-    feasible = sum(row.feasible for row in leaderboard.rows)
-    certified = sum(row.certified for row in leaderboard.rows)
+    cleaned = leaderboard.cleaned
+    certified = "none can be certified: counts not known"
+    if sweep.victim.is_counted:
+        certified = f"{sum(row.certified for row in leaderboard.rows):,} certified"
     others = [f"{states[state]:,} {state}" for state in ("running", "pruned", "failed", "waiting") if states[state]]
     epochs = leaderboard.num_choices
     best = leaderboard.rows[0] if leaderboard.rows and leaderboard.rows[0].feasible else None
@@ -241,8 +243,8 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
         ),
         (
             f"Trials below {ceiling} ASR" if leaderboard.lacks_backdoor else "Cleaned trials",
-            f"{feasible:,}",
-            f"{certified:,} certified" if sweep.victim.is_counted else "none can be certified: counts not known",
+            f"{cleaned.cleaned:,}<small> of {cleaned.trials:,}</small>",
+            "; ".join(filter(None, [cleaned.destroyed(), certified])),
         ),
         (
             "Finished trials",

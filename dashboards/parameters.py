@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
+from sweeplab.evaluation.retention import CleanedTrials
 from sweeplab.ranking.leaderboard import Leaderboard, parameter_words
 from sweeplab.records import SweepRecord, number_of
 
@@ -67,14 +68,13 @@ def _scale(values: list[object], *, is_log: bool) -> str:
 def describe_parameters(frame: pd.DataFrame) -> str:
     """The figure in one sentence."""
     trials = frame.drop_duplicates("trial")
-    feasible = trials[trials["feasible"]]
-    names = frame["parameter"].nunique()
-    head = f"{number_of(names, 'searched parameter')}, {number_of(len(trials), 'trial')}"
-    if feasible.empty:
-        return f"{head}, none of them cleaned."
-    best = frame[frame["rank"] == feasible["rank"].min()]
+    cleaned = CleanedTrials.of(trials["retention"].tolist())
+    head = f"{number_of(frame['parameter'].nunique(), 'searched parameter')}; {cleaned.in_words()}"
+    if not cleaned.cleaned:
+        return f"{head}."
+    best = frame[frame["rank"] == trials.loc[trials["feasible"], "rank"].min()]
     values = ", ".join(f"{row.parameter} {row.word}" for row in best.itertuples())
-    return f"{head}, {len(feasible):,} of them cleaned; the best has {values}."
+    return f"{head}; the best has {values}."
 
 
 def value_table(frame: pd.DataFrame) -> pd.DataFrame:

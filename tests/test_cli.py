@@ -48,6 +48,7 @@ from sweeplab.data.fruit_stall import CLASS_NAMES, FruitStallTest
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.data.pairs_shards import PairsShards
+from sweeplab.evaluation.retention import CleanedTrials
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim, Search
 from sweeplab.records import MeasuredImages, TrialRecord, now_ms, percent
 from sweeplab.search.study import open_study
@@ -641,6 +642,11 @@ def test_terminal_page_json_and_mlflow_show_the_same_numbers(
     assert f"<dt>At ASR</dt><dd>{asr} %</dd>" in page
     status = command("status", "made-up")[1]
     assert f"best: keeps {kept} % at ASR {asr} % (trial {best['trial']}, epoch {best['epoch']:g})" in status
+    cleaned = CleanedTrials.of(row["retention"] for row in rows)
+    assert (cleaned.cleaned, cleaned.in_words("below 5 % ASR") in " ".join(itertools.chain(*lines))) == (2, True)
+    assert f"{cleaned.in_words()}\n" in status
+    assert json_of("status", "made-up")["cleaned"] == dataclasses.asdict(cleaned)
+    assert f"<dt>Cleaned trials</dt><dd>2<small> of {cleaned.trials}</small></dd>" in page
     points = command("logs", "made-up", str(best["trial"]))[1]
     assert f"epoch {best['epoch']:g}: accuracy {accuracy} %, ASR {asr} %" in points
     assert json_of("status", "made-up")["costs"]["worker_seconds"] == pytest.approx(6 * 7.577)
@@ -1464,7 +1470,7 @@ def test_status_says_the_best_the_victim_the_cost_and_what_comes_next(at_finishe
     assert lines[1] == "trials: 6 of 6 finished"
     assert re.fullmatch(r"last point: \d.* ago", lines[2])
     kept = f"keeps {percent(best['retention'])} at ASR {percent(best['asr'])}"
-    assert f"best: {kept} (trial {best['trial']}, epoch {best['epoch']:g})" in lines
+    assert f"best: {kept} (trial {best['trial']}, epoch {best['epoch']:g}); 2 of 6 cleaned" in lines
     assert any(line.startswith("cost: 12 trial-epochs, ") for line in lines)
     assert lines[-1] == "next: sweeplab leaderboard made-up"
 

@@ -29,6 +29,7 @@ from sweeplab.cli.program import (
 from sweeplab.cli.running import NO_JSON, ranked, say_result, start_one, write_page
 from sweeplab.commands import logs as logs_module
 from sweeplab.commands.status import status_or_damage, sweep_status
+from sweeplab.evaluation.retention import CleanedTrials
 from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.costs import Costs
 from sweeplab.ranking.leaderboard import in_percent, render_table
@@ -231,7 +232,8 @@ def _status_lines(values: dict[str, Any]) -> list[str]:
         )
     if best is not None:
         kept = f"keeps {percent(best['retention'])} at ASR {percent(best['asr'], ceiling=values['asr_ceiling'])}"
-        lines.append(f"  best: {kept} (trial {best['trial']}, epoch {best['epoch']:g})")
+        cleaned = CleanedTrials(**values["cleaned"]).in_words()
+        lines.append(f"  best: {kept} (trial {best['trial']}, epoch {best['epoch']:g}); {cleaned}")
     elif over:
         lowest = percent(values["min_asr"], ceiling=values["asr_ceiling"])
         lines.append(f"  best: none cleaned yet, lowest ASR {lowest}")

@@ -1,9 +1,10 @@
 """The state of a sweep: what `status` and `list` say of it, and what came out so far."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from sweeplab.evaluation.retention import best_of_trials, retention
+from sweeplab.evaluation.retention import CleanedTrials, best_of_trials, retention
 from sweeplab.ranking.costs import costs_of
 from sweeplab.ranking.summary import summarize
 from sweeplab.records import OVER, TrialRecord, now_ms
@@ -50,25 +51,29 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
 
 
 def _best_so_far(folder: SweepFolder, header: dict[str, Any], trials: Sequence[TrialRecord]) -> dict[str, Any]:
-    """The victim, the best cleaned point of all trials, and the lowest ASR; each None where there is none."""
+    """The victim, the best cleaned point of all trials, the lowest ASR, and how many are cleaned; each None where there
+    is none."""
     point = folder.victim_point()
     if point is None:
-        return {"victim": None, "best": None, "min_asr": None}
+        return {"victim": None, "best": None, "min_asr": None, "cleaned": None}
     victim, ceiling = point[0], header["spec"]["search"]["asr_ceiling"]
-    found = [
-        (trial.number, trial.summary or summarize(trial, ceiling, lambda *_: None, None))
-        for trial in trials
-        if trial.state != "failed"
+    found = [(trial, trial.summary or summarize(trial, ceiling, lambda *_: None, None)) for trial in trials]
+    sound = [(trial.number, one) for trial, one in found if trial.state != "failed"]
+    retentions = [
+        None if one.best is None else retention(one.best.measurement.accuracy, victim.accuracy)
+        for _, one in found
+        if one.lowest_asr is not None
     ]
     best: dict[str, Any] | None = None
-    if (chosen := best_of_trials({number: one.best for number, one in found if one.best is not None})) is not None:
+    if (chosen := best_of_trials({number: one.best for number, one in sound if one.best is not None})) is not None:
         number, top = chosen
         kept = retention(top.measurement.accuracy, victim.accuracy)
         best = {"trial": number, "epoch": top.epoch, "retention": kept, "asr": top.measurement.asr}
     return {
         "victim": {"name": header["victim_name"], "accuracy": victim.accuracy, "asr": victim.asr},
         "best": best,
-        "min_asr": min((one.lowest_asr for _, one in found if one.lowest_asr is not None), default=None),
+        "min_asr": min((one.lowest_asr for _, one in sound if one.lowest_asr is not None), default=None),
+        "cleaned": dataclasses.asdict(CleanedTrials.of(retentions)),
     }
 
 

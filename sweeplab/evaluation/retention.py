@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
 
 from sweeplab.records import Measurement, Point, TrialRecord, percent
 
@@ -26,6 +28,37 @@ def retention(accuracy: float, victim_accuracy: float) -> float:
     if victim_accuracy <= 0:
         raise ValueError(f"victim_accuracy={victim_accuracy} must be positive; the victim has learned nothing")
     return accuracy / victim_accuracy
+
+
+@dataclass(frozen=True)
+class CleanedTrials:
+    """How many trials of a sweep are cleaned, and how many of these are hardly a model any more."""
+
+    trials: int
+    """Those with a point that may win."""
+    cleaned: int
+    below_half: int
+    """Cleaned ones that keep less than half of the victim's accuracy: the trigger went with all else."""
+
+    @classmethod
+    def of(cls, retentions: Iterable[float | None]) -> Self:
+        """Count.
+
+        Args:
+            retentions: of the trials that have a point that may win; None, or NaN in a table, where none is cleaned.
+        """
+        found = list(retentions)
+        kept = [value for value in found if value is not None and not math.isnan(value)]
+        return cls(len(found), len(kept), sum(value < 0.5 for value in kept))
+
+    def in_words(self, what: str = "cleaned") -> str:
+        """Such as `6 of 12 cleaned, 1 of them keeps less than half of the accuracy`."""
+        return ", ".join(filter(None, [f"{self.cleaned:,} of {self.trials:,} {what}", self.destroyed()]))
+
+    def destroyed(self) -> str:
+        """The second half of that; empty where there is none."""
+        verb = "keeps" if self.below_half == 1 else "keep"
+        return f"{self.below_half:,} of them {verb} less than half of the accuracy" if self.below_half else ""
 
 
 def counted(points: Iterable[Point], *, start_counts: bool = False) -> list[Point]:

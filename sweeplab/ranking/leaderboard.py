@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from sweeplab.evaluation.retention import missing_backdoor, num_choices, preference, retention
+from sweeplab.evaluation.retention import CleanedTrials, missing_backdoor, num_choices, preference, retention
 from sweeplab.ranking.intervals import most_certified_hits, wilson
 from sweeplab.ranking.kept_weights import KeptPoint, closest_points
 from sweeplab.ranking.summary import ReadOutcomes, even_images, summarize
@@ -102,6 +102,11 @@ class Leaderboard:
         """The best cleaned trial that did not fail, which is what other sweeps and `promote` take; None: there is
         none."""
         return next((row for row in self.rows if row.feasible and row.state != "failed"), None)
+
+    @property
+    def cleaned(self) -> CleanedTrials:
+        """How many of the trials are cleaned."""
+        return CleanedTrials.of(row.retention for row in self.rows if row.min_asr is not None)
 
     @property
     def promote(self) -> str | None:
@@ -323,15 +328,14 @@ def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100)
     victim = leaderboard.victim
     victim_asr = "" if victim.asr is None else f", ASR {percent(victim.asr, ceiling=leaderboard.asr_ceiling)}"
     shown = leaderboard.rows[:limit]
-    feasible = sum(row.feasible for row in leaderboard.rows)
     title = with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard)
     all_finished = all(row.state == "finished" for row in shown)  # then the column would only take space
     total = number_of(len(leaderboard.rows), "trial")
     counts = total if len(shown) == len(leaderboard.rows) else f"the first {len(shown):,} of {total}"
     counts += ", finished" if all_finished else ""
     caption = (
-        f"{counts}, {feasible:,} below {ceiling} ASR; ✓ its upper bound, {bound_text(leaderboard)}, lies below "
-        f"{ceiling} too"
+        f"{counts}; {leaderboard.cleaned.in_words(f'below {ceiling} ASR')}; ✓ its upper bound, "
+        f"{bound_text(leaderboard)}, lies below {ceiling} too"
     )
     columns: dict[str, Sequence[str]] = {
         "rank": [str(row.rank) for row in shown],

@@ -651,6 +651,16 @@ def test_the_best_sentence_by_hand():
     )
 
 
+def test_the_page_tells_a_destroyed_trial_from_the_cleaned_ones():
+    """One keeps 350 of 400, one 20 of 400; the third is not cleaned, the fourth has not begun."""
+    record = sweep(trial(0, START, (350, 40)), trial(1, START, (20, 0)), trial(2, START, (390, 900)), trial(3))
+    board = ranked(record)
+    page = render_page(record, board)
+    assert '<dd>2<small> of 3</small></dd><dd class="note">1 of them keeps less than half of the accuracy; ' in page
+    words = "2 of 3 cleaned, 1 of them keeps less than half of the accuracy; the best has"
+    assert words in describe_parameters(parameter_points(record, board))
+
+
 def test_the_best_sentence_says_why_nothing_is_certified():
     """40 of 1000 are too many for three points; fractions have no bound; without a backdoor the notes say it."""
     many = sweep(trial(0, START, (350, 40), (340, 400), (330, 400)))

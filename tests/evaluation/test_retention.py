@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeplab.evaluation.retention import (
+    CleanedTrials,
     best_cleaned_point,
     best_of_trials,
     counted,
@@ -45,6 +46,20 @@ def test_retention_by_hand():
 def test_a_victim_that_classifies_nothing_leaves_nothing_to_retain():
     with pytest.raises(ValueError, match="must be positive"):
         retention(0.3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("retentions", "words"),
+    [
+        ([0.995, None, 0.06], "2 of 3 cleaned, 1 of them keeps less than half of the accuracy"),
+        ([0.49, 0.06, None], "2 of 3 cleaned, 2 of them keep less than half of the accuracy"),
+        ([0.5, 1.02, 0.9], "3 of 3 cleaned"),
+        ([None, None], "0 of 2 cleaned"),
+        ([], "0 of 0 cleaned"),
+    ],
+)
+def test_cleaned_trials_that_keep_less_than_half_are_counted_apart(retentions, words):
+    assert CleanedTrials.of(retentions).in_words() == words
 
 
 def test_best_cleaned_point_is_the_most_accurate_one_below_the_ceiling():

@@ -369,7 +369,7 @@ def test_parameters_that_do_not_fit_in_columns_stand_whole_in_one():
 def test_the_state_has_a_column_where_it_says_something():
     over = rank_trials(sweep(trial(0, START, (300, 20))), no_outcomes)
     assert "state" not in printed(over)
-    assert "1 trial, finished, 1 below" in printed(over)
+    assert "1 trial, finished; 1 of 1 below 5 % ASR; ✓" in printed(over)
     assert "running" in printed(rank_trials(sweep(trial(0, START, (300, 20), state="running")), no_outcomes))
 
 
@@ -440,6 +440,15 @@ def test_a_failed_trial_is_ranked_first_and_wins_nothing():
     assert board.rows[0].trial == 0
     assert board.winner is not None
     assert board.winner.trial == 1
+
+
+def test_a_destroyed_trial_is_told_from_the_cleaned_ones():
+    """Of 40 % accuracy one keeps 75 % and one 5 %; the third is not cleaned, the fourth has no point that may win."""
+    trials = (trial(0, START, (300, 20)), trial(1, START, (20, 0)), trial(2, START, (390, 900)), trial(3, START))
+    board = rank_trials(sweep(*trials), no_outcomes)
+    assert board.cleaned.in_words() == "2 of 3 cleaned, 1 of them keeps less than half of the accuracy"
+    said = " ".join(printed(board).split())
+    assert "4 trials, finished; 2 of 3 below 5 % ASR, 1 of them keeps less than half of the accuracy; ✓" in said
 
 
 def test_where_nothing_is_cleaned_what_came_closest_is_named_with_what_to_try():
