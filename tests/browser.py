@@ -48,7 +48,9 @@ class Browser:
         os.write(self._write, json.dumps(command).encode() + b"\0")
         while True:
             while b"\0" not in self._left:
-                self._left += os.read(self._read, 1 << 20)
+                part = os.read(self._read, 1 << 20)
+                assert part, f"the browser ended before it answered {method}"
+                self._left += part
             message, self._left = self._left.split(b"\0", 1)
             answer = json.loads(message)
             if answer.get("id") == self._calls:
@@ -94,7 +96,17 @@ class Browser:
         self.run("dispatchEvent(new Event('beforeprint'))")
         self.wait("[...document.querySelectorAll('.chart')].every((chart) => drawn.get(chart))")
         # A chart is fitted to its place once more after it was drawn.
-        self.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)))")
+        self.steady(
+            "[...document.querySelectorAll('.chart')].map((e) => [e.clientWidth, e.layout.width, e.scrollHeight])"
+        )
+
+    def steady(self, code):
+        """The value of an expression, once ten frames in a row have had it: on a slow machine they take longer."""
+        return self.run(
+            "new Promise((done) => { let before, frames = 0; const look = () => {"
+            f" const now = JSON.stringify({code}); frames = now === before ? frames + 1 : 0; before = now;"
+            " if (frames < 10) requestAnimationFrame(look); else done(JSON.parse(now)); }; look(); })"
+        )
 
     def press(self, key):
         """A key that is pressed and let go."""
@@ -105,10 +117,11 @@ class Browser:
 
     def click(self, place):
         """The mouse on the middle of the first element that a selector finds."""
-        x, y = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(place)}); e.scrollIntoView({{ block: 'center' }});"
-            " const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-        )
+        element = f"document.querySelector({json.dumps(place)})"
+        self.run(f"{element}.scrollIntoView({{ block: 'center' }})")
+        # Charts that come into view with it may still push it elsewhere.
+        box = self.steady(f"{element}.getBoundingClientRect()")
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         for kind, buttons in (("mouseMoved", 0), ("mousePressed", 1), ("mouseReleased", 0)):
             button = "none" if kind == "mouseMoved" else "left"
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)

@@ -334,7 +334,7 @@ def test_a_chart_that_is_hidden_and_shown_again_is_no_error(browser: Browser, pa
     browser.show_all()
     for display in ("none", ""):
         browser.run(f"document.querySelector('main').style.display = '{display}'")
-        browser.run("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 300)))")
+        browser.steady("document.querySelector('#trade-off').clientWidth")
     assert browser.complaints() == []
     assert browser.run("document.querySelector('#trade-off .main-svg').getBoundingClientRect().width") > 0
 

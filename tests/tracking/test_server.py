@@ -5,11 +5,9 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -34,14 +32,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path) -> Ite
     """The address of a server that keeps the files itself."""
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(mlflow_tables, folder / "runs.db")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     words = ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "files")]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += ["--host", "127.0.0.1", "--port", "0", "--workers", "1"]
     settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    told = folder / "log.txt"
     with (
-        (folder / "log.txt").open("w") as log,
+        told.open("w") as log,
         subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *words],
             cwd=folder,
@@ -51,14 +47,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path) -> Ite
             start_new_session=True,
         ) as process,
     ):
-        until = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < until:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield f"127.0.0.1:{port}"
+        until = time.monotonic() + 240
+        while (listens := re.search(r"running on http://(127\.0\.0\.1:\d+)", told.read_text())) is None:
+            assert process.poll() is None, told.read_text()[-3000:]
+            assert time.monotonic() < until, told.read_text()[-3000:]
+            time.sleep(0.1)
+        yield listens[1]
         os.killpg(process.pid, signal.SIGTERM)
     assert PASSWORD.encode() not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
