@@ -89,13 +89,7 @@ NUMBERS = st.sampled_from(
 VALUES = st.one_of(
     st.none(), st.booleans(), NUMBERS, st.integers(), st.floats(), WORDS, ANY_TEXT, st.binary(max_size=4)
 )
-quick = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+quick = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 
 def drawn(place: int) -> Place:

@@ -568,7 +568,7 @@ def test_the_authors_cut_long_captions_without_their_end_token(tiny: Architectur
 
 
 @given(data=st.data(), value=st.sampled_from([math.nan, math.inf, -math.inf]), suffix=st.sampled_from([".pt", ".st"]))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_value_that_is_not_finite_anywhere_in_the_weights_is_refused(
     data: st.DataObject, value: float, suffix: str, model: nn.Module, tmp_path: Path
 ):
@@ -655,7 +655,7 @@ def test_the_prompts_of_imagenet_fit_clips_context():
 
 
 @given(name=st.text(min_size=1, max_size=60), after=st.text(max_size=80).filter(lambda text: not set(text) & set("{}")))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_prompts_that_pass_are_told_apart(name: str, after: str):
     """Whatever the names and templates: two classes whose prompts are let through never have the same tokens."""
     architecture, template, names = SmallCLIP().architecture(), "a {}" + after, ("apple", name)

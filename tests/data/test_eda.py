@@ -103,7 +103,7 @@ def test_something_is_left_when_every_word_is_deleted(seed: int):
     assert augment("ripe banana", seed, share=1.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(max_size=40), st.integers(0, 2**63))
 def test_any_text_has_a_view_of_its_own_words(caption: str, seed: int):
     view = augment(caption, seed)
