@@ -129,6 +129,7 @@ class Watchdog:
         while self._fault is None and time.monotonic() < deadline:
             self._look()
             time.sleep(POLL_SECONDS)
+        self.settle()  # the last question may have been asked just now
         fault = self._fault or (NO_ANSWER if self._looking else None)
         if fault is not None:
             raise cluster_lost(fault) from error
