@@ -91,8 +91,9 @@ def descendants(root: int) -> dict[int, str]:
     lines: dict[int, str] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
             lines[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            parents[int(entry.name)] = parent  # it is still there
     found: dict[int, str] = {}
     frontier = [root]
     while frontier:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import MARKS, descendants
 
 from sweeplab.experiment import CleaningSweep
 from sweeplab.ranking.leaderboard import rank_trials
@@ -182,7 +183,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
 
     process = place.start()
     place.wait_until(process, lambda: len(points()) > 1)
-    (actor,) = (pid for pid in place.processes() if b"ImplicitFunc" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    (actor,) = (number for number, line in descendants(process.pid).items() if MARKS["actor"] in line)
     os.kill(actor, signal.SIGKILL)
     assert process.wait(timeout=120) == 0, (place.path / "output.txt").read_text()[-3000:]
     (record,) = folder.record().trials
