@@ -173,7 +173,7 @@ def test_a_batch_job_hands_its_signal_on_and_is_put_back_into_the_queue(tmp_path
     """The stand-in for the sweep ends a moment after SIGTERM, as a sweep does, with exit code 75."""
     job = Batch(ONE_NODE, tmp_path, 'trap "sleep 0.1; exit 75" TERM; touch up; while true; do sleep 0.05; done')
     process = job.start("--only", "some-sweep")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (tmp_path / "up").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -201,7 +201,7 @@ def test_a_batch_job_of_several_nodes_starts_ray_on_each_before_the_sweep(tmp_pa
     head = [line for line in job.lines("ray") if line.startswith("start --head")]
     assert len(head) == 1
     assert f"--node-ip-address={address.removesuffix(':6379')} --port=6379 --num-cpus=8" in head[0]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not job.lines("srun"):  # it runs beside the script
         assert time.monotonic() < deadline
         time.sleep(0.02)

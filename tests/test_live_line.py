@@ -90,15 +90,17 @@ def test_a_log_holds_nothing_of_it(capsys: pytest.CaptureFixture[str]):
 
 
 PROGRAM = """
-import logging, time
+import logging, sys
+from types import SimpleNamespace
+from sweeplab import live_line
 from sweeplab.cli.program import guarded
-from sweeplab.live_line import phase
+live_line.time = SimpleNamespace(monotonic=lambda: 0.0)  # a slow machine shows the same seconds
 def work():
-    with phase("pre-training victim a", 2, "epoch") as shown:
-        time.sleep(0.6)
+    with live_line.phase("pre-training victim a", 2, "epoch") as shown:
+        sys.stdin.readline()
         logging.getLogger("sweeplab").info("  epoch 1/2: accuracy 50.0 %")
         shown.reached(1, 30.0)
-        time.sleep(0.6)
+        sys.stdin.readline()
 raise SystemExit(guarded(work))
 """
 
@@ -107,16 +109,22 @@ def test_news_stand_above_the_line():
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment
     ) as process:
+        assert process.stdin is not None
         os.close(theirs)
         read = b""
+        for shown in (b"epoch 0/2", b"epoch 1/2, "):
+            while shown not in read:
+                read += os.read(ours, 4096)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
         try:
             while part := os.read(ours, 4096):
                 read += part
         except OSError:  # the program has closed the terminal
             pass
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     text = read.decode()
     assert text.index("epoch 0/2, 0 s so far") < text.index("accuracy 50.0 %") < text.index("epoch 1/2, 30 s left")
     assert "epoch 1/2: accuracy 50.0 %\r\n" in text

@@ -7,7 +7,6 @@ import pty
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import fabricated
@@ -25,12 +24,12 @@ from sweeplab.terminal import PatientConsole, encodable, printable, wrapped
 ROOT = Path(__file__).parents[1]
 
 PROGRAM = """
-import sys, time
+import sys
 from sweeplab.cli import say, say_error
 from sweeplab.terminal import PatientConsole
 console = PatientConsole(file=sys.stdout)
 print("first", flush=True)
-time.sleep(0.5)
+sys.stdin.read()
 for _ in range(3):
     {does}
 sys.exit(7)
@@ -40,14 +39,20 @@ sys.exit(7)
 @pytest.mark.parametrize("does", ['say("more")', 'console.print("more")', 'say("more"); console.print("more")'])
 def test_a_reader_that_leaves_does_not_end_the_work(does: str):
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(does=does)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", PROGRAM.format(does=does)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
     ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == b"first\n"
         process.stdout.close()
+        process.stdin.close()  # only now does it go on
         errors = process.stderr.read()
-        assert process.wait(30) == 7
+        assert process.wait(60) == 7
         assert errors == b""
 
 
@@ -122,18 +127,23 @@ def test_a_terminal_that_is_closed_does_not_end_the_work(does: str):
     """Its stream answers EIO from then on."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(does=does)], stdout=theirs, stderr=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", PROGRAM.format(does=does)],
+        stdin=subprocess.PIPE,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
     ) as process:
+        assert process.stdin is not None
         os.close(theirs)
         seen = b""
         while not seen.endswith(b"\n"):
             seen += os.read(ours, 100)
-        time.sleep(0.2)  # that line is done with
         os.close(ours)
+        process.stdin.close()  # only now does it go on
         assert process.stderr is not None
         errors = process.stderr.read()
         assert errors.decode() == ""
-        assert process.wait(30) == 7
+        assert process.wait(60) == 7
 
 
 def test_a_line_is_broken_between_words_and_below_its_column():

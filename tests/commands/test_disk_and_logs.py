@@ -149,7 +149,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_sweep_that_nobody_runs_is_not_stopped_whatever_a_killed_driver_left(folder: SweepFolder):
     """The number in the file may belong to another process by now."""
-    bystander = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(30)"])
+    bystander = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
     holder = {"process": bystander.pid, "host": socket.gethostname(), "since": "long ago"}
     write_json(folder.path / "holder.json", holder)
     try:
@@ -184,7 +184,7 @@ def test_a_process_that_is_not_the_one_that_began_the_sweep_is_not_signalled(
     folder: SweepFolder, change: dict[str, Any]
 ):
     """The record may have been written by anybody, or its process be dead and the number another's."""
-    bystander = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(30)"])
+    bystander = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
     metadata = process_facts(bystander.pid)
     assert metadata is not None
     holder = {"process": bystander.pid, "host": socket.gethostname(), "since": "", **metadata}
@@ -202,15 +202,18 @@ def test_a_process_that_is_not_the_one_that_began_the_sweep_is_not_signalled(
 
 
 def test_a_process_is_told_from_others_by_its_start_and_its_command_line():
+    program, pipe = "print(1, flush=True); input()", subprocess.PIPE
     processes = [
-        subprocess.Popen([sys.executable, "-S", "-c", "input()", word], stdin=subprocess.PIPE) for word in "ab"
+        subprocess.Popen([sys.executable, "-S", "-c", program, word], stdin=pipe, stdout=pipe) for word in "ab"
     ]
     try:
-        time.sleep(0.5)  # until both are what they were asked to be
+        for process in processes:  # until both are what they were asked to be
+            assert process.stdout is not None
+            process.stdout.readline()
         metadata = [process_facts(process.pid) for process in processes]
         assert metadata == [process_facts(process.pid) for process in processes]
         assert metadata[0] is not None
-        assert metadata[0]["command"] == f"{sys.executable} -S -c input() a"
+        assert metadata[0]["command"] == f"{sys.executable} -S -c {program} a"
         assert metadata[0] != metadata[1]
     finally:
         for process in processes:
@@ -233,7 +236,7 @@ ends = sys.argv[2] == "polite"
 signal.signal(signal.SIGTERM, (lambda *_: sys.exit(75)) if ends else signal.SIG_IGN)
 with SweepFolder(Path(sys.argv[1])).lock():
     print("ready", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -252,8 +255,8 @@ def holding(folder: SweepFolder, manner: str) -> subprocess.Popen[str]:
 
 def test_the_driver_is_asked_to_end_as_sigterm_does(folder: SweepFolder):
     process = holding(folder, "polite")
-    assert stop(folder.work, wait_seconds=10) is True
-    assert process.wait(timeout=5) == 75
+    assert stop(folder.work, wait_seconds=60) is True
+    assert process.wait(timeout=60) == 75
     assert folder.work.holder() is None
 
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -232,10 +231,14 @@ plain, count = decoded.decode_all, 0
 def slow(*arguments, **options):
     global count
     count += 1
+    if count == 1:
+        print("makes", flush=True)
     time.sleep(seconds)
     return plain(*arguments, **options)
 
 decoded.decode_all = slow
+print("ready", flush=True)
+sys.stdin.readline()
 found = decoded.DecodedFiles(folder / "node", 1e9).tensor(images, 32)
 print(count, int(found.long().sum()))
 """
@@ -247,20 +250,26 @@ def test_processes_share_the_work_and_one_that_is_killed_leaves_its_part_to_the_
 
     def start(seconds: float) -> subprocess.Popen[str]:
         words = [sys.executable, "-c", MAKER, str(tmp_path), str(seconds)]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def begin(*makers: subprocess.Popen[str]) -> None:
+        """All at once, until each is at a part."""
+        for maker in makers:
+            assert maker.stdout.readline() == "ready\n"
+        for maker in makers:
+            maker.stdin.write("go\n")
+        for maker in makers:
+            assert maker.stdout.readline() == "makes\n"
 
     hanging = start(600.0)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "node").glob("decoded-*/done")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    begin(hanging)
     workers = [start(0.3), start(0.3)]
-    time.sleep(3.0)
+    begin(*workers)
     hanging.kill()
     hanging.wait()
     counts = []
     for worker in workers:
-        count, total = map(int, worker.communicate(timeout=60)[0].split())
+        count, total = map(int, worker.stdout.read().split())
         assert total == int(load_all(images, 32).long().sum())
         counts.append(count)
     assert sum(counts) == 48

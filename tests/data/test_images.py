@@ -274,10 +274,10 @@ def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path, monkeypatch
 def test_a_line_of_pixels_is_refused_before_it_is_blown_up(tmp_path: Path):
     """20,000 x 1 at 224 pixels would be 4,480,000 x 224, a billion pixels of a file of 140 bytes."""
     path = saved(Image.new("L", (20_000, 1)), tmp_path / "line.png")
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(InvalidInput, match=r"line\.png of 20000 x 1 pixels would have 4480000 x 224 .* crop it"):
         load_image(path, 224)
-    assert time.perf_counter() - begun < 1
+    assert time.process_time() - begun < 1
     assert load_image(path, 224, squash=True).shape == (3, 224, 224)
 
 

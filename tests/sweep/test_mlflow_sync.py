@@ -51,14 +51,14 @@ def test_what_is_noted_reaches_the_store_with_its_setting():
     store = Store()
     sync = sync_of(store)
     sync.hear(record(3))
-    assert sync.close(5)
+    assert sync.close(60)
     assert store.taken == [(record(3), {"all": {"learning_rate": 0.1}})]
     assert store.is_closed
 
 
 def test_of_a_trial_only_its_newest_record_is_brought():
     gate = threading.Event()
-    store = Store(before=lambda: gate.wait(5))
+    store = Store(before=lambda: gate.wait(60))
     sync = sync_of(store)
     sync.hear(record(0))
     while not store.tries:
@@ -67,7 +67,7 @@ def test_of_a_trial_only_its_newest_record_is_brought():
         sync.hear(record(1, attempts))
     sync.hear(record(1, 4))
     gate.set()
-    assert sync.close(5)
+    assert sync.close(60)
     assert [(trial.number, trial.attempts) for trial, _ in store.taken] == [(0, 1), (1, 4)]
 
 
@@ -77,7 +77,7 @@ def test_a_store_that_fails_for_a_moment_is_tried_again_in_silence(news: Callabl
     sync.hear(record(0))
     while not store.taken:
         time.sleep(0.001)
-    assert sync.close(5)
+    assert sync.close(60)
     assert news() == []
     assert sync.trouble is None
 
@@ -89,7 +89,7 @@ def test_a_store_that_fails_for_longer_is_told_of_once_and_catches_up(news: Call
     sync.hear(record(0))
     while not store.taken:
         time.sleep(0.001)
-    assert sync.close(5)
+    assert sync.close(60)
     assert news() == [
         "note: MLflow takes nothing in (OSError: database is locked); the sweep goes on, and MLflow catches up later",
         "MLflow answers again and catches up",
@@ -102,7 +102,7 @@ def test_a_store_that_fails_for_a_moment_at_the_very_end_is_tried_again():
     store = Store(failures=2, before=lambda: time.sleep(0.05))
     sync = sync_of(store)
     sync.hear(record(0))
-    assert sync.close(5)
+    assert sync.close(60)
     assert [trial.number for trial, _ in store.taken] == [0]
 
 
@@ -113,18 +113,18 @@ def test_a_store_that_never_works_is_left_behind_and_says_why():
     while sync.trouble is None:
         time.sleep(0.001)
     began = time.monotonic()
-    assert not sync.close(5)
-    assert time.monotonic() - began < 1
+    assert not sync.close(60)
+    assert time.monotonic() - began < 30
     assert sync.trouble == "OSError: database is locked"
 
 
 def test_closing_does_not_wait_for_a_store_that_hangs():
     gate = threading.Event()
-    sync = sync_of(Store(before=lambda: gate.wait(10)))
+    sync = sync_of(Store(before=lambda: gate.wait(60)))
     sync.hear(record(0))
     began = time.monotonic()
     assert not sync.close(0.1)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 30
     gate.set()
 
 
@@ -133,5 +133,5 @@ def test_closing_brings_what_is_still_noted():
     sync = sync_of(store)
     for number in range(10):
         sync.hear(record(number))
-    assert sync.close(5)
+    assert sync.close(60)
     assert sorted(trial.number for trial, _ in store.taken) == list(range(10))

@@ -25,7 +25,7 @@ def lines(path: Path):
     return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_for(condition, seconds=30.0):
+def wait_for(condition, seconds=120.0):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
@@ -45,13 +45,13 @@ def test_a_page_is_written_where_something_has_changed(folder, tmp_path):
 def test_a_page_yields_to_the_sweep_and_is_not_interrupted_with_it(folder, tmp_path):
     """Linux compares niceness within a session, and keys interrupt a terminal's foreground group."""
     log = tmp_path / "log"
-    tell = "import os, sys, time; time.sleep(0.3); told = os.nice(0), os.getsid(0), os.getpgid(0); "
-    tell += "open(sys.argv[1], 'w').write(' '.join(map(str, told)) + '\\n')"
+    tell = "import os, sys, time\nwhile time.sleep(0.02) is None:\n    told = os.nice(0), os.getsid(0), os.getpgid(0)\n"
+    tell += "    with open(sys.argv[1], 'a') as log: print(*told, file=log)"
+    niceness = min(19, os.nice(0) + NICENESS)  # which it has from a moment after its start
     with PageWriter(folder, command=[sys.executable, "-c", tell, str(log)], seconds=0.02) as writer:
         writer.hear(TRIAL)
-        wait_for(lambda: lines(log))
-    niceness, session, group = map(int, lines(log)[0].split())
-    assert niceness == min(19, os.nice(0) + NICENESS)
+        wait_for(lambda: any(line.startswith(f"{niceness} ") for line in lines(log)))
+    _, session, group = map(int, lines(log)[0].split())
     assert session == os.getsid(0)
     assert group != os.getpgid(0)
 
@@ -62,7 +62,7 @@ def test_the_end_of_a_sweep_waits_for_no_page(folder, tmp_path):
     with PageWriter(folder, command=[sys.executable, "-c", sleep], seconds=0.02) as writer:
         writer.hear(TRIAL)
         wait_for((tmp_path / "began").exists)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300
 
 
 def test_a_page_that_cannot_be_written_ends_nothing(folder, tmp_path):
