@@ -296,6 +296,42 @@ class PointColumns:
 
 
 @dataclass(frozen=True)
+class TrialColumns:
+    """Many trials as columns of equal length: (T,) each. What status adds up, without a record of every trial."""
+
+    trial: np.ndarray
+    """Their numbers."""
+    state: np.ndarray
+    """Texts, of `TrialState`."""
+    attempts: np.ndarray
+    last_epoch: np.ndarray
+    """NaN where a trial has no point."""
+    last_ms: np.ndarray
+    seconds: np.ndarray
+    lowest_asr: np.ndarray
+    """As of `TrialSummary`; NaN where that has None. The best cleaned point's columns below likewise."""
+    best_accuracy: np.ndarray
+    best_asr: np.ndarray
+    best_epoch: np.ndarray
+
+    @classmethod
+    def of(cls, trials: "Iterable[TrialRecord]") -> Self:
+        """Of trials; of those that are not summarized, the last four are not known and NaN."""
+        rows = [
+            (
+                *(trial.number, trial.state, trial.attempts, trial.last_epoch, trial.last_ms, trial.seconds),
+                trial.summary.lowest_asr if trial.summary else None,
+                *((best.measurement.accuracy, best.measurement.asr, best.epoch) if best else (None, None, None)),
+            )
+            for trial in trials
+            for best in [trial.summary.best if trial.summary else None]
+        ]
+        kinds = (np.dtype(int), np.dtype("U8"), *map(np.dtype, (int, float, int, *[float] * 5)))
+        values = zip(*rows, strict=True) if rows else [()] * len(kinds)
+        return cls(*(np.array(column, dtype=kind) for column, kind in zip(values, kinds, strict=True)))
+
+
+@dataclass(frozen=True)
 class MeasuredImages:
     """What is known of the images behind a sweep's measurements: the same for all its points, so written once."""
 

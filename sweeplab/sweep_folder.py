@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -30,6 +32,7 @@ from sweeplab.records import (
     PointColumns,
     SweepRecord,
     SweepState,
+    TrialColumns,
     TrialRecord,
     Victim,
     now_ms,
@@ -41,6 +44,7 @@ from sweeplab.storage.locks import Work, file_lock
 from sweeplab.storage.ownership import check_no_links, is_signed, storages_in_words, write_signed
 from sweeplab.storage.run_folder import RunFolder, StoredPoints
 from sweeplab.storage.summary_file import (
+    DAMAGED,
     LAYOUT,
     SummaryFile,
     is_settled,
@@ -69,19 +73,76 @@ SET_ASIDE = r"\.\d{8}-\d{6}\.\d+"
 """What `--fresh` adds to a sweep's name, as a pattern."""
 
 
-@dataclass(frozen=True)
-class _Trials:
-    """What was found of a sweep's trials."""
+@dataclass
+class SweepTrials:
+    """A sweep's trials: those of its summary that have not changed since, and the others, read from their files."""
 
-    trials: tuple[TrialRecord, ...]
-    losses: list[str]
-    """A sentence on every damaged history."""
-    summary: SummaryFile | None
-    """What is known of them; None where nothing can be summarized."""
-    is_new: bool
-    """Whether it differs from what is stored."""
-    columns: Callable[[], PointColumns]
-    """Of all their points."""
+    folder: str
+    """Of the trials' own ones."""
+    rows: dict[int, int]
+    """By number, ascending: each one's row of the summary; -1 where it has none."""
+    others: dict[int, TrialRecord]
+    """By number, ascending, those without a row."""
+    damaged: dict[int, list[str]]
+    """By number, sentences on every damaged history."""
+    stored: SummaryFile
+    """Of no trial, and without a key where nothing can be summarized: the victim is not measured yet, or has no ASR."""
+    marks: np.ndarray
+    """Of the trials' files, see `marks_of`."""
+    taken_ns: int
+    """When the marks were taken, nanoseconds since 1970."""
+    is_driven: bool
+    """Whether a driver is at work on the sweep."""
+
+    @property
+    def losses(self) -> list[str]:
+        """A sentence on every damaged history."""
+        return [sentence for sentences in self.damaged.values() for sentence in sentences]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether what is known of them differs from what is stored."""
+        return bool(self.others) or len(self.stored.numbers) > len(self.rows)
+
+    def record(self, number: int) -> TrialRecord:
+        """Of one trial."""
+        if (row := self.rows[number]) < 0:
+            return self.others[number]
+        part = self.stored.parts[row]
+        points = StoredPoints(f"{self.folder}/{TRIAL_FORMAT.format(number)}", num_points(part))
+        return record_of(number, part, points, is_driven=self.is_driven)
+
+    @cached_property
+    def records(self) -> tuple[TrialRecord, ...]:
+        """Of all trials."""
+        with uncollected():
+            return tuple(map(self.record, self.rows))
+
+    def columns(self, asr_ceiling: float) -> TrialColumns:
+        """Of all trials, in order; few records are made for them where few have changed."""
+        others = [
+            dataclasses.replace(trial, summary=summarize(trial, asr_ceiling, lambda *_: None, None))
+            for trial in self.others.values()
+        ]
+        found = self.stored.trials_of(list(self.rows.values()), others)
+        state = np.where(np.isin(found.state, OVER), found.state, "running" if self.is_driven else "waiting")
+        return dataclasses.replace(found, state=state)
+
+    def points(self) -> PointColumns:
+        """Columns of their points, in order."""
+        try:
+            return self.stored.points_of(list(self.rows.values()), list(self.others.values()))
+        except DAMAGED:
+            return PointColumns.of(self.records)
+
+    def renewed(self, victim: Measurement, asr_ceiling: float) -> SummaryFile:
+        """What is to be stored of them, once all are summarized."""
+        hits = {}
+        choices = num_choices(self.records)
+        if victim.is_counted and choices:  # none where no trial has come past its start
+            hits = {(victim.asr_n, choices): most_certified_hits(victim.asr_n, choices, asr_ceiling)}
+        keep = is_settled(self.marks, self.taken_ns) & [number not in self.damaged for number in self.rows]
+        return self.stored.replaced(self.marks, self.records, keep, hits)
 
 
 class SweepFolder:
@@ -307,15 +368,15 @@ class SweepFolder:
     def trial_numbers(self) -> list[int]:
         """Trials whose parameters are on the disk, ascending."""
         trials = f"{self.path}/trials"
-        return [number for number, name in self._trial_names() if _size(f"{trials}/{name}/trial.json")]
+        return [int(name) for name in self._trial_names() if _size(f"{trials}/{name}/trial.json")]
 
-    def _trial_names(self) -> list[tuple[int, str]]:
-        """Number and name of every trial's folder, ascending."""
+    def _trial_names(self) -> list[str]:
+        """Names of the trials' folders, by number."""
         try:
             names = os.listdir(self.path / "trials")
         except FileNotFoundError:
             return []
-        return sorted((int(name), name) for name in filter(TRIAL_NAME.fullmatch, names))
+        return sorted(filter(TRIAL_NAME.fullmatch, names), key=int)
 
     def write_trial(
         self,
@@ -410,9 +471,11 @@ class SweepFolder:
         images = measured_images(header, victim[0])
         locked = self.is_locked()
         found = self._trials(header, victim[0], is_driven=locked, summarizes=keep_summary)
-        if keep_summary and found.summary is not None and found.is_new and self.is_own():
-            found.summary.write(self._summary, found.columns())
-        trials, losses = found.trials, found.losses
+        trials, losses, summary = found.records, found.losses, found.stored
+        if keep_summary and found.is_new and summary.key:
+            summary = found.renewed(victim[0], header["spec"]["search"]["asr_ceiling"])
+            if self.is_own():
+                summary.write(self._summary, found.points())
         finished = sum(trial.state in OVER for trial in trials)
         state: SweepState = "finished" if finished >= header["planned_trials"] else "interrupted"
         return SweepRecord(
@@ -439,8 +502,8 @@ class SweepFolder:
             origin=dataclasses.replace(
                 origin_of(header), is_closed=header["name"] != self.name or self.older() is not None
             ),
-            read_columns=found.columns,
-            certified_hits=found.summary.certified_hits if found.summary else {},
+            read_columns=found.points,
+            certified_hits=summary.certified_hits,
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -488,15 +551,14 @@ class SweepFolder:
             )
         return tuple(notes)
 
-    def trial_records(self, *, is_driven: bool) -> tuple[tuple[TrialRecord, ...], list[str]]:
-        """All trials, and a sentence on every damaged history.
+    def trials(self, *, is_driven: bool) -> SweepTrials:
+        """All trials.
 
         Args:
             is_driven: whether a driver is at work on the sweep.
         """
         victim = self.victim_point()
-        found = self._trials(self.header(), victim[0] if victim else None, is_driven=is_driven)
-        return found.trials, found.losses
+        return self._trials(self.header(), victim[0] if victim else None, is_driven=is_driven)
 
     @property
     def _summary(self) -> Path:
@@ -505,67 +567,37 @@ class SweepFolder:
     @uncollected()
     def _trials(
         self, header: dict[str, Any], victim: Measurement | None, *, is_driven: bool, summarizes: bool = False
-    ) -> "_Trials":
+    ) -> SweepTrials:
         """All trials, those from the summary that have not changed since, the others from their files.
 
         Args:
             header: of the sweep.
             victim: its measurement; None: not yet.
             is_driven: whether a driver is at work on the sweep.
-            summarizes: give a summary to the others too.
+            summarizes: give a summary to the others too, where something can be summarized.
         """
-        numbers: list[int] = []
-        base = f"{self.path}/trials"
-        ceiling, images = header["spec"]["search"]["asr_ceiling"], None
-        stored, marks, taken = None, np.zeros((0, 0, 0), dtype=np.int64), now_ns()
+        taken, base, names = now_ns(), f"{self.path}/trials", self._trial_names()
+        marks = marks_of(base, names)
+        is_begun = marks[:, 0, 0] > 0  # trial.json holds something
+        marks, numbers = marks[is_begun], [int(name) for name in itertools.compress(names, is_begun)]
+        ceiling, stored, chooses = header["spec"]["search"]["asr_ceiling"], SummaryFile.empty(""), None
         if victim is not None and victim.asr is not None:
-            images = measured_images(header, victim)
-            names = self._trial_names()
-            marks = marks_of(base, [name for _, name in names])
-            is_begun = marks[:, 0, 0] > 0  # trial.json holds something
-            marks, numbers = (
-                marks[is_begun],
-                [number for (number, _), begun in zip(names, is_begun, strict=True) if begun],
-            )
             key = digest_of([SUMMARY_VERSION, LAYOUT, ceiling, dataclasses.astuple(victim), header.get("images")])
             stored = SummaryFile.read(self._summary, key) or SummaryFile.empty(key)
-        else:
-            numbers = self.trial_numbers()
-        rows = stored.rows_of(numbers, marks) if stored else [-1] * len(numbers)
-        chooses = even_images(images, victim.accuracy_n) if images and victim and summarizes else None
-        trials: list[TrialRecord] = []
-        losses: list[str] = []
-        is_damaged = np.zeros(len(numbers), dtype=bool)
-        for place, (number, row) in enumerate(zip(numbers, rows, strict=True)):
-            if stored and row >= 0:
-                part = stored.parts[row]
-                points = StoredPoints(f"{base}/{TRIAL_FORMAT.format(number)}", num_points(part))
-                trials.append(record_of(number, part, points, is_driven=is_driven))
-                continue
+            if summarizes and (images := measured_images(header, victim)):
+                chooses = even_images(images, victim.accuracy_n)
+        rows = dict(zip(numbers, stored.rows_of(numbers, marks), strict=True))
+        others: dict[int, TrialRecord] = {}
+        damaged: dict[int, list[str]] = {}
+        for number in (number for number, row in rows.items() if row < 0):
             run = self.trial(number)
             trial = self.trial_record(number, is_driven=is_driven, run=run)
-            if summarizes and stored:
+            if summarizes and stored.key:
                 trial = dataclasses.replace(trial, summary=summarize(trial, ceiling, self.outcomes, chooses))
-            trials.append(trial)
-            losses += run.losses()
-            is_damaged[place] = bool(run.losses())
-        if stored is None or victim is None:
-            return _Trials(tuple(trials), losses, None, False, lambda: PointColumns.of(trials))
-        changed = [place for place, row in enumerate(rows) if row < 0]
-        is_new = bool(changed) or len(stored.numbers) > len(numbers)
-
-        def columns() -> PointColumns:
-            return stored.columns_of(rows, [trials[place] for place in changed])
-
-        summary = stored
-        if summarizes and is_new:
-            hits = {}
-            choices = num_choices(trials)
-            if victim.is_counted and choices:  # none where no trial has come past its start
-                hits = {(victim.asr_n, choices): most_certified_hits(victim.asr_n, choices, ceiling)}
-            keep = is_settled(marks, taken) & ~is_damaged
-            summary = stored.replaced(np.array(numbers), marks, trials, keep, hits)
-        return _Trials(tuple(trials), losses, summary, is_new, columns)
+            others[number] = trial
+            if losses := run.losses():
+                damaged[number] = losses
+        return SweepTrials(base, rows, others, damaged, stored, marks, taken, is_driven)
 
     def trial_record(self, number: int, *, is_driven: bool, run: RunFolder | None = None) -> TrialRecord:
         """One trial; without a result it runs where a driver is at work on it, else it waits.

@@ -50,7 +50,7 @@ from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.data.pairs_shards import PairsShards
 from sweeplab.evaluation.retention import CleanedTrials
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim, Search
-from sweeplab.records import MeasuredImages, TrialRecord, now_ms, percent
+from sweeplab.records import MeasuredImages, now_ms, percent
 from sweeplab.search.study import open_study
 from sweeplab.search_space import Choice, Grid, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput, Spec, Unfinished
@@ -1510,10 +1510,9 @@ def test_the_time_left_follows_the_trials_that_ended_since_the_command_began(own
         {"event": "driver began", "time_ms": now_ms() - 10_000},
         *({"event": "trial ended", "time_ms": now_ms()} for _ in range(2)),
     ]
-    over = [TrialRecord(number, "finished", {}, "", 0, 1, ()) for number in range(3)]
-    left = status_module._seconds_left({"planned_trials": 7}, over, events)
+    left = status_module._seconds_left({"planned_trials": 7}, 3, events)
     assert left == pytest.approx(20.0, abs=0.5)
-    assert status_module._seconds_left({"planned_trials": 7}, over, events[:2]) is None
+    assert status_module._seconds_left({"planned_trials": 7}, 3, events[:2]) is None
 
 
 def test_every_command_that_prints_a_result_prints_it_as_json(at_finished: Path, monkeypatch: pytest.MonkeyPatch):

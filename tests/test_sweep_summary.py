@@ -5,11 +5,14 @@ import json
 import os
 import pickle
 import shutil
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 
 from sweeplab.commands.import_table import import_table
+from sweeplab.commands.status import sweep_status
+from sweeplab.evaluation.retention import best_of_trials
 from sweeplab.ranking.kept_weights import kept_points
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.summary import summarize
@@ -131,6 +134,81 @@ def test_a_result_that_is_removed_is_missed(folder):
     assert folder.record().trials[1].state == "waiting"
 
 
+def status_of(folder):
+    """The same at any time of day."""
+    return sweep_status(folder) | {"seconds_left": None}
+
+
+def status_anew(folder):
+    """What every trial's files give, without any summary."""
+    summary, aside = folder.path / "summary.npz", folder.path / "summary.aside"
+    summary.rename(aside)
+    values = status_of(folder)
+    aside.rename(summary)
+    return values
+
+
+def forget_end(folder, trial):
+    (folder.trial(trial).path / "result.json").unlink()
+
+
+def fail(folder, trial):
+    path = folder.trial(trial).path / "result.json"
+    path.write_text(json.dumps({"state": "failed", "reason": "out of memory", "points": EPOCHS + 1}))
+
+
+def remove(folder, trial):
+    shutil.rmtree(folder.trial(trial).path)
+
+
+@pytest.mark.parametrize("change", [lambda *_: None, changed_history, forget_end, fail, remove])
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "changed since"])
+@pytest.mark.parametrize("trial", [0, 5])
+def test_status_from_the_summary_is_that_of_the_ledger(folder, change, is_stored, trial):
+    """Trial 0 is the best one, trial 5 is not; both lose a result, fail, go, or get the best point of all."""
+    if not is_stored:
+        folder.record(keep_summary=True)
+    change(folder, trial)
+    if is_stored:
+        folder.record(keep_summary=True)
+    values = status_of(folder)
+    assert values == status_anew(folder)
+    known = {
+        trial.number: trial.summary for trial in folder.record(keep_summary=True).trials if trial.state != "failed"
+    }
+    number, best = best_of_trials({trial: summary.best for trial, summary in known.items() if summary.best is not None})
+    assert (values["best"]["trial"], values["best"]["epoch"]) == (number, best.epoch)
+    assert values["min_asr"] == min(summary.lowest_asr for summary in known.values())
+
+
+def test_status_makes_no_record_of_a_trial_where_nothing_has_changed(folder, monkeypatch):
+    folder.record(keep_summary=True)
+    monkeypatch.setattr("sweeplab.sweep_folder.record_of", lambda number, *_, **__: pytest.fail(f"trial {number}"))
+    assert sweep_status(folder)["trials"]["finished"] == TRIALS
+
+
+def test_a_trial_that_is_not_over_runs_only_while_a_driver_is_at_work(folder):
+    forget_end(folder, 3)
+    folder.record(keep_summary=True)
+    for is_driven, state in ((True, "running"), (False, "waiting")):
+        trials = folder.trials(is_driven=is_driven)
+        assert trials.columns(0.05).state.tolist() == [record.state for record in trials.records]
+        assert trials.columns(0.05).state[3] == state
+
+
+@pytest.mark.parametrize("name", ["parts", "PointColumns.accuracy_k"])
+def test_a_summary_with_one_damaged_byte_says_nothing_wrong(folder, name):
+    """The byte lies in the middle of what is stored under a name; the archive's checksum of it no longer holds."""
+    record = folder.record(keep_summary=True)
+    path = folder.path / "summary.npz"
+    content = bytearray(path.read_bytes())
+    with ZipFile(path) as archive:
+        member = archive.getinfo(f"{name}.npy")
+    content[member.header_offset + member.file_size - 20] ^= 1
+    path.write_bytes(content)
+    assert_same(folder.record(), record)
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04" + bytes(40)])
 def test_a_damaged_summary_is_worked_out_anew(folder, content):
     folder.record(keep_summary=True)
@@ -159,7 +237,7 @@ def test_another_ceiling_is_another_summary(folder):
 
 def test_commands_that_read_write_no_summary(folder, capsys):
     folder.record()
-    folder.trial_records(is_driven=False)
+    folder.trials(is_driven=False)
     assert not (folder.path / "summary.npz").exists()
 
 

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from sweeplab.records import Measurement, Point, TrialRecord, percent
+import numpy as np
+
+from sweeplab.records import Measurement, Point, TrialColumns, TrialRecord, percent
 
 
 def is_cleaned(measurement: Measurement, asr_ceiling: float) -> bool:
@@ -149,6 +151,19 @@ def best_of_trials(best: Mapping[int, Point]) -> tuple[int, Point] | None:
         best: the best cleaned point by number of trial.
     """
     return min(best.items(), key=lambda pair: (*preference(pair[1]), pair[0]), default=None)
+
+
+def best_row(trials: TrialColumns, among: np.ndarray) -> int | None:
+    """The row of the trial that `best_of_trials` would name; None: none of them is cleaned.
+
+    Args:
+        trials: summarized.
+        among: (T,) boolean.
+    """
+    rows = np.flatnonzero(among & ~np.isnan(trials.best_accuracy))
+    if not len(rows):
+        return None
+    return int(rows[np.lexsort((trials.trial[rows], trials.best_asr[rows], -trials.best_accuracy[rows]))[0]])
 
 
 def lowest_asr(points: Iterable[Point], *, start_counts: bool = False) -> float:

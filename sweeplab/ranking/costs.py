@@ -1,11 +1,13 @@
 """Costs: what a sweep took, and what of it was wasted, told from its events and points."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweeplab.records import TrialRecord, duration, number_of
+import numpy as np
+
+from sweeplab.records import TrialColumns, TrialRecord, duration, number_of
 
 
 @dataclass(frozen=True)
@@ -115,26 +117,44 @@ def costs_of(events: Iterable[Mapping[str, Any]], trials: Iterable[TrialRecord],
         until_ms: the end of attempts that run now, milliseconds since 1970.
     """
     known = {trial.number: trial for trial in trials}
-    total = gpu = useful = failed = pruned = repeated = 0.0
+
+    def stamps_of(number: int) -> list[int]:
+        return [point.timestamp_ms for point in known[number].points]
+
+    return costs_of_columns(events, TrialColumns.of(known.values()), stamps_of, until_ms)
+
+
+def costs_of_columns(
+    events: Iterable[Mapping[str, Any]], trials: TrialColumns, stamps_of: Callable[[int], list[int]], until_ms: int
+) -> Costs:
+    """Add up a sweep without a record of every trial.
+
+    Args:
+        events: lines of events.jsonl, in order.
+        trials: all trials.
+        stamps_of: gives the times of the points of a trial, milliseconds since 1970.
+        until_ms: the end of attempts that run now, likewise.
+    """
+    states = dict(zip(trials.trial.tolist(), trials.state.tolist(), strict=True))
+    total = gpu = failed = pruned = repeated = 0.0
     workers_of: dict[int, int] = {}
     for attempt in attempts_of(events):
-        record = known.get(attempt.trial)
         ended = attempt.ended if attempt.ended is not None else until_ms
         seconds = max(0, ended - attempt.began) / 1000 * attempt.workers
         total += seconds
         gpu += seconds * attempt.gpus
         workers_of[attempt.trial] = attempt.workers
-        state = record.state if record is not None else "waiting"
+        state = states.get(attempt.trial)
         if state == "failed":
             failed += seconds
         elif state == "pruned":
             pruned += seconds
         elif attempt.is_broken:
-            stands = [point.timestamp_ms for point in record.points] if record is not None else []
+            stands = stamps_of(attempt.trial) if state is not None else []
             last = max((stamp for stamp in stands if attempt.began <= stamp <= ended), default=attempt.began)
             repeated += max(0, ended - last) / 1000 * attempt.workers
-    for record in known.values():
-        if record.state == "finished":
-            useful += record.seconds * workers_of.get(record.number, 1)
-    epochs = sum(record.last_epoch or 0.0 for record in known.values())
+    is_finished = trials.state == "finished"
+    workers = [workers_of.get(number, 1) for number in trials.trial[is_finished].tolist()]
+    useful = float(trials.seconds[is_finished] @ np.array(workers, dtype=np.int64))
+    epochs = float(np.nansum(trials.last_epoch))
     return Costs(epochs, total, gpu, useful, failed, pruned, repeated)

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
 from pydantic_core import from_json
 
-from sweeplab.records import Measurement, Point, PointColumns, TrialRecord, TrialSummary
+from sweeplab.records import Measurement, Point, PointColumns, TrialColumns, TrialRecord, TrialSummary
 from sweeplab.specs import StorageFault
 from sweeplab.storage.files import write_atomically
 
@@ -29,7 +29,9 @@ FILES = ("trial.json", "history.jsonl", "result.json", "attempts.json", "outcome
 """What a trial's part is made of, in its folder. Outcomes are written under names of their own, which changes their
 folder, and never again."""
 
-LAYOUT = [[field.name for field in dataclasses.fields(kind)] for kind in (TrialSummary, PointColumns, Measurement)]
+KINDS = (TrialSummary, TrialColumns, PointColumns, Measurement)
+
+LAYOUT = [[field.name for field in dataclasses.fields(kind)] for kind in KINDS]
 """Part of the key: what was stored under other fields is worked out anew."""
 
 TICK_NS = 50_000_000
@@ -73,34 +75,49 @@ def is_settled(marks: np.ndarray, taken_ns: int) -> np.ndarray:
     return np.asarray((times + patience < taken_ns).all(axis=(1, 2)))
 
 
+Columns = TypeVar("Columns", TrialColumns, PointColumns)
+
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
+"""What reading a damaged summary raises."""
+
+
 @dataclass
 class SummaryFile:
-    """A stored summary."""
+    """A stored summary. Its records and points, most of it, are made where somebody asks for them."""
 
     key: str
     """Digest of what all parts depend on beside their own files."""
-    numbers: np.ndarray
-    """(T,), of the trials, ascending."""
     marks: np.ndarray
-    """Of their files, see `marks_of`."""
-    parts: list[list[Any]]
-    """T, what TrialRecord and TrialSummary hold."""
+    """Of the trials' files, see `marks_of`."""
+    trials: TrialColumns
+    """T, ascending. A trial that is not over stands in some state of those."""
+    text: bytes
+    """T parts as JSON, see `part_of`."""
     certified_hits: dict[tuple[int, int], int]
     """See `SweepRecord.certified_hits`."""
     archive: Any = None
-    """Holds the columns of their points, which are read where somebody asks for them."""
+    """Holds the columns of their points."""
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """(T,), of the trials."""
+        return self.trials.trial
 
     @cached_property
-    def columns(self) -> PointColumns:
-        """Of all points of its trials."""
-        if self.archive is None:
-            return PointColumns.of(())
-        return PointColumns(*(_wide(self.archive[field.name]) for field in dataclasses.fields(PointColumns)))
+    def parts(self) -> list[list[Any]]:
+        """T, what TrialRecord and TrialSummary hold."""
+        found: list[list[Any]] = from_json(self.text)  # in half of the standard library's time
+        return found
+
+    @cached_property
+    def points(self) -> PointColumns:
+        """Of all points of its trials. Damage to them shows here alone, as one of `DAMAGED`."""
+        return PointColumns.of(()) if self.archive is None else _columns_in(self.archive, PointColumns)
 
     @classmethod
     def empty(cls, key: str) -> "SummaryFile":
         """One of no trial."""
-        return cls(key, np.zeros(0, dtype=np.int64), np.zeros((0, len(FILES), 4), dtype=np.int64), [], {})
+        return cls(key, np.zeros((0, len(FILES), 4), dtype=np.int64), TrialColumns.of(()), b"[]", {})
 
     def rows_of(self, numbers: Sequence[int], marks: np.ndarray) -> list[int]:
         """Which of its parts is each trial's; -1 where it has none that may be believed.
@@ -116,27 +133,32 @@ class SummaryFile:
         found: list[int] = np.where(same, rows, -1).tolist()
         return found
 
-    def columns_of(self, rows: Sequence[int], others: Sequence[TrialRecord]) -> PointColumns:
-        """Columns of the points of all trials, in the order of their numbers.
+    def trials_of(self, rows: Sequence[int], others: Sequence[TrialRecord]) -> TrialColumns:
+        """Columns of all trials, in the order of their numbers.
 
         Args:
             rows: of `rows_of`.
             others: the trials that have no part.
         """
+        return self._joined(self.trials, rows, TrialColumns.of(others))
+
+    def points_of(self, rows: Sequence[int], others: Sequence[TrialRecord]) -> PointColumns:
+        """Columns of the points of all trials, likewise."""
+        return self._joined(self.points, rows, PointColumns.of(others))
+
+    def _joined(self, stored: Columns, rows: Sequence[int], new: Columns) -> Columns:
         kept = [row for row in rows if row >= 0]
-        if not others and len(kept) == len(self.numbers):
-            return self.columns
-        chosen = np.isin(self.columns.trial, self.numbers[kept])
-        new = PointColumns.of(others)
-        order = np.argsort(np.concatenate([self.columns.trial[chosen], new.trial]), kind="stable")
-        names = [field.name for field in dataclasses.fields(PointColumns)]
-        return PointColumns(
-            *(np.concatenate([getattr(self.columns, name)[chosen], getattr(new, name)])[order] for name in names)
+        if not len(new.trial) and len(kept) == len(self.numbers):
+            return stored
+        chosen = np.isin(stored.trial, self.numbers[kept])
+        order = np.argsort(np.concatenate([stored.trial[chosen], new.trial]), kind="stable")
+        names = [field.name for field in dataclasses.fields(stored)]
+        return type(stored)(
+            *(np.concatenate([getattr(stored, name)[chosen], getattr(new, name)])[order] for name in names)
         )
 
     def replaced(
         self,
-        numbers: np.ndarray,
         marks: np.ndarray,
         trials: Sequence[TrialRecord],
         keep: np.ndarray,
@@ -145,50 +167,60 @@ class SummaryFile:
         """What is to be stored now.
 
         Args:
-            numbers: T, of all trials.
-            marks: theirs.
+            marks: of the trials' files.
             trials: T, all summarized.
             keep: T booleans, which of them may be stored.
             certified_hits: see there.
         """
-        parts = [part_of(trial) for trial, kept in zip(trials, keep, strict=True) if kept]
-        return SummaryFile(self.key, numbers[keep], marks[keep], parts, certified_hits)
+        kept = [trial for trial, is_kept in zip(trials, keep, strict=True) if is_kept]
+        text = json.dumps([part_of(trial) for trial in kept], separators=(",", ":"), allow_nan=False).encode()
+        return SummaryFile(self.key, marks[keep], TrialColumns.of(kept), text, certified_hits)
 
     @classmethod
     def read(cls, path: Path, key: str) -> "SummaryFile | None":
         """A stored summary; None where there is none, or it is damaged or depends on something else."""
         try:
             archive = np.load(path, allow_pickle=False)
-            head = from_json(archive["head"].tobytes())  # in half of the standard library's time
+            head = from_json(archive["head"].tobytes())
             if head["key"] != key:
                 return None
             hits = {(n, choices): most for n, choices, most in head["certified_hits"]}
-            found = cls(key, archive["numbers"], archive["marks"], head["parts"], hits, archive)
-            return found if len(found.parts) == len(found.numbers) == len(found.marks) else None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+            trials, text = _columns_in(archive, TrialColumns), archive["parts"].tobytes()
+            found = cls(key, archive["marks"], trials, text, hits, archive)
+            return found if len(found.numbers) == len(found.marks) else None
+        except DAMAGED:
             return None
 
-    def write(self, path: Path, columns: PointColumns) -> None:
+    def write(self, path: Path, points: PointColumns) -> None:
         """Store it; where that fails nothing is lost.
 
         Args:
             path: of the file.
-            columns: of the points of all trials, those among them that it has no part of.
+            points: columns of the points of all trials, those among them that it has no part of.
         """
-        head = {
-            "key": self.key,
-            "parts": self.parts,
-            "certified_hits": [[*of, most] for of, most in self.certified_hits.items()],
-        }
-        chosen = np.isin(columns.trial, self.numbers)
-        arrays = {field.name: _narrow(getattr(columns, field.name)[chosen]) for field in dataclasses.fields(columns)}
-        text = np.frombuffer(json.dumps(head, separators=(",", ":"), allow_nan=False).encode(), np.uint8)
+        hits = [[*of, most] for of, most in self.certified_hits.items()]
+        head = json.dumps({"key": self.key, "certified_hits": hits}).encode()
+        texts = {name: np.frombuffer(text, np.uint8) for name, text in (("head", head), ("parts", self.text))}
+        chosen = np.isin(points.trial, self.numbers)
+        arrays = {**_arrays_of(self.trials, slice(None)), **_arrays_of(points, chosen)}
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, head=text, numbers=self.numbers, marks=self.marks, **arrays)
+        np.savez(buffer, allow_pickle=False, marks=self.marks, **texts, **arrays)
         try:
             write_atomically(path, buffer.getvalue(), durable=False)
         except StorageFault:
             path.unlink(missing_ok=True)
+
+
+def _arrays_of(columns: TrialColumns | PointColumns, chosen: Any) -> dict[str, np.ndarray]:
+    """Chosen rows of columns, as they are stored."""
+    kind = type(columns)
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {f"{kind.__name__}.{name}": _narrow(getattr(columns, name)[chosen]) for name in names}
+
+
+def _columns_in(archive: Any, kind: type[Columns]) -> Columns:
+    """The inverse of `_arrays_of`."""
+    return kind(*(_wide(archive[f"{kind.__name__}.{field.name}"]) for field in dataclasses.fields(kind)))
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

@@ -1,5 +1,8 @@
 """When a point is cleaned, and what a trajectory scores."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,13 +11,15 @@ from sweeplab.evaluation.retention import (
     CleanedTrials,
     best_cleaned_point,
     best_of_trials,
+    best_row,
     counted,
     is_cleaned,
     lowest_asr,
     retention,
     score,
 )
-from sweeplab.records import Measurement, Point
+from sweeplab.ranking.summary import summarize
+from sweeplab.records import Measurement, Point, TrialColumns, TrialRecord
 
 CEILING = 0.05
 VICTIM_ACCURACY = 0.4
@@ -144,3 +149,17 @@ def test_of_trials_that_keep_the_same_the_lower_asr_and_then_the_lower_number_is
     assert best_of_trials(best) == (3, best[3])
     assert best_of_trials({**best, 9: point(1, 73, 3)}) == (9, point(1, 73, 3))
     assert best_of_trials({}) is None
+
+
+@pytest.mark.parametrize("left_out", [(), (3,), (3, 5), (0, 3, 5)])
+def test_the_best_row_is_the_best_of_trials(left_out):
+    """The trials of the test above and four that are not cleaned; some are left out, as failed ones are."""
+    best = {number: point(1, 72, hits) for number, hits in ((0, 2), (5, 1), (3, 1))}
+    trials = []
+    for number in range(7):
+        trial = TrialRecord(number, "finished", {}, "c", 0, 1, (best.get(number, point(1, 90, 50)),))
+        trials.append(replace(trial, summary=summarize(trial, CEILING, lambda *_: None, None)))
+    counts = np.array([number not in left_out for number in range(7)])
+    expected = best_of_trials({number: one for number, one in best.items() if number not in left_out})
+    row = best_row(TrialColumns.of(trials), counts)
+    assert row == (None if expected is None else expected[0])
