@@ -231,10 +231,24 @@ class Measure:
         if self.protocol == "authors":  # who stamp another trigger on every model's
             self._squashed = decoded.tensor(images, size, squash=True, workers=workers)
         elif all(held["code"] is not None for held in own_code(self.trigger.attack).values()):
-            # The digest sees neither modules nor files that a user's attack takes its pixels from: some tell of them.
-            some = self.triggered_pixels(np.linspace(0, count - 1, min(count, TRIED)).astype(int).tolist())
-            how = digest_of([self.digest, hashlib.sha256(some.numpy().tobytes()).hexdigest()])
-            self._triggered = decoded.changed(images, size, count, how=how, make=self.triggered_pixels)
+            self._triggered = decoded.changed(images, size, count, how=self._stamped_how(), make=self.triggered_pixels)
+
+    def _stamped_how(self) -> str:
+        """Tells what is stamped on which of the images, by all that the pixels depend on and nothing else: prompts and
+        precision change the measurement alone. An attack gets images and seeds; the target chooses the rows."""
+        assert self.trigger is not None
+        # An attack's digest sees neither modules nor files that a user's takes its pixels from: some pixels tell.
+        count = len(self.triggered_rows)
+        some = self.triggered_pixels(np.linspace(0, count - 1, min(count, TRIED)).astype(int).tolist())
+        return digest_of(
+            {
+                "attack": self.trigger.attack.canonical(),  # type: ignore[union-attr]
+                "seed": self.evaluation.seed,
+                "protocol": self.protocol,
+                "rows": hashlib.sha256(self.triggered_rows.astype("<i8").tobytes()).hexdigest(),
+                "some pixels": hashlib.sha256(some.numpy().tobytes()).hexdigest(),
+            }
+        )
 
     @cached_property
     def prompt_tokens(self) -> Tensor:

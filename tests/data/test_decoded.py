@@ -381,6 +381,52 @@ def test_triggers_are_stamped_once_for_all_measurements_of_a_node(
     assert not torch.equal(other.triggered_pixels(range(45)), mapped.triggered_pixels(range(45)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_another"),
+    [
+        ({"templates": ("a {}.",)}, False),
+        ({"precision": "bfloat16"}, False),
+        ({"batch_size": 5}, False),
+        ({"seed": 1}, True),
+        ({"target": "apple"}, True),
+        ({"attack": CountingBadNet(patch_size=9)}, True),
+        ({"image_size": 24}, True),
+        ({"protocol": "authors"}, True),
+    ],
+)
+def test_triggers_are_stamped_again_where_their_pixels_change_alone(
+    stall_test: LabelledImages,
+    tokenize: Callable[[list[str]], Tensor],
+    files: DecodedFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    is_another: bool,
+):
+    """Three images are stamped to tell which file it is. Under `authors` no file has stamped ones."""
+    monkeypatch.setattr(measure_module, "OWN_BYTES", 0)
+    monkeypatch.setattr(measure_module, "TRIED", 3)
+
+    def stamped_by(
+        *, attack: Any, target: str = "banana", image_size: int = 32, protocol: Any = "paper", **fields: Any
+    ) -> tuple[int, Tensor]:
+        images = FruitStallTest(num_images=48, image_size=32)
+        evaluation = Evaluation(test=images, **{"templates": ZERO_SHOT_TEMPLATES, **fields})
+        options: dict[str, Any] = {"tokenize": tokenize, "trigger": Trigger(attack, target), "protocol": protocol}
+        plain = Measure(evaluation, stall_test, image_size, **options)
+        CountingBadNet.stamped.clear()
+        measure = Measure(evaluation, stall_test, image_size, decoded=files, **options)
+        pixels = measure.triggered_pixels(range(len(measure.triggered_rows)))
+        count = sum(CountingBadNet.stamped)
+        assert torch.equal(pixels, plain.triggered_pixels(range(len(plain.triggered_rows))))
+        return count, pixels
+
+    first, pixels = stamped_by(attack=CountingBadNet(patch_size=8))
+    assert first == 3 + len(pixels)
+    count, pixels = stamped_by(**{"attack": CountingBadNet(patch_size=8), **changes})
+    tried = 0 if "protocol" in changes else 3
+    assert count == (tried + len(pixels) if is_another else 3)
+
+
 class Shaded(Spec):
     """Takes its shade from elsewhere, as from a module or a file: its fields and its source stay."""
 
