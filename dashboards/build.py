@@ -42,10 +42,10 @@ from sweeplab.ranking.leaderboard import (
 )
 from sweeplab.ranking.next_steps import (
     THREE_SEEDS,
+    by_record,
     more_trials,
     next_steps,
     run_anew,
-    script_command,
     three_times_as_many,
     twice_as_many,
 )
@@ -321,21 +321,16 @@ def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str
     rows.append(("Weights", f"<code>{escape(winner.checkpoint)}</code>"))
     if leaderboard.promote is not None:
         rows.append(("Take it away", f"<code>{unbroken(leaderboard.promote)}</code>"))
-    if measured := _measure_command(sweep, winner.checkpoint):
-        rows.append(("Measure it", f"<code>{unbroken(measured)}</code>"))
+    if sweep.origin.has_spec:
+        rows.append(("Measure it", with_code(_how_to_measure(sweep, winner.checkpoint))))
     return rows
 
 
-def _measure_command(sweep: SweepRecord, checkpoint: str) -> str:
-    """Measures weights as the sweep did, from any folder; empty where nothing says how."""
-    made, name = sweep.origin, shlex.quote(sweep.name)
-    command = f"sweeplab evaluate {shlex.quote(checkpoint)}"
-    if not made.has_spec:
-        return ""
-    if not made.has_own_code:
-        return f"{command} --sweep {name}"
-    script = str(Path(made.folder, made.script))
-    return f"{command} --script {shlex.quote(script)} --only {name}" if made.script else ""
+def _how_to_measure(sweep: SweepRecord, checkpoint: str) -> str:
+    """The command that measures weights as the sweep did, from any folder, or why there is none."""
+    if sweep.origin.has_own_code:
+        return "its script defines what its record does not hold: `evaluate` takes that script"
+    return f"`{shlex.join(['sweeplab', 'evaluate', checkpoint, '--sweep', sweep.name])}`"
 
 
 def _cost(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
@@ -441,7 +436,7 @@ def _importance_view(sweep: SweepRecord, extras: Extras) -> View:
             missing = "A wider grid, or a search of more trials, can tell; give it another name."
         elif sweep.origin.has_spec:
             command = more_trials(sweep) or run_anew(sweep, "more", f"search.trials={twice_as_many(sweep)}")
-            missing = f"`{command}` runs more trials."
+            missing = f"{command} runs more trials."
         return View(*head, finding, missing=missing)
     frame = importance_table(extras.importances)
     heads = {"parameter": "Parameter", **{question: f"For {question} %" for question in extras.importances}}
@@ -455,10 +450,8 @@ def _pair_view(sweep: SweepRecord, points: pd.DataFrame, extras: Extras) -> View
     if names is None:
         missing = "It takes a table in which two parameters vary."
         if sweep.origin.has_spec:
-            missing = "It takes a space of two parameters or more."
-        if sweep.origin.has_spec and sweep.origin.script:
-            command = script_command(sweep, "sweeplab run", "--dry-run")
-            missing = f"{missing.removesuffix('.')}; `{command}` shows this sweep's."
+            command = by_record(sweep, "run", "--dry-run")
+            missing = f"It takes a space of two parameters or more; {command} shows this sweep's."
         return View(*head, "Fewer than two parameters take two values.", missing=missing)
     frame = pair_cells(points, names)
     if frame.empty:
@@ -489,7 +482,7 @@ def _seeds_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
         missing = "It takes a table in which trials have equal parameters."
         if sweep.origin.has_spec:
             command = run_anew(sweep, "seeds", *THREE_SEEDS, *three_times_as_many(sweep))
-            missing = f"`{command}` runs each setting three times."
+            missing = f"{command} runs each setting three times."
         return View(*head, finding, missing=missing)
     heads = {"setting": "Setting", "trial": "Trial", "seed": "Seed", "retention": "Retention %"}
     heads |= {"lowest_asr": "Lowest ASR %", "mean": "Mean retention %", "sd": "Deviation %"}
@@ -501,7 +494,9 @@ def _gallery_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) 
     head = ("gallery", "The trigger, and what is seen in it", "Gallery")
     gallery, winner = extras.gallery, leaderboard.winner
     missing = f"`sweeplab report {leaderboard.sweep} --gallery` asks the victim and the winner about a few test images."
-    if not sweep.origin.has_spec or sweep.origin.has_own_code:
+    if sweep.origin.is_foreign:
+        missing = "Pictures are made of this home's own sweeps."
+    elif not sweep.origin.has_spec or sweep.origin.has_own_code:
         missing = "The sweep's record alone does not hold its images and models."
     elif winner is None or winner.checkpoint is None:
         missing = f"It takes a cleaned trial whose weights are kept; then {missing}"
@@ -529,7 +524,7 @@ def _comparison_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extra
     frame = compared_trials(sweep, leaderboard, extras.outcomes)
     if frame.empty:
         finding = "No two cleaned trials have their outcomes image by image."
-        missing = "Sweeps that `sweeplab run` makes keep them; imported tables have none."
+        missing = "Sweeps that are run here keep them; imported tables have none."
         return View(*head, finding, missing=missing)
     heads = {"trial": "Trial", "only_best": "Correct only in the best", "only_other": "Correct only in it"}
     heads |= {"p_accuracy": "p (McNemar)", "hits_only_best": "Hits only in the best"}
@@ -568,8 +563,8 @@ def _curves_view(sweep: SweepRecord, leaderboard: Leaderboard) -> View:
     if frame.empty:
         missing = "Tables from elsewhere hold none."
         if sweep.origin.has_spec:
-            command = run_anew(sweep, "losses", "log_every=10") if sweep.origin.script else "log_every=10"
-            missing = f"`{command}` records the loss and its parts at every 10th step."
+            command = run_anew(sweep, "losses", "log_every=10")
+            missing = f"{command} records the loss and its parts at every 10th step."
         return View(*head, "The sweep recorded no losses.", missing=missing)
     heads = {"trial": "Trial", "part": "Part", "step": "Last step", "value": "Value there"}
     table = small_table(frame.groupby(["rank", "trial", "part"], as_index=False).last(), heads)
@@ -581,8 +576,8 @@ def _pretraining_view(sweep: SweepRecord, extras: Extras) -> View:
     frame = pretraining_points(extras.pretraining)
     if frame.empty:
         missing = "A victim that is trained here has its epochs here."
-        if sweep.origin.objective and sweep.origin.script:
-            missing = f"`{script_command(sweep, 'sweeplab pretrain')}` trains it here."
+        if sweep.origin.objective and not sweep.origin.has_own_code and not sweep.origin.is_foreign:
+            missing = f"{by_record(sweep, 'pretrain')} trains it here."
         return View(*head, "The victim was not trained in this home.", missing=missing)
     heads = {"epoch": "Epoch", "accuracy": "Accuracy %", "asr": "ASR %", "loss": "Loss, nats"}
     figure = draw_pretraining(frame, sweep.victim_epoch)
@@ -592,7 +587,7 @@ def _pretraining_view(sweep: SweepRecord, extras: Extras) -> View:
 def _timeline_view(sweep: SweepRecord, extras: Extras) -> View:
     head = ("timeline", "When trials ran, and what they cost", "Time and cost")
     if not extras.attempts or extras.costs is None:
-        missing = "Sweeps that `sweeplab run` makes write down when each attempt began and ended; tables do not say it."
+        missing = "Sweeps that are run here write down when each attempt began and ended; tables do not say it."
         return View(*head, "It is not known when trials ran.", missing=missing)
     states = {trial.number: trial.state for trial in sweep.trials}
     frame = attempt_bars(extras.attempts, states, extras.until_ms)

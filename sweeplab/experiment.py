@@ -942,7 +942,8 @@ def family(spec: E, field: str, values: Sequence[Any] | Mapping[str, Any]) -> tu
         )
     if len(words) != len(values):
         raise InvalidInput(f"family over {field!r}: the values {tuple(values)} give names that are the same")
-    return tuple(_override(spec, field.split("."), value, field, behind=word) for word, value in words.items())
+    *owner, name = field.split(".")
+    return tuple(_override(spec, owner, {name: value}, owner, behind=word) for word, value in words.items())
 
 
 def searched_parameter(spec: Any, path: str) -> str | None:
@@ -967,11 +968,14 @@ def _word(value: Any) -> str:
 def apply_overrides(spec: E, overrides: Sequence[str]) -> E:
     """A copy with `field.subfield=value` changes; values are JSON, or else plain text.
 
+    Fields of one part that stand side by side change together: `search.seeds_per_configuration=3 search.trials=48`.
+
     Raises:
         InvalidInput: if a path names no field (the known ones are listed) or a value breaks a rule.
     """
     import json
 
+    changes: list[tuple[list[str], str, Any]] = []
     for override in overrides:
         path, separator, text = override.partition("=")
         if not separator or not re.fullmatch(r"[A-Za-z_][\w.]*", path):
@@ -980,34 +984,46 @@ def apply_overrides(spec: E, overrides: Sequence[str]) -> E:
             value = json.loads(text)
         except (ValueError, RecursionError):  # also of a number of thousands of digits
             value = text
-        spec = _override(spec, path.split("."), value, path)
+        *owner, name = path.split(".")
+        changes.append((owner, name, value))
+    for owner, group in itertools.groupby(changes, key=lambda change: change[0]):
+        spec = _override(spec, owner, {name: value for _, name, value in group}, owner)
     return spec
 
 
-def _override(spec: Any, names: list[str], value: Any, path: str, behind: str | None = None) -> Any:
-    """A copy of a spec with another value in a field of it or of its parts.
+def _override(
+    spec: Any, owner: Sequence[str], values: Mapping[str, Any], whole: Sequence[str], behind: str | None = None
+) -> Any:
+    """A copy of a spec with other values in fields of one of its parts.
 
     Args:
         spec: what is copied.
-        names: of the fields that lead there.
-        value: its new one.
-        path: the whole path, for messages.
+        owner: names of the fields that lead to the part; none: the fields are its own.
+        values: by field.
+        whole: `owner` as it began, for messages.
         behind: what follows the name of every spec on the way that has one; None: names stay.
     """
-    first, rest = names[0], names[1:]
-    asked = f"{'override' if behind is None else 'family over'} {path!r}"
+    word = "override" if behind is None else "family over"
+    asked = {name: f"{word} {'.'.join((*whole, name))!r}" for name in values}
+    first = next(iter(asked.values()))
     if not isinstance(spec, Spec):
-        owner = path.removesuffix("." + ".".join(names))
-        raise InvalidInput(f"{asked}: {owner} has no fields of its own; give all of it, as {owner}=JSON")
-    first = spec.RENAMED.get(first, first)
-    if first not in type(spec).model_fields:
-        known = ", ".join(type(spec).model_fields)
-        raise InvalidInput(f"{asked}: unknown field {first!r}; known: {known}")
-    current = getattr(spec, first)
-    changes = {first: _override(current, rest, value, path, behind) if rest else value}
+        place = ".".join(whole[: len(whole) - len(owner)])
+        raise InvalidInput(f"{first}: {place} has no fields of its own; give all of it, as {place}=JSON")
+
+    def field_of(name: str, message: str) -> str:
+        field: str = spec.RENAMED.get(name, name)
+        if field not in type(spec).model_fields:
+            raise InvalidInput(f"{message}: unknown field {field!r}; known: {', '.join(type(spec).model_fields)}")
+        return field
+
+    if owner:
+        field = field_of(owner[0], first)
+        changes = {field: _override(getattr(spec, field), owner[1:], values, whole, behind)}
+    else:
+        changes = {field_of(name, asked[name]): value for name, value in values.items()}
     if behind is not None and isinstance(spec, NAMED):
-        if first == "name":
-            raise InvalidInput(f"{asked}: a family names its members itself; give names as `replace(name=...)`")
+        if "name" in changes:
+            raise InvalidInput(f"{first}: a family names its members itself; give names as `replace(name=...)`")
         changes["name"] = f"{spec.name}-{behind}"
     return spec.replace(**changes)
 

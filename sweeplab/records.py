@@ -358,8 +358,6 @@ class Origin:
     seed: int | None = None
     versions: tuple[tuple[str, str], ...] = ()
     """Program and version, those that can change a result."""
-    folder: str = ""
-    """In which it was started."""
     sampler: str = ""
     asked_trials: int = 0
     """What `search.trials` says; 0: not known."""
@@ -370,11 +368,17 @@ class Origin:
     cleaning_poisons: int | None = None
     """Poisoned pairs among them; None: not known."""
     has_spec: bool = True
-    """False in tables from elsewhere, which no command can continue or measure."""
+    """False in tables from elsewhere, and where this version refuses the spec: no command can continue or measure."""
     has_own_code: bool = False
     """Whether its script defines a class that it uses, so that its record does not say all."""
     is_closed: bool = False
     """Whether it was set aside or made by an older version, so that no trial can be added."""
+    is_foreign: bool = False
+    """Whether it came from elsewhere and was not adopted, so that it is only read."""
+
+
+OWN_CLASSIFIER = ("supervised",)
+"""Methods whose models classify by a layer that they train, and not by prompts."""
 
 
 @dataclass(frozen=True)
@@ -427,6 +431,12 @@ class SweepRecord:
     def measures_what_was_planted(self) -> bool:
         """Whether the ASR is not known to be measured towards another class than the victim was poisoned towards."""
         return self.planted_target in (None, self.target)
+
+    @property
+    def is_promotable(self) -> bool:
+        """Whether `sweeplab promote` takes its trials: its record says all of it, and prompts classify."""
+        made = self.origin
+        return made.has_spec and not made.has_own_code and self.method not in OWN_CLASSIFIER
 
     @property
     def failures(self) -> tuple[TrialRecord, ...]:

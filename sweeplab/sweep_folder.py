@@ -261,13 +261,17 @@ class SweepFolder:
         None where nothing has changed that touches it. Of a sweep whose script defines classes of its own nothing can
         be said from here; the script's next start says it.
         """
+        return self._judged()[0]
+
+    def _judged(self) -> tuple[str | None, bool]:
+        """What `older` says, and whether this version reads the spec."""
         header = self.header()
         if "imported" in header or header.get("own_code"):
-            return None
+            return None, True
         try:
-            return made_by_older_version(header, "CleaningSweep")
+            return made_by_older_version(header, "CleaningSweep"), True
         except InvalidInput as error:
-            return f"made by an older version ({version_of(header)}), and this one refuses it: {error}"
+            return f"made by an older version ({version_of(header)}), and this one refuses it: {error}", False
 
     def check_is_continued(self) -> None:
         """Raise InvalidInput where the sweep was made by an older version whose recipe is not this one's."""
@@ -499,11 +503,19 @@ class SweepFolder:
             planted_target=self.planted_target(),
             notes=(*self.notes(), *losses),
             keep_checkpoints=header["spec"].get("resources", {}).get("keep_checkpoints", 0),
-            origin=dataclasses.replace(
-                origin_of(header), is_closed=header["name"] != self.name or self.older() is not None
-            ),
+            origin=self._origin(header),
             read_columns=found.points,
             certified_hits=summary.certified_hits,
+        )
+
+    def _origin(self, header: dict[str, Any]) -> Origin:
+        """What the record says that the sweep was made of, and what may be done with it here."""
+        origin, (older, is_read) = origin_of(header), self._judged()
+        return dataclasses.replace(
+            origin,
+            has_spec=origin.has_spec and is_read,
+            is_closed=header["name"] != self.name or older is not None,
+            is_foreign=not self.is_own(to_read=True),
         )
 
     def notes(self) -> tuple[str, ...]:
@@ -656,7 +668,6 @@ def origin_of(header: dict[str, Any]) -> Origin:
         poison_rate=rate if isinstance(rate, (int, float)) else None,
         objective=str(section(victim, "objective").get("kind", "")),
         script=script if isinstance(script, str) else "",
-        folder=str(header.get("working_folder", "")),
         seed=seed if isinstance(seed, int) else None,
         sampler=str(search.get("sampler", "")),
         asked_trials=_whole(search.get("trials")) or 0,

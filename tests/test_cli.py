@@ -373,18 +373,11 @@ def test_an_unknown_sweep_is_refused_with_the_known_ones(words: list[str], own_h
     assert message.startswith(f"no sweep named 'other' in {own_home / 'sweeps'}; known: made-up")
 
 
-@pytest.mark.parametrize("words", [["pretrain"], ["clean"], ["evaluate", "weights.pt", "--script"]])
-def test_a_script_that_does_not_exist_is_refused(words: list[str]):
-    assert (
-        refused(*words, "nowhere.py")
-        == "script nowhere.py does not exist; `sweeplab list --scripts` shows those in ./sweeps"
-    )
-
-
-def test_run_refuses_a_script_that_does_not_exist():
-    assert (
-        refused("run", "nowhere.py")
-        == "script nowhere.py does not exist; `sweeplab list --scripts` shows those in ./sweeps"
+@pytest.mark.parametrize("words", [["run"], ["pretrain"], ["clean"], ["evaluate", "weights.pt", "--script"]])
+def test_a_script_that_does_not_exist_is_refused(words: list[str], own_home: Path):
+    assert refused(*words, "nowhere.py") == (
+        "script nowhere.py does not exist, and no sweep of the home has that name; `sweeplab list --scripts` shows the "
+        "scripts in ./sweeps, `sweeplab list` the sweeps"
     )
 
 
@@ -1100,23 +1093,11 @@ def test_what_is_odd_about_a_test_folder_is_noted_beside_the_output(
     assert "(.heic 1), the first: plum/3.heic" in stderr
 
 
-TWO_SWEEPS = """
-import fabricated
-
-SWEEPS = (fabricated.SWEEP, fabricated.SWEEP.replace(name="another"))
-"""
-
-
-@pytest.mark.parametrize("has_own_code", [False, True])
 def test_the_pages_command_measures_the_winner_from_any_folder(
-    has_own_code: bool, own_home: Path, own_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_home: Path, own_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Its script has two sweeps, and the command is run elsewhere."""
     folder = fabricated.finished_sweep(own_home / "sweeps")
-    (tmp_path / "two sweeps.py").write_text(TWO_SWEEPS)
     record, board = ranked(folder)
-    changes = {"script": "two sweeps.py", "folder": str(tmp_path), "has_own_code": has_own_code}
-    record = dataclasses.replace(record, origin=dataclasses.replace(record.origin, **changes))
     weights = board.winner.checkpoint
     shutil.copy(own_weights, weights)
     page = html.unescape(render_page(record, board))

@@ -493,6 +493,23 @@ def test_overrides_reach_into_nested_specs(sweep: CleaningSweep):
     assert other.name == "other"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_fields_of_one_part_that_stand_side_by_side_change_together(sweep: CleaningSweep, order: int):
+    """Neither 16 trials of 3 seeds nor 9 of 2 would be taken: the rule is over both."""
+    begun = sweep.replace(search=Search(trials=16, seeds_per_configuration=2))
+    changed = apply_overrides(begun, ["search.seeds_per_configuration=3", "search.trials=9"][::order])
+    assert changed.search == Search(trials=9, seeds_per_configuration=3)
+    with pytest.raises(InvalidInput, match="trials=16 must be a multiple of seeds_per_configuration=3"):
+        apply_overrides(begun, ["search.seeds_per_configuration=3", "epochs=2", "search.trials=9"])
+
+
+def test_of_two_overrides_of_a_field_the_later_counts(sweep: CleaningSweep):
+    assert apply_overrides(sweep, ["epochs=3", "epochs=4"]).epochs == 4
+    old_and_new = ["resources.decoded_gigabytes=3", "resources.node_cache_gigabytes=4"]
+    assert apply_overrides(sweep, old_and_new).resources.node_cache_gigabytes == 4
+    assert apply_overrides(sweep, ["search={}", "search.trials=4"]).search == Search(trials=4)
+
+
 def test_overrides_leave_the_original(sweep: CleaningSweep):
     before = sweep.to_json()
     apply_overrides(sweep, ["epochs=7"])

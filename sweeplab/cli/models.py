@@ -24,7 +24,7 @@ from sweeplab.cli.program import (
     say_table,
 )
 from sweeplab.cli.running import check_sources, start_one
-from sweeplab.cli.scripts import one_experiment, one_sweep, sets_of
+from sweeplab.cli.scripts import one_experiment, one_sweep, sets_of, sweep_of_home
 from sweeplab.ranking.intervals import wilson
 from sweeplab.records import name_with, number_of, percent
 from sweeplab.specs import InvalidInput
@@ -84,7 +84,9 @@ OwnArchitecture = Annotated[
 @command(app, rich_help_panel=MODELS)
 def clean(
     script: Script,
-    settings: Annotated[list[str] | None, typer.Argument(help="parameter=value, field.subfield=value")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="parameter=value, setting=SWEEP/TRIAL, field.subfield=value")
+    ] = None,
     only: Only = None,
     architecture: OwnArchitecture = None,
     smoke: Smoke = False,
@@ -93,9 +95,10 @@ def clean(
 ) -> int:
     """Clean a script's victim with one setting, without a search.
 
-    For example `sweeplab clean sweeps/quickstart.py learning_rate=6e-3`.
+    For example `sweeplab clean sweeps/quickstart.py learning_rate=6e-3`, or with what trial 10 of a sweep had,
+    `setting=quickstart/10`.
     """
-    from sweeplab.experiment import CleaningSweep, PretrainedVictim
+    from sweeplab.experiment import CleaningSweep, PretrainedVictim, apply_overrides
     from sweeplab.search_space import Grid
     from sweeplab.specs import digest_of
     from sweeplab.sweep.run import Options
@@ -104,14 +107,16 @@ def clean(
         raise InvalidInput(f"{script} runs a victim alone, and names nothing to clean it with; give a script of sweeps")
     given = settings or []
     fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
-    sweep = one_sweep(script, only, fields, smoke)
+    of_search = [s for s in fields if s.startswith("search.") and not s.startswith("search.sampler=")]
+    sweep = one_sweep(script, only, [s for s in fields if s not in of_search], smoke)
     if architecture is not None:
         sweep = _with_architecture(sweep, architecture)
-    params = dict(parameter_of(text) for text in given if text not in fields)
+    params = parameters_of([text for text in given if text not in fields])
     axes = {name: (value,) for name, value in params.items()} or {"learning_rate": (sweep.optimization.learning_rate,)}
-    single = sweep.replace(
-        grid=Grid(axes=axes, source="given on the command line"), search=sweep.search.replace(sampler="grid")
-    )
+    grid = Grid(axes=axes, source="given on the command line")
+    # First the grid, of which the seeds decide how many trials there are: those of the script may be no multiple.
+    single = sweep.replace(grid=grid, search=sweep.search.replace(sampler="grid"))
+    single = apply_overrides(single, of_search)
     name = name_with(sweep.name, f"-single-{digest_of(single.canonical())[:8]}")
     return start_one(single.replace(name=name), Options(inline=inline), as_json=as_json)
 
@@ -127,6 +132,33 @@ def _with_architecture(sweep: "CleaningSweep", architecture: str) -> "CleaningSw
             "leave it out"
         )
     return sweep.replace(victim=sweep.victim.replace(architecture=architecture_named(architecture)))
+
+
+def parameters_of(texts: list[str]) -> dict[str, Any]:
+    """The parameters that a command names, and those of a trial, `setting=SWEEP/TRIAL`; what comes later counts.
+
+    Raises:
+        InvalidInput: if one has no `=`, or there is no such trial.
+    """
+    params: dict[str, Any] = {}
+    for text in texts:
+        name, value = parameter_of(text)
+        params |= _setting_of(str(value)) if name == "setting" else {name: value}
+    return params
+
+
+def _setting_of(place: str) -> dict[str, Any]:
+    """The parameters of a trial of the home, to the last digit; those that do not apply in it are left out."""
+    sweep, _, number = place.rpartition("/")
+    if not sweep:
+        raise InvalidInput(f"setting={place} is not of the form setting=SWEEP/TRIAL, such as setting=quickstart/10")
+    folder = SweepFolder.of(home_folder(to_read=True), sweep)
+    known = [str(trial) for trial in folder.trial_numbers()] if folder.header() else []
+    if number not in known:
+        listed = f"it has {known[0]} to {known[-1]}" if known else "it has none yet"
+        raise InvalidInput(f"setting={place}: sweep {sweep!r} has no trial {number!r}; {listed}")
+    params = folder.trial_header(int(number))["params"]
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def parameter_of(text: str) -> tuple[str, Any]:
@@ -207,7 +239,7 @@ def evaluate(
     taken = one_sweep(script, only, [], False) if script else None
     request = EvaluationRequest(
         checkpoint=checkpoint,
-        sweep=_sweep_of_home(sweep) if sweep is not None else taken,
+        sweep=sweep_of_home(sweep) if sweep is not None else taken,
         architecture=architecture,
         test=test,
         classes=classes,
@@ -222,22 +254,6 @@ def evaluate(
         return
     say_notes(notes_of(request))
     _say_measurement(evaluate_checkpoint(request), as_json=as_json)
-
-
-def _sweep_of_home(name: str) -> "CleaningSweep":
-    """What a sweep's record says was run."""
-    from sweeplab.worker.input_paths import recorded_sweep
-
-    folder = SweepFolder.of(home_folder(), name)
-    header = folder.header()
-    if "imported" in header:
-        raise InvalidInput(f"--sweep: {name!r} was imported from {header['imported']['file']}, which names no test set")
-    if own := header.get("own_code"):
-        raise InvalidInput(
-            f"--sweep: {name!r} uses {', '.join(own)}, which its script defines and its record does not hold; give "
-            "--script SCRIPT --only NAME"
-        )
-    return recorded_sweep(header)
 
 
 def _evaluate_retrieval(request: "EvaluationRequest", path: Path, *, as_json: bool) -> None:

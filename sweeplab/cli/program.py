@@ -326,7 +326,12 @@ def program(
 
 # Parameters that several commands have.
 SweepName = Annotated[str, typer.Argument(help="Name of a sweep of the home; `sweeplab list` shows them.")]
-Script = Annotated[Path, typer.Argument(help="A script of sweeps, such as sweeps/quickstart.py.")]
+Script = Annotated[
+    Path,
+    typer.Argument(
+        help="A script of sweeps, such as sweeps/quickstart.py; or the name of a sweep of the home, as it was run."
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="field.subfield=value: other values for fields of the sweep.")
 ]

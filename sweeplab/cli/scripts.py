@@ -26,6 +26,8 @@ from sweeplab.cli.program import (
 )
 from sweeplab.cli.running import NO_JSON, list_of_results, start
 from sweeplab.specs import DONE, InvalidInput
+from sweeplab.storage.home import home_folder
+from sweeplab.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
     from sweeplab.evaluation.measure import Evaluation
@@ -42,6 +44,11 @@ def main(*experiments: "Experiment") -> None:
     if _handed is not None:  # a command reads the script's sweeps; see `_taken_down`
         _handed.extend(experiments)
         raise SystemExit(DONE)
+    _program(experiments, sys.modules["__main__"].__doc__ or "Run this script's sweeps.")()
+
+
+def _program(experiments: "Sequence[Experiment]", text: str) -> typer.Typer:
+    """The command line of a script, with its help text."""
 
     def script(
         overrides: Overrides = None,
@@ -90,8 +97,8 @@ def main(*experiments: "Experiment") -> None:
         return start(chosen, options, plan=plan, supervised=supervise, json_of=json_of)
 
     script_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command(script_app, help=sys.modules["__main__"].__doc__ or "Run this script's sweeps.")(script)
-    script_app()
+    command(script_app, help=text)(script)
+    return script_app
 
 
 @command(
@@ -109,21 +116,62 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Run an experiment script: the same as `python SCRIPT`."""
+    """Run an experiment script: the same as `python SCRIPT`.
+
+    Or run a sweep of the home as it was run, with changes under another name: `sweeplab run quickstart name=other
+    epochs=6`.
+    """
+    if is_of_home(script):
+        _program(load_script(script), f"Run sweep {script} of the home.")(
+            words or [], prog_name=f"sweeplab run {script}"
+        )
+        return
     _check_exists(script)
     sys.argv = [str(script), *(words or [])]
     sys.path.insert(0, str(script.parent.resolve()))
     runpy.run_path(str(script), run_name="__main__")
 
 
+def is_of_home(path: Path) -> bool:
+    """Whether what a command was given for a script is no file, but the name of a sweep of the home."""
+    is_name = path.name == str(path)
+    return is_name and not path.is_file() and SweepFolder(home_folder(to_read=True) / "sweeps" / path).exists()
+
+
+def sweep_of_home(name: str) -> "CleaningSweep":
+    """What a sweep's record says was run.
+
+    Raises:
+        InvalidInput: if there is none of the name, or its record does not say all of it.
+    """
+    from sweeplab.worker.input_paths import recorded_sweep
+
+    header = SweepFolder.of(home_folder(to_read=True), name).header()
+    if "imported" in header:
+        raise InvalidInput(
+            f"sweep {name!r} was imported from {header['imported']['file']}, a table that does not say what was run; "
+            "name another sweep, or a script"
+        )
+    if own := header.get("own_code"):
+        raise InvalidInput(
+            f"sweep {name!r} uses {', '.join(own)}, which its script defines and its record does not hold; give that "
+            "script instead, and with --only the name that the sweep has in it"
+        )
+    return recorded_sweep(header)
+
+
 def load_script(path: Path) -> "tuple[Experiment, ...]":
-    """The sweeps that a script defines, and the victims that it runs alone, in order, without running them.
+    """The sweeps that a script defines, and the victims that it runs alone, in order, without running them. Where there
+    is no such file and the home has a sweep of that name, that sweep, as it was run.
 
     Where the script has a tuple `EXPERIMENTS` (or `SWEEPS`), those in it. Else the sweeps that its variables hold,
     without those that it imported from other modules. Where there are none, what it hands to `main`.
     """
     from sweeplab.experiment import CleaningSweep, PretrainedVictim
 
+    if is_of_home(path):
+        SweepFolder(home_folder(to_read=True) / "sweeps" / path).check_own()
+        return (sweep_of_home(str(path)),)
     _check_exists(path)
     sys.path.insert(0, str(path.parent.resolve()))
     variables, handed = _taken_down(path, "sweeplab_script")
@@ -163,7 +211,10 @@ def sets_of(path: Path) -> "dict[str, Evaluation]":
 
 def _check_exists(script: Path) -> None:
     if not script.is_file():
-        raise InvalidInput(f"script {script} does not exist; `sweeplab list --scripts` shows those in ./sweeps")
+        raise InvalidInput(
+            f"script {script} does not exist, and no sweep of the home has that name; `sweeplab list --scripts` shows "
+            "the scripts in ./sweeps, `sweeplab list` the sweeps"
+        )
 
 
 def _taken_down(path: Path, name: str) -> "tuple[dict[str, Any], list[Experiment]]":

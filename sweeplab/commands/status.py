@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,13 +37,15 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
     costs = costs_of_columns(events, trials, stamps_of, now_ms()).to_json()
     state = "running" if locked else "finished" if done else "interrupted"
     failed = trials.trial[trials.state == "failed"].tolist()
+    is_own, older = folder.is_own(to_read=True), folder.older()
+    is_closed = header["name"] != folder.name or older is not None
     return {
         "sweep": folder.name,
         "state": state,
         "planned_trials": header["planned_trials"],
         "asr_ceiling": header["spec"]["search"]["asr_ceiling"],
         "notes": [*folder.notes(), *found.losses],
-        "older": folder.older(),
+        "older": older,
         "damage": found.losses,
         "trials": counts,
         **_best_so_far(folder, header, trials),
@@ -54,9 +57,9 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
         "costs": costs,
         "holder": folder.work.holder() if locked else None,
         "failures": [{"trial": number, "reason": found.record(number).reason} for number in failed],
-        "own": folder.is_own(to_read=True),
+        "own": is_own,
         "folder": str(folder.path),
-        "next": _next_command(folder.name, header, state),
+        "next": _next_command(folder, header, state, is_own=is_own, is_closed=is_closed),
     }
 
 
@@ -97,13 +100,16 @@ def _seconds_left(header: dict[str, Any], over: int, events: Sequence[dict[str, 
     return None if not ended else max(0, left) * (now_ms() - began) / 1000 / ended
 
 
-def _next_command(name: str, header: dict[str, Any], state: str) -> str:
-    """What a user would type next."""
+def _next_command(folder: SweepFolder, header: dict[str, Any], state: str, *, is_own: bool, is_closed: bool) -> str:
+    """What a user would type next, or whose command it is."""
+    name = shlex.quote(folder.name)
     if state == "running":
         return f"sweeplab logs {name} --follow"
-    if state == "finished" or "imported" in header:
-        return f"sweeplab leaderboard {name}"
-    return f"sweeplab resume {name}"
+    if state == "finished" or "imported" in header or is_closed:
+        return f"sweeplab {'leaderboard' if folder.victim_point() is not None else 'logs'} {name}"
+    if header.get("own_code"):
+        return "the command of its script goes on"
+    return f"sweeplab resume {name}{'' if is_own else ' --adopt'}"
 
 
 def status_or_damage(folder: SweepFolder) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class Leaderboard:
     lacks_backdoor: bool = False
     """Whether the victim shows none though its ASR is measured towards the class that was planted, as far as is
     known."""
+    is_promotable: bool = True
+    """Whether `sweeplab promote` takes its trials."""
     closest: tuple[KeptPoint, ...] = ()
     """Where no trial is cleaned, the points that came closest and keep their weights: the lowest ASR first."""
 
@@ -110,9 +112,12 @@ class Leaderboard:
 
     @property
     def promote(self) -> str | None:
-        """The command that takes the winner away; None where there is none, or its weights are not kept."""
+        """The command that takes the winner away; None where there is none, its weights are not kept, or it would be
+        refused."""
         winner = self.winner
-        return None if winner is None or winner.checkpoint is None else promote_command(self.sweep, winner.trial)
+        if winner is None or winner.checkpoint is None or not self.is_promotable:
+            return None
+        return promote_command(self.sweep, winner.trial)
 
     def to_json(self) -> dict[str, Any]:
         """What `sweeplab leaderboard --json` prints; holds no NaN and no infinity."""
@@ -168,6 +173,7 @@ def rank_trials(sweep: SweepRecord, outcomes: ReadOutcomes, weights: Sequence[Ke
         has_backdoor=has_backdoor,
         lacks_backdoor=lacks_backdoor,
         notes=sweep.notes,
+        is_promotable=sweep.is_promotable,
         closest=closest,
     )
 

@@ -1,14 +1,11 @@
 """What to try next, told from a sweep's own results."""
 
-import json
 import math
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, column_words
-from sweeplab.records import MINIATURE, SweepRecord
+from sweeplab.records import SweepRecord, is_miniature, name_with
 
 FEWEST_VALUES = 5
 """Below so many values of a parameter its lowest or highest says little of where to look."""
@@ -29,7 +26,7 @@ def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
     if leaderboard.lacks_backdoor:
         return (_no_backdoor(sweep),)
     if winner is None:
-        more = f"; or more trials of the same, `{command}`" if (command := more_trials(sweep)) else ""
+        more = f"; or more trials of the same, {command}" if (command := more_trials(sweep)) else ""
         return (f"{WHAT_NEXT[0].upper()}{WHAT_NEXT[1:]}{more}.",)
     return (
         *_ends(sweep, leaderboard, measured, winner),
@@ -42,11 +39,8 @@ def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
 def _no_backdoor(sweep: SweepRecord) -> str:
     """What to change where there was nothing to clean."""
     what = "Nothing was cleaned, because the victim has no backdoor to clean"
-    if sweep.victim_name.endswith(MINIATURE) or sweep.name.endswith(MINIATURE):
-        if not sweep.origin.script or not sweep.name.endswith(MINIATURE):
-            return f"{what}: it is a miniature's victim; run the sweep without `--smoke`."
-        full = replace(sweep, name=sweep.name.removesuffix(MINIATURE))
-        return f"{what}: this is a miniature; run the sweep without `--smoke`, `{script_command(full, 'python')}`."
+    if is_miniature(sweep.victim_name) or is_miniature(sweep.name):
+        return f"{what}: it is a miniature's victim; run the sweep without `--smoke`."
     if sweep.origin.objective:
         return f"{what}: train the victim longer or with more poisons."
     return f"{what}: take another victim, or name the trigger and target that it was poisoned with."
@@ -86,19 +80,16 @@ def _more_trials(sweep: SweepRecord, measured: list[LeaderboardRow], winner: Lea
         return
     place, num = sum(row.trial <= winner.trial for row in measured), len(measured)
     if (command := more_trials(sweep)) and num > 1 and place > LATE * num:
-        yield f"The best came late, as number {place} of {num} trials: more of them may find a better one, `{command}`."
+        yield f"The best came late, as number {place} of {num} trials: more of them may find a better one, {command}."
 
 
 def more_trials(sweep: SweepRecord) -> str:
-    """The command that adds as many trials to a sweep as it has; empty where none can: of a grid, which is complete, of
-    a table from elsewhere, and of a sweep that is closed."""
+    """What adds as many trials to a sweep as it has, see `by_record`; empty where nothing can: of a grid, which is
+    complete, of a table from elsewhere, and of a sweep that is closed or only read."""
     made = sweep.origin
-    if not made.has_spec or made.sampler == "grid" or made.is_closed:
+    if not made.has_spec or made.sampler == "grid" or made.is_closed or made.is_foreign:
         return ""
-    trials = f"search.trials={twice_as_many(sweep)}"
-    if made.has_own_code:
-        return script_command(sweep, "python", trials)
-    return f"sweeplab resume {shlex.quote(sweep.name)} {trials}"
+    return by_record(sweep, "resume", f"search.trials={twice_as_many(sweep)}")
 
 
 def twice_as_many(sweep: SweepRecord) -> int:
@@ -107,25 +98,23 @@ def twice_as_many(sweep: SweepRecord) -> int:
     return -(-2 * max(sweep.origin.asked_trials, sweep.planned_trials) // seeds) * seeds
 
 
-def script_command(sweep: SweepRecord, command: str, *settings: str) -> str:
-    """A command over the script that made a sweep, from any folder; `SCRIPT` stands for one that is not known.
+def by_record(sweep: SweepRecord, command: str, *changes: str) -> str:
+    """A command over a sweep of the home as it was run, in whatever way that was asked for, between back quotes. Where
+    its script defines a part of it, or another home made it, the changes alone, for the script's own command.
 
     Args:
-        sweep: made from the script.
-        command: that takes a script, `--only` and changes, such as `python`.
-        settings: changes, in the form that a shell gives them on.
+        sweep: whose record says what is run.
+        command: of `sweeplab`, that takes the sweep's name and changes.
+        changes: one at least where the record does not serve.
     """
-    made = sweep.origin
-    script = str(Path(made.folder, made.script)) if made.script else "SCRIPT"
-    smoke = " --smoke" if sweep.name.endswith(MINIATURE) else ""
-    only = f"--only {shlex.quote(sweep.name.removesuffix(MINIATURE))}{smoke}"
-    return " ".join([command, shlex.quote(script), only, *map(shlex.quote, settings)])
+    if sweep.origin.has_own_code or sweep.origin.is_foreign:
+        return f"`{shlex.join(changes)}` behind the command of its script"
+    return f"`{shlex.join(['sweeplab', command, sweep.name, *changes])}`"
 
 
-def run_anew(sweep: SweepRecord, what_for: str, *settings: str) -> str:
-    """The command that runs a sweep's script once more with changes, under a name that ends in what it is for."""
-    name = f"name={sweep.name.removesuffix(MINIATURE)}-{what_for}"
-    return script_command(sweep, "python", name, *settings)
+def run_anew(sweep: SweepRecord, what_for: str, *changes: str) -> str:
+    """What runs a sweep once more with changes, see `by_record`, under a name that ends in what it is for."""
+    return by_record(sweep, "run", f"name={name_with(sweep.name, f'-{what_for}')}", *changes)
 
 
 THREE_SEEDS = ("search.seeds_per_configuration=3",)
@@ -145,13 +134,11 @@ def _other_seeds(sweep: SweepRecord, leaderboard: Leaderboard, winner: Leaderboa
     if not sweep.origin.has_spec:
         yield f"{what}: run its setting with other seeds too."
         return
-    setting = [
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in winner.params.items()
-        if value is not None
-    ]
-    command = script_command(sweep, "sweeplab clean", *setting, *THREE_SEEDS, "search.trials=3")
-    yield f"{what}: `{command}` runs its setting with three."
+    setting = f"setting={sweep.name}/{winner.trial}"
+    if sweep.origin.has_own_code or sweep.origin.is_foreign:
+        yield f"{what}: run its setting with other seeds too; `{shlex.quote(setting)}` names it for `clean`."
+        return
+    yield f"{what}: {by_record(sweep, 'clean', setting, *THREE_SEEDS)} runs its setting with three."
 
 
 def _more_images(leaderboard: Leaderboard, winner: LeaderboardRow) -> Iterator[str]:

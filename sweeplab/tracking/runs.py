@@ -227,10 +227,10 @@ class Tracker:
         best = self._best(trial) if trial.state != "failed" else None
         if best is None or best.checkpoint is None:
             return {}
-        return {
-            "sweeplab.checkpoint": (Storage(trial.storage) / best.checkpoint).location,
-            "sweeplab.promote": promote_command(self.sweep.name, trial.number),
-        }
+        place = {"sweeplab.checkpoint": (Storage(trial.storage) / best.checkpoint).location}
+        if not self.sweep.is_promotable:
+            return place
+        return {**place, "sweeplab.promote": promote_command(self.sweep.name, trial.number)}
 
     def _metrics(self, point: Point) -> list[Any]:
         measurement = point.measurement

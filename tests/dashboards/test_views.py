@@ -686,14 +686,14 @@ def test_the_best_sentence_gives_the_mean_over_the_seeds_of_the_setting():
     assert text.endswith(" the mean retention is 85.0 %, over the 2 that were cleaned.")
 
 
-def test_a_sweep_whose_script_is_not_recorded_gets_no_command_over_a_script():
+def test_a_sweep_whose_script_is_not_recorded_gets_commands_all_the_same():
     one = dataclasses.replace(trial(0, START, (350, 40)), params={"learning_rate": 1e-3})
     kept = [dataclasses.replace(one, number=n, seed=n) for n in range(3)]
     record = sweep(*kept, origin=Origin(sampler="grid", objective="mmcl", seeds=3))
     page = re.sub("(?s)<script.*?</script>", "", render_page(record, ranked(record)))
     for text in ("SCRIPT", "--only"):
         assert text not in page
-    for text in ("<dt>Script</dt><dd>not recorded<", "<code>log_every=10</code> records the loss"):
+    for text in ("<dt>Script</dt><dd>not recorded<", "<code>sweeplab run toy name=toy-losses log_every=10</code> rec"):
         assert text in page
 
 
@@ -730,9 +730,10 @@ def test_the_page_says_what_was_attacked_how_and_where_to_go_on():
     for text in ("badnet (patch_size 6)", "5\u00a0% of the pairs", "trained with mmcl", "torch 2.14", "mlflow server"):
         assert text in page
     assert "sweeplab evaluate /home/1.pt --sweep toy<" in page
-    own = dataclasses.replace(record, origin=dataclasses.replace(origin, folder="/code", has_own_code=True))
-    named = "sweeplab evaluate /home/1.pt --script &#x27;/code/sweeps/&lt;mine&gt;.py&#x27; --only toy<"
-    assert named in without_spans(render_page(own, board))
+    own = dataclasses.replace(record, origin=dataclasses.replace(origin, has_own_code=True))
+    page_of_own = without_spans(render_page(own, board))
+    assert "does not hold: <code>evaluate</code> takes that script<" in page_of_own
+    assert "sweeplab evaluate" not in page_of_own
     addresses = [address for address in Tags(page).addresses if not address.startswith("#")]
     assert addresses == ["http://127.0.0.1:5000/#/experiments/1"]
 
@@ -766,36 +767,43 @@ def test_no_number_and_no_flag_is_broken_behind_its_minus():
     """The best setting, the sentence below a heading, and commands."""
     trials = [trial(n, START, (350 - n, 40), learning_rate=10.0 ** -(n + 5)) for n in range(6)]
     made = (dataclasses.replace(one, configuration=f"c{one.number}") for one in trials)
-    record = sweep(*made, origin=Origin(script="<toy>.py"))
+    record = sweep(*made, origin=Origin())
     page = render_page(record, ranked(record))
     number = '<span class="number">1e-05</span>'
     for text in (
         f"<dd>learning_rate\u00a0{number}, ",
         f"the best has learning_rate {number},",
-        f"learning_rate={number} ",
-        '.py&#x27; <span class="number">--only</span> toy',
+        '<span class="number">--dry-run</span></code> shows this sweep',
     ):
         assert text in page
 
 
-def test_a_view_that_is_empty_names_the_script_and_what_to_change():
+def test_a_view_that_is_empty_names_the_command_that_fills_it():
     one = dataclasses.replace(trial(0, START, (350, 40)), params={"learning_rate": 1e-3})
-    record = sweep(one, origin=Origin(script="sweeps/toy.py", folder="/code", asked_trials=1, objective="mmcl"))
-    script = "/code/sweeps/toy.py --only toy"
+    record = sweep(one, origin=Origin(asked_trials=1, objective="mmcl"))
     for origin, texts in (
         (
             record.origin,
             (
                 "<code>sweeplab resume toy search.trials=2</code> runs more trials.",
-                f"<code>sweeplab run {script} --dry-run</code> shows this sweep&#x27;s.",
-                f"<code>python {script} name=toy-seeds search.seeds_per_configuration=3 search.trials=3</code> runs",
-                f"<code>python {script} name=toy-losses log_every=10</code> records",
-                f"<code>sweeplab pretrain {script}</code> trains it here.",
+                "<code>sweeplab run toy --dry-run</code> shows this sweep&#x27;s.",
+                "<code>sweeplab run toy name=toy-seeds search.seeds_per_configuration=3 search.trials=3</code> runs",
+                "<code>sweeplab run toy name=toy-losses log_every=10</code> records",
+                "<code>sweeplab pretrain toy</code> trains it here.",
             ),
         ),
         (
             dataclasses.replace(record.origin, is_closed=True),
-            (f"<code>python {script} name=toy-more search.trials=2</code> runs more trials.",),
+            ("<code>sweeplab run toy name=toy-more search.trials=2</code> runs more trials.",),
+        ),
+        (
+            dataclasses.replace(record.origin, has_own_code=True),
+            (
+                "<code>search.trials=2</code> behind the command of its script runs more trials.",
+                "<code>--dry-run</code> behind the command of its script shows this sweep&#x27;s.",
+                "<code>name=toy-losses log_every=10</code> behind the command of its script records",
+                "A victim that is trained here has its epochs here.",
+            ),
         ),
         (
             Origin(script="imported from table.csv", has_spec=False),

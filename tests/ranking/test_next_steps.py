@@ -7,7 +7,14 @@ import pytest
 
 from sweeplab.experiment import Search
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.ranking.next_steps import THREE_SEEDS, more_trials, next_steps, three_times_as_many
+from sweeplab.ranking.next_steps import (
+    THREE_SEEDS,
+    by_record,
+    more_trials,
+    next_steps,
+    run_anew,
+    three_times_as_many,
+)
 from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
 
 NUM = 6
@@ -90,18 +97,25 @@ def test_nothing_is_searched_past_0_or_1(limit: float):
     assert steps(replace(sweep, ends={})) == ()
 
 
-def test_the_best_setting_is_run_with_three_seeds_by_the_script_that_made_it():
+def test_the_best_setting_is_run_with_three_seeds_by_its_place_in_the_record():
+    """However many digits its parameters have."""
     sweep = sweep_with_best(2, hits=1)
+    command = "sweeplab clean toy setting=toy/2 search.seeds_per_configuration=3"
     (found,) = steps(sweep)
-    command = "sweeplab clean sweeps/toy.py --only toy rate=3.0 search.seeds_per_configuration=3 search.trials=3"
     assert found.endswith(f"how far chance carries: `{command}` runs its setting with three.")
-    params = {"rate": 1.9e-05, "optimizer": "adam w", "shrink": None, "shrink_perturb": False}
-    trials = [replace(trial, params=params if trial.number == 2 else trial.params) for trial in sweep.trials]
-    small = replace(sweep, name="toy-smoke", trials=tuple(trials), origin=Origin(script="toy.py", folder="/my code"))
-    assert (
-        "`sweeplab clean '/my code/toy.py' --only toy --smoke rate=1.9e-05 'optimizer=adam w' shrink_perturb=false "
-        "search.seeds_per_configuration=3 search.trials=3`"
-    ) in steps(small)[0]
+    (copied,) = steps(replace(sweep, name="my copy"))
+    assert "`sweeplab clean 'my copy' 'setting=my copy/2' search.seeds_per_configuration=3`" in copied
+
+
+@pytest.mark.parametrize("changes", [{"has_own_code": True}, {"is_foreign": True}])
+def test_where_the_record_does_not_serve_the_changes_are_named_for_the_scripts_command(changes: dict[str, bool]):
+    sweep = replace(sweep_with_best(2, hits=1), origin=Origin(**changes))
+    (found,) = steps(sweep)
+    assert found.endswith("carries: run its setting with other seeds too; `setting=toy/2` names it for `clean`.")
+    assert by_record(sweep, "run", "--dry-run") == "`--dry-run` behind the command of its script"
+    named = "`name=toy-more search.trials=12` behind the command of its script"
+    assert run_anew(sweep, "more", "search.trials=12") == named
+    assert run_anew(replace(sweep, origin=Origin()), "more", "a=b c") == "`sweeplab run toy name=toy-more 'a=b c'`"
 
 
 @pytest.mark.parametrize(("trials", "seeds", "asked"), [(16, 1, 48), (16, 2, 24), (1, 1, 3)])
@@ -118,12 +132,13 @@ def test_three_seeds_of_every_setting_are_a_number_of_trials_that_a_search_takes
 def test_a_suggested_number_of_trials_is_more_than_the_sweep_asks_for_and_a_multiple_of_its_seeds():
     """Seven trials, one of them a rerun, of 6 asked for with 3 seeds: 14, so 15. Of 64 asked for: 128."""
     sweep = replace(sweep_with_best(5), planned_trials=7, origin=Origin(asked_trials=6, seeds=3))
-    assert more_trials(sweep) == "sweeplab resume toy search.trials=15"
+    assert more_trials(sweep) == "`sweeplab resume toy search.trials=15`"
     asked = replace(sweep.origin, asked_trials=64, seeds=1)
-    assert more_trials(replace(sweep, origin=asked)) == "sweeplab resume toy search.trials=128"
-    assert more_trials(replace(sweep, origin=replace(asked, is_closed=True))) == ""
-    own = replace(asked, has_own_code=True, script="sweeps/my own.py")
-    assert more_trials(replace(sweep, origin=own)) == "python 'sweeps/my own.py' --only toy search.trials=128"
+    assert more_trials(replace(sweep, origin=asked)) == "`sweeplab resume toy search.trials=128`"
+    for left_alone in ({"is_closed": True}, {"is_foreign": True}):
+        assert more_trials(replace(sweep, origin=replace(asked, **left_alone))) == ""
+    own = replace(asked, has_own_code=True)
+    assert more_trials(replace(sweep, origin=own)) == "`search.trials=128` behind the command of its script"
 
 
 def test_a_grid_and_a_table_from_elsewhere_get_no_command_that_adds_nothing():
@@ -155,8 +170,8 @@ def test_one_seed_and_an_asr_that_is_not_certified_are_told():
         ({}, Origin(), "take another victim, or name the trigger and target that it was poisoned with."),
         (
             {"name": "toy-smoke"},
-            Origin(script="toy.py", folder="/code", objective="mmcl"),
-            "this is a miniature; run the sweep without `--smoke`, `python /code/toy.py --only toy`.",
+            Origin(objective="mmcl"),
+            "it is a miniature's victim; run the sweep without `--smoke`.",
         ),
         (
             {"name": "toy-smoke-single-4c4e6260", "victim_name": "victim-smoke"},
