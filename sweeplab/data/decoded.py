@@ -117,6 +117,16 @@ class DecodedFiles:
         )
         return None if found is None else found[0]
 
+    def no_room(self, count: int, size: int, cost: str) -> str:
+        """Where a file of so many images has found no room: why, what that costs, and what to do."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return (
+            f"{self.folder} has no room for {count:,} images of {size} pixels, {count * 3 * size**2 / 1e9:.1f} GB: "
+            f"{shutil.disk_usage(self.folder).free / 1e9:.1f} GB are free, of which half may be taken, and "
+            f"resources.node_cache_gigabytes={self.max_bytes / 1e9:g} holds for all that the node keeps; {cost}; free "
+            "space, set TMPDIR to a larger disk of the node, or raise node_cache_gigabytes"
+        )
+
     def shared(self, name: str, count: int, kind: np.dtype[Any], *, growth: int) -> tuple[np.ndarray, Path] | None:
         """Numbers in a file that all processes of the node read and write, zeros at first, and room beside them.
 

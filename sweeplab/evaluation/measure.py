@@ -1,9 +1,11 @@
 """Measure: accuracy and ASR of a model on one fixed set of clean and triggered images, every image's outcome kept."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
 from typing import Protocol as Interface
@@ -38,6 +40,8 @@ from sweeplab.training import ranks
 from sweeplab.training.batches import prefetched
 from sweeplab.training.precision import Precision, float32_products
 from sweeplab.training.randomness import stream_seed
+
+logger = logging.getLogger("sweeplab")
 
 TRIED = 64
 """Test images, spread over all of them, whose triggered pixels tell which file of a node holds those of all."""
@@ -198,6 +202,7 @@ class Measure:
         """
         self.evaluation, self.images, self.image_size = evaluation, images, image_size
         self.tokenize, self.trigger, self.protocol = tokenize, trigger, protocol
+        self.decode_workers = decode_workers
         self.prompts = evaluation.prompts(images)
         self.triggered_rows = triggered_rows(images, trigger)
         """Of the test images that the trigger is tried on; empty under targeted poisoning, which has its own images."""
@@ -214,7 +219,7 @@ class Measure:
         """Called with every batch."""
         num_bytes = 2 * len(images) * 3 * image_size**2
         if decoded is not None and num_bytes > min(OWN_BYTES, CACHE_BYTES):
-            self._map(decoded, decode_workers)
+            self._map(decoded)
         if self._clean is None and num_bytes <= CACHE_BYTES:
             self._clean = load_all(images, image_size, workers=decode_workers)
             if protocol == "paper":
@@ -222,16 +227,22 @@ class Measure:
         if targets is not None:
             self._triggered = load_all(targets.table, image_size, workers=decode_workers)
 
-    def _map(self, decoded: DecodedFiles, workers: int) -> None:
+    def _map(self, decoded: DecodedFiles) -> None:
         """Take the images from files of the node, as far as it has room for them."""
-        images, size, count = self.images, self.image_size, len(self.triggered_rows)
+        images, size, count, workers = self.images, self.image_size, len(self.triggered_rows), self.decode_workers
         self._clean = decoded.tensor(images, size, workers=workers)
+        if self._clean is None and 2 * len(images) * 3 * size**2 > CACHE_BYTES:
+            logger.warning(decoded.no_room(len(images), size, "all test images are decoded anew in every measurement"))
         if self._clean is None or self.trigger is None or not count:
             return
         if self.protocol == "authors":  # who stamp another trigger on every model's
             self._squashed = decoded.tensor(images, size, squash=True, workers=workers)
+            if self._squashed is None:
+                logger.warning(decoded.no_room(count, size, "triggered ones are decoded anew in every measurement"))
         elif all(held["code"] is not None for held in own_code(self.trigger.attack).values()):
             self._triggered = decoded.changed(images, size, count, how=self._stamped_how(), make=self.triggered_pixels)
+            if self._triggered is None:
+                logger.warning(decoded.no_room(count, size, "triggered ones are stamped anew in every measurement"))
 
     def _stamped_how(self) -> str:
         """Tells what is stamped on which of the images, by all that the pixels depend on and nothing else: prompts and
@@ -259,8 +270,7 @@ class Measure:
         """(b, 3, S, S) uint8 of the given test images, not to be written to."""
         if self._clean is not None:
             return _taken(self._clean, rows)
-        decoded = [torch.from_numpy(load_image(self.images.image(row), self.image_size)) for row in rows]
-        return torch.stack(decoded)
+        return self._decoded(rows)
 
     def triggered_pixels(self, places: Sequence[int]) -> Tensor:
         """(b, 3, S, S) uint8 of the given places among the triggered images, not to be written to."""
@@ -271,8 +281,13 @@ class Measure:
             return self._stamp(self.clean_pixels(rows.tolist()), rows)
         if self._squashed is not None:
             return self._stamp(self._squashed.index_select(0, torch.as_tensor(rows)), rows)
-        squashed = [load_image(self.images.image(row), self.image_size, squash=True) for row in rows.tolist()]
-        return self._stamp(torch.from_numpy(np.stack(squashed)), rows)
+        return self._stamp(self._decoded(rows.tolist(), squash=True), rows)
+
+    def _decoded(self, rows: Sequence[int], *, squash: bool = False) -> Tensor:
+        """(b, 3, S, S) uint8 of some test images, from their own files."""
+        with ThreadPoolExecutor(self.decode_workers) as pool:
+            load = partial(load_image, size=self.image_size, squash=squash)
+            return torch.from_numpy(np.stack(list(pool.map(load, map(self.images.image, rows)))))
 
     def _stamp(self, pixels: Tensor, rows: np.ndarray) -> Tensor:
         if self.trigger is None or isinstance(self.trigger.attack, TargetedImages):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -341,6 +342,38 @@ def test_a_measurement_from_the_file_is_that_from_memory(
     assert mapped(model) == expected
     assert len(list(files.folder.glob("decoded-*"))) == (2 if protocol == "authors" else 1)
     assert len(list(files.folder.glob("changed-*"))) == (0 if protocol == "authors" else 1)
+
+
+def test_images_without_room_are_decoded_by_several_threads_and_the_log_says_so_once(
+    stall_test: LabelledImages,
+    tiny: Architecture,
+    tokenize: Callable[[list[str]], Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """Each of four threads waits with its clean image for the other three. There are 48 of those, and 45 triggered."""
+    evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
+    trigger, model = Trigger(BadNet(patch_size=8), "banana"), build(tiny, seed=4)
+    expected = Measure(evaluation, stall_test, 32, tokenize=tokenize, trigger=trigger)(model)
+    monkeypatch.setattr(measure_module, "CACHE_BYTES", 0)
+    places, together, load = [], threading.Barrier(4), measure_module.load_image
+
+    def load_with_others(place: Any, *arguments: Any, **options: Any) -> Any:
+        places.append(place)
+        if len(places) <= 48:
+            together.wait(timeout=60)
+        return load(place, *arguments, **options)
+
+    monkeypatch.setattr(measure_module, "load_image", load_with_others)
+    files = DecodedFiles(tmp_path / "node", max_bytes=1000)
+    measure = Measure(evaluation, stall_test, 32, tokenize=tokenize, trigger=trigger, decode_workers=4, decoded=files)
+    assert [measure(model), measure(model)] == [expected] * 2
+    assert len(places) == 2 * (48 + 45)
+    told = [record.getMessage() for record in caplog.records if "has no room" in record.getMessage()]
+    assert len(told) == 1
+    for words in ("48 images of 32 pixels", "GB are free", "decoded anew", "set TMPDIR", "node_cache_gigabytes=1e-06"):
+        assert words in told[0]
 
 
 class CountingBadNet(BadNet):
