@@ -6,12 +6,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from typing import Any, TextIO, TypeVar
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.containers import Lines
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 T = TypeVar("T")
@@ -93,6 +95,20 @@ class Name(Text):
             lines[-1] += part
         whole = "\n".join(line.rstrip() for line in lines).replace(GLUE, " ")
         return Text(whole, self.style).wrap(console, width, **settings)
+
+
+class FramedTable(Table):
+    """A table whose title and caption are broken at the terminal's width; a plain one breaks them at its own."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What is printed."""
+        bare = copy(self)
+        bare.title = bare.caption = None
+        if self.title:
+            yield self.title
+        yield from Table.__rich_console__(bare, console, options)
+        if self.caption:
+            yield self.caption
 
 
 GONE = (errno.EPIPE, errno.EIO)

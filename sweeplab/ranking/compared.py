@@ -17,7 +17,7 @@ from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, column_wor
 from sweeplab.ranking.victims import VictimRow
 from sweeplab.records import SweepRecord, percent
 from sweeplab.specs import InvalidInput
-from sweeplab.terminal import Name
+from sweeplab.terminal import FramedTable, Name
 
 HIDDEN = (
     *("name", "space", "grid", "search", "resources", "notes", "measure_at", "log_every", "text_augmentation"),
@@ -428,9 +428,7 @@ MOST_ROWS = 60
 def render_results(comparison: Comparison) -> Table:
     """The first rows of `result_table` for the terminal; percentages with one decimal."""
     title = "\n".join(f"note: {note}" for note in notes_of(comparison))
-    table = Table(
-        box=None, header_style="bold", pad_edge=False, title=Text(title) if title else None, title_justify="left"
-    )
+    table = FramedTable(box=None, header_style="bold", pad_edge=False, title=Text(title) if title else None)
     frame = result_table(comparison)
     ceiling = comparison.asr_ceiling if comparison.sweeps else None
     several = frame["group"].nunique() > 1

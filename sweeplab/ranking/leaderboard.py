@@ -25,6 +25,7 @@ from sweeplab.records import (
     percent,
     promote_command,
 )
+from sweeplab.terminal import FramedTable
 
 
 @dataclass(frozen=True)
@@ -390,15 +391,7 @@ def parameter_table(
         room = max(12, width - taken)
         cells = [[f"{name}={words[name][row]}" for name in one] for row, one in enumerate(shown)]
         each = {"parameters": [_folded(cell, room) for cell in cells]}
-    table = Table(
-        title=title,
-        caption=Text(caption),
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-    )
+    table = FramedTable(title=title, caption=Text(caption), box=None, header_style="bold", pad_edge=False)
     for heading in (*columns, *each):
         left = heading in ("state", "parameters")
         table.add_column(Text(heading), justify="left" if left else "right", no_wrap=True)

@@ -176,6 +176,16 @@ def test_table_configurations_and_json_carry_the_sweeps_notes():
         assert "note: the first [note]\nnote: the second one" in text
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_notes_are_as_wide_as_the_terminal_not_as_the_table(width: int):
+    note = " ".join(["the victim has no backdoor"] * 7)
+    board = rank_trials(dataclasses.replace(sweep(trial(0, START, (300, 10))), notes=(note,)), no_outcomes)
+    lines = [line.rstrip() for line in text_of(render_table(board, width=width), width).splitlines()]
+    assert (f"note: {note}" in lines) == (width == 200)
+    assert max(map(len, lines)) <= width
+    assert note in " ".join(lines)
+
+
 def test_running_and_failed_trials_are_ranked_by_the_points_they_have():
     running = trial(0, START, (310, 10), state="running")
     failed = trial(1, START, (300, 10), state="failed")
@@ -333,10 +343,14 @@ def test_the_order_is_that_of_the_search_objective(trajectories):
     assert scores == sorted(scores, reverse=True)
 
 
-def printed(board, width=100, **options):
+def text_of(table, width=100):
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render_table(board, width=width, **options))
+    console.print(table)
     return console.export_text()
+
+
+def printed(board, width=100, **options):
+    return text_of(render_table(board, width=width, **options), width)
 
 
 NAMES = ("learning_rate", "ssl_weight", "warmup_steps", "max_gradient_norm", "an_uncommonly_long_name_of_a_parameter")
