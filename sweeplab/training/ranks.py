@@ -37,7 +37,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
+        # A copy: autograd may hand the same tensor to others, as it does where two gathered tensors are added.
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         start = rank() * ctx.rows
         return total[start : start + ctx.rows]

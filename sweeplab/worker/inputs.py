@@ -36,7 +36,8 @@ from sweeplab.worker.training_sets import TrainingSet, keep_training_set, kept_t
 T = TypeVar("T")
 
 # Processes serve many trials of one sweep: what does not depend on the trial is made once and kept, by digest.
-_pairs: dict[str, TrainingPairs] = {}
+_pairs: dict[str, tuple[tuple[Any, ...], TrainingPairs]] = {}
+"""With the specs that they were made of: a class that was defined anew, in an interactive session, reads as before."""
 
 _measures: dict[str, Measure] = {}
 
@@ -267,11 +268,14 @@ def victim_pairs(
     training = _inputs_of(machine, known, heartbeat).training_set(victim, known)
     specs = (victim.architecture, victim.seed, victim.protocol, victim.text_augmentation)
     key = _key("victim", training.state, *specs, victim.name if record and record.rows else "")
-    if key not in _pairs:
+    made_of = (victim.data, victim.poisoning, victim.text_augmentation)
+    if key not in _pairs or _pairs[key][0] != made_of:
         _pairs.clear()
-        _pairs[key] = _training_pairs(victim, victim.architecture, training, None, machine, heartbeat, record, report)
-    _pairs[key].use_broken(record.rows if record else (), report if record is not None else None)
-    return _pairs[key]
+        pairs = _training_pairs(victim, victim.architecture, training, None, machine, heartbeat, record, report)
+        _pairs[key] = made_of, pairs
+    pairs = _pairs[key][1]
+    pairs.use_broken(record.rows if record else (), report if record is not None else None)
+    return pairs
 
 
 def _training_pairs(
@@ -369,16 +373,19 @@ def cleaning_pairs(
     key = _key(
         "cleaning", sweep.data, sweep.slipped, victim, architecture, sweep.protocol, sweep.text_augmentation, read
     )
-    if key not in _pairs:
+    made_of = (sweep.data, victim, sweep.text_augmentation)
+    if key not in _pairs or _pairs[key][0] != made_of:
         _pairs.clear()
         inputs = _inputs_of(machine, known, heartbeat)
         labelled = inputs.labelled(sweep.data) if isinstance(sweep.data, LabelledPairs) else None
         # The driver digested the pairs before it began: a file changed since would mix two data sets in one sweep.
         training = inputs.training_set(sweep, known)
-        _pairs[key] = _training_pairs(sweep, architecture, training, labelled, machine, heartbeat, record, report)
-    _pairs[key].use_seed(sweep.seed)  # of trials that share their configuration: each has its own
-    _pairs[key].use_broken(record.rows if record else (), report if record is not None else None)
-    return _pairs[key]
+        pairs = _training_pairs(sweep, architecture, training, labelled, machine, heartbeat, record, report)
+        _pairs[key] = made_of, pairs
+    pairs = _pairs[key][1]
+    pairs.use_seed(sweep.seed)  # of trials that share their configuration: each has its own
+    pairs.use_broken(record.rows if record else (), report if record is not None else None)
+    return pairs
 
 
 def measure_for(

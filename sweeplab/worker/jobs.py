@@ -55,6 +55,11 @@ class Machine:
         return min(max(self.threads, min(self.share_of_cores, MOST_DECODERS)), usable_cores())
 
     @property
+    def share_of_node(self) -> float:
+        """Of what its processes share, the part of this one, as of the cores: 0 .. 1."""
+        return self.decoders / usable_cores()
+
+    @property
     def node_cache_bytes(self) -> float:
         """The node's budget."""
         return 1e9 * self.node_cache_gigabytes

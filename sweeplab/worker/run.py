@@ -1,5 +1,6 @@
 """Run: where the stages are joined. data -> attacks -> pre-training or cleaning -> evaluation, one job at a time."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ from sweeplab.worker.inputs import (
 )
 from sweeplab.worker.jobs import CleaningJob, Job, Machine, MeasuringJob, PretrainingJob, WorkerContext
 
+logger = logging.getLogger("sweeplab")
+
 SHARED_MEMORY = Path("/dev/shm")
 """Where Linux keeps what processes hand to each other without a copy: batches of loaders among it."""
 
@@ -63,14 +66,21 @@ def checkpoint_target(job: Job, minutes: float | None) -> Iterator[dict[str, Any
 
 def loader_workers(resources: Resources, machine: Machine, *, global_batch_size: int, image_size: int) -> int:
     """Processes that make batches beside this one: as asked for, else as many as may decode where a GPU trains and
-    whose batches find room in shared memory; on a CPU they would take the cores that train."""
+    whose batches find room in this process's share of shared memory, none where not one does; on a CPU they would take
+    the cores that train."""
     if resources.loader_workers is not None:
         return resources.loader_workers
     if not machine.use_cuda:
         return 0
-    # Of all ranks' batches, which may share a node: images and views, two that wait and one that is being made.
-    num_bytes = 3 * global_batch_size * 2 * 3 * image_size**2
-    return max(1, min(machine.decoders, shutil.disk_usage(SHARED_MEMORY).free // num_bytes))
+    # Images and views, two batches that wait and one that is being made. A loader without room would wait for ever.
+    num_bytes = 3 * (global_batch_size // resources.workers) * 2 * 3 * image_size**2
+    room = int(shutil.disk_usage(SHARED_MEMORY).free * machine.share_of_node) // num_bytes
+    if not room:
+        logger.warning(
+            f"{SHARED_MEMORY} has no room for a loader's three batches of {num_bytes // 3:,} bytes, so that the GPU "
+            "waits for each batch to be made; give it more (docker run --shm-size)"
+        )
+    return min(machine.decoders, room)
 
 
 def pretrain(job: PretrainingJob, context: WorkerContext) -> None:

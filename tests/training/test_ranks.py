@@ -21,6 +21,7 @@ from sweeplab.cleaning.deep_clustering import DeepClustering
 from sweeplab.cleaning.par import PAR
 from sweeplab.cleaning.supervised import SupervisedFinetuning
 from sweeplab.clip_model import Encoder, SmallCLIP, build, tokenizer, trimmed
+from sweeplab.data.augmentation import AutoAugmentView
 from sweeplab.data.fruit_stall import ZERO_SHOT_TEMPLATES, FruitStallTest
 from sweeplab.evaluation.measure import Evaluation, Measure, Trigger
 from sweeplab.evaluation.zero_shot import class_weights
@@ -62,6 +63,21 @@ class OwnHead(Spec):
         return Loss(total, {})
 
 
+class MeanOfTexts(Spec):
+    """Captions and their views are added, so that autograd hands one gradient to both."""
+
+    kind: Literal["mean-of-texts"] = "mean-of-texts"
+
+    @property
+    def image_views(self) -> AutoAugmentView:
+        return AutoAugmentView()
+
+    def loss(self, state: nn.Module | None, batch: EmbeddedBatch) -> Loss:
+        assert batch.text_views is not None
+        texts = F.normalize(batch.texts + batch.text_views, dim=-1)
+        return Loss(mmcl(batch.images, texts, batch.logit_scale, share=batch.share), {})
+
+
 OBJECTIVES = {
     "mmcl": MMCL(),
     "mmcl+ssl": MMCLWithSSL(ssl_weight=0.5),
@@ -78,6 +94,7 @@ OBJECTIVES = {
     "safeclip-clip": SafeCLIP(warmup_epochs=0, slow_epochs=2, pool_size=32),
     "abl": ABL(detect_at=1, num_flagged=6),
     "own-head": OwnHead(),
+    "mean-of-texts": MeanOfTexts(),
 }
 ON_FOUR_RANKS = ("mmcl+ssl", "par", "roclip-both", "safeclip-sum", "abl", "own-head")
 IN_CHUNKS = ("mmcl+ssl", "supervised", "par", "own-head")  # every parameter reached, the text tower not, no promise

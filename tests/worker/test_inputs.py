@@ -12,14 +12,22 @@ import torch
 from fabricated import ARCHITECTURE, SWEEP
 from torch import Tensor
 
+from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR
-from sweeplab.data.fruit_stall import FruitStallTest
+from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.evaluation.measure import Evaluation, Trigger
-from sweeplab.experiment import CleaningSweep, SelectedTrial
+from sweeplab.experiment import CleaningSweep, PretrainedVictim, SelectedTrial
 from sweeplab.search_space import LogUniform, SearchSpace
 from sweeplab.specs import Spec
-from sweeplab.worker.inputs import checkpoint_config, has_cleanclips_trainer, measure_for, planted_target
+from sweeplab.training.optimisation import Optimization
+from sweeplab.worker.inputs import (
+    checkpoint_config,
+    has_cleanclips_trainer,
+    measure_for,
+    planted_target,
+    victim_pairs,
+)
 from sweeplab.worker.jobs import Machine, whole_machine
 
 
@@ -51,10 +59,10 @@ def test_the_environment_can_ask_for_one_thread(tmp_path: Path):
     assert done.stdout.strip() == "1"
 
 
-def test_an_attack_whose_class_is_defined_anew_is_measured_as_it_is_now(tmp_path: Path):
+def test_an_attack_whose_class_is_defined_anew_is_trained_on_and_measured_as_it_is_now(tmp_path: Path):
     """As in an interactive session: of one name, with the same fields."""
 
-    def triggered(shade: int) -> list[int]:
+    def triggered(shade: int) -> tuple[list[int], ...]:
         class Shaded(Spec):
             kind: Literal["shaded"] = "shaded"
 
@@ -67,9 +75,20 @@ def test_an_attack_whose_class_is_defined_anew_is_measured_as_it_is_now(tmp_path
         evaluation = Evaluation(test=FruitStallTest(num_images=16, image_size=32), templates=("a {}",))
         machine = Machine(tmp_path / "data", threads=1, use_cuda=False)
         measure = measure_for(ARCHITECTURE, evaluation, Trigger(Shaded(), "banana"), machine)
-        return measure.triggered_pixels([0]).unique().tolist()
+        victim = PretrainedVictim(
+            name="victim",
+            architecture=ARCHITECTURE,
+            data=FruitStall(num_pairs=16, image_size=32),
+            poisoning=Poisoning(attack=Shaded(), target="banana", count=2),
+            evaluation=evaluation,
+            optimization=Optimization(global_batch_size=4),
+            epochs=1,
+        )
+        pairs = victim_pairs(victim, machine)
+        poisoned = pairs.images_of(pairs.poisoned_rows.tolist())
+        return measure.triggered_pixels([0]).unique().tolist(), poisoned.unique().tolist()
 
-    assert [triggered(shade) for shade in (255, 0)] == [[255], [0]]
+    assert [triggered(shade) for shade in (255, 0)] == [([255], [255]), ([0], [0])]
 
 
 @pytest.mark.parametrize("protocol", ["paper", "authors"])

@@ -72,14 +72,29 @@ def test_beside_a_gpu_batches_are_made_on_a_workers_share_of_the_nodes_cores(
     assert worker_run.loader_workers(Resources(loader_workers=asked), machine, **BATCH) == workers
 
 
-@pytest.mark.parametrize(("free", "workers"), [(10**12, 8), (8 * 18 * 512, 8), (8 * 18 * 512 - 1, 7), (0, 1)])
-def test_no_more_loaders_than_shared_memory_has_room_for(free: int, workers: int, monkeypatch: pytest.MonkeyPatch):
-    """Three batches each, of 2 images of 16 x 16 x 3 bytes and their views: a full /dev/shm kills a loader."""
+@pytest.mark.parametrize(
+    ("free", "workers"),
+    [(10**12, 8), (3 * 8 * 18 * 512, 8), (3 * 8 * 18 * 512 - 1, 7), (3 * 18 * 512, 1), (3 * 18 * 512 - 1, 0), (0, 0)],
+)
+def test_no_more_loaders_than_shared_memory_has_room_for(
+    free: int, workers: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Three batches each, of 2 images of 16 x 16 x 3 bytes and their views, in a third of what is free, as of the
+    cores: a loader in a full /dev/shm waits for ever."""
     monkeypatch.setattr(jobs, "usable_cores", lambda: 24)
     monkeypatch.setattr(worker_run.shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
     machine = Machine(Path("data"), 1, use_cuda=True, share_of_cores=8)
     assert worker_run.loader_workers(Resources(), machine, **BATCH) == workers
+    assert ("/dev/shm has no room" in caplog.text) == (workers == 0)
     assert worker_run.loader_workers(Resources(loader_workers=9), machine, **BATCH) == 9
+
+
+def test_ranks_hold_their_own_part_of_a_batch_in_shared_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs, "usable_cores", lambda: 8)
+    monkeypatch.setattr(worker_run.shutil, "disk_usage", lambda place: SimpleNamespace(free=4 * 18 * 512))
+    machine = Machine(Path("data"), 1, use_cuda=True, share_of_cores=8)
+    assert worker_run.loader_workers(Resources(), machine, **BATCH) == 4
+    assert worker_run.loader_workers(Resources(workers=2), machine, **BATCH) == 8
 
 
 BATCH = {"global_batch_size": 2, "image_size": 16}
