@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Annotated, Any, Literal
+from functools import cache, partial
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from sweeplab.clip_model import IMAGE_MEAN
-from sweeplab.data.device_views import Change, DrawnViews, autoaugment_change, blur_taps, shift_hue
+from sweeplab.data.device_views import Change, DrawnViews, autoaugment_change, blur_taps, shift_hue, to_bytes
 from sweeplab.specs import AnySpec, Spec, one_of
 
 
@@ -26,7 +25,7 @@ class AutoAugmentView(Spec):
     policy: Literal["imagenet", "cifar10", "svhn"] = Field(default="imagenet")
 
     def views(self, images: Tensor, seeds: Sequence[int]) -> Tensor:
-        """One augmented copy of each image.
+        """One augmented copy of each image: to the last bit what torchvision makes of a PIL image, as in the papers.
 
         Args:
             images: (B, 3, H, W) uint8, on the CPU; left as they are.
@@ -35,108 +34,41 @@ class AutoAugmentView(Spec):
         Returns:
             (B, 3, H, W) uint8.
         """
-        policy = _Policy(v2.AutoAugmentPolicy(self.policy))
-
-        def view(image: Tensor) -> Tensor:
-            for name, magnitude in policy.draw(image):
-                image = policy.on_planes(image, name, magnitude)
-            return image
-
-        return _each(images, seeds, view)
+        if len(images) != len(seeds):
+            raise ValueError(f"{len(images)} images and {len(seeds)} seeds do not pair up")
+        return self.drawn(images.shape[-2:], seeds).applied(images)
 
     def drawn(self, size: Sequence[int], seeds: Sequence[int]) -> DrawnViews:
         """What `views` does to images of that size, (height, width), under these seeds."""
-        policy, like = _Policy(v2.AutoAugmentPolicy(self.policy)), _empty(size)
-        return _drawn(seeds, lambda: [autoaugment_change(*each, *size) for each in policy.draw(like)])
+        policy = _policy(self.policy, *size)
+
+        def draw() -> list[Change]:
+            pair = policy[int(torch.randint(len(policy), ()))]
+            numbers = iter(torch.rand(4).tolist())  # those that are left over nobody else would draw
+            changes = []
+            for probability, change, opposite in pair:
+                if next(numbers) <= probability:
+                    changes.append(opposite if opposite is not None and next(numbers) <= 0.5 else change)
+            return changes
+
+        return _drawn(seeds, draw)
 
 
-class _Policy(v2.AutoAugment):
-    """torchvision's policy and draws, and PIL's operations, bit for bit, on tensors.
+@cache
+def _policy(name: str, height: int, width: int) -> list[list[tuple[float, Change, Change | None]]]:
+    """The pairs of operations of a policy of torchvision's: each with its probability, what it does to images of that
+    size, and what that is in the other direction; None where it has but one."""
+    theirs = v2.AutoAugment(v2.AutoAugmentPolicy(name))
 
-    PIL's operations are what the papers used, and faster than tensor ones on one image. They work on the tensor's
-    planes as grey images, without a copy: to interleave the channels and back would cost as much as most operations.
-    Operations that look every value up in a table are done without PIL, which makes the table value by value in Python.
-    """
+    def read(operation: str, probability: float, level: int | None) -> tuple[float, Change, Change | None]:
+        levels, has_sign = theirs._AUGMENTATION_SPACE[operation]
+        magnitudes = levels(10, height, width)
+        magnitude = 0.0 if magnitudes is None else float(magnitudes[level])
+        change = autoaugment_change(operation, magnitude, height, width)
+        opposite = autoaugment_change(operation, -magnitude, height, width) if has_sign else None
+        return float(np.float32(probability)), change, opposite  # torchvision compares in single precision
 
-    def draw(self, image: Tensor) -> list[tuple[str, float]]:
-        """Operations and magnitudes for an image of that size, from the global stream."""
-        self._found: list[tuple[str, float]] = []
-        self(image)
-        return self._found
-
-    def _apply_image_or_video_transform(
-        self, image: Tensor, transform_id: str, magnitude: float, interpolation: Any, fill: Any
-    ) -> Tensor:
-        self._found.append((transform_id, magnitude))
-        return image
-
-    def on_planes(self, image: Tensor, name: str, magnitude: float) -> Tensor:
-        """The changed image."""
-        planes = np.ascontiguousarray(image.numpy())
-        if name in ONE_TABLE:
-            return torch.from_numpy(_looked_up(planes, ONE_TABLE[name](magnitude)))
-        if name in TABLE_OF_A_PLANE:
-            table = TABLE_OF_A_PLANE[name]
-            return torch.from_numpy(np.stack([_looked_up(plane, table(plane)) for plane in planes]))
-        apply = super()._apply_image_or_video_transform
-
-        def changed(picture: Image.Image) -> Image.Image:
-            done: Image.Image = apply(picture, name, magnitude, InterpolationMode.NEAREST, self._fill)
-            return done
-
-        if name == "Brightness":  # the same function of every value, whatever its channel
-            stacked = changed(Image.fromarray(planes.reshape(-1, planes.shape[-1])))
-            return torch.from_numpy(np.array(stacked).reshape(planes.shape))
-        if name in ("Color", "Contrast"):  # which depend on the grey image
-            bands = changed(Image.merge("RGB", [Image.fromarray(plane) for plane in planes])).split()
-        else:
-            bands = tuple(changed(Image.fromarray(plane)) for plane in planes)
-        return torch.from_numpy(np.stack([np.asarray(band) for band in bands]))
-
-
-def _looked_up(values: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Every value of a contiguous uint8 array in a table of 256; no other look-up from Python is as fast."""
-    return np.frombuffer(bytearray(values.data.cast("B")).translate(table.tobytes()), dtype=np.uint8).reshape(
-        values.shape
-    )
-
-
-def _equalising(plane: np.ndarray) -> np.ndarray:
-    """The table of PIL's `ImageOps.equalize`, (256,) uint8."""
-    counts = np.array(Image.fromarray(plane).histogram())
-    step = (plane.size - counts[counts > 0][-1]) // 255
-    if not step:
-        return np.arange(256, dtype=np.uint8)
-    return ((step // 2 + counts.cumsum() - counts) // step).clip(0, 255).astype(np.uint8)
-
-
-def _stretching(plane: np.ndarray) -> np.ndarray:
-    """The table of PIL's `ImageOps.autocontrast`, (256,) uint8."""
-    low, high = int(plane.min()), int(plane.max())
-    if high == low:
-        return np.arange(256, dtype=np.uint8)
-    scale = 255.0 / (high - low)
-    return (np.arange(256) * scale - low * scale).astype(np.int64).clip(0, 255).astype(np.uint8)
-
-
-def _solarising(magnitude: float) -> np.ndarray:
-    """The table of PIL's `ImageOps.solarize`, (256,) uint8; the magnitude is a share of white."""
-    values = np.arange(256)
-    return np.where(values < 255 * magnitude, values, 255 - values).astype(np.uint8)
-
-
-def _posterising(magnitude: float) -> np.ndarray:
-    """The table of PIL's `ImageOps.posterize`, (256,) uint8; the magnitude is the number of bits that stay."""
-    return (np.arange(256) >> (8 - int(magnitude)) << (8 - int(magnitude))).astype(np.uint8)
-
-
-def _inverting(magnitude: float) -> np.ndarray:
-    """The table of PIL's `ImageOps.invert`, (256,) uint8."""
-    return np.arange(255, -1, -1, dtype=np.uint8)
-
-
-ONE_TABLE = {"Solarize": _solarising, "Posterize": _posterising, "Invert": _inverting}
-TABLE_OF_A_PLANE = {"Equalize": _equalising, "AutoContrast": _stretching}
+    return [[read(*operation) for operation in pair] for pair in theirs._policies]
 
 
 class SimCLRView(Spec):
@@ -232,7 +164,7 @@ def blur(image: Tensor, kernel_size: int, sigma: float) -> Tensor:
     for distance in range(1, reach + 1):
         left, right = rows[..., reach - distance :][..., :width], rows[..., reach + distance :][..., :width]
         blurred.add_(left + right, alpha=taps[distance])
-    return blurred.round_().to(torch.uint8)
+    return to_bytes(blurred.round_())
 
 
 ON_ONE_IMAGE: dict[str, Callable[..., Tensor]] = {

@@ -67,7 +67,7 @@ def test_the_global_random_streams_neither_move_nor_matter(view: Spec):
 def test_the_global_stream_comes_back_after_a_fault(view: Spec):
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
-    with pytest.raises(ValueError, match=r"zip\(\) argument 2"):
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2|2 images and 1 seeds do not pair up"):
         view.views(photos(2), [1])
     assert torch.equal(torch.random.get_rng_state(), before)
 

@@ -58,6 +58,22 @@ def test_an_operation_of_autoaugment_is_pils_bit_for_bit(name: str):
             assert torch.equal(view, tv.pil_to_tensor(picture)), magnitude
 
 
+def test_every_mean_of_thirteen_pixels_is_rounded_as_pil_rounds_it():
+    totals = torch.arange(13 * 255 + 1, dtype=torch.int32)
+    expected = [int(total / 13 + 0.5) for total in range(13 * 255 + 1)]
+    assert device_views._thirteenth(totals).tolist() == expected
+
+
+def test_values_are_looked_up_on_a_gpu_as_on_the_cpu():
+    """Each plane has a table of its own: of plane 2 of image 1, value 200 becomes 200 + 3 + 2, and 255 becomes 4."""
+    images = pictures()[:2]
+    tables = (torch.arange(256) + 3 * torch.arange(2)[:, None, None] + torch.arange(3)[:, None]).to(torch.uint8)
+    images[1, 2, 0, :2] = torch.tensor([200, 255])
+    made = device_views._translated(images, tables)
+    assert made[1, 2, 0, :2].tolist() == [205, 4]
+    assert torch.equal(device_views._gathered(images, tables), made)
+
+
 def crop(images: Tensor, flips: float, *box: int) -> Tensor:
     return tv.resized_crop(images.flip(3) if flips else images, *box, [HEIGHT, WIDTH], antialias=True)
 
@@ -96,7 +112,8 @@ def test_an_operation_of_simclr_is_torchvisions(name: str, theirs: Callable[...,
 def test_views_by_the_batch_are_those_made_one_by_one_under_the_same_seeds(view: DeviceViews):
     """Equal draws: another flip, box, order or magnitude would show. AutoAugment's are equal to the last bit."""
     images, seeds = pictures().repeat(30, 1, 1, 1), [2**62 + row for row in range(210)]
-    apart = (view.drawn((HEIGHT, WIDTH), seeds).applied(images).int() - view.views(images, seeds).int()).abs()
+    one_by_one = torch.cat([view.views(image[None], [seed]) for image, seed in zip(images, seeds, strict=True)])
+    apart = (view.drawn((HEIGHT, WIDTH), seeds).applied(images).int() - one_by_one.int()).abs()
     assert apart.max() <= (1 if isinstance(view, SimCLRView) else 0)
     assert apart.float().mean() < 0.001
 
@@ -107,8 +124,9 @@ def test_a_view_does_not_depend_on_the_others_of_the_batch(view: DeviceViews, mo
     together = view.drawn((HEIGHT, WIDTH), range(7)).applied(images)
     for row in range(7):
         assert torch.equal(view.drawn((HEIGHT, WIDTH), [row]).applied(images[row : row + 1])[0], together[row])
-    monkeypatch.setattr(device_views, "PIECE", 2)
-    assert torch.equal(view.drawn((HEIGHT, WIDTH), range(7)).applied(images), together)
+    for piece_bytes in (0, 2 * 3 * HEIGHT * WIDTH):  # one image at a time, two
+        monkeypatch.setattr(device_views, "CPU_PIECE_BYTES", piece_bytes)
+        assert torch.equal(view.drawn((HEIGHT, WIDTH), range(7)).applied(images), together)
 
 
 @every_view
