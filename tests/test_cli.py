@@ -381,6 +381,16 @@ def test_a_script_that_does_not_exist_is_refused(words: list[str], own_home: Pat
     )
 
 
+def test_one_name_for_several_sweeps_is_refused(refusal):
+    assert refusal(["--dry-run", "name=other"], *cli.load_script(CC6M)) == (
+        "name='other' would be that of cleanclip-cc6m-mmcl and of cleanclip-cc6m-mmcl-ssl; choose one with --only"
+    )
+
+
+def test_another_search_of_a_sweep_with_a_long_name_has_one_too(sweep: CleaningSweep):
+    assert resolve(sweep.replace(name="n" * 80), [], "qmc", False).name == "n" * 76 + "-qmc"
+
+
 def test_a_given_checkpoint_cannot_be_pre_trained():
     assert "its victim is a given checkpoint" in refused("pretrain", str(OWN_MODEL))
 
@@ -805,8 +815,7 @@ def test_another_store_gets_the_whole_of_a_finished_sweep_and_the_homes_own_stay
     shown = capsys.readouterr().out
     assert news in shown
     assert (
-        f"MLflow: sweeplab mlflow (MLFLOW_TRACKING_URI: sqlite:///{other}), then http://127.0.0.1:5000/#/experi"
-        in shown
+        f"MLflow: MLFLOW_TRACKING_URI=sqlite:///{other} sweeplab mlflow, then http://127.0.0.1:5000/#/experi" in shown
     )
     (page,) = (own_home / "mlartifacts" / "made-up").rglob("report.html")
     assert page.samefile(folder.page)

@@ -416,9 +416,9 @@ def promote(
         return
     _say_measurement(promoted.measurement)
     say(f"written and measured again: {to.absolute()}")
-    call = f"open_clip.create_model_and_transforms('local-dir:{to.absolute()}')"
+    call = f"open_clip.create_model_and_transforms({f'local-dir:{to.absolute()}'!r})"
     if layout == "hf":
-        call = f"transformers.CLIPModel.from_pretrained('{to.absolute()}')"
+        call = f"transformers.CLIPModel.from_pretrained({str(to.absolute())!r})"
     say(f"load it with {call}; README.md is its card")
     if registration is not None:
         named = f", models:/{register}@{alias}" if alias is not None else ""

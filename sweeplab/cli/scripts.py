@@ -25,6 +25,7 @@ from sweeplab.cli.program import (
     say_notes,
 )
 from sweeplab.cli.running import NO_JSON, list_of_results, start
+from sweeplab.records import name_with
 from sweeplab.specs import DONE, InvalidInput
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
@@ -260,7 +261,8 @@ def resolve_all(
     """Sweeps and victims with a command's changes. Of a victim alone, too, the fields are `victim.FIELD`.
 
     Raises:
-        InvalidInput: also where there are victims alone, and a change that none of them can have.
+        InvalidInput: also where there are victims alone, and a change that none of them can have, and where two sweeps
+            would have one name.
     """
     from sweeplab.experiment import CleaningSweep
 
@@ -268,12 +270,19 @@ def resolve_all(
     if lost and not any(isinstance(experiment, CleaningSweep) for experiment in experiments):
         name = experiments[0].name
         raise InvalidInput(f"override {lost[0]!r}: {name} is a victim, whose fields are written victim.{lost[0]}")
-    return [
+    found = [
         resolve(experiment, overrides, search, smoke)
         if isinstance(experiment, CleaningSweep)
         else resolve_victim(experiment, overrides, smoke)
         for experiment in experiments
     ]
+    taken: dict[str, str] = {}
+    for before, sweep in zip(experiments, found, strict=True):
+        if isinstance(sweep, CleaningSweep) and taken.setdefault(sweep.name, before.name) != before.name:
+            raise InvalidInput(
+                f"name={sweep.name!r} would be that of {taken[sweep.name]} and of {before.name}; choose one with --only"
+            )
+    return found
 
 
 def resolve_victim(victim: "PretrainedVictim", overrides: list[str], smoke: bool) -> "PretrainedVictim":
@@ -308,7 +317,7 @@ def resolve(sweep: "CleaningSweep", overrides: list[str], search: str | None, sm
             trials = min(trials, settings * sweep.search.seeds_per_configuration)
         changes: dict[str, Any] = {"search": sweep.search.replace(sampler=search, trials=trials)}
         if not any(override.startswith("name=") for override in overrides):
-            changes["name"] = f"{sweep.name}-{search}"
+            changes["name"] = name_with(sweep.name, f"-{search}")
         sweep = sweep.replace(**changes)
     say_notes(
         [

@@ -1,6 +1,7 @@
 """Commands on sweeps that a home holds."""
 
 import ast
+import shlex
 import time
 import webbrowser
 from collections.abc import Iterable, Iterator, Sequence
@@ -165,7 +166,8 @@ def rerun(
         say(f"{sweep} has no trial that a rule stopped and that was not run to its end since")
         return
     named = f"trial{'s' if len(wanted) > 1 else ''} {', '.join(map(str, wanted))}"
-    say(f"{named} will run again as new trials; start them with `sweeplab resume {sweep}` or the script's command")
+    by_record = "" if folder.header().get("own_code") else f" or `sweeplab resume {shlex.quote(sweep)}`"
+    say(f"{named} will run again as new trials; start them with the script's command{by_record}")
 
 
 @command(app, rich_help_panel=RESULTS)

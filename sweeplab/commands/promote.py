@@ -223,8 +223,8 @@ def _spec_of(folder: SweepFolder) -> CleaningSweep:
     if own := header.get("own_code"):
         raise InvalidInput(
             f"sweep {folder.name!r} uses {', '.join(own)}, which its script defines and its record does not hold, so "
-            "it cannot be measured again from the record; `sweeplab evaluate CHECKPOINT --script SCRIPT` measures its "
-            "weights, whose path the leaderboard names"
+            "it cannot be measured again from the record; `evaluate` with that script measures its weights, whose path "
+            "the leaderboard names"
         )
     return recorded_sweep(header)
 

@@ -1,6 +1,7 @@
 """Labelled images of torchvision's data sets, from files that are already there."""
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,10 +63,8 @@ class Layout:
 
     def remedy(self, root: Path) -> str:
         """How the files get there."""
-        return (
-            "copy it there, or have torchvision download it: "
-            f'python -c "from torchvision.datasets import {self.name}; {self.name}({str(root)!r}, download=True)"'
-        )
+        code = f"from torchvision.datasets import {self.name}; {self.name}({str(root)!r}, download=True)"
+        return f"copy it there, or have torchvision download it: {shlex.join(['python', '-c', code])}"
 
 
 BY_NAME = {"train": ({"split": "train"},), "test": ({"split": "test"},)}

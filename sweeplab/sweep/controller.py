@@ -102,8 +102,9 @@ class SweepController:
         """Storages that did not answer when checkpoints of trials were to be removed."""
         self._kept_weights = KeptWeights(sweep.search.asr_ceiling, sweep.resources.keep_checkpoints)
         """Of the trials that are over."""
-        self._alike: dict[str, set[str]] = {}
-        """Configurations of the last trials in a row that failed alike before their first epoch, by the one reason."""
+        self._alike: dict[str, dict[int, str]] = {}
+        """The last trials in a row that failed alike before their first epoch, with their configurations, by the one
+        reason."""
         self._retries = Retries(sweep.resources.max_attempts)
         self.resources = sweep.resources
         """What a trial that begins now takes."""
@@ -419,16 +420,15 @@ class SweepController:
         if of_settings or len(self.folder.trial(number).points()) > 1:
             self._alike = {}
             return
-        configurations = self._alike.get(failure.reason, set())
-        configurations.add(self.folder.trial_header(number)["configuration"])
-        self._alike = {failure.reason: configurations}
-        if len(configurations) >= ALIKE and not self.is_complete():
+        trials = {**self._alike.get(failure.reason, {}), number: self.folder.trial_header(number)["configuration"]}
+        self._alike = {failure.reason: trials}
+        if len(set(trials.values())) >= ALIKE and not self.is_complete():
             self._closed = True
             self.fault = InvalidInput(
                 f"{ALIKE} settings in a row failed alike before their first epoch, last trial {number}: "
                 f"{failure.reason}; no new trial starts. If a machine or a library is at fault, mend it, "
-                f"`sweeplab rerun {self.sweep.name} TRIAL` for each of them, and run the same command again. To change "
-                "the spec or the data, use another name or --fresh"
+                f"`sweeplab rerun {self.sweep.name} {' '.join(map(str, sorted(trials)))}`, and run the same command "
+                "again. To change the spec or the data, use another name or --fresh"
             )
 
     def _again(self, number: int, seconds: float) -> None:

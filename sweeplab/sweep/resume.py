@@ -105,7 +105,8 @@ def check_same_spec(folder: SweepFolder, prepared: Prepared) -> None:
     lines = "\n  ".join(listed[:12] or [f"(the same fields, as version {version} took them)"])
     remedies = "use --fresh to set the old one aside, or give this one another name"
     if found.defaults and not found.since and not found.fields:
-        remedies = f"state the old value, or use `sweeplab resume {folder.name}`, to go on as it was begun; {remedies}"
+        by_record = "" if header.get("own_code") else f", or use `sweeplab resume {folder.name}`,"
+        remedies = f"state the old value{by_record} to go on as it was begun; {remedies}"
     raise InvalidInput(f"sweep {folder.name!r} {why}:\n  {lines}\n{remedies}")
 
 

@@ -114,10 +114,16 @@ def run_sweep(sweep: CleaningSweep, home: Path, options: Options = Options()) ->
         raise Unfinished(f"{sweep.name}: not finished; everything so far is kept, and the same command goes on")
     planned = number_of(record.planned_trials, "trial")
     logger.info(
-        f"{sweep.name}: {limit} after {len(record.trials):,} of {planned}; raise it to go on: "
-        f"`sweeplab resume {sweep.name} {limit.partition('=')[0]}=...`"
+        f"{sweep.name}: {limit} after {len(record.trials):,} of {planned}; to go on, raise it: the same command with "
+        f"`{raised(limit)}`"
     )
     return record
+
+
+def raised(limit: str) -> str:
+    """Twice the bound that a sweep has reached, as an override; see `SweepController.limit_reached`."""
+    field, _, value = limit.split()[0].partition("=")
+    return f"{field}={2 * float(value):g}"
 
 
 def open_victim(victim: PretrainedVictim, home: Path, options: Options) -> tuple[RunFolder, Prepared]:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import re
+import shlex
 import socket
 import sqlite3
 import sys
@@ -279,7 +280,7 @@ def page_of(home: Path, sweep: Path) -> tuple[str, str]:
         return (SERVER_COMMAND, page_address(home, sweep.name)) if has_runs else ("", "")
     if place.store.startswith(tuple(f"{scheme}://" for scheme in SERVERS)):
         return "", _view_address(place.store, place.experiment)
-    command = f"{SERVER_COMMAND} ({URI}: {place.store})"  # over another store the ID is another sweep's
+    command = f"{URI}={shlex.quote(place.store)} {SERVER_COMMAND}"  # over another store the ID is another sweep's
     return command, _view_address(f"http://{LOOPBACK}:{PORT}", place.experiment)
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,14 @@ def test_what_was_unpacked_tells_pixels_of_equal_size_apart(made, tmp_path: Path
     assert first.labels.tolist() == second.labels.tolist()
     assert first.digest != second.digest
     assert load_all(first, 32).shape == (3, 3, 32, 32)
+
+
+def test_the_command_of_a_remedy_is_one_for_a_shell():
+    """Whatever the folder is called."""
+    root = Path("/a \"b\" $c 'd'")
+    program, flag, code = shlex.split(LAYOUTS["dtd"].remedy(root).partition("download it: ")[2])
+    assert (program, flag) == ("python", "-c")
+    assert code == f"from torchvision.datasets import DTD; DTD({str(root)!r}, download=True)"
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -28,6 +28,7 @@ from sweeplab.storage.run_folder import RunFolder
 from sweeplab.sweep import retries
 from sweeplab.sweep.controller import ALIKE, SweepController
 from sweeplab.sweep.retries import MORE_MEMORY
+from sweeplab.sweep.run import raised
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.training import checkpoints
 from sweeplab.worker.failures import Failure
@@ -145,6 +146,7 @@ def test_begun_trials_go_on_after_the_hours_are_over(folder: SweepFolder):
 def test_the_limit_that_was_reached_is_named(folder: SweepFolder):
     controller = open_controller(folder, SWEEP.replace(search=SWEEP.search.replace(hours=1e-9)))
     assert controller.limit_reached() == "search.hours=1e-09 of this command are used up"
+    assert raised(controller.limit_reached()) == "search.hours=2e-09"
     assert open_controller(folder).limit_reached() is None
 
 
@@ -153,8 +155,9 @@ def test_trials_that_fail_alike_before_they_train_end_the_command(folder: SweepF
     for number in range(ALIKE):
         assert controller.next_job().number == number
         controller.failed(number, Failure("FileNotFoundError: pairs.csv", True))
-    with pytest.raises(InvalidInput, match=r"5 settings in a row failed alike .*, last trial 4: FileNotFoundError"):
+    with pytest.raises(InvalidInput, match=r"5 settings in a row .*, last trial 4: FileNotFoundError") as told:
         controller.next_job()
+    assert "`sweeplab rerun made-up 0 1 2 3 4`, and run the same command again" in str(told.value)
     assert len(folder.trial_numbers()) == ALIKE
 
 

@@ -177,8 +177,8 @@ def test_a_sweep_is_shown_where_it_was_written(tmp_path: Path):
     assert page_of(tmp_path, sweep) == ("", "")
     Place("https://host/prefix", "12", "r", "mlflow-artifacts:/12/r").write(sweep)
     assert page_of(tmp_path, sweep) == ("", f"https://host/prefix/#/experiments/12/{query}")
-    Place("postgresql://host/db", "3", "r", "file:///x").write(sweep)
-    command = "sweeplab mlflow (MLFLOW_TRACKING_URI: postgresql://host/db)"
+    Place("postgresql://host/my db", "3", "r", "file:///x").write(sweep)
+    command = "MLFLOW_TRACKING_URI='postgresql://host/my db' sweeplab mlflow"
     assert page_of(tmp_path, sweep) == (command, f"http://127.0.0.1:5000/#/experiments/3/{query}")
     (sweep / "mlflow.json").write_text("torn")
     assert page_of(tmp_path, sweep) == ("", "")
