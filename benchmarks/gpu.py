@@ -5,15 +5,16 @@
 
 Needs torch, torchvision, open_clip (with ftfy, regex and tqdm), pydantic, pyarrow, numpy and Pillow alone; nothing is
 downloaded. Every row is printed as it comes, so that a run that is cut short is not lost, and rows for which no time is
-left say so:
+left, or that fail, say so:
 
 1. contracts: two steps of every objective and cleaning method, of MMCL + SSL also in chunks, with activation
    checkpointing and in bfloat16, every attack, every view that is made where a GPU trains, and a checkpoint are on the
    GPU what they are on the CPU; and what such views cost;
 2. one evaluation of 1,000 classes x 80 templates, clean and triggered images, beside plain open_clip;
 3. training at 224 pixels in bfloat16, RN50 and ViT-B/16: images/s of our loop's step, its share of the GPU's dense
-   bfloat16 peak, the memory at its peak, and images/s of open_clip's own loop. A batch that does not fit is taken in 2,
-   4 or 8 chunks, which keeps its negatives and costs a second forward pass.
+   bfloat16 peak, the memory at its peak, and images/s of open_clip's own loop with what its trainer sets: cuDNN's
+   search and TF32. One RN50 row of ours has cuDNN's search too. A batch that does not fit is taken in 2, 4 or 8
+   chunks, which keeps its negatives and costs a second forward pass.
 
 Both loops get batches that lie ready in page-locked memory, as their loaders bring them: ours bytes and tokens cut to
 the longest caption of the batch, open_clip's normalised floats and 77 tokens. Images made by augmentation are not
@@ -24,6 +25,7 @@ Results: benchmarks/RESULTS.md.
 import argparse
 import gc
 import os
+import re
 import sys
 import tempfile
 import time
@@ -44,6 +46,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sweeplab.attacks import ATTACKS
 from sweeplab.attacks.badnet import BadNet
 from sweeplab.attacks.own import ImageTrigger
+from sweeplab.attacks.poisoning import Attack
 from sweeplab.cleaning import METHODS
 from sweeplab.clip_model import (
     Architecture,
@@ -69,7 +72,7 @@ from sweeplab.training.batches import PairBatch
 from sweeplab.training.loop import Run, Training
 from sweeplab.training.objective import Objective
 from sweeplab.training.optimisation import Optimization
-from sweeplab.training.precision import Precision, forward_pass
+from sweeplab.training.precision import Precision, float32_products, forward_pass
 from sweeplab.training.probe import Nobody, ProbeStep, noise_batch, not_measured
 from sweeplab.worker.failures import says_out_of_memory
 
@@ -92,10 +95,12 @@ PEAKS = (
     ("4090", 165.2),
     ("3090", 71.0),
 )
-"""Dense bfloat16 TFLOP/s by a part of the device's name, from the makers' data sheets; the first that fits counts."""
+"""Dense bfloat16 TFLOP/s by words of the device's name, from the makers' data sheets; the first that fits counts."""
 CHUNKS = (2, 4, 8)
 """Into which a batch is cut, one after the other, where the GPU's memory does not hold it."""
 OUT_OF_MEMORY = "out of memory"
+FAULTS = (InvalidInput, RuntimeError, FloatingPointError)
+"""Of one row, CUDA's out of memory among them; the other rows are worth having."""
 TOLERANCE = 2e-3
 """Relative difference of a loss between GPU and CPU, both in float32: sums are taken in another order."""
 BFLOAT16_TOLERANCE = 5e-2
@@ -110,6 +115,9 @@ class Size:
     batch_sizes: tuple[int, ...]
     compiled_batch: int
     """The one at which torch.compile is tried too."""
+    searched: tuple[str, int]
+    """Architecture and batch size at which ours is timed with cuDNN's search for its quickest algorithms too, which
+    open_clip's trainer always has."""
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     test_images: int
@@ -125,6 +133,7 @@ def full() -> Size:
         architectures=(("RN50", Architecture(name="RN50-quickgelu")), ("ViT-B/16", Architecture(name="ViT-B-16"))),
         batch_sizes=(128, 512, 2048),
         compiled_batch=512,
+        searched=("RN50", 512),
         class_names=tuple(imagenet_class_names()),
         templates=tuple(imagenet_templates()),
         test_images=2048,
@@ -140,6 +149,7 @@ def miniature() -> Size:
         architectures=(("small", small.architecture()),),
         batch_sizes=(8, 16),
         compiled_batch=0,
+        searched=("small", 16),
         class_names=("banana", "apple", "pear", "plum", "fig", "lime"),
         templates=("a photo of a {}.", "a {}."),
         test_images=12,
@@ -166,7 +176,7 @@ def say(*cells: object) -> None:
 
 def peak_of(device_name: str) -> float | None:
     """Dense bfloat16 FLOP/s of a GPU; None where the table does not know it."""
-    return next((1e12 * tera for part, tera in PEAKS if part in device_name), None)
+    return next((1e12 * tera for words, tera in PEAKS if re.search(rf"\b{words}\b", device_name)), None)
 
 
 def synchronize(device: torch.device) -> None:
@@ -198,6 +208,20 @@ def peak_memory(device: torch.device) -> Iterator[Callable[[], str]]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     yield lambda: f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f}" if device.type == "cuda" else "-"
+
+
+def reason_of(error: Exception) -> str:
+    """An error in a cell."""
+    return " ".join(f"{type(error).__name__}: {error}".replace("|", "/").split())
+
+
+def tried(name: str, work: Callable[[], bool]) -> bool:
+    """What the work returns; where it fails, a row that says so, and False."""
+    try:
+        return work()
+    except FAULTS as error:
+        say(name, f"FAILED: {reason_of(error):.300}", "")
+        return False
 
 
 def precision_of(device: torch.device) -> Precision:
@@ -252,27 +276,39 @@ def tiny_architecture() -> Architecture:
     return SmallCLIP(image_size=32, width=8, embed_dim=16, text_width=16, text_layers=1).architecture()
 
 
+def contract(name: str, check: Callable[[], tuple[bool, str]]) -> bool:
+    """Print a contract's row: whether it holds, and what was seen."""
+
+    def row() -> bool:
+        try:
+            holds, words = check()
+        except ImportError as error:
+            say(name, f"not run: {error}", "")
+            return True
+        say(name, "as on the CPU" if holds else "DIFFERS", words)
+        return holds
+
+    return tried(name, row)
+
+
 def check_objectives(folder: Path, device: torch.device) -> bool:
     """Whether every objective and cleaning method, and MMCL + SSL in `WAYS`, compute on the device what they compute
     on the CPU."""
     table = FruitStall(num_pairs=64, image_size=32).read(folder)
     labels, tokenize, good = torch.arange(64) % 5, tokenizer(tiny_architecture()), True
-    plain = [(member(), Way()) for member in dict.fromkeys((*OBJECTIVES, *METHODS))]  # some are both
-    for objective, way in [*plain, *((MMCLWithSSL(), way) for way in WAYS)]:
+
+    def check(objective: Spec, way: Way) -> tuple[bool, str]:
         objective = objective.in_miniature() if hasattr(objective, "in_miniature") else objective  # for 64 pairs
         pairs = [TrainingPairs(table, 32, tokenize=tokenize, seed=0, labels=labels, num_classes=5) for _ in range(2)]
-        name = f"`{objective.kind}`{way.words}"
-        try:
-            ours = two_steps(objective, pairs[0], device, way)
-            theirs = two_steps(objective, pairs[1], torch.device("cpu"), way)
-        except ImportError as error:
-            say(name, f"not run: {error}")
-            continue
+        ours = two_steps(objective, pairs[0], device, way)
+        theirs = two_steps(objective, pairs[1], torch.device("cpu"), way)
         apart = max(abs(ours[part] - value) / max(1.0, abs(value)) for part, value in theirs.items())
         is_same = ours.keys() == theirs.keys() and apart <= way.tolerance
-        good &= is_same
-        words = f"losses {apart:.1e} apart, of {way.tolerance:g} allowed"
-        say(name, "as on the CPU" if is_same else "DIFFERS", words)
+        return is_same, f"losses {apart:.1e} apart, of {way.tolerance:g} allowed"
+
+    plain = [(member(), Way()) for member in dict.fromkeys((*OBJECTIVES, *METHODS))]  # some are both
+    for objective, way in [*plain, *((MMCLWithSSL(), way) for way in WAYS)]:
+        good &= contract(f"`{objective.kind}`{way.words}", partial(check, objective, way))
     return good
 
 
@@ -282,16 +318,19 @@ def check_attacks(folder: Path, device: torch.device) -> bool:
     images = torch.randint(256, (3, 3, 48, 48), generator=generator, dtype=torch.uint8)
     logo = folder / "logo.png"
     Image.fromarray(images[0].permute(1, 2, 0).numpy()).resize((9, 7)).save(logo)
-    for member in ATTACKS:
-        attack = ImageTrigger(path=logo) if member is ImageTrigger else member()
+
+    def check(attack: Attack) -> tuple[bool, str]:
         stamped = attack.stamp(images.to(device), [1, 2, 3]).cpu()
         apart = int((stamped.int() - attack.stamp(images, [1, 2, 3]).int()).abs().max())
-        good &= apart <= 1
-        say(f"`{attack.kind}`", "as on the CPU" if apart <= 1 else "DIFFERS", f"pixels {apart} of 255 apart")
+        return apart <= 1, f"pixels {apart} of 255 apart"
+
+    for member in ATTACKS:
+        attack = ImageTrigger(path=logo) if member is ImageTrigger else member()
+        good &= contract(f"`{attack.kind}`", partial(check, attack))
     return good
 
 
-def check_checkpoint(folder: Path, device: torch.device) -> bool:
+def check_checkpoint(folder: Path, device: torch.device) -> tuple[bool, str]:
     """Whether a checkpoint holds the weights of when it was asked for, though they change at once."""
     weights, zeros = torch.full((2048, 2048), 0.5, device=device), torch.zeros((), dtype=torch.uint8)
     content = checkpoints.Checkpoint(
@@ -310,8 +349,7 @@ def check_checkpoint(folder: Path, device: torch.device) -> bool:
     weights.zero_()
     writing.wait()
     good = bool((checkpoints.load(writing.path)["model"]["weight"] == 0.5).all())
-    say("checkpoint", "as on the CPU" if good else "DIFFERS", "written while weights change")
-    return good
+    return good, "written while weights change"
 
 
 def check_views(size: Size, device: torch.device) -> bool:
@@ -319,23 +357,33 @@ def check_views(size: Size, device: torch.device) -> bool:
     draw, good, many, side = torch.Generator().manual_seed(8), True, size.batch_sizes[1], size.views_side
     coarse = torch.randint(256, (64, 3, 14, 14), generator=draw).float()
     images = F.interpolate(coarse, size=side, mode="bilinear").to(torch.uint8)
-    batch = images.repeat(-(-many // 64), 1, 1, 1)[:many].to(device)
-    for view in (*(AutoAugmentView(policy=policy) for policy in ("imagenet", "cifar10", "svhn")), SimCLRView()):
+
+    def check(view: AutoAugmentView | SimCLRView) -> tuple[bool, str]:
         made = view.drawn((side, side), range(64)).each(lambda tensor: tensor.to(device)).applied(images.to(device))
         apart = (made.cpu().int() - view.views(images, range(64)).int()).abs().float()
-        good &= float(apart.mean()) <= 0.1
+        batch = images.repeat(-(-many // 64), 1, 1, 1)[:many].to(device)
         began = time.perf_counter()
         drawn = view.drawn((side, side), range(many)).each(lambda tensor: tensor.to(device))
         words = f"{many} images drawn in {1e3 * (time.perf_counter() - began):.1f} ms"
         seconds = seconds_of(partial(drawn.applied, batch), device, min(1.0, size.seconds))
         same = f"pixels {apart.mean():.1e} of 255 apart on average, {apart.max():.0f} at most"
-        name = "-".join(map(str, view.canonical().values()))
-        say(
-            f"`{name}`",
-            "as on the CPU" if apart.mean() <= 0.1 else "DIFFERS",
-            f"{same}; {words}, made in {1e3 * seconds:.1f} ms",
-        )
+        return float(apart.mean()) <= 0.1, f"{same}; {words}, made in {1e3 * seconds:.1f} ms"
+
+    for view in (*(AutoAugmentView(policy=policy) for policy in ("imagenet", "cifar10", "svhn")), SimCLRView()):
+        good &= contract(f"`{'-'.join(map(str, view.canonical().values()))}`", partial(check, view))
     return good
+
+
+def check_contracts(size: Size, folder: Path, device: torch.device) -> bool:
+    """Whether all of them hold; one that fails leaves the others to be checked."""
+    say("contract", f"on {device}", "")
+    say(*["---"] * 3)
+    # Convolutions in TF32, which torch takes on GPUs by default, would differ by a thousandth.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        good = check_objectives(folder, device)
+    good &= check_attacks(folder, device)
+    good &= contract("checkpoint", partial(check_checkpoint, folder, device))
+    return check_views(size, device) and good
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -422,47 +470,71 @@ def rate_of(make: Callable[[], Callable[[], object]], size: int, device: torch.d
         try:
             rate = size / seconds_of(make(), device, seconds)
             return Rate(rate, gigabytes(), f"{rate:,.0f}")
-        except (InvalidInput, RuntimeError) as error:  # of a lacking compiler, say; other rows are worth having
-            reason = " ".join(f"{type(error).__name__}: {error}".replace("|", "/").split())
+        except FAULTS as error:  # of a lacking compiler, say
+            reason = reason_of(error)
             words = OUT_OF_MEMORY if says_out_of_memory(reason) else f"failed: {reason:.150}"
             return Rate(None, gigabytes(), words)
 
 
-def train_rows(size: Size, device: torch.device, clock: Clock, peak: float | None) -> None:
-    """Of every architecture, objective and batch size."""
+@contextmanager
+def open_clips_settings() -> Iterator[None]:
+    """What open_clip_train/main.py sets before it trains."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True), float32_products("tf32"):
+        yield
+
+
+def train_rows(size: Size, device: torch.device, clock: Clock, peak: float | None) -> bool:
+    """Of every architecture, objective and batch size; whether each had its rows."""
     ours, theirs = ("images/s", "share of peak", "GB"), ("open_clip: images/s", "GB", "ours / open_clip")
     say("model", "objective", "batch", "compiled", *ours, *theirs)
     say(*["---"] * 10)
-    for name, architecture in size.architectures:
+    row, good = partial(train_row, device=device, clock=clock, peak=peak, seconds=size.seconds), True
+    for model in size.architectures:
         for objective in (MMCL(), MMCLWithSSL()):
-            views, kind = isinstance(objective, MMCLWithSSL), f"`{objective.kind}`"
-            flops = flops_of(architecture, objective, device)
-            for batch_size in size.batch_sizes:
-                batch = ready_batch(architecture, batch_size, device, views=views)
-                ours_of = partial(our_step, architecture, objective, batch, device)
-                peer = None if views else partial(open_clips_step, architecture, batch, device)
-                row = partial(train_row, batch_size, device, clock, peak, size.seconds)
-                found = row((name, kind, batch_size, "no"), ours_of, flops, peer=peer)
-                for num_chunks in CHUNKS:
-                    if found.words != OUT_OF_MEMORY:
-                        break
-                    head = (name, kind, f"{batch_size} in {num_chunks} chunks", "no")
-                    twice = flops_of(architecture, objective, device, is_chunked=True)
-                    found = row(head, partial(ours_of, num_chunks=num_chunks), twice, needed=30)
-                if batch_size == size.compiled_batch and not views:
-                    row((name, kind, batch_size, "yes"), partial(ours_of, compiled=True), flops, needed=100)
+            rows = partial(objective_rows, size, model, objective, device, row)
+            good &= tried(f"{model[0]}, `{objective.kind}`", rows)
+    return good
+
+
+def objective_rows(
+    size: Size,
+    model: tuple[str, Architecture],
+    objective: MMCL | MMCLWithSSL,
+    device: torch.device,
+    row: Callable[..., Rate],
+) -> bool:
+    """Of every batch size, compiled and with cuDNN's search too; True once all are printed."""
+    (name, architecture), kind, views = model, f"`{objective.kind}`", isinstance(objective, MMCLWithSSL)
+    flops = flops_of(architecture, objective, device)
+    for batch_size in size.batch_sizes:
+        batch = ready_batch(architecture, batch_size, device, views=views)
+        make = partial(our_step, architecture, objective, batch, device)
+        peer = None if views else partial(open_clips_step, architecture, batch, device)
+        found = row(batch_size, (name, kind, batch_size, "no"), make, flops, peer=peer)
+        for num_chunks in CHUNKS:
+            if found.words != OUT_OF_MEMORY:
+                break
+            head = (name, kind, f"{batch_size} in {num_chunks} chunks", "no")
+            twice = flops_of(architecture, objective, device, is_chunked=True)
+            found = row(batch_size, head, partial(make, num_chunks=num_chunks), twice, needed=30)
+        if (name, batch_size) == size.searched and not views:
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+                row(batch_size, (name, kind, f"{batch_size}, cudnn.benchmark", "no"), make, flops, needed=30)
+        if batch_size == size.compiled_batch and not views:
+            row(batch_size, (name, kind, batch_size, "yes"), partial(make, compiled=True), flops, needed=100)
+    return True
 
 
 def train_row(
     pairs: int,
-    device: torch.device,
-    clock: Clock,
-    peak: float | None,
-    seconds: float,
     head: tuple[object, ...],
     make: Callable[[], Callable[[], object]],
     flops: float,
     *,
+    device: torch.device,
+    clock: Clock,
+    peak: float | None,
+    seconds: float,
     peer: Callable[[], Callable[[], object]] | None = None,
     needed: float = 15,
 ) -> Rate:
@@ -471,7 +543,8 @@ def train_row(
         say(*head, "not run: the time is up", *[""] * 5)
         return Rate(None, "-")
     found = rate_of(make, pairs, device, seconds)
-    theirs = rate_of(peer, pairs, device, seconds) if peer else Rate(None, "-")
+    with open_clips_settings():
+        theirs = rate_of(peer, pairs, device, seconds) if peer else Rate(None, "-")
     share = f"{found.per_second * flops / peak:.3f}" if found.per_second and peak else "-"
     quicker = f"{found.per_second / theirs.per_second:.2f}" if found.per_second and theirs.per_second else "-"
     say(*head, found.words, share, found.gigabytes, theirs.words, theirs.gigabytes, quicker)
@@ -496,8 +569,9 @@ def test_set(folder: Path, size: Size, side: int) -> LabelledImages:
     )
 
 
-def evaluation_row(size: Size, folder: Path, device: torch.device) -> None:
-    """Accuracy and ASR of the first architecture in bfloat16: prompts, clean and triggered images."""
+def evaluation_row(size: Size, folder: Path, device: torch.device) -> bool:
+    """Accuracy and ASR of the first architecture in bfloat16: prompts, clean and triggered images; True once it is
+    printed."""
     name, architecture = size.architectures[0]
     tokenize, side, batch_size = tokenizer(architecture), architecture.image_size, 256
     evaluation = Evaluation(
@@ -535,10 +609,11 @@ def evaluation_row(size: Size, folder: Path, device: torch.device) -> None:
     theirs = seconds_of(peer, device, size.seconds, least=1)
     counts = (f"{len(size.class_names) * len(size.templates):,}", f"{len(pixels):,}")
     say(name, *counts, f"{ours:.2f}", memory, f"{theirs:.2f}", f"{theirs / ours:.2f}")
+    return True
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measure; 1 where a contract does not hold."""
+    """Measure; 1 where a contract does not hold, or a row failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--miniature", action="store_true", help="small models, on a CPU where there is no GPU")
     parser.add_argument("--minutes", type=float, default=7.5, help="after which no further row begins (7.5)")
@@ -555,18 +630,11 @@ def main(words: Sequence[str] | None = None) -> int:
     print(f"{time.strftime('%Y-%m-%d')}, {name} ({rated}), {versions}\n", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        say("contract", f"on {device}", "")
-        say(*["---"] * 3)
-        # Convolutions in TF32, which torch takes on GPUs by default, would differ by a thousandth.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            good = check_objectives(folder, device)
-        good &= check_attacks(folder, device)
-        good &= check_checkpoint(folder, device)
-        good &= check_views(size, device)
+        good = check_contracts(size, folder, device)
         print(flush=True)
-        evaluation_row(size, folder, device)
+        good &= tried("evaluation", partial(evaluation_row, size, folder, device))
         print(flush=True)
-        train_rows(size, device, clock, peak)
+        good &= train_rows(size, device, clock, peak)
     return 0 if good else 1
 
 

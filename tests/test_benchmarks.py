@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fabricated import SWEEP, VICTIM, finished_sweep, point, prepared_folder
 from sweeplab.attacks.poisoning import Poisoning
 from sweeplab.attacks.sig import SIG
 from sweeplab.attacks.targeted import TargetedImages
+from sweeplab.attacks.wanet import WaNet
 from sweeplab.clip_model import SmallCLIP
 from sweeplab.data.fruit_stall import FruitStall, FruitStallTest
 from sweeplab.ranking.leaderboard import rank_trials
@@ -247,7 +249,55 @@ def test_the_peak_is_that_of_the_first_part_of_a_name_that_fits():
     assert gpu.peak_of("NVIDIA H100 80GB HBM3") == 989e12
     assert gpu.peak_of("NVIDIA L40S") == 362e12
     assert gpu.peak_of("NVIDIA L4") == 121e12
+    assert gpu.peak_of("NVIDIA A100-SXM4-80GB") == 312e12
+    assert gpu.peak_of("NVIDIA A40") == 149.7e12
+    assert gpu.peak_of("NVIDIA RTX A4000") is None
     assert gpu.peak_of("Tesla T4") is None
+
+
+def test_what_fails_on_the_gpu_is_a_row_that_says_so_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """An attack, the evaluation, and what the rows of MMCL need; the exit code is 1."""
+
+    def stamp(*values: object) -> Any:
+        raise RuntimeError("Expected all tensors to be | on the same device")
+
+    def out_of_memory(*values: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    def flops(architecture: object, objective: object, device: object) -> Any:
+        return stamp() if isinstance(objective, gpu.MMCL) else 1.0
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(gpu, "check_objectives", lambda *values: True)
+    monkeypatch.setattr(WaNet, "stamp", stamp)
+    monkeypatch.setattr(gpu, "test_set", out_of_memory)
+    monkeypatch.setattr(gpu, "flops_of", flops)
+    assert gpu.main(["--miniature"]) == 1
+    lines = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    seen = {line[0]: line[1] for line in lines}
+    assert seen["`wanet`"] == "FAILED: RuntimeError: Expected all tensors to be / on the same device"
+    assert seen["`sig`"] == seen["checkpoint"] == seen["`simclr`"] == "as on the CPU"
+    assert seen["evaluation"] == "FAILED: OutOfMemoryError: CUDA out of memory"
+    assert seen["small, `mmcl`"].startswith("FAILED: RuntimeError: Expected")
+    assert [line[1:3] for line in lines if line[0] == "small"] == [["`mmcl+ssl`", "8"], ["`mmcl+ssl`", "16"]]
+
+
+def test_open_clips_loop_has_what_its_trainer_sets_and_ours_as_before(monkeypatch: pytest.MonkeyPatch):
+    """cuDNN's search and TF32 in the peer's turns; the search alone in one row of ours."""
+    seen: list[tuple[str, bool, bool]] = []
+
+    def step(name: str) -> Callable[..., Callable[[], None]]:
+        cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+        return lambda *values, **options: lambda: seen.append((name, cudnn.benchmark, matmul.allow_tf32))
+
+    monkeypatch.setattr(gpu, "our_step", step("ours"))
+    monkeypatch.setattr(gpu, "open_clips_step", step("theirs"))
+    monkeypatch.setattr(gpu, "flops_of", lambda *values, **options: 1.0)
+    gpu.train_rows(gpu.miniature(), torch.device("cpu"), gpu.Clock(1.0), None)
+    assert list(dict.fromkeys(seen)) == [("ours", False, False), ("theirs", True, True), ("ours", True, False)]
+    assert seen[-1] == ("ours", False, False)
 
 
 def test_views_double_what_a_step_computes_and_chunks_add_a_forward_pass():
@@ -279,7 +329,7 @@ def test_a_batch_that_runs_out_of_memory_is_taken_in_as_few_chunks_as_fit_or_in_
     monkeypatch.setattr(gpu, "our_step", step)
     monkeypatch.setattr(gpu, "open_clips_step", lambda *values: lambda: None)
     monkeypatch.setattr(gpu, "flops_of", lambda *values, is_chunked=False: 1.0)
-    size = dataclasses.replace(gpu.miniature(), batch_sizes=(16,))
+    size = dataclasses.replace(gpu.miniature(), batch_sizes=(16,), searched=("", 0))
     gpu.train_rows(size, torch.device("cpu"), gpu.Clock(1.0), None)
     lines = [cells(line) for line in capsys.readouterr().out.splitlines()[2:]]
     assert [line[2] for line in lines] == batches
@@ -335,6 +385,7 @@ def test_the_gpu_script_needs_no_more_than_it_says():
     assert [line[1:4] for line in lines if line[0] == "small" and len(line) == 10] == [
         ["`mmcl`", "8", "no"],
         ["`mmcl`", "16", "no"],
+        ["`mmcl`", "16, cudnn.benchmark", "no"],
         ["`mmcl+ssl`", "8", "no"],
         ["`mmcl+ssl`", "16", "no"],
     ]
