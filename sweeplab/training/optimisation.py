@@ -41,8 +41,8 @@ class Optimization(Spec):
     each pair keeps the whole batch's negatives. Takes another forward pass. It changes a step by rounding alone, but
     under `batch_norm="local"` and `"sync"`, where statistics are those of a chunk, as with more ranks."""
     precision: Precision = "float32"
-    """Of the forward pass: `bfloat16` (autocast), `tf32` (products of matrices on a GPU, backward passes too). The loss
-    and the update are always float32."""
+    """Of the forward pass: `bfloat16` (autocast; the loss is taken in float32), `tf32` (products of float32 matrices on
+    a GPU, those of the loss and of backward passes too). The update is always float32."""
 
 
 def pairs_per_chunk(optimization: Optimization, num_ranks: int) -> int:
