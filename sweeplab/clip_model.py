@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, cast
 from typing import Protocol as Interface
 
+import ftfy
 import open_clip
+import regex  # type: ignore[import-untyped]
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import Bottleneck
@@ -465,6 +467,11 @@ def tokenizer(architecture: Architecture, protocol: Protocol = "paper") -> Calla
         return tokens
 
     return without_end
+
+
+def tokeniser_versions() -> tuple[str, ...]:
+    """Of open_clip and of what its tokeniser cleans and splits texts with: another may make other tokens of a text."""
+    return open_clip.__version__, ftfy.__version__, regex.__version__
 
 
 def check_prompts(

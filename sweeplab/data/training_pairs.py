@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
+from sweeplab.clip_model import tokeniser_versions
 from sweeplab.data import eda
 from sweeplab.data.broken import StandIns
 from sweeplab.data.decoded import DecodedFiles
@@ -258,7 +259,8 @@ class TrainingPairs(Dataset[PairBatch]):
 
         if len(self) > min(SHARED_CAPTIONS, OWN_CAPTIONS) and decoded is not None:
             probe, kind = self.tokenize([PROBE]), self._token_kind
-            content = digest_of([self.table.digest, sorted(self._captions.items()), probe.tolist(), str(kind)])
+            made_by = [*tokeniser_versions(), probe.tolist(), str(kind)]
+            content = digest_of([self.table.digest, sorted(self._captions.items()), *made_by])
             most = len(self) * (HEAD + probe.shape[1]) * kind.itemsize
             if (shared := decoded.shared(f"tokens-{content}", len(self), INDEX_TYPE, growth=most)) is not None:
                 index, place = shared

@@ -243,6 +243,25 @@ def test_many_captions_are_tokenised_once_a_node_and_no_sooner_than_asked_for(
     assert (kept / "words").stat().st_size == 2 * (num_tokens + 64 * HEAD)
 
 
+@pytest.mark.parametrize("package", ["open_clip", "ftfy", "regex"])
+def test_another_version_of_what_tokenises_makes_a_nodes_tokens_anew(
+    package: str,
+    tokenize: Callable[[list[str]], Tensor],
+    stall_pairs: PairTable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(training_pairs, "OWN_CAPTIONS", 63)
+    files, found = DecodedFiles(tmp_path / "node", max_bytes=1e9), []
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr(f"{package}.__version__", version)
+        texts: list[str] = []
+        pairs = TrainingPairs(stall_pairs, 32, tokenize=counting(tokenize, texts), seed=0, decoded=files)
+        pairs.__getitems__([(1, 3), (1, 4)])
+        found.append(len(texts))
+    assert found == [2, 0, 2]
+
+
 def test_without_a_file_many_captions_are_tokenised_once_a_process(
     tokenize: Callable[[list[str]], Tensor], stall_pairs: PairTable, monkeypatch: pytest.MonkeyPatch
 ):
