@@ -457,10 +457,11 @@ def _pair_view(sweep: SweepRecord, points: pd.DataFrame, extras: Extras) -> View
     if frame.empty:
         return View(*head, f"No trial has both {names[0]} and {names[1]}.", missing="Nothing to compare.")
     heads = {"x_word": names[0], "y_word": names[1], "trials": "Trials", "cleaned": "Cleaned"}
-    heads |= {"retention": "Best retention %", "lowest_asr": "Lowest ASR %"}
+    heads |= {"retention": "Best retention %", "worst": "Worst of the cleaned %", "lowest_asr": "Lowest ASR %"}
     table = small_table(frame, heads, most=len(frame), asr_ceiling=sweep.asr_ceiling)
+    figure = draw_pair(frame, names, asr_ceiling=sweep.asr_ceiling)
     width = 90 + 84 * (1 + int(frame["x"].max()))
-    return View(*head, describe_pair(frame, names), draw_pair(frame, names), table, least_width=width)
+    return View(*head, describe_pair(frame, names), figure, table, least_width=width)
 
 
 def _parallel_view(points: pd.DataFrame) -> View:

@@ -7,19 +7,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
+from sweeplab.ranking.leaderboard import in_percent
+from sweeplab.records import percent
 
 MOST_CELLS = 8
 """Cells along a parameter of more values than that."""
-
-LEAST_SPAN = 1.0
-"""Points of retention between the two ends of the colours, at least."""
 
 
 def pair_cells(points: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
     """One row a cell in which a trial lies.
 
     Columns: `x`, `y` (the cell's place along either parameter), `x_word`, `y_word` (its values, in words), `trials`,
-    `cleaned` (trials), `retention` (the best; missing where nothing is cleaned), `lowest_asr` (fractions).
+    `cleaned` (trials), `retention`, `worst` (the best and the worst of the cleaned ones; missing where there is none),
+    `lowest_asr` (fractions).
 
     Args:
         points: of `parameters.parameter_points`.
@@ -33,9 +33,10 @@ def pair_cells(points: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
     rows = []
     for _, cell in frame.groupby(["x", "y"]):
         x, y = int(cell["x"].iloc[0]), int(cell["y"].iloc[0])
+        kept = cell["retention"]
         counts = (len(cell), int(cell["feasible"].sum()))
-        rows.append((x, y, x_words[x], y_words[y], *counts, cell["retention"].max(), cell["min_asr"].min()))
-    columns = ["x", "y", "x_word", "y_word", "trials", "cleaned", "retention", "lowest_asr"]
+        rows.append((x, y, x_words[x], y_words[y], *counts, kept.max(), kept.min(), cell["min_asr"].min()))
+    columns = ["x", "y", "x_word", "y_word", "trials", "cleaned", "retention", "worst", "lowest_asr"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -88,12 +89,14 @@ def _in_lines(word: str, letter: str) -> str:
     return text.replace(" to ", " to<br>") if letter == "x" else text
 
 
-def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
-    """A cell for each pair of values; those without a cleaned trial are grey and say their lowest ASR.
+def draw_pair(frame: pd.DataFrame, names: tuple[str, str], *, asr_ceiling: float) -> go.Figure:
+    """A cell for each pair of values, with the worst and the best retention of its cleaned trials; those without one
+    are grey and say their lowest ASR.
 
     Args:
         frame: of `pair_cells`, not empty.
         names: of the parameters, along x and y.
+        asr_ceiling: a fraction, from which the lowest ASR is told.
     """
     width, height = int(frame["x"].max()) + 1, int(frame["y"].max()) + 1
     kept = np.full((height, width), np.nan, dtype=np.float32)
@@ -103,29 +106,30 @@ def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
         x, y, count = row["x"], row["y"], f"{row['cleaned']} of {row['trials']}"
         if row["cleaned"]:
             kept[y, x] = 100 * row["retention"]
-            text[y][x] = f"{100 * row['retention']:.1f}<br>{count}"
+            words = dict.fromkeys(in_percent(row[end]) for end in ("worst", "retention"))
+            text[y][x] = f"{'–'.join(words)}<br>{count}"
         else:
             none[y, x] = 100 * row["lowest_asr"]
-            text[y][x] = f"ASR {100 * row['lowest_asr']:.0f}<br>{count}"
+            lowest = percent(row["lowest_asr"], 0, ceiling=asr_ceiling).removesuffix(" %")
+            text[y][x] = f"ASR {lowest}<br>{count}"
     figure = go.Figure()
-    low, high = (float(np.nanmin(kept)), float(np.nanmax(kept))) if np.isfinite(kept).any() else (0.0, 0.0)
-    # Nearly equal values have nearly equal colours.
-    margin = max(0.0, LEAST_SPAN - (high - low)) / 2
+    best = frame["retention"].dropna().to_numpy()
+    ends = style.focused_range(best, best) if len(best) else (0.0, 0.0)
     for values, colours, name, what in (
-        (none, ((0.0, style.CELL), (1.0, style.CELL)), "no cleaned trial: lowest ASR, %", "lowest ASR %{z:.1f} %"),
+        (none, ((0.0, style.CELL), (1.0, style.CELL)), "no cleaned trial: lowest ASR, %", "lowest ASR %{z:.3~f} %"),
         (
             kept,
             style.CLEANED_DENSITY,
-            "best retention, % (the stronger, the higher); number cleaned of number tried",
-            "retention %{z:.1f} %",
+            "retention of the cleaned, % (the stronger, the higher the best); number cleaned of number tried",
+            "best retention %{z:.1f} %",
         ),
     ):
         if not np.isfinite(values).any():
             continue
         figure.add_heatmap(
             z=values,
-            zmin=low - margin if name.startswith("best") else 0.0,
-            zmax=high + margin if name.startswith("best") else 100.0,
+            zmin=ends[0] if values is kept else 0.0,
+            zmax=ends[1] if values is kept else 100.0,
             colorscale=[list(stop) for stop in colours],
             showscale=False,
             xgap=2,
@@ -141,8 +145,8 @@ def draw_pair(frame: pd.DataFrame, names: tuple[str, str]) -> go.Figure:
             textfont={"size": 11},
             hovertemplate=what + "<extra></extra>",
         )
-    words = [frame.drop_duplicates(axis).sort_values(axis) for axis in ("x", "y")]
-    for letter, name, side in zip("xy", names, words, strict=True):
+    sides = [frame.drop_duplicates(axis).sort_values(axis) for axis in ("x", "y")]
+    for letter, name, side in zip("xy", names, sides, strict=True):
         figure.update_layout(
             {
                 f"{letter}axis": {

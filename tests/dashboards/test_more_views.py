@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_views import PARAMS, START, faint_marks, figures_of, ranked, sweep, trial, without_spans
 
@@ -149,18 +150,34 @@ class TestPair:
             ["50", "sgd", 1, 1],
         ]
         np.testing.assert_allclose(frame["retention"], [0.95, np.nan, 0.8])
+        np.testing.assert_allclose(frame["worst"], [0.9, np.nan, 0.8])
         assert plain(describe_pair(frame, ("warmup_steps", "optimizer"))) == (
             "2 of 3 cells that were tried hold a cleaned trial; the best is warmup_steps 10 with optimizer adamw: "
             "95.0 % kept, 2 of 2 trials cleaned."
         )
-        assert [trace.type for trace in draw_pair(frame, ("warmup_steps", "optimizer")).data] == ["heatmap"] * 2
+        none, cleaned = draw_pair(frame, ("warmup_steps", "optimizer"), asr_ceiling=0.05).data
+        assert [list(row) for row in cleaned.text] == [["90.0–95.0<br>2 of 2", ""], ["", "80.0<br>1 of 1"]]
+        assert [list(row) for row in none.text] == [["", ""], ["ASR 30<br>0 of 1", ""]]
+
+    def colours(self, *correct):
+        """Where the cells of trials with so many correct images lie between the ends of the colours, 0 to 1."""
+        made = [trial(n, START, (k, 10), warmup_steps=n, optimizer="ab"[n % 2]) for n, k in enumerate(correct)]
+        frame = pair_cells(points_of(sweep(*made)), ("warmup_steps", "optimizer"))
+        (cells,) = draw_pair(frame, ("warmup_steps", "optimizer"), asr_ceiling=0.05).data
+        values = np.nanmax(cells.z, axis=0)
+        return ((values - cells.zmin) / (cells.zmax - cells.zmin)).clip(0, 1)
 
     def test_nearly_equal_cells_have_nearly_equal_colours(self):
-        """95.0 and 95.25 % kept lie a quarter of the colours apart, around their middle."""
-        made = [trial(n, START, (k, 10), warmup_steps=n, optimizer="ab"[n]) for n, k in enumerate((380, 381))]
-        frame = pair_cells(points_of(sweep(*made)), ("warmup_steps", "optimizer"))
-        (cells,) = draw_pair(frame, ("warmup_steps", "optimizer")).data
-        assert (cells.zmin, cells.zmax) == pytest.approx((94.625, 95.625), abs=1e-4)
+        """95.0 and 95.25 % kept."""
+        first, second = self.colours(380, 381)
+        assert first < second < first + 0.2
+
+    def test_a_destroyed_cell_does_not_squeeze_the_good_ones_into_one_colour(self):
+        """97.5 and 99.5 % kept, beside 86 and 6 %."""
+        destroyed, poor, *good = self.colours(24, 344, 390, 390, 394, 398)
+        assert destroyed == poor == 0
+        assert good[-1] - good[0] > 0.4
+        assert good[0] > 0.1
 
     def test_many_values_fall_into_cells_of_equal_width_on_their_scale(self):
         """Learning rates from 1e-9 to 1e-1 in eight cells: a decade each."""
@@ -267,7 +284,16 @@ class TestImageByImage:
         assert describe_comparison(frame) == (
             "By accuracy trial 0 can be told apart from 1 of the next 2 (McNemar, p < 0.05); from 1 other it cannot."
         )
-        draw_comparison(frame)
+        axis = draw_comparison(frame).layout.xaxis
+        assert (axis.tickvals, axis.ticktext) == ((-100, 0, 100), ("100", "0", "100"))
+
+    @pytest.mark.parametrize(
+        ("most", "texts"),
+        [(1, "1 0 1"), (2, "2 1 0 1 2"), (8, "5 0 5"), (225, "200 100 0 100 200"), (1505, "1,000 0 1,000")],
+    )
+    def test_both_sides_of_its_axis_count_images(self, most, texts):
+        row = {"best": 0, "trial": 1, "only_best": most, "only_other": 0}
+        assert " ".join(draw_comparison(pd.DataFrame([row])).layout.xaxis.ticktext) == texts
 
     def test_without_outcomes_there_is_nothing_to_compare(self):
         record = sweep(trial(0, START, (390, 10)), trial(1, START, (389, 12)))
