@@ -1,5 +1,8 @@
 """The best trials compared image by image: on how many images does one succeed where the other fails?"""
 
+import itertools
+from typing import Any
+
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -59,6 +62,14 @@ def describe_comparison(frame: pd.DataFrame) -> str:
     return f"{apart} (McNemar, p < 0.05){rest}."
 
 
+def _ticks(most: int) -> dict[str, list[Any]]:
+    """Round numbers of images on both sides of 0, two a side at most, which a narrow window has room for."""
+    steps = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
+    step = next(step for step in steps if most // step <= 2)
+    values = [step * place for place in range(-(most // step), most // step + 1)]
+    return {"tickvals": values, "ticktext": [f"{abs(value):,}" for value in values]}
+
+
 def draw_comparison(frame: pd.DataFrame) -> go.Figure:
     """Two bars a trial: the images that only the best one, and only it, classifies correctly.
 
@@ -75,6 +86,7 @@ def draw_comparison(frame: pd.DataFrame) -> go.Figure:
             y=names,
             x=(sign * frame[column]).tolist(),
             text=frame[column].tolist(),
+            texttemplate="%{text:,}",
             orientation="h",
             marker={"color": colour},
             customdata=frame["trial"].to_numpy(),
@@ -86,7 +98,7 @@ def draw_comparison(frame: pd.DataFrame) -> go.Figure:
         template=style.TEMPLATE,
         margin={"l": 84, "r": 18},
         barmode="relative",
-        xaxis={"title": {"text": "images"}, "range": [-1.15 * most, 1.15 * most], "showticklabels": False},
+        xaxis={"title": {"text": "images"}, "range": [-1.15 * most, 1.15 * most], **_ticks(most)},
         yaxis={"autorange": "reversed"},
     )
     layout = {"margin.t": 30, "margin.b": 46, "height": 110 + 40 * len(frame)}
