@@ -47,7 +47,8 @@ from sweeplab.ranking.next_steps import (
     next_steps,
     run_anew,
     three_times_as_many,
-    twice_as_many,
+    trials_for_importance,
+    trials_setting,
 )
 from sweeplab.ranking.summary import ReadOutcomes
 from sweeplab.records import Point, SweepRecord, number_of
@@ -118,7 +119,7 @@ def views_of(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = Extr
         _ceilings_view(sweep),
         _trajectories_view(sweep, leaderboard),
         _parameters_view(sweep, points),
-        _importance_view(sweep, extras),
+        _importance_view(sweep, leaderboard, extras),
         _pair_view(sweep, points, extras),
         _parallel_view(points),
         _seeds_view(sweep, leaderboard),
@@ -427,7 +428,7 @@ def _parameters_view(sweep: SweepRecord, points: pd.DataFrame) -> View:
     return View(*head, describe_parameters(points), draw_parameters(points, asr_ceiling=sweep.asr_ceiling), table)
 
 
-def _importance_view(sweep: SweepRecord, extras: Extras) -> View:
+def _importance_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> View:
     head = ("importance", "Which parameter matters", "Importance")
     if not extras.importances:
         finding = "Too few trials: at least five cleaned and five uncleaned trials are needed, or twenty cleaned ones."
@@ -435,8 +436,11 @@ def _importance_view(sweep: SweepRecord, extras: Extras) -> View:
         if sweep.origin.sampler == "grid":
             missing = "A wider grid, or a search of more trials, can tell; give it another name."
         elif sweep.origin.has_spec:
-            command = more_trials(sweep) or run_anew(sweep, "more", f"search.trials={twice_as_many(sweep)}")
-            missing = f"{command} runs more trials."
+            num = trials_for_importance(leaderboard)
+            command = more_trials(sweep, num) or run_anew(sweep, "more", trials_setting(sweep, num))
+            missing = f"{command} runs enough, if about as many are cleaned as so far."
+            if num <= sweep.planned_trials:
+                missing = "The trials that are left may tell."
         return View(*head, finding, missing=missing)
     frame = importance_table(extras.importances)
     heads = {"parameter": "Parameter", **{question: f"For {question} %" for question in extras.importances}}

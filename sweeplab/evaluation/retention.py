@@ -32,9 +32,13 @@ def retention(accuracy: float, victim_accuracy: float) -> float:
     return accuracy / victim_accuracy
 
 
+HALF = 0.5
+"""Of the victim's accuracy: a cleaned model that keeps less is hardly a model any more."""
+
+
 @dataclass(frozen=True)
 class CleanedTrials:
-    """How many trials of a sweep are cleaned, and how many of these are hardly a model any more."""
+    """How many trials of a sweep are cleaned, and how many of these keep little."""
 
     trials: int
     """Those with a point that may win."""
@@ -51,7 +55,7 @@ class CleanedTrials:
         """
         found = list(retentions)
         kept = [value for value in found if value is not None and not math.isnan(value)]
-        return cls(len(found), len(kept), sum(value < 0.5 for value in kept))
+        return cls(len(found), len(kept), sum(value < HALF for value in kept))
 
     def in_words(self, what: str = "cleaned") -> str:
         """Such as `6 of 12 cleaned, 1 of them keeps less than half of the accuracy`."""

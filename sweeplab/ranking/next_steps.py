@@ -4,8 +4,9 @@ import math
 import shlex
 from collections.abc import Iterator
 
+from sweeplab.evaluation.retention import HALF
 from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, column_words
-from sweeplab.records import SweepRecord, is_miniature, name_with
+from sweeplab.records import OVER, SweepRecord, is_miniature, name_with
 
 FEWEST_VALUES = 5
 """Below so many values of a parameter its lowest or highest says little of where to look."""
@@ -15,6 +16,16 @@ NEAR = 0.05
 
 LATE = 0.75
 """A best that comes after this share of the trials may not be the last improvement."""
+
+NO_CHANCE = 3
+"""So many good trials do not all end with their best epoch by chance."""
+
+FEWEST, BEST = 5, 0.25
+"""Which parameter matters is asked of so many trials that are cleaned and as many that are not, and of as many in this
+share of the cleaned ones, the best; see `search.importance`."""
+
+MARGIN = 1.5
+"""So many times the trials that would do if as many were cleaned as before: it may be fewer."""
 
 
 def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
@@ -30,6 +41,7 @@ def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
         return (f"{WHAT_NEXT[0].upper()}{WHAT_NEXT[1:]}{more}.",)
     return (
         *_ends(sweep, leaderboard, measured, winner),
+        *_more_epochs(sweep, measured),
         *_more_trials(sweep, measured, winner),
         *_other_seeds(sweep, leaderboard, winner),
         *_more_images(leaderboard, winner),
@@ -69,6 +81,18 @@ def _ends(
             )
 
 
+def _more_epochs(sweep: SweepRecord, measured: list[LeaderboardRow]) -> Iterator[str]:
+    """Where every good trial was still at its best at its end."""
+    good = [row for row in measured if row.state == "finished" and row.retention is not None and row.retention >= HALF]
+    if sweep.epochs < 2 or len(good) < NO_CHANCE or any(row.epoch != row.epochs for row in good):
+        return
+    command = run_anew(sweep, "longer", f"epochs={2 * sweep.epochs}")
+    yield (
+        f"All {len(good)} trials that keep half of the accuracy or more are best at the last epoch: train longer"
+        + (f", {command}." if sweep.origin.has_spec else ".")
+    )
+
+
 def _more_trials(sweep: SweepRecord, measured: list[LeaderboardRow], winner: LeaderboardRow) -> Iterator[str]:
     """More of the same, where the best came late; of a grid, which was run in order, other settings; of one setting,
     nothing."""
@@ -83,19 +107,41 @@ def _more_trials(sweep: SweepRecord, measured: list[LeaderboardRow], winner: Lea
         yield f"The best came late, as number {place} of {num} trials: more of them may find a better one, {command}."
 
 
-def more_trials(sweep: SweepRecord) -> str:
-    """What adds as many trials to a sweep as it has, see `by_record`; empty where nothing can: of a grid, which is
-    complete, of a table from elsewhere, and of a sweep that is closed or only read."""
+def more_trials(sweep: SweepRecord, num: int | None = None) -> str:
+    """What adds trials to a sweep, see `by_record`; empty where nothing can: of a grid, which is complete, of a table
+    from elsewhere, and of a sweep that is closed or only read.
+
+    Args:
+        sweep: of any state.
+        num: how many it then has; None: twice as many as now.
+    """
     made = sweep.origin
     if not made.has_spec or made.sampler == "grid" or made.is_closed or made.is_foreign:
         return ""
-    return by_record(sweep, "resume", f"search.trials={twice_as_many(sweep)}")
+    return by_record(sweep, "resume", trials_setting(sweep, 2 * _asked(sweep) if num is None else num))
 
 
-def twice_as_many(sweep: SweepRecord) -> int:
-    """Twice as many trials as a sweep has or asks for, a multiple of its seeds."""
+def trials_setting(sweep: SweepRecord, num: int) -> str:
+    """The change of a sweep to so many trials, or to the next multiple of its seeds."""
     seeds = sweep.origin.seeds
-    return -(-2 * max(sweep.origin.asked_trials, sweep.planned_trials) // seeds) * seeds
+    return f"search.trials={-(-num // seeds) * seeds}"
+
+
+def _asked(sweep: SweepRecord) -> int:
+    """Trials that a sweep has or asks for."""
+    return max(sweep.origin.asked_trials, sweep.planned_trials)
+
+
+def trials_for_importance(leaderboard: Leaderboard) -> int:
+    """How many trials a sweep should have, for it to tell which parameter matters.
+
+    The share that will be cleaned is estimated by Laplace's rule, (cleaned + 1) / (measured + 2). Trials that ended
+    without a measurement tell nothing, and do not count.
+    """
+    cleaned = leaderboard.cleaned
+    share = (cleaned.cleaned + 1) / (cleaned.trials + 2)
+    enough = MARGIN * min(FEWEST / min(share, 1 - share), FEWEST / BEST / share)
+    return math.ceil(enough) + sum(row.state in OVER and row.min_asr is None for row in leaderboard.rows)
 
 
 def by_record(sweep: SweepRecord, command: str, *changes: str) -> str:
@@ -123,7 +169,7 @@ THREE_SEEDS = ("search.seeds_per_configuration=3",)
 
 def three_times_as_many(sweep: SweepRecord) -> tuple[str, ...]:
     """The change of a search that runs as many settings with three seeds; a grid's settings are what they are."""
-    trials = max(sweep.origin.asked_trials, sweep.planned_trials) // sweep.origin.seeds
+    trials = _asked(sweep) // sweep.origin.seeds
     return () if sweep.origin.sampler == "grid" else (f"search.trials={3 * trials}",)
 
 

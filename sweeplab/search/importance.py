@@ -13,16 +13,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import PedAnovaImportanceEvaluator
 
 from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow
+from sweeplab.ranking.next_steps import BEST, FEWEST
 from sweeplab.search.quiet import quiet_optuna
-
-FEWEST = 10
-"""Trials from which on something is said; PED-ANOVA wants five of the better ones at least."""
 
 MOST = 500
 """Trials that are looked at, an even sample of all."""
-
-BEST = 0.25
-"""Share of the cleaned trials that counts as the best ones."""
 
 CLEANED, RETENTION = "being cleaned", "retention"
 
@@ -42,11 +37,11 @@ def importances(leaderboard: Leaderboard, log_parameters: Sequence[str]) -> dict
     cleaned = [row for row in rows if row.feasible]
     found = {}
     share = len(cleaned) / len(rows) if rows else 0.0
-    if len(cleaned) >= 5 and len(rows) - len(cleaned) >= 5 and len(rows) >= FEWEST:
+    if min(len(cleaned), len(rows) - len(cleaned)) >= FEWEST:
         # Lower is better; every cleaned trial is better than every other.
         values = [-1.0 if row.feasible else float(row.min_asr or 0.0) for row in rows]
         found[CLEANED] = _importances(rows, values, share, log_parameters)
-    if BEST * len(cleaned) >= 5:
+    if BEST * len(cleaned) >= FEWEST:  # which PED-ANOVA wants at least
         values = [-float(row.retention or 0.0) for row in cleaned]
         found[RETENTION] = _importances(cleaned, values, BEST, log_parameters)
     return {question: parameters for question, parameters in found.items() if parameters}

@@ -779,13 +779,14 @@ def test_no_number_and_no_flag_is_broken_behind_its_minus():
 
 
 def test_a_view_that_is_empty_names_the_command_that_fills_it():
+    """One trial, cleaned: at two thirds it takes 15 trials for five that are not, and half as many again."""
     one = dataclasses.replace(trial(0, START, (350, 40)), params={"learning_rate": 1e-3})
     record = sweep(one, origin=Origin(asked_trials=1, objective="mmcl"))
     for origin, texts in (
         (
             record.origin,
             (
-                "<code>sweeplab resume toy search.trials=2</code> runs more trials.",
+                "<code>sweeplab resume toy search.trials=23</code> runs enough, if about",
                 "<code>sweeplab run toy --dry-run</code> shows this sweep&#x27;s.",
                 "<code>sweeplab run toy name=toy-seeds search.seeds_per_configuration=3 search.trials=3</code> runs",
                 "<code>sweeplab run toy name=toy-losses log_every=10</code> records",
@@ -794,12 +795,12 @@ def test_a_view_that_is_empty_names_the_command_that_fills_it():
         ),
         (
             dataclasses.replace(record.origin, is_closed=True),
-            ("<code>sweeplab run toy name=toy-more search.trials=2</code> runs more trials.",),
+            ("<code>sweeplab run toy name=toy-more search.trials=23</code> runs enough",),
         ),
         (
             dataclasses.replace(record.origin, has_own_code=True),
             (
-                "<code>search.trials=2</code> behind the command of its script runs more trials.",
+                "<code>search.trials=23</code> behind the command of its script runs enough",
                 "<code>--dry-run</code> behind the command of its script shows this sweep&#x27;s.",
                 "<code>name=toy-losses log_every=10</code> behind the command of its script records",
                 "A victim that is trained here has its epochs here.",
@@ -815,6 +816,11 @@ def test_a_view_that_is_empty_names_the_command_that_fills_it():
         for text in texts:
             assert text in page
         assert "SCRIPT" not in re.sub("(?s)<script.*?</script>", "", page)
+
+
+def test_while_enough_trials_are_left_no_more_of_them_are_asked_for():
+    record = sweep(trial(0, START, (350, 40)), planned_trials=40, state="running", origin=Origin(asked_trials=40))
+    assert "The trials that are left may tell." in render_page(record, ranked(record))
 
 
 def test_the_page_carries_the_sweeps_notes():

@@ -14,6 +14,7 @@ from sweeplab.ranking.next_steps import (
     next_steps,
     run_anew,
     three_times_as_many,
+    trials_for_importance,
 )
 from sweeplab.records import Measurement, Origin, Point, SweepRecord, TrialRecord
 
@@ -139,6 +140,72 @@ def test_a_suggested_number_of_trials_is_more_than_the_sweep_asks_for_and_a_mult
         assert more_trials(replace(sweep, origin=replace(asked, **left_alone))) == ""
     own = replace(asked, has_own_code=True)
     assert more_trials(replace(sweep, origin=own)) == "`search.trials=128` behind the command of its script"
+
+
+def rising(kept: dict[int, tuple[float, ...]], **changes: Any) -> SweepRecord:
+    """Trials by number, of these retentions at epochs 1, 2, ... below the ceiling; the middle rate is best."""
+
+    def points(shares: tuple[float, ...]) -> tuple[Point, ...]:
+        accuracies = (1.0, *shares)
+        return tuple(
+            Point(index, float(index), index, 1, Measurement(round(800 * share), 1000, 0 if index else 990, 1000, "e"))
+            for index, share in enumerate(accuracies)
+        )
+
+    sweep = sweep_with_best(2, hits=1, seeds=2)
+    trials = [replace(trial, points=points(kept[trial.number])) for trial in sweep.trials if trial.number in kept]
+    return replace(sweep, epochs=3, trials=tuple(trials), planned_trials=len(trials), **changes)
+
+
+ENDING = {0: (0.7, 0.8, 0.9), 1: (0.7, 0.9, 0.91), 2: (0.9, 0.95, 0.96), 3: (0.06, 0.05, 0.05)}
+"""Three good trials that end with their best, and a destroyed one that does not."""
+
+
+def test_where_every_good_trial_ends_with_its_best_more_epochs_are_the_advice():
+    found = steps(rising(ENDING))
+    assert found[0] == (
+        "All 3 trials that keep half of the accuracy or more are best at the last epoch: train longer, "
+        "`sweeplab run toy name=toy-longer epochs=6`."
+    )
+    assert steps(rising(ENDING, origin=Origin(has_spec=False)))[0].endswith("at the last epoch: train longer.")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {3: (0.8, 0.79, 0.7)},  # a good trial that was at its best before
+        {2: (0.4, 0.41, 0.42)},  # two good ones may end so by chance
+        dict.fromkeys(range(4), (0.9,)),  # of one epoch
+    ],
+)
+def test_more_epochs_are_no_advice_where_a_good_trial_was_better_before_or_few_are_good(changes: dict):
+    kept = ENDING | changes
+    sweep = replace(rising(kept), epochs=len(kept[0]))
+    assert "train longer" not in " ".join(steps(sweep))
+
+
+@pytest.mark.parametrize(
+    ("cleaned", "others", "useless", "enough"),
+    [
+        (1, 1, 0, 15),  # a half: 5 of each side are 10, and half as many again
+        (0, 2, 0, 30),  # a quarter: 20
+        (4, 0, 0, 36),  # 5 in 6: 5 of the others are 30, but 20 cleaned ones are 24
+        (1, 1, 2, 17),  # two failed before they were measured
+    ],
+)
+def test_it_takes_trials_on_both_sides_of_the_ceiling_to_tell_which_parameter_matters(
+    cleaned: int, others: int, useless: int, enough: int
+):
+    trials = [
+        TrialRecord(number, "finished", {"rate": number}, f"c{number}", 0, 1, points)
+        for number, points in enumerate([point_of(0)] * cleaned + [point_of(500)] * others + [()] * useless)
+    ]
+    board = rank_trials(replace(sweep_with_best(2), trials=tuple(trials)), lambda *_: None)
+    assert trials_for_importance(board) == enough
+
+
+def point_of(hits: int) -> tuple[Point, ...]:
+    return (Point(1, 1.0, 1, 1, Measurement(700, 1000, hits, 1000, "e")),)
 
 
 def test_a_grid_and_a_table_from_elsewhere_get_no_command_that_adds_nothing():
