@@ -19,7 +19,7 @@ from dashboards.curves import curve_points, describe_curves, draw_curves
 from dashboards.gallery import describe_gallery, draw_gallery, gallery_table
 from dashboards.image_by_image import compared_trials, describe_comparison, draw_comparison
 from dashboards.importance import describe_importance, draw_importance, importance_table
-from dashboards.page import Page, View, tiles_html, unbroken, with_code
+from dashboards.page import Page, View, tiles_html, unbroken, with_code, words_html
 from dashboards.pairs import describe_pair, draw_pair, most_telling_pair, pair_cells
 from dashboards.parallel import describe_parallel, draw_parallel, parallel_points
 from dashboards.parameters import describe_parameters, draw_parameters, parameter_points, value_table
@@ -103,7 +103,7 @@ def render_page(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras = E
         title=f"{sweep.name} · SweepLab report",
         header=_header(sweep, leaderboard, extras),
         views=views_of(sweep, leaderboard, extras),
-        footer=_footer(sweep, leaderboard),
+        footer=_footer(sweep),
         trials=trials_of(begun, [row.trial for row in begun], sweep.asr_ceiling),
         state=sweep.state,
     )
@@ -214,7 +214,7 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
     cleaned = leaderboard.cleaned
     certified = "none can be certified: counts not known"
     if sweep.victim.is_counted:
-        certified = f"{sum(row.certified for row in leaderboard.rows):,} certified"
+        certified = f"{sum(row.certified for row in leaderboard.rows):,}\u00a0certified"
     others = [f"{states[state]:,} {state}" for state in ("running", "pruned", "failed", "waiting") if states[state]]
     epochs = leaderboard.num_choices
     best = leaderboard.rows[0] if leaderboard.rows and leaderboard.rows[0].feasible else None
@@ -291,7 +291,7 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
 <p class="lead">{escape(best_sentence(leaderboard))}</p>
 {_notes(leaderboard)}{tiles_html(tiles)}
 {_result(sweep, leaderboard, extras)}<dl class="facts">{fact_html}</dl>
-</header>"""
+{words_html(ceiling)}</header>"""
 
 
 def _result(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
@@ -316,7 +316,8 @@ def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str
         return [("Closest", "<br>".join(lines))] if lines else []
     words, place = parameter_words(leaderboard.rows), leaderboard.rows.index(winner)
     setting = ", ".join(f"{name}\u00a0{words[name][place]}" for name in winner.params)
-    rows = [("Best setting", unbroken(f"{setting}: trial {winner.trial}, epoch {winner.epoch:g}".removeprefix(": ")))]
+    what = "Most accurate" if leaderboard.lacks_backdoor else "Best setting"
+    rows = [(what, unbroken(f"{setting}: trial {winner.trial}, epoch {winner.epoch:g}".removeprefix(": ")))]
     if winner.checkpoint is None:
         return [*rows, ("Weights", "not kept")]
     rows.append(("Weights", f"<code>{escape(winner.checkpoint)}</code>"))
@@ -352,20 +353,10 @@ def _lowest(leaderboard: Leaderboard) -> float | None:
     return min((row.min_asr for row in leaderboard.rows if row.min_asr is not None), default=None)
 
 
-def _footer(sweep: SweepRecord, leaderboard: Leaderboard) -> str:
+def _footer(sweep: SweepRecord) -> str:
     latest = max((trial.last_ms for trial in sweep.trials), default=0)
     when = f"Last epoch measured {datetime.fromtimestamp(latest / 1000, UTC):%Y-%m-%d %H:%M} UTC. " if latest else ""
-    ceiling = style.ceiling_text(sweep.asr_ceiling)
-    bound = escape(bound_text(leaderboard))
     return f"""<footer>
-<p><b>ASR</b>, attack success rate: share of triggered images that are classified as the target label;
-of targeted images without a trigger, the share that is classified as its own adversarial class (PSR).
-<b>Accuracy</b>: top-1 zero-shot accuracy on clean images. <b>Cleaned</b>: an epoch with an ASR below
-{ceiling}. <b>Retention</b>: accuracy of a trial's best cleaned epoch over the accuracy of the victim, on the
-same images; its interval is Wilson's for that accuracy, with the victim's held fixed. <b>Certified</b>: the one-sided
-Clopper-Pearson upper bound of that epoch's ASR, {bound}, lies below {ceiling} too; so it holds however the epoch was
-chosen among them. <b>Other half</b>: the best cleaned epoch is chosen on one half of the test images and their
-triggered copies, and measured on the other.</p>
 <p>{when}This page is one file and loads nothing from a network.</p>
 </footer>"""
 

@@ -18,6 +18,7 @@ from plotly.utils import PlotlyJSONEncoder
 
 from dashboards import style
 from dashboards.columns import Columns
+from sweeplab.ranking.words import words
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,16 @@ def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
         for name, value, note in tiles
     )
     return f'<dl class="tiles">{cells}</dl>'
+
+
+def words_html(ceiling: str) -> str:
+    """What the words of a page mean, folded away.
+
+    Args:
+        ceiling: the ASR ceiling in words.
+    """
+    rows = "".join(f"<dt>{escape(word)}</dt><dd>{with_code(meaning)}</dd>" for word, meaning in words(ceiling).items())
+    return f'<details class="words"><summary>What the words mean</summary><dl class="answers">{rows}</dl></details>\n'
 
 
 NO_SCRIPT = '<noscript><p class="empty">The charts need JavaScript; the tables do not.</p></noscript>'

@@ -8,12 +8,13 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from dashboards import style
 from dashboards.against import against_points, describe_against, draw_against
 from dashboards.bars import bar_rows, describe_bars, draw_bars
 from dashboards.build import trials_of
 from dashboards.columns import Columns
 from dashboards.lines import cleaning_points, describe_lines, draw_lines, training_points
-from dashboards.page import Page, View
+from dashboards.page import Page, View, words_html
 from dashboards.series import describe_series, draw_series, series_points
 from dashboards.small_panels import describe_panels, draw_panels, panel_points
 from dashboards.table import small_table
@@ -172,12 +173,13 @@ def _panels_view(comparison: Comparison, trials: Sequence[int]) -> View | None:
 def _header(comparison: Comparison) -> str:
     names = [item.name for item in comparison.items]
     by = f"told apart by <b>{escape(comparison.by)}</b>" if comparison.by else "a series each"
+    ceiling = style.ceiling_text(comparison.asr_ceiling) if comparison.sweeps else "5\u00a0% by default"
     said = "".join(f'<p class="warning">Note: {escape(note)}.</p>\n' for note in notes_of(comparison))
     return f"""<header>
 <p class="kicker">SweepLab comparison</p>
 <h1>{escape(_title(names))}</h1>
 <p class="lead">{len(names)} compared, {by}: {escape(", ".join(names))}.</p>
-{said}</header>"""
+{said}{words_html(ceiling)}</header>"""
 
 
 def _title(names: Sequence[str]) -> str:
@@ -185,9 +187,5 @@ def _title(names: Sequence[str]) -> str:
 
 
 _FOOTER = """<footer>
-<p><b>ASR</b>, attack success rate: share of triggered images that are classified as the target label; of targeted
-images without a trigger, the share that is classified as its own adversarial class (PSR). <b>Accuracy</b>: top-1
-zero-shot accuracy on clean images, the same ones for all. <b>Cleaned</b>: an epoch with an ASR below the ceiling.
-<b>Retention</b>: accuracy of the best cleaned epoch over the accuracy of its victim.</p>
 <p>This page is one file and loads nothing from a network.</p>
 </footer>"""

@@ -11,6 +11,7 @@ from sweeplab.commands.estimate import plan
 from sweeplab.data import PAIR_SOURCES
 from sweeplab.experiment import CleaningSweep
 from sweeplab.pretraining import OBJECTIVES
+from sweeplab.ranking.words import words
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -47,6 +48,13 @@ def test_the_sweep_of_the_readme_is_one(tmp_path: Path):
     assert isinstance(sweep, CleaningSweep)
     assert (sweep.name, sweep.search.trials) == ("clean-mine", 64)
     assert "64, 20 epochs each" in "\n".join(plan(sweep))
+
+
+def test_the_words_of_the_readme_are_those_of_the_page():
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Words\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", table, re.M)
+    assert dict(rows) == {"word": "means", **words("5 %")}
 
 
 def test_the_result_at_the_head_of_the_readme_is_that_of_its_table():

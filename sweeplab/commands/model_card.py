@@ -87,6 +87,9 @@ NOT_TESTED = """
 
 def _head(evidence: Evidence) -> str:
     trial, sweep = evidence.row.trial, evidence.record.name
+    what = "was backdoored and then cleaned"
+    if evidence.board.lacks_backdoor:
+        what = "was finetuned like one that is cleaned, though it showed no backdoor before"
     return "\n".join(
         [
             "---",
@@ -96,7 +99,7 @@ def _head(evidence: Evidence) -> str:
             "",
             f"# Trial {trial} of {_text(sweep)}",
             "",
-            f"A CLIP model that was backdoored and then cleaned, by SweepLab {_text(environment()['sweeplab'])}: trial "
+            f"A CLIP model that {what}, by SweepLab {_text(environment()['sweeplab'])}: trial "
             f"{trial} of the sweep {_text(sweep)} after epoch {evidence.point.epoch:g}.",
         ]
     )

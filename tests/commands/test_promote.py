@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,6 +199,20 @@ def test_the_card_has_the_counts_and_names_no_place_of_this_machine(finished: Ma
         assert text in card
     assert str(tmp_path) not in card
     assert "victim.pt" not in card
+
+
+def test_the_card_does_not_call_cleaned_what_had_no_backdoor(finished: Make, tmp_path: Path):
+    """2 of 80 triggered images: 2.5 %, below the ceiling before any cleaning."""
+    folder = finished()
+    promote(folder, 0, tmp_path / "cleaned")
+    harmless = fabricated.measurement(90, 2)
+    victim = dataclasses.replace(fabricated.VICTIM, measurement=harmless, outcomes=fabricated.outcomes(harmless))
+    shutil.rmtree(folder.victim_run().path)
+    folder.commit_victim(victim)
+    promote(folder, 0, tmp_path / "harmless")
+    said = [(tmp_path / name / "README.md").read_text() for name in ("cleaned", "harmless")]
+    assert ["then cleaned" in card for card in said] == [True, False]
+    assert "though it showed no backdoor before" in said[1]
 
 
 def test_names_in_the_card_cannot_change_its_layout(finished: Make, tmp_path: Path):

@@ -156,6 +156,9 @@ def test_every_chart_is_drawn_and_no_text_is_cut(browser: Browser, page: str, wi
     browser.show_all()
     assert browser.run("[...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('.main-svg'))")
     assert browser.run("document.querySelectorAll('.chart').length") == 14
+    assert "ceiling (5\u00a0%)" not in browser.run("document.querySelector('header').innerText")
+    browser.run("document.querySelector('.words').open = true")
+    assert "ceiling (5\u00a0%)" in browser.run("document.querySelector('header').innerText")
     assert browser.run(CUT) == []
     assert browser.run(OVERLAPS) == []
     assert browser.run("[...document.querySelectorAll('.number')].every((e) => e.getClientRects().length === 1)")
@@ -340,7 +343,7 @@ def test_a_chart_that_is_hidden_and_shown_again_is_no_error(browser: Browser, pa
 
 
 def test_charts_are_drawn_when_they_come_into_view(browser: Browser, page: str):
-    browser.open(page, height=700)
+    browser.open(page)
     browser.wait("drawn.get($('trade-off'))")
     assert not browser.run("$('parameters').querySelector('.main-svg')")
     browser.run("$('parameters').scrollIntoView()")

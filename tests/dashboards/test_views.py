@@ -706,7 +706,8 @@ def test_of_a_victim_without_a_backdoor_the_page_praises_nothing():
     )
     page = render_page(clean, ranked(clean))
     assert "no backdoor to clean; 95 % interval" in page
-    for text in ("Best retention", "Cleaned trials", "is best"):
+    assert "<dt>Most accurate</dt>" in page
+    for text in ("Best retention", "Best setting", "Cleaned trials", "is best"):
         assert text not in page.partition("<nav")[0]
     other = dataclasses.replace(clean, planted_target="apple")  # its backdoor may lead there
     assert best_sentence(ranked(other)).startswith("Trial 0 is best")

@@ -1,11 +1,13 @@
 """What to try next: the best lies at an end, came late, has one seed, is not certified; nothing is cleaned."""
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from fabricated import SWEEP
 
-from sweeplab.experiment import Search
+from sweeplab.experiment import Search, apply_overrides
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.next_steps import (
     THREE_SEEDS,
@@ -167,6 +169,8 @@ def test_where_every_good_trial_ends_with_its_best_more_epochs_are_the_advice():
         "All 3 trials that keep half of the accuracy or more are best at the last epoch: train longer, "
         "`sweeplab run toy name=toy-longer epochs=6`."
     )
+    changed = apply_overrides(SWEEP, shlex.split(found[0].split("`")[1])[3:])
+    assert (changed.name, changed.epochs) == ("toy-longer", 6)
     assert steps(rising(ENDING, origin=Origin(has_spec=False)))[0].endswith("at the last epoch: train longer.")
 
 
