@@ -969,6 +969,19 @@ def test_every_command_has_help():
     assert all(entry.help for entry in commands.values())
 
 
+@pytest.mark.parametrize(
+    "words", [["status", "-h"], ["-q", "list", "-h"], ["attack", "list", "-h"], ["-h"], ["statsu"], ["status", "--al"]]
+)
+def test_the_command_that_is_asked_for_is_what_it_is_among_all(words: list[str], capsys: pytest.CaptureFixture[str]):
+    """The test's runner makes all commands, and a process the named one alone: same text, same exit code."""
+    expected = command(*words)
+    with pytest.raises(SystemExit) as ended:
+        cli.app(words, prog_name="root")
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out.split(), err.split()) == (expected[0], expected[1].split(), expected[2].split())
+    assert "list" in {entry.name for entry in cli.app.registered_commands}  # they are all there for the next one
+
+
 # --- attacks ----------------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ from sweeplab.cli.models import OwnArchitecture
 from sweeplab.cli.program import SURROUNDINGS, AsJson, Only, Overrides, Script, Smoke, app, command, say, say_json
 from sweeplab.cli.running import check_sources
 from sweeplab.cli.scripts import one_sweep
-from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
 from sweeplab.records import number_of
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
@@ -89,6 +88,8 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Show what takes disk space, and remove what killed commands left behind."""
+    from sweeplab.commands.disk import disk_table, find_removable, foreign_folders, readable, remove
+
     home = home_folder()
     table = disk_table(home)
     removable = find_removable(home, set_aside=set_aside, victims=victims, copies=copies)

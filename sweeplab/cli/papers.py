@@ -8,11 +8,11 @@ import typer
 
 from sweeplab.cli.program import RESULTS, AsJson, app, check_page, command, say, say_json, say_table
 from sweeplab.cli.scripts import load_script, resolve, select
-from sweeplab.commands.papers import PaperRun
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.home import home_folder
 
 if TYPE_CHECKING:
+    from sweeplab.commands.papers import PaperRun
     from sweeplab.experiment import Experiment
 
 
@@ -33,7 +33,7 @@ def experiments_in(scripts: Path) -> "Callable[[PaperRun], list[Experiment]]":
         )
     loaded: dict[str, tuple[Experiment, ...]] = {}
 
-    def experiments_of(run: PaperRun) -> "list[Experiment]":
+    def experiments_of(run: "PaperRun") -> "list[Experiment]":
         if run.script not in loaded:
             loaded[run.script] = load_script(scripts / f"{run.script}.py")
         search = "grid" if "--search grid" in run.flags else None

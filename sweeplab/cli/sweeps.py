@@ -31,7 +31,6 @@ from sweeplab.cli.running import NO_JSON, ranked, say_result, start_one, write_p
 from sweeplab.commands import logs as logs_module
 from sweeplab.commands.status import status_or_damage, sweep_status
 from sweeplab.evaluation.retention import CleanedTrials
-from sweeplab.ranking.configurations import group_by_configuration, render_configurations
 from sweeplab.ranking.costs import Costs
 from sweeplab.ranking.leaderboard import in_percent, render_table
 from sweeplab.ranking.victims import VictimRow, render_victims, victims_of
@@ -180,6 +179,8 @@ def leaderboard(
     ] = "trial",
 ) -> None:
     """Rank a sweep's trials by the accuracy they keep below the ASR ceiling."""
+    from sweeplab.ranking.configurations import group_by_configuration, render_configurations
+
     if by not in ("trial", "configuration"):
         raise InvalidInput(f"--by={by!r} is unknown; known: trial, configuration")
     _, board = ranked(folder_of(sweep))
