@@ -139,7 +139,7 @@ class Resources(Spec):
     """Whether torch.compile makes the passes of training, which takes minutes at each process's first steps and changes
     results by rounding. Not together with `activation_checkpointing`."""
     node_cache_gigabytes: float = Field(default=128.0, ge=0)
-    """What a node may keep for its processes in its temporary folder: sets of more than 64 MiB of decoded images, each
+    """What a node may keep for its processes in its temporary folder: sets of more than 4 MiB of decoded images, each
     made once, and test images with their triggers; tables of many pairs; copies of files and weights that it does not
     see. Beyond this, what was unused longest goes; what a process uses stays. Half of the free space is a limit too,
     but for files without which the node could not work. Without room each process holds up to 2 GiB of images in

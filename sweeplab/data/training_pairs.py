@@ -22,9 +22,9 @@ from sweeplab.training.randomness import stream_seed
 
 CACHE_BYTES = 2 * 2**30
 """Augmented views are kept in memory up to this size, and decoded images where the node keeps none."""
-OWN_BYTES = 64 * 2**20
-"""Decoded images up to this size each process keeps for itself: they are made in seconds. Larger sets are a file of the
-node, where it has room for one."""
+OWN_BYTES = 4 * 2**20
+"""Decoded images up to this size each process keeps for itself: they are made in a moment. Larger sets are a file of
+the node, where it has room for one."""
 SHARED_CAPTIONS = 20_000
 """More captions than these, which take a second, are tokenised once a node, as they come, where it keeps them."""
 OWN_CAPTIONS = 200_000
