@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sweeplab.storage.broken_rows import BrokenRow
+from sweeplab.training.page_locked import pinned
 from sweeplab.training.randomness import torch_stream
 
 
@@ -103,8 +104,8 @@ class PairBatch:
         return [part(index * size) for index in range(count)]
 
     def pin_memory(self) -> "PairBatch":
-        """In page-locked memory; DataLoader calls this."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        """In page-locked memory, as far as that is to be had; DataLoader calls this."""
+        return self._each(pinned)
 
     def to(self, device: torch.device) -> "PairBatch":
         """On the device, with the views that are made there."""
@@ -329,7 +330,7 @@ def prefetched(batches: Iterator[tuple[Tensor, ...]], device: torch.device) -> I
 
     def make() -> tuple[Tensor, ...] | None:
         batch = next(batches, None)
-        return None if batch is None else tuple(tensor.pin_memory() for tensor in batch)
+        return None if batch is None else tuple(map(pinned, batch))
 
     with ThreadPoolExecutor(1) as pool:
         waiting = deque(pool.submit(make) for _ in range(AHEAD))

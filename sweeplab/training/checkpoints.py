@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sweeplab.specs import DamagedCheckpoint, StorageFault, first_line
 from sweeplab.storage.files import replace_atomically
+from sweeplab.training.page_locked import say_not_locked
 
 
 class Checkpoint(TypedDict):
@@ -96,7 +97,8 @@ def copied(value: C) -> C:
     if isinstance(value, Tensor):
         try:
             place = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda, requires_grad=False)
-        except RuntimeError:  # no more may be locked here, of which torch speaks as if it were the GPU's memory
+        except RuntimeError as error:
+            say_not_locked(first_line(error))
             return value.detach().to("cpu", copy=True)  # type: ignore[return-value]
         return place.copy_(value.detach(), non_blocking=True)  # type: ignore[return-value]
     if isinstance(value, dict):

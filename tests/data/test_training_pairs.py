@@ -20,6 +20,7 @@ from sweeplab.data.tables import PairTable
 from sweeplab.data.training_pairs import TrainingPairs
 from sweeplab.specs import InvalidInput, Spec
 from sweeplab.training.batches import EpochBatches, Loader, PairBatch, prefetched, steps_per_epoch
+from sweeplab.training.page_locked import say_not_locked
 from sweeplab.training.randomness import stream_seed
 
 VIEW = AutoAugmentView()
@@ -334,6 +335,27 @@ def test_batches_are_made_ahead_for_a_gpu_in_order_and_pinned(monkeypatch: pytes
     on_cpu = prefetched(batches(), torch.device("cpu"))
     assert int(next(on_cpu)[0]) == 0
     assert made == [0, 1, 2, 3, 4, 0]
+
+
+def test_where_no_memory_can_be_locked_batches_come_in_ordinary_memory_which_is_said_once(
+    pairs: TrainingPairs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Of a loader and of an evaluation; a batch of the first has five tensors. What else fails is raised."""
+    say_not_locked.cache_clear()
+
+    def fail(tensor: Tensor) -> Tensor:
+        raise RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`")
+
+    monkeypatch.setattr(Tensor, "pin_memory", fail)
+    pairs.use_views(VIEW)
+    batch = batch_of(pairs, 1, [5, 63, 0])
+    assert same_batches(batch.pin_memory(), batch)
+    ahead = prefetched(iter([(batch.images, batch.rows)] * 3), torch.device("cuda"))
+    assert all(images is batch.images and rows is batch.rows for images, rows in ahead)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "this node's memory could not be page-locked (CUDA error"
+    ]
+    assert "DSA" not in caplog.text
 
 
 def test_what_fails_ahead_fails_where_the_batches_are_taken(monkeypatch: pytest.MonkeyPatch):

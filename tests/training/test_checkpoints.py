@@ -9,6 +9,7 @@ import torch
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.training import checkpoints
 from sweeplab.training.checkpoints import Checkpoint
+from sweeplab.training.page_locked import say_not_locked
 
 
 def checkpoint(value: float = 1.0) -> Checkpoint:
@@ -52,7 +53,11 @@ def test_whatever_keeps_a_thread_from_writing_is_raised_where_it_is_waited_for(t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_no_memory_can_be_locked_a_checkpoint_is_copied_all_the_same(monkeypatch: pytest.MonkeyPatch):
+def test_where_no_memory_can_be_locked_a_checkpoint_is_copied_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    say_not_locked.cache_clear()
+
     def fail(*tensors: torch.Tensor, **options: object) -> torch.Tensor:
         raise RuntimeError("CUDA error: out of memory")
 
@@ -61,6 +66,7 @@ def test_where_no_memory_can_be_locked_a_checkpoint_is_copied_all_the_same(monke
     held = checkpoints.copied({"model": {"weight": weight}})["model"]["weight"]
     weight.detach().fill_(2.0)
     assert (held.tolist(), held.requires_grad) == ([1.0] * 4, False)
+    assert "page-locked (CUDA error: out of memory)" in caplog.text
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")])
