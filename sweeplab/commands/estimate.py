@@ -176,7 +176,7 @@ def _plan_of_sweep(sweep: CleaningSweep, *, probes: bool) -> list[str]:
     steps = _steps(pairs, sweep.optimization, sweep.epochs)
     resources = sweep.resources
     disk = f"about {_most_bytes(sweep) / 1e9:,.1f} GB of checkpoints"
-    if decoded := _decoded_gigabytes(sweep, (victim_pairs, pairs)):
+    if (decoded := _decoded_gigabytes(sweep, (victim_pairs, pairs))) >= 0.05:
         disk += f", and {decoded:,.1f} GB of decoded images in each node's temporary folder"
     why = "own architecture" if victim.architecture.name is None else "num_pairs is not declared"
     costs = f"  hours             known after the first trial ({why})"

@@ -12,6 +12,7 @@ from sweeplab.cleaning.cleanclip import CleanCLIP
 from sweeplab.cleaning.par import PAR, PAR_OPTIMIZATION
 from sweeplab.clip_model import Architecture, num_parameters
 from sweeplab.commands.estimate import plan
+from sweeplab.data.fruit_stall import FruitStall
 from sweeplab.data.pairs import PairsCSV
 from sweeplab.data.sampling import Sample
 from sweeplab.experiment import CheckpointVictim, CleaningSweep, Search
@@ -49,6 +50,18 @@ def test_every_par_sweep_that_comes_along_states_the_papers_optimisation(monkeyp
         assert sweep.optimization.replace(global_batch_size=2048) == PAR_OPTIMIZATION
         assert sweep.method == PAR()
         assert not warnings_of(sweep)
+
+
+@pytest.mark.parametrize(("num_pairs", "shown"), [(2000, ""), (40_000, ", and 0.3 GB of decoded images")])
+def test_a_plan_speaks_of_decoded_images_from_a_tenth_of_a_gigabyte_on(par: CleaningSweep, num_pairs: int, shown: str):
+    """2,000 pairs of 48 pixels are 14 MB, 40,000 are 276; the test images 28, with their triggers."""
+    victim = CheckpointVictim(
+        name="given", path="given.pt", architecture=par.victim.architecture, attack=BadNet(), target="banana"
+    )
+    sweep = par.replace(victim=victim, data=FruitStall(num_pairs=num_pairs))
+    (disk,) = [line for line in plan(sweep) if line.startswith("  disk")]
+    assert disk.partition(" of checkpoints")[2].startswith(shown)
+    assert ("decoded" in disk) == bool(shown)
 
 
 def test_a_plan_shows_what_was_set(par: CleaningSweep):
