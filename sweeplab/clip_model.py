@@ -593,7 +593,8 @@ def normalise_pixels(images: Tensor) -> Tensor:
     """CLIP's input from pixels: (B, 3, H, W) uint8 -> float32, per channel (x / 255 - mean) / std; channels last, as
     convolutions are fastest."""
     mean, std = _pixel_statistics(images.device)
-    return images.to(torch.float32, memory_format=torch.channels_last, copy=True).sub_(mean).div_(std)
+    # Turned last: the other way round a CPU takes four times as long.
+    return images.to(torch.float32, copy=True).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 @lru_cache(maxsize=64)

@@ -504,6 +504,16 @@ def test_pixels_are_normalised_by_hand():
     assert_close(pixels[0, :, 1, 0], expected)
 
 
+def test_normalised_pixels_keep_their_places_and_lie_channels_last():
+    """Equal to the last bit to (x - 255 mean) / (255 std), value by value."""
+    images = torch.randint(256, (2, 3, 4, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    pixels = normalise_pixels(images)
+    for channel in range(3):
+        mean, std = (255 * torch.tensor(each[channel]) for each in (IMAGE_MEAN, IMAGE_STD))
+        assert torch.equal(pixels[:, channel], (images[:, channel].float() - mean) / std)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
 # --- layouts that people have ----------------------------------------------------------------------------------------
 
 
