@@ -72,7 +72,7 @@ class Extras:
     attempts: Sequence[Attempt] = ()
     costs: Costs | None = None
     until_ms: int = 0
-    """The end of attempts that run now, milliseconds since 1970."""
+    """The end of attempts that no event ends, milliseconds since 1970."""
     pretraining: Sequence[Point] = ()
     """Of the victim's training."""
     outcomes: ReadOutcomes = _no_outcomes

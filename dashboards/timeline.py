@@ -24,7 +24,7 @@ def attempt_bars(attempts: Sequence[Attempt], states: Mapping[int, str], until_m
     Args:
         attempts: of the sweep.
         states: of the trials, by number.
-        until_ms: the end of attempts that run now, milliseconds since 1970.
+        until_ms: the end of attempts that no event ends, milliseconds since 1970.
     """
     ordered = sorted(attempts, key=lambda attempt: (attempt.began, attempt.trial))
     first = ordered[0].began if ordered else 0

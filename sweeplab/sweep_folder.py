@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ import numpy as np
 from filelock import Timeout
 
 from sweeplab.evaluation.retention import missing_backdoor, num_choices
+from sweeplab.ranking.costs import last_sign_of_life
 from sweeplab.ranking.intervals import most_certified_hits
 from sweeplab.ranking.summary import VERSION as SUMMARY_VERSION
 from sweeplab.ranking.summary import even_images, summarize
@@ -356,6 +357,16 @@ class SweepFolder:
             return int(read_object(self._heartbeat, time_ms=int)["time_ms"])
         except (FileNotFoundError, InvalidInput):
             return 0
+
+    def lived_until(self, events: Sequence[dict[str, Any]], *, is_driven: bool) -> int:
+        """The end of attempts that no event ends, milliseconds since 1970: now where a driver is at work; else when the
+        driver, which was killed, is last known to have lived.
+
+        Args:
+            events: of the sweep.
+            is_driven: whether a driver is at work on it.
+        """
+        return now_ms() if is_driven else max(last_sign_of_life(events), self.last_heartbeat())
 
     @property
     def _heartbeat(self) -> Path:

@@ -1506,6 +1506,35 @@ def test_status_of_an_interrupted_sweep_names_the_command_that_goes_on(own_home:
     assert lines[-1] == "next: sweeplab resume made-up"
 
 
+def test_what_a_killed_driver_cost_does_not_grow_with_the_clock(own_home: Path):
+    """Two workers, 10 s of trial 0 and 15 s of trial 1 until the last heartbeat, are 50 s of workers."""
+    folder = fabricated.prepared_folder(own_home / "sweeps")
+    controller = fabricated.open_controller(folder)
+    player = fabricated.Player(controller)
+    player.play(controller.next_job())
+    player.play(controller.next_job(), num_points=2)
+    story = [
+        {"event": "driver began", "workers": 2, "gpus_per_worker": 0.0},
+        {"event": "trial began", "trial": 0},
+        {"event": "trial ended", "trial": 0},
+        {"event": "trial began", "trial": 1},
+        {"event": "rerun asked", "trial": 0},
+    ]
+    began = 1_700_000_000_000
+    seconds = (0, 0, 10, 10, 3600)
+    lines = ({"time_ms": began + 1000 * at, **event} for at, event in zip(seconds, story, strict=True))
+    (folder.path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder.path / "alive.json").write_text(json.dumps({"time_ms": began + 25_000}))
+    assert json_of("status", "made-up")["costs"]["worker_seconds"] == 50
+    assert json_of("list")[0]["costs"]["worker_seconds"] == 50
+    page = Path(command("report", "made-up")[1].strip()).read_text().replace("\u00a0", " ")
+    assert page.count("50 s of workers") == 2  # in the costs and above the time line
+    (folder.path / "alive.json").unlink()  # of a driver that was killed within its first ten seconds
+    assert json_of("status", "made-up")["costs"]["worker_seconds"] == 20
+    with folder.lock():  # what runs now does cost more by the hour
+        assert json_of("status", "made-up")["costs"]["worker_seconds"] > 1e6
+
+
 def test_the_time_left_follows_the_trials_that_ended_since_the_command_began(own_home: Path):
     """Two trials in the 10 s since then leave four of six for 20 s; one that ended before does not count."""
     events = [

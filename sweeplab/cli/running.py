@@ -14,7 +14,7 @@ from sweeplab.ranking.costs import attempts_of, costs_of
 from sweeplab.ranking.kept_weights import find_weights
 from sweeplab.ranking.leaderboard import Leaderboard, rank_trials, render_table, result_lines
 from sweeplab.ranking.victims import VictimRow, read_victim, render_victims
-from sweeplab.records import SweepRecord, now_ms
+from sweeplab.records import SweepRecord
 from sweeplab.specs import DONE, INTERRUPTED, ClusterLost, InvalidInput, Spec, StorageFault, Unfinished
 from sweeplab.storage.files import read_object
 from sweeplab.storage.home import home_folder
@@ -242,15 +242,16 @@ def write_page(folder: SweepFolder, record: SweepRecord, board: Leaderboard) -> 
     from dashboards.build import Extras, build_page
     from sweeplab.search.importance import importances
 
-    events, now = folder.events(), now_ms()
+    events = folder.events()
+    until = folder.lived_until(events, is_driven=record.state == "running")
     command, address = page_of(folder.home, folder.path) if folder.journal.exists() else ("", "")
     extras = Extras(
         mlflow_command=command,
         mlflow_address=address,
         importances=importances(board, record.log_parameters),
         attempts=attempts_of(events),
-        costs=costs_of(events, record.trials, now),
-        until_ms=now,
+        costs=costs_of(events, record.trials, until),
+        until_ms=until,
         pretraining=folder.pretraining_points(),
         outcomes=folder.outcomes,
         gallery=read_object(folder.gallery, images=list) if folder.gallery.exists() else None,

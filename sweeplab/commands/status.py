@@ -34,7 +34,7 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
     def stamps_of(number: int) -> list[int]:
         return [point.timestamp_ms for point in found.record(number).points]
 
-    costs = costs_of_columns(events, trials, stamps_of, now_ms()).to_json()
+    costs = costs_of_columns(events, trials, stamps_of, folder.lived_until(events, is_driven=locked)).to_json()
     state = "running" if locked else "finished" if done else "interrupted"
     failed = trials.trial[trials.state == "failed"].tolist()
     is_own, older = folder.is_own(to_read=True), folder.older()

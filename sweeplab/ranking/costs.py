@@ -1,7 +1,7 @@
 """Costs: what a sweep took, and what of it was wasted, told from its events and points."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,16 @@ OUTSIDE = ("rerun asked", "mlflow behind")
 """Events that are no sign of a driver's life. Nor are ends that a later driver made up for (`made_up_for`)."""
 
 
+def is_sign_of_life(event: Mapping[str, Any]) -> bool:
+    """Whether a driver lived at an event's time."""
+    return event["event"] not in OUTSIDE and not event.get("made_up_for")
+
+
+def last_sign_of_life(events: Sequence[Mapping[str, Any]]) -> int:
+    """When a driver is last known to have lived by its events, milliseconds since 1970; 0 where there are none."""
+    return next((int(event["time_ms"]) for event in reversed(events) if is_sign_of_life(event)), 0)
+
+
 def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
     """The attempts that events tell of; those of a killed driver end with its last event or other heartbeat."""
     done: list[Attempt] = []
@@ -103,7 +113,7 @@ def attempts_of(events: Iterable[Mapping[str, Any]]) -> list[Attempt]:
             close(event["trial"], now, is_broken=True)
         elif kind == "trial ended":
             close(event["trial"], last if event.get("made_up_for") else now, is_broken=False)
-        if kind not in OUTSIDE and not event.get("made_up_for"):
+        if is_sign_of_life(event):
             last = now
     return done + list(running.values())
 
@@ -114,7 +124,7 @@ def costs_of(events: Iterable[Mapping[str, Any]], trials: Iterable[TrialRecord],
     Args:
         events: lines of events.jsonl, in order.
         trials: all trials.
-        until_ms: the end of attempts that run now, milliseconds since 1970.
+        until_ms: the end of attempts that no event ends, milliseconds since 1970; see `SweepFolder.lived_until`.
     """
     known = {trial.number: trial for trial in trials}
 
@@ -133,7 +143,7 @@ def costs_of_columns(
         events: lines of events.jsonl, in order.
         trials: all trials.
         stamps_of: gives the times of the points of a trial, milliseconds since 1970.
-        until_ms: the end of attempts that run now, likewise.
+        until_ms: the end of attempts that no event ends, likewise; see `SweepFolder.lived_until`.
     """
     states = dict(zip(trials.trial.tolist(), trials.state.tolist(), strict=True))
     total = gpu = failed = pruned = repeated = 0.0
