@@ -66,8 +66,19 @@ def _scale(values: list[object], *, is_log: bool) -> str:
 
 
 def describe_parameters(frame: pd.DataFrame) -> str:
-    """The figure in one sentence."""
+    """The figure in a sentence or two: what the best trial has, and whether the panels show every trial."""
     trials = frame.drop_duplicates("trial")
+    most = _markers_a_panel(frame)
+    is_thinned = frame["parameter"].value_counts().max() > most
+    shown = f" A panel shows the best {most // 2:,} of its trials and {most - most // 2:,} of the others."
+    return _what_the_best_has(frame, trials) + (shown if is_thinned else "")
+
+
+def _markers_a_panel(frame: pd.DataFrame) -> int:
+    return max(2, MOST_MARKERS // frame["parameter"].nunique())
+
+
+def _what_the_best_has(frame: pd.DataFrame, trials: pd.DataFrame) -> str:
     cleaned = CleanedTrials.of(trials["retention"].tolist())
     head = f"{number_of(frame['parameter'].nunique(), 'searched parameter')}; {cleaned.in_words()}"
     if not cleaned.cleaned:
@@ -95,7 +106,7 @@ def value_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["parameter", "values", "trials", "cleaned", "retention", "lowest_asr"])
 
 
-def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float, most_markers: int = MOST_MARKERS) -> go.Figure:
+def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float) -> go.Figure:
     """One panel a parameter; trials without a cleaned epoch stand in a strip below, by their lowest ASR.
 
     Cleaned trials that keep far less than the others stand at the lower end of the axis of retention, and a note says
@@ -104,7 +115,6 @@ def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float, most_markers: in
     Args:
         frame: of `parameter_points`, not empty.
         asr_ceiling: a fraction; the upper end of the strip, whose lower one is an ASR of 100 %.
-        most_markers: over all panels.
     """
     figure = go.Figure()
     names = list(dict.fromkeys(frame["parameter"]))
@@ -119,7 +129,7 @@ def draw_parameters(frame: pd.DataFrame, *, asr_ceiling: float, most_markers: in
     columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
     for index, name in enumerate(names):
         side = frame[frame["parameter"] == name]
-        points = thinned(side, max(2, most_markers // len(names)))
+        points = thinned(side, _markers_a_panel(frame))
         cleaned = points["feasible"] & (points["rank"] > 1)
         x, y = style.axis_id("x", index), style.axis_id("y", index)
         for chosen, kind in (

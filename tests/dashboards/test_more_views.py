@@ -224,7 +224,46 @@ class TestParallel:
         frame = parallel_points(points_of(sweep(trial(0, START, (300, 10)), trial(1, START, (390, 500)))))
         ends = frame[frame["axis"] == "retention"].set_index("trial")
         assert ends.loc[1, ["place", "word", "band"]].tolist() == [-0.12, "–", 0]
-        draw_parallel(frame)
+        texts = [note.text for note in draw_parallel(frame).layout.annotations]
+        assert texts.count("not cleaned") == 1
+
+    def test_the_quarters_are_of_all_trials_where_only_some_are_drawn(self):
+        """Of 400 cleaned trials the best hundred have warm-ups of 0 to 99 of 399, 25 % of the range; 150 are drawn of
+        the better end, so both upper quarters, and 150 of the other 250."""
+        trials = [trial(n, START, (990 - n, 10), warmup_steps=n, learning_rate=10.0 ** -(n % 9)) for n in range(400)]
+        frame = parallel_points(points_of(sweep(*trials)))
+        best = frame[frame["band"] == 4]["trial"].unique()
+        assert sorted(best) == list(range(100))
+        assert plain(describe_parallel(frame)) == (
+            "The best quarter of the cleaned trials lies closest together in warmup_steps: from 0 to 99, 25 % of its "
+            "range. 300 of 400 trials are drawn: the best 150 and a sample of the others."
+        )
+        figure = draw_parallel(frame)
+        drawn = {trace.name: set(trace.customdata) for trace in figure.data}
+        assert sum(map(len, drawn.values())) == 300
+        assert drawn["best quarter"] == set(range(100))
+        assert set(range(150)) <= set().union(*drawn.values())
+        assert "399" in [note.text for note in figure.layout.annotations]
+
+    def test_trials_without_a_parameter_pass_below_its_axis(self):
+        """Warm-ups of 0 and 10 steps; the third trial has none, which is no value between them."""
+        steps = ({"warmup_steps": 0}, {"warmup_steps": 10}, {"warmup_steps": None})
+        made = [trial(n, START, (390 - n, 10), **setting) for n, setting in enumerate(steps)]
+        frame = parallel_points(points_of(sweep(*made)))
+        side = frame[frame["axis"] == "warmup_steps"].set_index("trial")
+        assert side["place"].to_dict() == {0: 0.0, 1: 1.0, 2: -0.12}
+        assert side["word"].to_dict() == {0: "0", 1: "10", 2: "none"}
+        assert [note.text for note in draw_parallel(frame).layout.annotations].count("none") == 1
+
+    def test_a_parameter_that_some_of_the_best_do_not_have_is_not_said_to_hold_them_together(self):
+        """Sixteen trials of which the best four have rates of 1e-6 to 1e-5; one of them has no warm-up."""
+        rates = [1e-6, 2e-6, 5e-6, 1e-5, *(10.0 ** -(n % 4) for n in range(12))]
+        steps = [0, 0, 0, None, *range(12)]
+        made = [
+            trial(n, START, (390 - n, 10), learning_rate=rate, warmup_steps=step)
+            for n, (rate, step) in enumerate(zip(rates, steps, strict=True))
+        ]
+        assert "closest together in learning_rate" in describe_parallel(parallel_points(points_of(sweep(*made))))
 
 
 class TestSeeds:

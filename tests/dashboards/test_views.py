@@ -261,6 +261,15 @@ class TestParameters:
         assert len(shown) == len(set(shown)) == 3
         assert figure.layout.xaxis.type == "log"
         assert "the best has learning_rate" in describe_parameters(frame)
+        assert "A panel shows" not in describe_parameters(frame)
+
+    def test_panels_that_show_some_of_the_trials_say_so(self, monkeypatch):
+        """30 markers in three panels: ten of the twelve trials in each."""
+        monkeypatch.setattr("dashboards.parameters.MOST_MARKERS", 30)
+        frame = self.table(sweep(*(trial(number, START, (300 + number, 10)) for number in range(12))))
+        assert describe_parameters(frame).endswith(" A panel shows the best 5 of its trials and 5 of the others.")
+        figure = draw_parameters(frame, asr_ceiling=0.05)
+        assert sum(len(trace.x) for trace in figure.data if trace.xaxis == "x") == 10
 
     def test_a_cleaned_trial_that_kept_little_stands_above_the_strip_and_is_counted(self):
         """Eight trials are cleaned: six keep 99.5 to 97 %, the others 86 and 6 %. Two are not."""
