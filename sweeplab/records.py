@@ -354,7 +354,7 @@ class Origin:
     objective: str = ""
     """What the victim was trained with."""
     script: str = ""
-    """Path of the script that started it last."""
+    """Path of the script that started it last, absolute but for a submitted job."""
     seed: int | None = None
     versions: tuple[tuple[str, str], ...] = ()
     """Program and version, those that can change a result."""

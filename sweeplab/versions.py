@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -53,9 +54,19 @@ def environment() -> dict[str, str]:
     return {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system(), **versions}
 
 
+IS_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the environment of a submitted job."""
+
+
 def started_script() -> str:
-    """Path of the script that this process was started with, as it was given; empty where it was started otherwise."""
-    return sys.argv[0] if sys.argv[0].endswith(".py") else ""
+    """Absolute path of the script that this process was started with; empty where it was a command of SweepLab's own.
+
+    In a submitted job the path as it was given, since the job's copy of the script is removed.
+    """
+    path = Path(sys.argv[0])
+    if path.suffix != ".py" or path.resolve().is_relative_to(Path(__file__).resolve().parent):
+        return ""
+    return sys.argv[0] if IS_JOB in os.environ else os.path.abspath(path)
 
 
 def commit_of(script: str) -> str:

@@ -182,6 +182,26 @@ def test_the_record_says_which_test_images_have_a_triggered_copy(folder: SweepFo
     assert folder.record().images == fabricated.IMAGES
 
 
+def test_the_record_names_the_script_that_ran_the_sweep_from_any_folder(
+    folder: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Commands of SweepLab's own are no script; a job's copy of its script is removed, so its path stays as given."""
+
+    def recorded(started: str) -> str:
+        monkeypatch.setattr(sys, "argv", [started])
+        folder.write_header(fabricated.SWEEP, "0" * 16, {})
+        return folder.record().origin.script
+
+    monkeypatch.chdir(tmp_path)
+    assert recorded("sweeps/toy.py") == f"{tmp_path}/sweeps/toy.py"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for own in ("/usr/bin/sweeplab", str(Path(cli.__file__).with_name("__main__.py"))):
+        assert recorded(own) == f"{tmp_path}/sweeps/toy.py"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert recorded("sweeps/other.py") == "sweeps/other.py"
+
+
 def as_older(folder: SweepFolder) -> SweepFolder:
     """The same as it was before the header said anything of the test images."""
     header = folder.header()

@@ -20,6 +20,7 @@ from sweeplab.storage.files import read_object
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking.store import page_of, put_page
+from sweeplab.versions import IS_JOB
 
 if TYPE_CHECKING:
     from sweeplab.experiment import CleaningSweep, Experiment
@@ -299,10 +300,6 @@ def check_sources(experiments: "Sequence[Experiment]") -> None:
         raise InvalidInput(
             f"missing inputs ({len(missing)}):\n{listed}\n{remedy}; --smoke runs without them, --dry-run plans"
         )
-
-
-IS_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in the environment of a submitted job."""
 
 
 def _missing(experiments: "Sequence[Experiment]") -> dict[str, str]:
