@@ -848,7 +848,8 @@ def test_mlflows_pages_are_opened_by_a_command(own_home: Path, monkeypatch: pyte
         port = probe.getsockname()[1]
     code, stdout, _ = command("mlflow", "--port", str(port))
     assert (code, started[0][-2:], len(started)) == (0, ["--port", str(port)], 1)
-    assert f"http://127.0.0.1:{port}" in stdout
+    address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    assert stdout.splitlines() == [address, "Ctrl-C ends it."]
 
 
 def test_mlflows_address_is_printed_only_where_its_server_can_start(own_home: Path):

@@ -40,7 +40,7 @@ from sweeplab.storage.home import home_folder
 from sweeplab.storage.locks import victim_work
 from sweeplab.sweep_folder import SweepFolder, is_set_aside, sweeps_of
 from sweeplab.terminal import Name
-from sweeplab.tracking.store import LOOPBACK, PORT, serve
+from sweeplab.tracking.store import PORT, serve
 
 
 @command(app, rich_help_panel=SWEEPS)
@@ -421,7 +421,7 @@ def report(
 @command(app, rich_help_panel=RESULTS)
 def mlflow(port: Annotated[int, typer.Option(min=1, max=65535, help="On this machine's loopback.")] = PORT) -> None:
     """Open MLflow's pages over the home's sweeps, on this machine alone; Ctrl-C ends it."""
-    serve(home_folder(to_read=True), port, lambda: say(f"http://{LOOPBACK}:{port}  (Ctrl-C ends it)"))
+    serve(home_folder(to_read=True), port, lambda address: say(f"{address}\nCtrl-C ends it."))
 
 
 WATCH_SECONDS = 30.0

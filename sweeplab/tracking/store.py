@@ -281,7 +281,7 @@ def page_of(home: Path, sweep: Path) -> tuple[str, str]:
     if place.store.startswith(tuple(f"{scheme}://" for scheme in SERVERS)):
         return "", _view_address(place.store, place.experiment)
     command = f"{URI}={shlex.quote(place.store)} {SERVER_COMMAND}"  # over another store the ID is another sweep's
-    return command, _view_address(f"http://{LOOPBACK}:{PORT}", place.experiment)
+    return command, _view_address(_own_server(), place.experiment)
 
 
 def put_page(home: Path, sweep: Path, page: Path) -> str:
@@ -312,14 +312,25 @@ def put_page(home: Path, sweep: Path, page: Path) -> str:
     return ""
 
 
+WORKFLOW = "workflowType=machine_learning"
+"""Without it MLflow opens its pages for language models, which show no runs."""
+
+
+def _own_server(port: int = PORT) -> str:
+    return f"http://{LOOPBACK}:{port}"
+
+
+def front_address(server: str) -> str:
+    """Where a server lists its sweeps."""
+    return f"{server}/#/experiments?{WORKFLOW}"
+
+
 def _view_address(server: str, experiment: str) -> str:
-    # Without the workflow MLflow opens its pages for language models, which show no runs.
-    query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
-    return f"{server}/#/experiments/{quote(experiment)}/runs?{query}"
+    return f"{server}/#/experiments/{quote(experiment)}/runs?{WORKFLOW}&viewStateShareKey={VIEW}"
 
 
 def page_address(home: Path, sweep: str) -> str:
-    """Where the saved view of a sweep in the home's own store lies once the server runs; the server's first page where
+    """Where the saved view of a sweep in the home's own store lies once the server runs; the list of all sweeps where
     the store does not tell.
 
     The store's file is asked itself: to import MLflow takes seconds.
@@ -330,8 +341,7 @@ def page_address(home: Path, sweep: str) -> str:
         contextlib.closing(sqlite3.connect(f"{(home / 'mlflow.db').absolute().as_uri()}?mode=ro", uri=True)) as store,
     ):
         found = store.execute("SELECT experiment_id FROM experiments WHERE name = ?", (sweep,)).fetchone()
-    server = f"http://{LOOPBACK}:{PORT}"
-    return _view_address(server, str(found[0])) if found is not None else server
+    return _view_address(_own_server(), str(found[0])) if found is not None else front_address(_own_server())
 
 
 # --- the home's own store
@@ -394,13 +404,13 @@ def store_uri(home: Path) -> str:
     return f"{'sqlite' if unquote(path) == path else 'sqlite+pysqlite'}:///{path}"
 
 
-def serve(home: Path, port: int, announce: Callable[[], None] = lambda: None) -> NoReturn:
+def serve(home: Path, port: int, announce: Callable[[str], object] = lambda address: None) -> NoReturn:
     """Turn this process into MLflow's server over the store: one worker, on loopback, no jobs, no telemetry.
 
     Args:
         home: whose environment's store, or own one.
         port: of loopback.
-        announce: is called once nothing stands against the start.
+        announce: is given the address of the server's list of sweeps, once nothing stands against the start.
 
     Raises:
         InvalidInput: if there is no store yet, it is damaged, does not answer or has a server already, or the port is
@@ -436,7 +446,7 @@ def serve(home: Path, port: int, announce: Callable[[], None] = lambda: None) ->
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), NO_NEWS))),
     }
-    announce()
+    announce(front_address(_own_server(port)))
     os.execve(sys.executable, [sys.executable, *words], os.environ | settings)
 
 

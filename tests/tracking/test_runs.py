@@ -252,7 +252,7 @@ def test_a_store_that_is_no_database_is_refused_at_once(home: Path):
     (home / "mlflow.db").write_bytes(b"garbage" * 1000)
     with pytest.raises(sqlite3.DatabaseError, match="not a database"):
         sync(home, CLEANED)
-    assert page_address(home, "toy") == "http://127.0.0.1:5000"
+    assert page_address(home, "toy") == "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 
 
 def test_a_store_that_is_locked_or_not_there_yet_is_left_to_mlflow(home: Path, tmp_path: Path):

@@ -22,7 +22,7 @@ from sweeplab.sweep.session import Session
 from sweeplab.sweep.tracking_process import Tracking
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking.registry import Registration, Registry
-from sweeplab.tracking.store import Place, page_of, put_page
+from sweeplab.tracking.store import Place, front_address, page_of, put_page
 
 PASSWORD = "not-to-be-seen"
 
@@ -145,6 +145,9 @@ def test_mlflows_pages_show_runs_by_retention_charts_and_what_is_compared(
     experiment = client.get_experiment_by_name(folder.name).experiment_id
     browser = Browser(tmp_path)
     try:
+        browser.open(front_address(f"http://{server}"), until="document.body")
+        browser.wait_for(SHOWN, lambda shown: "Model training" in shown and folder.name in shown)
+        assert "Start Demo" not in browser.run(SHOWN)
         browser.open(address, until="document.body")
         browser.wait_for(SHOWN, lambda shown: "Ranked by retention" in shown)
         browser.wait_for(SHOWN, lambda shown: "cleanclip on made-up-victim: 6 trials of 2 epochs" in shown)

@@ -208,7 +208,7 @@ def test_over_a_database_that_does_not_answer_no_server_is_started(tmp_path: Pat
     monkeypatch.setattr(os, "execve", lambda *words: pytest.fail("a server was started"))
     named(monkeypatch, TRACKING_URI=f"sqlite:///{tmp_path}/nowhere/runs.db")
     with pytest.raises(InvalidInput, match=r"MLflow's store sqlite:.* fails: .*unable to open database file"):
-        serve(tmp_path, 0, lambda: pytest.fail("it was announced"))
+        serve(tmp_path, 0, lambda address: pytest.fail("it was announced"))
 
 
 def test_a_driver_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
