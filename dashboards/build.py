@@ -36,6 +36,7 @@ from sweeplab.ranking.leaderboard import (
     WHAT_NEXT,
     Leaderboard,
     LeaderboardRow,
+    best_certified,
     bound_text,
     parameter_words,
     result_lines,
@@ -181,6 +182,8 @@ def _result_sentence(leaderboard: Leaderboard) -> str:
         bound = ", which is not certified, as no counts of images are known"
     if not leaderboard.has_backdoor:
         bound = ""  # the notes say why
+    if certified := best_certified(leaderboard).replace(" %", "\u00a0%"):
+        bound += f"; {certified}"
     which = f"Trial {best.trial} is best: at epoch {best.epoch:g} it"
     if leaderboard.lacks_backdoor:
         which = f"Trial {best.trial} at epoch {best.epoch:g}"

@@ -252,12 +252,13 @@ def _json_value(value: object) -> Any:
 
 
 def result_lines(leaderboard: Leaderboard) -> list[str]:
-    """Where the winner's weights are and how to take them away; where nothing was cleaned, which points came closest,
-    where their weights are, and what to try next."""
+    """Where the winner's weights are and how to take them away, and which trial is the best certified one where that is
+    another; where nothing was cleaned, which points came closest, where their weights are, and what to try next."""
     winner, command = leaderboard.winner, leaderboard.promote
     if winner is not None:
         best = f"best:   trial {winner.trial}, epoch {winner.epoch:g}: {winner.checkpoint}"
-        return [best, f"        {command}"] if command is not None else []
+        certified = best_certified(leaderboard)
+        return [*([best, f"        {command}"] if command is not None else []), *filter(None, [certified])]
     if not leaderboard.rows or leaderboard.rows[0].min_asr is None or leaderboard.rows[0].feasible:
         return []  # nothing was measured yet, or the cleaned trials have all failed since
     ceiling, first = leaderboard.asr_ceiling, leaderboard.rows[0]
@@ -267,6 +268,15 @@ def result_lines(leaderboard: Leaderboard) -> list[str]:
         closest = [_line(kept, ceiling) for kept in leaderboard.closest]
         found = [f"{nothing}; these came closest, and their weights are kept:", *closest]
     return [*found, f"try next: {WHAT_NEXT}"]
+
+
+def best_certified(leaderboard: Leaderboard) -> str:
+    """Which trial is the best certified one, and what it keeps; empty where it is the winner, or there is none."""
+    rows = [row for row in leaderboard.rows if row.certified and row.state != "failed"]
+    if not rows or rows[0] == leaderboard.winner:
+        return ""
+    kept, asr = percent(rows[0].retention), percent(rows[0].asr, ceiling=leaderboard.asr_ceiling)
+    return f"the best certified is trial {rows[0].trial}: keeps {kept} at {asr} ASR"
 
 
 WHAT_NEXT = (

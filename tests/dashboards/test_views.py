@@ -677,6 +677,9 @@ def test_the_best_sentence_says_why_nothing_is_certified():
     assert text.endswith(
         "at 4.0 % ASR, but its upper bound, at 95 % for all 3 points together, does not lie below 5 %."
     )
+    sure = trial(1, START, (300, 30))
+    text = best_sentence(ranked(sweep(*many.trials, sure))).replace("\u00a0", " ")
+    assert text.endswith("does not lie below 5 %; the best certified is trial 1: keeps 75.0 % at 3.0 % ASR.")
     fractions = Point(0, 1.0, 1, 1, Measurement.of_fractions(0.35, 0.0, "table"))
     text = best_sentence(ranked(sweep(TrialRecord(0, "finished", PARAMS, "c", 1, 1, (fractions,)))))
     assert text.endswith("ASR, which is not certified, as no counts of images are known.")

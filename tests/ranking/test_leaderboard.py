@@ -115,6 +115,15 @@ def test_a_cleaned_trial_is_certified_only_if_the_upper_bound_is_below_the_ceili
     assert [(row.feasible, row.certified) for row in rows] == [(True, True), (True, False)]
 
 
+def test_the_best_certified_trial_is_named_where_the_winner_is_another():
+    """30 of 1000 is certified where four points may win, 45 is not; 300 of 400 is 75 %, failed trials are not named."""
+    uncertain, failed = trial(0, START, (350, 45)), trial(1, START, (340, 30), state="failed")
+    sure, less = trial(2, START, (300, 30)), trial(3, START, (200, 0))
+    board = rank_trials(sweep(uncertain, failed, sure, less), no_outcomes)
+    assert result_lines(board) == ["the best certified is trial 2: keeps 75.0 % at 3.0 % ASR"]
+    assert result_lines(rank_trials(sweep(uncertain), no_outcomes)) == []
+
+
 def test_every_point_that_may_win_could_have_been_chosen_whatever_became_of_its_trial():
     """Six may: 1 + 2 + 1 after the starts, and the shrunk start and its epoch. Of 1000 images 33 hits are certified
     then, 34 are not (38 were, had there been no choice)."""
