@@ -237,6 +237,29 @@ def test_what_a_script_makes_of_an_imported_sweep_for_main_is_what_it_would_run(
     assert [found.name for found in cli.load_script(script)] == ["mine"]
 
 
+FAULTY = {
+    "# Read me\n\nsome `words`\n": r"script \S+faulty: SyntaxError: .*\(faulty, line 3\); -v shows the traceback",
+    "def f():\n    return 1 / 0\n\nf()\n": r"script \S+faulty, line 2: ZeroDivisionError: division by zero; .*",
+    "import nowhere_to_be_found\n": r"script \S+faulty, line 1: ModuleNotFoundError: No module named .*; .*",
+}
+"""What a file holds, and the message."""
+
+
+@pytest.mark.parametrize("words", [("data", "check"), ("clean",), ("run",), ("evaluate", "v.pt", "--sets")])
+@pytest.mark.parametrize(("text", "message"), FAULTY.items())
+def test_a_script_with_an_error_is_one_message_with_its_line(
+    words: tuple[str, ...], text: str, message: str, tmp_path: Path
+):
+    (tmp_path / "faulty").write_text(text)
+    assert re.fullmatch(message, refused(*words, str(tmp_path / "faulty")))
+
+
+def test_the_traceback_of_a_faulty_script_is_shown_with_v(tmp_path: Path):
+    (tmp_path / "faulty.py").write_text("1 / 0\n")
+    code, _, stderr = command("data", "check", str(tmp_path / "faulty.py"), "-v")
+    assert (code, "ZeroDivisionError: division by zero" in stderr, "Traceback" in stderr) == (2, True, True)
+
+
 def test_what_was_asked_for_stands_in_a_smoke_run_too(sweep: CleaningSweep, capsys: pytest.CaptureFixture[str]):
     words = ["epochs=1", "search.trials=3", "resources.max_attempts=7", "optimization.global_batch_size=16"]
     small = cli.resolve(sweep, words, None, True)

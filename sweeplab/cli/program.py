@@ -106,6 +106,9 @@ def check_page(to: Path) -> None:
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 """Where the disk is full, or has failed or turned read-only, under whatever writes."""
 
+EXPLAINED = (InvalidInput, Unfinished, StorageFault, Failed, FloatingPointError)
+"""Errors whose message says it all, and which have an exit code; any other one is a defect."""
+
 
 def worst(codes: list[int]) -> int:
     """The exit code of several pieces of work: 2 over 1 over 75."""
@@ -143,7 +146,7 @@ def explained(error: Exception) -> int:
         error = StorageFault(
             f"{error.filename or 'a file'}: {error.strerror}; mend it, then run the same command again"
         )
-    is_defect = not isinstance(error, (InvalidInput, Unfinished, StorageFault, Failed, FloatingPointError))
+    is_defect = not isinstance(error, EXPLAINED)
     if is_defect or logger.isEnabledFor(logging.DEBUG):
         sys.stderr.write(printable("".join(traceback.format_exception(error))))
     if is_defect:

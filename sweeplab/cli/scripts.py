@@ -1,8 +1,10 @@
 """Experiment scripts: `main`, which they end with, and how commands load their sweeps."""
 
+import contextlib
 import runpy
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeplab.cli.program import (
+    EXPLAINED,
     SWEEPS,
     Adopt,
     AsJson,
@@ -26,7 +29,7 @@ from sweeplab.cli.program import (
 )
 from sweeplab.cli.running import NO_JSON, list_of_results, start
 from sweeplab.records import name_with
-from sweeplab.specs import DONE, InvalidInput
+from sweeplab.specs import DONE, InvalidInput, first_line
 from sweeplab.storage.home import home_folder
 from sweeplab.sweep_folder import SweepFolder
 
@@ -130,7 +133,8 @@ def run(
     _check_exists(script)
     sys.argv = [str(script), *(words or [])]
     sys.path.insert(0, str(script.parent.resolve()))
-    runpy.run_path(str(script), run_name="__main__")
+    with _own_faults(script):
+        runpy.run_path(str(script), run_name="__main__")
 
 
 def is_of_home(path: Path) -> bool:
@@ -231,13 +235,33 @@ def _taken_down(path: Path, name: str) -> "tuple[dict[str, Any], list[Experiment
     _handed, sys.argv = [], [str(path)]
     variables: dict[str, Any] = {}
     try:
-        variables = runpy.run_path(str(path), run_name=name)
+        with _own_faults(path):
+            variables = runpy.run_path(str(path), run_name=name)
     except SystemExit:
         if not _handed and name != "__main__":
             raise
     finally:
         found, _handed, sys.argv = _handed, before, words
     return variables, found
+
+
+@contextlib.contextmanager
+def _own_faults(script: Path) -> Iterator[None]:
+    """Have an error that ends a script's own code be bad input, with its line; with -v the traceback is shown too.
+
+    Raises:
+        InvalidInput: for any error but those that have an exit code of their own.
+    """
+    try:
+        yield
+    except EXPLAINED:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(script)]
+        line = f", line {lines[-1]}" if lines else ""  # of a syntax error the message names it
+        raise InvalidInput(
+            f"script {script}{line}: {type(error).__name__}: {first_line(error)}; -v shows the traceback"
+        ) from error
 
 
 _handed: "list[Experiment] | None" = None
