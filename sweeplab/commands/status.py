@@ -10,6 +10,7 @@ import numpy as np
 
 from sweeplab.evaluation.retention import CleanedTrials, best_row, retention
 from sweeplab.ranking.costs import costs_of_columns
+from sweeplab.ranking.next_steps import how_to_go_on
 from sweeplab.records import TrialColumns, now_ms
 from sweeplab.specs import InvalidInput, first_line
 from sweeplab.storage.summary_file import uncollected
@@ -107,9 +108,7 @@ def _next_command(folder: SweepFolder, header: dict[str, Any], state: str, *, is
         return f"sweeplab logs {name} --follow"
     if state == "finished" or "imported" in header or is_closed:
         return f"sweeplab {'leaderboard' if folder.victim_point() is not None else 'logs'} {name}"
-    if header.get("own_code"):
-        return "the command of its script goes on"
-    return f"sweeplab resume {name}{'' if is_own else ' --adopt'}"
+    return how_to_go_on(folder.name, has_own_code=bool(header.get("own_code")), is_foreign=not is_own)
 
 
 def status_or_damage(folder: SweepFolder) -> dict[str, Any]:

@@ -29,23 +29,46 @@ MARGIN = 1.5
 
 
 def next_steps(sweep: SweepRecord, leaderboard: Leaderboard) -> tuple[str, ...]:
-    """Sentences with commands between back quotes; none where nothing was measured yet."""
+    """Sentences with commands between back quotes; where nothing was measured yet, none but how to go on."""
     measured = [row for row in leaderboard.rows if row.min_asr is not None]
     winner = leaderboard.winner
+    rest = _rest(sweep)
     if not measured:
-        return ()
+        return (*rest,)
     if leaderboard.lacks_backdoor:
         return (_no_backdoor(sweep),)
     if winner is None:
         more = f"; or more trials of the same, {command}" if (command := more_trials(sweep)) else ""
-        return (f"{WHAT_NEXT[0].upper()}{WHAT_NEXT[1:]}{more}.",)
+        return (*rest, f"{WHAT_NEXT[0].upper()}{WHAT_NEXT[1:]}{more}.")
     return (
+        *rest,
         *_ends(sweep, leaderboard, measured, winner),
         *_more_epochs(sweep, measured),
         *_more_trials(sweep, measured, winner),
         *_other_seeds(sweep, leaderboard, winner),
         *_more_images(leaderboard, winner),
     )
+
+
+def _rest(sweep: SweepRecord) -> Iterator[str]:
+    """How an interrupted sweep goes on, where it can."""
+    made = sweep.origin
+    if sweep.state == "interrupted" and made.has_spec and not made.is_closed:
+        how = how_to_go_on(sweep.name, has_own_code=made.has_own_code, is_foreign=made.is_foreign)
+        yield f"It is not finished: {how if made.has_own_code else f'`{how}` goes on'}."
+
+
+def how_to_go_on(name: str, *, has_own_code: bool, is_foreign: bool) -> str:
+    """The command that continues a sweep, or whose command does.
+
+    Args:
+        name: of the sweep.
+        has_own_code: whether its script defines a part of it.
+        is_foreign: whether another home made it.
+    """
+    if has_own_code:
+        return "the command of its script goes on"
+    return f"sweeplab resume {shlex.quote(name)}{' --adopt' if is_foreign else ''}"
 
 
 def _no_backdoor(sweep: SweepRecord) -> str:

@@ -59,6 +59,20 @@ def steps(sweep: SweepRecord) -> tuple[str, ...]:
     return next_steps(sweep, rank_trials(sweep, lambda *_: None))
 
 
+def test_the_first_step_of_an_interrupted_sweep_is_to_go_on():
+    """Also where nothing was measured yet; not where nothing can continue it."""
+    begun = replace(sweep_with_best(3), state="interrupted")
+    goes_on = "It is not finished: `sweeplab resume toy` goes on."
+    assert steps(begun) == (goes_on, *steps(replace(begun, state="running")))
+    assert steps(replace(begun, trials=())) == (goes_on,)
+    adopts = steps(replace(begun, origin=replace(begun.origin, is_foreign=True)))[0]
+    assert adopts == "It is not finished: `sweeplab resume toy --adopt` goes on."
+    by_script = steps(replace(begun, origin=replace(begun.origin, has_own_code=True)))[0]
+    assert by_script == "It is not finished: the command of its script goes on."
+    for origin in (replace(begun.origin, is_closed=True), replace(begun.origin, has_spec=False)):
+        assert not any(step.startswith("It is not finished") for step in steps(replace(begun, origin=origin)))
+
+
 def test_a_best_in_the_middle_that_is_certified_and_repeated_leaves_nothing_to_say():
     assert steps(sweep_with_best(2, hits=1, seeds=2)) == ()
 
