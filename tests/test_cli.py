@@ -50,7 +50,14 @@ from sweeplab.data.pairs_parquet import PairsParquet
 from sweeplab.data.pairs_shards import PairsShards
 from sweeplab.evaluation.retention import CleanedTrials
 from sweeplab.experiment import CleaningSweep, ClosestTo, PretrainedVictim, Search
-from sweeplab.records import MeasuredImages, now_ms, percent
+from sweeplab.records import (
+    MeasuredImages,
+    PointColumns,
+    TrialColumns,
+    TrialRecord,
+    duration,
+    percent,
+)
 from sweeplab.search.study import open_study
 from sweeplab.search_space import Choice, Grid, LogUniform, SearchSpace
 from sweeplab.specs import InvalidInput, Spec, Unfinished
@@ -58,6 +65,7 @@ from sweeplab.storage.ownership import write_signed
 from sweeplab.sweep import prepare, victims
 from sweeplab.sweep import run as run_module
 from sweeplab.sweep.controller import SweepController
+from sweeplab.sweep.progress import SweepProgress
 from sweeplab.sweep.run import Options
 from sweeplab.sweep_folder import SweepFolder
 from sweeplab.tracking.runs import Tracker
@@ -1559,16 +1567,38 @@ def test_what_a_killed_driver_cost_does_not_grow_with_the_clock(own_home: Path):
         assert json_of("status", "made-up")["costs"]["worker_seconds"] > 1e6
 
 
-def test_the_time_left_follows_the_trials_that_ended_since_the_command_began(own_home: Path):
-    """Two trials in the 10 s since then leave four of six for 20 s; one that ended before does not count."""
-    events = [
-        {"event": "trial ended", "time_ms": now_ms() - 90_000},
-        {"event": "driver began", "time_ms": now_ms() - 10_000},
-        *({"event": "trial ended", "time_ms": now_ms()} for _ in range(2)),
-    ]
-    left = status_module._seconds_left({"planned_trials": 7}, 3, events)
-    assert left == pytest.approx(20.0, abs=0.5)
-    assert status_module._seconds_left({"planned_trials": 7}, 3, events[:2]) is None
+def test_status_tells_the_same_time_left_as_the_driver(monkeypatch: pytest.MonkeyPatch):
+    """Three points in 30 s; two trials of six are over and two have one of their two points, so that six points are
+    left: 60 s, and 10 s later 50. A point from before is no longer to be made, and tells nothing of the rate."""
+    began = 1_700_000_000_000
+
+    def at(second: int) -> None:
+        monkeypatch.setattr("time.time_ns", lambda: 1_000_000 * (began + 1000 * second))
+        monkeypatch.setattr("time.monotonic", lambda: float(second))
+
+    def trial(number: int, state: Any, *seconds: int) -> TrialRecord:
+        times = [began + 1000 * second for second in (-10, *seconds)]
+        points = [dataclasses.replace(fabricated.point(i, 30, 0), timestamp_ms=ms) for i, ms in enumerate(times)]
+        return TrialRecord(number, state, {}, f"c{number}", 7, 1, tuple(points))
+
+    at(0)
+    shown = SweepProgress(
+        total=6, points_per_trial=2, victim_accuracy=0.4, asr_ceiling=0.05, trials=(trial(0, "running", -5),)
+    )
+    heard = [trial(0, "finished", -5, 10), trial(1, "running"), trial(1, "running", 20), trial(2, "failed")]
+    heard += [trial(3, "running"), trial(3, "running", 30)]
+    for second, one in zip((10, 10, 20, 25, 25, 30), heard, strict=True):
+        at(second)
+        shown.hear(one)
+    trials = [trial(0, "finished", -5, 10), trial(1, "running", 20), trial(2, "failed"), trial(3, "running", 30)]
+    header = {"planned_trials": 6, "spec": {"epochs": 2}}
+    columns, points = TrialColumns.of(trials), PointColumns.of(trials)
+    events = [{"event": "driver began", "time_ms": began - 90_000}, {"event": "driver began", "time_ms": began}]
+    for second, left in ((30, 60.0), (40, 50.0)):
+        at(second)
+        assert status_module._seconds_left(header, columns, points, events) == left
+        assert shown.eta() == duration(left)
+    assert status_module._seconds_left(header, columns, points, []) is None
 
 
 def test_every_command_that_prints_a_result_prints_it_as_json(at_finished: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from sweeplab.evaluation.retention import CleanedTrials, best_row, retention
-from sweeplab.ranking.costs import costs_of_columns
+from sweeplab.ranking.costs import costs_of_columns, seconds_left
 from sweeplab.ranking.next_steps import how_to_go_on
-from sweeplab.records import TrialColumns, now_ms
+from sweeplab.records import OVER, PointColumns, TrialColumns, now_ms
 from sweeplab.specs import InvalidInput, first_line
 from sweeplab.storage.summary_file import uncollected
 from sweeplab.sweep_folder import SweepFolder
@@ -52,7 +52,7 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
         **_best_so_far(folder, header, trials),
         "trial_epochs": costs["trial_epochs"],
         "seconds": float(trials.seconds.sum()),
-        "seconds_left": _seconds_left(header, over, events) if locked else None,
+        "seconds_left": _seconds_left(header, trials, found.points(), events) if locked else None,
         "last_ms": int(trials.last_ms.max(initial=0)),
         "attempts": int(trials.attempts.sum()),
         "costs": costs,
@@ -91,14 +91,20 @@ def _best_so_far(folder: SweepFolder, header: dict[str, Any], trials: TrialColum
     }
 
 
-def _seconds_left(header: dict[str, Any], over: int, events: Sequence[dict[str, Any]]) -> float | None:
-    """Of a sweep that runs, at the rate of trials since its command began; None before the first of them is over."""
+def _seconds_left(
+    header: dict[str, Any], trials: TrialColumns, points: PointColumns, events: Sequence[dict[str, Any]]
+) -> float | None:
+    """Of a sweep that runs, as its own log tells it; None before its command has measured a point."""
     began = max((event["time_ms"] for event in events if event["event"] == "driver began"), default=None)
     if began is None:
         return None
-    ended = sum(event["event"] == "trial ended" and event["time_ms"] >= began for event in events)
-    left = header["planned_trials"] - over
-    return None if not ended else max(0, left) * (now_ms() - began) / 1000 / ended
+    spec, is_over = header["spec"], np.isin(trials.state, OVER)
+    new = (points.epoch > 0) & (points.timestamp_ms >= began)
+    latest = int(points.timestamp_ms[new].max(initial=began))
+    per_trial = spec["epochs"] * (1 + len(spec.get("measure_at", ())))
+    begun = np.count_nonzero((points.epoch > 0) & np.isin(points.trial, trials.trial[~is_over]))
+    left = max(0, header["planned_trials"] - int(is_over.sum())) * per_trial - int(begun)
+    return seconds_left(left, int(new.sum()), seconds=(latest - began) / 1000, since=(now_ms() - latest) / 1000)
 
 
 def _next_command(folder: SweepFolder, header: dict[str, Any], state: str, *, is_own: bool, is_closed: bool) -> str:

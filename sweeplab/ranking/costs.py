@@ -71,6 +71,18 @@ class Attempt:
     gpus: float = 0.0
 
 
+def seconds_left(left: int, made: int, *, seconds: float, since: float) -> float | None:
+    """Time until a sweep is finished, at its command's rate of points; None before the first of them.
+
+    Args:
+        left: points that are still to be made of trials that are not over. A trial's start is none of them.
+        made: points since the command began.
+        seconds: from then to the latest of them.
+        since: seconds since then.
+    """
+    return max(0.0, left * seconds / made - since) if made else None
+
+
 OUTSIDE = ("rerun asked", "mlflow behind")
 """Events that are no sign of a driver's life. Nor are ends that a later driver made up for (`made_up_for`)."""
 

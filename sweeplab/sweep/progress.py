@@ -10,6 +10,7 @@ from rich.text import Text
 
 from sweeplab.evaluation.retention import best_cleaned_point, best_of_trials, retention
 from sweeplab.live_line import live_line
+from sweeplab.ranking.costs import seconds_left
 from sweeplab.ranking.leaderboard import short_value
 from sweeplab.records import OVER, Point, TrialRecord, duration, number_of, percent
 from sweeplab.terminal import PatientConsole, wrapped
@@ -41,9 +42,8 @@ class SweepProgress:
         for trial in trials:
             self._take(trial)
         self.began = time.monotonic()
-        self._points_now = 0
-        self._seconds_each, self._known_at = 0.0, self.began
-        """Of a point so far, and since when that is known."""
+        self._points_now, self._known_at = 0, self.began
+        """Points since then, and when the latest of them was heard of."""
         self._live = contextlib.ExitStack()
         self._last_line = time.monotonic()
 
@@ -62,7 +62,6 @@ class SweepProgress:
         if before is not None and len(trial.points) > max(1, len(before.points)):
             self._points_now += 1
             self._known_at = time.monotonic()
-            self._seconds_each = (self._known_at - self.began) / self._points_now
         self._take(trial)
         if trial.state in OVER:
             self._say_end(trial)
@@ -104,16 +103,15 @@ class SweepProgress:
 
     def eta(self) -> str:
         """Time left at this command's rate of points."""
-        if not self._points_now:
-            return "..."
-        done = sum(
-            self.points_per_trial if trial.state == "pruned" else max(0, len(trial.points) - 1)
-            for trial in self.trials.values()
-            if trial.state != "failed"
+        begun = [max(0, len(trial.points) - 1) for trial in self.trials.values() if trial.state not in OVER]
+        over = len(self.trials) - len(begun)
+        left = seconds_left(
+            max(0, self.total - over) * self.points_per_trial - sum(begun),
+            self._points_now,
+            seconds=self._known_at - self.began,
+            since=time.monotonic() - self._known_at,
         )
-        failed = sum(trial.state == "failed" for trial in self.trials.values())
-        left = max(0, (self.total - failed) * self.points_per_trial - done)
-        return duration(max(0.0, left * self._seconds_each - (time.monotonic() - self._known_at)))
+        return "..." if left is None else duration(left)
 
     def _say(self, text: str) -> None:
         self._last_line = time.monotonic()
