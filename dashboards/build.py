@@ -291,7 +291,7 @@ def _header(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str
     return f"""<header>
 <p class="kicker">SweepLab report</p>
 <h1>{escape(sweep.name)} <span class="state {escape(sweep.state)}">{escape(sweep.state)}</span></h1>
-<p class="lead">{escape(best_sentence(leaderboard))}</p>
+<p class="lead">{unbroken(best_sentence(leaderboard))}</p>
 {_notes(leaderboard)}{tiles_html(tiles)}
 {_result(sweep, leaderboard, extras)}<dl class="facts">{fact_html}</dl>
 {words_html(ceiling)}</header>"""
@@ -315,7 +315,7 @@ def _winner(sweep: SweepRecord, leaderboard: Leaderboard) -> list[tuple[str, str
     """What names the winner, or what came closest: headings and HTML."""
     winner = leaderboard.winner
     if winner is None:
-        lines = [escape(line) for line in result_lines(leaderboard) if WHAT_NEXT not in line]
+        lines = [with_code(line) for line in result_lines(leaderboard) if WHAT_NEXT not in line]
         return [("Closest", "<br>".join(lines))] if lines else []
     words, place = parameter_words(leaderboard.rows), leaderboard.rows.index(winner)
     setting = ", ".join(f"{name}\u00a0{words[name][place]}" for name in winner.params)
@@ -349,7 +349,7 @@ def _cost(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> str:
 
 
 def _notes(leaderboard: Leaderboard) -> str:
-    return "".join(f'<p class="warning">Note: {escape(note)}.</p>\n' for note in leaderboard.notes)
+    return "".join(f'<p class="warning">Note: {with_code(note)}.</p>\n' for note in leaderboard.notes)
 
 
 def _lowest(leaderboard: Leaderboard) -> float | None:

@@ -48,10 +48,10 @@ def describe_ceilings(frame: pd.DataFrame, asr_ceiling: float) -> str:
         f"below {style.ceiling_text(first['ceiling'])} ASR the best point keeps {style.percent(first['retention'])}"
     ]
     if len(own) and asr_ceiling not in (first["ceiling"], last["ceiling"]):
-        parts.append(f"below {style.ceiling_text(asr_ceiling)} {style.percent(own.iloc[0]['retention'])}")
+        parts.append(f"below {style.ceiling_text(asr_ceiling)} it keeps {style.percent(own.iloc[0]['retention'])}")
     if last["ceiling"] > first["ceiling"]:
-        parts.append(f"below {style.ceiling_text(last['ceiling'])} {style.percent(last['retention'])}")
-    text = ", ".join(parts)
+        parts.append(f"below {style.ceiling_text(last['ceiling'])} it keeps {style.percent(last['retention'])}")
+    text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 

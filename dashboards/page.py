@@ -110,8 +110,10 @@ def with_code(text: str) -> str:
 
 
 def unbroken(text: str) -> str:
-    """A text as HTML, whose numbers and flags are not broken behind a minus: 1.46e-02, --smoke."""
-    return re.sub(r"\b[\d.]+e-\d+\b|(?<![\w-])--[a-z-]+", r'<span class="number">\g<0></span>', escape(text))
+    """A text as HTML, whose numbers and flags are not broken: behind a minus, as in 1.46e-02 and --smoke, or before
+    a %."""
+    joined = re.sub(r"(?<=\d) (?=%)", "\u00a0", escape(text))
+    return re.sub(r"\b[\d.]+e-\d+\b|(?<![\w-])--[a-z-]+", r'<span class="number">\g<0></span>', joined)
 
 
 def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
@@ -121,7 +123,7 @@ def tiles_html(tiles: Sequence[tuple[str, str, str]]) -> str:
         tiles: name, value as HTML, and note of each.
     """
     cells = "".join(
-        f'<div class="tile"><dt>{escape(name)}</dt><dd>{value}</dd><dd class="note">{escape(note)}</dd></div>'
+        f'<div class="tile"><dt>{escape(name)}</dt><dd>{value}</dd><dd class="note">{unbroken(note)}</dd></div>'
         for name, value, note in tiles
     )
     return f'<dl class="tiles">{cells}</dl>'
@@ -146,7 +148,7 @@ def _section(view: View, columns: Columns) -> str:
         content = f'<p class="empty">{with_code(view.missing)}</p>'
     return f"""<section aria-label="{escape(view.title)}" id="{view.name}-section">
 <h2>{escape(view.title)}</h2>
-<p class="summary">{unbroken(view.finding)}</p>
+<p class="summary">{with_code(view.finding)}</p>
 {content}{view.table}
 </section>"""
 

@@ -27,7 +27,8 @@ def describe_pretraining(frame: pd.DataFrame, selected: float) -> str:
     if taken.empty:
         return f"{number_of(len(frame), 'epoch')}; none of them is the victim's."
     row = taken.iloc[0]
-    planted = frame[frame["asr"] > 0.5]
+    last_below = frame.loc[frame["asr"] <= 0.5, "epoch"].max()  # nan where there is none
+    planted = frame[(frame["asr"] > 0.5) & ~(frame["epoch"] <= last_below)]
     when = f"; above 50\u00a0% ASR from epoch {planted['epoch'].iloc[0]:g} on" if len(planted) else ""
     rates = f"{style.percent(row['accuracy'])} accuracy at {style.percent(row['asr'])} ASR"
     return f"Epoch {selected:g} was taken: {rates}{when}."

@@ -14,7 +14,7 @@ from dashboards.bars import bar_rows, describe_bars, draw_bars
 from dashboards.build import trials_of
 from dashboards.columns import Columns
 from dashboards.lines import cleaning_points, describe_lines, draw_lines, training_points
-from dashboards.page import Page, View, words_html
+from dashboards.page import Page, View, with_code, words_html
 from dashboards.series import describe_series, draw_series, series_points
 from dashboards.small_panels import describe_panels, draw_panels, panel_points
 from dashboards.table import small_table
@@ -174,7 +174,7 @@ def _header(comparison: Comparison) -> str:
     names = [item.name for item in comparison.items]
     by = f"told apart by <b>{escape(comparison.by)}</b>" if comparison.by else "a series each"
     ceiling = style.ceiling_text(comparison.asr_ceiling) if comparison.sweeps else "5\u00a0% by default"
-    said = "".join(f'<p class="warning">Note: {escape(note)}.</p>\n' for note in notes_of(comparison))
+    said = "".join(f'<p class="warning">Note: {with_code(note)}.</p>\n' for note in notes_of(comparison))
     return f"""<header>
 <p class="kicker">SweepLab comparison</p>
 <h1>{escape(_title(names))}</h1>

@@ -105,10 +105,10 @@ class FramedTable(Table):
         bare = copy(self)
         bare.title = bare.caption = None
         if self.title:
-            yield self.title
+            yield Text(wrapped(str(self.title), options.max_width))
         yield from Table.__rich_console__(bare, console, options)
         if self.caption:
-            yield self.caption
+            yield Text(wrapped(str(self.caption), options.max_width))
 
 
 GONE = (errno.EPIPE, errno.EIO)

@@ -19,7 +19,7 @@ from rich.text import Text
 from sweeplab import cli
 from sweeplab.cli import program, sweeps
 from sweeplab.specs import InvalidInput
-from sweeplab.terminal import PatientConsole, encodable, printable, wrapped
+from sweeplab.terminal import FramedTable, PatientConsole, encodable, printable, wrapped
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,6 +120,16 @@ PatientConsole(file=sys.stdout).print("best \\u2713 \\u706b")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert (done.returncode, done.stdout) == (0, "keeps 99 % *\nbest * ?\n"), done.stderr
+
+
+def test_a_table_s_title_and_caption_are_broken_before_no_unit():
+    """In 23 columns there is room for `95` behind `certified below: at`, but not for `95 %`."""
+    text = "certified below: at 95 % for all"
+    written = io.StringIO()
+    PatientConsole(file=written, width=23).print(FramedTable(title=Text(text), caption=Text(text)))
+    assert [line.strip() for line in written.getvalue().splitlines() if line.strip()] == [
+        "certified below: at", "95 % for all"
+    ] * 2  # fmt: skip
 
 
 @pytest.mark.parametrize("does", ['say("more")', 'console.print("more")'])

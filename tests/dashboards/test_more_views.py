@@ -56,7 +56,9 @@ class TestCeilings:
 
     def test_the_sentence(self):
         text = plain(describe_ceilings(ceiling_points(self.RECORD), 0.05))
-        assert text == "Below 1 % ASR the best point keeps 75.0 %, below 5 % 95.0 %, below 20 % 97.5 %."
+        assert text == (
+            "Below 1 % ASR the best point keeps 75.0 %; below 5 % it keeps 95.0 %; below 20 % it keeps 97.5 %."
+        )
         nothing = ceiling_points(sweep(trial(0, START, (300, 900))))
         assert plain(describe_ceilings(nothing, 0.05)) == "No trial lies below 20 % ASR."
         draw_ceilings(nothing, asr_ceiling=0.05)
@@ -429,6 +431,12 @@ class TestPretraining:
         text = "Epoch 3 was taken: 95.0 % accuracy at 90.0 % ASR; above 50 % ASR from epoch 2 on."
         assert plain(describe_pretraining(frame, 3.0)) == text
         assert len(draw_pretraining(frame, 3.0).data) == 3
+
+    def test_an_asr_that_falls_again_is_not_above_from_its_first_epoch_on(self):
+        frame = pretraining_points(self.POINTS)
+        assert "from epoch 3 on" in describe_pretraining(frame.assign(asr=[0.0, 0.7, 0.5, 0.9]), 3.0)
+        assert "from epoch 0 on" in describe_pretraining(frame.assign(asr=[0.6, 0.7, 0.8, 0.9]), 3.0)
+        assert "above" not in describe_pretraining(frame.assign(asr=[0.0, 0.7, 0.9, 0.2]), 3.0)
 
 
 class TestTimeline:

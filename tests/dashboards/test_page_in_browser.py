@@ -121,7 +121,7 @@ CUT = """(() => {
       const isShown = own.width && text.textContent.trim();
       if (isShown && !inside(chart.getBoundingClientRect(), own)) found.push(`${chart.id}: ${text.textContent}`);
     }
-  const parts = ".legend button, .tile, .facts > div, .answers dd, h1, h2, .summary, .lead, pre";
+  const parts = ".legend button, .tile, .facts > div, .answers dd, h1, h2, .summary, .lead, .empty, pre";
   for (const part of document.querySelectorAll(parts)) {
     const own = part.getBoundingClientRect();
     const isCut = own.left < 0 || own.right > innerWidth + 1 || part.scrollWidth > part.clientWidth + 1;
@@ -189,6 +189,34 @@ def test_ticks_and_notes_of_the_parameter_view_have_room(browser: Browser, tmp_p
     )  # none is turned
     assert "▾ 1 below, down to 6.0\u00a0%" in browser.run("$('parameters').textContent")
     assert browser.run(CUT) == browser.run(OVERLAPS) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_views_that_have_nothing_to_draw_are_not_cut(browser: Browser, tmp_path: Path, width: int):
+    """One trial, commands with a sweep's name that has no room in a line, and a script in a long path."""
+    name, script = "_".join(["a_sweep"] * 10), "/".join(["", *["a_folder_with_quite_a_long_name"] * 6, "toy.py"])
+    record = dataclasses.replace(toy(1), name=name, origin=dataclasses.replace(RECORD.origin, script=script))
+    page = build_page(record, rank_trials(record, lambda *_: None), tmp_path / "report.html").as_uri()
+    browser.open(page, width=width)
+    browser.show_all()
+    assert name in browser.run("[...document.querySelectorAll('.empty code')].map((e) => e.textContent).join()")
+    assert browser.run(CUT) == []
+
+
+def test_the_leaderboard_of_a_sweep_that_runs_is_not_cut(browser: Browser, tmp_path: Path):
+    """Fourteen columns, states and times among them, in a window of 1,280 pixels."""
+    trials = [
+        dataclasses.replace(
+            one,
+            state="interrupted" if one.number % 9 == 1 else one.state,
+            points=tuple(dataclasses.replace(point, train_seconds=65.0) for point in one.points),
+        )
+        for one in toy().trials
+    ]
+    browser.open(page_of(dataclasses.replace(RECORD, trials=tuple(trials), state="running"), tmp_path), width=1280)
+    room = "$('leaderboard').closest('.scroll')"
+    assert browser.run("$('leaderboard').querySelectorAll('thead th').length") == 14
+    assert browser.run(f"{room}.scrollWidth - {room}.clientWidth") == 0
 
 
 @pytest.mark.parametrize("hits", [0, 29, 31, 49])

@@ -58,7 +58,7 @@ def test_notes_stand_at_the_left_above_the_table():
     with console.capture() as captured:
         console.print(render_results(Comparison.of([compared("s", trial(0, START, (300, 10)), notes=(long,))])))
     lines = [line.rstrip() for line in captured.get().splitlines()]
-    assert lines[:2] == ["note: s: a note that is longer", "than its terminal is wide"]
+    assert lines[:2] == ["note: s: a note that is longer", "  than its terminal is wide"]
 
 
 class TestWhatTellsThemApart:

@@ -717,7 +717,7 @@ def test_of_a_victim_without_a_backdoor_the_page_praises_nothing():
         "Trial 0 at epoch 1 keeps 87.5 % of the victim's accuracy (35.0 % of 40.0 %) at 0.0 % ASR."
     )
     page = render_page(clean, ranked(clean))
-    assert "no backdoor to clean; 95 % interval" in page
+    assert "no backdoor to clean; 95\u00a0% interval" in page
     assert "<dt>Most accurate</dt>" in page
     for text in ("Best retention", "Best setting", "Cleaned trials", "is best"):
         assert text not in page.partition("<nav")[0]
@@ -837,10 +837,10 @@ def test_while_enough_trials_are_left_no_more_of_them_are_asked_for():
 
 
 def test_the_page_carries_the_sweeps_notes():
-    record = sweep(trial(0, START, (350, 40)), notes=("weights say <banana>", "another"))
+    record = sweep(trial(0, START, (350, 40)), notes=("weights say <banana> at 5 %", "`sweeplab status` says more"))
     page = render_page(record, ranked(record))
-    assert "Note: weights say &lt;banana&gt;." in page
-    assert "Note: another." in page
+    assert "Note: weights say &lt;banana&gt; at 5\u00a0%." in page
+    assert "Note: <code>sweeplab status</code> says more." in page
     assert "Note: " not in render_page(mixed(), ranked(mixed()))
 
 
