@@ -799,7 +799,7 @@ def test_a_finished_sweep_is_shown_again_and_not_run(
     assert "sweeplab promote made-up 1 --to FOLDER" in shown
 
 
-@pytest.mark.usefixtures("mlflow_is_there")
+@pytest.mark.usefixtures("mlflow_is_there", "undrawn")
 @pytest.mark.parametrize("lost", ["study.journal", "mlflow.db"])
 def test_optuna_and_mlflow_are_derived_again_where_they_were_removed(
     sweep: CleaningSweep, run_script: RunScript, own_home: Path, lost: str
@@ -824,6 +824,7 @@ def runs_in(store: Path) -> int:
     return int(count)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_store_gets_the_whole_of_a_finished_sweep_and_the_homes_own_stays(
     sweep: CleaningSweep,
     run_script: RunScript,
@@ -890,6 +891,7 @@ def test_mlflows_address_is_printed_only_where_its_server_can_start(own_home: Pa
 
 
 @pytest.mark.usefixtures("mlflow_is_there")
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_command_tells_a_finished_sweep_of_an_older_version_which_images_it_measured(
     sweep: CleaningSweep, run_script: RunScript, own_home: Path
 ):
@@ -1254,6 +1256,7 @@ def test_a_folder_of_open_clip_is_measured_as_its_weights_are(
 
 
 @pytest.mark.usefixtures("mlflow_is_there")
+@pytest.mark.usefixtures("undrawn")
 def test_clean_takes_an_own_configuration_by_file(own_home: Path, own_weights: Path, tmp_path: Path):
     """The sweep names RN50; the file, what the weights were made with."""
     script, config = tmp_path / "experiment.py", tmp_path / "mine.json"

@@ -110,6 +110,7 @@ CASES = sorted(FEW | {(file, garbage) for file in FILES for garbage in ("torn", 
 @pytest.mark.parametrize(
     ("file", "garbage"), [pytest.param(*case, marks=() if case in FEW else pytest.mark.slow) for case in CASES]
 )
+@pytest.mark.usefixtures("undrawn")
 def test_garbage_in_a_file_is_named_or_passed_over(file: str, garbage: str, home: Path):
     (home / "sweeps" / "made-up" / file).write_bytes(GARBAGE[garbage])
     for words in OF_ALL:
@@ -168,6 +169,7 @@ def check_readers(what: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", RECORDS)
+@pytest.mark.usefixtures("undrawn")
 def test_a_wrong_value_anywhere_in_a_record_is_named_or_plays_no_part(file: str, home: Path):
     record = home / "sweeps" / "made-up" / file
     text = record.read_text()
@@ -189,6 +191,7 @@ def test_a_wrong_value_anywhere_in_a_record_is_named_or_plays_no_part(file: str,
         ("trials/0003/result.json", ("points",), '"x"'),
     ],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_a_wrong_value_is_named(file: str, place: tuple[str, ...], value: str, home: Path):
     record = home / "sweeps" / "made-up" / file
     record.write_text(wrong(record.read_text(), place, value))
@@ -197,6 +200,7 @@ def test_a_wrong_value_is_named(file: str, place: tuple[str, ...], value: str, h
     assert (code, Path(file).name in output.replace("\n", "")) == (2, True), output
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_events_of_the_wrong_shape_are_passed_over(home: Path):
     folder = SweepFolder(home / "sweeps" / "made-up")
     before = folder.events()

@@ -85,6 +85,7 @@ def test_status_says_how_many_succeeded_and_its_json_stays_as_it_was(sweep: Clea
 
 
 @pytest.mark.usefixtures("mlflow_is_there")
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_of_which_some_trials_failed_exits_with_0_and_says_so_at_its_end(
     sweep: CleaningSweep, home: Path, run_script: RunScript, capsys: pytest.CaptureFixture[str]
 ):
@@ -95,6 +96,7 @@ def test_a_sweep_of_which_some_trials_failed_exits_with_0_and_says_so_at_its_end
 
 
 @pytest.mark.usefixtures("mlflow_is_there")
+@pytest.mark.usefixtures("undrawn")
 def test_trials_that_a_rule_stopped_succeeded(sweep: CleaningSweep, home: Path, run_script: RunScript):
     stopping = sweep.replace(
         search=sweep.search.replace(pruning={"rules": [{"kind": "backdoor-stays", "after_epochs": 1}]})

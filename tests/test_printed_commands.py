@@ -178,6 +178,7 @@ def run(text: str) -> tuple[int | str, str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("undrawn")
 def test_every_printed_command_is_taken(
     kind: str, begun: list[Any], own_home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
