@@ -424,6 +424,13 @@ def _parameters_view(sweep: SweepRecord, points: pd.DataFrame) -> View:
 
 def _importance_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) -> View:
     head = ("importance", "Which parameter matters", "Importance")
+    if not _varies(sweep, leaderboard):
+        finding = "No parameter takes two values, so none can matter more than another."
+        missing = "It takes a table in which a parameter varies."
+        if sweep.origin.has_spec:
+            command = by_record(sweep, "run", "--dry-run")
+            missing = f"It takes a space of one parameter or more; {command} shows this sweep's."
+        return View(*head, finding, missing=missing)
     if not extras.importances:
         finding = "Too few trials: at least five cleaned and five uncleaned trials are needed, or twenty cleaned ones."
         missing = "A table with more trials can tell."
@@ -439,6 +446,14 @@ def _importance_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extra
     frame = importance_table(extras.importances)
     heads = {"parameter": "Parameter", **{question: f"For {question} %" for question in extras.importances}}
     return View(*head, describe_importance(frame), draw_importance(frame), small_table(frame, heads))
+
+
+def _varies(sweep: SweepRecord, leaderboard: Leaderboard) -> bool:
+    """Whether a parameter takes two values; where there is one trial, or some are to come, whether any may."""
+    settings = [row.params for row in leaderboard.rows]
+    if len(settings) < max(2, sweep.planned_trials):
+        return bool(sweep.parameters)
+    return any(len({str(params.get(name)) for params in settings}) > 1 for name in sweep.parameters)
 
 
 def _pair_view(sweep: SweepRecord, points: pd.DataFrame, extras: Extras) -> View:
@@ -526,8 +541,8 @@ def _comparison_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extra
         missing = "Sweeps that are run here keep them; imported tables have none."
         return View(*head, finding, missing=missing)
     heads = {"trial": "Trial", "only_best": "Correct only in the best", "only_other": "Correct only in it"}
-    heads |= {"p_accuracy": "p (McNemar)", "hits_only_best": "Hits only in the best"}
-    heads |= {"hits_only_other": "Hits only in it", "p_asr": "p (McNemar), hits"}
+    heads |= {"p_accuracy": "p (McNemar, Holm)", "hits_only_best": "Hits only in the best"}
+    heads |= {"hits_only_other": "Hits only in it", "p_asr": "p (McNemar, Holm), hits"}
     return View(*head, describe_comparison(frame), draw_comparison(frame), small_table(frame, heads))
 
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from dashboards import style
 from sweeplab.ranking.leaderboard import Leaderboard
-from sweeplab.ranking.paired import paired
+from sweeplab.ranking.paired import holm, paired
 from sweeplab.ranking.summary import ReadOutcomes
 from sweeplab.records import SweepRecord, number_of
 
@@ -22,8 +22,9 @@ def compared_trials(
     """One row a trial that follows the best one, at the best cleaned point of each.
 
     Columns: `best`, `trial` (numbers), `images` (clean test images), `only_best`, `only_other` (images that one alone
-    classifies correctly), `p_accuracy` (McNemar's exact test, two-sided), `hits_only_best`, `hits_only_other`
-    (triggered images that hit in one alone), `p_asr`. Empty where outcomes of two cleaned trials are not there.
+    classifies correctly), `p_accuracy` (McNemar's exact test, two-sided, corrected by Holm over the rows),
+    `hits_only_best`, `hits_only_other` (triggered images that hit in one alone), `p_asr` (likewise). Empty where
+    outcomes of two cleaned trials are not there. The trials were chosen on these images, which no correction undoes.
     """
     columns = ["best", "trial", "images", "only_best", "only_other", "p_accuracy"]
     columns += ["hits_only_best", "hits_only_other", "p_asr"]
@@ -43,7 +44,8 @@ def compared_trials(
         accuracy = paired(first.correct_mask(), other.correct_mask())
         hits = paired(first.hit_mask(), other.hit_mask())
         rows.append((best, trial, first.num_images, *accuracy, *hits))
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.assign(p_accuracy=holm(frame["p_accuracy"].tolist()), p_asr=holm(frame["p_asr"].tolist()))
 
 
 def describe_comparison(frame: pd.DataFrame) -> str:
@@ -54,12 +56,17 @@ def describe_comparison(frame: pd.DataFrame) -> str:
     if told.empty:
         return (
             f"On these images trial {best} cannot be told apart from the next {following} by accuracy "
-            "(McNemar, p ≥ 0.05): choose among them by ASR or cost."
+            f"({_test(frame)} ≥ 0.05): choose among them by ASR or cost."
         )
     same = len(frame) - len(told)
     rest = f"; from {number_of(same, 'other')} it cannot" if same else ""
     apart = f"By accuracy trial {best} can be told apart from {len(told)} of the next {following}"
-    return f"{apart} (McNemar, p < 0.05){rest}."
+    return f"{apart} ({_test(frame)} < 0.05){rest}. The same images chose the trials."
+
+
+def _test(frame: pd.DataFrame) -> str:
+    """How the p values of a figure were made."""
+    return "McNemar, p" if len(frame) == 1 else f"McNemar, corrected by Holm for {len(frame)} comparisons, p"
 
 
 def _ticks(most: int) -> dict[str, list[Any]]:

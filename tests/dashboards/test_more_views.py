@@ -21,7 +21,7 @@ from dashboards.pruning import describe_pruning, draw_pruning, pruned_trials
 from dashboards.seeds import describe_seeds, draw_seeds, seed_points
 from dashboards.timeline import attempt_bars, cost_table, describe_timeline, draw_timeline
 from sweeplab.ranking.costs import Attempt, Costs
-from sweeplab.ranking.paired import paired
+from sweeplab.ranking.paired import holm, paired
 from sweeplab.records import Measurement, Outcomes, Point
 from sweeplab.search.importance import CLEANED, RETENTION, importances
 
@@ -310,6 +310,12 @@ class TestImageByImage:
         assert paired(first, second) == (8, 1, pytest.approx(20 / 512))
         assert paired(first, first) == (0, 0, 1.0)
 
+    def test_holm_by_hand(self):
+        """0.01 three times, 0.03 twice; 0.04 once would come below 0.06; no p value is above 1."""
+        assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+        assert holm([0.7, 0.6]) == [1.0, 1.0]
+        assert (holm([0.02]), holm([])) == ([0.02], [])
+
     def test_the_best_trial_is_told_from_one_and_not_from_another(self):
         record = sweep(trial(0, START, (390, 10)), trial(1, START, (389, 12)), trial(2, START, (200, 10)))
         correct = {0: np.arange(1000) < 390, 1: np.arange(1000) % 1000 < 389, 2: np.arange(1000) < 200}
@@ -321,9 +327,10 @@ class TestImageByImage:
 
         frame = compared_trials(record, ranked(record), outcomes)
         assert frame[["best", "trial", "only_best", "only_other"]].to_numpy().tolist() == [[0, 1, 1, 0], [0, 2, 190, 0]]
-        assert frame["p_accuracy"].tolist() == pytest.approx([1.0, 2.0**-189])
+        assert frame["p_accuracy"].tolist() == pytest.approx([1.0, 2 * 2.0**-189])
         assert describe_comparison(frame) == (
-            "By accuracy trial 0 can be told apart from 1 of the next 2 (McNemar, p < 0.05); from 1 other it cannot."
+            "By accuracy trial 0 can be told apart from 1 of the next 2 (McNemar, corrected by Holm for 2 comparisons, "
+            "p < 0.05); from 1 other it cannot. The same images chose the trials."
         )
         axis = draw_comparison(frame).layout.xaxis
         assert (axis.tickvals, axis.ticktext) == ((-100, 0, 100), ("100", "0", "100"))

@@ -831,6 +831,17 @@ def test_a_view_that_is_empty_names_the_command_that_fills_it():
         assert "SCRIPT" not in re.sub("(?s)<script.*?</script>", "", page)
 
 
+def test_where_no_parameter_varies_none_is_said_to_lack_trials():
+    """Thirty seeds of one setting; a single trial of a space without a parameter; one trial of two in a space."""
+    seeds = sweep(*(trial(n, START, (350, 40)) for n in range(30)))
+    alone = sweep(trial(0, START, (350, 40)), parameters=())
+    begun = sweep(trial(0, START, (350, 40)), planned_trials=2)
+    for record, is_alike in ((seeds, True), (alone, True), (begun, False)):
+        page = render_page(record, ranked(record))
+        found = ("No parameter takes two values, so none" in page, "Too few trials: at least five" in page)
+        assert found == (is_alike, not is_alike)
+
+
 def test_while_enough_trials_are_left_no_more_of_them_are_asked_for():
     record = sweep(trial(0, START, (350, 40)), planned_trials=40, state="running", origin=Origin(asked_trials=40))
     assert "The trials that are left may tell." in render_page(record, ranked(record))
