@@ -46,8 +46,12 @@ def encodable(text: str, encoding: str | None) -> str:
     return text
 
 
-WHOLE = re.compile(r"`[^`\n]+`|(?:epoch|trial) \d|\d (?:%|[kKMGT]?B|d|h|min|s)(?!\w)")
-"""Parts of a line that are not broken at their spaces: commands to copy, a number with its unit, and `epoch 2`."""
+WHOLE = re.compile(
+    r"`[^`\n]+`|(?:epoch|trial) \d|\d (?:%|[kKMGT]?B)(?!\w)"
+    r"|(?:\d (?:d|h|min) )?\d+ (?:d|h|min|s)(?: left)?(?!\w)"
+)
+"""Parts of a line that are not broken at their spaces: commands to copy, `epoch 2`, a number with its unit, and a
+duration, `2 h 13 min left`."""
 
 GLUE = "\ue000"
 """Stands for a space within such a part while a line is broken."""

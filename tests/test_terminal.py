@@ -181,7 +181,7 @@ ROW = ("fruit-stall_mmcl-lr-1e-3-smoke-tpe-x", "running, 2 h 13 min left", "4 of
 @pytest.mark.parametrize(
     ("width", "names", "state"),
     [
-        (80, ["fruit-stall_mmcl-", "lr-1e-3-smoke-tpe-", "x"], ["running, 2 h", "13 min left"]),
+        (80, ["fruit-stall_mmcl-", "lr-1e-3-smoke-tpe-", "x"], ["running,", "2 h 13 min left"]),
         (200, [ROW[0]], [ROW[1]]),
     ],
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from sweeplab.adoption import adopt_sweep
 from sweeplab.ranking.leaderboard import short_value
-from sweeplab.records import percent
+from sweeplab.records import duration, percent
 from sweeplab.specs import InvalidInput
 from sweeplab.storage.locks import Work, process_facts
 from sweeplab.storage.ownership import write_signed
@@ -190,7 +190,7 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
             f"epoch {point.epoch:g}: accuracy {percent(point.measurement.accuracy)}"
             + (f", ASR {percent(asr, ceiling=ceiling)}" if asr is not None else "")
             + (f", loss {loss:.4f}" if loss is not None else "")
-            + f" (attempt {point.attempt}, {point.train_seconds + point.evaluate_seconds:.1f} s)"
+            + f" (attempt {point.attempt}, {duration(point.train_seconds + point.evaluate_seconds)})"
         )
     return lines + _printed(folder, number)
 

@@ -194,7 +194,7 @@ class VictimController:
         last = _last_epoch(self.victim)
         self._show(point)
         left = f", {duration((last - point.epoch) * seconds)} left" if 0 < point.epoch < last else ""
-        logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({seconds:.1f} s{left})")
+        logger.info(f"  epoch {point.epoch:g}/{self.victim.epochs}: {numbers} ({duration(seconds)}{left})")
 
     def _show(self, point: Point) -> None:
         if point.epoch > 0:

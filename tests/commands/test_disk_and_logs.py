@@ -120,7 +120,7 @@ def test_a_trials_log_has_its_setting_its_points_and_what_it_printed(tmp_path: P
     lines = trial_log(folder, 1)
     assert lines[0] == "trial 1: failed (ValueError: no)"
     assert f"  learning_rate = {short_value(job.params['learning_rate'])}" in lines
-    assert "epoch 1: accuracy 89.0 %, ASR 50.0 %, loss 1.5000 (attempt 1, 3.0 s)" in lines
+    assert "epoch 1: accuracy 89.0 %, ASR 50.0 %, loss 1.5000 (attempt 1, 3 s)" in lines
     assert lines[-1] == "Traceback: somewhere"
     values = log_values(folder, 1)
     assert (values["params"], values["log"]) == (job.params, ["Traceback: somewhere"])
