@@ -209,6 +209,21 @@ def test_a_summary_with_one_damaged_byte_says_nothing_wrong(folder, name):
     assert_same(folder.record(), record)
 
 
+@pytest.mark.parametrize("name", ["head", "PointColumns.accuracy_k"])
+@pytest.mark.parametrize(("byte", "value"), [(8, 1), (8, 32), (10, 1), (10, 8), (10, 12), (10, 14)])
+def test_a_summary_whose_list_of_parts_is_damaged_says_nothing_wrong(folder, name, byte, value):
+    """Flags (byte 8 of an entry: encrypted, patched) and method (byte 10) say what zipfile cannot read, or reads wrong:
+    shrunk, deflated, bzip2, LZMA."""
+    record = folder.record(keep_summary=True)
+    path = folder.path / "summary.npz"
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(f"{name}.npy".encode()) - 46  # the entry of the central directory ends in the name
+    assert content[entry : entry + 4] == b"PK\x01\x02"
+    content[entry + byte] ^= value
+    path.write_bytes(content)
+    assert_same(folder.record(), record)
+
+
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04" + bytes(40)])
 def test_a_damaged_summary_is_worked_out_anew(folder, content):
     folder.record(keep_summary=True)

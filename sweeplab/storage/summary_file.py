@@ -77,8 +77,8 @@ def is_settled(marks: np.ndarray, taken_ns: int) -> np.ndarray:
 
 Columns = TypeVar("Columns", TrialColumns, PointColumns)
 
-DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
-"""What reading a damaged summary raises."""
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, RuntimeError)
+"""What reading a damaged summary raises; RuntimeError: its list of parts calls one compressed or encrypted."""
 
 
 @dataclass
