@@ -590,7 +590,8 @@ def _pretraining_view(sweep: SweepRecord, extras: Extras) -> View:
     frame = pretraining_points(extras.pretraining)
     if frame.empty:
         missing = "A victim that is trained here has its epochs here."
-        if sweep.origin.objective and not sweep.origin.has_own_code and not sweep.origin.is_foreign:
+        made = sweep.origin
+        if made.has_spec and made.objective and not made.has_own_code and not made.is_foreign:
             missing = f"{by_record(sweep, 'pretrain')} trains it here."
         return View(*head, "The victim was not trained in this home.", missing=missing)
     heads = {"epoch": "Epoch", "accuracy": "Accuracy %", "asr": "ASR %", "loss": "Loss, nats"}

@@ -83,16 +83,16 @@ def from_elsewhere(home: Path) -> SweepFolder:
     return SweepFolder(home / "sweeps" / folder.name)
 
 
-def of_older_version(home: Path) -> SweepFolder:
+def of_older_version(home: Path, sweep: CleaningSweep = SWEEP) -> SweepFolder:
     """Of before CleanCLIP's views were drawn as they are."""
-    folder = played(home)
+    folder = played(home, sweep)
     older = {"changes": {}, "environment": {"sweeplab": "0.0.9"}}
     write_signed(folder.path / "sweep.json", {**folder.header(), **older}, home)
     return folder
 
 
-def refused_now(home: Path) -> SweepFolder:
-    folder = of_older_version(home)
+def refused_now(home: Path, sweep: CleaningSweep = SWEEP) -> SweepFolder:
+    folder = of_older_version(home, sweep)
     header = folder.header()
     write_signed(folder.path / "sweep.json", {**header, "spec": {**header["spec"], "seed": -1}}, home)
     return folder
@@ -133,6 +133,7 @@ KINDS: dict[str, Callable[[Path], SweepFolder]] = {
     "from elsewhere": from_elsewhere,
     "of an older version": of_older_version,
     "refused by this version": refused_now,
+    "a miniature that this version refuses": lambda home: refused_now(home, smoke_sweep(SWEEP)),
     "a table": table,
 }
 
@@ -149,6 +150,7 @@ VERBS = {
     "from elsewhere": {"evaluate", "promote"},
     "a method of its script's": set(),
     "refused by this version": set(),
+    "a miniature that this version refuses": set(),
     "a table": set(),
 }
 """Of some kinds, the commands that are printed beside those."""
