@@ -412,6 +412,14 @@ def test_a_script_that_does_not_exist_is_refused(words: list[str], own_home: Pat
     )
 
 
+def test_sets_are_those_of_a_script_and_of_no_sweep(own_home: Path):
+    fabricated.prepared_folder(own_home / "sweeps")
+    assert refused("evaluate", "weights.pt", "--sets", "made-up") == (
+        "--sets: there is no file made-up; give a script with a variable SETS, a dict of `Evaluation` by the name of "
+        "the set"
+    )
+
+
 def test_one_name_for_several_sweeps_is_refused(refusal):
     assert refusal(["--dry-run", "name=other"], *cli.load_script(CC6M)) == (
         "name='other' would be that of cleanclip-cc6m-mmcl and of cleanclip-cc6m-mmcl-ssl; choose one with --only"
@@ -1004,10 +1012,20 @@ def test_every_command_has_help():
 
 
 @pytest.mark.parametrize(
-    "words", [["status", "-h"], ["-q", "list", "-h"], ["attack", "list", "-h"], ["-h"], ["statsu"], ["status", "--al"]]
+    "words",
+    [
+        ["status", "-h"],
+        ["-q", "list", "-h"],
+        ["attack", "list", "-h"],
+        ["-h"],
+        ["-h", "clean"],
+        ["--help", "list"],
+        ["statsu"],
+        ["status", "--al"],
+    ],
 )
 def test_the_command_that_is_asked_for_is_what_it_is_among_all(words: list[str], capsys: pytest.CaptureFixture[str]):
-    """The test's runner makes all commands, and a process the named one alone: same text, same exit code."""
+    """The test's runner makes all commands, and a process the one that it begins with alone: same text, same code."""
     expected = command(*words)
     with pytest.raises(SystemExit) as ended:
         cli.app(words, prog_name="root")
@@ -1230,7 +1248,9 @@ def test_a_script_names_several_test_sets(own_home: Path, own_weights: Path, fol
     told = refused("evaluate", str(own_weights), "--sets", str(script), "--test", str(folders))
     assert "leave --test out" in told
     script.write_text("SETS = ['fruit']\n")
-    assert "has no variable SETS, a dict of `Evaluation`" in refused("evaluate", "x.pt", "--sets", str(script))
+    assert refused("evaluate", "x.pt", "--sets", str(script)).endswith(
+        "has no variable SETS; give a script with a variable SETS, a dict of `Evaluation` by the name of the set"
+    )
 
 
 @pytest.mark.parametrize("verb", ["examine", "evaluate"])

@@ -246,9 +246,9 @@ class Program(typer.Typer):
     """Commands of which only the one that is asked for is made: for all of them typer takes 0.02 s."""
 
     def __call__(self, args: Sequence[str] | None = None, **settings: Any) -> Any:
-        """Run a command line, the process's own where none is given; of a word that is no command all are made."""
+        """Run a command line, the process's own where none is given; all are made unless it begins with a command."""
         words = sys.argv[1:] if args is None else args
-        name = next((word for word in words if not word.startswith("-")), None)
+        name = words[0] if words else None
         asked = copy(self)
         if found := [one for one in self.registered_commands if one.name == name]:
             asked.registered_commands, asked.registered_groups = found, []
