@@ -228,6 +228,14 @@ def test_a_parameter_beside_a_setting_counts_where_it_comes_later(own_home: Path
     assert begun[0].grid.points() == ({"learning_rate": rate, "ssl_weight": 0.5},)
 
 
+def test_nothing_is_drawn_for_one_setting(own_home: Path, begun: list[Any]):
+    finished()(own_home)
+    code, output = run("sweeplab clean made-up setting=made-up/1 search.sampler=random")
+    assert code == 2
+    assert "search.sampler=random draws settings, and `clean` runs one; leave it out" in output.replace("\n", " ")
+    assert run("sweeplab clean made-up setting=made-up/1 search.sampler=grid")[0] == "begun"
+
+
 def test_a_trial_of_a_table_is_a_setting_too(own_home: Path, begun: list[Any]):
     finished()(own_home)
     (own_home / "table.csv").write_text(
@@ -274,7 +282,7 @@ def test_a_sweep_of_the_home_stands_for_its_script(own_home: Path, monkeypatch: 
     [
         ("a table", "sweep 'table' was imported from table.csv"),
         ("a method of its script's", "uses OwnMethod, which its script defines"),
-        ("from elsewhere", "came from elsewhere"),
+        ("from elsewhere", "give its script, or run `sweeplab resume made-up --adopt` first$"),
     ],
 )
 def test_a_record_that_does_not_say_all_stands_for_no_script(kind: str, why: str, own_home: Path):

@@ -107,7 +107,7 @@ def clean(
         raise InvalidInput(f"{script} runs a victim alone, and names nothing to clean it with; give a script of sweeps")
     given = settings or []
     fields = [s for s in given if "." in s.partition("=")[0] or s.partition("=")[0] in CleaningSweep.model_fields]
-    of_search = [s for s in fields if s.startswith("search.") and not s.startswith("search.sampler=")]
+    of_search = [s for s in fields if s.startswith("search.")]
     sweep = one_sweep(script, only, [s for s in fields if s not in of_search], smoke)
     if architecture is not None:
         sweep = _with_architecture(sweep, architecture)
@@ -117,6 +117,8 @@ def clean(
     # First the grid, of which the seeds decide how many trials there are: those of the script may be no multiple.
     single = sweep.replace(grid=grid, search=sweep.search.replace(sampler="grid"))
     single = apply_overrides(single, of_search)
+    if single.search.sampler != "grid":
+        raise InvalidInput(f"search.sampler={single.search.sampler} draws settings, and `clean` runs one; leave it out")
     name = name_with(sweep.name, f"-single-{digest_of(single.canonical())[:8]}")
     return start_one(single.replace(name=name), Options(inline=inline), as_json=as_json)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import runpy
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ from sweeplab.cli.running import NO_JSON, list_of_results, start
 from sweeplab.records import name_with
 from sweeplab.specs import DONE, InvalidInput, first_line
 from sweeplab.storage.home import home_folder
+from sweeplab.storage.ownership import storages_in_words
 from sweeplab.sweep_folder import SweepFolder
 
 if TYPE_CHECKING:
@@ -175,7 +177,13 @@ def load_script(path: Path) -> "tuple[Experiment, ...]":
     from sweeplab.experiment import CleaningSweep, PretrainedVictim
 
     if is_of_home(path):
-        SweepFolder(home_folder(to_read=True) / "sweeps" / path).check_own()
+        folder = SweepFolder(home_folder(to_read=True) / "sweeps" / path)
+        if not folder.is_own():
+            raise InvalidInput(
+                f"sweep {folder.name!r} came from elsewhere, and stands for no script before it is adopted; give its "
+                f"script, or run `sweeplab resume {shlex.quote(folder.name)} --adopt` first"
+                f"{storages_in_words(folder.path)}"
+            )
         return (sweep_of_home(str(path)),)
     _check_exists(path)
     sys.path.insert(0, str(path.parent.resolve()))
@@ -202,15 +210,17 @@ def sets_of(path: Path) -> "dict[str, Evaluation]":
     """The test sets that a script names: its variable `SETS`.
 
     Raises:
-        InvalidInput: if it has none.
+        InvalidInput: if it has none, or is not there.
     """
     from sweeplab.evaluation.measure import Evaluation
 
-    _check_exists(path)
+    what = "a variable SETS, a dict of `Evaluation` by the name of the set"
+    if not path.is_file():
+        raise InvalidInput(f"--sets: there is no file {path}; give a script with {what}")
     sys.path.insert(0, str(path.parent.resolve()))
     named = _taken_down(path, "sweeplab_script")[0].get("SETS")
     if not isinstance(named, dict) or not named or not all(isinstance(one, Evaluation) for one in named.values()):
-        raise InvalidInput(f"--sets: {path} has no variable SETS, a dict of `Evaluation` by the name of the set")
+        raise InvalidInput(f"--sets: {path} has no variable SETS; give a script with {what}")
     return {str(name): evaluation for name, evaluation in named.items()}
 
 
