@@ -52,7 +52,7 @@ from sweeplab.ranking.next_steps import (
     trials_setting,
 )
 from sweeplab.ranking.summary import ReadOutcomes
-from sweeplab.records import Point, SweepRecord, number_of
+from sweeplab.records import OWN_CLASSIFIER, Point, SweepRecord, number_of
 from sweeplab.storage.files import write_atomically
 
 
@@ -335,6 +335,8 @@ def _how_to_measure(sweep: SweepRecord, checkpoint: str) -> str:
     """The command that measures weights as the sweep did, from any folder, or why there is none."""
     if sweep.origin.has_own_code:
         return "its script defines what its record does not hold: `evaluate` takes that script"
+    if sweep.method in OWN_CLASSIFIER:
+        return "its trials are measured by the classifiers that they train, which `evaluate` does not ask"
     return f"`{shlex.join(['sweeplab', 'evaluate', checkpoint, '--sweep', sweep.name])}`"
 
 
@@ -512,6 +514,8 @@ def _gallery_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extras) 
         missing = "Pictures are made of this home's own sweeps."
     elif not sweep.origin.has_spec or sweep.origin.has_own_code:
         missing = "The sweep's record alone does not hold its images and models."
+    elif sweep.method in OWN_CLASSIFIER:
+        missing = "The trials are classifiers, and pictures are shown to models that prompts ask."
     elif winner is None or winner.checkpoint is None:
         missing = f"It takes a cleaned trial whose weights are kept; then {missing}"
     if gallery is None:

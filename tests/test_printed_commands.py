@@ -144,7 +144,7 @@ VERBS = {
     "a miniature": {"resume", "run", "clean", "evaluate", "promote", "report", "pretrain"},
     "interrupted": {"resume", "run", "clean", "evaluate", "promote", "report"},
     "nothing cleaned": {"resume", "run", "report"},
-    "a classifier of its own": {"resume", "run", "clean", "evaluate", "report"},
+    "a classifier of its own": {"resume", "run", "clean"},
     "set aside": {"run", "clean", "evaluate", "promote", "report"},
     "of an older version": {"run", "clean", "evaluate", "promote", "report"},
     "from elsewhere": {"evaluate", "promote"},

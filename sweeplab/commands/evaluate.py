@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeplab.attacks import ATTACKS
-from sweeplab.clip_checkpoints import checkpoint_architecture, load_weights, quick_gelu_of
+from sweeplab.clip_checkpoints import checkpoint_architecture, checkpoint_facts, load_weights, quick_gelu_of
 from sweeplab.clip_folders import architecture_named
 from sweeplab.clip_model import Architecture, matching_architectures
 from sweeplab.data.labelled_sources import source_at
@@ -16,6 +16,7 @@ from sweeplab.experiment import CleaningSweep
 from sweeplab.records import Measurement
 from sweeplab.specs import InvalidInput, kinds
 from sweeplab.storage.home import home_folder
+from sweeplab.training.objective import has_classifier
 from sweeplab.worker.jobs import MeasuringJob, whole_machine
 from sweeplab.worker.run import measure_checkpoint
 
@@ -35,16 +36,33 @@ class EvaluationRequest:
 
 
 def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
-    """Measure a checkpoint in this process.
+    """Measure a checkpoint in this process: by prompts, and where a sweep is named as the sweep does.
 
     Raises:
-        InvalidInput: if the architecture, the test set or half of the trigger is missing, or the attack is unknown.
+        InvalidInput: if the architecture, the test set or half of the trigger is missing, the attack is unknown, or
+            the sweep measures its trials by a classifier that they train.
     """
-    machine = whole_machine(home_folder())
+    _check_zero_shot(request)
     job = MeasuringJob(
-        architecture_of(request), str(request.checkpoint), evaluation_of(request), trigger_of(request), machine
+        architecture_of(request),
+        str(request.checkpoint),
+        evaluation_of(request),
+        trigger_of(request),
+        whole_machine(home_folder()),
+        request.sweep.protocol if request.sweep is not None else "paper",
     )
     return measure_checkpoint(job)[0]
+
+
+def _check_zero_shot(request: EvaluationRequest) -> None:
+    sweep = request.sweep
+    is_trial = "sweep" in (checkpoint_facts(request.checkpoint) or {})
+    if sweep is not None and is_trial and has_classifier(sweep.method):
+        raise InvalidInput(
+            f"checkpoint {request.checkpoint} is of a trial whose method, {getattr(sweep.method, 'kind', '?')!r}, is "
+            "measured by the classifier that it trains: by prompts it is another model than the sweep measured; name a "
+            "test set with --test, and no sweep, to measure that one"
+        )
 
 
 def evaluation_of(request: EvaluationRequest) -> Evaluation:
@@ -121,7 +139,7 @@ def _detected(checkpoint: Path) -> Architecture:
 
 def trigger_of(request: EvaluationRequest) -> Trigger | None:
     """The one that was named, else the sweep's; None where neither says one."""
-    planted = request.sweep.victim.trigger() if request.sweep is not None else None
+    planted = request.sweep.trigger() if request.sweep is not None else None
     if request.attack is None:
         if planted is None and request.target is not None:
             raise InvalidInput("--target needs --attack: say which trigger to stamp")

@@ -21,6 +21,7 @@ from sweeplab.specs import InvalidInput
 from sweeplab.storage.files import read_object, write_json
 from sweeplab.storage.node_cache import content_of, local_copy
 from sweeplab.sweep_folder import SweepFolder
+from sweeplab.training.objective import has_classifier
 from sweeplab.training.precision import float32_products
 from sweeplab.training.randomness import stream_seed
 from sweeplab.worker.input_paths import recorded_sweep
@@ -40,8 +41,8 @@ NAMES = 3
 def make_gallery(folder: SweepFolder, board: Leaderboard) -> Path:
     """Write the gallery beside the sweep's ledger; returns the file.
 
-    Triggers are drawn as the sweep's evaluation draws them for the same images. Shares are softmax's at the model's own
-    temperature.
+    Triggers are drawn as the sweep's evaluation draws them for the same images under `paper`, under `authors` too,
+    where it draws others for every model, on squashed images. Shares are softmax's at the model's own temperature.
 
     Args:
         folder: of the sweep.
@@ -59,7 +60,9 @@ def make_gallery(folder: SweepFolder, board: Leaderboard) -> Path:
     if winner is None or winner.checkpoint is None:
         raise InvalidInput(f"sweep {folder.name!r} has no cleaned trial whose weights are kept, so no gallery yet")
     sweep = recorded_sweep(header)
-    trigger = sweep.victim.trigger()
+    if has_classifier(sweep.method):
+        raise InvalidInput(f"sweep {folder.name!r} has no gallery: its trials are classifiers, and it asks by prompts")
+    trigger = sweep.trigger()
     if trigger is None or isinstance(trigger.attack, TargetedImages):
         raise InvalidInput(f"sweep {folder.name!r} has no gallery: its victim knows no trigger")
     architecture, evaluation = sweep.victim.architecture, sweep.evaluation

@@ -56,8 +56,10 @@ class Machine:
 
     @property
     def share_of_node(self) -> float:
-        """Of what its processes share, the part of this one, as of the cores: 0 .. 1."""
-        return self.decoders / usable_cores()
+        """Of what the node's processes share, the part of this one, as of the cores: 0 .. 1; alone, all."""
+        if not self.share_of_cores:
+            return 1.0
+        return min(1.0, max(self.threads, self.share_of_cores) / usable_cores())
 
     @property
     def node_cache_bytes(self) -> float:

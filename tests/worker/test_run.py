@@ -89,6 +89,15 @@ def test_no_more_loaders_than_shared_memory_has_room_for(
     assert worker_run.loader_workers(Resources(loader_workers=9), machine, **BATCH) == 9
 
 
+@pytest.mark.parametrize(("share", "cores", "part"), [(128, 128, 1), (28, 224, 1 / 8), (0, 64, 1), (40, 32, 1)])
+def test_shared_memory_is_divided_as_the_cores_are(
+    share: int, cores: int, part: float, monkeypatch: pytest.MonkeyPatch
+):
+    """Not as the loaders, of which a large node has no more than 16; a process alone has all."""
+    monkeypatch.setattr(jobs, "usable_cores", lambda: cores)
+    assert Machine(Path("data"), 1, use_cuda=True, share_of_cores=share).share_of_node == part
+
+
 def test_ranks_hold_their_own_part_of_a_batch_in_shared_memory(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jobs, "usable_cores", lambda: 8)
     monkeypatch.setattr(worker_run.shutil, "disk_usage", lambda place: SimpleNamespace(free=4 * 18 * 512))
