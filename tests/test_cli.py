@@ -1606,7 +1606,7 @@ def test_status_tells_the_same_time_left_as_the_driver(monkeypatch: pytest.Monke
 
     at(0)
     shown = SweepProgress(
-        total=6, points_per_trial=2, victim_accuracy=0.4, asr_ceiling=0.05, trials=(trial(0, "running", -5),)
+        total=6, points_per_trial=2, victim_accuracy=0.4, asr_ceiling=0.05, trials=(trial(0, "running", -5),), ends={}
     )
     heard = [trial(0, "finished", -5, 10), trial(1, "running"), trial(1, "running", 20), trial(2, "failed")]
     heard += [trial(3, "running"), trial(3, "running", 30)]

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -11,7 +12,7 @@ from rich.text import Text
 from sweeplab.evaluation.retention import best_cleaned_point, best_of_trials, retention
 from sweeplab.live_line import live_line
 from sweeplab.ranking.costs import seconds_left
-from sweeplab.ranking.leaderboard import short_value
+from sweeplab.ranking.leaderboard import column_words
 from sweeplab.records import OVER, Point, TrialRecord, duration, number_of, percent
 from sweeplab.terminal import PatientConsole, wrapped
 
@@ -30,8 +31,13 @@ class SweepProgress:
         victim_accuracy: float,
         asr_ceiling: float,
         trials: tuple[TrialRecord, ...],
+        ends: Mapping[str, Sequence[float]],
     ) -> None:
-        """Begin with the trials that earlier commands have finished or begun."""
+        """Begin with the trials that earlier commands have finished or begun.
+
+        `ends` are those of `SweepRecord`: they choose a parameter's notation, so that it is the same in every line.
+        """
+        self.ends = ends
         self.total, self.points_per_trial = total, points_per_trial
         self.victim_accuracy, self.asr_ceiling = victim_accuracy, asr_ceiling
         is_quiet = not logging.getLogger("sweeplab").isEnabledFor(logging.INFO)
@@ -78,7 +84,8 @@ class SweepProgress:
         over = sum(one.state in OVER for one in self.trials.values())
         best = self._best()
         mark = " (best so far)" if best is not None and best[0] == trial.number else ""
-        params = "  ".join(f"{name}={short_value(value)}" for name, value in trial.params.items())
+        words = {name: column_words([*self.ends.get(name, ()), value])[-1] for name, value in trial.params.items()}
+        params = "  ".join(f"{name}={word}" for name, word in words.items())
         came_of_it = outcome(trial, self.victim_accuracy, self.asr_ceiling)
         left = f"  |  ETA {self.eta()}" if over < self.total else ""
         self._say(f"{over}/{self.total}  trial {trial.number}: {came_of_it}{mark}  |  {params}{left}")

@@ -306,14 +306,15 @@ def workplace(sweep: CleaningSweep, inline: bool) -> Iterator[None]:
 
 def _run_trials(prepared: Prepared, folder: SweepFolder, victim: Victim, session: Session) -> str | None:
     """Run what is missing; returns the bound that left trials unbegun, if one did."""
-    sweep = prepared.sweep
+    sweep, record = prepared.sweep, folder.record()
     tracking = synced_tracking(sweep, folder, session)
     progress = SweepProgress(
         total=int(folder.header()["planned_trials"]),
         points_per_trial=sweep.num_points() - 1,
         victim_accuracy=victim.measurement.accuracy,
         asr_ceiling=sweep.search.asr_ceiling,
-        trials=folder.record().trials,
+        trials=record.trials,
+        ends=record.ends,
     )
     sync = MLflowSync(tracking, lambda params: full_setting(sweep.setting(params))) if tracking is not None else None
     page = PageWriter(folder)

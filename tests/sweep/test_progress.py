@@ -20,7 +20,7 @@ def trial(number: int, *rates: tuple[int, int], state: TrialState = "finished", 
 
 def showing(total: int = 3, *, width: int | None = None) -> tuple[SweepProgress, io.StringIO]:
     shown, stream = (
-        SweepProgress(total=total, points_per_trial=2, victim_accuracy=0.4, asr_ceiling=0.05, trials=()),
+        SweepProgress(total=total, points_per_trial=2, victim_accuracy=0.4, asr_ceiling=0.05, trials=(), ends={}),
         io.StringIO(),
     )
     shown.console = PatientConsole(
@@ -44,6 +44,15 @@ def test_a_log_has_one_line_for_each_trial_with_what_came_of_it_and_the_best_so_
     assert "rate=0.001" in lines[0]
     assert lines[0].endswith("ETA ...")
     assert "ETA" not in lines[2]
+
+
+def test_a_parameter_has_one_notation_in_all_lines():
+    """By itself 0.0017 would be written 0.00170."""
+    shown, stream = showing()
+    shown.ends = {"rate": (1e-5, 1e-2)}
+    for number, rate in enumerate((2.14e-4, 1.704e-3)):
+        shown.hear(TrialRecord(**{**vars(trial(number, (30, 0))), "params": {"rate": rate}}))
+    assert re.findall(r"rate=(\S+)", stream.getvalue()) == ["2.14e-04", "1.70e-03"]
 
 
 def test_a_worse_trial_is_not_marked_and_a_stopped_or_failed_one_says_why():
@@ -93,7 +102,7 @@ def test_the_live_line_fits_the_terminal(width: int):
 
 def test_a_quiet_command_shows_no_progress(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]):
     with caplog.at_level("WARNING", "sweeplab"):
-        shown = SweepProgress(total=1, points_per_trial=1, victim_accuracy=0.4, asr_ceiling=0.05, trials=())
+        shown = SweepProgress(total=1, points_per_trial=1, victim_accuracy=0.4, asr_ceiling=0.05, trials=(), ends={})
     with shown:
         shown.hear(trial(0, (36, 0)))
     assert capsys.readouterr().out == ""
