@@ -76,6 +76,7 @@ def draw_against(frame: pd.DataFrame, by: str, *, rate: str = "ASR", asr_ceiling
         asr_ceiling: a fraction; None: nothing was to be cleaned.
     """
     figure = go.Figure()
+    heights = style.accuracy_range(frame["accuracy"].to_numpy(dtype=float))
     lines = [line for line in dict.fromkeys(frame["line"]) if line != VICTIM]
     for index, column in enumerate(("accuracy", "asr")):
         for line in dict.fromkeys(frame["line"]):
@@ -109,11 +110,12 @@ def draw_against(frame: pd.DataFrame, by: str, *, rate: str = "ASR", asr_ceiling
                 style.axis_name("y", index): {
                     "anchor": style.axis_id("x", index),
                     "title": {"text": f"{rate} (%)" if index else "accuracy (%)"},
-                    "rangemode": "tozero",
                     "nticks": 6,
+                    **({"rangemode": "tozero"} if index else {"range": list(heights)}),
                 },
             }
         )
+    style.note_below(figure, 100 * frame["accuracy"].to_numpy(dtype=float), heights[0], 0)
     if asr_ceiling is not None:
         style.dotted_line(figure, 100 * asr_ceiling, 1)
     return style.side_by_side(figure)

@@ -108,8 +108,10 @@ def describe_lines(frame: pd.DataFrame) -> str:
     """The figure in one sentence: what each line ends at, of the first panel that has ends worth naming."""
     titles = list(dict.fromkeys(frame["quantity"]))
     quantity = next((title for title in titles if title.startswith(("ASR", "PSR", "poisons", SCORES))), titles[0])
+    digits = ".1f" if quantity.endswith("(%)") else ".3g"
+    first_and_last = f"from {{0:{digits}}} to {{1:{digits}}}"
     ends = [
-        f"{line}{f', {part}' if part else ''} from {points['value'].iloc[0]:.3g} to {points['value'].iloc[-1]:.3g}"
+        f"{line}{f', {part}' if part else ''} {first_and_last.format(*points['value'].iloc[[0, -1]])}"
         for (line, part), points in frame[frame["quantity"] == quantity].groupby(["line", "part"], sort=False)
     ]
     more = f" and {len(ends) - 6} more" if len(ends) > 6 else ""

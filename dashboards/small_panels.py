@@ -20,7 +20,8 @@ def panel_points(comparison: Comparison, trials: Sequence[int] = ()) -> pd.DataF
     """Every point of the chosen trials, the start too, by sweep and by the first parameter that takes several values.
 
     Columns: `panel` (its title: the sweep, where there are several, and the setting), `name` (of the sweep), `trial`,
-    `id` (see `Comparison.trial_ids`), `series`, `epoch`, `accuracy`, `asr` (fractions).
+    `id` (see `Comparison.trial_ids`), `series`, `epoch`, `accuracy`, `asr` (fractions). The attribute `chosen_from` is
+    the number of trials of which the best were chosen; 0: they were asked for.
 
     Args:
         comparison: what is compared.
@@ -39,7 +40,9 @@ def panel_points(comparison: Comparison, trials: Sequence[int] = ()) -> pd.DataF
                 if (asr := point.measurement.asr) is not None
                 for accuracy in (point.measurement.accuracy,)
             ]
-    return pd.DataFrame(rows, columns=["panel", "name", "trial", "id", "series", "epoch", "accuracy", "asr"])
+    frame = pd.DataFrame(rows, columns=["panel", "name", "trial", "id", "series", "epoch", "accuracy", "asr"])
+    frame.attrs["chosen_from"] = 0 if trials else sum(row.epochs is not None for s in sweeps for row in s.board.rows)
+    return frame
 
 
 def _chosen(item: ComparedSweep, trials: Sequence[int], most: int) -> list[TrialRecord]:
@@ -67,11 +70,13 @@ def _titles(item: ComparedSweep, trials: Sequence[TrialRecord]) -> list[tuple[Tr
 def describe_panels(frame: pd.DataFrame, asr_ceiling: float) -> str:
     """The figure in one sentence."""
     cleaned = frame[(frame["epoch"] > 0) & (frame["asr"] < asr_ceiling)]["id"].nunique()
-    count = frame["id"].nunique()
-    verb = "comes" if cleaned == 1 else "come"
+    count, chosen_from = frame["id"].nunique(), frame.attrs["chosen_from"]
+    shown, verb = number_of(count, "trial"), "comes" if cleaned == 1 else "come"
+    if count < chosen_from:
+        shown = f"Each sweep's best, {count} of {number_of(chosen_from, 'trial')}"
     return (
-        f"{number_of(count, 'trial')}, accuracy over ASR (%), markers growing with the epoch; {cleaned} of them {verb} "
-        f"below {style.ceiling_text(asr_ceiling)} ASR (dashed line)."
+        f"{shown}, accuracy over ASR (%), markers growing with the epoch; {cleaned} of the {count} shown {verb} below "
+        f"{style.ceiling_text(asr_ceiling)} ASR (dashed line)."
     )
 
 

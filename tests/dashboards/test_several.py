@@ -295,6 +295,15 @@ class TestAgainst:
         assert {trace.mode for trace in figure.data} == {"markers"}
         assert render_results(Comparison.of([item], "warmup_steps")).row_count == 60
 
+    def test_its_accuracies_fill_their_axis_and_a_destroyed_one_is_noted(self):
+        """Twenty from 38.0 to 39.9 %, the victim's 40 %, and one of 0.1 %, which has no part in the axis."""
+        kept = [trial(n, START, (380 + n, 10), warmup_steps=n) for n in range(20)]
+        item = compared("s", *kept, trial(20, START, (1, 10), warmup_steps=20))
+        layout = draw_against(against_points(Comparison.of([item], "warmup_steps")), "warmup_steps").layout
+        low, high = layout.yaxis.range
+        assert 37 < low < 38 < 40 < high < 41
+        assert any("0.1" in note.text for note in layout.annotations)
+
     def test_words_make_no_axis(self):
         assert against_points(two_methods()).empty
 
@@ -335,7 +344,7 @@ class TestLines:
         ]  # fmt: skip
         assert frame[frame["quantity"] == "PSR (%)"][["x", "value"]].to_numpy().tolist() == [[0, 0], [1, 90]]
         assert frame[frame["quantity"] == "safe poisons"]["value"].tolist() == [0, 1]
-        assert describe_lines(frame) == "PSR (%), first and last epoch: v from 0 to 90."
+        assert describe_lines(frame) == "PSR (%), first and last epoch: v from 0.0 to 90.0."
 
     def test_scores_over_checkpoints_have_two_lines_in_one_panel(self):
         frame = training_points(Comparison.of([scores("t")]))
@@ -432,7 +441,7 @@ class TestSmallPanels:
         ]  # fmt: skip
         assert frame["epoch"].tolist() == [0, 1] * 3
         assert "3 trials, " in describe_panels(frame, 0.05)
-        assert "; 1 of them comes below 5\u00a0% ASR" in describe_panels(frame, 0.05)
+        assert "; 1 of the 3 shown comes below 5\u00a0% ASR" in describe_panels(frame, 0.05)
         assert len(draw_panels(frame, ("s",), asr_ceiling=0.05).data) == 3
 
     def test_trials_may_be_chosen(self):
@@ -444,6 +453,9 @@ class TestSmallPanels:
         frame = panel_points(Comparison.of(many))
         assert frame.groupby("name")["trial"].nunique().to_dict() == {"x-s": 12, "x-t": 12}
         assert frame["trial"].max() == 11
+        said = describe_panels(frame, 0.05)
+        assert said.startswith("Each sweep's best, 24 of 60 trials, accuracy over")
+        assert "; 24 of the 24 shown come below" in said
         assert frame["panel"].iloc[0] == "s\ntrial 0"
 
 
