@@ -541,13 +541,14 @@ def _comparison_view(sweep: SweepRecord, leaderboard: Leaderboard, extras: Extra
     head = ("comparison", "The best trials image by image", "Image by image")
     frame = compared_trials(sweep, leaderboard, extras.outcomes)
     if frame.empty:
-        finding = "No two cleaned trials have their outcomes image by image."
+        finding = "No two cleaned trials that keep half of the accuracy have their outcomes image by image."
         missing = "Sweeps that are run here keep them; imported tables have none."
         return View(*head, finding, missing=missing)
     heads = {"trial": "Trial", "only_best": "Correct only in the best", "only_other": "Correct only in it"}
     heads |= {"p_accuracy": "p (McNemar, Holm)", "hits_only_best": "Hits only in the best"}
     heads |= {"hits_only_other": "Hits only in it", "p_asr": "p (McNemar, Holm), hits"}
-    return View(*head, describe_comparison(frame), draw_comparison(frame), small_table(frame, heads))
+    finding = describe_comparison(frame, leaderboard.cleaned.below_half)
+    return View(*head, finding, draw_comparison(frame), small_table(frame, heads))
 
 
 def _budget_view(sweep: SweepRecord) -> View:

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboards import style
+from sweeplab.evaluation.retention import HALF
 from sweeplab.ranking.leaderboard import Leaderboard
 from sweeplab.ranking.paired import holm, paired
 from sweeplab.ranking.summary import ReadOutcomes
@@ -23,15 +24,17 @@ def compared_trials(
 
     Columns: `best`, `trial` (numbers), `images` (clean test images), `only_best`, `only_other` (images that one alone
     classifies correctly), `p_accuracy` (McNemar's exact test, two-sided, corrected by Holm over the rows),
-    `hits_only_best`, `hits_only_other` (triggered images that hit in one alone), `p_asr` (likewise). Empty where
-    outcomes of two cleaned trials are not there. The trials were chosen on these images, which no correction undoes.
+    `hits_only_best`, `hits_only_other` (triggered images that hit in one alone), `p_asr` (likewise). Trials that keep
+    less than half of the victim's accuracy have no part in it: the bars of one that was destroyed would squeeze all
+    others. Empty where outcomes of two others are not there. The trials were chosen on these images, which no
+    correction undoes.
     """
     columns = ["best", "trial", "images", "only_best", "only_other", "p_accuracy"]
     columns += ["hits_only_best", "hits_only_other", "p_asr"]
     trials = {trial.number: trial for trial in sweep.trials}
     found = []
     for row in leaderboard.rows[: most + 1]:
-        if not row.feasible:
+        if row.retention is None or row.retention < HALF:
             break
         index = next(point.index for point in trials[row.trial].points if point.epoch == row.epoch)
         if (kept := outcomes(row.trial, index)) is not None and kept.num_images:
@@ -48,8 +51,21 @@ def compared_trials(
     return frame.assign(p_accuracy=holm(frame["p_accuracy"].tolist()), p_asr=holm(frame["p_asr"].tolist()))
 
 
-def describe_comparison(frame: pd.DataFrame) -> str:
-    """The figure in one sentence."""
+def describe_comparison(frame: pd.DataFrame, below_half: int = 0) -> str:
+    """The figure in a sentence or two.
+
+    Args:
+        frame: of `compared_trials`, not empty.
+        below_half: how many cleaned trials keep less than half of the victim's accuracy.
+    """
+    keep, are = ("keeps", "is") if below_half == 1 else ("keep", "are")
+    destroyed = (
+        f" {number_of(below_half, 'cleaned trial')} {keep} less than half of the accuracy and {are} not compared."
+    )
+    return _told_apart(frame) + (destroyed if below_half else "")
+
+
+def _told_apart(frame: pd.DataFrame) -> str:
     told = frame[frame["p_accuracy"] < 0.05]
     best = frame["best"].iloc[0]
     following = "one" if len(frame) == 1 else str(len(frame))

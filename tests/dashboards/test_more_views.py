@@ -335,6 +335,22 @@ class TestImageByImage:
         axis = draw_comparison(frame).layout.xaxis
         assert (axis.tickvals, axis.ticktext) == ((-100, 0, 100), ("100", "0", "100"))
 
+    def test_a_destroyed_trial_is_not_compared_and_is_counted(self):
+        """400 of the victim's 1000: the third trial keeps 199, less than half."""
+        record = sweep(*(trial(n, START, (correct, 10)) for n, correct in enumerate((390, 389, 199))))
+        correct = {n: record.trials[n].points[1].measurement.accuracy_k for n in range(3)}
+        board = ranked(record)
+
+        def outcomes(number, index):
+            return Outcomes.of(np.arange(1000) < correct[number], np.arange(1000) < 10)
+
+        frame = compared_trials(record, board, outcomes)
+        assert frame["trial"].tolist() == [1]
+        assert describe_comparison(frame, board.cleaned.below_half) == (
+            "On these images trial 0 cannot be told apart from the next one by accuracy (McNemar, p ≥ 0.05): choose "
+            "among them by ASR or cost. 1 cleaned trial keeps less than half of the accuracy and is not compared."
+        )
+
     @pytest.mark.parametrize(
         ("most", "texts"),
         [(1, "1 0 1"), (2, "2 1 0 1 2"), (8, "5 0 5"), (225, "200 100 0 100 200"), (1505, "1,000 0 1,000")],
