@@ -20,6 +20,12 @@ MOST_BEST = 200
 LABEL_SHARE = 0.08
 """Of a panel's height, what a label takes with some room."""
 
+PANEL = 360
+"""Pixels, height of a panel beside another."""
+
+DROPS = (54, 84, 114, 144, 174)
+"""Pixels from the best point down to its label; the first that covers the fewest best points of other trials."""
+
 
 def trade_off_points(sweep: SweepRecord, leaderboard: Leaderboard) -> pd.DataFrame:
     """One row for every point that may win, one for the victim.
@@ -147,14 +153,14 @@ def draw_trade_off(frame: pd.DataFrame, *, asr_ceiling: float, density_above: in
     style.asr_panels(figure, asr_ceiling, *heights)
     for index, shown in enumerate((points, near)):
         style.note_below(figure, 100 * shown["accuracy"].to_numpy(dtype=float), heights[index][0], index)
-    _label_winner(figure, points, zoom=zoom)
+    _label_winner(figure, points, heights[1], zoom=zoom)
     # The winner's label is wider than a narrow panel.
     label = f"annotations[{len(figure.layout.annotations) - 1}].visible" if (points["kind"] == "winner").any() else None
     figure.update_layout(template=style.TEMPLATE, margin={"l": 58, "r": 18, "autoexpand": False})
     title = "accuracy (%)"
     return style.responsive(
         figure,
-        wide={**style.panels(2, 2, panel=360, y_title=title), **({label: True} if label else {})},
+        wide={**style.panels(2, 2, panel=PANEL, y_title=title), **({label: True} if label else {})},
         narrow={**style.panels(2, 1, panel=300, top=30, y_title=title), **({label: False} if label else {})},
     )
 
@@ -356,7 +362,25 @@ def _percentages(points: pd.DataFrame) -> list[tuple[float, float]]:
     return list(zip(asr.tolist(), accuracy.tolist(), strict=True))
 
 
-def _label_winner(figure: go.Figure, points: pd.DataFrame, *, zoom: float) -> None:
+def label_drop(points: pd.DataFrame, ends: tuple[float, float], *, zoom: float) -> int:
+    """How far below the winner its label stands, pixels, so that it hides no other trial's best point.
+
+    Args:
+        points: of `trade_off_points`, a winner among them.
+        ends: of the axis of accuracy, percent.
+        zoom: end of that of ASR, percent.
+    """
+    winner, best = (points[points["kind"] == kind] for kind in ("winner", "best"))
+    # A label takes little more than half of the narrowest panel on both sides of its point.
+    near = best[(100 * (best["asr"] - winner["asr"].iloc[0])).abs() < 0.6 * zoom]
+    pixel = (ends[1] - ends[0]) / PANEL
+    below = 100 * (winner["accuracy"].iloc[0] - near["accuracy"]).to_numpy() / pixel
+    # At the panel's lower end stands how many points lie below it.
+    room = (100 * winner["accuracy"].iloc[0] - ends[0]) / pixel - 30
+    return min((drop for drop in DROPS if drop <= max(room, DROPS[0])), key=lambda drop: (abs(below - drop) < 15).sum())
+
+
+def _label_winner(figure: go.Figure, points: pd.DataFrame, ends: tuple[float, float], *, zoom: float) -> None:
     winner = points[points["kind"] == "winner"]
     for trial, epoch, (asr, accuracy) in zip(winner["trial"], winner["epoch"], _percentages(winner), strict=True):
         # The label takes half of a panel of a page of 800 pixels.
@@ -369,7 +393,7 @@ def _label_winner(figure: go.Figure, points: pd.DataFrame, *, zoom: float) -> No
             text=f"<b>trial {trial}</b>, epoch {epoch:g}: {accuracy:.1f}\u00a0%",
             xanchor=side,
             ax=shift,
-            ay=54,
+            ay=label_drop(points, ends, zoom=zoom),
             arrowcolor=style.MUTED,
             arrowwidth=1,
             arrowhead=0,

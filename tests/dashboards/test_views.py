@@ -28,6 +28,7 @@ from dashboards.trade_off import (
     draw_trade_off,
     frontier_table,
     kept_points,
+    label_drop,
     trade_off_points,
 )
 from dashboards.trajectories import (
@@ -133,6 +134,12 @@ class TestTradeOff:
     def test_summary_counts_the_cleaned_epochs(self):
         text = describe_trade_off(self.table(mixed()), 0.05)
         assert text.startswith("3 of 6 evaluated epochs (3 trials)")
+
+    @pytest.mark.parametrize(("kept", "drop"), [((400, 398), 54), ((400, 391), 84), ((400, 391, 386), 114)])
+    def test_the_winners_label_stands_where_it_hides_no_other_trials_best(self, kept, drop):
+        """60 pixels a point on an axis of 6 points: 0.9 points below the winner are 54 pixels, 1.4 are 84."""
+        frame = self.table(sweep(*(trial(n, START, (correct, 10)) for n, correct in enumerate(kept))))
+        assert label_drop(frame, (35.0, 41.0), zoom=10.0) == drop
 
     def test_markers_give_way_to_a_density(self):
         frame = self.table(mixed())
