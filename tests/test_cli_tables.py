@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,46 @@ def test_the_leaderboard_groups_seeds(home: Path):
     assert code == 0
     assert "3 configurations, over their seeds" in stdout
     assert "--by='seed' is unknown; known: trial, configuration" in refused("leaderboard", "made-up", "--by", "seed")
+    cut = command("leaderboard", "made-up", "--by", "configuration", "--limit", "2")[1]
+    assert "made-up: the first 2 of 3 configurations, over their seeds" in cut
+
+
+@pytest.mark.parametrize("limit", ["0", "-3"])
+def test_a_leaderboard_has_one_row_at_least(limit: str, home: Path):
+    assert "should be greater than or equal to 1" in refused("leaderboard", "made-up", "--limit", limit)
+
+
+def test_where_there_is_nothing_to_show_one_line_says_so(home: Path, table: Path):
+    nothing = f"no sweeps in {home}; `sweeplab run SCRIPT` runs those of a script\n"
+    assert command("list") == (0, nothing, "")
+    assert command("list", "--victims") == (0, f"no victims in {home}\n", "")
+    assert json_of("list") == json_of("list", "--victims") == []
+    command("import", str(table), "--sweep", "elsewhere")
+    assert command("logs", "elsewhere") == (0, "no events: it was imported\n", "")
+    fabricated.prepared_folder(home / "sweeps")
+    assert command("logs", "made-up") == (0, "no events: no trial has begun yet\n", "")
+
+
+def test_a_script_that_never_calls_main_is_refused(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    (tmp_path / "idle.py").write_text("print('here')\n")
+    assert "idle.py calls no `main`, so nothing was run" in refused("run", str(tmp_path / "idle.py"))
+
+
+@pytest.mark.parametrize("words", [["logs", "made-up", "--follow"], ["report", "made-up", "--watch"]])
+def test_ctrl_c_ends_what_only_watches_without_a_word(words: list[str], home: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = fabricated.finished_sweep(home / "sweeps")
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps.time, "sleep", interrupt)
+    with folder.lock():
+        code, shown, said = command(*words)
+    assert (code, said) == (0, "")
+    assert shown.endswith("report.html\n" if "report" in words else "\n")
+    assert "interrupted" not in shown
 
 
 def test_status_and_page_show_pruned_trials(home: Path):

@@ -136,7 +136,8 @@ def run(
     sys.argv = [str(script), *(words or [])]
     sys.path.insert(0, str(script.parent.resolve()))
     with _own_faults(script):
-        runpy.run_path(str(script), run_name="__main__")
+        runpy.run_path(str(script), run_name="__main__")  # which `main` ends
+    raise InvalidInput(f"script {script} calls no `main`, so nothing was run; end it with `main(SWEEP)`")
 
 
 def is_of_home(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Commands on sweeps that a home holds."""
 
 import ast
+import contextlib
 import shlex
 import time
 import webbrowser
@@ -134,8 +135,9 @@ def logs(
             raise InvalidInput("--json prints all that is there, once; leave --follow and --tail out")
         say_json(logs_module.log_values(folder_of(sweep), trial))
         return
-    for line in logs_module.log(folder_of(sweep), trial, tail=tail, follow=follow):
-        say(line)
+    with contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext():  # how one ends following
+        for line in logs_module.log(folder_of(sweep), trial, tail=tail, follow=follow):
+            say(line)
 
 
 @command(app, rich_help_panel=SWEEPS)
@@ -173,7 +175,7 @@ def rerun(
 def leaderboard(
     sweep: SweepName,
     as_json: AsJson = False,
-    limit: Annotated[int, typer.Option(help="Number of rows.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Number of rows.")] = 20,
     by: Annotated[
         str, typer.Option(help="A row per `trial`, or per `configuration`: mean, deviation and worst over its seeds.")
     ] = "trial",
@@ -286,7 +288,10 @@ def list_(
         raise InvalidInput("--scripts and --victims exclude each other; give one")
     if victims:
         known, broken = victims_of(home_folder(to_read=True))
-        _show_victims(known, as_json=as_json)
+        if known or as_json:
+            _show_victims(known, as_json=as_json)
+        else:
+            say(f"no victims in {home_folder(to_read=True)}")
         say_notes([f"{path.name} is left out: {why}" for path, why in broken.items()])
         return
     if scripts:
@@ -308,6 +313,8 @@ def list_(
         say_table(lambda _: _table(headings, map(_cells_of_list, rows), right=(*headings[2:4], headings[5])))
     elif num := sum(1 for _ in (home / "victims").glob("[!.]*/victim.json")):
         say(f"no sweeps; {number_of(num, 'victim')}: sweeplab list --victims")
+    else:
+        say(f"no sweeps in {home}; `sweeplab run SCRIPT` runs those of a script")
     for row in rows:
         for note in _notes_of_list(row):
             say(f"note: {row['sweep']}: {note}")
@@ -410,8 +417,9 @@ def report(
     if opens and not webbrowser.open(page.absolute().as_uri()):
         say_notes([f"no browser was found; open {page}"])
     if watch:
-        for points in watched(folder, record):
-            say(f"{time.strftime('%H:%M:%S')} {number_of(points, 'point')}")
+        with contextlib.suppress(KeyboardInterrupt):  # how one ends watching
+            for points in watched(folder, record):
+                say(f"{time.strftime('%H:%M:%S')} {number_of(points, 'point')}")
     if png:
         from sweeplab.commands.page_picture import take_picture
 

@@ -111,6 +111,8 @@ def log(
         if trial is None:
             outcome_of, events = _outcomes(folder), folder.events()
             new = events[num_events:]
+            if is_first and not events:
+                yield "no events: " + ("it was imported" if "imported" in folder.header() else "no trial has begun yet")
             if is_first and tail is not None:
                 new = new[max(0, len(new) - tail) :]
             num_events = len(events)

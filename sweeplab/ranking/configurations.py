@@ -7,7 +7,14 @@ from typing import Any
 
 from rich.table import Table
 
-from sweeplab.ranking.leaderboard import Leaderboard, LeaderboardRow, in_percent, parameter_table, with_notes
+from sweeplab.ranking.leaderboard import (
+    Leaderboard,
+    LeaderboardRow,
+    first_of,
+    in_percent,
+    parameter_table,
+    with_notes,
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,7 @@ def render_configurations(
 ) -> Table:
     """The first `limit` configurations for a terminal of so many columns; percentages with one decimal."""
     shown = rows[:limit]
+    counts = first_of(len(shown), len(rows), "configuration")
     columns = {
         "rank": [str(row.rank) for row in shown],
         "cleaned": [f"{row.feasible} of {row.measured}" for row in shown],
@@ -119,7 +127,7 @@ def render_configurations(
         "lowest ASR %\nworst": [in_percent(row.min_asr_worst, leaderboard.asr_ceiling) for row in shown],
     }
     return parameter_table(
-        with_notes(f"{leaderboard.sweep}: {len(rows):,} configurations, over their seeds", leaderboard),
+        with_notes(f"{leaderboard.sweep}: {counts}, over their seeds", leaderboard),
         "mean and deviation over the seeds that were cleaned; worst: – where one was not",
         columns,
         [row.params for row in rows],

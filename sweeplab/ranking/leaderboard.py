@@ -339,6 +339,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def first_of(shown: int, total: int, word: str) -> str:
+    """How many rows a table has, and of how many, of what one such as `trial` or `configuration`."""
+    all_of_them = number_of(total, word)
+    return all_of_them if shown == total else f"the first {shown:,} of {all_of_them}"
+
+
 def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100) -> Table:
     """The first `limit` rows for a terminal of so many columns; percentages with one decimal."""
     ceiling = percent(leaderboard.asr_ceiling, None)
@@ -347,8 +353,7 @@ def render_table(leaderboard: Leaderboard, limit: int = 20, *, width: int = 100)
     shown = leaderboard.rows[:limit]
     title = with_notes(f"{leaderboard.sweep}: victim accuracy {percent(victim.accuracy)}{victim_asr}", leaderboard)
     all_finished = all(row.state == "finished" for row in shown)  # then the column would only take space
-    total = number_of(len(leaderboard.rows), "trial")
-    counts = total if len(shown) == len(leaderboard.rows) else f"the first {len(shown):,} of {total}"
+    counts = first_of(len(shown), len(leaderboard.rows), "trial")
     counts += ", finished" if all_finished else ""
     caption = (
         f"{counts}; {leaderboard.cleaned.in_words(f'below {ceiling} ASR')}; ✓ its upper bound, "
