@@ -28,7 +28,7 @@ from sweeplab.pretraining import OBJECTIVES
 from sweeplab.pretraining.contrastive import MMCL
 from sweeplab.protocol import Protocol
 from sweeplab.ranking.stopping import Pruning
-from sweeplab.records import MINIATURE, NAME_CHARACTERS, name_with
+from sweeplab.records import MINIATURE, NAME_CHARACTERS, Sampler, name_with
 from sweeplab.search_space import Choice, Grid, SearchSpace, check_names
 from sweeplab.specs import LARGEST, AnySpec, InvalidInput, Spec, check_storage_url, one_of, usable_path
 from sweeplab.training.objective import augments_captions, image_views
@@ -391,7 +391,7 @@ class Search(Spec):
     NOT_IN_DIGEST = frozenset({"trials", "hours", "gpu_hours"})
     FIRST_DEFAULTS: ClassVar[Mapping[str, Any]] = {"startup_trials": FIRST_STARTUP_TRIALS}
 
-    sampler: Literal["tpe", "gp", "random", "qmc", "grid", "nsga2"] = "tpe"
+    sampler: Sampler = "tpe"
     """`tpe`: Optuna's TPE under the ASR constraint. `gp`: a Gaussian process under it. `nsga2`: an evolution under it.
     `random`: independent draws. `qmc`: a scrambled Sobol sequence. `grid`: the sweep's grid, in order."""
     trials: int = Field(default=16, ge=1)

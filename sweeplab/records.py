@@ -2,11 +2,12 @@
 
 import dataclasses
 import functools
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -452,6 +453,14 @@ class SweepRecord:
 MINIATURE = "-smoke"
 """How the names of miniatures end, before what is put behind them."""
 
+Sampler = Literal["tpe", "gp", "random", "qmc", "grid", "nsga2"]
+Purpose = Literal["longer", "losses", "more", "seeds"]
+"""What a sweep is run anew for."""
+
+_WORDS = "|".join((*get_args(Sampler), *get_args(Purpose)))
+_MINIATURE_NAME = re.compile(f"{MINIATURE}(-single-[0-9a-f]{{8}}|-({_WORDS}))*")
+"""How a miniature's name ends, with what the program puts behind its mark."""
+
 NAME_CHARACTERS = 80
 """That the name of a sweep or victim has at most."""
 
@@ -465,7 +474,8 @@ def name_with(name: str, ending: str) -> str:
 
 def is_miniature(name: str) -> bool:
     """Whether a sweep or victim of this name was made by `--smoke`, or from one that was."""
-    return f"{MINIATURE}-" in f"{name}-"
+    mark = name.rfind(MINIATURE)
+    return mark >= 0 and _MINIATURE_NAME.fullmatch(name, mark) is not None
 
 
 def promote_command(sweep: str, trial: int) -> str:

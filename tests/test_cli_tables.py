@@ -359,8 +359,11 @@ def test_a_pattern_leaves_out_miniatures_and_other_searches_of_a_sweep_unless_it
     assert names("fig-*-smoke*") == ["fig-5-smoke", single]
     assert names(single) == [single]
     assert names("ablation-*") == ["ablation-random"]
-    alone = f"'*smok[e]*' fits fig-5-smoke, {single} alone: a pattern takes miniatures only if it says `smoke`"
+    alone = f"'*smok[e]*' fits fig-5-smoke, {single} alone: a pattern takes miniatures only if it says `-smoke`"
     assert refused("compare", "*smok[e]*").startswith(alone)
+    for name in ("cold-smoke-1", "smoke-test-1", "smoke-test-1-smoke"):
+        assert command("import", str(table), "--sweep", name)[0] == 0
+    assert names("cold-*", "smoke-test-*") == ["cold-smoke-1", "smoke-test-1"]
 
 
 def test_sweeps_that_were_measured_on_other_images_are_refused(home: Path):

@@ -10,7 +10,6 @@ from typing import Any, get_args
 import pandas as pd
 
 from sweeplab.evaluation.measure import Evaluation
-from sweeplab.experiment import Search
 from sweeplab.ranking.compared import (
     TEST_IMAGES,
     TEST_SETS,
@@ -22,7 +21,7 @@ from sweeplab.ranking.compared import (
 )
 from sweeplab.ranking.leaderboard import rank_trials
 from sweeplab.ranking.victims import VictimRow, victims_of
-from sweeplab.records import SweepRecord, is_miniature
+from sweeplab.records import MINIATURE, Sampler, SweepRecord, is_miniature
 from sweeplab.specs import InvalidInput, digest_of
 from sweeplab.storage.files import read_object
 from sweeplab.storage.sweep_records import original_victim
@@ -75,7 +74,7 @@ def gather(home: Path, names: Sequence[str]) -> tuple[list[Compared], list[str]]
 
 
 ONLY_NAMED = (
-    "a pattern takes miniatures only if it says `smoke`, and other searches of a sweep only if it ends as they do"
+    "a pattern takes miniatures only if it says `-smoke`, and other searches of a sweep only if it ends as they do"
 )
 
 
@@ -93,10 +92,9 @@ def _is_meant(pattern: str, name: str, sweeps: Collection[str] = ()) -> bool:
     if pattern == name:
         return True
     if is_miniature(name):
-        return "smoke" in pattern
+        return MINIATURE in pattern
     base, dash, word = name.rpartition("-")
-    samplers = get_args(Search.model_fields["sampler"].annotation)
-    return pattern.endswith(dash + word) if word in samplers and base in sweeps else True
+    return pattern.endswith(dash + word) if word in get_args(Sampler) and base in sweeps else True
 
 
 def _nothing(home: Path, pattern: str, left: Collection[str], known: str) -> str:

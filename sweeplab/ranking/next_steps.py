@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sweeplab.evaluation.retention import HALF
 from sweeplab.ranking.leaderboard import WHAT_NEXT, Leaderboard, LeaderboardRow, column_words
-from sweeplab.records import OVER, SweepRecord, is_miniature, name_with
+from sweeplab.records import OVER, Purpose, SweepRecord, is_miniature, name_with
 
 FEWEST_VALUES = 5
 """Below so many values of a parameter its lowest or highest says little of where to look."""
@@ -181,9 +181,9 @@ def by_record(sweep: SweepRecord, command: str, *changes: str) -> str:
     return f"`{shlex.join(['sweeplab', command, sweep.name, *changes])}`"
 
 
-def run_anew(sweep: SweepRecord, what_for: str, *changes: str) -> str:
+def run_anew(sweep: SweepRecord, purpose: Purpose, *changes: str) -> str:
     """What runs a sweep once more with changes, see `by_record`, under a name that ends in what it is for."""
-    return by_record(sweep, "run", f"name={name_with(sweep.name, f'-{what_for}')}", *changes)
+    return by_record(sweep, "run", f"name={name_with(sweep.name, f'-{purpose}')}", *changes)
 
 
 THREE_SEEDS = ("search.seeds_per_configuration=3",)
