@@ -221,7 +221,8 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            # From memory, where an offset that is damaged is no error of the disk's.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 found = Outcomes(
                     arrays["correct"].tobytes(),
                     int(arrays["num_images"]),
@@ -229,7 +230,7 @@ class RunFolder:
                     int(arrays["num_triggered"]),
                 )
                 found.correct_mask(), found.hit_mask()
-        except (ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error) as error:
+        except (ValueError, KeyError, EOFError, TypeError, BadZipFile, zlib.error, RuntimeError) as error:
             raise InvalidInput(
                 f"{path} is damaged ({type(error).__name__}); restore it, or remove it: what is computed image by "
                 "image leaves this point out"

@@ -245,6 +245,18 @@ def test_damaged_outcomes_are_bad_input_that_names_the_file(content: bytes, run:
         run.outcomes(1)
 
 
+@pytest.mark.parametrize(("place", "value"), [(8, 1), (8, 32), (10, 1), (10, 8), (-4, 1)])
+def test_outcomes_whose_list_of_arrays_is_damaged_are_too(place: int, value: int, run: RunFolder):
+    """Of the first entry the flags (byte 8: encrypted, patched) and the method (byte 10: shrunk, stored); and where the
+    list begins (fourth byte from the end): before the file does."""
+    path = run.path / "outcomes" / "0001.npz"
+    content = bytearray(path.read_bytes())
+    content[place if place < 0 else content.index(b"PK\x01\x02") + place] ^= value
+    path.write_bytes(content)
+    with pytest.raises(InvalidInput, match=r"0001\.npz is damaged .*or remove it"):
+        run.outcomes(1)
+
+
 # --- checkpoints inside an epoch
 
 
