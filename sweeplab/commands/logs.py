@@ -187,12 +187,12 @@ def trial_log(folder: SweepFolder, number: int) -> list[str]:
     ceiling = folder.header()["spec"]["search"]["asr_ceiling"]
     for point in record.points:
         asr = point.measurement.asr
-        loss = point.train.get("loss")
+        loss, seconds = point.train.get("loss"), point.train_seconds + point.evaluate_seconds
         lines.append(
             f"epoch {point.epoch:g}: accuracy {percent(point.measurement.accuracy)}"
             + (f", ASR {percent(asr, ceiling=ceiling)}" if asr is not None else "")
             + (f", loss {loss:.4f}" if loss is not None else "")
-            + f" (attempt {point.attempt}, {duration(point.train_seconds + point.evaluate_seconds)})"
+            + f" (attempt {point.attempt}{f', {duration(seconds)}' if seconds else ''})"
         )
     return lines + _printed(folder, number)
 

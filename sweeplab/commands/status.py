@@ -37,6 +37,7 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
 
     costs = costs_of_columns(events, trials, stamps_of, folder.lived_until(events, is_driven=locked)).to_json()
     state = "running" if locked else "finished" if done else "interrupted"
+    seconds = float(trials.seconds.sum())
     failed = trials.trial[trials.state == "failed"].tolist()
     is_own, older = folder.is_own(to_read=True), folder.older()
     is_closed = header["name"] != folder.name or older is not None
@@ -51,7 +52,7 @@ def sweep_status(folder: SweepFolder) -> dict[str, Any]:
         "trials": counts,
         **_best_so_far(folder, header, trials),
         "trial_epochs": costs["trial_epochs"],
-        "seconds": float(trials.seconds.sum()),
+        "seconds": seconds if seconds or not costs["trial_epochs"] else None,  # a table from elsewhere may not say it
         "seconds_left": _seconds_left(header, trials, found.points(), events) if locked else None,
         "last_ms": int(trials.last_ms.max(initial=0)),
         "attempts": int(trials.attempts.sum()),

@@ -34,12 +34,12 @@ class Costs:
         """Plain JSON values, not rounded: who shows them in words rounds once."""
         return dataclasses.asdict(self)
 
-    def in_words(self, trial_seconds: float) -> str:
+    def in_words(self, trial_seconds: float | None) -> str:
         """What it took, as terminal and page say it: `6,000 trial-epochs, 21 h 52 min in trials`.
 
         Args:
             trial_seconds: of training and evaluation, over all trials; said of tables from elsewhere, which have no
-                attempts.
+                attempts. 0 or None: not known.
         """
         words = number_of(self.trial_epochs, "trial-epoch")
         if self.worker_seconds:

@@ -60,7 +60,7 @@ class LeaderboardRow:
     epochs: float | None
     """Last evaluated epoch; None: nothing was evaluated."""
     seconds: float
-    """Wall seconds of training and evaluation."""
+    """Wall seconds of training and evaluation; 0: a table from elsewhere does not say it, or nothing was done yet."""
     accuracy_report: float | None
     """Accuracy on the half of the test images that had no part in choosing the epoch (see `even_images`); None where no
     epoch is cleaned on the other half, where outcomes per image were not kept, or where it is not known which test
@@ -74,8 +74,9 @@ class LeaderboardRow:
     asr_high: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {field.name: _json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        """Plain JSON values; a time that is not known is null."""
+        values = {field.name: _json_value(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {**values, "seconds": self.seconds or None}
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ def trials_table(leaderboard: Leaderboard) -> pd.DataFrame:
         params = values.pop("params")
         del values["checkpoint"]  # a place in this home, which says nothing where the table is read
         rows.append({**values, **params})
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.astype({"seconds": float}) if rows else table  # as in `epochs_table`
 
 
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")

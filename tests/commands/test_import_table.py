@@ -10,10 +10,11 @@ import pytest
 from dashboards.build import render_page
 from sweeplab.commands import import_table as import_table_module
 from sweeplab.commands.import_table import import_table, read_table
+from sweeplab.commands.logs import trial_log
 from sweeplab.commands.status import sweep_status
 from sweeplab.ranking.costs import Costs
 from sweeplab.ranking.leaderboard import rank_trials
-from sweeplab.ranking.tables import epochs_table, export
+from sweeplab.ranking.tables import epochs_table, export, trials_table
 from sweeplab.specs import InvalidInput, StorageFault
 from sweeplab.sweep_folder import SweepFolder
 
@@ -132,6 +133,12 @@ def test_no_time_is_said_that_the_table_does_not_hold(seconds: float | None, tmp
     assert "Last epoch measured" not in page
     assert ('title="training and evaluation">Time' in page) == (seconds is not None)
     assert not any(text in page for text in (">0\u00a0s<", '<th scope="col">Time'))
+    board = rank_trials(record, folder.outcomes)
+    told = [status["seconds"], *(row["seconds"] for row in board.to_json()["trials"])]
+    assert {value is None for value in told} == {seconds is None}
+    assert set(trials_table(board)["seconds"].isna()) == {seconds is None}
+    last = trial_log(folder, record.trials[0].number)[-1]
+    assert last.endswith("(attempt 1)" if seconds is None else "(attempt 1, 30 s)")
     assert epochs_table(record)["seconds"].isna().sum() == (6 if seconds is None else 1)  # one more row is the victim
 
 
