@@ -156,11 +156,11 @@ class Finished:
     pairs: TrainingPairs
     weights: dict[str, Tensor]
     points: list[Point]
-    checkpoints: Path
+    checkpoints: Path | None
 
     @classmethod
     def run(
-        cls, objective: Spec, tiny: Architecture, pairs: TrainingPairs, checkpoints: Path, **fields: object
+        cls, objective: Spec, tiny: Architecture, pairs: TrainingPairs, checkpoints: Path | None, **fields: object
     ) -> "Finished":
         model, notebook = build(tiny, seed=0), Notebook()
         common = {"epochs": 3, "seed": 0, "measure_at": (1,), "checkpoint_folder": checkpoints}
@@ -168,9 +168,9 @@ class Finished:
         train(model, pairs, run, measure=measure, context=notebook)
         return cls(objective, tiny, pairs, model.state_dict(), notebook.points, checkpoints)
 
-    def again(self, checkpoints: Path, **fields: object) -> "Finished":
-        """The same run a second time, but for these fields."""
-        return Finished.run(self.objective, self.tiny, self.pairs, checkpoints, **fields)
+    def again(self, **fields: object) -> "Finished":
+        """The same run a second time, but for these fields; it writes no checkpoint."""
+        return Finished.run(self.objective, self.tiny, self.pairs, None, **fields)
 
 
 @pytest.fixture(scope="module", params=EVERY.values(), ids=EVERY.keys())
@@ -180,18 +180,18 @@ def finished(
     return Finished.run(request.param, tiny, pairs, tmp_path_factory.mktemp("finished"))
 
 
-def test_the_same_seed_gives_the_same_weights(finished: Finished, tmp_path: Path):
+def test_the_same_seed_gives_the_same_weights(finished: Finished):
     """After two of the three epochs, whatever the global random stream."""
     torch.manual_seed(1234)
-    again = finished.again(tmp_path, stop_after=2)
+    again = finished.again(stop_after=2)
     first = checkpoints.load(finished.checkpoints / "epoch-0002.pt")["model"]
     assert again.weights.keys() == first.keys()
     assert all(torch.equal(first[name], again.weights[name]) for name in first)
 
 
-def test_a_run_resumed_inside_an_epoch_takes_the_same_next_steps(finished: Finished, tmp_path: Path):
+def test_a_run_resumed_inside_an_epoch_takes_the_same_next_steps(finished: Finished):
     """Killed after the first step of the third epoch, where every objective has its state in use."""
-    resumed = finished.again(tmp_path, resume_from=finished.checkpoints / "epoch-0002-step-000001.pt")
+    resumed = finished.again(resume_from=finished.checkpoints / "epoch-0002-step-000001.pt")
     assert all(torch.equal(finished.weights[name], resumed.weights[name]) for name in finished.weights)
     assert [(point.index, point.epoch, point.step) for point in resumed.points] == [
         (point.index, point.epoch, point.step) for point in finished.points[-1:]

@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 
 import pytest
 import torch
-from fabricated import OF_FEW_WORDS, number_words
+from fabricated import OF_FEW_WORDS, VIT, number_words
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -71,6 +71,13 @@ def measure(model: nn.Module, classifier: object = None) -> tuple[Measurement, O
 
 @pytest.fixture(scope="module")
 def tiny() -> Architecture:
+    """For what holds of every model."""
+    return VIT
+
+
+@pytest.fixture(scope="module")
+def resnet() -> Architecture:
+    """For what BatchNorm may have a part in."""
     return OF_FEW_WORDS
 
 
@@ -111,9 +118,9 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(tensor, theirs[name]) for name, tensor in first.state_dict().items())
 
 
-def test_the_loss_falls_over_20_steps_on_a_fixed_batch(tiny: Architecture, pairs: TrainingPairs):
+def test_the_loss_falls_over_20_steps_on_a_fixed_batch(resnet: Architecture, pairs: TrainingPairs):
     """16 pairs start near ln 16 = 2.77 nats; 20 steps on them alone take more than half of it away."""
-    model = build(tiny, seed=0)
+    model = build(resnet, seed=0)
     optimization = OPTIMIZATION.replace(learning_rate=5e-3)
     optimizer, encoder = build_optimizer(model, optimization), Encoder(model)
     pairs.use_views(None)
@@ -238,18 +245,18 @@ class Remembering(Spec):
     ids=["mmcl", "cleanclip", "remembering"],
 )
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    objective: Spec, batch_norm: str, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+    objective: Spec, batch_norm: str, resnet: Architecture, pairs: TrainingPairs, tmp_path: Path
 ):
     common = {"objective": objective, "optimization": OPTIMIZATION.replace(batch_norm=batch_norm), "epochs": 3}
     torch.manual_seed(5)
-    whole, points = trained(tiny, pairs, checkpoint_folder=tmp_path / "whole", **common)
+    whole, points = trained(resnet, pairs, **common)
     torch.manual_seed(5)
-    trained(tiny, pairs, checkpoint_folder=tmp_path / "cut", stop_at=2, **common)
+    trained(resnet, pairs, checkpoint_folder=tmp_path / "cut", stop_at=2, **common)
     torch.manual_seed(6)
     resumed, later = trained(
-        tiny,
+        resnet,
         pairs,
-        model=build(tiny, seed=77),
+        model=build(resnet, seed=77),
         checkpoint_folder=tmp_path / "cut",
         resume_from=tmp_path / "cut" / "epoch-0001.pt",
         **common,
@@ -303,23 +310,23 @@ EAGER = 1e-9
 
 @pytest.mark.parametrize("objective", [CleanCLIP(), Remembering()], ids=["cleanclip", "remembering"])
 def test_a_run_that_was_cut_inside_an_epoch_ends_as_an_undisturbed_one(
-    objective: Spec, tiny: Architecture, pairs: TrainingPairs, tmp_path: Path
+    objective: Spec, resnet: Architecture, pairs: TrainingPairs, tmp_path: Path
 ):
     """Four steps an epoch: cut in the first and in the second one. Weights, means and curve are the same to the bit."""
     common = {"objective": objective, "log_every": 1, "checkpoint_minutes": EAGER}
     torch.manual_seed(5)
-    whole, points = trained(tiny, pairs, checkpoint_folder=tmp_path / "whole", **common)
+    whole, points = trained(resnet, pairs, **common)
     for step in (2, 7):
         torch.manual_seed(5)
         written, saved = cut_after(step)
         cut = {"checkpoint_folder": tmp_path / f"cut-{step}"}
         with pytest.raises(Cut):
-            trained(tiny, pairs, checkpoint_prefix="a1-", saved=saved, **cut, **common)
+            trained(resnet, pairs, checkpoint_prefix="a1-", saved=saved, **cut, **common)
         last = written[-1]
         assert last.name == f"a1-after-point-{(step - 1) // 4:04d}-step-{step:010d}.pt"
         torch.manual_seed(6)
-        model = build(tiny, seed=77)
-        resumed, later = trained(tiny, pairs, model=model, checkpoint_prefix="a2-", resume_from=last, **cut, **common)
+        model = build(resnet, seed=77)
+        resumed, later = trained(resnet, pairs, model=model, checkpoint_prefix="a2-", resume_from=last, **cut, **common)
         assert same_weights(resumed, whole)
         expected = points[1 + (step - 1) // 4 :]
         for found, wanted in zip(later, expected, strict=True):
@@ -365,14 +372,14 @@ def train_until_killed(tiny: Architecture, data: Path, run: RunFolder, torn: str
     ids=["inside an epoch", "of a point"],
 )
 def test_a_run_that_is_killed_while_a_checkpoint_is_written_goes_on_from_the_last_whole_one(
-    torn: str, last: int, tiny: Architecture, pairs: TrainingPairs, home: Path, tmp_path: Path
+    torn: str, last: int, resnet: Architecture, pairs: TrainingPairs, home: Path, tmp_path: Path
 ):
     """Four steps an epoch and a checkpoint after each of them; what follows is the same to the bit."""
     torch.manual_seed(5)
-    whole, points = trained(tiny, pairs, **WHILE_KILLED)
+    whole, points = trained(resnet, pairs, **WHILE_KILLED)
     run, torn = RunFolder(tmp_path), f"attempt-1-{torn}"
     worker = multiprocessing.get_context("spawn").Process(
-        target=train_until_killed, args=(tiny, home / "data", run, torn)
+        target=train_until_killed, args=(resnet, home / "data", run, torn)
     )
     worker.start()
     worker.join()
@@ -387,7 +394,9 @@ def test_a_run_that_is_killed_while_a_checkpoint_is_written_goes_on_from_the_las
     again.clear_abandoned()
     assert {path.name for path in run.checkpoints.iterdir()} == {"attempt-1-epoch-0001.pt", newest.name}
     torch.manual_seed(6)
-    resumed, later = trained(tiny, pairs, model=build(tiny, seed=77), resume_from=Path(newest.location), **WHILE_KILLED)
+    resumed, later = trained(
+        resnet, pairs, model=build(resnet, seed=77), resume_from=Path(newest.location), **WHILE_KILLED
+    )
     assert same_weights(resumed, whole)
     assert [(point.index, point.step, point.train) for point in later] == [(2, 8, points[2].train)]
 
@@ -397,7 +406,7 @@ def test_a_cut_between_points_inside_an_epoch_goes_on_between_them(
 ):
     """Points after steps 2 and 4 of each epoch; cut after step 7, the first one after the third point."""
     common = {"measure_at": (2,), "log_every": 1, "checkpoint_minutes": EAGER}
-    whole, points = trained(tiny, pairs, checkpoint_folder=tmp_path / "whole", **common)
+    whole, points = trained(tiny, pairs, **common)
     written, saved = cut_after(7)
     with pytest.raises(Cut):
         trained(tiny, pairs, checkpoint_folder=tmp_path / "cut", saved=saved, **common)
@@ -413,7 +422,7 @@ def test_a_run_on_pairs_in_tars_that_was_cut_inside_an_epoch_goes_on_with_the_sa
     tiny: Architecture, in_tars: TrainingPairs, tmp_path: Path
 ):
     common = {"log_every": 1, "checkpoint_minutes": EAGER}
-    whole, points = trained(tiny, in_tars, checkpoint_folder=tmp_path / "whole", **common)
+    whole, points = trained(tiny, in_tars, **common)
     written, saved = cut_after(6)
     with pytest.raises(Cut):
         trained(tiny, in_tars, checkpoint_folder=tmp_path / "cut", saved=saved, **common)
@@ -461,17 +470,17 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("batch_norm", "is_kept"), [("frozen", True), ("local", False)])
 def test_frozen_batch_norm_keeps_its_running_statistics(
-    batch_norm: str, is_kept: bool, tiny: Architecture, pairs: TrainingPairs
+    batch_norm: str, is_kept: bool, resnet: Architecture, pairs: TrainingPairs
 ):
-    before = running_statistics(build(tiny, seed=0))
-    model, _ = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(batch_norm=batch_norm))
+    before = running_statistics(build(resnet, seed=0))
+    model, _ = trained(resnet, pairs, epochs=1, optimization=OPTIMIZATION.replace(batch_norm=batch_norm))
     after = running_statistics(model)
     assert all(torch.equal(before[name], after[name]) is is_kept for name in before)
 
 
-def test_batch_norm_mixes_originals_and_views_in_one_forward(tiny: Architecture, pairs: TrainingPairs):
+def test_batch_norm_mixes_originals_and_views_in_one_forward(resnet: Architecture, pairs: TrainingPairs):
     """One step counts one batch in every layer; originals and views apart would count two."""
-    model = build(tiny, seed=0)
+    model = build(resnet, seed=0)
     optimization = OPTIMIZATION
     pairs.use_views(CleanCLIP().image_views)
     batch = pairs.__getitems__([(1, row) for row in range(16)])
@@ -534,10 +543,10 @@ def test_gradients_are_clipped_to_the_given_norm(tiny: Architecture, pairs: Trai
     assert_close(norm, torch.tensor(1e-3), rtol=1e-3, atol=0)
 
 
-def test_weight_decay_shrinks_the_decayed_weights_of_a_run(tiny: Architecture, pairs: TrainingPairs):
+def test_weight_decay_shrinks_the_decayed_weights_of_a_run(resnet: Architecture, pairs: TrainingPairs):
     """Same steps, decay 0 against 100: at rate 1e-3 each of four steps takes up to a tenth off."""
-    light, _ = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(weight_decay=0.0))
-    heavy, _ = trained(tiny, pairs, epochs=1, optimization=OPTIMIZATION.replace(weight_decay=100.0))
+    light, _ = trained(resnet, pairs, epochs=1, optimization=OPTIMIZATION.replace(weight_decay=0.0))
+    heavy, _ = trained(resnet, pairs, epochs=1, optimization=OPTIMIZATION.replace(weight_decay=100.0))
     for name in ("visual.conv1.weight", "token_embedding.weight"):
         assert heavy.state_dict()[name].norm() < 0.9 * light.state_dict()[name].norm()
     assert heavy.state_dict()["visual.bn1.weight"].norm() > 0.9 * light.state_dict()["visual.bn1.weight"].norm()
@@ -604,18 +613,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
 ONE_STEP = Optimization(global_batch_size=64, warmup_steps=0)
 
 
-def test_weights_that_overflow_in_the_last_step_are_no_result(tiny: Architecture, pairs: TrainingPairs, tmp_path: Path):
+def test_weights_that_overflow_in_the_last_step_are_no_result(
+    resnet: Architecture, pairs: TrainingPairs, tmp_path: Path
+):
     """The only step's loss is finite; AdamW then moves every weight by about the rate, which float32 cannot hold."""
     with pytest.raises(
         FloatingPointError,
         match=r"weights are not finite \(.*\) at step 1 with learning_rate=1e\+39; lower the learning",
     ):
-        trained(tiny, pairs, epochs=1, optimization=ONE_STEP.replace(learning_rate=1e39), checkpoint_folder=tmp_path)
+        trained(resnet, pairs, epochs=1, optimization=ONE_STEP.replace(learning_rate=1e39), checkpoint_folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_embeddings_that_overflow_in_the_last_step_are_no_result(
-    tiny: Architecture, pairs: TrainingPairs, stall_test: LabelledImages, tmp_path: Path
+    resnet: Architecture, pairs: TrainingPairs, stall_test: LabelledImages, tmp_path: Path
 ):
     """The weights are finite, about 1e36; what they make of an image is not."""
     evaluation = Evaluation(test=FruitStallTest(num_images=48, image_size=32), templates=ZERO_SHOT_TEMPLATES)
@@ -629,18 +640,18 @@ def test_embeddings_that_overflow_in_the_last_step_are_no_result(
     )
     notebook = Notebook()
     with pytest.raises(FloatingPointError, match=r"embeddings are not finite .* at step 1 with learning_rate=1e\+36"):
-        train(build(tiny, seed=0), pairs, run, measure=measured, context=notebook)
+        train(build(resnet, seed=0), pairs, run, measure=measured, context=notebook)
     assert [point.epoch for point in notebook.points] == [0]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["logit_scale", "visual.layer1.0.bn1.running_var", "token_embedding.weight"])
-def test_no_start_is_measured_whose_weights_are_not_finite(name: str, tiny: Architecture, pairs: TrainingPairs):
+def test_no_start_is_measured_whose_weights_are_not_finite(name: str, resnet: Architecture, pairs: TrainingPairs):
     """BatchNorm's variances and weights that the loss has not seen count too."""
-    model = build(tiny, seed=0)
+    model = build(resnet, seed=0)
     model.state_dict()[name].fill_(math.inf)
     with pytest.raises(FloatingPointError, match=f"not finite \\({name}\\) at step 0 .*; choose another start"):
-        trained(tiny, pairs, model=model)
+        trained(resnet, pairs, model=model)
 
 
 class Looking(Spec):
@@ -665,9 +676,9 @@ def test_a_look_at_all_pairs_says_that_it_goes_on(
     assert notebook.num_heartbeats == 2 * 4 + 4
 
 
-def test_an_objective_is_not_shown_embeddings_that_are_not_finite(tiny: Architecture, pairs: TrainingPairs):
+def test_an_objective_is_not_shown_embeddings_that_are_not_finite(resnet: Architecture, pairs: TrainingPairs):
     with pytest.raises(FloatingPointError, match=r"embeddings are not finite .* at step 1 with learning_rate=1e\+36"):
-        trained(tiny, pairs, objective=Looking(), optimization=ONE_STEP.replace(learning_rate=1e36))
+        trained(resnet, pairs, objective=Looking(), optimization=ONE_STEP.replace(learning_rate=1e36))
 
 
 def test_a_batch_larger_than_the_data_is_refused(tiny: Architecture, pairs: TrainingPairs):
