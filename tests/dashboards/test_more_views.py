@@ -429,6 +429,7 @@ class TestPruning:
         draw_pruning(frame, epochs=2)
         assert "<b>weak" not in render_page(record, ranked(record))
 
+    @pytest.mark.usefixtures("undrawn")
     def test_where_nothing_was_stopped_the_command_that_audits_is_named(self):
         record = sweep(trial(0, START, (390, 20)))
         page = without_spans(render_page(record, ranked(record)))
@@ -534,6 +535,7 @@ class TestGallery:
         assert "<pear>" not in html
         assert html.count(PICTURE) == 2
 
+    @pytest.mark.usefixtures("undrawn")
     def test_pictures_of_another_trial_than_the_best_are_not_shown(self):
         board = ranked(self.RECORD)
         assert PICTURE in render_page(self.RECORD, board, Extras(gallery=GALLERY))

@@ -667,6 +667,7 @@ def test_the_best_sentence_by_hand():
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_tells_a_destroyed_trial_from_the_cleaned_ones():
     """One keeps 350 of 400, one 20 of 400; the third is not cleaned, the fourth has not begun."""
     record = sweep(trial(0, START, (350, 40)), trial(1, START, (20, 0)), trial(2, START, (390, 900)), trial(3))
@@ -705,6 +706,7 @@ def test_the_best_sentence_gives_the_mean_over_the_seeds_of_the_setting():
     assert text.endswith(" the mean retention is 85.0 %, over the 2 that were cleaned.")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sweep_whose_script_is_not_recorded_gets_commands_all_the_same():
     one = dataclasses.replace(trial(0, START, (350, 40)), params={"learning_rate": 1e-3})
     kept = [dataclasses.replace(one, number=n, seed=n) for n in range(3)]
@@ -716,6 +718,7 @@ def test_a_sweep_whose_script_is_not_recorded_gets_commands_all_the_same():
         assert text in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_a_victim_without_a_backdoor_the_page_praises_nothing():
     """7 of 1000 lie below the ceiling; the trial keeps 350 of 400."""
     clean = sweep(trial(0, (400, 7), (350, 0)), victim=Measurement(400, 1000, 7, 1000, "evaluation"))
@@ -732,6 +735,7 @@ def test_of_a_victim_without_a_backdoor_the_page_praises_nothing():
     assert best_sentence(ranked(other)).startswith("Trial 0 is best")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_names_the_winners_weights_and_the_command_that_takes_them_away():
     record = sweep(trial(0, START, (350, 40)))
     best = dataclasses.replace(record.trials[0].points[1], checkpoint="<1>.pt")
@@ -741,6 +745,7 @@ def test_the_page_names_the_winners_weights_and_the_command_that_takes_them_away
         assert text in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_was_attacked_how_and_where_to_go_on():
     origin = Origin("badnet (patch_size 6)", 0.05, "mmcl", "sweeps/<mine>.py", 3, (("torch", "2.14"),))
     record = sweep(trial(0, START, (350, 40)), origin=origin)
@@ -758,6 +763,7 @@ def test_the_page_says_what_was_attacked_how_and_where_to_go_on():
     assert addresses == ["http://127.0.0.1:5000/#/experiments/1"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_says_what_the_sweep_cleaned_with_where_that_is_known():
     origin = Origin(cleaning_pairs="2,000 (fruit-stall)", cleaning_poisons=25)
     record = sweep(trial(0, START, (350, 40)), origin=origin)
@@ -769,6 +775,7 @@ def test_the_page_says_what_the_sweep_cleaned_with_where_that_is_known():
     assert "Poisons among them" not in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_table_without_counts_says_that_they_are_not_known_and_gets_no_refused_command():
     fractions = Point(0, 1.0, 1, 1, Measurement.of_fractions(0.35, 0.0, "table"))
     record = sweep(
@@ -783,6 +790,7 @@ def test_a_table_without_counts_says_that_they_are_not_known_and_gets_no_refused
         assert text not in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_number_and_no_flag_is_broken_behind_its_minus():
     """The best setting, the sentence below a heading, and commands."""
     trials = [trial(n, START, (350 - n, 40), learning_rate=10.0 ** -(n + 5)) for n in range(6)]
@@ -798,6 +806,7 @@ def test_no_number_and_no_flag_is_broken_behind_its_minus():
         assert text in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_view_that_is_empty_names_the_command_that_fills_it():
     """One trial, cleaned: at two thirds it takes 15 trials for five that are not, and half as many again."""
     one = dataclasses.replace(trial(0, START, (350, 40)), params={"learning_rate": 1e-3})
@@ -838,6 +847,7 @@ def test_a_view_that_is_empty_names_the_command_that_fills_it():
         assert "SCRIPT" not in re.sub("(?s)<script.*?</script>", "", page)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_where_no_parameter_varies_none_is_said_to_lack_trials():
     """Thirty seeds of one setting; a single trial of a space without a parameter; one trial of two in a space."""
     seeds = sweep(*(trial(n, START, (350, 40)) for n in range(30)))
@@ -849,11 +859,13 @@ def test_where_no_parameter_varies_none_is_said_to_lack_trials():
         assert found == (is_alike, not is_alike)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_while_enough_trials_are_left_no_more_of_them_are_asked_for():
     record = sweep(trial(0, START, (350, 40)), planned_trials=40, state="running", origin=Origin(asked_trials=40))
     assert "The trials that are left may tell." in render_page(record, ranked(record))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_carries_the_sweeps_notes():
     record = sweep(trial(0, START, (350, 40)), notes=("weights say <banana> at 5 %", "`sweeplab status` says more"))
     page = render_page(record, ranked(record))
@@ -867,6 +879,7 @@ def test_the_best_sentence_without_a_cleaned_trial_names_the_closest():
     assert text == "No trial lies below 5 % ASR; trial 0 comes closest with 6.0 %."
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_rate_next_to_the_ceiling_reads_the_same_on_page_and_terminal_and_never_as_the_ceiling():
     """497 of 10,000 triggered images are 4.97 %, 503 are 5.03 %: both would be 5.0 %."""
     rates = {0: (4000, 497), 1: (3900, 503)}

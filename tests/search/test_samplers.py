@@ -95,9 +95,8 @@ def kill(*arguments: object, **named: object) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random", "qmc", "nsga2"])
-def test_conditional_and_logarithmic_parameters_stay_in_their_space(sampler: str, tmp_path: Path):
-    sweep = searching(sampler)
-    drawn = params_of(tmp_path, sweep)
+def test_conditional_and_logarithmic_parameters_stay_in_their_space(sampler: str, undisturbed: Undisturbed):
+    sweep, drawn = searching(sampler), undisturbed(sampler, 1)
     assert [sweep.space.fault_of(params) for params in drawn] == [None] * 6
     assert len({str(params) for params in drawn}) == 6
 
@@ -180,7 +179,7 @@ def test_every_configuration_has_a_coordinate_in_every_dimension(sampler: str, s
     """Of what was drawn and does not apply the drawn one; of a given setting one of its own, the same each time."""
     sweep = searching(sampler, seeds_per_configuration=seeds)
     study, plan = optuna.create_study(direction="maximize"), Plan.of(sweep)
-    for number in range(10):
+    for number in range(6):
         plan.space.suggest(ask(study, plan, number))
         study.tell(number, float(number))
     study.enqueue_trial({"learning_rate": 1e-2, "shrink_perturb": False})
@@ -188,7 +187,7 @@ def test_every_configuration_has_a_coordinate_in_every_dimension(sampler: str, s
     seen, again = (by_configuration(study, plan).get_trials() for _ in range(2))
     assert [trial.params for trial in seen] == [trial.params for trial in again]
     assert {tuple(sorted(trial.params)) for trial in seen} == {("learning_rate", "shrink", "shrink_perturb")}
-    drawn = study.get_trials()[:10:seeds]
+    drawn = study.get_trials()[:6:seeds]
     assert not all(trial.params["shrink_perturb"] for trial in drawn)
     for trial, shown in zip(drawn, seen, strict=False):
         assert shown.params == trial.params | trial.user_attrs.get(UNUSED, {})
