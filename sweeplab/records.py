@@ -514,7 +514,9 @@ def number_of(count: float, word: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Days, days and hours, hours and minutes, or minutes and seconds."""
+    """Days, days and hours, hours and minutes, minutes and seconds, or tenths of a second."""
+    if 0 < seconds < 0.95:
+        return f"{seconds:.1f} s"
     seconds = round(seconds)
     if seconds >= 10 * 86_400:
         return f"{seconds // 86_400:,} d"

@@ -99,6 +99,15 @@ def one_parser() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def volume() -> Iterator[None]:
+    """What a command said by -q or -v ends with the test."""
+    logger = logging.getLogger("sweeplab")
+    before = logger.level
+    yield
+    logger.setLevel(before)
+
+
 @pytest.fixture
 def drawn(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives homes of this test's own copies of the fruit stalls that this process has drawn; for tests that are about
