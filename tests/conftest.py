@@ -347,12 +347,12 @@ class Workplace:
             env=self.environment(ray_address),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
 
     def wait_until(self, process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
         """Wait for something to show in the files of a running command."""
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 600
         while not condition():
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"ended or stuck too early:\n{(self.path / 'output.txt').read_text()[-3000:]}")

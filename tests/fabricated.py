@@ -200,7 +200,7 @@ def run_on_ray(script: str, folder: Path, **environment: str) -> dict[str, Any]:
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         own = {"TMPDIR": scratch, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}", **environment}
         command = [sys.executable, str(folder / "script.py"), str(folder / "home")]
-        ran = subprocess.run(command, env=inherited | own, capture_output=True, text=True, timeout=300, check=False)
+        ran = subprocess.run(command, env=inherited | own, capture_output=True, text=True, timeout=900, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return found

@@ -426,7 +426,7 @@ with cluster.ray_session(needs_train=True):
     print("freed")
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=900, env=environment)
     assert ran.stdout.strip().endswith("freed"), ran.stderr[-3000:]
 
 
@@ -456,7 +456,7 @@ def test_outside_a_session_nothing_begins_a_cluster():
         "except Exception as error: print(type(error).__name__)\n"
         "print(ray.is_initialized())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
     assert done.stdout.split()[-1:] == ["False"], done.stdout + done.stderr
 
 

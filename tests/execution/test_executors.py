@@ -185,7 +185,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
     place.wait_until(process, lambda: len(points()) > 1)
     (actor,) = (number for number, line in descendants(process.pid).items() if MARKS["actor"] in line)
     os.kill(actor, signal.SIGKILL)
-    assert process.wait(timeout=120) == 0, (place.path / "output.txt").read_text()[-3000:]
+    assert process.wait(timeout=600) == 0, (place.path / "output.txt").read_text()[-3000:]
     (record,) = folder.record().trials
     assert (record.state, record.attempts) == ("finished", 2)
     assert [point.index for point in record.points] == [0, 1, 2, 3]

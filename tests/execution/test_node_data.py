@@ -579,7 +579,7 @@ def test_a_sender_that_is_killed_is_followed_by_another(tmp_path: Path):
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     command = [sys.executable, str(tmp_path / "sending.py"), str(file)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert ran.returncode == 0, ran.stderr[-3000:]
     found = json.loads(ran.stdout.splitlines()[-1])
     copied = Path(found["folder"]) / str(file).lstrip("/")

@@ -222,7 +222,7 @@ def test_an_interrupted_command_says_how_to_go_on_and_ends_with_75(
     process = place.start()
     place.wait_until(process, lambda: bool(trials_under_way(folder)))
     interrupt(process)
-    assert process.wait(timeout=120) == 75
+    assert process.wait(timeout=600) == 75
     output = (place.path / "output.txt").read_text()
     assert "the same command goes on" in output
     assert "Traceback" not in output
