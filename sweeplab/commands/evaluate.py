@@ -56,8 +56,9 @@ def evaluate_checkpoint(request: EvaluationRequest) -> Measurement:
 
 def _check_zero_shot(request: EvaluationRequest) -> None:
     sweep = request.sweep
-    is_trial = "sweep" in (checkpoint_facts(request.checkpoint) or {})
-    if sweep is not None and is_trial and has_classifier(sweep.method):
+    if sweep is None or not has_classifier(sweep.method):
+        return
+    if "sweep" in (checkpoint_facts(request.checkpoint) or {}):  # a trial's, not the victim's
         raise InvalidInput(
             f"checkpoint {request.checkpoint} is of a trial whose method, {getattr(sweep.method, 'kind', '?')!r}, is "
             "measured by the classifier that it trains: by prompts it is another model than the sweep measured; name a "
