@@ -251,6 +251,12 @@ class TrialRecord:
         return sum(point.train_seconds + point.evaluate_seconds for point in self.points)
 
 
+def columns_of(rows: Sequence[tuple[Any, ...]], kinds: Sequence[Any]) -> list[np.ndarray]:
+    """The columns of rows of equal length, (N,) each, of their kinds; where there is no row, empty ones."""
+    values = zip(*rows, strict=True) if rows else [()] * len(kinds)
+    return [np.array(column, dtype=kind) for column, kind in zip(values, kinds, strict=True)]
+
+
 @dataclass(frozen=True)
 class PointColumns:
     """The points of many trials, in order, as columns of equal length: (N,) each."""
@@ -282,8 +288,7 @@ class PointColumns:
             for point in trial.points
         ]
         kinds = (np.int64, np.float64, bool, *[np.int64] * 5, np.float64, np.float64)
-        values = zip(*rows, strict=True) if rows else [()] * len(kinds)
-        return cls(*(np.array(column, dtype=kind) for column, kind in zip(values, kinds, strict=True)))
+        return cls(*columns_of(rows, kinds))
 
     @property
     def accuracy(self) -> np.ndarray:
@@ -328,8 +333,7 @@ class TrialColumns:
             for best in [trial.summary.best if trial.summary else None]
         ]
         kinds = (np.dtype(int), np.dtype("U8"), *map(np.dtype, (int, float, int, *[float] * 5)))
-        values = zip(*rows, strict=True) if rows else [()] * len(kinds)
-        return cls(*(np.array(column, dtype=kind) for column, kind in zip(values, kinds, strict=True)))
+        return cls(*columns_of(rows, kinds))
 
 
 @dataclass(frozen=True)
